@@ -1,0 +1,302 @@
+"""Sound as samples: one checked container, reading, writing, resampling and loudness.
+
+`soundfile` is imported here and nowhere else. Nothing in this module needs torch, so that commands which
+only look at audio start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.errors import AudioError
+
+FloatArray = NDArray[np.float32]
+
+FLOOR_DBFS = -120.0
+"""The one named floor: anything quieter, digital silence included, counts as this level."""
+
+MIN_SECONDS = 0.5
+"""The shortest recording that says anything about a room."""
+
+SUFFIX_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS"}
+"""What can be written, by suffix, with the sample format used for it."""
+
+READABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus")
+"""Suffixes that a folder is searched for; a file named by the user is tried whatever its suffix."""
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples with their rate, checked once on making.
+
+    Attributes:
+        samples: `[C, N]` float32 in [-1, 1], C channels of N samples.
+        sample_rate: samples per second, in Hz.
+
+    Raises:
+        AudioError: on a wrong shape, no samples, non-finite samples or a rate below 1 Hz.
+
+    Example:
+        >>> Waveform(np.zeros((1, 24000), np.float32), 24000).seconds
+        1.0
+    """
+
+    samples: FloatArray
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        samples = self.samples
+        if samples.ndim != 2 or samples.shape[0] < 1 or samples.shape[1] < 1:
+            raise AudioError(f"Audio has shape {tuple(samples.shape)}; expected [channels, samples], at least one each.")
+        if self.sample_rate < 1:
+            raise AudioError(f"Audio has a sample rate of {self.sample_rate} Hz; expected a positive rate.")
+        if samples.dtype != np.float32:
+            object.__setattr__(self, "samples", samples.astype(np.float32))
+        if not np.isfinite(self.samples).all():
+            bad = int((~np.isfinite(self.samples)).sum())
+            raise AudioError(f"Audio holds {bad} samples that are not finite (NaN or infinite); export it again.")
+
+    @property
+    def n_channels(self) -> int:
+        """C, the number of channels."""
+        return int(self.samples.shape[0])
+
+    @property
+    def n_samples(self) -> int:
+        """N, the number of samples in a channel."""
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / self.sample_rate
+
+    def mono(self) -> Waveform:
+        """The mean of the channels, `[1, N]`."""
+        if self.n_channels == 1:
+            return self
+        return Waveform(self.samples.mean(axis=0, keepdims=True, dtype=np.float32), self.sample_rate)
+
+    def resampled(self, sample_rate: int) -> Waveform:
+        """The same sound at another rate (soxr, very high quality); itself if the rate is the same."""
+        if sample_rate == self.sample_rate:
+            return self
+        import soxr
+
+        out = soxr.resample(self.samples.T, self.sample_rate, sample_rate, quality="HQ").T
+        n_samples = max(1, round(self.n_samples * sample_rate / self.sample_rate))
+        fixed = np.zeros((self.n_channels, n_samples), np.float32)
+        n_shared = min(n_samples, out.shape[1])
+        fixed[:, :n_shared] = out[:, :n_shared]
+        return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
+
+
+def rms_dbfs(samples: FloatArray) -> float:
+    """RMS level in dB re full scale (a full-scale square wave is 0 dBFS), not below `FLOOR_DBFS`.
+
+    Example:
+        >>> round(rms_dbfs(np.sin(np.arange(48000) * 0.1)[None].astype(np.float32)), 1)
+        -3.0
+    """
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(FLOOR_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+
+
+def db_to_gain(db: float) -> float:
+    """The factor on amplitude that changes a level by `db` decibels."""
+    return float(10.0 ** (db / 20.0))
+
+
+def read(path: Path | str) -> Waveform:
+    """Read a file that libsndfile can read (WAV, FLAC, OGG, MP3, AIFF, ...), whatever its rate and channels.
+
+    Samples outside [-1, 1] (floating-point files) are clipped, as a converter would.
+
+    Raises:
+        AudioError: if the file is missing, empty, no audio, truncated, holds non-finite samples or is shorter
+            than `MIN_SECONDS`.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder; expected an audio file.")
+    if not path.exists():
+        raise AudioError(f"{path} does not exist; check the name.")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path} is empty (0 bytes); record or export it again.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            announced, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True).T
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        reason = str(error).split(": ", 1)[-1].rstrip(".")
+        raise AudioError(
+            f"{path} cannot be read as audio ({reason}); expected WAV, FLAC, OGG, MP3 or AIFF."
+        ) from error
+    _check_riff_length(path)
+    if samples.shape[1] == 0:
+        raise AudioError(f"{path} holds no samples; record or export it again.")
+    if 0 < announced < 2**40 and samples.shape[1] < announced:
+        raise AudioError(
+            f"{path} is truncated: its header announces {announced} samples and {samples.shape[1]} are there; "
+            "copy or export it again."
+        )
+    try:
+        waveform = Waveform(np.clip(samples, -1.0, 1.0), rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
+    if waveform.seconds < MIN_SECONDS:
+        raise AudioError(
+            f"{path} lasts {waveform.seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
+        )
+    return waveform
+
+
+def _check_riff_length(path: Path) -> None:
+    """Refuse a WAV whose data chunk promises more bytes than the file has.
+
+    libsndfile repairs such a header silently, and a truncated copy would pass for a short recording.
+    Streaming writers leave 0 or 0xFFFFFFFF there, which is no promise.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            n_bytes = int.from_bytes(header[4:], "little")
+            start = file.tell()
+            if header[:4] == b"data":
+                if n_bytes not in (0, 0xFFFFFFFF) and start + n_bytes > size:
+                    raise AudioError(
+                        f"{path} is truncated: its header announces {n_bytes} bytes of audio and "
+                        f"{size - start} are there; copy or export it again."
+                    )
+                return
+            file.seek(start + n_bytes + n_bytes % 2)
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """All audio files below a folder, by suffix, sorted by path.
+
+    Raises:
+        AudioError: if there is none.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_SUFFIXES and p.is_file())
+    if not found:
+        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(READABLE_SUFFIXES)}.")
+    return found
+
+
+@contextmanager
+def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
+    """A temporary neighbour of `path` to write to, renamed to `path` if the block ends well, removed if not.
+
+    Raises:
+        AudioError: if `path` exists and `force` is not set, or its folder cannot be written.
+    """
+    if path.exists() and not force:
+        raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".s2m-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror or error}); nothing was left there.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:
+    """Write WAV (24 bit), FLAC (24 bit) or OGG Vorbis by suffix, whole or not at all.
+
+    Raises:
+        AudioError: on an unknown suffix, an existing file without `force`, or a place that cannot be written.
+    """
+    import soundfile
+
+    path = Path(path)
+    subtype = SUFFIX_SUBTYPES.get(path.suffix.lower())
+    if subtype is None:
+        raise AudioError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(SUFFIX_SUBTYPES)}.")
+    with atomic_path(path, force) as temporary:
+        try:
+            soundfile.write(temporary, waveform.samples.T, waveform.sample_rate, subtype=subtype)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
+
+
+def integrated_lufs(waveform: Waveform) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4, pyloudnorm); `-inf` for silence.
+
+    A signal shorter than a gating block of 0.4 s is padded by repetition.
+    """
+    import pyloudnorm
+
+    samples = waveform.samples
+    block = int(0.4 * waveform.sample_rate) + 1
+    if samples.shape[1] < block:
+        samples = np.tile(samples, (1, -(-block // samples.shape[1])))
+    if not samples.any():
+        return float("-inf")
+    with np.errstate(divide="ignore"):
+        return float(pyloudnorm.Meter(waveform.sample_rate).integrated_loudness(samples[:5].T.astype(np.float64)))
+
+
+def true_peak_dbtp(waveform: Waveform) -> float:
+    """True peak in dBTP by 4 times oversampling (ITU-R BS.1770-4, annex 2), not below `FLOOR_DBFS`."""
+    from scipy.signal import resample_poly
+
+    peak = float(np.abs(resample_poly(waveform.samples, 4, 1, axis=1)).max())
+    peak = max(peak, float(np.abs(waveform.samples).max()))
+    return max(FLOOR_DBFS, 20.0 * float(np.log10(max(peak, 1e-12))))
+
+
+def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
+    """Bring to an integrated loudness in LUFS under a true peak in dBTP.
+
+    Peaks above the limit are turned down by a look-ahead gain, so that loudness is kept where it can be. A
+    silent waveform comes back unchanged.
+    """
+    loudness = integrated_lufs(waveform)
+    if not np.isfinite(loudness):
+        return waveform
+    samples = waveform.samples * np.float32(db_to_gain(lufs - loudness))
+    return limited(samples, waveform.sample_rate, true_peak)
+
+
+def limited(samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005) -> Waveform:
+    """Hold samples `[C, N]`, which may exceed 1, under a true peak in dBTP.
+
+    The gain is the minimum filter of the needed reduction over twice the window, smoothed over the window:
+    at every peak it is already down, and it never moves faster than the window.
+    """
+    from scipy.ndimage import minimum_filter1d, uniform_filter1d
+    from scipy.signal import resample_poly
+
+    ceiling = db_to_gain(true_peak - 0.1)
+    n_samples = samples.shape[1]
+    over = np.abs(resample_poly(samples, 4, 1, axis=1)).max(axis=0).reshape(n_samples, 4).max(axis=1)
+    over = np.maximum(over, np.abs(samples).max(axis=0))
+    if over.max() > ceiling:
+        width = max(3, int(window_seconds * sample_rate))
+        needed = np.minimum(1.0, ceiling / np.maximum(over, 1e-9))
+        gain = uniform_filter1d(minimum_filter1d(needed, 2 * width + 1), width)
+        samples = samples * gain.astype(np.float32)
+    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)

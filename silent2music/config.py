@@ -1,0 +1,290 @@
+"""Every setting and its default, once.
+
+A checkpoint holds the resolved settings; a recipe (TOML) states only what differs; `--set decoder.dim=512`
+overrides one value. Unknown keys and wrong types are errors that name the key. Derived quantities are
+properties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from silent2music.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase."""
+
+    sample_rate: int = 24_000
+    n_fft: int = 1920
+    hop: int = 480
+    frames_per_code: int = 2
+    power: float = 0.4
+    n_components: int = 256
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+    griffin_lim_iterations: int = 16
+
+    @property
+    def samples_per_code(self) -> int:
+        """Samples between two codec frames."""
+        return self.hop * self.frames_per_code
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        return self.sample_rate / self.samples_per_code
+
+
+@dataclass(frozen=True)
+class AmbientConfig:
+    """What the ambient encoder hears and how large it is."""
+
+    sample_rate: int = 24_000
+    frame_rate: float = 25.0
+    n_mels: int = 64
+    n_fft: int = 1024
+    dim: int = 192
+    n_layers: int = 5
+    kernel_size: int = 7
+    lookahead_seconds: float = 2.0
+    n_global_tokens: int = 4
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The autoregressive transformer over codec tokens."""
+
+    dim: int = 320
+    n_layers: int = 6
+    n_heads: int = 5
+    ffn_multiple: float = 4.0
+    attention_window: int = 500
+    dropout: float = 0.1
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+    rope_base: float = 10_000.0
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model, as stored in its `config.json`."""
+
+    name: str = "base"
+    ambient: AmbientConfig = field(default_factory=AmbientConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    codec: str = "bundled"
+    codec_checksum: str = ""
+    guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn; passed with every call."""
+
+    temperature: float = 1.0
+    top_k: int = 100
+    top_p: float = 1.0
+    guidance: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ConfigError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
+        if not self.guidance >= 0:
+            raise ConfigError(f"guidance is {self.guidance}; expected 0 or more (1 is off).")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The model's training loop."""
+
+    batch_size: int = 16
+    crop_seconds: float = 20.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 200
+    max_steps: int = 10_000
+    max_minutes: float = 0.0
+    gradient_accumulation: int = 1
+    gradient_clip: float = 1.0
+    conditioning_dropout: float = 0.15
+    ema_decay: float = 0.999
+    mixed_precision: str = "bf16"
+    validate_every: int = 500
+    checkpoint_minutes: float = 5.0
+    n_validation_pairs: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The pair factory. `kinds` gives the share of each scene kind, in any unit."""
+
+    ambience: str = ""
+    scores: str = ""
+    rooms: str = ""
+    soundfont: str = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
+    seconds: float = 30.0
+    sample_rate: int = 24_000
+    level_min_dbfs: float = -75.0
+    level_max_dbfs: float = -40.0
+    validation_share: float = 0.1
+    normalise_key: bool = True
+    kinds: dict[str, float] = field(
+        default_factory=lambda: {
+            "room": 1.0,
+            "hall": 1.0,
+            "steps": 2.0,
+            "street": 1.0,
+            "weather": 1.0,
+            "machine": 1.0,
+            "muted": 1.0,
+            "leak": 0.5,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """Everything a recipe may state."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    ambient: AmbientConfig = field(default_factory=AmbientConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-ready values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build a config, strictly.
+
+    Args:
+        cls: a config dataclass.
+        values: nested plain values.
+        where: what to call the place in an error.
+
+    Raises:
+        ConfigError: on an unknown key (the valid ones are listed) or a value of the wrong type.
+
+    Example:
+        >>> from_dict(DecoderConfig, {"dim": 64}).dim
+        64
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        label = f"{where}.{key}" if where else key
+        if key not in names:
+            raise ConfigError(f"Unknown setting '{label}'; expected one of {', '.join(names)}.")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"Setting '{label}' is {value!r}; expected a table of settings.")
+            known[key] = from_dict(typing.cast(type, hint), value, label)
+        else:
+            known[key] = _checked(value, hint, label)
+    return cls(**known)
+
+
+def _checked(value: Any, hint: Any, label: str) -> Any:
+    """`value` as the annotated type, an int where a float is expected being welcome."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        origin = typing.get_origin(hint)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(hint)[0]
+        return tuple(_checked(v, item, label) for v in value)
+    if origin is dict and isinstance(value, Mapping):
+        item = typing.get_args(hint)[1]
+        return {str(k): _checked(v, item, f"{label}.{k}") for k, v in value.items()}
+    expected = origin or hint
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise ConfigError(f"Setting '{label}' is {value!r}; expected {getattr(hint, '__name__', hint)}.")
+    return value
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The plain values of a `.toml` or `.json` file.
+
+    Raises:
+        ConfigError: if it is missing or malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); expected a settings file.") from error
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is malformed ({error}); expected TOML or JSON settings.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}; expected a table of settings.")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values with `section.key=value` overrides applied; the value is read as TOML, else as text.
+
+    Example:
+        >>> apply_overrides({"decoder": {"dim": 320}}, ["decoder.dim=64"])
+        {'decoder': {'dim': 64}}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(values))
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"Override '{override}' is not of the form section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = name.strip().split(".")
+        table = result
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"Override '{override}' goes through '{section}', which is a value, no table.")
+        table[key] = value
+    return result
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
+    """The settings of a recipe: a folder with `recipe.toml`, or such a file itself."""
+    file = path / "recipe.toml" if path.is_dir() else path
+    return from_dict(RecipeConfig, apply_overrides(read_values(file), overrides))
