@@ -1,0 +1,223 @@
+"""What the model hears of a room: features on the codec's time axis, and the encoder that embeds them.
+
+Level stays absolute: the recording's median spectrum in dBFS is among the scalars and the momentary level in
+dBFS among the frames, while the log-mel frames are taken relative to that median, so that a footstep looks the
+same at -45 and at -70 dBFS and the network still knows which of the two it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.acoustics import (
+    PROFILE_CURVES,
+    PROFILE_SCALARS,
+    AcousticProfile,
+    profile_curves,
+    profile_scalars,
+)
+from silent2music.audio import FLOOR_DBFS, FloatArray, Waveform
+from silent2music.conditioning import Conditioning
+from silent2music.config import AmbientConfig
+from silent2music.errors import ConfigError
+
+FEATURE_VERSION = 1
+"""Raised when the meaning or the order of the features changes; shards and checkpoints state it."""
+
+MEL_FRAMES_PER_STEP = 2
+DILATIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class AmbientFeatures:
+    """A room as numbers.
+
+    Attributes:
+        frames: `[S, n_features]` float32; step s covers samples from `s / frame_rate` s on.
+        scalars: `[n_scalars]` float32, of the whole recording.
+    """
+
+    frames: FloatArray
+    scalars: FloatArray
+
+
+def n_features(config: AmbientConfig) -> int:
+    """Width of `AmbientFeatures.frames`."""
+    return MEL_FRAMES_PER_STEP * config.n_mels + len(PROFILE_CURVES)
+
+
+def n_scalars(config: AmbientConfig) -> int:
+    """Width of `AmbientFeatures.scalars`."""
+    return config.n_mels + len(PROFILE_SCALARS)
+
+
+def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientConfig) -> AmbientFeatures:
+    """Features of a recording on the codec's time axis.
+
+    Args:
+        room: the recording, any rate and channels.
+        profile: `acoustics.analyze` of the same recording.
+        config: mel bins, rates.
+
+    Returns:
+        `S = ceil(seconds * frame_rate)` steps. Log-mel is clipped to 60 dB around the recording's median and
+        divided by 10 dB; the median spectrum is `(dBFS + 80) / 20`.
+    """
+    mono = room.mono().resampled(config.sample_rate).samples[0]
+    n_steps = int(np.ceil(len(mono) / config.sample_rate * config.frame_rate - 1e-6))
+    mel_db = _log_mel_dbfs(mono, n_steps * MEL_FRAMES_PER_STEP, config)
+    median_db = np.median(mel_db, axis=0)
+    relative = np.clip((mel_db - median_db) / 10.0, -3.0, 6.0).reshape(n_steps, -1)
+    curves = profile_curves(profile, config.frame_rate, n_steps)
+    return AmbientFeatures(
+        frames=np.concatenate([relative, curves], axis=1).astype(np.float32),
+        scalars=np.concatenate([(median_db + 80.0) / 20.0, profile_scalars(profile)]).astype(np.float32),
+    )
+
+
+def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> NDArray[np.float32]:
+    """Mel band levels in dBFS, `[n_frames, n_mels]`, centred on equal slices of the time axis.
+
+    Works in blocks, so that an hour needs no more memory than a minute.
+    """
+    hop = config.sample_rate / (config.frame_rate * MEL_FRAMES_PER_STEP)
+    window = np.hanning(config.n_fft + 1)[:-1].astype(np.float32)
+    padded = np.pad(mono, (config.n_fft // 2, config.n_fft // 2 + int(hop) + 1))
+    starts = np.minimum(np.round((np.arange(n_frames) + 0.5) * hop).astype(int), len(padded) - config.n_fft)
+    filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels)
+    floor_power = 10.0 ** (FLOOR_DBFS / 10.0)
+    # One-sided power spectrum whose sum over bins is the mean square of the frame.
+    scale = np.float32(2.0 / (np.square(window).sum() * config.n_fft))
+    out = np.empty((n_frames, config.n_mels), np.float32)
+    views = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)
+    for begin in range(0, n_frames, 2048):
+        block = views[starts[begin : begin + 2048]] * window
+        power = np.square(np.abs(np.fft.rfft(block, axis=1))).astype(np.float32) * scale
+        out[begin : begin + 2048] = 10.0 * np.log10(power @ filters.T + floor_power)
+    return out
+
+
+@lru_cache(maxsize=4)
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> FloatArray:
+    """Triangular mel filters `[n_mels, n_fft // 2 + 1]`, O'Shaughnessy's scale, peak 1, 40 Hz to Nyquist.
+
+    Bands narrower than a bin take the nearest bin, so that none is empty.
+    """
+
+    def to_mel(hz: float) -> float:
+        return 2595.0 * float(np.log10(1.0 + hz / 700.0))
+
+    edges_mel = np.linspace(to_mel(40.0), to_mel(sample_rate / 2), n_mels + 2)
+    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
+    bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    nearest = np.abs(bins - edges[1:-1, None]).argmin(axis=1)
+    filters[np.arange(n_mels), nearest] = np.maximum(filters[np.arange(n_mels), nearest], 0.5)
+    return filters.astype(np.float32)
+
+
+class _ConvBlock(nn.Module):
+    """Depthwise dilated convolution and a pointwise MLP around a residual (ConvNeXt, Liu et al. 2022)."""
+
+    def __init__(self, dim: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(
+            dim, dim, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation, groups=dim
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, 3 * dim)
+        self.down = nn.Linear(3 * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x` `[B, S, D]`, `mask` `[B, S, 1]` float; padding is kept at zero so that a padded row equals a single one."""
+        y = self.depthwise((x * mask).transpose(1, 2)).transpose(1, 2)
+        y = self.down(functional.gelu(self.up(self.norm(y))))
+        out: Tensor = x + self.dropout(y)
+        return out
+
+
+class AmbientEncoder(nn.Module):
+    """Ambient features to conditioning embeddings.
+
+    A stack of dilated convolutions sees a bounded stretch around each step: what lies further ahead than
+    `lookahead_seconds` cannot change an embedding, so live input works with that much delay. The global tokens
+    come from the scalars of the recording.
+
+    Args:
+        config: sizes.
+        out_dim: D, the decoder's width.
+
+    Raises:
+        ConfigError: if the stack would look further ahead than it states.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    scalar_mean: Tensor
+    scalar_std: Tensor
+
+    def __init__(self, config: AmbientConfig, out_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        dilations = [DILATIONS[i % len(DILATIONS)] for i in range(config.n_layers)]
+        self.lookahead_steps = sum(dilations) * (config.kernel_size // 2)
+        if self.lookahead_steps > config.lookahead_seconds * config.frame_rate:
+            raise ConfigError(
+                f"ambient.n_layers={config.n_layers} with kernel_size={config.kernel_size} looks "
+                f"{self.lookahead_steps / config.frame_rate:.2f} s ahead; expected at most "
+                f"lookahead_seconds={config.lookahead_seconds}: lower one or raise the other."
+            )
+        self.register_buffer("feature_mean", torch.zeros(n_features(config)))
+        self.register_buffer("feature_std", torch.ones(n_features(config)))
+        self.register_buffer("scalar_mean", torch.zeros(n_scalars(config)))
+        self.register_buffer("scalar_std", torch.ones(n_scalars(config)))
+        self.embed = nn.Linear(n_features(config), config.dim)
+        self.blocks = nn.ModuleList(
+            _ConvBlock(config.dim, config.kernel_size, d, config.dropout) for d in dilations
+        )
+        self.norm = nn.LayerNorm(config.dim)
+        self.project = nn.Linear(config.dim, out_dim)
+        self.tokens = nn.Sequential(
+            nn.Linear(n_scalars(config), config.dim),
+            nn.GELU(),
+            nn.Linear(config.dim, config.n_global_tokens * out_dim),
+        )
+
+    def set_statistics(self, frames: Tensor, scalars: Tensor) -> None:
+        """Standardise with the mean and deviation of training features `[n, n_features]`, `[n, n_scalars]`."""
+        for name, values in (("feature", frames), ("scalar", scalars)):
+            getattr(self, f"{name}_mean").copy_(values.mean(dim=0))
+            getattr(self, f"{name}_std").copy_(values.std(dim=0).clamp_min(0.05))
+
+    def forward(self, frames: Tensor, scalars: Tensor, mask: Tensor) -> Conditioning:
+        """Embed.
+
+        Args:
+            frames: `[B, S, n_features]`.
+            scalars: `[B, n_scalars]`.
+            mask: `[B, S]` bool, false for padding.
+
+        Returns:
+            Conditioning with `frames [B, S, D]` and `tokens [B, G, D]`.
+        """
+        keep = mask[..., None].to(frames.dtype)
+        # Within eight deviations: a recording unlike all training data must not drive the network out of range.
+        x = ((frames - self.feature_mean) / self.feature_std).clamp(-8.0, 8.0)
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x, keep)
+        x = self.project(self.norm(x)) * keep
+        s = ((scalars - self.scalar_mean) / self.scalar_std).clamp(-8.0, 8.0)
+        tokens = self.tokens(s).unflatten(1, (self.config.n_global_tokens, -1))
+        tokens_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return Conditioning(frames=x, frames_mask=mask, tokens=tokens, tokens_mask=tokens_mask)

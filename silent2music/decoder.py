@@ -1,0 +1,302 @@
+"""The autoregressive decoder: codec tokens, one delayed column after another, under conditioning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.conditioning import Conditioning
+from silent2music.config import DecoderConfig
+from silent2music.errors import ConfigError
+
+
+class DelayPattern:
+    """Codebook k is written k columns later, so that each column holds one token of every codebook.
+
+    ```
+    codes  k=0  a0 a1 a2          grid  k=0  a0 a1 a2 --
+           k=1  b0 b1 b2                k=1  -- b0 b1 b2      (-- is the filler token)
+    ```
+    Copet et al., "Simple and Controllable Music Generation", 2023. No token is lost at either end.
+
+    Args:
+        n_codebooks: K.
+        filler: the token in empty cells.
+    """
+
+    def __init__(self, n_codebooks: int, filler: int) -> None:
+        self.n_codebooks = n_codebooks
+        self.filler = filler
+
+    def apply(self, codes: Tensor) -> Tensor:
+        """Codes `[B, K, T]` to grid `[B, K, T + K - 1]`."""
+        b, k, t = codes.shape
+        grid = codes.new_full((b, k, t + k - 1), self.filler)
+        for i in range(k):
+            grid[:, i, i : i + t] = codes[:, i]
+        return grid
+
+    def undo(self, grid: Tensor) -> Tensor:
+        """Grid `[B, K, T + K - 1]` back to codes `[B, K, T]`."""
+        k = self.n_codebooks
+        t = grid.shape[2] - k + 1
+        return torch.stack([grid[:, i, i : i + t] for i in range(k)], dim=1)
+
+    def valid(self, n_frames: int) -> Tensor:
+        """Bool `[K, n_frames + K - 1]`: the cells that hold a token."""
+        column = torch.arange(n_frames + self.n_codebooks - 1)
+        frame = column[None, :] - torch.arange(self.n_codebooks)[:, None]
+        return (frame >= 0) & (frame < n_frames)
+
+
+class KVCache:
+    """Keys and values of the last `window` columns in a ring, and of the global tokens for good.
+
+    Memory and the cost of a step do not depend on how much was written.
+
+    Attributes:
+        keys, values: `[L, B, H, G + window, head_dim]`; the first G places are the global tokens.
+        position: columns written so far.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, n_tokens: int) -> None:
+        self.keys = keys
+        self.values = values
+        self.n_tokens = n_tokens
+        self.window = keys.shape[3] - n_tokens
+        self.position = 0
+
+    @property
+    def slot(self) -> int:
+        """Where the next column goes."""
+        return self.n_tokens + self.position % self.window
+
+    @property
+    def n_filled(self) -> int:
+        """Places in use once the next column is written; they are the first ones."""
+        return self.n_tokens + min(self.position + 1, self.window)
+
+
+def rotary_tables(positions: Tensor, n_dims: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine `[T, n_dims / 2]` of rotary position embedding (Su et al., "RoFormer", 2021)."""
+    frequency = base ** (-torch.arange(0, n_dims, 2, device=positions.device, dtype=torch.float32) / n_dims)
+    angle = positions.to(torch.float32)[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first `2 * cos.shape[-1]` dimensions of `[B, H, T, head_dim]`; the others carry content only."""
+    half = cos.shape[-1]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+
+
+class _Block(nn.Module):
+    """Pre-norm attention and gated MLP."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = config.n_heads, config.head_dim
+        self.n_rotary = config.head_dim // 2
+        hidden = int(config.dim * config.ffn_multiple * 2 / 3) // 16 * 16
+        self.attention_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.mlp_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.gate_up = nn.Linear(config.dim, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, config.dim, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[B, H, T, head_dim]`."""
+        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        shape = (self.n_heads, self.head_dim)
+        return (
+            q.unflatten(-1, shape).transpose(1, 2),
+            k.unflatten(-1, shape).transpose(1, 2),
+            v.unflatten(-1, shape).transpose(1, 2),
+        )
+
+    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual paths after attention, `attended` being `[B, H, T, head_dim]`."""
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        out: Tensor = x + self.dropout(self.down(functional.silu(gate) * up))
+        return out
+
+    def forward(
+        self, x: Tensor, mask: Tensor, n_tokens: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`x` `[B, G + T, D]`; returns the same, and keys and values as a cache wants them.
+
+        Global tokens have no place in time: their keys keep the content dimensions alone, so that how much a
+        frame listens to them cannot depend on how far the piece has come.
+        """
+        q, k, v = self._heads(x)
+        q = torch.cat([q[:, :, :n_tokens], rotate(q[:, :, n_tokens:], cos, sin)], dim=2)
+        token_keys = torch.cat(
+            [torch.zeros_like(k[:, :, :n_tokens, : self.n_rotary]), k[:, :, :n_tokens, self.n_rotary :]], dim=-1
+        )
+        k = torch.cat([token_keys, rotate(k[:, :, n_tokens:], cos, sin)], dim=2)
+        attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self._after(x, attended), k, v
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, cache: KVCache, cos: Tensor, sin: Tensor) -> Tensor:
+        """One column `[B, 1, D]`, writing to this layer's `keys` and `values` in place."""
+        q, k, v = self._heads(x)
+        slot, n_filled = cache.slot, cache.n_filled
+        keys[:, :, slot] = rotate(k, cos, sin)[:, :, 0]
+        values[:, :, slot] = v[:, :, 0]
+        attended = functional.scaled_dot_product_attention(
+            rotate(q, cos, sin), keys[:, :, :n_filled], values[:, :, :n_filled]
+        )
+        return self._after(x, attended)
+
+
+class Decoder(nn.Module):
+    """Decoder-only transformer over the delayed grid.
+
+    Sliding-window attention with rotary positions, global conditioning as a prefix, time-aligned conditioning
+    added to each column. Token embeddings and output logits are built on the codebooks' own vectors: in, a
+    learned matrix times the vector plus a table that starts at zero; out, a projection compared with the
+    vectors plus a head that starts at zero. What the codec knows of its tokens need not be learned again.
+
+    Args:
+        config: sizes.
+        codebook_vectors: `[K, V, codebook_dim]` of the codec.
+
+    Raises:
+        ConfigError: if the vectors do not have that shape, or the width does not split into heads.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, config: DecoderConfig, codebook_vectors: Tensor) -> None:
+        super().__init__()
+        expected = (config.n_codebooks, config.codebook_size, config.codebook_dim)
+        if tuple(codebook_vectors.shape) != expected:
+            raise ConfigError(
+                f"The codec has codebooks of shape {tuple(codebook_vectors.shape)}; the decoder's settings "
+                f"expect {expected}: set decoder.n_codebooks, codebook_size and codebook_dim to the codec's."
+            )
+        if config.dim % config.n_heads or config.head_dim % 4:
+            raise ConfigError(
+                f"decoder.dim={config.dim} does not split into {config.n_heads} heads of a width divisible by 4."
+            )
+        self.config = config
+        self.pattern = DelayPattern(config.n_codebooks, filler=config.codebook_size)
+        rms = codebook_vectors.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-8)
+        self.register_buffer("vectors", (codebook_vectors / rms).float())
+        n_codebooks, size, inner = expected
+        self.embed_in = nn.Parameter(torch.randn(n_codebooks, inner, config.dim) * (inner * n_codebooks) ** -0.5)
+        self.embed_table = nn.Parameter(torch.zeros(n_codebooks, size + 1, config.dim))
+        self.project_out = nn.Parameter(torch.randn(n_codebooks, config.dim, inner) * (inner * config.dim) ** -0.5)
+        self.head = nn.Parameter(torch.zeros(n_codebooks, size, config.dim))
+        self.bias = nn.Parameter(torch.zeros(n_codebooks, size))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.dropout = nn.Dropout(config.dropout)
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            for weight in (block.qkv.weight, block.gate_up.weight):
+                nn.init.normal_(weight, std=config.dim**-0.5)
+            for weight in (block.out.weight, block.down.weight):
+                nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
+
+    def embedding_tables(self) -> Tensor:
+        """`[K, V + 1, D]`; the last row is the filler's."""
+        return self.embed_table + functional.pad(torch.bmm(self.vectors, self.embed_in), (0, 0, 0, 1))
+
+    def output_tables(self) -> Tensor:
+        """`[K, V, D]`, whose product with a hidden state is the logits before the bias."""
+        return self.head + torch.bmm(self.vectors, self.project_out.transpose(1, 2))
+
+    def _embed(self, columns: Tensor, tables: Tensor) -> Tensor:
+        """Columns `[B, K, T]` to `[B, T, D]`."""
+        offset = torch.arange(columns.shape[1], device=columns.device)[:, None] * tables.shape[1]
+        return functional.embedding(columns + offset, tables.flatten(0, 1)).sum(dim=1)
+
+    def _logits(self, x: Tensor, tables: Tensor) -> Tensor:
+        """Hidden `[B, T, D]` to `[B, K, T, V]`."""
+        logits = self.norm(x) @ tables.flatten(0, 1).T
+        k, v, _ = tables.shape
+        return logits.unflatten(-1, (k, v)).transpose(1, 2) + self.bias[:, None]
+
+    def forward(self, grid: Tensor, conditioning: Conditioning) -> Tensor:
+        """Logits of every column from the columns before it.
+
+        Args:
+            grid: `[B, K, T']` int64, delayed codes (`DelayPattern.apply`).
+            conditioning: `frames [B, S, D]` with S at most T'; the last one is held for the columns after it.
+
+        Returns:
+            `[B, K, T', V]`; column t depends on grid columns before t and conditioning frames up to t.
+        """
+        b, k, n_columns = grid.shape
+        shifted = torch.cat([grid.new_full((b, k, 1), self.pattern.filler), grid[:, :, :-1]], dim=2)
+        frames = hold_last(conditioning.frames, n_columns)
+        x = self._embed(shifted, self.embedding_tables()) + frames
+        n_tokens = conditioning.tokens.shape[1]
+        x = self.dropout(torch.cat([conditioning.tokens.to(x.dtype), x], dim=1))
+        mask = self._mask(n_tokens, n_columns, x.device)
+        cos, sin = rotary_tables(
+            torch.arange(n_columns, device=x.device), self.config.head_dim // 2, self.config.rope_base
+        )
+        for block in self.blocks:
+            x, _, _ = block(x, mask, n_tokens, cos, sin)
+        return self._logits(x[:, n_tokens:], self.output_tables())
+
+    def _mask(self, n_tokens: int, n_columns: int, device: torch.device) -> Tensor:
+        """Bool `[G + T', G + T']`: tokens see tokens; columns see tokens and the last `attention_window` columns."""
+        column = torch.arange(n_columns, device=device)
+        distance = column[:, None] - column[None, :]
+        mask = torch.zeros(n_tokens + n_columns, n_tokens + n_columns, dtype=torch.bool, device=device)
+        mask[:, :n_tokens] = True
+        mask[n_tokens:, n_tokens:] = (distance >= 0) & (distance < self.config.attention_window)
+        return mask
+
+    def start(self, tokens: Tensor) -> KVCache:
+        """A cache that holds the global tokens `[B, G, D]` and no column yet."""
+        config = self.config
+        b, n_tokens, _ = tokens.shape
+        shape = (config.n_layers, b, config.n_heads, n_tokens + config.attention_window, config.head_dim)
+        cache = KVCache(tokens.new_zeros(shape), tokens.new_zeros(shape), n_tokens)
+        mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
+        cos, sin = rotary_tables(torch.arange(0, device=tokens.device), config.head_dim // 2, config.rope_base)
+        x = tokens
+        for i, block in enumerate(self.blocks):
+            x, keys, values = block(x, mask, n_tokens, cos, sin)
+            cache.keys[i, :, :, :n_tokens] = keys
+            cache.values[i, :, :, :n_tokens] = values
+        return cache
+
+    def step(self, column: Tensor, frame: Tensor, cache: KVCache, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """One column further; equals the same column of `forward`.
+
+        Args:
+            column: `[B, K]` the previous grid column, all filler at the start.
+            frame: `[B, D]` conditioning of the column to be written.
+            cache: changed in place.
+            tables: `(embedding_tables(), output_tables())`, computed once by the caller.
+
+        Returns:
+            Logits `[B, K, V]`.
+        """
+        x = self._embed(column[:, :, None], tables[0]) + frame[:, None]
+        position = torch.tensor([cache.position], device=x.device)
+        cos, sin = rotary_tables(position, self.config.head_dim // 2, self.config.rope_base)
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
+            x = block.step(x, cache.keys[i], cache.values[i], cache, cos, sin)
+        cache.position += 1
+        return self._logits(x, tables[1])[:, :, 0]
+
+
+def hold_last(frames: Tensor, n_columns: int) -> Tensor:
+    """`[B, S, D]` cut or continued with its last step to `[B, n_columns, D]`."""
+    n_steps = frames.shape[1]
+    if n_steps >= n_columns:
+        return frames[:, :n_columns]
+    return torch.cat([frames, frames[:, -1:].expand(-1, n_columns - n_steps, -1)], dim=1)
