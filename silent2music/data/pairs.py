@@ -1,0 +1,436 @@
+"""The pair format: a folder with `pairs.jsonl` and audio files.
+
+The factory writes it and a user with a microphone writes it by hand; there is one format. Each line of
+`pairs.jsonl` is one JSON object:
+
+    {"silent": "rooms/kitchen.flac", "music": "takes/kitchen.flac", "start": 2.0, "end": 32.0,
+     "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
+
+`silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut both
+files alike; `split` is `train` (default) or `validation`; `labels` is free, and `KNOWN_LABELS` names the keys
+that the rest of the program understands. Blank lines are ignored.
+
+An entry of `labels.sources` is `{"path", "licence", "author", "role"}`. The optional `role` says what the
+source gave: `recording` (the default), `score`, `room` (an impulse response) or `instrument`. Recordings and
+scores belong to one split only; rooms and instruments are tools that both splits may share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.errors import AudioError, DataError
+
+MANIFEST = "pairs.jsonl"
+SPLITS = ("train", "validation")
+KEYS = ("silent", "music", "start", "end", "split", "labels")
+KNOWN_LABELS = (
+    "kind",
+    "tempo_bpm",
+    "beats",
+    "bars",
+    "boundaries",
+    "valence",
+    "arousal",
+    "instruments",
+    "key",
+    "caption",
+    "rt60_seconds",
+    "level_dbfs",
+    "event_seconds",
+    "event_strengths",
+    "sources",
+    "score",
+    "seed",
+)
+SOURCE_ROLES = ("recording", "score", "room", "instrument")
+
+MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
+MAX_SILENT_DBFS = -35.0
+MIN_MUSIC_DBFS = -60.0
+"""A music side whose RMS is below this is called silent: no microphone noise floor passes for music."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the manifest.
+
+    Attributes:
+        silent: path of the near-silent side, relative to the folder, with forward slashes.
+        music: path of the music side, likewise.
+        start: first second used, in both files; None is the beginning.
+        end: last second used, in both files; None is the end.
+        split: `train` or `validation`.
+        labels: what is known of the pair, see `KNOWN_LABELS`.
+    """
+
+    silent: str
+    music: str
+    start: float | None = None
+    end: float | None = None
+    split: str = "train"
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The name of the pair in its folder: both paths and, if cut, the range.
+
+        Example:
+            >>> Pair("a.wav", "b.wav", 1.0, 2.5).id
+            'a.wav:b.wav@1.0-2.5'
+        """
+        if self.start is None and self.end is None:
+            return f"{self.silent}:{self.music}"
+        return f"{self.silent}:{self.music}@{self.start or 0.0}-{'' if self.end is None else self.end}"
+
+    @property
+    def kind(self) -> str:
+        """The scene kind, or the empty string where the labels do not say."""
+        return str(self.labels.get("kind", ""))
+
+    def to_line(self) -> str:
+        """The pair as one line of the manifest, without the line end; what is default is left out.
+
+        Raises:
+            DataError: if a label is no JSON value (NaN and infinity included).
+        """
+        values: dict[str, Any] = {"silent": self.silent, "music": self.music}
+        if self.start is not None:
+            values["start"] = self.start
+        if self.end is not None:
+            values["end"] = self.end
+        values["split"] = self.split
+        values["labels"] = dict(self.labels)
+        try:
+            return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_plain)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"The labels of pair {self.id} are no JSON ({error}); use finite plain values."
+            ) from error
+
+
+def _plain(value: Any) -> Any:
+    """numpy values as what JSON knows."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a manifest.
+
+    Attributes:
+        line: line number in `pairs.jsonl`, from 1.
+        what: short name of the kind of fault, such as `missing-file`.
+        message: one sentence: what was got, what was expected, what to do.
+    """
+
+    line: int
+    what: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}: {self.message}"
+
+
+def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
+    """Read the manifest of a pair folder; the audio is not looked at.
+
+    Args:
+        folder: the pair folder.
+        growing: another process is still appending: leave out a last line that has no line end yet.
+
+    Raises:
+        DataError: on a missing manifest or the first bad line, with file and line number.
+    """
+    manifest = Path(folder) / MANIFEST
+    pairs = []
+    for line, text in _lines(manifest, growing):
+        pair, faults = _parse(line, text)
+        if pair is None:
+            raise DataError(f"{manifest}, line {line}: {faults[0].message}")
+        pairs.append(pair)
+    return pairs
+
+
+def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
+    """Write the manifest of a pair folder, whole or not at all, replacing one that is there.
+
+    Raises:
+        DataError: if the labels of a pair are no JSON.
+        AudioError: if the place cannot be written.
+    """
+    text = "".join(pair.to_line() + "\n" for pair in pairs)
+    with audio.atomic_path(Path(folder) / MANIFEST, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def append_pair(folder: Path | str, pair: Pair) -> None:
+    """Add one line to the manifest with a single write, so that a reader never sees two halves mixed."""
+    manifest = Path(folder) / MANIFEST
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, (pair.to_line() + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
+    """The two sides of a pair as recorded, cut to `start` and `end`.
+
+    Raises:
+        AudioError: if a file cannot be read or the range lies outside it.
+    """
+    silent, music = (_cut(audio.read(Path(folder) / p), pair, p) for p in (pair.silent, pair.music))
+    return silent, music
+
+
+def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
+    """The range of a pair out of one side."""
+    if pair.start is None and pair.end is None:
+        return waveform
+    start = pair.start or 0.0
+    end = waveform.seconds if pair.end is None else pair.end
+    if not 0 <= start < end <= waveform.seconds + MAX_LENGTH_DIFFERENCE_SECONDS:
+        raise AudioError(
+            f"{name} lasts {waveform.seconds:.2f} s; the range {start} to {end} s of the pair lies outside it."
+        )
+    first, last = round(start * waveform.sample_rate), round(end * waveform.sample_rate)
+    return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
+
+
+def _lines(manifest: Path, growing: bool = False) -> Iterator[tuple[int, str]]:
+    """Line numbers and texts of a manifest, blank lines left out."""
+    try:
+        data = manifest.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{manifest} cannot be read ({error.strerror}); expected a pair folder with {MANIFEST}."
+        ) from error
+    lines = data.split(b"\n")
+    if growing:
+        lines = lines[:-1]
+    for number, raw in enumerate(lines, 1):
+        text = raw.decode("utf-8", errors="replace").strip()
+        if text:
+            yield number, text
+
+
+def _parse(line: int, text: str) -> tuple[Pair | None, list[Fault]]:
+    """One line as a pair, or None, with all that is wrong about it."""
+    try:
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        return None, [
+            Fault(line, "malformed-json", f"The line is no JSON ({error}); expected one object a line.")
+        ]
+    if not isinstance(values, dict):
+        found = type(values).__name__
+        return None, [Fault(line, "malformed-json", f"The line is a {found}; expected one JSON object.")]
+    faults = [Fault(line, what, message) for what, message in _value_faults(values)]
+    if faults:
+        return None, faults
+    start, end = (None if values.get(k) is None else float(values[k]) for k in ("start", "end"))
+    return (
+        Pair(
+            values["silent"],
+            values["music"],
+            start,
+            end,
+            values.get("split", "train"),
+            values.get("labels", {}),
+        ),
+        [],
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the values of one line, before any file is looked at."""
+    for key in values:
+        if key not in KEYS:
+            yield (
+                "unknown-key",
+                f"Unknown key '{key}'; expected {', '.join(KEYS)} (free keys go into labels).",
+            )
+    for key in ("silent", "music"):
+        if key not in values:
+            yield "missing-key", f"The key '{key}' is missing; expected the path of an audio file."
+        elif not isinstance(values[key], str) or not values[key]:
+            yield "wrong-type", f"'{key}' is {values[key]!r}; expected the path of an audio file."
+        elif _escapes(values[key]):
+            yield (
+                "outside-folder",
+                f"'{key}' is '{values[key]}'; expected a relative path that stays in the folder.",
+            )
+    for key in ("start", "end"):
+        value = values.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield "wrong-type", f"'{key}' is {value!r}; expected a number of seconds."
+    start, end = values.get("start") or 0.0, values.get("end")
+    if isinstance(start, int | float) and (start < 0 or (isinstance(end, int | float) and end <= start)):
+        yield (
+            "bad-range",
+            f"The range {start} to {end} s is empty or starts before 0; expected 0 <= start < end.",
+        )
+    if (split := values.get("split", "train")) not in SPLITS:
+        yield "unknown-split", f"The split is {split!r}; expected {' or '.join(SPLITS)}."
+    if not isinstance(values.get("labels", {}), dict):
+        yield "wrong-type", f"'labels' is {values['labels']!r}; expected an object."
+    else:
+        yield from _source_faults(values.get("labels", {}).get("sources", []))
+
+
+def _escapes(path: str) -> bool:
+    """Whether a relative path leaves its folder, on any system."""
+    pure = PurePosixPath(path.replace("\\", "/"))
+    return pure.is_absolute() or ".." in pure.parts or (len(path) > 1 and path[1] == ":")
+
+
+def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
+    """What is wrong with `labels.sources`."""
+    if not isinstance(sources, list):
+        yield "wrong-type", f"'labels.sources' is {sources!r}; expected a list of objects."
+        return
+    for source in sources:
+        if not isinstance(source, dict) or not isinstance(source.get("path"), str):
+            yield "wrong-type", f"A source is {source!r}; expected an object with path, licence and author."
+        elif not source.get("licence"):
+            yield (
+                "no-licence",
+                f"The source '{source['path']}' has no licence; state one or leave the pair out.",
+            )
+        elif source.get("role", "recording") not in SOURCE_ROLES:
+            yield (
+                "wrong-type",
+                f"The source '{source['path']}' has the role {source['role']!r}; expected {', '.join(SOURCE_ROLES)}.",
+            )
+
+
+def check(folder: Path | str) -> list[Fault]:
+    """Look at a whole pair folder and name everything that is wrong, in one pass.
+
+    Every line is parsed, every file read; no fault hides another on a different line. The kinds of fault are
+    `malformed-json`, `missing-key`, `unknown-key`, `wrong-type`, `outside-folder`, `bad-range`,
+    `unknown-split`, `no-licence`, `duplicate`, `file-in-two-splits`, `source-in-two-splits`,
+    `score-in-two-splits`, `missing-file`, `unreadable`, `range-outside-audio`, `lengths-differ`,
+    `silent-side-loud` and `music-side-silent`.
+
+    Returns:
+        The faults by line; empty where the folder is good.
+
+    Raises:
+        DataError: if there is no manifest at all.
+    """
+    root = Path(folder)
+    faults: list[Fault] = []
+    pairs: list[tuple[int, Pair]] = []
+    for line, text in _lines(root / MANIFEST):
+        pair, found = _parse(line, text)
+        faults += found
+        if pair is not None:
+            pairs.append((line, pair))
+    faults += _duplicates(pairs)
+    faults += _split_leaks(pairs)
+    for line, pair in pairs:
+        faults += [Fault(line, what, message) for what, message in _audio_faults(root, pair)]
+    if not pairs and not faults:
+        faults.append(Fault(1, "empty", f"{root / MANIFEST} holds no pair; expected at least one line."))
+    return sorted(faults, key=lambda fault: fault.line)
+
+
+def _duplicates(pairs: list[tuple[int, Pair]]) -> Iterator[Fault]:
+    """Pairs that stand in the manifest twice."""
+    first: dict[str, int] = {}
+    for line, pair in pairs:
+        if first.setdefault(pair.id, line) != line:
+            yield Fault(
+                line, "duplicate", f"The same pair stands on line {first[pair.id]}; remove one of them."
+            )
+
+
+def _split_leaks(pairs: list[tuple[int, Pair]]) -> Iterator[Fault]:
+    """Files, recordings and scores that two splits share, named on the first line of the later split."""
+    owner: dict[tuple[str, str], tuple[str, int]] = {}
+    for line, pair in pairs:
+        for what, name in sorted(_belongings(pair)):
+            split, first = owner.setdefault((what, name), (pair.split, line))
+            if split != pair.split:
+                yield Fault(
+                    line,
+                    f"{what}-in-two-splits",
+                    f"The {what} '{name}' is in {pair.split} here and in {split} on line {first}; "
+                    "put all its pairs into one split.",
+                )
+
+
+def _belongings(pair: Pair) -> set[tuple[str, str]]:
+    """What of a pair may be in one split only, as (kind of thing, name)."""
+    things = {("file", str(PurePosixPath(path))) for path in (pair.silent, pair.music)}
+    if pair.labels.get("score"):
+        things.add(("score", str(pair.labels["score"])))
+    for source in pair.labels.get("sources", []):
+        role = source.get("role", "recording")
+        if role in ("recording", "score"):
+            things.add(("source" if role == "recording" else "score", source["path"]))
+    return things
+
+
+def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
+    """What is wrong with the audio of a pair."""
+    sides: dict[str, Waveform] = {}
+    for side, name in (("silent", pair.silent), ("music", pair.music)):
+        path = root / name
+        if not path.is_file():
+            yield "missing-file", f"The {side} side '{name}' is not there; copy it into the folder."
+            continue
+        if not path.resolve().is_relative_to(root.resolve()):
+            yield "outside-folder", f"The {side} side '{name}' links out of the folder; copy the file itself."
+            continue
+        try:
+            waveform = audio.read(path)
+        except AudioError as error:
+            yield "unreadable", str(error)
+            continue
+        try:
+            sides[side] = _cut(waveform, pair, name)
+        except AudioError as error:
+            yield "range-outside-audio", str(error)
+    if len(sides) == 2:
+        difference = sides["silent"].seconds - sides["music"].seconds
+        if abs(difference) > MAX_LENGTH_DIFFERENCE_SECONDS:
+            yield (
+                "lengths-differ",
+                f"The silent side is {difference * 1000:+.0f} ms longer than the music; expected at most "
+                f"{MAX_LENGTH_DIFFERENCE_SECONDS * 1000:.0f} ms either way.",
+            )
+    yield from _level_faults(sides)
+
+
+def _level_faults(sides: dict[str, Waveform]) -> Iterator[tuple[str, str]]:
+    """Sides whose RMS level does not fit their part."""
+    if "silent" in sides and (level := audio.rms_dbfs(sides["silent"].samples)) > MAX_SILENT_DBFS:
+        yield (
+            "silent-side-loud",
+            f"The silent side has {level:.1f} dBFS RMS; expected at most {MAX_SILENT_DBFS:.0f} dBFS, turn it down.",
+        )
+    if "music" in sides and (level := audio.rms_dbfs(sides["music"].samples)) < MIN_MUSIC_DBFS:
+        yield (
+            "music-side-silent",
+            f"The music side has {level:.1f} dBFS RMS; expected at least {MIN_MUSIC_DBFS:.0f} dBFS, are the sides "
+            "swapped?",
+        )
