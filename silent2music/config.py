@@ -279,7 +279,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"Override '{override}' goes through '{section}', which is a value, no table.")
+                raise ConfigError(
+                    f"Override '{override}' goes through '{section}', which is a value, no table."
+                )
         table[key] = value
     return result
 

@@ -137,13 +137,16 @@ class _Block(nn.Module):
         q, k, v = self._heads(x)
         q = torch.cat([q[:, :, :n_tokens], rotate(q[:, :, n_tokens:], cos, sin)], dim=2)
         token_keys = torch.cat(
-            [torch.zeros_like(k[:, :, :n_tokens, : self.n_rotary]), k[:, :, :n_tokens, self.n_rotary :]], dim=-1
+            [torch.zeros_like(k[:, :, :n_tokens, : self.n_rotary]), k[:, :, :n_tokens, self.n_rotary :]],
+            dim=-1,
         )
         k = torch.cat([token_keys, rotate(k[:, :, n_tokens:], cos, sin)], dim=2)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self._after(x, attended), k, v
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, cache: KVCache, cos: Tensor, sin: Tensor) -> Tensor:
+    def step(
+        self, x: Tensor, keys: Tensor, values: Tensor, cache: KVCache, cos: Tensor, sin: Tensor
+    ) -> Tensor:
         """One column `[B, 1, D]`, writing to this layer's `keys` and `values` in place."""
         q, k, v = self._heads(x)
         slot, n_filled = cache.slot, cache.n_filled
@@ -190,9 +193,13 @@ class Decoder(nn.Module):
         rms = codebook_vectors.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-8)
         self.register_buffer("vectors", (codebook_vectors / rms).float())
         n_codebooks, size, inner = expected
-        self.embed_in = nn.Parameter(torch.randn(n_codebooks, inner, config.dim) * (inner * n_codebooks) ** -0.5)
+        self.embed_in = nn.Parameter(
+            torch.randn(n_codebooks, inner, config.dim) * (inner * n_codebooks) ** -0.5
+        )
         self.embed_table = nn.Parameter(torch.zeros(n_codebooks, size + 1, config.dim))
-        self.project_out = nn.Parameter(torch.randn(n_codebooks, config.dim, inner) * (inner * config.dim) ** -0.5)
+        self.project_out = nn.Parameter(
+            torch.randn(n_codebooks, config.dim, inner) * (inner * config.dim) ** -0.5
+        )
         self.head = nn.Parameter(torch.zeros(n_codebooks, size, config.dim))
         self.bias = nn.Parameter(torch.zeros(n_codebooks, size))
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.n_layers))
@@ -264,7 +271,9 @@ class Decoder(nn.Module):
         shape = (config.n_layers, b, config.n_heads, n_tokens + config.attention_window, config.head_dim)
         cache = KVCache(tokens.new_zeros(shape), tokens.new_zeros(shape), n_tokens)
         mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
-        cos, sin = rotary_tables(torch.arange(0, device=tokens.device), config.head_dim // 2, config.rope_base)
+        cos, sin = rotary_tables(
+            torch.arange(0, device=tokens.device), config.head_dim // 2, config.rope_base
+        )
         x = tokens
         for i, block in enumerate(self.blocks):
             x, keys, values = block(x, mask, n_tokens, cos, sin)

@@ -1,0 +1,298 @@
+"""The whole model: a room in, music out. This file is the data path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.acoustics import analyze
+from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
+from silent2music.audio import Waveform
+from silent2music.codec import Codec, load_codec, save_codec
+from silent2music.conditioning import Conditioning, NullConditioning, drop
+from silent2music.config import ModelConfig, SamplingConfig, from_dict, to_dict
+from silent2music.decoder import Decoder
+from silent2music.errors import CheckpointError, S2MError
+from silent2music.sampling import generate_codes
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+CODEC_FOLDER = "codec"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs as the model learns from them; feature step s and codec frame s are the same stretch of time.
+
+    Attributes:
+        codes: `[B, K, T]` int64.
+        frames: `[B, T, n_features]` float32.
+        scalars: `[B, n_scalars]` float32.
+        mask: `[B, T]` bool, false for padding.
+    """
+
+    codes: Tensor
+    frames: Tensor
+    scalars: Tensor
+    mask: Tensor
+
+
+class Silent2Music(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="silent2music",
+    license="apache-2.0",
+    tags=["music-generation", "audio"],
+    coders={ModelConfig: (to_dict, lambda values: from_dict(ModelConfig, values))},
+):
+    """Ambient encoder, autoregressive decoder and codec.
+
+    Example:
+        ```python
+        model = Silent2Music.from_pretrained("checkpoints/base")
+        music = model.generate(read("room.wav"), SamplingConfig(seed=7))
+        ```
+
+    Args:
+        config: sizes and names.
+        codec: turns tokens into sound; frozen here.
+
+    Raises:
+        CheckpointError: if the codec is another one than the config was written for.
+    """
+
+    def __init__(self, config: ModelConfig, codec: Codec) -> None:
+        super().__init__()
+        if config.codec_checksum not in ("", codec.checksum):
+            raise CheckpointError(
+                f"The model was trained on codec tokens {config.codec_checksum}, and the codec given makes "
+                f"{codec.checksum}; use the codec that came with the model."
+            )
+        if config.ambient.frame_rate != codec.frame_rate:
+            raise CheckpointError(
+                f"ambient.frame_rate is {config.ambient.frame_rate} Hz and the codec's {codec.frame_rate} Hz; "
+                "they must be equal, since feature step and codec frame are one."
+            )
+        self.config = config
+        self.codec = codec
+        self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
+        self.decoder = Decoder(config.decoder, codec.codebook_vectors())
+        self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
+
+    # ---- from a room to music ----
+
+    def generate(
+        self,
+        room: Waveform,
+        sampling: SamplingConfig,
+        seconds: float | None = None,
+        drop_room: bool = False,
+        progress: Progress | None = None,
+    ) -> Waveform:
+        """Music for a room.
+
+        Args:
+            room: the recording.
+            sampling: how tokens are drawn; its `seed` decides the piece.
+            seconds: length of the music, the room's own by default; a shorter room is repeated.
+            drop_room: ignore the room (the "no room" null).
+            progress: called with steps done and steps in all.
+
+        Returns:
+            `[C, round(seconds * sample_rate)]` at the codec's rate, at the level the model chose.
+        """
+        return self.generate_batch([room], sampling, [sampling.seed], seconds, drop_room, progress)[0]
+
+    @torch.inference_mode()
+    def generate_batch(
+        self,
+        rooms: Sequence[Waveform],
+        sampling: SamplingConfig,
+        seeds: Sequence[int],
+        seconds: float | None = None,
+        drop_room: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Waveform]:
+        """As `generate`, for several rooms at once, a seed for each."""
+        lengths = [seconds or room.seconds for room in rooms]
+        features = [self.features(room, length) for room, length in zip(rooms, lengths, strict=True)]
+        conditioning = self.condition(*self._collate(features))
+        null = self.null(conditioning)
+        if drop_room:
+            conditioning = null
+        codes = generate_codes(self.decoder, conditioning, null, sampling, seeds, progress)
+        pieces = []
+        for row, step, length in zip(codes, features, lengths, strict=True):
+            audio = self.codec.decode(row[None, :, : len(step.frames)])[0].cpu().numpy()
+            n_samples = round(length * self.codec.sample_rate)
+            pieces.append(Waveform(np.clip(audio[:, :n_samples], -1.0, 1.0), self.codec.sample_rate))
+        return pieces
+
+    def features(self, room: Waveform, seconds: float | None = None) -> AmbientFeatures:
+        """Ambient features for `seconds` of music: the room's first stretch, or the room repeated."""
+        seconds = seconds or room.seconds
+        room = repeated(room, seconds)
+        features = ambient_features(room, analyze(room), self.config.ambient)
+        n_steps = int(np.ceil(seconds * self.codec.frame_rate - 1e-6))
+        return AmbientFeatures(features.frames[:n_steps], features.scalars)
+
+    def condition(self, frames: Tensor, scalars: Tensor, mask: Tensor) -> Conditioning:
+        """Conditioning embeddings from `[B, S, n_features]`, `[B, n_scalars]` and a mask `[B, S]`."""
+        conditioning: Conditioning = self.ambient(frames, scalars, mask)
+        return conditioning
+
+    def _collate(self, features: Sequence[AmbientFeatures]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of different lengths as one padded batch with its mask."""
+        n_steps = max(len(f.frames) for f in features)
+        frames = np.stack([np.pad(f.frames, ((0, n_steps - len(f.frames)), (0, 0))) for f in features])
+        mask = np.stack([np.arange(n_steps) < len(f.frames) for f in features])
+        scalars = np.stack([f.scalars for f in features])
+        return tuple(torch.from_numpy(a).to(self.device) for a in (frames, scalars, mask))  # type: ignore[return-value]
+
+    # ---- learning ----
+
+    def token_nll(self, codes: Tensor, mask: Tensor, conditioning: Conditioning) -> Tensor:
+        """Teacher-forced negative log-likelihood, `[B, K]`, mean over the valid frames, in nats a token.
+
+        Args:
+            codes: `[B, K, T]`.
+            mask: `[B, T]` bool.
+            conditioning: of T steps.
+        """
+        pattern = self.decoder.pattern
+        grid = pattern.apply(codes)
+        logits = self.decoder(grid, conditioning)
+        n_codebooks = codes.shape[1]
+        # What is beyond a cell's own frame is masked by undoing the delay of the loss, not of the logits.
+        nll = functional.cross_entropy(
+            logits.flatten(0, 2).float(),
+            grid.flatten().clamp_max(self.decoder.config.codebook_size - 1),
+            reduction="none",
+        ).view_as(grid)
+        keep = mask[:, None].expand(-1, n_codebooks, -1)
+        return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
+
+    def loss(self, batch: PairBatch, keep: Tensor) -> Tensor:
+        """Training loss per codebook, `[K]` nats a token; rows where `keep` `[B]` is false learn "no room"."""
+        conditioning = self.condition(batch.frames, batch.scalars, batch.mask)
+        conditioning = drop(conditioning, self.null(conditioning), keep)
+        return self.token_nll(batch.codes, batch.mask, conditioning).mean(dim=0)
+
+    # ---- files ----
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.decoder.bias.device
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Weights without the codec's and without what is derived from the codec."""
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith("codec.") and name != "decoder.vectors"
+        }
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """`model.safetensors` in 16 bit, the codec beside it, `config.json` and a model card if there is none."""
+        state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in self.own_state().items()}
+        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_codec(self.codec, save_directory / CODEC_FOLDER)
+        values = to_dict(self.config) | {"codec_checksum": self.codec.checksum}
+        (save_directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        card = save_directory / "README.md"
+        if not card.exists():
+            n_weights = sum(v.numel() for v in state.values())
+            card.write_text(
+                "---\nlibrary_name: silent2music\nlicense: apache-2.0\ntags: [music-generation, audio]\n---\n\n"
+                f"# {self.config.name}\n\nA silent2music model with {n_weights / 1e6:.1f} M weights. "
+                "Say here what it was trained on, for how long, and what was measured.\n"
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Silent2Music:  # type: ignore[override]
+        """Load a folder written by `save_pretrained`, or a hub repository if there is no such folder.
+
+        Raises:
+            CheckpointError: on a missing, truncated or mismatching file, named.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            _check_files(folder)
+        model: Silent2Music = super().from_pretrained(pretrained_model_name_or_path, **options)
+        return model.eval()
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, config: ModelConfig, **options: Any) -> Silent2Music:  # type: ignore[override]
+        folder = Path(model_id)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            keys = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            folder = Path(snapshot_download(model_id, **{k: options[k] for k in keys if k in options}))
+            _check_files(folder)
+        model = cls(config, load_codec(folder / CODEC_FOLDER))
+        try:
+            state = load_file(folder / WEIGHTS_FILE)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{folder / WEIGHTS_FILE} is damaged ({error}); copy the model folder again."
+            ) from error
+        _load_strictly(model, state, folder / WEIGHTS_FILE)
+        return model
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder that lacks a file or whose config is no config, before anything is built from it."""
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CODEC_FOLDER):
+        if not (folder / name).exists():
+            raise CheckpointError(
+                f"{folder} has no {name}; expected a model folder with config, weights and codec."
+            )
+    try:
+        from_dict(ModelConfig, json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except (ValueError, S2MError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
+
+
+def _load_strictly(model: Silent2Music, state: dict[str, Tensor], file: Path) -> None:
+    """Copy weights in, naming the first that is missing, unknown or of another shape."""
+    own = model.own_state()
+    for name in sorted(own.keys() ^ state.keys()):
+        where = "is missing from" if name in own else "is not known to the code but stands in"
+        raise CheckpointError(f"Weight '{name}' {where} {file}; the model was written by another version.")
+    for name, value in own.items():
+        if value.shape != state[name].shape:
+            raise CheckpointError(
+                f"Weight '{name}' in {file} has shape {tuple(state[name].shape)}; config.json expects "
+                f"{tuple(value.shape)}."
+            )
+        value.copy_(state[name])
+
+
+def repeated(room: Waveform, seconds: float, crossfade_seconds: float = 0.05) -> Waveform:
+    """A room at least `seconds` long: itself, or itself in a loop with equal-power crossfades."""
+    if room.seconds >= seconds - 1e-9:
+        return room
+    fade = max(1, int(crossfade_seconds * room.sample_rate))
+    ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
+    lap = room.samples[:, : room.n_samples - fade].copy()
+    joined = lap.copy()
+    joined[:, :fade] = lap[:, :fade] * ramp + room.samples[:, room.n_samples - fade :] * ramp[::-1]
+    n_samples = int(np.ceil(seconds * room.sample_rate))
+    n_laps = -(-(n_samples - lap.shape[1]) // lap.shape[1])
+    samples = np.concatenate([lap, *[joined] * n_laps], axis=1)[:, :n_samples]
+    return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
