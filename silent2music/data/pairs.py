@@ -6,9 +6,9 @@ The factory writes it and a user with a microphone writes it by hand; there is o
     {"silent": "rooms/kitchen.flac", "music": "takes/kitchen.flac", "start": 2.0, "end": 32.0,
      "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
 
-`silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut both
-files alike; `split` is `train` (default) or `validation`; `labels` is free, and `KNOWN_LABELS` names the keys
-that the rest of the program understands. Blank lines are ignored.
+`silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut
+both files alike; `split` is `train` (default) or `validation`; `labels` is free, and `KNOWN_LABELS` names the
+keys that the rest of the program understands. Blank lines are ignored.
 
 An entry of `labels.sources` is `{"path", "licence", "author", "role"}`. The optional `role` says what the
 source gave: `recording` (the default), `score`, `room` (an impulse response) or `instrument`. Recordings and
@@ -204,7 +204,7 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
     end = waveform.seconds if pair.end is None else pair.end
     if not 0 <= start < end <= waveform.seconds + MAX_LENGTH_DIFFERENCE_SECONDS:
         raise AudioError(
-            f"{name} lasts {waveform.seconds:.2f} s; the range {start} to {end} s of the pair lies outside it."
+            f"{name} lasts {waveform.seconds:.2f} s; expected the range {start} to {end} s to lie inside."
         )
     first, last = round(start * waveform.sample_rate), round(end * waveform.sample_rate)
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
@@ -317,7 +317,7 @@ def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
         elif source.get("role", "recording") not in SOURCE_ROLES:
             yield (
                 "wrong-type",
-                f"The source '{source['path']}' has the role {source['role']!r}; expected {', '.join(SOURCE_ROLES)}.",
+                f"A source has the role {source['role']!r}; expected {', '.join(SOURCE_ROLES)}.",
             )
 
 
@@ -426,11 +426,11 @@ def _level_faults(sides: dict[str, Waveform]) -> Iterator[tuple[str, str]]:
     if "silent" in sides and (level := audio.rms_dbfs(sides["silent"].samples)) > MAX_SILENT_DBFS:
         yield (
             "silent-side-loud",
-            f"The silent side has {level:.1f} dBFS RMS; expected at most {MAX_SILENT_DBFS:.0f} dBFS, turn it down.",
+            f"The silent side has {level:.1f} dBFS RMS; at most {MAX_SILENT_DBFS:.0f} is allowed.",
         )
     if "music" in sides and (level := audio.rms_dbfs(sides["music"].samples)) < MIN_MUSIC_DBFS:
         yield (
             "music-side-silent",
-            f"The music side has {level:.1f} dBFS RMS; expected at least {MIN_MUSIC_DBFS:.0f} dBFS, are the sides "
-            "swapped?",
+            f"The music side has {level:.1f} dBFS RMS; expected at least {MIN_MUSIC_DBFS:.0f}, "
+            "are the sides swapped?",
         )
