@@ -1,17 +1,18 @@
 """From music as sound to what the metrics compare: onsets, tempo, energy, boundaries, kind, quality.
 
-Model-free and deterministic: numpy and scipy alone, so that a figure means the same on every machine. The room
-side has its own analysis (`silent2music.acoustics`), made for -70 dBFS; this one is made for music, is
+Model-free and deterministic: numpy and scipy alone, so that a figure means the same on every machine. The
+room side has its own analysis (`silent2music.acoustics`), made for -70 dBFS; this one is made for music, is
 invariant to gain and says nothing of absolute level beyond the energy curve.
 
-All spectra are taken at 24 kHz mono: a short one (1024 samples every 10 ms) for rhythm, a long one (4096 samples
-every 50 ms) for pitch and colour.
+All spectra are taken at 24 kHz mono: a short one (1024 samples every 10 ms) for rhythm, a long one (4096
+samples every 50 ms) for pitch and colour.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class MusicFeatures:
         percussiveness: share of energy in vertical structures of the spectrogram, 0 to 1.
         brightness_hz: mean spectral centroid, weighted by energy.
         register_midi: energy-weighted median pitch as a MIDI note number.
-        reverberance_seconds: time for 60 dB at the steepness with which the sound decays, median of the decays.
+        reverberance_seconds: time for 60 dB at the steepness of decay, median over the decays.
     """
 
     seconds: float
@@ -139,7 +140,7 @@ def energy_curve_db(samples: FloatArray, sample_rate: int, rate_hz: float = ENER
     edges[-1] = min(edges[-1], samples.size)
     total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     power = np.maximum(np.diff(total[edges]), 0.0) / np.maximum(np.diff(edges), 1)
-    return np.maximum(10.0 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS)
+    return np.asarray(np.maximum(10.0 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS))
 
 
 def onset_envelope(bands: FloatArray) -> FloatArray:
@@ -211,7 +212,7 @@ def estimate_tempo(envelope: FloatArray, rate_hz: float = ONSET_RATE_HZ) -> tupl
     if n < 2 * rate_hz or correlation[0] <= 1e-12:
         return None, 0.0
     correlation = correlation / correlation[0] * n / np.maximum(n - np.arange(n), n // 4)
-    periods = np.exp(np.linspace(*np.log([60.0 / b for b in TEMPO_RANGE_BPM[::-1]]), 600))
+    periods = np.geomspace(60.0 / TEMPO_RANGE_BPM[1], 60.0 / TEMPO_RANGE_BPM[0], 600)
     multiples = [k for k in (1, 2, 3, 4) if 60.0 / TEMPO_RANGE_BPM[0] * k * rate_hz < n / 2] or [1]
     lags = np.arange(n)
     score = np.mean([np.interp(periods * k * rate_hz, lags, correlation) for k in multiples], axis=0)
@@ -248,9 +249,10 @@ def find_boundaries(
 ) -> FloatArray:
     """Times at which the music changes its colour, harmony, level or density.
 
-    The novelty at t is the squared distance of the mean feature vectors of the windows before and after t, over
-    the mean variance inside them: Fisher's discriminant ratio, the checkerboard kernel of Foote ("Automatic audio
-    segmentation using a measure of audio novelty", ICME 2000) with a scale that does not depend on the piece.
+    The novelty at t is the squared distance of the mean feature vectors of the windows before and after t,
+    over the mean variance inside them: Fisher's discriminant ratio, the checkerboard kernel of Foote
+    ("Automatic audio segmentation using a measure of audio novelty", ICME 2000) on a scale that does not
+    depend on the piece.
 
     Args:
         mel_db: `[M, F]` and chroma: `[12, F]` at `TONAL_RATE_HZ`.
@@ -285,7 +287,7 @@ def find_boundaries(
 
 
 def _discriminant_ratio(features: FloatArray, window: int) -> FloatArray:
-    """Between over within variance of the windows before and after each frame of `[D, F]`; windows shrink at ends."""
+    """Between over within variance of the windows before and after each frame of `[D, F]`."""
     n_frames = features.shape[1]
     zero = np.zeros((features.shape[0], 1))
     total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
@@ -328,8 +330,8 @@ def percussiveness(bands: FloatArray) -> float:
 def reverberance_seconds(samples: FloatArray) -> float:
     """How long the sound hangs: 60 dB over the median steepness of its decays.
 
-    Every stretch of at least 0.2 s over which the level, smoothed over 60 ms, falls without rising counts with
-    its length. Notes that are held make any music more reverberant than its room: compare music with music.
+    Every stretch of at least 0.2 s over which the level, smoothed over 60 ms, falls without rising counts
+    with its length. Held notes make any music more reverberant than its room: compare music with music.
 
     Args:
         samples: `[N]` mono at `SAMPLE_RATE`.
@@ -363,8 +365,7 @@ def chroma_from_power(power: FloatArray) -> FloatArray:
     """
     folded = np.zeros((12, power.shape[1]))
     notes = _semitone_matrix() @ np.sqrt(power)
-    for pitch_class in range(12):
-        folded[pitch_class] = notes[(_SEMITONES % 12) == pitch_class].sum(axis=0)
+    np.add.at(folded, _SEMITONES % 12, notes)
     total = folded.sum(axis=0)
     silent = total < 1e-4
     return np.asarray(np.where(silent, 0.0, folded / np.where(silent, 1.0, total)))
@@ -393,13 +394,13 @@ def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SEC
     """The fixed feature set of the distances, one row per window (version `QUALITY_VERSION`).
 
     Means and standard deviations over the window of: 32 log-mel bands (dB re the window's mean power, so gain
-    does not count), 13 MFCC, chroma (means sorted by strength, so that the key does not count), tonnetz (Harte,
-    Sandler and Gasser, 2006; of the chroma rotated to its strongest class), spectral contrast (Jiang et al.,
-    2002; 7 bands); then onsets per second, their strength and its spread, median and quartile range of the
-    intervals between onsets, and beat strength.
+    does not count), 13 MFCC, chroma (means sorted by strength, so that the key does not count), tonnetz
+    (Harte, Sandler and Gasser, 2006; of the chroma rotated to its strongest class), spectral contrast (Jiang
+    et al., 2002; 7 bands); then onsets per second, their strength and its spread, median and quartile range
+    of the intervals between onsets, and beat strength.
 
     Returns:
-        `[n, D]` for n whole windows (one, shorter, if the music is shorter), D = `len(quality_feature_names())`.
+        `[n, D]` for n whole windows (one if the music is shorter), D = `len(quality_feature_names())`.
     """
     samples = _prepared(music)
     size = int(window_seconds * SAMPLE_RATE)
@@ -443,7 +444,7 @@ def _spectral_contrast(power: FloatArray) -> FloatArray:
     level = 10.0 * np.log10(np.maximum(power, 1e-12))
     frequencies = np.fft.rfftfreq(_LONG_FFT, 1.0 / SAMPLE_RATE)
     rows = []
-    for low, high in zip(_CONTRAST_EDGES_HZ[:-1], _CONTRAST_EDGES_HZ[1:], strict=True):
+    for low, high in pairwise(_CONTRAST_EDGES_HZ):
         band = np.sort(level[(frequencies >= low) & (frequencies < high)], axis=0)
         n_outer = max(1, band.shape[0] // 10)
         rows.append(band[-n_outer:].mean(axis=0) - band[:n_outer].mean(axis=0))
@@ -460,11 +461,12 @@ def _frames(samples: FloatArray, size: int, hop: int) -> FloatArray:
     n_frames = max(1, -(-samples.size // hop))
     padded = np.zeros(size // 2 + max(samples.size, (n_frames - 1) * hop + 1) + size)
     padded[size // 2 : size // 2 + samples.size] = samples
-    return np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
+    frames: FloatArray = np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
+    return frames
 
 
 def _power(samples: FloatArray, size: int, hop: int) -> FloatArray:
-    """`[size // 2 + 1, n]` power spectrum under a Hann window of sum 1: a sine of amplitude 1 has a peak of 1/4."""
+    """`[size // 2 + 1, n]` power under a Hann window of sum 1: a sine of amplitude 1 peaks at 1/4."""
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     window /= window.sum()
     from scipy.fft import rfft
@@ -478,7 +480,7 @@ def _long_power(samples: FloatArray) -> FloatArray:
 
 
 def _log_bands(samples: FloatArray) -> FloatArray:
-    """`[M, F]` `log(1 + x)` of band magnitudes at `ONSET_RATE_HZ`, relative to the loud parts, so gain does not count."""
+    """`[M, F]` `log(1 + x)` of band magnitudes at `ONSET_RATE_HZ`, relative to the loud parts."""
     magnitude = _log_filterbank() @ np.sqrt(_power(samples, _SHORT_FFT, _SHORT_HOP))
     reference = np.percentile(magnitude.max(axis=0), 95)
     return np.asarray(np.log1p(magnitude * (300.0 / max(reference, 1e-9))))
@@ -513,7 +515,7 @@ _TONNETZ = np.where(np.arange(6)[:, None] % 2 == 0, np.sin(_CIRCLES), np.cos(_CI
 
 @lru_cache(maxsize=1)
 def _log_filterbank() -> FloatArray:
-    """`[M, 513]` triangles, 24 to the octave from 30 Hz to 11 kHz where bins allow, at least one bin apart."""
+    """`[M, 513]` triangles, 24 to the octave from 30 Hz to 11 kHz, at least one bin apart."""
     frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
     bins = np.unique(np.round(centres / frequencies[1]).astype(int))
@@ -522,15 +524,16 @@ def _log_filterbank() -> FloatArray:
 
 @lru_cache(maxsize=1)
 def _mel_filterbank() -> FloatArray:
-    """`[_N_MELS, 2049]` triangles on the mel scale of O'Shaughnessy (2595 log10(1 + f / 700)), 40 Hz to 11.5 kHz."""
-    mel = np.linspace(*(2595.0 * np.log10(1.0 + np.array([40.0, 11500.0]) / 700.0)), _N_MELS + 2)
+    """`[_N_MELS, 2049]` triangles on the mel scale (2595 log10(1 + f / 700)), 40 Hz to 11.5 kHz."""
+    low, high = (2595.0 * np.log10(1.0 + f / 700.0) for f in (40.0, 11500.0))
+    mel = np.linspace(low, high, _N_MELS + 2)
     bins = 700.0 * (10.0 ** (mel / 2595.0) - 1.0) * _LONG_FFT / SAMPLE_RATE
     return _triangles(bins, _LONG_FFT // 2 + 1)
 
 
 @lru_cache(maxsize=1)
 def _semitone_matrix() -> FloatArray:
-    """`[73, 2049]` one triangle per note of `_SEMITONES`, a semitone to either side and never under 1.5 bins."""
+    """`[73, 2049]` a triangle per note of `_SEMITONES`, a semitone to either side, 1.5 bins at least."""
     centres = 440.0 * 2.0 ** ((_SEMITONES - 69) / 12.0) * _LONG_FFT / SAMPLE_RATE
     half_width = np.maximum(centres * (2.0 ** (1 / 12.0) - 1.0), 1.5)
     distance = np.abs(np.arange(_LONG_FFT // 2 + 1)[None] - centres[:, None])

@@ -1,0 +1,51 @@
+"""Metrics as pure functions of arrays, in the shape of mir_eval.
+
+Every metric takes `reference_*` (the room, or real music) before `estimated_*` (the music that was made), with
+the unit in the name, checks its input with a `validate_*` of its kind, scores identity best, and warns and scores
+worst on empty input. `following` asks whether the music follows the room, `quality` how it sounds, `statistics`
+how sure one can be.
+"""
+
+from silent2music.evaluation.metrics.following import (
+    boundary_scores,
+    energy_correlation,
+    loris_beat_scores,
+    onset_scores,
+    ranks,
+    retrieval_scores,
+    tempo_agreement,
+)
+from silent2music.evaluation.metrics.quality import (
+    beat_strength,
+    clipping_share,
+    dc_offset_dbfs,
+    frechet_distance,
+    kernel_distance,
+    key_clarity,
+    repetition,
+    silent_share,
+    spectral_flatness,
+)
+from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+
+__all__ = [
+    "Interval",
+    "beat_strength",
+    "bootstrap_mean",
+    "boundary_scores",
+    "clipping_share",
+    "dc_offset_dbfs",
+    "energy_correlation",
+    "frechet_distance",
+    "kernel_distance",
+    "key_clarity",
+    "loris_beat_scores",
+    "onset_scores",
+    "paired_difference",
+    "ranks",
+    "repetition",
+    "retrieval_scores",
+    "silent_share",
+    "spectral_flatness",
+    "tempo_agreement",
+]
