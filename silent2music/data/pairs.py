@@ -148,18 +148,19 @@ def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
 
     Args:
         folder: the pair folder.
-        growing: another process is still appending: leave out a last line that has no line end yet.
+        growing: another process is still appending: leave out a last line that is only half there.
 
     Raises:
         DataError: on a missing manifest or the first bad line, with file and line number.
     """
     manifest = Path(folder) / MANIFEST
     pairs = []
-    for line, text in _lines(manifest, growing):
+    for line, text, ended in _lines(manifest):
         pair, faults = _parse(line, text)
-        if pair is None:
+        if pair is not None:
+            pairs.append(pair)
+        elif ended or not growing:
             raise DataError(f"{manifest}, line {line}: {faults[0].message}")
-        pairs.append(pair)
     return pairs
 
 
@@ -210,21 +211,18 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
 
 
-def _lines(manifest: Path, growing: bool = False) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts of a manifest, blank lines left out."""
+def _lines(manifest: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line numbers and texts of a manifest, blank lines left out, and whether the line end is there."""
     try:
         data = manifest.read_bytes()
     except OSError as error:
         raise DataError(
             f"{manifest} cannot be read ({error.strerror}); expected a pair folder with {MANIFEST}."
         ) from error
-    lines = data.split(b"\n")
-    if growing:
-        lines = lines[:-1]
-    for number, raw in enumerate(lines, 1):
-        text = raw.decode("utf-8", errors="replace").strip()
+    for number, raw in enumerate(data.splitlines(keepends=True), 1):
+        text = raw.decode("utf-8-sig", errors="replace").strip()
         if text:
-            yield number, text
+            yield number, text, raw.endswith(b"\n")
 
 
 def _parse(line: int, text: str) -> tuple[Pair | None, list[Fault]]:
@@ -339,7 +337,7 @@ def check(folder: Path | str) -> list[Fault]:
     root = Path(folder)
     faults: list[Fault] = []
     pairs: list[tuple[int, Pair]] = []
-    for line, text in _lines(root / MANIFEST):
+    for line, text, _ in _lines(root / MANIFEST):
         pair, found = _parse(line, text)
         faults += found
         if pair is not None:

@@ -9,7 +9,7 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `kind`, `split`, `seconds` | scene kind, split, duration |
 | `n_frames` | T, codec frames, which are the steps S of the features too |
 | `codes` | `[K * T]` int16, `[K, T]` row by row |
-| `frames` | `[T * F]` float16, ambient features `[T, F]` row by row |
+| `features` | `[T * F]` float16, ambient features `[T, F]` row by row |
 | `scalars` | `[Q]` float16, of the whole recording |
 | `profile`, `labels` | JSON text |
 
@@ -297,9 +297,9 @@ def _encode_pair(root: Path, codec: Codec, config: AmbientConfig, pair: Pair, fi
         "seconds": seconds,
         "n_frames": n_frames,
         "codes": codes.astype(np.int16).ravel(),
-        "frames": _fit(np.asarray(features.frames), n_frames, pair.id).astype(np.float16).ravel(),
+        "features": _fit(np.asarray(features.frames), n_frames, pair.id).astype(np.float16).ravel(),
         "scalars": np.asarray(features.scalars).astype(np.float16),
-        "profile": profile.to_json(),
+        "profile": json.dumps(profile.to_dict()),
         "labels": json.dumps(dict(pair.labels), ensure_ascii=False),
     }
 
@@ -334,7 +334,7 @@ def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
             "seconds": datasets.Value("float64"),
             "n_frames": datasets.Value("int32"),
             "codes": datasets.Sequence(datasets.Value("int16")),
-            "frames": datasets.Sequence(datasets.Value("float16")),
+            "features": datasets.Sequence(datasets.Value("float16")),
             "scalars": datasets.Sequence(datasets.Value("float16")),
             **{name: datasets.Value("string") for name in ("profile", "labels")},
         }
@@ -425,7 +425,7 @@ class Example:
 
     Attributes:
         codes: `[K, T]` int64.
-        frames: `[T, F]` float32, ambient features; step t belongs to codec frame t.
+        features: `[T, F]` float32, ambient features; step t belongs to codec frame t.
         scalars: `[Q]` float32, of the whole recording.
         id: name of the pair.
         kind: scene kind.
@@ -433,7 +433,7 @@ class Example:
     """
 
     codes: NDArray[np.int64]
-    frames: NDArray[np.float32]
+    features: NDArray[np.float32]
     scalars: NDArray[np.float32]
     id: str
     kind: str
@@ -501,10 +501,10 @@ class PairDataset:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
         codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        frames = self._columns["frames"][index].reshape(n_frames, -1)[start : start + length]
+        features = self._columns["features"][index].reshape(n_frames, -1)[start : start + length]
         return Example(
             codes.astype(np.int64),
-            frames.astype(np.float32),
+            features.astype(np.float32),
             self._columns["scalars"][index].astype(np.float32),
             self.ids[index],
             self.kinds[index],
@@ -531,7 +531,7 @@ def _columns(folder: Path, split: str, in_memory: bool, cache_dir: Path | str | 
     columns: dict[str, list[Any]] = {}
     for name in ("id", "kind", "seconds", "n_frames", "profile", "labels"):
         columns[name] = table[name].to_pylist()
-    for name in ("codes", "frames", "scalars"):
+    for name in ("codes", "features", "scalars"):
         columns[name] = []
         for chunk in table[name].chunks:
             values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
@@ -545,7 +545,7 @@ class Batch:
 
     Attributes:
         codes: `[B, K, T]` int64, zero where padded.
-        frames: `[B, T, F]` float32, ambient features, zero where padded; step t belongs to codec frame t.
+        features: `[B, T, F]` float32, ambient features, zero where padded; step t belongs to codec frame t.
         scalars: `[B, Q]` float32, of the whole recordings.
         mask: `[B, T]` bool, true on frames that exist.
         ids: names of the pairs.
@@ -553,7 +553,7 @@ class Batch:
     """
 
     codes: Tensor
-    frames: Tensor
+    features: Tensor
     scalars: Tensor
     mask: Tensor
     ids: tuple[str, ...]
@@ -561,10 +561,10 @@ class Batch:
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        codes, frames, scalars, mask = (
-            t.to(device, non_blocking=True) for t in (self.codes, self.frames, self.scalars, self.mask)
+        codes, features, scalars, mask = (
+            t.to(device, non_blocking=True) for t in (self.codes, self.features, self.scalars, self.mask)
         )
-        return Batch(codes, frames, scalars, mask, self.ids, self.kinds)
+        return Batch(codes, features, scalars, mask, self.ids, self.kinds)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -574,15 +574,17 @@ def collate(examples: Sequence[Example]) -> Batch:
     n_frames = max(example.codes.shape[1] for example in examples)
     n_examples, n_codebooks = len(examples), examples[0].codes.shape[0]
     codes = torch.zeros(n_examples, n_codebooks, n_frames, dtype=torch.int64)
-    frames = torch.zeros(n_examples, n_frames, examples[0].frames.shape[1])
+    features = torch.zeros(n_examples, n_frames, examples[0].features.shape[1])
     mask = torch.zeros(n_examples, n_frames, dtype=torch.bool)
     for row, example in enumerate(examples):
         length = example.codes.shape[1]
         codes[row, :, :length] = torch.from_numpy(example.codes)
-        frames[row, :length] = torch.from_numpy(example.frames)
+        features[row, :length] = torch.from_numpy(example.features)
         mask[row, :length] = True
     scalars = torch.from_numpy(np.stack([example.scalars for example in examples]))
-    return Batch(codes, frames, scalars, mask, tuple(e.id for e in examples), tuple(e.kind for e in examples))
+    return Batch(
+        codes, features, scalars, mask, tuple(e.id for e in examples), tuple(e.kind for e in examples)
+    )
 
 
 def batches(
