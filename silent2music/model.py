@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +30,6 @@ CONFIG_FILE = "config.json"
 CODEC_FOLDER = "codec"
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """Pairs as the model learns from them; feature step s and codec frame s are the same stretch of time.
-
-    Attributes:
-        codes: `[B, K, T]` int64.
-        frames: `[B, T, n_features]` float32.
-        scalars: `[B, n_scalars]` float32.
-        mask: `[B, T]` bool, false for padding.
-    """
-
-    codes: Tensor
-    frames: Tensor
-    scalars: Tensor
-    mask: Tensor
 
 
 class Silent2Music(
@@ -185,11 +167,34 @@ class Silent2Music(
         keep = mask[:, None].expand(-1, n_codebooks, -1)
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
-    def loss(self, batch: PairBatch, keep: Tensor) -> Tensor:
-        """Training loss per codebook, `[K]` nats a token; rows where `keep` `[B]` is false learn "no room"."""
-        conditioning = self.condition(batch.frames, batch.scalars, batch.mask)
+    def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+        """Training loss of a batch of pairs; feature step s and codec frame s are the same stretch of time.
+
+        Args:
+            codes: `[B, K, T]` int64.
+            features: `[B, T, n_features]`.
+            scalars: `[B, n_scalars]`.
+            mask: `[B, T]` bool, false for padding.
+            keep: `[B]` bool; the other rows learn "no room".
+
+        Returns:
+            `[K]` mean over the rows, in nats a token.
+        """
+        conditioning = self.condition(features, scalars, mask)
         conditioning = drop(conditioning, self.null(conditioning), keep)
-        return self.token_nll(batch.codes, batch.mask, conditioning).mean(dim=0)
+        return self.token_nll(codes, mask, conditioning).mean(dim=0)
+
+    def room_contrast(
+        self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """What the room is worth: `[B]` nats a token under the `true` room, the next row's and none.
+
+        Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
+        """
+        conditioning = self.condition(features, scalars, mask)
+        other = self.condition(features.roll(1, dims=0), scalars.roll(1, dims=0), mask)
+        rooms = {"true": conditioning, "shuffled": other, "dropped": self.null(conditioning)}
+        return {name: self.token_nll(codes, mask, room).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 

@@ -1,0 +1,79 @@
+import pytest
+
+from silent2music.config import (
+    DataConfig,
+    DecoderConfig,
+    ModelConfig,
+    RecipeConfig,
+    apply_overrides,
+    from_dict,
+    load_recipe,
+    read_values,
+    to_dict,
+)
+from silent2music.errors import ConfigError
+
+
+def test_round_trip():
+    config = ModelConfig(name="x", decoder=DecoderConfig(dim=64))
+    assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_unknown_key_is_named_with_its_place():
+    with pytest.raises(ConfigError, match=r"'decoder\.width'.*expected one of dim,"):
+        from_dict(ModelConfig, {"decoder": {"width": 3}})
+
+
+@pytest.mark.parametrize("value", ["3", 3.5, True, [3]])
+def test_wrong_type_is_named(value):
+    with pytest.raises(ConfigError, match=r"'dim' is .*; expected int"):
+        from_dict(DecoderConfig, {"dim": value})
+
+
+def test_whole_numbers_serve_as_real_ones():
+    assert from_dict(DecoderConfig, {"dropout": 0}).dropout == 0.0
+    assert from_dict(DataConfig, {"kinds": {"room": 1}}).kinds == {"room": 1.0}
+
+
+def test_a_table_is_expected_for_a_section():
+    with pytest.raises(ConfigError, match="'decoder' is 5; expected a table"):
+        from_dict(ModelConfig, {"decoder": 5})
+
+
+def test_overrides_read_numbers_text_and_lists():
+    values = apply_overrides({}, ["decoder.dim=64", "data.scores=some/folder", "training.learning_rate=1e-4"])
+    assert values == {
+        "decoder": {"dim": 64},
+        "data": {"scores": "some/folder"},
+        "training": {"learning_rate": 1e-4},
+    }
+
+
+@pytest.mark.parametrize("override", ["decoder.dim", "=3"])
+def test_malformed_override_is_named(override):
+    with pytest.raises(ConfigError, match="not of the form"):
+        apply_overrides({}, [override])
+
+
+def test_an_override_through_a_value_is_refused():
+    with pytest.raises(ConfigError, match="which is a value"):
+        apply_overrides({"decoder": {"dim": 3}}, ["decoder.dim.x=1"])
+
+
+def test_recipe_from_folder_with_override(tmp_path):
+    (tmp_path / "recipe.toml").write_text("[decoder]\ndim = 128\n")
+    recipe = load_recipe(tmp_path, ["training.seed=3"])
+    assert recipe.decoder.dim == 128
+    assert recipe.training.seed == 3
+    assert recipe.ambient == RecipeConfig().ambient
+
+
+def test_missing_and_malformed_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_values(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("a = = 1")
+    with pytest.raises(ConfigError, match="malformed"):
+        read_values(tmp_path / "bad.toml")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="holds list"):
+        read_values(tmp_path / "list.json")

@@ -1,0 +1,129 @@
+import pytest
+import torch
+
+from silent2music.conditioning import Conditioning
+from silent2music.config import DecoderConfig
+from silent2music.decoder import Decoder, DelayPattern, hold_last
+from silent2music.errors import ConfigError
+
+CONFIG = DecoderConfig(
+    dim=32,
+    n_layers=2,
+    n_heads=2,
+    attention_window=6,
+    dropout=0.0,
+    n_codebooks=3,
+    codebook_size=11,
+    codebook_dim=5,
+)
+
+
+def make_decoder(seed: int = 0) -> Decoder:
+    torch.manual_seed(seed)
+    decoder = Decoder(CONFIG, torch.randn(3, 11, 5)).eval()
+    with torch.no_grad():  # What starts at zero must take part, or the tests would not see it.
+        decoder.embed_table.normal_(std=0.1)
+        decoder.head.normal_(std=0.1)
+    return decoder
+
+
+def make_conditioning(b: int, s: int, seed: int = 1) -> Conditioning:
+    g = torch.Generator().manual_seed(seed)
+    return Conditioning(
+        frames=torch.randn(b, s, 32, generator=g),
+        frames_mask=torch.ones(b, s, dtype=torch.bool),
+        tokens=torch.randn(b, 2, 32, generator=g),
+        tokens_mask=torch.ones(b, 2, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 9])
+def test_delay_undo_is_the_inverse_of_apply(n_frames):
+    pattern = DelayPattern(4, filler=99)
+    codes = torch.randint(0, 99, (2, 4, n_frames))
+    grid = pattern.apply(codes)
+    assert grid.shape == (2, 4, n_frames + 3)
+    assert torch.equal(pattern.undo(grid), codes)
+    assert torch.equal(grid != 99, pattern.valid(n_frames).expand(2, -1, -1))
+
+
+def test_codebook_k_of_frame_t_stands_in_column_t_plus_k():
+    codes = torch.arange(12).view(1, 3, 4)
+    grid = DelayPattern(3, filler=-1).apply(codes)
+    for k in range(3):
+        for t in range(4):
+            assert grid[0, k, t + k] == codes[0, k, t]
+
+
+def test_step_equals_forward_beyond_the_attention_window():
+    decoder, conditioning = make_decoder(), make_conditioning(2, 20)
+    grid = decoder.pattern.apply(torch.randint(0, 11, (2, 3, 20)))
+    with torch.inference_mode():
+        expected = decoder(grid, conditioning)
+        tables = (decoder.embedding_tables(), decoder.output_tables())
+        cache = decoder.start(conditioning.tokens)
+        frames = hold_last(conditioning.frames, grid.shape[2])
+        column = torch.full((2, 3), decoder.pattern.filler)
+        for t in range(grid.shape[2]):
+            logits = decoder.step(column, frames[:, t], cache, tables)
+            torch.testing.assert_close(logits, expected[:, :, t], atol=2e-5, rtol=1e-4)
+            column = grid[:, :, t]
+    assert cache.keys.shape[3] == 2 + CONFIG.attention_window
+
+
+def test_a_column_depends_on_earlier_columns_only():
+    decoder, conditioning = make_decoder(), make_conditioning(1, 12)
+    grid = decoder.pattern.apply(torch.randint(0, 11, (1, 3, 12)))
+    other = grid.clone()
+    other[:, :, 7] = (other[:, :, 7] + 1) % 11
+    with torch.inference_mode():
+        a, b = decoder(grid, conditioning), decoder(other, conditioning)
+    torch.testing.assert_close(a[:, :, :8], b[:, :, :8])
+    assert not torch.allclose(a[:, :, 8], b[:, :, 8])
+
+
+def test_conditioning_of_frame_t_meets_column_t():
+    decoder, conditioning = make_decoder(), make_conditioning(1, 12)
+    grid = decoder.pattern.apply(torch.randint(0, 11, (1, 3, 12)))
+    moved = conditioning.frames.clone()
+    moved[:, 5] += 1.0
+    changed = Conditioning(moved, conditioning.frames_mask, conditioning.tokens, conditioning.tokens_mask)
+    with torch.inference_mode():
+        a, b = decoder(grid, conditioning), decoder(grid, changed)
+    torch.testing.assert_close(a[:, :, :5], b[:, :, :5])
+    assert not torch.allclose(a[:, :, 5], b[:, :, 5])
+
+
+def test_the_window_ends_what_a_layer_sees():
+    config = DecoderConfig(**(CONFIG.__dict__ | {"n_layers": 1}))
+    torch.manual_seed(0)
+    decoder = Decoder(config, torch.randn(3, 11, 5)).eval()
+    conditioning = make_conditioning(1, 16)
+    grid = torch.randint(0, 11, (1, 3, 16))
+    other = grid.clone()
+    other[:, :, 2] = (other[:, :, 2] + 1) % 11  # seen as the input of column 3
+    with torch.inference_mode():
+        a, b = decoder(grid, conditioning), decoder(other, conditioning)
+    assert not torch.allclose(a[:, :, 8], b[:, :, 8])
+    torch.testing.assert_close(a[:, :, 9:], b[:, :, 9:])
+
+
+def test_logits_start_from_the_codebook_vectors():
+    torch.manual_seed(0)
+    vectors = torch.randn(3, 11, 5)
+    vectors[:, 4] = vectors[:, 3]
+    decoder = Decoder(CONFIG, vectors).eval()
+    with torch.inference_mode():
+        logits = decoder(torch.randint(0, 11, (1, 3, 4)), make_conditioning(1, 4))
+    torch.testing.assert_close(logits[..., 3], logits[..., 4])
+    assert not torch.allclose(logits[..., 3], logits[..., 5])
+
+
+def test_wrong_codebooks_are_named():
+    with pytest.raises(ConfigError, match=r"\(3, 12, 5\).*\(3, 11, 5\)"):
+        Decoder(CONFIG, torch.randn(3, 12, 5))
+
+
+def test_a_width_that_does_not_split_is_named():
+    with pytest.raises(ConfigError, match="does not split"):
+        Decoder(DecoderConfig(**(CONFIG.__dict__ | {"n_heads": 3})), torch.randn(3, 11, 5))

@@ -1,0 +1,106 @@
+import pytest
+import torch
+from test_decoder import make_conditioning, make_decoder
+
+from silent2music.conditioning import Conditioning, NullConditioning, drop, join
+from silent2music.config import SamplingConfig
+from silent2music.errors import ConfigError
+from silent2music.sampling import draw, generate_codes
+
+
+def null_of(conditioning: Conditioning) -> Conditioning:
+    torch.manual_seed(5)
+    null = NullConditioning(32, 2)
+    with torch.no_grad():
+        null.frame.normal_()
+        null.tokens.normal_()
+        return null(conditioning)
+
+
+def run(seeds, guidance=2.0, seed_room=1, n=10, **settings):
+    conditioning = make_conditioning(1, n, seed_room)
+    if len(seeds) > 1:
+        conditioning = join(conditioning, make_conditioning(1, n, 99))
+    sampling = SamplingConfig(guidance=guidance, **settings)
+    return generate_codes(make_decoder(), conditioning, null_of(conditioning), sampling, seeds)
+
+
+def test_draw_follows_the_probabilities():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(20_000, 3)
+    noise = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    share = torch.bincount(draw(logits, SamplingConfig(top_k=0), noise), minlength=3) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.015, rtol=0)
+
+
+def test_top_k_and_top_p_leave_the_likeliest():
+    logits = torch.log(torch.tensor([0.05, 0.5, 0.3, 0.15])).expand(2000, 4)
+    noise = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
+    assert set(draw(logits, SamplingConfig(top_k=2), noise).tolist()) == {1, 2}
+    assert set(draw(logits, SamplingConfig(top_k=0, top_p=0.6), noise).tolist()) == {1, 2}
+    assert set(draw(logits, SamplingConfig(temperature=0), noise).tolist()) == {1}
+
+
+def test_the_seed_decides():
+    assert torch.equal(run([3]), run([3]))
+    assert not torch.equal(run([3]), run([4]))
+
+
+def test_the_room_decides():
+    assert not torch.equal(run([3]), run([3], seed_room=2))
+
+
+def test_a_row_is_the_same_alone_and_in_a_batch():
+    assert torch.equal(run([3])[0], run([3, 8])[0])
+
+
+def test_guidance_one_is_the_conditioned_model_and_zero_the_null():
+    conditioning = make_conditioning(1, 6)
+    null = null_of(conditioning)
+    greedy = {"temperature": 0.0}
+    plain = generate_codes(make_decoder(), conditioning, null, SamplingConfig(guidance=1.0, **greedy), [0])
+    nearly = generate_codes(
+        make_decoder(), conditioning, null, SamplingConfig(guidance=1.0 + 1e-6, **greedy), [0]
+    )
+    assert torch.equal(plain, nearly)
+    without = generate_codes(make_decoder(), conditioning, null, SamplingConfig(guidance=0.0, **greedy), [0])
+    alone = generate_codes(make_decoder(), null, null, SamplingConfig(guidance=1.0, **greedy), [0])
+    assert torch.equal(without, alone)
+
+
+def test_progress_counts_every_column():
+    seen = []
+    conditioning = make_conditioning(1, 5)
+    generate_codes(
+        make_decoder(), conditioning, null_of(conditioning), SamplingConfig(), [0], lambda *a: seen.append(a)
+    )
+    assert seen == [(i + 1, 7) for i in range(7)]
+
+
+def test_codes_are_codes():
+    codes = run([1], n=8)
+    assert codes.shape == (1, 3, 8)
+    assert int(codes.min()) >= 0 and int(codes.max()) < 11
+
+
+def test_dropped_rows_become_null():
+    conditioning = make_conditioning(2, 4)
+    null = null_of(conditioning)
+    mixed = drop(conditioning, null, torch.tensor([True, False]))
+    assert torch.equal(mixed.frames[0], conditioning.frames[0])
+    assert torch.equal(mixed.frames[1], null.frames[1])
+    assert torch.equal(mixed.tokens[1], null.tokens[1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_impossible_settings_are_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        SamplingConfig(**setting)
