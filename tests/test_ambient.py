@@ -105,7 +105,7 @@ def test_the_lookahead_is_bounded_and_used():
 
 
 def test_too_long_a_lookahead_is_named():
-    with pytest.raises(ConfigError, match="looks .* s ahead"):
+    with pytest.raises(ConfigError, match=r"looks .* s ahead"):
         AmbientEncoder(AmbientConfig(n_layers=9), out_dim=8)
 
 
