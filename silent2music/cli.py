@@ -1,0 +1,333 @@
+"""The command line `s2m`: parse, call one library function, print.
+
+Nothing heavy is imported before a command runs, so that `s2m --help` answers at once. typer stands here and
+nowhere else; its help is plain text, since importing rich for it would take longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from silent2music import __version__
+from silent2music.errors import S2MError
+
+app = typer.Typer(
+    name="s2m",
+    help="Instrumental music that belongs to a room, from a near-silent recording of it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Build, check and prepare pairs of a room and its music.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(codec_app, name="codec")
+app.add_typer(data_app, name="data")
+
+Steps = Callable[[str, int, int], None]
+
+DEMO_OUT = Path("s2m-demo.wav")
+
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides the piece.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", help="How strongly the room is followed (1 is off); the model's own by default."
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Boldness of the draw; 0 is the likeliest.")
+]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw among the K likeliest tokens; 0 is all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", help="Draw among the likeliest tokens of this total probability.")
+]
+Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"silent2music {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _progress() -> Iterator[Steps | None]:
+    """A progress bar on standard error with rate and time left; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def step(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total, visible=done < total)
+
+        yield step
+
+
+def _named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
+    """Progress of one named thing, as most functions report it."""
+    return None if steps is None else lambda done, total: steps(name, done, total)
+
+
+def _complain(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+# ---- the main job ----
+
+
+@app.command()
+def infer(
+    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Output file (.wav, .flac or .ogg), for one recording."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Output folder, by default the current one; trees are mirrored."),
+    ] = None,
+    seconds: Seconds = None,
+    seed: Seed = 0,
+    guidance: Guidance = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 100,
+    top_p: TopP = 1.0,
+    model: Model = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Make music for a recording of a room.
+
+    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder.
+    """
+    if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
+        raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
+    from silent2music.config import SamplingConfig
+    from silent2music.export.infer import Failure, infer_many, plan
+
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    jobs, failures = plan(rooms, seed, output, out)
+    for failure in failures:
+        _complain(failure.reason)
+    n_asked = len(jobs) + len(failures)
+    with _progress() as steps:
+        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps):
+            if isinstance(result, Failure):
+                failures.append(result)
+                _complain(result.reason)
+            else:
+                _report(result, as_json, n_asked == 1, sys.stdout.isatty())
+    if failures:
+        if n_asked > 1:
+            names = ", ".join(failure.name for failure in failures)
+            _complain(f"{len(failures)} of {n_asked} recordings gave no music: {names}")
+        raise typer.Exit(1)
+
+
+def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> None:
+    """Say what was written: as JSON, as a line for a person, or not at all."""
+    output = record["output"]
+    if as_json:
+        print(json.dumps(record, indent=2 if alone else None, ensure_ascii=False), flush=True)
+    elif talk:
+        level = "silence" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
+        print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
+    if output["nearly_nothing"]:
+        _complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
+    seed: Seed = 0,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """Make music for the recording that comes with the package; replaces an earlier demo."""
+    from silent2music.config import SamplingConfig
+    from silent2music.export.infer import DEMO_ROOM, Failure, infer_many, plan
+
+    jobs, _ = plan([DEMO_ROOM], seed, output)
+    with _progress() as steps:
+        (result,) = infer_many(
+            jobs, SamplingConfig(), model_folder=model, device=device, force=True, progress=steps
+        )
+    if isinstance(result, Failure):
+        raise S2MError(result.reason)
+    print(f"From {DEMO_ROOM}")
+    _report(result, as_json=False, alone=True, talk=True)
+
+
+@app.command()
+def analyze(
+    room: Annotated[Path, typer.Argument(help="A recording.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the profile to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
+    force: Force = False,
+) -> None:
+    """Measure what is audible in a recording of a room."""
+    from silent2music.acoustics import analyze as measure
+    from silent2music.audio import atomic_path, read
+
+    waveform = read(room)
+    profile = measure(waveform)
+    if json_file is not None:
+        with atomic_path(json_file, force) as path:
+            path.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        from silent2music.plotting import plot_profile
+
+        with atomic_path(plot, force) as path:
+            plot_profile(waveform, profile, path)
+    print(_described(profile.to_dict()))
+
+
+def _described(profile: dict[str, Any]) -> str:
+    """A profile as lines of name and value."""
+    events, beats, boundaries = profile["events"], profile["pulse_seconds"], profile["boundaries"]
+    rt60, tempo = profile["rt60_seconds"], profile["tempo_bpm"]
+    pulse = (
+        "none" if tempo is None else f"{tempo:.1f} bpm, first beat at {profile['pulse_phase_seconds']:.2f} s"
+    )
+    decay = "none found" if rt60 is None else f"{rt60:.2f} s"
+    lines = {
+        "duration": f"{profile['seconds']:.2f} s, {profile['n_channels']} channels at {profile['sample_rate']} Hz",
+        "level": f"{profile['level_dbfs']:.1f} dBFS RMS, peak {profile['peak_dbfs']:.1f} dBFS",
+        "noise floor": f"{profile['noise_floor_dbfs']:.1f} dBFS",
+        "colour": f"centroid {profile['spectral_centroid_hz']:.0f} Hz, "
+        f"tilt {profile['spectral_tilt_db_per_octave']:.1f} dB per octave",
+        "RT60": f"{decay} (confidence {profile['rt60_confidence']:.2f})",
+        "pulse": f"{pulse} (confidence {profile['pulse_confidence']:.2f}, {len(beats)} beats)",
+        "events": f"{len(events)}" + _times([e["seconds"] for e in events]),
+        "boundaries": f"{len(boundaries)}" + _times([b["seconds"] for b in boundaries]),
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
+
+
+def _times(seconds: Sequence[float], most: int = 10) -> str:
+    """The first times of a list, in seconds."""
+    shown = ", ".join(f"{t:.2f}" for t in seconds[:most])
+    return f" at {shown}{', ...' if len(seconds) > most else ''} s" if seconds else ""
+
+
+# ---- training ----
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
+    codec: Annotated[Path, typer.Option("--codec", help="Codec folder that the shards were prepared with.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
+    from silent2music.config import load_recipe
+    from silent2music.training.loop import train as run
+
+    print(run(load_recipe(recipe, overrides or ()), shards, codec, out, resume))
+
+
+# ---- data ----
+
+
+@data_app.command("build")
+def data_build(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
+    seed: Seed = 0,
+    workers: Workers = 1,
+    overrides: Set = None,
+) -> None:
+    """Build pairs; run again after a kill, it goes on where it was."""
+    from silent2music.config import load_recipe
+    from silent2music.data.factory import build
+
+    with _progress() as steps:
+        build(load_recipe(recipe, overrides or ()).data, out, hours, seed, workers, _named(steps, "pairs"))
+
+
+@data_app.command("check")
+def data_check(folder: Annotated[Path, typer.Argument(help="Pair folder.")]) -> None:
+    """Name every fault of a pair folder with its line."""
+    from silent2music.data.pairs import check
+
+    faults = check(folder)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise S2MError(f"{folder} has {len(faults)} faults.")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of shards.")],
+    codec: Annotated[Path, typer.Option("--codec", help="Codec folder.")],
+    workers: Workers = 1,
+) -> None:
+    """Turn pairs into codec tokens and ambient features, as Parquet shards."""
+    from silent2music.codec import load_codec
+    from silent2music.data.shards import prepare
+
+    with _progress() as steps:
+        report = prepare(folder, out, load_codec(codec), workers=workers, progress=_named(steps, "pairs"))
+    print(report)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an `S2MError` becomes one sentence on standard error and exit 1."""
+    try:
+        app(arguments)
+    except S2MError as error:
+        _complain(str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

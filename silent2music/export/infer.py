@@ -1,0 +1,361 @@
+"""The main job: recordings of rooms in, files of music out, each with the record of how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import silent2music
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.config import SamplingConfig
+from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music.export import provenance
+
+if TYPE_CHECKING:
+    from silent2music.model import Silent2Music
+
+TARGET_LUFS = -18.0
+"""Integrated loudness of what is written (ITU-R BS.1770)."""
+
+MAX_TRUE_PEAK_DBTP = -1.0
+"""What is written stays below this true peak, lossy coding included."""
+
+NEARLY_NOTHING_LUFS = -50.0
+"""Music that the model left quieter than this is meant to be nearly nothing, and is not turned up."""
+
+DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
+"""The near-silent recording that comes with the package."""
+
+DEVICES = ("cpu", "cuda", "mps")
+OUTPUT_SUFFIX = ".music.wav"
+"""`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and where its music goes.
+
+    Attributes:
+        room: the recording.
+        out: the file to write; the suffix decides the format.
+        seed: what the piece is drawn from.
+        label: the recording's name in the record: relative to the folder it was found in, or its file name.
+    """
+
+    room: Path
+    out: Path
+    seed: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A recording that gave no music, and the sentence that says why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what its records say of it."""
+
+    model: Silent2Music
+    name: str
+    sha256: str
+    device: str
+
+
+def plan(
+    rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None
+) -> tuple[list[Job], list[Failure]]:
+    """What to make from the files and folders that were named.
+
+    A folder is searched for recordings, and its tree is mirrored below `folder`; files that this program made
+    (`*.music.*`) are left out. A file named by itself gets `seed`; one found in a folder gets a seed from
+    `seed` and its relative path, so that it does not depend on what else lies there.
+
+    Args:
+        rooms: files and folders.
+        seed: the base seed.
+        out: the output file, for a single recording.
+        folder: the output folder, by default the current one.
+
+    Returns:
+        Jobs in the order given, and what cannot become one.
+    """
+    folder = folder or Path()
+    jobs: list[Job] = []
+    failures: list[Failure] = []
+    taken: dict[Path, Path] = {}
+    for room in rooms:
+        try:
+            found = _jobs_of(room, seed, out, folder)
+        except AudioError as error:
+            failures.append(Failure(str(room), str(error)))
+            continue
+        for job in found:
+            other = taken.setdefault(job.out.absolute(), job.room)
+            if other == job.room:
+                jobs.append(job)
+            else:
+                reason = (
+                    f"{job.room} and {other} would both be written to {job.out}; infer one of them by itself."
+                )
+                failures.append(Failure(str(job.room), reason))
+    return jobs, failures
+
+
+def _jobs_of(room: Path, seed: int, out: Path | None, folder: Path) -> list[Job]:
+    """The jobs of one file or folder."""
+    if not room.is_dir():
+        return [Job(room, out or folder / (room.stem + OUTPUT_SUFFIX), seed, room.name)]
+    made = OUTPUT_SUFFIX.removesuffix(".wav")
+    jobs = []
+    for path in audio.find_audio(room):
+        relative = path.relative_to(room)
+        if not path.stem.endswith(made):
+            target = folder / relative.with_name(path.stem + OUTPUT_SUFFIX)
+            jobs.append(Job(path, target, seed_for(seed, relative), relative.as_posix()))
+    if not jobs:
+        raise AudioError(f"{room} holds only music that silent2music made; expected recordings of rooms.")
+    return jobs
+
+
+def seed_for(seed: int, relative: Path) -> int:
+    """The seed of a file in a folder: 32 bits of a hash of the base seed and the relative path.
+
+    Example:
+        >>> seed_for(0, Path("a/b.wav")) == seed_for(0, Path("a") / "b.wav") != seed_for(1, Path("a/b.wav"))
+        True
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{relative.as_posix()}".encode()).digest()[:4], "big")
+
+
+def default_model() -> Path:
+    """The folder of the model that ships: inside an installed package, or at the root of a checkout.
+
+    Raises:
+        CheckpointError: if neither is there.
+    """
+    package = Path(silent2music.__file__).parent
+    for place in (package / "checkpoints" / "base", package.parent / "checkpoints" / "base"):
+        if (place / "config.json").exists():
+            return place
+    raise CheckpointError("No model came with this installation; give --model with a model folder.")
+
+
+def load_model(folder: Path | None = None, device: str | None = None) -> LoadedModel:
+    """Load a model folder, the shipped one by default, onto a device (CUDA if there is one, else the CPU).
+
+    Raises:
+        CheckpointError: if the folder is missing, incomplete or does not fit the code.
+        ConfigError: if the device is unknown or not there.
+    """
+    folder = folder or default_model()
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is no model folder; expected one with config.json, weights and codec."
+        )
+    import torch
+
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(name)
+    from silent2music.model import WEIGHTS_FILE, Silent2Music
+
+    model = Silent2Music.from_pretrained(folder).to(name)
+    return LoadedModel(model, model.config.name, provenance.sha256(folder / WEIGHTS_FILE), name)
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that is unknown or that torch cannot reach."""
+    import torch
+
+    if name not in DEVICES:
+        raise ConfigError(f"Device '{name}' is unknown; expected one of {', '.join(DEVICES)}.")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        raise ConfigError(f"Device '{name}' is not available to torch here; use --device cpu.")
+
+
+def infer_many(
+    jobs: Sequence[Job],
+    sampling: SamplingConfig,
+    guidance: float | None = None,
+    seconds: float | None = None,
+    model_folder: Path | None = None,
+    device: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[dict[str, Any] | Failure]:
+    """Make music for many rooms; a bad one does not stop the rest.
+
+    The model is loaded when the first recording turns out to be good, so that a wrong name is told at once.
+
+    Args:
+        jobs: from `plan`.
+        sampling: how tokens are drawn; each job brings its own seed.
+        guidance: strength of the room, the model's own default if None.
+        seconds: length of every piece, by default each room's own.
+        model_folder: a model, by default the shipped one.
+        device: `cpu`, `cuda` or `mps`.
+        force: replace files that exist.
+        progress: told of every step.
+
+    Yields:
+        For each job the record of what was written, or its failure.
+
+    Raises:
+        CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
+    """
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= audio.MIN_SECONDS):
+        raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
+    loaded: LoadedModel | None = None
+    for job in jobs:
+        try:
+            _check_target(job.out, force)
+            room = audio.read(job.room)
+        except S2MError as error:
+            yield Failure(str(job.room), str(error))
+            continue
+        if loaded is None:
+            loaded = load_model(model_folder, device)
+            strength = loaded.model.config.guidance if guidance is None else guidance
+            sampling = dataclasses.replace(sampling, guidance=strength)
+        try:
+            yield infer(job, room, loaded, sampling, seconds, force, progress)
+        except S2MError as error:
+            yield Failure(str(job.room), str(error))
+
+
+def _check_target(out: Path, force: bool) -> None:
+    """Refuse an output of an unknown kind, or one that exists, before any work is done for it."""
+    if out.suffix.lower() not in audio.SUFFIX_SUBTYPES:
+        known = ", ".join(audio.SUFFIX_SUBTYPES)
+        raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {known}.")
+    for path in (out, provenance.sidecar_path(out)):
+        if path.exists() and not force:
+            raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
+
+
+def infer(
+    job: Job,
+    room: Waveform,
+    loaded: LoadedModel,
+    sampling: SamplingConfig,
+    seconds: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make music for one room and write it, with its tags and its record, whole or not at all.
+
+    Args:
+        job: names and seed.
+        room: the recording, as read from `job.room`.
+        loaded: the model.
+        sampling: how tokens are drawn, but for the seed.
+        seconds: length of the music; the file has exactly `round(seconds * rate)` samples.
+        force: replace files that exist.
+        progress: told of every step.
+
+    Returns:
+        The record, as written to the sidecar.
+
+    Raises:
+        AudioError: if the output cannot be written.
+    """
+    from silent2music.acoustics import analyze
+
+    sampling = dataclasses.replace(sampling, seed=job.seed)
+    step = None if progress is None else lambda done, total: progress(job.label, done, total)
+    sidecar = provenance.sidecar_path(job.out)
+    # Opened before the music is made: a place that cannot be written is told at once.
+    with audio.atomic_path(sidecar, force) as record_path, audio.atomic_path(job.out, force) as audio_path:
+        music = loaded.model.generate(room, sampling, seconds, progress=step)
+        made: dict[str, Any] = {
+            "input": {
+                "file": job.label,
+                "sha256": provenance.sha256(job.room),
+                "seconds": room.seconds,
+                "sample_rate": room.sample_rate,
+                "channels": room.n_channels,
+            },
+            "model": {
+                "name": loaded.name,
+                "sha256": loaded.sha256,
+                "codec_checksum": loaded.model.codec.checksum,
+            },
+            "settings": {
+                **dataclasses.asdict(sampling),
+                "seconds": room.seconds if seconds is None else seconds,
+                "device": loaded.device,
+            },
+            "versions": provenance.versions(),
+        }
+        try:
+            output = write_music(audio_path, music)
+            provenance.write_tags(audio_path, made)
+        except AudioError as error:
+            raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
+        output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
+        record = {"output": output, **made, "room": analyze(room).to_dict()}
+        record_path.write_text(provenance.to_text(record), encoding="utf-8")
+    return record
+
+
+def write_music(path: Path, music: Waveform) -> dict[str, Any]:
+    """Write music at the loudness and under the peak promised, measured on what the file gives back.
+
+    Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
+
+    Returns:
+        Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
+        `true_peak_dbtp` and `nearly_nothing`, which says that the level was left as the model made it.
+
+    Raises:
+        AudioError: if it cannot be written.
+    """
+    loudness = audio.integrated_lufs(music)
+    nearly_nothing = loudness < NEARLY_NOTHING_LUFS
+    limit = MAX_TRUE_PEAK_DBTP
+    for _ in range(5):
+        louder = music if nearly_nothing else _levelled(music, limit)
+        audio.write(path, louder, force=True)
+        back = audio.read(path)
+        peak = audio.true_peak_dbtp(back)
+        if peak < MAX_TRUE_PEAK_DBTP:
+            break
+        limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
+    if back.n_samples != music.n_samples:
+        raise AudioError(f"{path} holds {back.n_samples} samples of {music.n_samples}; is the disk full?")
+    loudness = audio.integrated_lufs(back)
+    return {
+        "seconds": back.seconds,
+        "n_samples": back.n_samples,
+        "sample_rate": back.sample_rate,
+        "channels": back.n_channels,
+        "lufs": round(loudness, 2) if math.isfinite(loudness) else None,
+        "true_peak_dbtp": round(peak, 2),
+        "nearly_nothing": nearly_nothing,
+    }
+
+
+def _levelled(music: Waveform, true_peak: float) -> Waveform:
+    """Music at `TARGET_LUFS`: what the limiter takes away in loudness is asked for again, as far as it goes."""
+    target = TARGET_LUFS
+    for _ in range(4):
+        levelled = audio.normalised(music, target, true_peak)
+        missing = TARGET_LUFS - audio.integrated_lufs(levelled)
+        if abs(missing) < 0.05:
+            break
+        target += missing
+    return levelled
