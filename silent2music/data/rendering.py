@@ -1,0 +1,215 @@
+"""Arrangements made audible: fluidsynth with a General MIDI soundfont, then loudness, room and level."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.audio import Waveform, db_to_gain, integrated_lufs
+from silent2music.data.ensembles import INSTRUMENTS
+from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.errors import DataError
+
+FloatArray = NDArray[np.float32]
+
+ROLES = ("melody", "harmony", "bass", "percussion")
+"""The stems, in the order of their rendering."""
+
+TICKS_PER_SECOND = 2000
+"""MIDI time resolution: half a millisecond."""
+
+LEAD_SECONDS = 0.064
+"""Silence before the first note, cut away afterwards, in which the soundfont's samples are loaded."""
+
+MUSIC_LUFS = -20.0
+"""Integrated loudness of music at 0 dB of automation."""
+
+PEAK_DBFS = -1.0
+"""No sample is louder."""
+
+WET_SHARE = 0.35
+"""Share of the reverberated signal's energy in the mix with a room response."""
+
+
+@overload
+def render(
+    arrangement: Arrangement,
+    soundfont: Path,
+    sample_rate: int = ...,
+    stems: Literal[False] = ...,
+    room_response: NDArray[np.floating] | None = ...,
+) -> Waveform: ...
+
+
+@overload
+def render(
+    arrangement: Arrangement,
+    soundfont: Path,
+    sample_rate: int = ...,
+    *,
+    stems: Literal[True],
+    room_response: NDArray[np.floating] | None = ...,
+) -> dict[str, Waveform]: ...
+
+
+def render(
+    arrangement: Arrangement,
+    soundfont: Path,
+    sample_rate: int = 24_000,
+    stems: bool = False,
+    room_response: NDArray[np.floating] | None = None,
+) -> Waveform | dict[str, Waveform]:
+    """Play an arrangement.
+
+    The synthesised mix is levelled slowly, so that `gain_db` alone decides how loud the music is over
+    seconds, brought to `MUSIC_LUFS`, reverberated, and given the automation. Nothing exceeds `PEAK_DBFS`.
+
+    Args:
+        arrangement: what to play.
+        soundfont: a General MIDI SF2 file.
+        sample_rate: of the result, in Hz.
+        stems: return one waveform per role that plays, whose sum is the mix.
+        room_response: `[N]` or `[2, N]` impulse response at `sample_rate`; without one the synthesiser's own
+            reverb is used.
+
+    Returns:
+        Stereo `[2, N]` with N = round(seconds * sample_rate), or a dict of those by role.
+
+    Raises:
+        DataError: if fluidsynth or the soundfont is missing, or the synthesis fails.
+    """
+    n_samples = round(arrangement.seconds * sample_rate)
+    groups = {role: [p for p in arrangement.parts if p.role == role] for role in ROLES}
+    played = (
+        {role: parts for role, parts in groups.items() if parts}
+        if stems
+        else {"mix": list(arrangement.parts)}
+    )
+    own_reverb = room_response is None
+    layers = {
+        r: _synthesise(parts, soundfont, sample_rate, n_samples, own_reverb) for r, parts in played.items()
+    }
+    mix = sum(layers.values(), np.zeros((2, n_samples), np.float32))
+    level = _levelling_gain(mix, sample_rate) * _automation_gain(arrangement, n_samples, sample_rate)
+    reference = integrated_lufs(
+        Waveform(np.clip(mix * _levelling_gain(mix, sample_rate), -1, 1), sample_rate)
+    )
+    scale = db_to_gain(MUSIC_LUFS - reference) if np.isfinite(reference) else 1.0
+    shaped = {role: layer * (level * np.float32(scale)) for role, layer in layers.items()}
+    if room_response is not None:
+        shaped = {role: _reverberated(layer, np.asarray(room_response)) for role, layer in shaped.items()}
+    total = sum(shaped.values(), np.zeros((2, n_samples), np.float32))
+    peak = float(np.abs(total).max()) if total.size else 0.0
+    trim = np.float32(min(1.0, db_to_gain(PEAK_DBFS - 0.05) / max(peak, 1e-9)))
+    result = {role: Waveform(np.clip(layer * trim, -1.0, 1.0), sample_rate) for role, layer in shaped.items()}
+    return result if stems else result["mix"]
+
+
+@functools.lru_cache(maxsize=1)
+def _fluidsynth() -> str:
+    """The synthesiser's command."""
+    command = shutil.which("fluidsynth")
+    if command is None:
+        raise DataError("fluidsynth is not installed; install it with 'apt-get install fluidsynth'.")
+    return command
+
+
+def _synthesise(
+    parts: list[Part], soundfont: Path, sample_rate: int, n_samples: int, reverb: bool
+) -> FloatArray:
+    """Dry (or fluidsynth-reverberated) sound of parts, `[2, N]`."""
+    command = _fluidsynth()
+    if not soundfont.is_file():
+        raise DataError(
+            f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
+        )
+    with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
+        midi, raw = Path(folder) / "music.mid", Path(folder) / "music.raw"
+        _write_midi(parts, midi, n_samples / sample_rate)
+        options = {
+            "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
+            "synth.reverb.active": int(reverb),
+            "synth.chorus.active": 0,
+            "synth.polyphony": 128,
+            "synth.lock-memory": 0,
+        }
+        arguments = [command, "-niq", "-a", "file", "-F", str(raw), "-T", "raw", "-O", "float", "-g", "0.4"]
+        arguments += ["-r", str(sample_rate)]
+        arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
+        done = subprocess.run(
+            [*arguments, str(soundfont), str(midi)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0 or not raw.is_file():
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
+        samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
+    lead = round(LEAD_SECONDS * sample_rate)
+    out = np.zeros((2, n_samples), np.float32)
+    cut = samples[:, lead : lead + n_samples]
+    out[:, : cut.shape[1]] = cut
+    return out
+
+
+def _write_midi(parts: list[Part], path: Path, seconds: float) -> None:
+    """A MIDI file with a channel per instrument and a silent end mark that keeps the synthesiser going."""
+    import symusic
+
+    score = symusic.Score(480)
+    score.tempos.append(symusic.Tempo(time=0, qpm=60.0 * TICKS_PER_SECOND / 480.0))
+    for index, part in enumerate(parts):
+        track = symusic.Track(program=part.program, is_drum=part.is_drum)
+        starts = np.round((part.start_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
+        ends = np.round((part.end_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
+        pitches, velocities = part.pitches.astype(np.int8), part.velocities.astype(np.int8)
+        track.notes = symusic.Note.from_numpy(starts, np.maximum(ends - starts, 1), pitches, velocities)
+        pan = INSTRUMENTS[part.name].pan if part.name in INSTRUMENTS else 0.0
+        track.controls.append(symusic.ControlChange(0, 10, round(64 + 63 * pan)))
+        score.tracks.append(track)
+    score.dump_midi(path)
+
+
+def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:
+    """A slow rider, `[N]`: evens out the loudness over about two seconds by at most 9 dB.
+
+    What is more than 30 dB below the loudest moment is a rest and is not raised.
+    """
+    hop = sample_rate // 10
+    n_frames = max(1, mix.shape[1] // hop)
+    power = np.square(mix[:, : n_frames * hop]).reshape(2, n_frames, -1).mean(axis=(0, 2)).astype(np.float64)
+    if mix.shape[1] < hop or not power.any():
+        return np.ones(mix.shape[1], np.float32)
+    window = np.hanning(23)[1:-1]
+    slow = np.convolve(power, window, "same") / np.convolve(np.ones(n_frames), window, "same")
+    level_db = 10.0 * np.log10(np.maximum(slow, slow.max() * 1e-3))
+    gain_db = np.clip(np.median(level_db) - level_db, -9.0, 9.0)
+    centres = (np.arange(n_frames) + 0.5) * hop
+    return (10.0 ** (np.interp(np.arange(mix.shape[1]), centres, gain_db) / 20.0)).astype(np.float32)
+
+
+def _automation_gain(arrangement: Arrangement, n_samples: int, sample_rate: int) -> FloatArray:
+    """The automation as a factor per sample, `[N]`."""
+    if not len(arrangement.gain_db):
+        return np.ones(n_samples, np.float32)
+    centres = (np.arange(len(arrangement.gain_db)) + 0.5) * sample_rate / ENERGY_RATE_HZ
+    gain_db = np.interp(np.arange(n_samples), centres, arrangement.gain_db)
+    return (10.0 ** (gain_db / 20.0)).astype(np.float32)
+
+
+def _reverberated(layer: FloatArray, response: NDArray[np.floating]) -> FloatArray:
+    """A layer with its own reverberation mixed in; the response's direct sound is aligned to time 0."""
+    from scipy.signal import oaconvolve
+
+    response = np.atleast_2d(response).astype(np.float32)[:2]
+    if not response.size or not response.any():
+        return layer
+    start = int(np.abs(response).max(axis=0).argmax())
+    response = response[:, start:] / np.sqrt(np.square(response).sum(axis=1).mean())
+    wet = oaconvolve(layer, np.broadcast_to(response, (2, response.shape[1])), axes=1)[:, : layer.shape[1]]
+    return (np.sqrt(1.0 - WET_SHARE) * layer + np.sqrt(WET_SHARE) * wet).astype(np.float32)
