@@ -453,7 +453,7 @@ def _spectral_contrast(power: FloatArray) -> FloatArray:
 
 def _prepared(music: Waveform) -> FloatArray:
     """Mono at `SAMPLE_RATE`, `[N]`."""
-    return music.mono().resampled(SAMPLE_RATE).samples[0].astype(np.float64)
+    return np.asarray(music.mono().resampled(SAMPLE_RATE).samples[0], np.float64)
 
 
 def _frames(samples: FloatArray, size: int, hop: int) -> FloatArray:
@@ -461,8 +461,8 @@ def _frames(samples: FloatArray, size: int, hop: int) -> FloatArray:
     n_frames = max(1, -(-samples.size // hop))
     padded = np.zeros(size // 2 + max(samples.size, (n_frames - 1) * hop + 1) + size)
     padded[size // 2 : size // 2 + samples.size] = samples
-    frames: FloatArray = np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
-    return frames
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
+    return np.asarray(frames, np.float64)
 
 
 def _power(samples: FloatArray, size: int, hop: int) -> FloatArray:
