@@ -30,7 +30,7 @@ BOUNDARY_SHARE = 0.35
 """Share of the scenes of 24 s and more in which the scene changes once or twice."""
 
 AUDIBLE_DB = 6.0
-"""An event counts as audible if its peak stands this far above the RMS around it."""
+"""An event counts as audible if its loudest 10 ms stand this far above the RMS around it."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,16 @@ class Scene:
     Attributes:
         audio: mono, 24 kHz, in 16-bit steps.
         truth: what is known because it was made so.
-        sources: credits of all recordings and rooms used, in order of path.
+        sources: credits of all recordings used, in order of path.
         room_response: `[N]` the response that the scene was convolved with, or None.
+        room_credit: its credit, or None for a simulated room.
     """
 
     audio: Waveform
     truth: SceneTruth
     sources: tuple[Credit, ...]
-    room_response: FloatArray | None
+    room_response: FloatArray | None = None
+    room_credit: Credit | None = None
 
 
 @dataclass
@@ -186,9 +188,9 @@ def room(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     _change_levels(sketch, rng, depth_db=(6, 12))
     _swelling(sketch, rng, (1, 4))
     if rng.random() < 0.4:
-        _walk(sketch, library, rng, "room", tempo_bpm=(50, 126), above_db=(12, 24), steady=0.9)
+        _walk(sketch, library, rng, "room", tempo_bpm=(50, 126), above_db=(10, 22), steady=0.9)
     else:
-        _scatter(sketch, library, rng, "room", gap_seconds=(3, 9), above_db=(12, 28))
+        _scatter(sketch, library, rng, "room", gap_seconds=(3, 9), above_db=(12, 26))
     return sketch
 
 
@@ -201,9 +203,9 @@ def hall(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     _change_levels(sketch, rng, depth_db=(6, 12))
     _swelling(sketch, rng, (1, 4))
     if rng.random() < 0.25:
-        _walk(sketch, library, rng, "hall", tempo_bpm=(46, 84), above_db=(18, 30), steady=0.8)
+        _walk(sketch, library, rng, "hall", tempo_bpm=(46, 84), above_db=(14, 28), steady=0.8)
     else:
-        _scatter(sketch, library, rng, "hall", gap_seconds=(2.5, 8), above_db=(20, 36))
+        _scatter(sketch, library, rng, "hall", gap_seconds=(2.5, 8), above_db=(16, 32))
     return sketch
 
 
@@ -214,7 +216,7 @@ def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     sketch.boundary_seconds = _boundaries(rng, seconds)
     _change_levels(sketch, rng, depth_db=(4, 9))
     _swelling(sketch, rng, (1, 3))
-    _walk(sketch, library, rng, "steps", tempo_bpm=(50, 140), above_db=(20, 36), steady=0.7)
+    _walk(sketch, library, rng, "steps", tempo_bpm=(50, 140), above_db=(14, 30), steady=0.7)
     return sketch
 
 
@@ -222,9 +224,9 @@ def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch
     """Busy: traffic, voices, passers-by, swelling and ebbing."""
     sketch = _place(library, rng, "street", seconds, depth_db=(7, 14), swell_db=(3, 8))
     if rng.random() < 0.5:
-        _walk(sketch, library, rng, "street", tempo_bpm=(80, 130), above_db=(14, 24), steady=0.6)
+        _walk(sketch, library, rng, "street", tempo_bpm=(80, 130), above_db=(10, 20), steady=0.6)
     else:
-        _scatter(sketch, library, rng, "street", gap_seconds=(1, 4), above_db=(14, 26))
+        _scatter(sketch, library, rng, "street", gap_seconds=(1, 4), above_db=(10, 22))
     return sketch
 
 
@@ -232,7 +234,7 @@ def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketc
     """Rain, wind, sea, fire: gusts and waves, now and then a single sound."""
     sketch = _place(library, rng, "weather", seconds, depth_db=(8, 16), swell_db=(4, 9))
     if rng.random() < 0.6:
-        _scatter(sketch, library, rng, "weather", gap_seconds=(2, 7), above_db=(14, 26))
+        _scatter(sketch, library, rng, "weather", gap_seconds=(2, 7), above_db=(10, 22))
     return sketch
 
 
@@ -240,7 +242,7 @@ def machine(library: Library, rng: np.random.Generator, seconds: float) -> Sketc
     """Train, engine, fan: an even bed that starts, stops or changes speed, at times with a beat of its own."""
     sketch = _place(library, rng, "machine", seconds, depth_db=(7, 14), swell_db=(1, 5))
     if rng.random() < 0.5:
-        _walk(sketch, library, rng, "machine", tempo_bpm=(60, 140), above_db=(14, 24), steady=0.95)
+        _walk(sketch, library, rng, "machine", tempo_bpm=(60, 140), above_db=(10, 20), steady=0.95)
     return sketch
 
 
@@ -423,7 +425,7 @@ def _walk(
         rng: decides everything.
         kind: whose one-shots.
         tempo_bpm: range of tempos.
-        above_db: range of the events' peaks over the background's RMS.
+        above_db: range of the events' loudest 10 ms over the background's RMS.
         steady: share of steady pulses; of the rest two thirds drift and one third is irregular.
     """
     seconds = sketch.background.size / SAMPLE_RATE
@@ -511,7 +513,7 @@ def _hit(
     loudest_db: float,
     rng: np.random.Generator,
 ) -> None:
-    """Add a one-shot whose onset is at `time`, its peak `above_db` over the background there, and note it."""
+    """Add a one-shot whose onset is at `time`, its level `above_db` over the background there, and note it."""
     clip, samples, attack = shot
     n = sketch.foreground.size
     onset = round(time * SAMPLE_RATE)
@@ -521,12 +523,12 @@ def _hit(
     around = sketch.background[max(0, onset - SAMPLE_RATE // 10) : onset + SAMPLE_RATE // 10]
     # Louder where the background is loud, though not by as much: a step does not follow the traffic.
     level = 0.5 * _rms(around) + 0.5 * _rms(sketch.background)
-    peak = level * db_to_gain(above_db)
-    if peak < _rms(around) * db_to_gain(AUDIBLE_DB + 4):
+    loudest = level * db_to_gain(above_db)
+    if loudest < _rms(around) * db_to_gain(AUDIBLE_DB):
         return
     skipped = max(0, -start)
     piece = samples[skipped : skipped + n - max(0, start)]
-    sketch.foreground[max(0, start) : max(0, start) + piece.size] += piece * np.float32(peak)
+    sketch.foreground[max(0, start) : max(0, start) + piece.size] += piece * np.float32(loudest)
     if clip.credit not in sketch.credits:
         sketch.credits.append(clip.credit)
     sketch.event_seconds.append(onset / SAMPLE_RATE)
@@ -582,8 +584,6 @@ def _record(
     mixed = mixed * np.float32(db_to_gain(target) / _rms(mixed))
     samples = quantised(np.clip(mixed, -0.99, 0.99), rng)
     credits = {credit.path: credit for credit in sketch.credits}
-    if sketch.room is not None and sketch.room.credit is not None:
-        credits[sketch.room.credit.path] = sketch.room.credit
     order = np.argsort(sketch.event_seconds, kind="stable")
     truth = SceneTruth(
         kind=kind,
@@ -596,9 +596,11 @@ def _record(
         rt60_seconds=None if sketch.room is None else sketch.room.rt60_seconds,
         level_dbfs=rms_dbfs(samples[None]),
     )
-    response = None if sketch.room is None else sketch.room.response
     ordered = tuple(credits[path] for path in sorted(credits))
-    return Scene(Waveform(samples[None], SAMPLE_RATE), truth, ordered, response)
+    audio = Waveform(samples[None], SAMPLE_RATE)
+    if sketch.room is None:
+        return Scene(audio, truth, ordered)
+    return Scene(audio, truth, ordered, sketch.room.response, sketch.room.credit)
 
 
 def _in_room(sketch: Sketch) -> FloatArray:
@@ -608,12 +610,17 @@ def _in_room(sketch: Sketch) -> FloatArray:
     from scipy.fft import irfft, next_fast_len, rfft
 
     n, response = sketch.foreground.size, sketch.room.response
-    dry = sketch.foreground + sketch.background if sketch.background_in_room else sketch.foreground
     size = next_fast_len(n + response.size, real=True)
-    wet = irfft(rfft(dry, size) * rfft(response, size), size)[:n].astype(np.float32)
+    spectrum = rfft(sketch.foreground, size) * rfft(response, size)
+    wet = irfft(spectrum, size)[:n].astype(np.float32)
     # A response of energy 1 spreads a click over time; the direct sound's share brings its peak back.
     wet /= np.float32(max(0.15, float(np.abs(response[: SAMPLE_RATE // 200]).max())))
-    return np.asarray(wet if sketch.background_in_room else wet + sketch.background)
+    if not sketch.background_in_room:
+        return np.asarray(wet + sketch.background)
+    # Convolved in a circle: the background has always been there and must not build up at the start.
+    circle = _fitted(response, n)
+    background = irfft(rfft(sketch.background, n) * rfft(circle, n), n).astype(np.float32)
+    return np.asarray(wet + background)
 
 
 def _recording_chain(samples: FloatArray, rng: np.random.Generator, probability: float) -> FloatArray:

@@ -27,7 +27,7 @@ from silent2music.errors import AudioError, DataError
 SAMPLE_RATE = 24_000
 """Rate of everything on the silent side, in Hz."""
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
 
 N_SIMULATED_ROOMS = 60
@@ -405,12 +405,14 @@ class Library:
         return piece.astype(np.float32) * np.float32(clip.gain)
 
     def shot(self, clip: Clip, shot: Shot) -> FloatArray:
-        """A one-shot `[N]` of peak 1 with short fades."""
+        """A one-shot `[N]` with short fades, whose loudest 10 ms have RMS 1."""
         piece = self.audio(clip, shot.start, shot.stop)
         n_in, n_out = max(1, min(shot.attack, SAMPLE_RATE // 300)), max(1, min(piece.size // 3, SAMPLE_RATE // 40))
         piece[:n_in] *= np.linspace(0, 1, n_in, dtype=np.float32)
         piece[-n_out:] *= np.linspace(1, 0, n_out, dtype=np.float32)
-        return piece / np.float32(np.abs(piece).max() + 1e-9)
+        frame = SAMPLE_RATE // 100
+        frames = np.pad(piece, (0, -piece.size % frame)).reshape(-1, frame)
+        return piece / np.float32(np.sqrt(np.square(frames).mean(axis=1).max()) + 1e-9)
 
     def split(self, share: float) -> tuple[Library, Library]:
         """This library as (training, validation): sources and measured rooms are in one of the two only."""
@@ -497,7 +499,7 @@ def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], l
             samples = read(folder / credit.path).mono().resampled(SAMPLE_RATE).samples[0]
         except AudioError as error:
             raise DataError(f"{error} Remove it from the ambience folder or from its index.tsv.") from error
-        samples = samples - samples.mean(dtype=np.float64).astype(np.float32)
+        samples = _without_fades(samples - samples.mean(dtype=np.float64).astype(np.float32))
         peak, rms = float(np.abs(samples).max()), float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
         if peak < 1e-4:
             continue
@@ -510,6 +512,17 @@ def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], l
     if not clips:
         raise DataError(f"{folder} holds no recording that a scene can use; expected names as in ROLES.")
     return np.concatenate(blocks), clips
+
+
+def _without_fades(samples: FloatArray) -> FloatArray:
+    """A recording without the fades and silence at its ends: what lies 12 dB under its median level there."""
+    frame = SAMPLE_RATE // 10
+    n_frames = samples.size // frame
+    power = np.square(samples[: n_frames * frame]).reshape(n_frames, frame).mean(axis=1)
+    loud = np.flatnonzero(power > np.median(power) / 16)
+    if loud.size * 2 < n_frames:
+        return samples
+    return samples[loud[0] * frame : (loud[-1] + 1) * frame]
 
 
 def _measured_rooms(folder: Path | None, files: Sequence[Credit]) -> list[Room]:
