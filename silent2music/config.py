@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 import typing
@@ -34,6 +35,7 @@ class CodecConfig:
     n_components: int = 256
     n_codebooks: int = 8
     codebook_size: int = 1024
+    n_candidates: int = 4
     griffin_lim_iterations: int = 16
 
     @property
@@ -45,6 +47,23 @@ class CodecConfig:
     def frame_rate(self) -> float:
         """Codec frames per second."""
         return self.sample_rate / self.samples_per_code
+
+
+@dataclass(frozen=True)
+class SeanetConfig:
+    """EnCodec's own network, as the `encodec` package has it."""
+
+    sample_rate: int = 24_000
+    dim: int = 128
+    n_filters: int = 16
+    ratios: tuple[int, ...] = (8, 6, 5, 4)
+    n_codebooks: int = 8
+    codebook_size: int = 1024
+
+    @property
+    def samples_per_code(self) -> int:
+        """Samples between two codec frames."""
+        return math.prod(self.ratios)
 
 
 @dataclass(frozen=True)
@@ -167,6 +186,21 @@ class DataConfig:
             "leak": 0.5,
         }
     )
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """What counts as a pair in an ordinary recording of a performance."""
+
+    min_silence_seconds: float = 1.5
+    min_music_seconds: float = 5.0
+    max_seconds: float = 30.0
+    max_extension: float = 12.0
+    below_music_db: float = 25.0
+    above_floor_db: float = 12.0
+    crossfade_seconds: float = 0.25
+    validation_share: float = 0.1
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -203,9 +203,11 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
         return waveform
     start = pair.start or 0.0
     end = waveform.seconds if pair.end is None else pair.end
-    if not 0 <= start < end <= waveform.seconds + MAX_LENGTH_DIFFERENCE_SECONDS:
+    latest = waveform.seconds + MAX_LENGTH_DIFFERENCE_SECONDS
+    if not (0 <= start <= end - audio.MIN_SECONDS and end <= latest):
         raise AudioError(
-            f"{name} lasts {waveform.seconds:.2f} s; expected the range {start} to {end} s to lie inside."
+            f"{name} lasts {waveform.seconds:.2f} s; expected the range {start:g} to {end:g} s to lie inside "
+            f"and to hold at least {audio.MIN_SECONDS} s."
         )
     first, last = round(start * waveform.sample_rate), round(end * waveform.sample_rate)
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
