@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,7 @@ def automation(truth: SceneTruth, level_dbfs: FloatArray) -> tuple[FloatArray, F
         loudness: `[n]` 0 to 1 within the scene's range.
     """
     n_frames = len(level_dbfs)
-    if truth.kind in MUSIC_FIRST_KINDS:
+    if not len(truth.energy_db):
         arc = np.sin(np.pi * ((np.arange(n_frames) / ENERGY_RATE_HZ) % 12.0) / 12.0)
         return 4.0 * (arc - 1.0), 0.3 + 0.5 * arc
     audible = level_dbfs > SILENT_DBFS
@@ -365,7 +366,7 @@ def _chord_windows(scene: _Scene) -> list[tuple[float, float]]:
     """Stretches in beats with one harmony each: bars, or half bars where those last long enough."""
     edges = [*scene.passage.bar_beats.astype(float), float(scene.passage.n_beats)]
     windows = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         seconds = float(np.diff(scene.section.seconds_at(np.array([start, end])))[0])
         middle = start + round((end - start) / 2.0)
         if seconds >= 3.2 and start < middle < end:

@@ -59,11 +59,11 @@ def _framed(seconds: FloatArray, values: FloatArray, n_frames: int) -> FloatArra
     total = np.concatenate([[0.0], np.cumsum(np.bincount(frames, weights=values, minlength=n_frames))])
     half = int(RULE_WINDOW_SECONDS * ENERGY_RATE_HZ / 2)
     index = np.arange(n_frames)
-    return total[np.minimum(index + half, n_frames)] - total[np.maximum(index - half, 0)]
+    return np.asarray(total[np.minimum(index + half, n_frames)] - total[np.maximum(index - half, 0)])
 
 
 def _mean(sums: FloatArray, counts: FloatArray, default: float) -> FloatArray:
-    return np.where(counts > 0, sums / np.maximum(counts, 1.0), default)
+    return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1.0), default))
 
 
 def describe(

@@ -163,7 +163,7 @@ def _write_midi(parts: list[Part], path: Path, seconds: float) -> None:
 
     score = symusic.Score(480)
     score.tempos.append(symusic.Tempo(time=0, qpm=60.0 * TICKS_PER_SECOND / 480.0))
-    for index, part in enumerate(parts):
+    for part in parts:
         track = symusic.Track(program=part.program, is_drum=part.is_drum)
         starts = np.round((part.start_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
         ends = np.round((part.end_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
@@ -190,7 +190,7 @@ def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:
     level_db = 10.0 * np.log10(np.maximum(slow, slow.max() * 1e-3))
     gain_db = np.clip(np.median(level_db) - level_db, -9.0, 9.0)
     centres = (np.arange(n_frames) + 0.5) * hop
-    return (10.0 ** (np.interp(np.arange(mix.shape[1]), centres, gain_db) / 20.0)).astype(np.float32)
+    return np.asarray(10.0 ** (np.interp(np.arange(mix.shape[1]), centres, gain_db) / 20.0), np.float32)
 
 
 def _automation_gain(arrangement: Arrangement, n_samples: int, sample_rate: int) -> FloatArray:
@@ -212,4 +212,4 @@ def _reverberated(layer: FloatArray, response: NDArray[np.floating]) -> FloatArr
     start = int(np.abs(response).max(axis=0).argmax())
     response = response[:, start:] / np.sqrt(np.square(response).sum(axis=1).mean())
     wet = oaconvolve(layer, np.broadcast_to(response, (2, response.shape[1])), axes=1)[:, : layer.shape[1]]
-    return (np.sqrt(1.0 - WET_SHARE) * layer + np.sqrt(WET_SHARE) * wet).astype(np.float32)
+    return np.asarray(np.sqrt(1.0 - WET_SHARE) * layer + np.sqrt(WET_SHARE) * wet, np.float32)

@@ -12,6 +12,7 @@ import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,17 +173,17 @@ def _described(
     beat_ticks: FloatArray,
     bar_beats: IntArray,
     signatures: tuple[tuple[int, int, int], ...],
-    raw: object,
+    raw: Any,
 ) -> Score:
     """A score with everything that follows from its notes."""
     tempos = []
-    for tempo in getattr(raw, "tempos"):  # noqa: B009 - symusic has no types
+    for tempo in raw.tempos:
         beat = float(np.interp(tempo.time, beat_ticks, np.arange(len(beat_ticks))))
         quarters = (
             beat_ticks[min(int(beat) + 1, len(beat_ticks) - 1)]
             - beat_ticks[min(int(beat), len(beat_ticks) - 2)]
         )
-        tempos.append((beat, float(tempo.qpm) * float(getattr(raw, "tpq")) / max(float(quarters), 1.0)))  # noqa: B009
+        tempos.append((beat, float(tempo.qpm) * float(raw.tpq) / max(float(quarters), 1.0)))
     pitches = np.concatenate([part.pitches for part in parts])
     durations = np.concatenate([part.end_beats - part.start_beats for part in parts])
     tonic, mode = estimate_key(pitches, durations)
@@ -202,16 +203,16 @@ def _described(
     )
 
 
-def _part(track: object, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
+def _part(track: Any, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
     """A symusic track in beats; a vocal line left alone is given to the piano."""
-    arrays = getattr(track, "notes").numpy()  # noqa: B009
+    arrays = track.notes.numpy()
     order = np.lexsort((arrays["pitch"], arrays["time"]))
     starts = arrays["time"][order].astype(np.float64)
     ends = starts + np.maximum(arrays["duration"][order], 1)
     beats = np.arange(len(beat_ticks), dtype=np.float64)
     return ScorePart(
-        name=str(getattr(track, "name")),  # noqa: B009
-        program=int(getattr(track, "program")) if keep_program else 0,  # noqa: B009
+        name=str(track.name),
+        program=int(track.program) if keep_program else 0,
         start_beats=np.interp(starts, beat_ticks, beats),
         end_beats=np.interp(ends, beat_ticks, beats),
         pitches=arrays["pitch"][order].astype(np.int64),
@@ -219,10 +220,10 @@ def _part(track: object, beat_ticks: FloatArray, keep_program: bool) -> ScorePar
     )
 
 
-def _metre(raw: object, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tuple[int, int, int], ...]]:
+def _metre(raw: Any, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tuple[int, int, int], ...]]:
     """Beat positions in ticks (one beyond the end), beat indices of bar starts, and the signatures by beat."""
-    tpq = int(getattr(raw, "tpq"))  # noqa: B009
-    changes = [(int(s.time), int(s.numerator), int(s.denominator)) for s in getattr(raw, "time_signatures")]  # noqa: B009
+    tpq = int(raw.tpq)
+    changes = [(int(s.time), int(s.numerator), int(s.denominator)) for s in raw.time_signatures]
     changes = [c for c in changes if c[1] > 0 and c[2] > 0]
     if not changes or changes[0][0] > 0:
         changes.insert(0, (0, 4, 4))
@@ -244,9 +245,9 @@ def _metre(raw: object, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tupl
     return np.array(ticks), np.array(bars, np.int64), tuple(signatures)
 
 
-def _is_vocal(track: object, listed: tuple[str, ...]) -> bool:
+def _is_vocal(track: Any, listed: tuple[str, ...]) -> bool:
     """Whether a track is sung."""
-    name, program = str(getattr(track, "name")), int(getattr(track, "program"))  # noqa: B009
+    name, program = str(track.name), int(track.program)
     if name and VOCAL_NAMES.search(name):
         return True
     if program in VOCAL_PROGRAMS:
@@ -331,9 +332,8 @@ def phrases(score: Score) -> list[Phrase]:
     for index in range(1, len(bars)):
         window = strength[max(1, index - 1) : index + 2]
         far_enough = bars[index] - cuts[-1] >= MIN_PHRASE_BEATS
-        if far_enough and strength[index] >= 0.5 and strength[index] >= window.max():
-            cuts.append(int(bars[index]))
-        elif bars[index] - cuts[-1] >= 32:
+        heard = far_enough and strength[index] >= max(0.5, float(window.max()))
+        if heard or bars[index] - cuts[-1] >= 32:
             cuts.append(int(bars[index]))
     cuts = [cut for cut in cuts if cut == 0 or score.n_beats - cut >= 2]
     return [Phrase(a, b) for a, b in zip(cuts, [*cuts[1:], score.n_beats], strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,8 @@ def plan_sections(
 ) -> list[Section]:
     """Beats for every section: on the pulse if there is one, else bent to the events, else free.
 
+    A section without a pulse of its own (the walker stops) keeps the tempo of the one before.
+
     Args:
         truth: the scene.
         style: gives the welcome tempi.
@@ -85,18 +88,19 @@ def plan_sections(
     """
     tempo_bpm = preferred_tempo(score_bpm, style, rng)
     edges = section_edges(truth)
-    pulse = _fill_gaps(truth.beat_seconds) if len(truth.beat_seconds) >= 2 else truth.beat_seconds[:0]
-    if len(pulse):
-        pulse = _at_level(pulse, tempo_bpm)
-        period = float(np.median(np.diff(pulse)))
-    else:
-        period = 60.0 / tempo_bpm
+    free_period = period = 60.0 / tempo_bpm
     sections = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        anchors = pulse[(pulse >= start) & (pulse < stop)]
-        if not len(pulse):
-            anchors = _event_anchors(truth, style, start, stop, period)
-        beats = _beats(anchors, float(start), float(stop), period, bool(len(pulse)), rng)
+    for start, stop in pairwise(edges):
+        pulse = truth.beat_seconds[(truth.beat_seconds >= start - 0.03) & (truth.beat_seconds < stop)]
+        if len(pulse) >= 3:
+            anchors = _at_level(_fill_gaps(pulse), tempo_bpm)
+            period = float(np.median(np.diff(anchors)))
+        elif len(truth.beat_seconds) >= 3:
+            anchors = pulse[:0]
+        else:
+            anchors, period = _event_anchors(truth, style, start, stop, free_period), free_period
+        on_pulse = len(truth.beat_seconds) >= 3
+        beats = _beats(anchors, float(start), float(stop), period, on_pulse, rng)
         sections.append(Section(float(start), float(stop), beats))
     return sections
 
@@ -116,7 +120,7 @@ def _fill_gaps(beats: FloatArray) -> FloatArray:
     """A pulse with its pauses filled by evenly spaced beats."""
     period = float(np.median(np.diff(beats)))
     filled = [beats[:1]]
-    for before, after in zip(beats[:-1], beats[1:], strict=True):
+    for before, after in pairwise(beats):
         n_steps = max(1, round((after - before) / period))
         filled.append(np.linspace(before, after, n_steps + 1)[1:])
     return np.concatenate(filled)
@@ -128,9 +132,10 @@ def _at_level(pulse: FloatArray, tempo_bpm: float) -> FloatArray:
     factors = [f for f in (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0) if SLOWEST_BPM <= bpm * f <= FASTEST_BPM]
     factor = min(factors or [1.0], key=lambda f: abs(np.log2(bpm * f / tempo_bpm)))
     if factor < 1.0:
-        return pulse[:: round(1.0 / factor)]
+        every = round(1.0 / factor)
+        return np.asarray(pulse[::every])
     positions = np.arange(0.0, len(pulse) - 1 + 1e-9, 1.0 / factor)
-    return np.interp(positions, np.arange(len(pulse)), pulse)
+    return np.asarray(np.interp(positions, np.arange(len(pulse)), pulse))
 
 
 def _event_anchors(truth: SceneTruth, style: Style, start: float, stop: float, period: float) -> FloatArray:
@@ -161,7 +166,7 @@ def _beats(
         lead = np.linspace(start, first, n_lead + 1)[:-1]
     knots = np.concatenate([lead, anchors])
     beats = [knots[:1]]
-    for before, after in zip(knots[:-1], knots[1:], strict=True):
+    for before, after in pairwise(knots):
         n_steps = max(1, round((after - before) / period))
         beats.append(np.linspace(before, after, n_steps + 1)[1:])
     last = float(knots[-1])
