@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -313,7 +314,7 @@ def _built(factory: Factory, indices: list[int], workers: int) -> Iterator[int]:
 def _in_flight(pool: ProcessPoolExecutor, indices: list[int], limit: int) -> Iterator[int]:
     """Submit a few at a time, so that a fault or an interrupt does not wait for thousands."""
     waiting = iter(indices)
-    running: set[Future[int]] = {pool.submit(_work, index) for index, _ in zip(waiting, range(limit), strict=False)}
+    running: set[Future[int]] = {pool.submit(_work, index) for index in islice(waiting, limit)}
     try:
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
