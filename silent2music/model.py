@@ -249,6 +249,9 @@ class Silent2Music(
             keys = ("revision", "cache_dir", "force_download", "local_files_only", "token")
             folder = Path(snapshot_download(model_id, **{k: options[k] for k in keys if k in options}))
             _check_files(folder)
+        if isinstance(config, dict):
+            # The mixin decodes by annotation, and with postponed annotations it sees only a string.
+            config = from_dict(ModelConfig, config)
         model = cls(config, load_codec(folder / CODEC_FOLDER))
         try:
             state = load_file(folder / WEIGHTS_FILE)

@@ -1,0 +1,95 @@
+"""Shared fixtures: a tiny model, made once in a session, and rooms to feed it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+
+RATE = 24_000
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages are compared as text: no colours, and lines that are never wrapped."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def steps_room(seconds: float = 2.0, rate: int = RATE, interval: float = 0.5, level_dbfs: float = -60.0) -> np.ndarray:
+    """A near-silent room with a step every `interval` seconds, `[1, N]` at a level in dBFS RMS."""
+    rng = np.random.default_rng(round(interval * 1000))
+    n_samples = round(seconds * rate)
+    t = np.arange(n_samples) / rate
+    samples = 0.002 * rng.standard_normal(n_samples)
+    for start in np.arange(0.1, seconds, interval):
+        after = np.maximum(t - start, 0.0)
+        samples += (t >= start) * np.exp(-after / 0.02) * rng.standard_normal(n_samples)
+    samples *= audio.db_to_gain(level_dbfs) / np.sqrt(np.mean(samples**2))
+    return samples[None].astype(np.float32)
+
+
+@pytest.fixture
+def room_file(tmp_path: Path) -> Path:
+    """A 2 s recording of steps at -60 dBFS."""
+    path = tmp_path / "room.wav"
+    audio.write(path, audio.Waveform(steps_room(), RATE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundled codec of 4 codebooks of 32 entries, fitted on tones in noise."""
+    from silent2music.codec import save_codec
+    from silent2music.config import CodecConfig
+    from silent2music.training.codec import fit_codec
+
+    folder = tmp_path_factory.mktemp("codec")
+    rng = np.random.default_rng(0)
+    t = np.arange(20 * RATE) / RATE
+    pitch = np.repeat(rng.choice([220.0, 277.2, 329.6, 440.0, 554.4], 80), RATE // 4)
+    tones = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / RATE) * np.exp(-(t % 0.25) / 0.15)
+    samples = (tones + 0.01 * rng.standard_normal(len(t)))[None].astype(np.float32)
+    audio.write(folder / "music.wav", audio.Waveform(samples, RATE))
+    config = CodecConfig(
+        n_fft=960,
+        n_components=16,
+        n_codebooks=4,
+        codebook_size=32,
+        griffin_lim_iterations=4,
+    )
+    save_codec(fit_codec([folder / "music.wav"], config), folder / "codec")
+    return folder / "codec"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
+    """A model folder with random weights: small, and of no musical worth, but whole."""
+    import torch
+
+    from silent2music.codec import load_codec
+    from silent2music.config import AmbientConfig, DecoderConfig, ModelConfig
+    from silent2music.model import Silent2Music
+
+    codec = load_codec(codec_folder)
+    config = ModelConfig(
+        name="tiny",
+        ambient=AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2),
+        decoder=DecoderConfig(
+            dim=32, n_layers=1, n_heads=2, n_codebooks=4, codebook_size=32, codebook_dim=16, attention_window=50
+        ),
+        codec_checksum=codec.checksum,
+        guidance=1.5,
+    )
+    torch.manual_seed(0)
+    model = Silent2Music(config, codec)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # Tables that start at zero would leave the tokens to chance and the room without influence.
+            weight.add_(0.1 * torch.randn_like(weight))
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    return folder
