@@ -1,0 +1,597 @@
+"""Sound as tokens and back: the `Codec` protocol and the codecs behind it.
+
+The bundled codec needs no training by gradient. Its tokens say which magnitudes the sound has, and no phase,
+which a token model would have to guess; the phase is rebuilt at the decoder:
+
+    samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
+    codes -> vectors summed -> components inverted -> ** 2.5 -> magnitudes -> phase (Griffin-Lim) -> samples
+
+Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames are centred inside that span.
+`encodec` and `transformers` are imported only when a codec that needs them is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
+from silent2music.errors import AudioError, CheckpointError, ConfigError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+SILENCE_CODE = 0
+"""Entry of the bundled codec's first codebook that is exact silence, whatever the other codebooks say."""
+
+
+class Codec(Protocol):
+    """Sound as tokens. K codebooks of V entries, T codec frames, all of it deterministic."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the sound taken and given, in Hz."""
+        ...
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """C, channels of the sound taken and given."""
+        ...
+
+    @property
+    def n_codebooks(self) -> int:
+        """K, codes in a codec frame."""
+        ...
+
+    @property
+    def codebook_size(self) -> int:
+        """V, entries of a codebook."""
+        ...
+
+    @property
+    def checksum(self) -> str:
+        """Identifies all that decides which tokens a sound gets; the decoder may change without it."""
+        ...
+
+    @property
+    def decoder_version(self) -> str:
+        """Identifies how tokens are turned into sound."""
+        ...
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `[B, K, T]` to samples `[B, C, T * samples per frame]`."""
+        ...
+
+    def codebook_vectors(self) -> Tensor:
+        """`[K, V, D]` float32: what each code stands for, for the embeddings of a token model."""
+        ...
+
+
+# The bundled codec
+
+
+@lru_cache(maxsize=8)
+def _window(n_fft: int, device: torch.device) -> Tensor:
+    return torch.hann_window(n_fft, device=device)
+
+
+def stft(audio: Tensor, n_fft: int, hop: int) -> Tensor:
+    """Short-time spectra with frame j centred on sample `(j + 0.5) * hop`, so that no frame hangs over an end.
+
+    Args:
+        audio: `[..., L * hop]`.
+        n_fft: length of the periodic Hann window and of the transform, in samples.
+        hop: samples between frames; divides `n_fft`.
+
+    Returns:
+        `[..., L, n_fft / 2 + 1]` complex, scaled so that a sine of amplitude 1 has magnitude 1 at its bin.
+    """
+    margin = (n_fft - hop) // 2
+    frames = functional.pad(audio, (margin, margin)).unfold(-1, n_fft, hop)
+    return torch.fft.rfft(frames * (_window(n_fft, audio.device) * (4.0 / n_fft)))
+
+
+def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
+    """Least-squares inverse of `stft` (Griffin and Lim, 1984): `[..., L, n_fft / 2 + 1]` to `[..., L * hop]`."""
+    window = _window(n_fft, spectrum.device)
+    n_frames, n_overlaps, margin = spectrum.shape[-2], n_fft // hop, (n_fft - hop) // 2
+    frames = torch.fft.irfft(spectrum, n=n_fft) * (window * (n_fft / 4.0))
+    pieces = frames.unflatten(-1, (n_overlaps, hop))
+    squares = window.square().unflatten(-1, (n_overlaps, hop))
+    audio = frames.new_zeros(*frames.shape[:-2], n_frames + n_overlaps - 1, hop)
+    weight = frames.new_zeros(n_frames + n_overlaps - 1, hop)
+    for i in range(n_overlaps):
+        audio[..., i : i + n_frames, :] += pieces[..., i, :]
+        weight[i : i + n_frames] += squares[i]
+    audio = (audio / weight.clamp(min=1e-8)).flatten(-2)
+    return audio[..., margin : margin + n_frames * hop]
+
+
+def griffin_lim(
+    magnitudes: Tensor, n_fft: int, hop: int, n_iterations: int, momentum: float = 0.99, seed: int = 0
+) -> Tensor:
+    """A sound whose short-time magnitudes are near the given ones.
+
+    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, 2013) from random phases that depend on `seed` alone
+    and are the same for every row of a batch.
+
+    Args:
+        magnitudes: `[B, L, n_fft / 2 + 1]`, scaled as `stft` does.
+        n_fft, hop: as for `stft`.
+        n_iterations: projections; more than 16 bring next to nothing.
+        momentum: 0 for the classic method.
+        seed: of the phases at the start.
+
+    Returns:
+        `[B, L * hop]`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes) * (2.0 * math.pi)
+    phases = torch.polar(torch.ones_like(start), start)
+    previous: Tensor | float = 0.0
+    for _ in range(n_iterations):
+        rebuilt = stft(inverse_stft(magnitudes * phases, n_fft, hop), n_fft, hop)
+        ahead = rebuilt - previous * (momentum / (1.0 + momentum))
+        phases = ahead / ahead.abs().clamp(min=1e-16)
+        previous = rebuilt
+    return inverse_stft(magnitudes * phases, n_fft, hop)
+
+
+class BundledCodec(nn.Module):
+    """Principal components of compressed magnitudes, quantised residually; fitted by `training.codec.fit_codec`.
+
+    The components are taken about zero, not about the mean, so that silence is the zero vector and a change
+    of level scales a vector. The first codebook says level and coarse shape; each of its entries has a scale,
+    and the other codebooks quantise what is left in that scale, so that a quiet frame is coded as finely as a
+    loud one and a wrong code can never be loud in it. Entry `SILENCE_CODE` is zero with scale zero.
+
+    Attributes:
+        components: `[P, frames_per_code * (n_fft / 2 + 1)]`, orthonormal rows.
+        codebooks: `[K, V, P]`.
+        scales: `[V]`, by the code of the first codebook.
+    """
+
+    kind = "bundled"
+    channels = 1
+    components: Tensor
+    codebooks: Tensor
+    scales: Tensor
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        if config.n_fft % config.hop or config.n_fft % 2:
+            raise ConfigError(
+                f"codec.hop is {config.hop}; expected a divisor of the even codec.n_fft {config.n_fft}."
+            )
+        self.config = config
+        n_features = config.frames_per_code * (config.n_fft // 2 + 1)
+        self.register_buffer("components", torch.zeros(config.n_components, n_features))
+        self.register_buffer(
+            "codebooks", torch.zeros(config.n_codebooks, config.codebook_size, config.n_components)
+        )
+        self.register_buffer("scales", torch.zeros(config.codebook_size))
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        return self.config.frame_rate
+
+    @property
+    def n_codebooks(self) -> int:
+        """K."""
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.config.codebook_size
+
+    @property
+    def checksum(self) -> str:
+        """Of the transform, the components and the quantiser, as stored in 16 bits."""
+        values = {k: v for k, v in to_dict(self.config).items() if k != "griffin_lim_iterations"}
+        return _digest({"kind": self.kind, **values}, self.state_dict())
+
+    @property
+    def decoder_version(self) -> str:
+        """Phase method and its effort."""
+        return f"griffin-lim-{self.config.griffin_lim_iterations}"
+
+    def codebook_vectors(self) -> Tensor:
+        """`[K, V, P]` float32: the first codebook as it is, the others relative to its scale."""
+        return self.codebooks.float()
+
+    def features(self, audio: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]` of samples `[B, N]`."""
+        config = self.config
+        missing = -audio.shape[-1] % config.samples_per_code
+        spectrum = stft(functional.pad(audio, (0, missing)), config.n_fft, config.hop)
+        return spectrum.abs().pow(config.power).unflatten(-2, (-1, config.frames_per_code)).flatten(-2)
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes `[B, K, T]` int64 of samples `[B, 1, N]` in [-1, 1], `T = ceil(N / samples_per_code)`.
+
+        Raises:
+            AudioError: on another shape.
+        """
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
+            raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
+        return self.quantise(self.features(audio[:, 0].float()) @ self.components.T).transpose(1, 2)
+
+    def quantise(self, vectors: Tensor) -> Tensor:
+        """Codes `[B, T, K]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
+        flat = vectors.flatten(0, 1)
+        codes = torch.cat([self._search(block) for block in flat.split(1024)])
+        return codes.unflatten(0, vectors.shape[:2])
+
+    def _search(self, vectors: Tensor) -> Tensor:
+        """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book."""
+        first = self.codebooks[0]
+        n_kept = min(self.config.n_candidates, first.shape[0])
+        score = vectors @ first.T - first.square().sum(-1) / 2
+        best = score.topk(n_kept, dim=1).indices
+        codes = best[..., None]
+        residual = vectors[:, None] - first[best]
+        scale = self.scales[best]
+        for k in range(1, self.n_codebooks):
+            book = self.codebooks[k]
+            # |r - s c|^2 for every path and entry
+            error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
+            error += scale.square()[..., None] * book.square().sum(-1)
+            n_next = n_kept if k + 1 < self.n_codebooks else 1
+            chosen = error.flatten(1).topk(n_next, dim=1, largest=False).indices
+            path, entry = chosen // self.codebook_size, chosen % self.codebook_size
+            rows = torch.arange(len(vectors), device=vectors.device)[:, None]
+            codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)
+            scale = scale[rows, path]
+            residual = residual[rows, path] - scale[..., None] * book[entry]
+        return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """What codes `[B, K, T]` stand for, `[B, T, P]`."""
+        rest = sum(
+            (self.codebooks[k][codes[:, k]] for k in range(1, self.n_codebooks)),
+            start=torch.zeros((), device=codes.device),
+        )
+        return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
+
+    def magnitudes(self, codes: Tensor) -> Tensor:
+        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` that codes `[B, K, T]` stand for."""
+        features = (self.vectors(codes) @ self.components).clamp(min=0.0)
+        frames = features.unflatten(-1, (self.config.frames_per_code, -1)).flatten(1, 2)
+        return frames.pow(1.0 / self.config.power)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`.
+
+        Raises:
+            AudioError: on another shape or a code out of range.
+        """
+        if codes.ndim != 3 or codes.shape[1] != self.n_codebooks or codes.shape[2] < 1:
+            raise AudioError(
+                f"The codec got codes of shape {tuple(codes.shape)}; expected [B, {self.n_codebooks}, T]."
+            )
+        if codes.min() < 0 or codes.max() >= self.codebook_size:
+            raise AudioError(
+                f"The codec got a code outside 0 to {self.codebook_size - 1}; is it another codec's?"
+            )
+        config = self.config
+        audio = griffin_lim(self.magnitudes(codes), config.n_fft, config.hop, config.griffin_lim_iterations)
+        return audio[:, None]
+
+
+# Codecs of others, behind the same protocol
+
+
+class SeanetCodec(nn.Module):
+    """EnCodec's causal SEANet encoder and decoder with its residual vector quantiser, from the `encodec` package.
+
+    For those with the compute to train it; from random weights until then.
+    """
+
+    kind = "seanet"
+    channels = 1
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__()
+        from silent2music._torchaudio import ensure_torchaudio
+
+        ensure_torchaudio()
+        from encodec.modules import SEANetDecoder, SEANetEncoder
+        from encodec.quantization.core_vq import ResidualVectorQuantization
+
+        self.config = config
+        sizes: dict[str, Any] = {
+            "channels": 1,
+            "dimension": config.dim,
+            "n_filters": config.n_filters,
+            "ratios": list(config.ratios),
+            "causal": True,
+            "norm": "weight_norm",
+        }
+        self.encoder = SEANetEncoder(**sizes)
+        self.decoder = SEANetDecoder(**sizes)
+        self.quantizer = ResidualVectorQuantization(
+            num_quantizers=config.n_codebooks,
+            dim=config.dim,
+            codebook_size=config.codebook_size,
+            kmeans_iters=10,
+        )
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        return self.config.sample_rate / self.config.samples_per_code
+
+    @property
+    def n_codebooks(self) -> int:
+        """K."""
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.config.codebook_size
+
+    @property
+    def checksum(self) -> str:
+        """Of the encoder and the codebooks."""
+        tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        return _digest(
+            {"kind": self.kind, **to_dict(self.config)}, {**tensors, "codebooks": self.codebook_vectors()}
+        )
+
+    @property
+    def decoder_version(self) -> str:
+        """Of the decoder's weights."""
+        return "seanet-" + _digest({}, self.decoder.state_dict())
+
+    def codebook_vectors(self) -> Tensor:
+        """`[K, V, D]` float32."""
+        return torch.stack([layer.codebook.detach() for layer in self.quantizer.layers]).float()
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes `[B, K, T]` of samples `[B, 1, N]`."""
+        padded = functional.pad(audio, (0, -audio.shape[-1] % self.config.samples_per_code))
+        return cast(Tensor, self.quantizer.encode(self.encoder(padded))).transpose(0, 1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`."""
+        n_samples = codes.shape[-1] * self.config.samples_per_code
+        return cast(Tensor, self.decoder(self.quantizer.decode(codes.transpose(0, 1))))[..., :n_samples]
+
+
+class EncodecCodec(nn.Module):
+    """Official EnCodec weights, through `transformers.EncodecModel`.
+
+    Args:
+        model: the loaded model; it must code without overlapping chunks and without normalisation, as the
+            24 kHz and 32 kHz models do.
+        n_codebooks: how many of its codebooks to use; 0 for as many as its highest bandwidth has.
+
+    Raises:
+        ConfigError: if the model codes in normalised or overlapping chunks, or has fewer codebooks.
+    """
+
+    kind = "encodec"
+
+    def __init__(self, model: Any, n_codebooks: int = 0) -> None:
+        super().__init__()
+        settings = model.config
+        if settings.normalize or settings.chunk_length_s is not None:
+            raise ConfigError("This EnCodec model codes normalised chunks; expected a 24 kHz or 32 kHz one.")
+        available = len(model.quantizer.layers)
+        if n_codebooks > available:
+            raise ConfigError(f"n_codebooks is {n_codebooks}; this EnCodec model has {available}.")
+        self.model = model.eval()
+        self.n_codebooks = n_codebooks or available
+        self.sample_rate = int(settings.sampling_rate)
+        self.channels = int(settings.audio_channels)
+        self.codebook_size = int(settings.codebook_size)
+        self.samples_per_code = math.prod(settings.upsampling_ratios)
+        self.frame_rate = self.sample_rate / self.samples_per_code
+
+    @property
+    def checksum(self) -> str:
+        """Of the encoder and the codebooks used."""
+        tensors = {f"encoder.{k}": v for k, v in self.model.encoder.state_dict().items()}
+        return _digest({"kind": self.kind}, {**tensors, "codebooks": self.codebook_vectors()})
+
+    @property
+    def decoder_version(self) -> str:
+        """Of the decoder's weights."""
+        return "encodec-" + _digest({}, self.model.decoder.state_dict())
+
+    def codebook_vectors(self) -> Tensor:
+        """`[K, V, D]` float32."""
+        layers = self.model.quantizer.layers[: self.n_codebooks]
+        return torch.stack([layer.codebook.embed.detach() for layer in layers]).float()
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes `[B, K, T]` of samples `[B, C, N]`."""
+        padded = functional.pad(audio, (0, -audio.shape[-1] % self.samples_per_code))
+        residual, codes = self.model.encoder(padded), []
+        for layer in self.model.quantizer.layers[: self.n_codebooks]:
+            codes.append(layer.encode(residual))
+            residual = residual - layer.decode(codes[-1])
+        return torch.stack(codes, dim=1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Samples `[B, C, T * samples_per_code]` of codes `[B, K, T]`."""
+        quantised = self.model.quantizer.decode(codes.transpose(0, 1))
+        return cast(Tensor, self.model.decoder(quantised))[..., : codes.shape[-1] * self.samples_per_code]
+
+
+# Files
+
+
+def save_codec(codec: Codec, folder: Path | str) -> None:
+    """Write a codec to `config.json` and `model.safetensors` in a folder, weights in 16 bits.
+
+    Raises:
+        CheckpointError: if the folder cannot be written.
+    """
+    folder = Path(folder)
+    values: dict[str, Any] = {"kind": cast(Any, codec).kind}
+    if isinstance(codec, EncodecCodec):
+        values |= {"n_codebooks": codec.n_codebooks, "model": codec.model.config.to_dict()}
+    else:
+        values |= {"settings": to_dict(cast(Any, codec).config)}
+    values |= {"checksum": codec.checksum, "decoder_version": codec.decoder_version}
+    tensors = {name: _stored(tensor) for name, tensor in cast(nn.Module, codec).state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written ({error}); choose another place.") from error
+
+
+def load_codec(folder: Path | str) -> Codec:
+    """Read what `save_codec` wrote, or a folder or hub name of official EnCodec weights.
+
+    A hub name (`facebook/encodec_24khz`), or `encodec_24khz` or `encodec_32khz` for short, is fetched by
+    `transformers`; nothing else is ever fetched.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or does not fit, naming file and field.
+    """
+    if str(folder) in HUB_NAMES or (not Path(folder).exists() and str(folder) in HUB_NAMES.values()):
+        return _load_pretrained(HUB_NAMES.get(str(folder), str(folder)))
+    folder = Path(folder)
+    file = folder / CONFIG_FILE
+    values = _read_config(file)
+    if values.get("model_type") == "encodec":
+        return _load_pretrained(str(folder))
+    kind = values.get("kind")
+    if kind not in CODECS:
+        raise CheckpointError(f"{file}: field 'kind' is {kind!r}; expected one of {', '.join(CODECS)}.")
+    try:
+        codec = CODECS[kind](values)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: the settings do not fit this version ({error}); get the folder again."
+        ) from error
+    _load_weights(codec, folder / WEIGHTS_FILE)
+    stated = values.get("checksum")
+    if stated != cast(Codec, codec).checksum:
+        raise CheckpointError(
+            f"{file}: field 'checksum' is {stated!r} and {WEIGHTS_FILE} has {cast(Codec, codec).checksum!r}; "
+            "the two files do not belong together, get the folder again."
+        )
+    return cast(Codec, codec.eval())
+
+
+def _make_encodec(values: Mapping[str, Any]) -> nn.Module:
+    from transformers import EncodecConfig, EncodecModel
+
+    return EncodecCodec(
+        EncodecModel(EncodecConfig.from_dict(dict(values["model"]))), int(values["n_codebooks"])
+    )
+
+
+CODECS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "bundled": lambda values: BundledCodec(from_dict(CodecConfig, values["settings"], "settings")),
+    "seanet": lambda values: SeanetCodec(from_dict(SeanetConfig, values["settings"], "settings")),
+    "encodec": _make_encodec,
+}
+"""Codecs by kind: from the values of a `config.json` to the codec, its weights still to be loaded."""
+
+HUB_NAMES = {"encodec_24khz": "facebook/encodec_24khz", "encodec_32khz": "facebook/encodec_32khz"}
+"""Official EnCodec weights by short name."""
+
+
+def _load_pretrained(name: str) -> EncodecCodec:
+    from transformers import EncodecModel
+
+    try:
+        return EncodecCodec(EncodecModel.from_pretrained(name))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{name} cannot be loaded as an EnCodec model ({reason}); check the name."
+        ) from error
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise CheckpointError(
+            f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); get the folder again.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds no table of fields; get the folder again.")
+    return values
+
+
+def _load_weights(module: nn.Module, file: Path) -> None:
+    """Fill a module from a file, every tensor of it and no other, each of the right shape."""
+    if not file.exists():
+        raise CheckpointError(f"{file} is missing; get the folder again.")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is truncated or damaged ({error}); get the folder again.") from error
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        got = tuple(tensors[name].shape) if name in tensors else "absent"
+        wanted = tuple(expected[name].shape) if name in expected else "absent"
+        if got != wanted:
+            raise CheckpointError(
+                f"{file}: field '{name}' is {got} and {CONFIG_FILE} asks for {wanted}; the two do not belong together."
+            )
+    module.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """As it is written to disk: floating point in 16 bits, on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def _digest(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The first 16 hex digits of the SHA-256 of settings and tensors as stored."""
+    sha = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode())
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(_stored(tensors[name]).numpy().tobytes())
+    return sha.hexdigest()[:16]

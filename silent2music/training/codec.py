@@ -1,0 +1,177 @@
+"""Fitting and training codecs: the closed form first, then the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from silent2music import audio
+from silent2music.codec import SILENCE_CODE, BundledCodec
+from silent2music.config import CodecConfig
+from silent2music.errors import AudioError, DataError
+
+Progress = Callable[[str, float], None]
+"""Called with the stage's name and the fraction of it done."""
+
+MIN_NORM = 0.05
+"""Vectors shorter than this (about -90 dBFS) count no more in the fit for being quieter still."""
+
+
+def fit_codec(
+    files: Sequence[Path],
+    config: CodecConfig,
+    seed: int = 0,
+    max_hours: float = 3.0,
+    progress: Progress | None = None,
+    n_iterations: int = 12,
+    max_vectors: int = 150_000,
+) -> BundledCodec:
+    """Fit the bundled codec in closed form: principal components, then residual k-means.
+
+    Args:
+        files: music, any rate, any number of channels (mixed to one).
+        config: of the codec.
+        seed: decides the order of the files, the vectors used and the start of k-means.
+        max_hours: stop reading after so much sound.
+        progress: called with stage and fraction.
+        n_iterations: of k-means, for each codebook.
+        max_vectors: codec frames that k-means is run on, at most.
+
+    Returns:
+        The codec, its tensors rounded as they are stored, so that a saved and loaded one codes alike.
+
+    Raises:
+        DataError: if no file can be read or they hold too little sound.
+    """
+    report = progress or (lambda stage, fraction: None)
+    generator = torch.Generator().manual_seed(seed)
+    codec = BundledCodec(config)
+    order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
+    n_features = codec.components.shape[1]
+    moment = torch.zeros(n_features, n_features, dtype=torch.float64)
+    n_frames = 0
+    for features in _features(codec, order, max_hours, lambda f: report("components", f)):
+        moment += (features.T @ features).double()
+        n_frames += len(features)
+    if n_frames < 2 * config.codebook_size:
+        raise DataError(
+            f"The files hold {n_frames} codec frames; expected at least {2 * config.codebook_size} "
+            f"({2 * config.codebook_size / config.frame_rate:.0f} s of music): give more files."
+        )
+    codec.components.copy_(torch.linalg.eigh(moment).eigenvectors[:, -config.n_components :].flip(1).T)
+    _round(codec)
+    kept = []
+    for features in _features(codec, order, max_hours, lambda f: report("projection", f)):
+        keep = torch.rand(len(features), generator=generator) < max_vectors / n_frames
+        kept.append(features[keep] @ codec.components.T)
+    fit_quantiser(codec, torch.cat(kept), generator, n_iterations, report)
+    _round(codec)
+    return codec
+
+
+def fit_quantiser(
+    codec: BundledCodec, vectors: Tensor, generator: torch.Generator, n_iterations: int, report: Progress
+) -> None:
+    """Residual k-means on vectors `[n, P]`, into the codec's codebooks and scales.
+
+    The first book minimises the error relative to each vector's own length; an entry's scale is the RMS length
+    of what it leaves, and the other books are fitted to what is left in that scale.
+    """
+    books, size = codec.codebooks, codec.codebook_size
+    norm = vectors.norm(dim=1)
+    weights = 1.0 / norm.square().clamp(min=MIN_NORM**2)
+    books[0] = kmeans(vectors, size, generator, n_iterations, weights)
+    books[0, SILENCE_CODE] = 0.0
+    report("codebooks", 1 / len(books))
+    nearest = _nearest(vectors, books[0])
+    residual = vectors - books[0][nearest]
+    counts = torch.bincount(nearest, minlength=size)
+    power = torch.zeros(size).index_add_(0, nearest, residual.square().sum(1))
+    # Entries with too few vectors for an estimate take the share of their length that is usual.
+    length = books[0].norm(dim=1)
+    usual = (power.sum() / length[nearest].square().sum()).sqrt()
+    codec.scales.copy_(torch.where(counts > 3, (power / counts.clamp(min=1)).sqrt(), usual * length))
+    codec.scales[SILENCE_CODE] = 0.0
+    heard = nearest != SILENCE_CODE
+    residual = residual[heard] / codec.scales[nearest[heard]].clamp(min=1e-6)[:, None]
+    for k in range(1, len(books)):
+        books[k] = kmeans(residual, size, generator, n_iterations)
+        residual -= books[k][_nearest(residual, books[k])]
+        report("codebooks", (k + 1) / len(books))
+
+
+def kmeans(
+    vectors: Tensor,
+    n_clusters: int,
+    generator: torch.Generator,
+    n_iterations: int,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Lloyd's k-means; an entry left with fewer than three vectors moves to one that is coded badly.
+
+    Args:
+        vectors: `[n, P]`.
+        n_clusters: V.
+        generator: draws the start and the replacements.
+        n_iterations: passes.
+        weights: `[n]`, what an error in each vector costs; all alike without.
+
+    Returns:
+        Centroids `[V, P]`.
+    """
+    n_vectors = len(vectors)
+    weights = torch.ones(n_vectors) if weights is None else weights
+    centroids = vectors[torch.randint(n_vectors, (n_clusters,), generator=generator)].clone()
+    energy = vectors.square().sum(1)
+    for iteration in range(n_iterations):
+        sums, mass = torch.zeros_like(centroids), torch.zeros(n_clusters)
+        counts, errors = torch.zeros(n_clusters), torch.empty(n_vectors)
+        half_square = centroids.square().sum(1) / 2
+        for start in range(0, n_vectors, 16_384):
+            rows = slice(start, start + 16_384)
+            score, nearest = (vectors[rows] @ centroids.T - half_square).max(1)
+            errors[rows] = (energy[rows] - 2.0 * score).clamp(min=0.0)
+            sums.index_add_(0, nearest, vectors[rows] * weights[rows, None])
+            mass.index_add_(0, nearest, weights[rows])
+            counts += torch.bincount(nearest, minlength=n_clusters)
+        centroids = torch.where(mass[:, None] > 0, sums / mass.clamp(min=1e-12)[:, None], centroids)
+        dead = (counts < 3).nonzero()[:, 0]
+        if len(dead) and iteration + 1 < n_iterations:
+            cost = (errors * weights).double() + 1e-12
+            edges = cost.cumsum(0)
+            draws = torch.rand(len(dead), generator=generator, dtype=torch.float64) * edges[-1]
+            centroids[dead] = vectors[torch.searchsorted(edges, draws).clamp(max=n_vectors - 1)]
+    return centroids
+
+
+def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
+    """Index of the nearest centroid for each vector, `[n]`."""
+    half_square = centroids.square().sum(1) / 2
+    return torch.cat([(block @ centroids.T - half_square).argmax(1) for block in vectors.split(16_384)])
+
+
+def _features(
+    codec: BundledCodec, files: Sequence[Path], max_hours: float, report: Callable[[float], None]
+) -> Iterator[Tensor]:
+    """Features `[n, F]` of the readable files, up to the given amount of sound."""
+    seconds = 0.0
+    for i, file in enumerate(files):
+        try:
+            waveform = audio.read(file).mono().resampled(codec.sample_rate)
+        except AudioError:
+            continue
+        for block in torch.from_numpy(waveform.samples).split(120 * codec.sample_rate, dim=1):
+            yield codec.features(block)[0]
+        seconds += waveform.seconds
+        report(max((i + 1) / len(files), seconds / (3600.0 * max_hours)))
+        if seconds >= 3600.0 * max_hours:
+            return
+
+
+def _round(codec: BundledCodec) -> None:
+    """Bring the tensors to what 16 bits on disk can hold."""
+    for buffer in codec.buffers():
+        buffer.copy_(buffer.half().float())
