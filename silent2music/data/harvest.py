@@ -161,7 +161,10 @@ def _block_levels(samples: FloatArray, block: int) -> NDArray[np.float64]:
     """RMS of consecutive blocks over all channels, in dBFS; a last part block is left out."""
     n_blocks = samples.shape[1] // block
     power = np.square(samples[:, : n_blocks * block], dtype=np.float64).mean(axis=0)
-    return 10.0 * np.log10(np.maximum(power.reshape(n_blocks, block).mean(axis=1), 1e-12))
+    levels: NDArray[np.float64] = 10.0 * np.log10(
+        np.maximum(power.reshape(n_blocks, block).mean(axis=1), 1e-12)
+    )
+    return levels
 
 
 def _near_silent(levels: NDArray[np.float64], loud: float, settings: HarvestConfig) -> NDArray[np.bool_]:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 META = "meta.json"
 FORMAT_VERSION = 1
 PAIRS_PER_SHARD = 256
+MAX_CODEBOOK_SIZE = 2**15
+"""Codes are stored as int16."""
+
 MAX_FRAME_DIFFERENCE = 2
 """Codec and features may round the last, partial frame of a recording differently by this much."""
 
@@ -70,6 +73,12 @@ class PrepareReport:
     n_waiting: int
     seconds: float
     faults: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.n_prepared} pairs prepared, {self.n_kept} kept: {self.seconds / 3600:.2f} hours in all"
+        if self.n_waiting:
+            text += f"; {self.n_waiting} not complete yet"
+        return "\n".join([text + ".", *(f"left out: {fault}" for fault in self.faults)])
 
 
 def prepare(
@@ -160,6 +169,10 @@ def _open_target(target: Path, codec: Codec, config: AmbientConfig) -> dict[str,
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
             f"{codec.frame_rate:g}; expected the same, set ambient.frame_rate."
+        )
+    if codec.codebook_size > MAX_CODEBOOK_SIZE:
+        raise DataError(
+            f"The codec has {codec.codebook_size} codes a book; shards hold {MAX_CODEBOOK_SIZE} at most."
         )
     meta: dict[str, Any] = {
         "format": FORMAT_VERSION,

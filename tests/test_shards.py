@@ -1,0 +1,342 @@
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from silent2music.acoustics import analyze
+from silent2music.ambient import ambient_features, n_features, n_scalars
+from silent2music.audio import Waveform, read, write
+from silent2music.codec import BundledCodec
+from silent2music.config import AmbientConfig, CodecConfig
+from silent2music.data.pairs import Pair, write_pairs
+from silent2music.data.shards import PairDataset, batches, collate, load_shards, prepare, read_meta
+from silent2music.errors import DataError
+from silent2music.training.codec import fit_codec
+
+RATE = 8000
+AMBIENT = AmbientConfig(sample_rate=RATE, n_mels=8, n_fft=256)
+N_PAIRS = 7
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> BundledCodec:
+    """The bundled codec, small, fitted on noise of changing level."""
+    file = tmp_path_factory.mktemp("codec") / "noise.wav"
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.uniform(0.01, 0.3, 60), RATE // 4)
+    write(file, Waveform((rng.standard_normal(level.size) * level)[None].astype(np.float32), RATE))
+    config = CodecConfig(
+        sample_rate=RATE, n_fft=320, hop=160, n_components=12, n_codebooks=3, codebook_size=32
+    )
+    return fit_codec([file], config, n_iterations=2)
+
+
+def side(number: int, gain: float, seconds: float, rate: int, n_channels: int = 1) -> Waveform:
+    rng = np.random.default_rng(number)
+    samples = rng.standard_normal((n_channels, round(seconds * rate))) * rng.uniform(0.3, 1)
+    return Waveform((gain * samples).astype(np.float32), rate)
+
+
+def pair_names(number: int) -> tuple[str, str]:
+    return f"{number}.silent.flac", f"{number}.music.flac"
+
+
+def put_audio(folder: Path, number: int) -> None:
+    seconds = 2.0 + 0.33 * number
+    silent, music = pair_names(number)
+    write(folder / silent, side(number, 1e-3, seconds + 0.02, RATE), force=True)
+    write(folder / music, side(number + 100, 0.1, seconds, 11_025, n_channels=2), force=True)
+
+
+def make_pairs(n_pairs: int = N_PAIRS) -> list[Pair]:
+    return [
+        Pair(*pair_names(i), split="validation" if i == 3 else "train", labels={"kind": "room", "beats": [i]})
+        for i in range(n_pairs)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair folder; tests that change something copy it."""
+    root = tmp_path_factory.mktemp("pairs")
+    for number in range(N_PAIRS):
+        put_audio(root, number)
+    write_pairs(root, make_pairs())
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path, codec: BundledCodec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("prepared")
+    report = prepare(folder, out, codec, AMBIENT, pairs_per_shard=4)
+    assert (report.n_prepared, report.n_kept, report.n_waiting, report.faults) == (N_PAIRS, 0, 0, ())
+    return out
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_a_row_is_what_codec_and_features_say(folder: Path, prepared: Path, codec: BundledCodec) -> None:
+    dataset = PairDataset(prepared, "train")
+    assert dataset.ids == [":".join(pair_names(i)) for i in (0, 1, 2, 4, 5, 6)]
+    for index, number in enumerate((0, 1, 2, 4, 5, 6)):
+        silent, music = (read(folder / name) for name in pair_names(number))
+        codes = codec.encode(torch.from_numpy(music.mono().resampled(RATE).samples)[None])[0].numpy()
+        n_frames = int(np.ceil(round(music.seconds, 6) * 25))
+        room = Waveform(silent.samples[:, : round(music.seconds * RATE)], RATE)
+        features = ambient_features(room, analyze(room), AMBIENT)
+
+        example = dataset[index]
+
+        assert example.codes.shape == (3, n_frames)
+        np.testing.assert_array_equal(example.codes, codes)
+        assert example.features.shape == (n_frames, n_features(AMBIENT))
+        np.testing.assert_allclose(example.features, features.frames[:n_frames], rtol=1e-3, atol=1e-4)
+        assert example.scalars.shape == (n_scalars(AMBIENT),)
+        np.testing.assert_allclose(example.scalars, features.scalars, rtol=1e-3, atol=1e-4)
+        assert dataset.profile(index) == json.loads(json.dumps(analyze(room).to_dict()))
+        assert dataset.labels(index) == {"kind": "room", "beats": [number]}
+        assert (example.kind, example.start) == ("room", 0)
+        assert dataset.seconds[index] == pytest.approx(music.seconds)
+
+
+def test_meta_states_codec_features_and_counts(prepared: Path, codec: BundledCodec) -> None:
+    meta = read_meta(prepared)
+    assert meta["codec_checksum"] == codec.checksum
+    assert meta["frame_rate"] == 25.0
+    assert (meta["n_codebooks"], meta["codebook_size"]) == (3, 32)
+    assert meta["n_features"] == n_features(AMBIENT)
+    assert meta["counts"]["train"] == {
+        "pairs": 6,
+        "shards": 2,
+        "seconds": pytest.approx(sum(PairDataset(prepared, "train").seconds)),
+    }
+    assert meta["counts"]["validation"]["pairs"] == 1
+
+
+def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) -> None:
+    event = 1.52
+    for name, gain, floor in (("a.wav", 0.01, 1e-4), ("b.wav", 0.5, 1e-3)):
+        noise = np.random.default_rng(0).standard_normal(3 * RATE)
+        samples = floor * noise
+        burst = slice(round(event * RATE), round((event + 0.04) * RATE))
+        samples[burst] = 0.3 * gain * noise[burst]
+        write(tmp_path / name, Waveform(samples[None].astype(np.float32), RATE))
+    write_pairs(tmp_path, [Pair("a.wav", "b.wav"), Pair("a.wav", "b.wav", 0.6, 3.0)])
+    prepare(tmp_path, tmp_path / "out", codec, AMBIENT)
+    whole, cut = PairDataset(tmp_path / "out")
+    for example, second in ((whole, event), (cut, event - 0.6)):
+        frame = round(second * 25)
+        assert example.features[:, : 2 * AMBIENT.n_mels].mean(axis=1).argmax() == frame
+        power = codec.magnitudes(torch.from_numpy(example.codes)[None])[0].square().sum(-1)
+        assert int(power.argmax()) // codec.config.frames_per_code == frame
+
+
+def test_crops_are_a_function_of_seed_epoch_and_index(prepared: Path) -> None:
+    dataset, whole = PairDataset(prepared, "train", 1.0, seed=5), PairDataset(prepared, "train")
+    starts = []
+    for epoch in range(20):
+        dataset.set_epoch(epoch)
+        for index in range(len(dataset)):
+            crop, full = dataset[index], whole[index]
+            assert crop.codes.shape[1] == 25
+            stop = crop.start + 25
+            np.testing.assert_array_equal(crop.codes, full.codes[:, crop.start : stop])
+            np.testing.assert_array_equal(crop.features, full.features[crop.start : stop])
+            np.testing.assert_array_equal(crop.scalars, full.scalars)
+            starts.append(crop.start)
+    again = PairDataset(prepared, "train", 1.0, seed=5)
+    assert starts == [again.crop(i, e).start for e in range(20) for i in range(len(again))]
+    other = PairDataset(prepared, "train", 1.0, seed=6)
+    assert starts != [other.crop(i, e).start for e in range(20) for i in range(len(other))]
+    first = [start for start in starts[::6]]
+    assert set(first) <= set(range(26)) and len(set(first)) > 8, "crops of a 2 s pair cover its 26 places"
+
+
+def test_the_layout_of_the_shards_changes_nothing(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=1)
+    assert len(shard_bytes(tmp_path / "out")) == N_PAIRS
+    sets = [
+        PairDataset(prepared, "train", 1.0),
+        PairDataset(tmp_path / "out", "train", 1.0),
+        PairDataset(prepared, "train", 1.0, in_memory=False, cache_dir=tmp_path / "cache"),
+    ]
+    reference, *others = [list(batches(dataset, 3, epoch=2)) for dataset in sets]
+    assert len(reference) == 2
+    for found in others:
+        for expected, batch in zip(reference, found, strict=True):
+            assert batch.ids == expected.ids
+            assert torch.equal(batch.codes, expected.codes)
+            assert torch.equal(batch.features, expected.features)
+
+
+def test_workers_change_no_byte(folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path) -> None:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    report = prepare(folder, tmp_path / "out", codec, AMBIENT, workers=2, pairs_per_shard=4)
+    assert report.n_prepared == N_PAIRS
+    assert shard_bytes(tmp_path / "out") == shard_bytes(prepared)
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+class DyingCodec:
+    """The codec it is given, until it is asked for one pair too many."""
+
+    def __init__(self, codec: BundledCodec, n_calls: int) -> None:
+        self.codec, self.n_calls = codec, n_calls
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.codec, name)
+
+    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+        self.n_calls -= 1
+        if self.n_calls < 0:
+            raise KeyboardInterrupt
+        return self.codec.encode(audio)
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder, out, DyingCodec(codec, 5), AMBIENT, pairs_per_shard=4)  # type: ignore[arg-type]
+    assert list(shard_bytes(out)) == ["train-00000.parquet"], "four of five encoded pairs were a full shard"
+    (out / ".s2m-left.parquet").write_bytes(b"half")
+    report = prepare(folder, out, codec, AMBIENT, pairs_per_shard=4)
+    assert (report.n_prepared, report.n_kept) == (N_PAIRS - 4, 4)
+    assert shard_bytes(out) == shard_bytes(prepared)
+    assert not (out / ".s2m-left.parquet").exists()
+    report = prepare(folder, out, DyingCodec(codec, 0), AMBIENT)  # type: ignore[arg-type]
+    assert (report.n_prepared, report.n_kept) == (0, N_PAIRS)
+
+
+def test_a_damaged_shard_is_rebuilt(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    out = shutil.copytree(prepared, tmp_path / "out")
+    shard = out / "train-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    report = prepare(folder, out, codec, AMBIENT, pairs_per_shard=4)
+    assert (report.n_prepared, report.n_kept) == (4, 3)
+    assert PairDataset(out).ids == PairDataset(prepared).ids
+
+
+def test_a_set_can_be_prepared_while_it_grows_and_changes(
+    folder: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    root, out = shutil.copytree(folder, tmp_path / "pairs"), tmp_path / "out"
+
+    def run() -> tuple[int, int, int]:
+        report = prepare(root, out, codec, AMBIENT, pairs_per_shard=2)
+        return report.n_prepared, report.n_kept, report.n_waiting
+
+    (root / pair_names(5)[1]).unlink()
+    write_pairs(root, make_pairs(6))
+    assert run() == (5, 0, 1)
+    put_audio(root, 5)
+    write_pairs(root, make_pairs(7))
+    assert run() == (2, 5, 0)
+    assert len(set(PairDataset(out).ids)) == 6
+
+    pairs = make_pairs(7)
+    pairs[0] = replace(pairs[0], labels={"kind": "hall"})
+    write_pairs(root, pairs)
+    assert run() == (2, 5, 0), "the shard of the changed pair held two"
+    assert PairDataset(out).kinds.count("hall") == 1
+
+    write_pairs(root, pairs[:4])
+    run()
+    assert len(PairDataset(out, "train")) == 3
+    assert read_meta(out)["counts"]["train"]["pairs"] == 3
+
+
+def test_a_bad_pair_is_named_and_the_others_are_prepared(
+    folder: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    root = shutil.copytree(folder, tmp_path / "pairs")
+    (root / pair_names(1)[0]).write_text("no audio")
+    steps: list[tuple[int, int]] = []
+    report = prepare(root, tmp_path / "out", codec, AMBIENT, progress=lambda *step: steps.append(step))
+    assert report.n_prepared == N_PAIRS - 1
+    assert len(report.faults) == 1 and report.faults[0].startswith("1.silent.flac:1.music.flac: ")
+    assert "6 pairs prepared, 0 kept" in str(report) and "left out: 1.silent.flac" in str(report)
+    assert steps == [(i, N_PAIRS) for i in range(1, N_PAIRS + 1)]
+    write_pairs(root, make_pairs()[1:2])
+    with pytest.raises(DataError, match=r"None of the 1 pairs .* cannot be read as audio"):
+        prepare(root, tmp_path / "other", codec, AMBIENT)
+
+
+def test_what_does_not_fit_is_refused(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    other = BundledCodec(codec.config)
+    refusals: list[tuple[Callable[[], object], str]] = [
+        (lambda: prepare(folder, prepared, other, AMBIENT), "was prepared with codec_checksum"),
+        (lambda: prepare(folder, prepared, codec, replace(AMBIENT, n_mels=9)), "feature_settings"),
+        (
+            lambda: prepare(folder, tmp_path, codec, replace(AMBIENT, frame_rate=50.0)),
+            "set ambient.frame_rate",
+        ),
+        (lambda: PairDataset(tmp_path), "s2m data prepare"),
+        (lambda: PairDataset(prepared, "test"), "no shard of the split 'test'"),
+        (lambda: load_shards(tmp_path), "s2m data prepare"),
+    ]
+    for call, message in refusals:
+        with pytest.raises(DataError, match=message):
+            call()
+    (tmp_path / "meta.json").write_text('{"format": 0}')
+    with pytest.raises(DataError, match="does not state format"):
+        read_meta(tmp_path)
+
+
+def test_collate_pads_at_the_end_and_says_where(prepared: Path) -> None:
+    dataset = PairDataset(prepared, "train", 2.5)
+    examples = [dataset[i] for i in range(len(dataset))]
+    batch = collate(examples)
+    assert batch.codes.shape == (6, 3, 63 if examples[-1].codes.shape[1] > 62 else 62)
+    assert batch.codes.dtype == torch.int64
+    assert (batch.features.dtype, batch.scalars.dtype, batch.mask.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.bool,
+    )
+    assert batch.mask.sum(dim=1).tolist() == [example.codes.shape[1] for example in examples]
+    assert not batch.mask[0].all() and batch.mask[-1].all()
+    assert (batch.features[~batch.mask] == 0).all()
+    for row, example in enumerate(examples):
+        length = example.codes.shape[1]
+        np.testing.assert_array_equal(batch.codes[row, :, :length], example.codes)
+        np.testing.assert_array_equal(batch.features[row, :length], example.features)
+    assert batch.kinds == ("room",) * 6
+    assert batch.to("cpu").ids == batch.ids
+
+
+def test_batches_share_out_an_epoch_and_resume_it(prepared: Path) -> None:
+    dataset = PairDataset(prepared, "train", 1.0, seed=3)
+    ranks = [[b.ids for b in batches(dataset, 1, epoch=4, rank=r, world_size=2)] for r in range(2)]
+    assert [len(ids) for ids in ranks] == [3, 3]
+    assert sorted(i for rank in ranks for (i,) in rank) == dataset.ids
+    whole = [b.ids for b in batches(dataset, 2, epoch=4)]
+    assert [b.ids for b in batches(dataset, 2, epoch=4, start=1)] == whole[1:]
+    assert whole != [b.ids for b in batches(dataset, 2, epoch=5)]
+    assert list(batches(dataset, 7, epoch=0)) == []
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ranks_share_out_the_rows(prepared: Path, tmp_path: Path, streaming: bool) -> None:
+    ids: list[str] = []
+    for rank in range(2):
+        rows = list(load_shards(prepared, "train", streaming, rank, 2, cache_dir=tmp_path / "cache"))
+        assert rows
+        assert all(len(row["codes"]) == 3 * row["n_frames"] for row in rows)
+        ids += [row["id"] for row in rows]
+    assert sorted(ids) == PairDataset(prepared, "train").ids
