@@ -208,7 +208,7 @@ class AmbientEncoder(nn.Module):
             mask: `[B, S]` bool, false for padding.
 
         Returns:
-            Conditioning with `frames [B, S, D]` and `tokens [B, G, D]`.
+            Conditioning with `frames [B, S, D]`, the last valid step held where padded, and `tokens [B, G, D]`.
         """
         keep = mask[..., None].to(frames.dtype)
         # Within eight deviations: a recording unlike all training data must not drive the network out of range.
@@ -216,7 +216,11 @@ class AmbientEncoder(nn.Module):
         x = self.embed(x)
         for block in self.blocks:
             x = block(x, keep)
-        x = self.project(self.norm(x)) * keep
+        x = self.project(self.norm(x))
+        # A shorter row holds its last step, as the decoder does for the columns that end the delay pattern.
+        last = (mask.sum(dim=1) - 1).clamp_min(0)
+        step = torch.minimum(torch.arange(x.shape[1], device=x.device)[None], last[:, None])
+        x = x.gather(1, step[..., None].expand_as(x))
         s = ((scalars - self.scalar_mean) / self.scalar_std).clamp(-8.0, 8.0)
         tokens = self.tokens(s).unflatten(1, (self.config.n_global_tokens, -1))
         tokens_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

@@ -155,7 +155,7 @@ class Silent2Music(
             conditioning: of T steps.
         """
         pattern = self.decoder.pattern
-        grid = pattern.apply(codes)
+        grid = pattern.apply(codes.masked_fill(~mask[:, None], pattern.filler))
         logits = self.decoder(grid, conditioning)
         n_codebooks = codes.shape[1]
         # What is beyond a cell's own frame is masked by undoing the delay of the loss, not of the logits.

@@ -59,10 +59,12 @@ def generate_columns(
     tables = (decoder.embedding_tables(), decoder.output_tables())
     cache = decoder.start(both.tokens)
     pattern = decoder.pattern
-    valid = pattern.valid(n_frames).to(device)
+    # A row that ends before the others is followed by filler, as it would be alone.
+    mask = conditioning.frames_mask[:, None].expand(-1, pattern.n_codebooks, -1)
+    valid = pattern.apply(mask.to(torch.int64)) == 1
     size = decoder.config.codebook_size
     column = torch.full((b, pattern.n_codebooks), pattern.filler, dtype=torch.int64, device=device)
-    for t in range(valid.shape[1]):
+    for t in range(valid.shape[2]):
         frame = both.frames[:, min(t, n_frames - 1)]
         logits = decoder.step(column.repeat(2, 1) if guided else column, frame, cache, tables)
         if guided:
@@ -70,7 +72,7 @@ def generate_columns(
             logits = without + sampling.guidance * (with_room - without)
         noise = torch.stack([torch.rand(pattern.n_codebooks, size, generator=g) for g in generators])
         tokens = draw(logits, sampling, noise.to(device))
-        column = torch.where(valid[:, t], tokens, pattern.filler)
+        column = torch.where(valid[:, :, t], tokens, pattern.filler)
         yield column
 
 

@@ -1,0 +1,168 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, steps_room
+
+from silent2music.audio import Waveform
+from silent2music.config import SamplingConfig
+from silent2music.errors import CheckpointError
+from silent2music.model import Silent2Music, repeated
+
+SAMPLING = SamplingConfig(seed=3, guidance=1.5)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return Silent2Music.from_pretrained(model_folder)
+
+
+def room(seconds=2.0, interval=0.5):
+    return Waveform(steps_room(seconds, interval=interval), RATE)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 1.23457, 3.1])
+def test_the_length_is_exact_to_the_sample(model, seconds):
+    music = model.generate(room(), SAMPLING, seconds=seconds)
+    assert music.samples.shape == (1, round(seconds * RATE))
+    assert music.sample_rate == RATE
+
+
+def test_default_length_is_the_rooms(model):
+    take = Waveform(np.tile(steps_room(1.3, 44_100), (8, 1)), 44_100)
+    assert model.generate(take, SAMPLING).n_samples == round(take.seconds * RATE)
+
+
+def test_same_seed_same_music_other_seed_or_room_other_music(model):
+    first = model.generate(room(), SAMPLING).samples
+    assert np.array_equal(first, model.generate(room(), SAMPLING).samples)
+    assert not np.array_equal(first, model.generate(room(), SamplingConfig(seed=4, guidance=1.5)).samples)
+    assert not np.array_equal(first, model.generate(room(interval=0.3), SAMPLING).samples)
+
+
+def test_without_the_room_all_rooms_are_alike(model):
+    a = model.generate(room(), SAMPLING, drop_room=True).samples
+    b = model.generate(room(interval=0.3), SAMPLING, drop_room=True).samples
+    assert np.array_equal(a, b)
+
+
+def test_a_batch_of_unequal_rooms_equals_single_ones(model):
+    rooms = [room(1.0), room(2.0, 0.3)]
+    both = model.generate_batch(rooms, SAMPLING, [5, 6])
+    for one, seed, music in zip(rooms, (5, 6), both, strict=True):
+        alone = model.generate_batch([one], SAMPLING, [seed])[0]
+        np.testing.assert_allclose(music.samples, alone.samples, atol=1e-5)
+
+
+def pairs(model, n=4, frames=20):
+    g = torch.Generator().manual_seed(0)
+    config = model.config
+    codes = torch.randint(
+        0, config.decoder.codebook_size, (n, config.decoder.n_codebooks, frames), generator=g
+    )
+    features = torch.randn(n, frames, model.ambient.feature_mean.numel(), generator=g)
+    scalars = torch.randn(n, model.ambient.scalar_mean.numel(), generator=g)
+    return codes, features, scalars, torch.ones(n, frames, dtype=torch.bool)
+
+
+def test_loss_is_the_logits_cross_entropy_in_the_right_cells(model):
+    codes, features, scalars, mask = pairs(model, n=1, frames=7)
+    conditioning = model.condition(features, scalars, mask)
+    with torch.inference_mode():
+        nll = model.token_nll(codes, mask, conditioning)
+        logits = model.decoder(model.decoder.pattern.apply(codes), conditioning).log_softmax(dim=-1)
+    for k in range(codes.shape[1]):
+        expected = -sum(logits[0, k, t + k, codes[0, k, t]] for t in range(7)) / 7
+        torch.testing.assert_close(nll[0, k], expected)
+
+
+def test_padding_does_not_count(model):
+    codes, features, scalars, mask = pairs(model, n=2)
+    short = mask.clone()
+    short[1, 12:] = False
+    with torch.inference_mode():
+        padded = model.token_nll(codes, short, model.condition(features, scalars, short))
+        cut = (codes[1:, :, :12], mask[1:, :12])
+        single = model.token_nll(*cut, model.condition(features[1:, :12], scalars[1:], cut[1]))
+    torch.testing.assert_close(padded[1:], single, atol=1e-5, rtol=1e-4)
+
+
+def test_contrast_names_three_rooms(model):
+    with torch.inference_mode():
+        contrast = model.room_contrast(*pairs(model))
+    assert set(contrast) == {"true", "shuffled", "dropped"}
+    assert not torch.allclose(contrast["true"], contrast["shuffled"])
+    assert not torch.allclose(contrast["true"], contrast["dropped"])
+
+
+def test_saved_and_loaded_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path / "copy")
+    copy = Silent2Music.from_pretrained(tmp_path / "copy")
+    assert copy.config == model.config
+    assert np.array_equal(copy.generate(room(), SAMPLING).samples, model.generate(room(), SAMPLING).samples)
+
+
+@pytest.fixture
+def damaged(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "codec"])
+def test_a_missing_file_is_named(damaged, name):
+    path = damaged / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(CheckpointError, match=f"has no {name}"):
+        Silent2Music.from_pretrained(damaged)
+
+
+def test_truncated_weights_are_named(damaged):
+    file = damaged / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        Silent2Music.from_pretrained(damaged)
+
+
+def edit_config(folder, change):
+    file = folder / "config.json"
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def test_config_and_weights_that_differ_are_named(damaged):
+    edit_config(damaged, lambda v: v["decoder"].update(n_layers=2))
+    with pytest.raises(CheckpointError, match=r"'decoder\.blocks\.1\..*' is missing from"):
+        Silent2Music.from_pretrained(damaged)
+
+
+def test_shapes_that_differ_are_named(damaged):
+    edit_config(damaged, lambda v: v["ambient"].update(n_global_tokens=3))
+    with pytest.raises(CheckpointError, match="has shape"):
+        Silent2Music.from_pretrained(damaged)
+
+
+def test_unknown_setting_is_named(damaged):
+    edit_config(damaged, lambda v: v.update(size=3))
+    with pytest.raises(CheckpointError, match="Unknown setting 'size'"):
+        Silent2Music.from_pretrained(damaged)
+
+
+def test_another_codec_is_refused(damaged):
+    edit_config(damaged, lambda v: v.update(codec_checksum="0123"))
+    with pytest.raises(CheckpointError, match="trained on codec tokens 0123"):
+        Silent2Music.from_pretrained(damaged)
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.4, 7.77])
+def test_a_short_room_is_repeated_without_a_gap(seconds):
+    one = room(1.4, interval=0.2)
+    longer = repeated(one, seconds)
+    assert longer.n_samples == max(one.n_samples, int(np.ceil(seconds * RATE)))
+
+    def quietest_db(take):
+        frames = take.samples[0, : take.n_samples // 2400 * 2400].reshape(-1, 2400)
+        return 10 * np.log10((frames**2).mean(axis=1)).min()
+
+    assert quietest_db(longer) > quietest_db(one) - 3.0

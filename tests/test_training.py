@@ -1,0 +1,152 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, steps_room
+from safetensors.torch import load_file
+
+from silent2music.audio import Waveform, write
+from silent2music.codec import load_codec
+from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, TrainingConfig
+from silent2music.data.pairs import Pair, write_pairs
+from silent2music.data.shards import prepare
+from silent2music.errors import CheckpointError, ConfigError
+from silent2music.model import Silent2Music
+from silent2music.training.loop import learning_rate, train
+
+AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.1)
+RECIPE = RecipeConfig(
+    ambient=AMBIENT,
+    decoder=DecoderConfig(dim=32, n_layers=2, n_heads=2, attention_window=30, dropout=0.1),
+    training=TrainingConfig(
+        batch_size=2,
+        crop_seconds=1.0,
+        learning_rate=3e-3,
+        warmup_steps=2,
+        max_steps=6,
+        validate_every=3,
+        n_validation_pairs=2,
+        mixed_precision="no",
+    ),
+)
+
+
+def with_training(**settings) -> RecipeConfig:
+    return dataclasses.replace(RECIPE, training=dataclasses.replace(RECIPE.training, **settings))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, codec_folder):
+    """Six pairs whose music sounds exactly at the room's steps."""
+    folder = tmp_path_factory.mktemp("pairs")
+    pairs = []
+    for i in range(6):
+        interval = 0.25 + 0.05 * i
+        room = steps_room(2.0, interval=interval)
+        t = np.arange(2 * RATE) / RATE
+        music = 0.3 * np.sin(2 * np.pi * 220 * 2 ** (i / 4) * t) * np.exp(-((t - 0.1) % interval) / 0.1)
+        write(folder / f"{i}.silent.wav", Waveform(room, RATE))
+        write(folder / f"{i}.music.wav", Waveform(music[None].astype(np.float32), RATE))
+        pairs.append(Pair(f"{i}.silent.wav", f"{i}.music.wav", split="validation" if i > 3 else "train"))
+    write_pairs(folder, pairs)
+    prepare(folder, folder / "shards", load_codec(codec_folder), AMBIENT)
+    return folder / "shards"
+
+
+def weights(out):
+    return load_file(out / "state.safetensors")
+
+
+def log(out, key):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_path, monkeypatch):
+    settings = {"gradient_accumulation": 3}  # steps that straddle the end of an epoch of two batches
+    train(with_training(**settings), shards, codec_folder, tmp_path / "whole")
+    from silent2music.training import loop
+
+    class Killed(Exception):
+        pass
+
+    update = loop._Run._update
+
+    def die_after_four(run, parts):
+        if run.step == 4:
+            run._save()
+            raise Killed
+        return update(run, parts)
+
+    monkeypatch.setattr(loop._Run, "_update", die_after_four)
+    with pytest.raises(Killed):
+        train(with_training(**settings), shards, codec_folder, tmp_path / "parts")
+    monkeypatch.undo()
+    train(with_training(**settings), shards, codec_folder, tmp_path / "parts", resume=True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+
+def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path):
+    recipe = with_training(
+        max_steps=150,
+        batch_size=4,
+        validate_every=150,
+        ema_decay=0.9,
+        conditioning_dropout=0.25,
+        warmup_steps=10,
+    )
+    folder = train(recipe, shards, codec_folder, tmp_path / "run")
+    model = Silent2Music.from_pretrained(folder)
+    from silent2music.data.shards import PairDataset, batches
+
+    batch = next(batches(PairDataset(shards, "train", 1.0), 4, epoch=0))
+    with torch.inference_mode():
+        contrast = model.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+    uniform = np.log(32)
+    assert float(contrast["true"].mean()) < 0.6 * uniform
+    assert float(contrast["true"].mean()) < float(contrast["shuffled"].mean()) - 0.05
+    assert float(contrast["true"].mean()) < float(contrast["dropped"].mean()) - 0.05
+
+
+def test_validation_reports_three_rooms(shards, codec_folder, tmp_path):
+    train(RECIPE, shards, codec_folder, tmp_path / "run")
+    for name in ("true", "shuffled", "dropped"):
+        values = log(tmp_path / "run", f"validation_{name}")
+        assert len(values) == 2 and all(np.isfinite(values))
+
+
+def test_a_run_is_not_overwritten_by_accident(shards, codec_folder, tmp_path):
+    train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(RECIPE, shards, codec_folder, tmp_path / "run")
+
+
+def test_resume_without_a_state_is_named(shards, codec_folder, tmp_path):
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        train(RECIPE, shards, codec_folder, tmp_path / "run", resume=True)
+
+
+def test_resume_with_other_sizes_is_named(shards, codec_folder, tmp_path):
+    train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+    other = dataclasses.replace(RECIPE, decoder=dataclasses.replace(RECIPE.decoder, dim=48))
+    with pytest.raises(CheckpointError, match="does not fit the recipe"):
+        train(other, shards, codec_folder, tmp_path / "run", resume=True)
+
+
+def test_too_few_pairs_for_a_batch_are_named(shards, codec_folder, tmp_path):
+    with pytest.raises(ConfigError, match="has 4 training pairs"):
+        train(with_training(batch_size=5), shards, codec_folder, tmp_path / "run")
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainingConfig(learning_rate=1.0, warmup_steps=10, max_steps=110)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(10, config) == pytest.approx(1.0)
+    assert learning_rate(60, config) == pytest.approx(0.51)
+    assert learning_rate(110, config) == pytest.approx(0.02)
+    assert learning_rate(500, config) == pytest.approx(0.02)
