@@ -227,7 +227,7 @@ class Decoder(nn.Module):
 
     def _logits(self, x: Tensor, tables: Tensor) -> Tensor:
         """Hidden `[B, T, D]` to `[B, K, T, V]`."""
-        logits = self.norm(x) @ tables.flatten(0, 1).T
+        logits: Tensor = self.norm(x) @ tables.flatten(0, 1).T
         k, v, _ = tables.shape
         return logits.unflatten(-1, (k, v)).transpose(1, 2) + self.bias[:, None]
 

@@ -228,7 +228,7 @@ class Silent2Music(
             )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Silent2Music:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Silent2Music:
         """Load a folder written by `save_pretrained`, or a hub repository if there is no such folder.
 
         Raises:
