@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from silent2music import __version__
 from silent2music.errors import S2MError
+
+if TYPE_CHECKING:
+    from silent2music.config import RecipeConfig
 
 app = typer.Typer(
     name="s2m",
@@ -108,6 +111,20 @@ def _progress() -> Iterator[Steps | None]:
 def _named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
     """Progress of one named thing, as most functions report it."""
     return None if steps is None else lambda done, total: steps(name, done, total)
+
+
+def _fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
+    """Progress of what reports the fraction of a stage."""
+    return None if steps is None else lambda stage, fraction: steps(stage, round(100 * fraction), 100)
+
+
+def _recipe(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
+    """The settings of a recipe, or the defaults, with overrides."""
+    from silent2music.config import RecipeConfig, apply_overrides, from_dict, load_recipe
+
+    if path is not None:
+        return load_recipe(path, overrides or ())
+    return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
 
 
 def _complain(sentence: str) -> None:
@@ -266,10 +283,52 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
-    from silent2music.config import load_recipe
     from silent2music.training.loop import train as run
 
-    print(run(load_recipe(recipe, overrides or ()), shards, codec, out, resume))
+    print(run(_recipe(recipe, overrides), shards, codec, out, resume))
+
+
+# ---- codec ----
+
+
+@codec_app.command("fit")
+def codec_fit(
+    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="Music files, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Codec folder to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
+    seed: Seed = 0,
+    overrides: Set = None,
+) -> None:
+    """Fit a codec to music in closed form; it takes minutes."""
+    from silent2music.audio import find_audio
+    from silent2music.codec import save_codec
+    from silent2music.training.codec import fit_codec
+
+    files = [file for path in music for file in (find_audio(path) if path.is_dir() else [path])]
+    with _progress() as steps:
+        codec = fit_codec(files, _recipe(recipe, overrides).codec, seed, hours, _fractions(steps))
+    save_codec(codec, out)
+    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
+
+
+@codec_app.command("roundtrip")
+def codec_roundtrip(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Any audio file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.wav, .flac or .ogg).")],
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Codec folder; the shipped one by default.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Hear what the codec does to a sound."""
+    from silent2music.export.infer import default_model
+    from silent2music.export.roundtrip import roundtrip
+
+    rate = roundtrip(source, target, codec or default_model() / "codec", force)
+    print(f"{target}: through {rate:.2f} kbit/s")
 
 
 # ---- data ----
@@ -285,11 +344,10 @@ def data_build(
     overrides: Set = None,
 ) -> None:
     """Build pairs; run again after a kill, it goes on where it was."""
-    from silent2music.config import load_recipe
     from silent2music.data.factory import build
 
     with _progress() as steps:
-        build(load_recipe(recipe, overrides or ()).data, out, hours, seed, workers, _named(steps, "pairs"))
+        build(_recipe(recipe, overrides).data, out, hours, seed, workers, _named(steps, "pairs"))
 
 
 @data_app.command("check")
@@ -302,6 +360,64 @@ def data_check(folder: Annotated[Path, typer.Argument(help="Pair folder.")]) -> 
         print(fault)
     if faults:
         raise S2MError(f"{folder} has {len(faults)} faults.")
+
+
+@data_app.command("harvest")
+def data_harvest(
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="RECORDING...", help="Recordings of performances.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Pair folder to make.")],
+    licence: Annotated[
+        str, typer.Option("--licence", help="Of the recordings, for the attribution.")
+    ] = "not stated",
+    author: Annotated[
+        str, typer.Option("--author", help="Of the recordings, for the attribution.")
+    ] = "not stated",
+) -> None:
+    """Pair the near-silent stretches of recordings with the music that follows them."""
+    from silent2music.data.harvest import harvest
+
+    with _progress() as steps:
+        report = harvest(
+            recordings, out, licence=licence, author=author, progress=_named(steps, "recordings")
+        )
+    for sentence in report.refused:
+        _complain(sentence)
+    print(f"{len(report.pairs)} pairs harvested into {out}")
+
+
+@data_app.command("stats")
+def data_stats(
+    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
+    pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
+) -> None:
+    """Count pairs, and measure how far their music follows their rooms."""
+    from silent2music.evaluation import pair_stats
+
+    with _progress() as steps:
+        found = pair_stats.stats(folder, n_max, seed, workers, _named(steps, "pairs"))
+    if json_file is not None:
+        pair_stats.write_json(found, json_file)
+    if plot is not None:
+        _plot_pair(folder, pair, plot)
+    print(found.summary())
+
+
+def _plot_pair(folder: Path, number: int, path: Path) -> None:
+    """Draw the pair on a line of the manifest."""
+    from silent2music.data.pairs import load_pair, read_pairs
+    from silent2music.evaluation.pair_stats import plot_pair
+
+    pairs = read_pairs(folder)
+    if number > len(pairs):
+        raise S2MError(f"--pair is {number} and {folder} holds {len(pairs)} pairs; give a number up to that.")
+    plot_pair(*load_pair(folder, pairs[number - 1]), dict(pairs[number - 1].labels), path)
 
 
 @data_app.command("prepare")

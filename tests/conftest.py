@@ -19,7 +19,9 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def steps_room(seconds: float = 2.0, rate: int = RATE, interval: float = 0.5, level_dbfs: float = -60.0) -> np.ndarray:
+def steps_room(
+    seconds: float = 2.0, rate: int = RATE, interval: float = 0.5, level_dbfs: float = -60.0
+) -> np.ndarray:
     """A near-silent room with a step every `interval` seconds, `[1, N]` at a level in dBFS RMS."""
     rng = np.random.default_rng(round(interval * 1000))
     n_samples = round(seconds * rate)
@@ -79,7 +81,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
         name="tiny",
         ambient=AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2),
         decoder=DecoderConfig(
-            dim=32, n_layers=1, n_heads=2, n_codebooks=4, codebook_size=32, codebook_dim=16, attention_window=50
+            dim=32,
+            n_layers=1,
+            n_heads=2,
+            n_codebooks=4,
+            codebook_size=32,
+            codebook_dim=16,
+            attention_window=50,
         ),
         codec_checksum=codec.checksum,
         guidance=1.5,

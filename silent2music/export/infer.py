@@ -32,6 +32,10 @@ NEARLY_NOTHING_LUFS = -50.0
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
 
+N_THREADS = 1
+"""On the CPU. The matrices of a step are too small to be worth sharing, waiting threads starve busy machines,
+and the music must not depend on how many cores there are."""
+
 DEVICES = ("cpu", "cuda", "mps")
 OUTPUT_SUFFIX = ".music.wav"
 """`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
@@ -172,6 +176,7 @@ def load_model(folder: Path | None = None, device: str | None = None) -> LoadedM
     _check_device(name)
     from silent2music.model import WEIGHTS_FILE, Silent2Music
 
+    torch.set_num_threads(N_THREADS)
     model = Silent2Music.from_pretrained(folder).to(name)
     return LoadedModel(model, model.config.name, provenance.sha256(folder / WEIGHTS_FILE), name)
 
