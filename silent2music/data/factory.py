@@ -113,7 +113,9 @@ def build(
     if not hours > 0 or not math.isfinite(hours):
         raise ConfigError(f"hours is {hours}; expected more than 0.")
     if seed < 0 or workers < 1:
-        raise ConfigError(f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker.")
+        raise ConfigError(
+            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
+        )
     n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
     _claim(config, out, seed)
     factory = open_factory(config, out, seed)
@@ -149,7 +151,9 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
         if chosen and kinds:
             stocks[split] = Stock(part, chosen, tuple(kinds), tuple(kinds.values()))
     if "train" not in stocks:
-        raise DataError(f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds.")
+        raise DataError(
+            f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
+        )
     return Factory(config, out, seed, stocks, (*library.refused, *refused))
 
 
@@ -275,7 +279,9 @@ def _save(factory: Factory, index: int) -> None:
 
 def _in_16_bits(samples: FloatArray) -> FloatArray:
     """Samples on the steps of 16 bits: FLAC stores the empty low bits of a 24-bit file for nothing."""
-    return np.clip(np.round(samples * np.float32(32768)), -32768, 32767).astype(np.float32) / np.float32(32768)
+    return np.clip(np.round(samples * np.float32(32768)), -32768, 32767).astype(np.float32) / np.float32(
+        32768
+    )
 
 
 # --- many pairs ----------------------------------------------------------------------------------------------
@@ -357,7 +363,9 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
                 {key for key in wanted["data"] if found.get("data", {}).get(key) != wanted["data"][key]}
                 | ({"seed"} if found.get("seed") != seed else set())
             )
-            raise DataError(f"{out} was built with another {', '.join(names)}; choose another folder or the same values.")
+            raise DataError(
+                f"{out} was built with another {', '.join(names)}; choose another folder or the same values."
+            )
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
     try:
@@ -397,19 +405,31 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
     ]
     for licence in sorted(used):
         text += ["", f"## {licence}", ""]
-        text += [f"- {path} ({role}){': ' + author if author else ''}" for role, path, author in sorted(used[licence])]
+        text += [
+            f"- {path} ({role}){': ' + author if author else ''}"
+            for role, path, author in sorted(used[licence])
+        ]
     if refused:
-        text += ["", "## Not used, because no licence is stated", "", *(f"- {name}" for name in sorted(refused))]
+        text += [
+            "",
+            "## Not used, because no licence is stated",
+            "",
+            *(f"- {name}" for name in sorted(refused)),
+        ]
     return "\n".join(text) + "\n"
 
 
 def _scores(folder: Path) -> tuple[list[Credit], list[str]]:
     """MIDI files of a folder that have a licence entry, and the names of those that have none."""
     licences = read_licences(folder)
-    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
+    found = sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi")
+    )
     credits = [licences[name] for name in found if name in licences]
     if not credits:
-        raise DataError(f"{folder} holds no MIDI file with a licence entry in its index.tsv; add one or set data.scores.")
+        raise DataError(
+            f"{folder} holds no MIDI file with a licence entry in its index.tsv; add one or set data.scores."
+        )
     return credits, [name for name in found if name not in licences]
 
 
@@ -417,7 +437,9 @@ def _folder(value: str, name: str) -> Path:
     if not value:
         raise DataError(f"No {name} folder is set; give one in the recipe or with --set data.{name}=FOLDER.")
     if not Path(value).is_dir():
-        raise DataError(f"The {name} folder {value} does not exist; set another with --set data.{name}=FOLDER.")
+        raise DataError(
+            f"The {name} folder {value} does not exist; set another with --set data.{name}=FOLDER."
+        )
     return Path(value)
 
 

@@ -118,7 +118,9 @@ def mechanical_noise(
                 _add(out, noise, float(start), gain * db_to_gain(touch.sustain_db))
             if touch.release_db is not None and length > 0.08:
                 release = _click(touch, int(pitch) - 5, rng)
-                _add(out, release, float(end), gain * db_to_gain(touch.release_db) * float(rng.uniform(0.5, 1)))
+                _add(
+                    out, release, float(end), gain * db_to_gain(touch.release_db) * float(rng.uniform(0.5, 1))
+                )
             onsets.append(float(start))
             strengths.append(float(velocity) / 127)
     return out, np.array(onsets), np.array(strengths)

@@ -124,6 +124,7 @@ def muted_scene(
     sketch.background *= np.float32(loudness * db_to_gain(-rng.uniform(10, 26)) / _rms(sketch.background))
     sketch.foreground = noise
     _from_notes(sketch, arrangement, onsets, strengths)
+    _change_levels(sketch, rng, depth_db=(8, 15))
     sketch.room = _pick_room(library, rng, 0.2, 1.2)
     return _record("muted", sketch, rng, levels or Levels())
 
@@ -152,17 +153,24 @@ def leak_scene(
     leaked = sosfilt(low_pass, _fitted(music.mono().samples[0], n)).astype(np.float32)
     leaked *= np.float32(db_to_gain(-rng.uniform(45, 65)))
     sketch = _quiet_room(library, rng, n)
-    sketch.background *= np.float32((_rms(leaked) + 1e-6) * db_to_gain(rng.uniform(-6, 9)) / _rms(sketch.background))
+    sketch.background *= np.float32(
+        (_rms(leaked) + 1e-6) * db_to_gain(rng.uniform(-6, 9)) / _rms(sketch.background)
+    )
     sketch.foreground = leaked
     heard = [part for part in arrangement.parts if not part.is_drum]
     # A note is heard through the wall if its fundamental, or at least a low partial's neighbour, comes through.
     highest = 69 + 12 * np.log2(cutoff_hz * 1.5 / 440)
     low = [np.asarray(part.pitches) <= highest for part in heard]
-    starts = np.concatenate([part.start_seconds[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)])
-    velocities = np.concatenate([part.velocities[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)])
+    starts = np.concatenate(
+        [part.start_seconds[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)]
+    )
+    velocities = np.concatenate(
+        [part.velocities[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)]
+    )
     _from_notes(sketch, arrangement, starts, velocities / 127)
-    exact = rms_dbfs(sketch.background[None] + leaked[None])
-    return _record("leak", sketch, rng, levels or Levels(), level_dbfs=exact)
+    _change_levels(sketch, rng, depth_db=(8, 15))
+    level_dbfs = rms_dbfs(sketch.background[None] + leaked[None])
+    return _record("leak", sketch, rng, levels or Levels(), level_dbfs=level_dbfs)
 
 
 def free_truth(kind: str, rng: np.random.Generator, seconds: float) -> SceneTruth:
@@ -173,7 +181,11 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float) -> SceneTrut
     for time in boundaries:
         energy[round(time * ENERGY_RATE_HZ) :] += rng.choice((-1.0, 1.0)) * rng.uniform(4, 8)
     return SceneTruth(
-        kind, seconds, boundary_seconds=np.array(boundaries), energy_db=energy.astype(np.float64), level_dbfs=-50.0
+        kind,
+        seconds,
+        boundary_seconds=np.array(boundaries),
+        energy_db=energy.astype(np.float64),
+        level_dbfs=-50.0,
     )
 
 
@@ -185,7 +197,7 @@ def room(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     sketch = _quiet_room(library, rng, _n_samples(seconds))
     sketch.room = _pick_room(library, rng, 0.2, 1.0)
     sketch.boundary_seconds = _boundaries(rng, seconds)
-    _change_levels(sketch, rng, depth_db=(6, 12))
+    _change_levels(sketch, rng, depth_db=(10, 18))
     _swelling(sketch, rng, (1, 4))
     if rng.random() < 0.4:
         _walk(sketch, library, rng, "room", tempo_bpm=(50, 126), above_db=(10, 22), steady=0.9)
@@ -197,12 +209,14 @@ def room(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
 def hall(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """A large, empty space: little happens, and it rings for long."""
     sketch = _quiet_room(library, rng, _n_samples(seconds))
-    sketch.room = _pick_room(library, rng, 1.2, 4.0)
+    walked = rng.random() < 0.25
+    # Steps in the longest reverberation drown in their own echoes.
+    sketch.room = _pick_room(library, rng, 1.2, 2.4 if walked else 4.0)
     sketch.background_in_room = True
     sketch.boundary_seconds = _boundaries(rng, seconds)
-    _change_levels(sketch, rng, depth_db=(6, 12))
+    _change_levels(sketch, rng, depth_db=(10, 18))
     _swelling(sketch, rng, (1, 4))
-    if rng.random() < 0.25:
+    if walked:
         _walk(sketch, library, rng, "hall", tempo_bpm=(46, 84), above_db=(14, 28), steady=0.8)
     else:
         _scatter(sketch, library, rng, "hall", gap_seconds=(2.5, 8), above_db=(16, 32))
@@ -214,7 +228,7 @@ def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     sketch = _quiet_room(library, rng, _n_samples(seconds))
     sketch.room = _pick_room(library, rng, 0.2, 2.2)
     sketch.boundary_seconds = _boundaries(rng, seconds)
-    _change_levels(sketch, rng, depth_db=(4, 9))
+    _change_levels(sketch, rng, depth_db=(8, 15))
     _swelling(sketch, rng, (1, 3))
     _walk(sketch, library, rng, "steps", tempo_bpm=(50, 140), above_db=(14, 30), steady=0.7)
     return sketch
@@ -222,7 +236,7 @@ def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
 
 def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Busy: traffic, voices, passers-by, swelling and ebbing."""
-    sketch = _place(library, rng, "street", seconds, depth_db=(7, 14), swell_db=(3, 8))
+    sketch = _place(library, rng, "street", seconds, depth_db=(9, 16), swell_db=(3, 8))
     if rng.random() < 0.5:
         _walk(sketch, library, rng, "street", tempo_bpm=(80, 130), above_db=(10, 20), steady=0.6)
     else:
@@ -232,7 +246,7 @@ def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch
 
 def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Rain, wind, sea, fire: gusts and waves, now and then a single sound."""
-    sketch = _place(library, rng, "weather", seconds, depth_db=(8, 16), swell_db=(4, 9))
+    sketch = _place(library, rng, "weather", seconds, depth_db=(9, 17), swell_db=(4, 9))
     if rng.random() < 0.6:
         _scatter(sketch, library, rng, "weather", gap_seconds=(2, 7), above_db=(10, 22))
     return sketch
@@ -240,7 +254,7 @@ def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketc
 
 def machine(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Train, engine, fan: an even bed that starts, stops or changes speed, at times with a beat of its own."""
-    sketch = _place(library, rng, "machine", seconds, depth_db=(7, 14), swell_db=(1, 5))
+    sketch = _place(library, rng, "machine", seconds, depth_db=(9, 16), swell_db=(2, 7))
     if rng.random() < 0.5:
         _walk(sketch, library, rng, "machine", tempo_bpm=(60, 140), above_db=(10, 20), steady=0.95)
     return sketch
@@ -271,6 +285,8 @@ def _quiet_room(library: Library, rng: np.random.Generator, n: int) -> Sketch:
     through_wall = rng.random() < 0.4
     kinds = ("street", "weather", "machine") if through_wall else ("room", "hall")
     clips = [clip for kind in kinds for clip in library.find(kind, BED)]
+    # What rattles in a quiet room would be an event that nobody placed.
+    clips = [clip for clip in clips if clip.is_still] or clips
     if clips:
         bed = _bed(sketch, library, rng, clips, n)
         if through_wall:
@@ -284,7 +300,9 @@ def _quiet_room(library: Library, rng: np.random.Generator, n: int) -> Sketch:
         mains_hz = float(rng.choice((50.0, 60.0)))
         for partial in range(1, 5):
             gain = db_to_gain(-rng.uniform(12, 30))
-            sketch.background += np.float32(gain) * np.sin(2 * np.pi * mains_hz * partial * time + rng.uniform(0, 6))
+            sketch.background += np.float32(gain) * np.sin(
+                2 * np.pi * mains_hz * partial * time + rng.uniform(0, 6)
+            )
     return sketch
 
 
@@ -298,10 +316,14 @@ def _place(
 ) -> Sketch:
     """A place that makes its own noise: other beds after each change of scene, with swells."""
     n = _n_samples(seconds)
-    sketch = Sketch(np.zeros(n, np.float32), np.zeros(n, np.float32), boundary_seconds=_boundaries(rng, seconds))
+    sketch = Sketch(
+        np.zeros(n, np.float32), np.zeros(n, np.float32), boundary_seconds=_boundaries(rng, seconds)
+    )
     clips = library.find(kind, BED)
     if not clips:
-        raise DataError(f"The library holds no bed for '{kind}'; add a recording or take the kind out of the mix.")
+        raise DataError(
+            f"The library holds no bed for '{kind}'; add a recording or take the kind out of the mix."
+        )
     edges = [0.0, *sketch.boundary_seconds, seconds]
     for start, end in zip(edges, edges[1:], strict=False):
         bed = _bed(sketch, library, rng, clips, n)
@@ -338,9 +360,9 @@ def _bed(
 
 
 def _window(rng: np.random.Generator, n: int, start: float, end: float, seconds: float) -> FloatArray:
-    """1 between two changes of scene, 0 elsewhere, with edges of 60 to 400 ms centred on the changes."""
+    """1 between two changes of scene, 0 elsewhere, with edges of 50 to 250 ms centred on the changes."""
     time = np.arange(n, dtype=np.float32) / SAMPLE_RATE
-    rise, fall = rng.uniform(0.06, 0.4, 2)
+    rise, fall = rng.uniform(0.05, 0.25, 2)
     opened = np.clip((time - start) / rise + 0.5, 0, 1) if start > 0 else np.ones(n, np.float32)
     closed = np.clip((end - time) / fall + 0.5, 0, 1) if end < seconds else np.ones(n, np.float32)
     return np.sqrt(opened * closed).astype(np.float32)
@@ -357,11 +379,11 @@ def _change_levels(sketch: Sketch, rng: np.random.Generator, depth_db: tuple[flo
     for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
         gain_db = 0.0 if index % 2 == 0 else direction * float(rng.uniform(*depth_db))
         part = original
-        if index % 2 and rng.random() < 0.7:
+        if index % 2:
             # A door that opens lets the highs in; a closed one takes them away.
             cutoff_hz = float(rng.uniform(600, 2500))
             low = sosfilt(butter(1, cutoff_hz, fs=SAMPLE_RATE, output="sos"), original).astype(np.float32)
-            part = low + (original - low) * np.float32(db_to_gain(direction * rng.uniform(4, 10)))
+            part = low + (original - low) * np.float32(db_to_gain(direction * rng.uniform(6, 12)))
         total += part * np.float32(db_to_gain(gain_db)) * _window(rng, n, start, end, n / SAMPLE_RATE)
     sketch.background = total
 
@@ -433,8 +455,10 @@ def _walk(
     bpm = float(rng.uniform(*tempo_bpm))
     above = float(rng.uniform(*above_db))
     draw = rng.random()
-    manner = "steady" if draw < steady else "drifting" if draw < steady + (1 - steady) * 2 / 3 else "irregular"
-    shots = _walker(library, rng, kind)
+    manner = (
+        "steady" if draw < steady else "drifting" if draw < steady + (1 - steady) * 2 / 3 else "irregular"
+    )
+    shots = _walker(sketch, library, rng, kind)
     silent = int(rng.integers(len(edges) - 1)) if len(edges) > 2 and rng.random() < 0.5 else -1
     for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
         if index:
@@ -467,7 +491,7 @@ def _scatter(
     if not library.find(kind, EVENT):
         return
     gap, above = float(rng.uniform(*gap_seconds)), float(rng.uniform(*above_db))
-    shots = _walker(library, rng, kind)
+    shots = _walker(sketch, library, rng, kind)
     time = float(rng.exponential(gap))
     while time < seconds - 0.3:
         shot = shots[int(rng.integers(len(shots)))]
@@ -493,15 +517,31 @@ def _pulse(rng: np.random.Generator, start: float, end: float, bpm: float, manne
     return times
 
 
-def _walker(library: Library, rng: np.random.Generator, kind: str) -> list[tuple[Clip, FloatArray, int]]:
-    """Up to eight one-shots of one clip, so that they sound like one cause: (clip, samples, attack)."""
+def _walker(
+    sketch: Sketch, library: Library, rng: np.random.Generator, kind: str
+) -> list[tuple[Clip, FloatArray, int]]:
+    """Up to eight one-shots of one clip, so that they sound like one cause: (clip, samples, attack).
+
+    What is to stand in a room is damped to decay faster than the room, or its own recording's room, not the
+    stated one, would be heard.
+    """
     clips = library.find(kind, EVENT)
     if not clips:
-        raise DataError(f"The library holds no event for '{kind}'; add a recording or take the kind out of the mix.")
+        raise DataError(
+            f"The library holds no event for '{kind}'; add a recording or take the kind out of the mix."
+        )
     clip = clips[int(rng.integers(len(clips)))]
     count = min(len(clip.shots), int(rng.integers(2, 9)))
     chosen = rng.choice(len(clip.shots), count, replace=False)
-    return [(clip, library.shot(clip, clip.shots[int(i)]), clip.shots[int(i)].attack) for i in chosen]
+    decay_seconds = 0.5 * sketch.room.rt60_seconds if sketch.room else np.inf
+    shots = []
+    for shot in (clip.shots[int(i)] for i in chosen):
+        samples = library.shot(clip, shot)
+        time = np.maximum(np.arange(samples.size, dtype=np.float32) - shot.attack, 0) / SAMPLE_RATE
+        shots.append(
+            (clip, samples * (10 ** (-3 * time / max(0.08, decay_seconds))).astype(np.float32), shot.attack)
+        )
+    return shots
 
 
 def _hit(
@@ -636,7 +676,9 @@ def _recording_chain(samples: FloatArray, rng: np.random.Generator, probability:
     sections: list[NDArray[np.float64]] = []
     for _ in range(2):
         if rng.random() < probability:
-            b, a = _peaking(float(np.exp(rng.uniform(np.log(80), np.log(8000)))), float(rng.uniform(-8, 8)), rng)
+            b, a = _peaking(
+                float(np.exp(rng.uniform(np.log(80), np.log(8000)))), float(rng.uniform(-8, 8)), rng
+            )
             sections.append(tf2sos(b, a))
     if rng.random() < probability:
         sections.append(butter(2, float(rng.uniform(25, 120)), "highpass", fs=SAMPLE_RATE, output="sos"))
@@ -691,7 +733,9 @@ def coded(samples: FloatArray, headroom_db: float) -> FloatArray:
 def quantised(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Samples on the steps of 16 bits, with triangular dither of two steps' width."""
     dither = rng.random(samples.shape, np.float32) - rng.random(samples.shape, np.float32)
-    return np.clip(np.round(samples * np.float32(32768) + dither), -32768, 32767).astype(np.float32) / np.float32(32768)
+    return np.clip(np.round(samples * np.float32(32768) + dither), -32768, 32767).astype(
+        np.float32
+    ) / np.float32(32768)
 
 
 def measured_energy_db(samples: FloatArray) -> NDArray[np.float64]:
@@ -727,7 +771,9 @@ def usable_kinds(library: Library, shares: Mapping[str, float]) -> dict[str, flo
     usable = {}
     for kind, share in shares.items():
         if kind not in KINDS and kind not in FROM_MUSIC:
-            raise DataError(f"Scene kind '{kind}' is unknown; expected one of {', '.join((*KINDS, *FROM_MUSIC))}.")
+            raise DataError(
+                f"Scene kind '{kind}' is unknown; expected one of {', '.join((*KINDS, *FROM_MUSIC))}."
+            )
         needs_bed = kind in ("street", "weather", "machine") and not library.find(kind, BED)
         needs_event = kind in ("steps", "room", "hall", "street", "machine") and not library.find(kind, EVENT)
         if share > 0 and not needs_bed and not needs_event:

@@ -27,7 +27,7 @@ from silent2music.errors import AudioError, DataError
 SAMPLE_RATE = 24_000
 """Rate of everything on the silent side, in Hz."""
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
 
 N_SIMULATED_ROOMS = 60
@@ -64,7 +64,7 @@ ROLES: tuple[tuple[str, str, str], ...] = (
     ("water_bubbles", "weather", EVENT),
     ("watersplash", "weather", EVENT),
     ("waterpump", "machine", BED),
-    ("coffee_machine", "machine room", BED),
+    ("coffee_machine", "machine", BED),
     ("coffee-shop", "street", BED),
     ("garbage_truck", "street machine", BED),
     ("children", "street", BED),
@@ -142,7 +142,7 @@ class Clip:
         role: `bed` or `event`.
         offset, n_samples: place in the cache.
         gain: factor from cached int16 to samples of RMS 1.
-        shots: one-shots found in an event clip.
+        shots: one-shots found in it; of a bed they tell how busy it is.
     """
 
     credit: Credit
@@ -153,6 +153,16 @@ class Clip:
     n_samples: int = 0
     gain: float = 1.0
     shots: tuple[Shot, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / SAMPLE_RATE
+
+    @property
+    def is_still(self) -> bool:
+        """Whether hardly anything stands out of it: less than one one-shot in five seconds."""
+        return len(self.shots) < self.seconds / 5
 
 
 @dataclass(frozen=True)
@@ -224,9 +234,13 @@ def read_licences(folder: Path) -> dict[str, Credit]:
         with table.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file, delimiter="\t")
             if not {"path", "licence"} <= set(rows.fieldnames or ()):
-                raise DataError(f"{table} has the columns {rows.fieldnames}; expected at least path and licence.")
+                raise DataError(
+                    f"{table} has the columns {rows.fieldnames}; expected at least path and licence."
+                )
             return {
-                row["path"]: Credit(row["path"], row["licence"], row.get("author") or row.get("composer") or "")
+                row["path"]: Credit(
+                    row["path"], row["licence"], row.get("author") or row.get("composer") or ""
+                )
                 for row in rows
                 if row["path"] and row["licence"]
             }
@@ -244,7 +258,9 @@ def _licences_of_page(text: str) -> dict[str, Credit]:
         author = re.search(r"^By: (.+)$", section, flags=re.MULTILINE)
         licence = re.search(r"under an? (.+?)(?: License)?\.\s", section)
         if licence:
-            credits[name] = Credit(name, licence.group(1), re.sub(r"\[|\]\(.*?\)", "", author.group(1)) if author else "")
+            credits[name] = Credit(
+                name, licence.group(1), re.sub(r"\[|\]\(.*?\)", "", author.group(1)) if author else ""
+            )
     return credits
 
 
@@ -303,8 +319,11 @@ def cut_shots(samples: FloatArray, sample_rate: int = SAMPLE_RATE, max_shots: in
         if window.size < 6:
             continue
         peak = int(window[:12].argmax())
-        quiet = np.flatnonzero(window[peak:] < window[peak] - 30)
-        stop = (int(frame) + peak + int(quiet[0]) if quiet.size else limit) * hop
+        # It ends where it has died away or where something else begins: 6 dB up within 15 ms.
+        ended = window[peak:] < window[peak] - 30
+        ended[10:] |= window[peak + 10 :] - window[peak + 7 : -3] > 6
+        ends = np.flatnonzero(ended)
+        stop = (int(frame) + peak + int(ends[0]) if ends.size else limit) * hop
         first = max(0, (int(frame) - 7) * hop)
         near = envelope[first : (int(frame) + peak + 1) * hop]
         onset = first + int(np.flatnonzero(near > 0.25 * near.max())[0])
@@ -317,17 +336,23 @@ def cut_shots(samples: FloatArray, sample_rate: int = SAMPLE_RATE, max_shots: in
 
 
 def measured_rt60(response: FloatArray, sample_rate: int = SAMPLE_RATE) -> float:
-    """RT60 in seconds of a room response `[N]`: Schroeder's backward integration, slope from -5 to -25 dB (T20).
+    """RT60 in seconds of a room response `[N]`, the mean of the octaves at 500 Hz, 1 kHz and 2 kHz.
 
+    In each octave Schroeder's backward integration, slope from -5 to -25 dB (T20).
     Schroeder 1965, "New method of measuring reverberation time"; ISO 3382-1.
     """
-    energy = np.cumsum(np.square(response[::-1], dtype=np.float64))[::-1]
-    decay_db = 10 * np.log10(np.maximum(energy / max(energy[0], 1e-30), 1e-12))
-    inside = np.flatnonzero((decay_db <= -5) & (decay_db >= -25))
-    if inside.size < 8:
-        return inside.size / sample_rate
-    slope = np.polyfit(inside / sample_rate, decay_db[inside], 1)[0]
-    return float(-60.0 / slope)
+    from scipy.signal import butter, sosfilt
+
+    times = []
+    for centre_hz in (500.0, 1000.0, 2000.0):
+        edges = (centre_hz / np.sqrt(2), centre_hz * np.sqrt(2))
+        band = sosfilt(butter(2, edges, "bandpass", fs=sample_rate, output="sos"), response)
+        energy = np.cumsum(np.square(band[::-1], dtype=np.float64))[::-1]
+        decay_db = 10 * np.log10(np.maximum(energy / max(energy[0], 1e-30), 1e-12))
+        inside = np.flatnonzero((decay_db <= -5) & (decay_db >= -25))
+        if inside.size >= 8:
+            times.append(-60.0 / float(np.polyfit(inside / sample_rate, decay_db[inside], 1)[0]))
+    return float(np.mean(times)) if times else 0.0
 
 
 def prepared_response(samples: FloatArray) -> FloatArray:
@@ -347,7 +372,7 @@ def simulated_room(rng: np.random.Generator, rt60_seconds: float) -> FloatArray:
     """A shoebox room: early reflections by the image source method, then a diffuse tail.
 
     pyroomacoustics gives the early reflections up to order 8; from 40 to 80 ms on, Gaussian noise that decays
-    by 60 dB in `rt60_seconds` (faster above 2 kHz, as air and walls have it) takes over at matching level.
+    by 60 dB in `rt60_seconds` (a little faster above 2 kHz, as air and walls have it) takes over at matching level.
     """
     import pyroomacoustics as pra
     from scipy.signal import butter, sosfilt
@@ -368,13 +393,17 @@ def simulated_room(rng: np.random.Generator, rt60_seconds: float) -> FloatArray:
     noise = rng.standard_normal(n).astype(np.float32)
     low = sosfilt(butter(1, 2000.0, fs=SAMPLE_RATE, output="sos"), noise)
     decay = 10 ** (-3 * time / rt60_seconds)
-    tail = low * decay + (noise - low) * decay ** rng.uniform(1.2, 1.8)
+    tail = low * decay + (noise - low) * decay ** rng.uniform(1.05, 1.3)
     mixing = rng.uniform(0.015, 0.04)
     early = np.pad(early, (0, max(0, n - early.size)))[:n]
     window = (time > 0.5 * mixing) & (time < 1.5 * mixing)
-    level = np.sqrt(np.mean(np.square(early[window])) + 1e-9) / np.sqrt(np.mean(np.square(tail[window])) + 1e-9)
+    level = np.sqrt(np.mean(np.square(early[window])) + 1e-9) / np.sqrt(
+        np.mean(np.square(tail[window])) + 1e-9
+    )
     rise = np.clip((time - 0.5 * mixing) / mixing, 0, 1)
-    mixed = early * np.where(time < mixing, 1.0, decay) * (1 - 0.5 * rise) + np.minimum(level, 1.0) * rise * tail
+    mixed = (
+        early * np.where(time < mixing, 1.0, decay) * (1 - 0.5 * rise) + np.minimum(level, 1.0) * rise * tail
+    )
     return prepared_response(mixed.astype(np.float32))
 
 
@@ -407,7 +436,10 @@ class Library:
     def shot(self, clip: Clip, shot: Shot) -> FloatArray:
         """A one-shot `[N]` with short fades, whose loudest 10 ms have RMS 1."""
         piece = self.audio(clip, shot.start, shot.stop)
-        n_in, n_out = max(1, min(shot.attack, SAMPLE_RATE // 300)), max(1, min(piece.size // 3, SAMPLE_RATE // 40))
+        n_in, n_out = (
+            max(1, min(shot.attack, SAMPLE_RATE // 300)),
+            max(1, min(piece.size // 3, SAMPLE_RATE // 40)),
+        )
         piece[:n_in] *= np.linspace(0, 1, n_in, dtype=np.float32)
         piece[-n_out:] *= np.linspace(1, 0, n_out, dtype=np.float32)
         frame = SAMPLE_RATE // 100
@@ -469,9 +501,13 @@ def open_library(
 def _usable_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Credit], list[str]]:
     """Audio files of a folder that have a licence entry, and the names of those that have none."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected recordings with an index.tsv, set it in the recipe.")
+        raise DataError(
+            f"{folder} is no folder; expected recordings with an index.tsv, set it in the recipe."
+        )
     licences = {_plain(name): credit for name, credit in read_licences(folder).items()}
-    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+    found = sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes
+    )
     credits = [dataclasses.replace(licences[_plain(n)], path=n) for n in found if _plain(n) in licences]
     return credits, [name for name in found if _plain(name) not in licences]
 
@@ -500,12 +536,15 @@ def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], l
         except AudioError as error:
             raise DataError(f"{error} Remove it from the ambience folder or from its index.tsv.") from error
         samples = _without_fades(samples - samples.mean(dtype=np.float64).astype(np.float32))
-        peak, rms = float(np.abs(samples).max()), float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+        peak, rms = (
+            float(np.abs(samples).max()),
+            float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))),
+        )
         if peak < 1e-4:
             continue
         kinds, role = roles
         blocks.append(np.round(samples * (32767 / peak)).astype(np.int16))
-        shots = cut_shots(samples) if role == EVENT else ()
+        shots = cut_shots(samples)
         source = source_of(credit.path, credit.author)
         clips.append(Clip(credit, source, kinds, role, offset, samples.size, peak / rms / 32767, shots))
         offset += samples.size
@@ -531,7 +570,11 @@ def _measured_rooms(folder: Path | None, files: Sequence[Credit]) -> list[Room]:
     for credit in files:
         assert folder is not None
         waveform = read(folder / credit.path)
-        mono = Waveform(waveform.samples[:1], waveform.sample_rate) if waveform.n_channels == 4 else waveform.mono()
+        mono = (
+            Waveform(waveform.samples[:1], waveform.sample_rate)
+            if waveform.n_channels == 4
+            else waveform.mono()
+        )
         response = prepared_response(mono.resampled(SAMPLE_RATE).samples[0])
         rooms.append(Room(credit.path, response, round(measured_rt60(response), 4), credit))
     return rooms
@@ -548,7 +591,9 @@ def _simulated_rooms(n_rooms: int) -> list[Room]:
 
 def _save(path: Path, samples: NDArray[np.int16], clips: Sequence[Clip], rooms: Sequence[Room]) -> None:
     """Write the cache; the index comes last, so that a cache with an index is complete."""
-    responses: NDArray[Any] = np.concatenate([room.response for room in rooms]) if rooms else np.zeros(0, np.float32)
+    responses: NDArray[Any] = (
+        np.concatenate([room.response for room in rooms]) if rooms else np.zeros(0, np.float32)
+    )
     for suffix, array in ((".clips.npy", samples), (".rooms.npy", responses)):
         with atomic_path(path.with_suffix(suffix), force=True) as temporary:
             np.save(temporary, array)
