@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silent2music.audio import Waveform, write
@@ -48,6 +48,7 @@ labels = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.builds(Pair, names, names, seconds, seconds, st.sampled_from(["train", "validation"]), labels))
 def test_a_line_gives_back_its_pair(pair: Pair) -> None:
     values = json.loads(pair.to_line())
