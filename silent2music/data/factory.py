@@ -39,7 +39,7 @@ from silent2music.data.scenes import (
     muted_scene,
     usable_kinds,
 )
-from silent2music.data.scores import load_score
+from silent2music.data.scores import Score, load_score
 from silent2music.data.sources import Credit, Library, held_out, open_library, read_licences
 from silent2music.errors import ConfigError, DataError
 
@@ -51,6 +51,9 @@ ATTRIBUTION_FILE = "ATTRIBUTION.md"
 MAX_SCORE_TRIES = 12
 MANIFEST_SECONDS = 20.0
 """How often the manifest is renewed while building."""
+
+LOADERS: dict[str, Callable[[Path], Score]] = {".mid": load_score, ".midi": load_score}
+"""How a score is read, by suffix."""
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -205,7 +208,8 @@ def _arranged(
     for _ in range(MAX_SCORE_TRIES):
         credit = stock.scores[int(rng.integers(len(stock.scores)))]
         try:
-            score = load_score(folder / credit.path)
+            path = folder / credit.path
+            score = LOADERS[path.suffix.lower()](path)
             return credit, arrange(score, truth, rng, normalise_key=factory.config.normalise_key)
         except DataError as error:
             reason = error
@@ -420,15 +424,15 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
 
 
 def _scores(folder: Path) -> tuple[list[Credit], list[str]]:
-    """MIDI files of a folder that have a licence entry, and the names of those that have none."""
+    """Scores of a folder that have a licence entry, and the names of those that have none."""
     licences = read_licences(folder)
     found = sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi")
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS
     )
     credits = [licences[name] for name in found if name in licences]
     if not credits:
         raise DataError(
-            f"{folder} holds no MIDI file with a licence entry in its index.tsv; add one or set data.scores."
+            f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; add one or set data.scores."
         )
     return credits, [name for name in found if name not in licences]
 
