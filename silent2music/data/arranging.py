@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,14 +22,14 @@ IntArray = NDArray[np.int64]
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""
 
-MUSIC_RANGE_DB = 24.0
-"""The widest dynamic range of the loudness automation; quieter moments of a scene are compressed into it."""
-
 SILENT_DBFS = -100.0
 """Short-term levels below this are digital silence, and the music is nearly nothing."""
 
-SECTION_GAPS = (1.0, 1.6, 0.7)
-"""Factors on the time between onsets, section by section, so that a boundary is heard in the density too."""
+SECTION_GAPS = (1.5, 1.0, 0.75)
+"""Factors on the time between onsets, from the thinnest to the fullest sections of a piece that has several."""
+
+OCTAVES = (-12, 0, 12)
+"""Shifts of a solo instrument, which has no other ensemble to change to, for the same sections."""
 
 
 @dataclass
@@ -100,28 +101,28 @@ def arrange(
     level = energy_levels(truth, n_frames)
     gain_db, loudness = automation(truth, level)
     sections = plan_sections(truth, style, score.tempo_bpm, rng)
-    first = int(rng.integers(len(style.ensembles)))
-    drafts: dict[tuple[str, str, str], _Draft] = {}
+    fullness = section_fullness(sections, truth, level)
+    drafts: dict[Voice, _Draft] = {}
     bars: list[FloatArray] = []
     keys: list[tuple[float, int, str]] = []
-    used: tuple[int, ...] = ()
-    for index, section in enumerate(sections):
-        solo = truth.kind == "muted"
-        ensemble = style.ensembles[(first + (0 if solo else index)) % len(style.ensembles)]
-        passage = pick_passage(score, section.n_beats, rng, style.mode, used)
+    solo = int(rng.integers(len(style.ensembles)))
+    for section, rank in zip(sections, fullness, strict=True):
+        passage = pick_passage(score, section.n_beats, rng, style.mode)
         shift = key_shift(passage.tonic, passage.mode) if normalise_key else 0
         keys.append(
             (section.stop_seconds - section.start_seconds, (passage.tonic + shift) % 12, passage.mode)
         )
-        notes = Notes(
-            passage.notes.starts, passage.notes.ends, passage.notes.pitches + shift, passage.notes.velocities
-        )
-        gap = style.gap_seconds * SECTION_GAPS[index % len(SECTION_GAPS)] * _stillness(truth)
+        notes = dataclasses.replace(passage.notes, pitches=passage.notes.pitches + shift)
+        gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
         slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
         scene = _Scene(section, passage, notes, slots, style, loudness, rng)
-        for voice in ensemble:
-            key = (voice.instrument, voice.role, voice.texture)
-            TEXTURES[voice.texture](scene, voice, drafts.setdefault(key, _Draft(voice)))
+        for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
+            moved = (
+                voice
+                if truth.kind != "muted"
+                else dataclasses.replace(voice, centre=voice.centre + OCTAVES[rank])
+            )
+            TEXTURES[voice.texture](scene, moved, drafts.setdefault(voice, _Draft(voice)))
         bars.append(section.seconds_at(passage.bar_beats.astype(np.float64)))
     parts = tuple(p for p in (_part(draft, truth.seconds) for draft in drafts.values()) if len(p.pitches))
     beats = _inside(np.concatenate([s.beat_seconds[:-1] for s in sections]), truth.seconds)
@@ -145,6 +146,25 @@ def arrange(
     )
 
 
+def section_fullness(sections: list[Section], truth: SceneTruth, level_dbfs: FloatArray) -> list[int]:
+    """Which of three ensembles, dark and thin to bright and full, plays each section: the louder, the fuller.
+
+    A scene of one section goes by its level (below -63 dBFS the first, above -52 the last); of several, each is
+    fuller or thinner than the one before as it is louder or quieter.
+    """
+    if len(sections) == 1:
+        return [int(np.searchsorted((-63.0, -52.0), truth.level_dbfs))]
+    frames = [
+        slice(int(s.start_seconds * ENERGY_RATE_HZ), int(s.stop_seconds * ENERGY_RATE_HZ)) for s in sections
+    ]
+    levels = [float(np.median(level_dbfs[f])) for f in frames]
+    ranks = [2 if levels[0] > levels[1] else 0]
+    for before, here in pairwise(levels):
+        louder = here > before
+        ranks.append((2 if louder else 0) if ranks[-1] != (2 if louder else 0) else 1)
+    return ranks
+
+
 def key_shift(tonic: int, mode: str) -> int:
     """Semitones, -6 to 5, to the nearest C major or A minor."""
     return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
@@ -162,8 +182,8 @@ def automation(truth: SceneTruth, level_dbfs: FloatArray) -> tuple[FloatArray, F
     """Loudness automation and relative loudness of the music.
 
     The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
-    `MUSIC_RANGE_DB` by `24 (1 - exp(-range / 8))`: 1 dB gives 3, 4 dB 9, 20 dB 22. Rhythmic kinds keep the
-    curve as it is, the others are smoothed over 0.3 s.
+    the style's `range_db` R by `R (1 - exp(-range / 8))`. Rhythmic kinds keep the curve as it is, the others are
+    smoothed over 0.3 s.
 
     Returns:
         gain_db: `[n]` at most 0, with the whole scene's level in it (up to 8 dB less for the quietest).
@@ -178,7 +198,7 @@ def automation(truth: SceneTruth, level_dbfs: FloatArray) -> tuple[FloatArray, F
         return np.full(n_frames, -36.0), np.zeros(n_frames)
     low, high = np.percentile(level_dbfs[audible], [5.0, 95.0])
     spread = max(float(high - low), 1e-3)
-    width = MUSIC_RANGE_DB * (1.0 - np.exp(-spread / 8.0))
+    width = STYLES[truth.kind].range_db * (1.0 - np.exp(-spread / 8.0))
     curve = level_dbfs if STYLES[truth.kind].rhythmic else smoothed(level_dbfs, 3)
     relative = np.clip((curve - low) / spread, -0.3, 1.15)
     offset = -8.0 * float(np.clip((-45.0 - truth.level_dbfs) / 30.0, 0.0, 1.0))
@@ -271,25 +291,23 @@ def _sounding_until(scene: _Scene, beats: FloatArray) -> FloatArray:
     return scene.section.seconds_at(np.maximum(stops[index], beats))
 
 
+TRIADS = np.array([(root, (root + third) % 12, (root + 7) % 12) for root in range(12) for third in (4, 3)])
+"""`[24, 3]` pitch classes of the major and minor triads, root first."""
+
+
 def _triad(scene: _Scene, start: float, end: float) -> tuple[int, ...]:
-    """Pitch classes, root first, of the major or minor triad that best fits a stretch in beats."""
+    """Pitch classes, root first, of the triad that best covers a stretch in beats; a root in the bass counts more."""
     notes = scene.notes
     overlap = np.minimum(notes.ends, end) - np.maximum(notes.starts, start)
     sounding = overlap > 1e-3
     if not sounding.any():
         return ()
-    weights = np.bincount(notes.pitches[sounding] % 12, weights=overlap[sounding], minlength=12)
-    lowest = int(notes.pitches[sounding].min()) % 12
-    best, chosen = -np.inf, (0, 4, 7)
-    for root in range(12):
-        for third in (4, 3):
-            classes = (root, (root + third) % 12, (root + 7) % 12)
-            fit = float(
-                weights[list(classes)].sum() + 0.3 * weights[root] + 0.2 * weights.sum() * (root == lowest)
-            )
-            if fit > best:
-                best, chosen = fit, classes
-    return chosen
+    pitches = notes.pitches[sounding]
+    weights = np.bincount(pitches % 12, weights=overlap[sounding], minlength=12)
+    roots = TRIADS[:, 0]
+    in_bass = roots == int(pitches.min()) % 12
+    fit = weights[TRIADS].sum(axis=1) + 0.3 * weights[roots] + 0.2 * weights.sum() * in_bass
+    return tuple(int(p) for p in TRIADS[int(fit.argmax())])
 
 
 def _line(scene: _Scene, voice: Voice, draft: _Draft) -> None:
@@ -306,7 +324,8 @@ def _line(scene: _Scene, voice: Voice, draft: _Draft) -> None:
             continue
         following = float(slots.seconds[index + 1]) if index + 1 < len(slots.seconds) else stop
         length = min(max((following - start) * style.articulation, 0.09), style.longest_seconds)
-        end = min(start + length, max(float(until[index]), start + 0.25), stop)
+        rest = max(float(until[index]), start + 0.25) if style.articulation <= 1.0 else stop
+        end = min(start + length, rest, stop)
         accent = 5.0 if np.isclose(slots.beats[index], np.round(slots.beats[index]), atol=0.02) else 0.0
         velocity = scene.velocity(voice, start, float(slots.strengths[index]), accent)
         draft.add(start, end, in_range(pitch + shift, instrument.low, instrument.high), velocity)

@@ -1,7 +1,8 @@
 """Which instruments play for which scene, in which range, and how each of them plays.
 
-Few, fixed ensembles per kind, so that a small model can learn them. Successive sections of a piece use
-different ensembles of the same kind, and that change is what makes a boundary audible.
+Few, fixed ensembles per kind, so that a small model can learn them, from dark and thin to bright and full:
+the louder the section, the fuller its ensemble. Successive sections never share one, and that change is what
+makes a boundary audible.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Style:
     """How a scene kind sounds.
 
     Attributes:
-        ensembles: instruments with their duties, in the order in which sections use them.
+        ensembles: instruments with their duties, from dark and thin to bright and full.
         tempo_bpm: lowest and highest welcome tempo.
         gap_seconds: shortest time between onsets that no event asks for.
         fill: share of the onsets between events that is kept where there are events.
@@ -99,6 +100,7 @@ class Style:
         velocity: of an unaccented note.
         mode: mode preferred in the choice of a passage, or empty.
         rhythmic: whether every event must be met.
+        range_db: widest range of the loudness automation.
     """
 
     ensembles: tuple[tuple[Voice, ...], ...]
@@ -111,6 +113,7 @@ class Style:
     velocity: int
     mode: str = ""
     rhythmic: bool = False
+    range_db: float = 24.0
 
 
 def _solo(instrument: str, centre: int, chordal: bool) -> tuple[Voice, ...]:
@@ -122,57 +125,61 @@ def _solo(instrument: str, centre: int, chordal: bool) -> tuple[Voice, ...]:
 STYLES = {
     "room": Style(
         ensembles=(
-            (Voice("piano", "melody", "line", 67), Voice("piano", "bass", "roots", 50, -10)),
-            (Voice("piano", "melody", "line", 79, 4), Voice("piano", "harmony", "chords", 64, -14)),
-            (Voice("piano", "melody", "line", 60), Voice("piano", "bass", "roots", 40, -4)),
+            (Voice("piano", "melody", "line", 55), Voice("piano", "bass", "roots", 40, -2)),
+            (Voice("piano", "melody", "line", 67), Voice("piano", "bass", "roots", 50, -8)),
+            (Voice("piano", "melody", "line", 82, 6), Voice("piano", "harmony", "chords", 67, -8)),
         ),
         tempo_bpm=(52.0, 84.0),
         gap_seconds=0.62,
         fill=0.7,
         event_gap_seconds=0.3,
-        articulation=1.1,
-        longest_seconds=4.0,
+        articulation=3.0,
+        longest_seconds=5.0,
         velocity=52,
     ),
     "hall": Style(
         ensembles=(
-            (Voice("strings", "harmony", "pad", 58), Voice("cello", "melody", "line", 55, 6)),
             (
-                Voice("church organ", "harmony", "pad", 60, -8),
-                Voice("church organ", "bass", "roots", 43, -8),
-                Voice("harp", "melody", "line", 76),
+                Voice("strings", "harmony", "pad", 50),
+                Voice("double bass", "bass", "roots", 36),
+                Voice("harp", "melody", "line", 57, 8),
             ),
             (
-                Voice("choir", "harmony", "pad", 62),
-                Voice("double bass", "bass", "roots", 38),
-                Voice("celesta", "melody", "line", 79),
+                Voice("church organ", "harmony", "pad", 60, -8),
+                Voice("harp", "melody", "line", 69, 12),
+            ),
+            (
+                Voice("choir", "harmony", "pad", 70, 6),
+                Voice("strings", "harmony", "pad", 76, -10),
+                Voice("celesta", "melody", "line", 84, 14),
             ),
         ),
         tempo_bpm=(50.0, 72.0),
-        gap_seconds=1.1,
-        fill=0.6,
+        gap_seconds=1.4,
+        fill=0.5,
         event_gap_seconds=0.35,
-        articulation=1.0,
+        articulation=1.5,
         longest_seconds=8.0,
         velocity=66,
         mode="minor",
+        range_db=16.0,
     ),
     "steps": Style(
         ensembles=(
             (
-                Voice("marimba", "melody", "line", 69, 4),
+                Voice("pizzicato strings", "melody", "line", 52, 10),
+                Voice("bass", "bass", "roots", 36),
+                Voice("drums", "percussion", "hits", key=41),
+            ),
+            (
+                Voice("marimba", "melody", "line", 67, 4),
                 Voice("bass", "bass", "roots", 40),
                 Voice("drums", "percussion", "hits", key=76),
             ),
             (
-                Voice("pizzicato strings", "melody", "line", 64, 8),
-                Voice("bass", "bass", "roots", 40),
+                Voice("xylophone", "melody", "line", 81),
+                Voice("guitar", "harmony", "chords", 62, 4),
                 Voice("drums", "percussion", "hits", key=37),
-            ),
-            (
-                Voice("guitar", "melody", "line", 60, 4),
-                Voice("marimba", "harmony", "chords", 60),
-                Voice("drums", "percussion", "hits", key=45),
             ),
         ),
         tempo_bpm=(70.0, 140.0),
@@ -187,43 +194,46 @@ STYLES = {
     "street": Style(
         ensembles=(
             (
-                Voice("accordion", "melody", "line", 72),
+                Voice("guitar", "melody", "line", 55, 8),
+                Voice("bass", "bass", "roots", 36, 6),
+            ),
+            (
+                Voice("accordion", "melody", "line", 69),
                 Voice("guitar", "harmony", "chords", 57, -4),
                 Voice("bass", "bass", "roots", 40, 6),
-                Voice("drums", "percussion", "kit"),
             ),
             (
-                Voice("guitar", "melody", "line", 67, 8),
-                Voice("bass", "bass", "ostinato", 38, 6),
-                Voice("drums", "percussion", "kit", level=8),
-            ),
-            (
-                Voice("violin", "melody", "line", 76),
-                Voice("accordion", "harmony", "chords", 62, -8),
+                Voice("violin", "melody", "line", 81, 4),
+                Voice("accordion", "harmony", "chords", 67, -6),
                 Voice("bass", "bass", "roots", 40, 6),
+                Voice("drums", "percussion", "kit", level=6),
             ),
         ),
         tempo_bpm=(92.0, 132.0),
-        gap_seconds=0.22,
-        fill=0.6,
+        gap_seconds=0.25,
+        fill=0.5,
         event_gap_seconds=0.16,
         articulation=0.75,
         longest_seconds=1.5,
         velocity=78,
         mode="major",
+        range_db=18.0,
     ),
     "weather": Style(
         ensembles=(
             (
-                Voice("harp", "harmony", "arpeggio", 62, -4),
-                Voice("flute", "melody", "line", 77),
-                Voice("strings", "harmony", "pad", 55, -20),
+                Voice("harp", "harmony", "arpeggio", 50),
+                Voice("strings", "harmony", "pad", 48, -12),
             ),
-            (Voice("vibraphone", "harmony", "arpeggio", 67), Voice("cello", "bass", "roots", 45, -4)),
             (
-                Voice("harp", "harmony", "arpeggio", 57),
+                Voice("harp", "harmony", "arpeggio", 62),
                 Voice("clarinet", "melody", "line", 67),
-                Voice("strings", "harmony", "pad", 67, -16),
+                Voice("strings", "harmony", "pad", 62, -16),
+            ),
+            (
+                Voice("vibraphone", "harmony", "arpeggio", 74, 8),
+                Voice("flute", "melody", "line", 84, 4),
+                Voice("strings", "harmony", "pad", 76, -14),
             ),
         ),
         tempo_bpm=(60.0, 92.0),
@@ -234,19 +244,26 @@ STYLES = {
         longest_seconds=4.0,
         velocity=66,
         mode="minor",
+        range_db=16.0,
     ),
     "machine": Style(
         ensembles=(
             (
-                Voice("cello", "bass", "ostinato", 43, 4),
-                Voice("marimba", "melody", "line", 64),
-                Voice("drums", "percussion", "hits", key=41, level=-10),
+                Voice("double bass", "bass", "ostinato", 36, 8),
+                Voice("strings", "harmony", "pad", 46, -8),
+                Voice("drums", "percussion", "hits", key=41),
             ),
-            (Voice("bass", "bass", "ostinato", 36, 10), Voice("vibraphone", "melody", "line", 72)),
             (
-                Voice("bassoon", "bass", "ostinato", 46, 4),
-                Voice("xylophone", "melody", "line", 76),
-                Voice("strings", "harmony", "pad", 52, -20),
+                Voice("cello", "bass", "ostinato", 45, 4),
+                Voice("marimba", "melody", "line", 64, 6),
+                Voice("strings", "harmony", "pad", 55, -14),
+                Voice("drums", "percussion", "hits", key=45),
+            ),
+            (
+                Voice("bassoon", "bass", "ostinato", 50, 4),
+                Voice("xylophone", "melody", "line", 81),
+                Voice("strings", "harmony", "pad", 70, -12),
+                Voice("drums", "percussion", "hits", key=37),
             ),
         ),
         tempo_bpm=(80.0, 130.0),
@@ -258,6 +275,7 @@ STYLES = {
         velocity=72,
         mode="minor",
         rhythmic=True,
+        range_db=20.0,
     ),
     "muted": Style(
         ensembles=(
@@ -280,22 +298,23 @@ STYLES = {
         articulation=0.9,
         longest_seconds=3.0,
         velocity=74,
+        range_db=20.0,
     ),
     "leak": Style(
         ensembles=(
             (
-                Voice("violin", "melody", "line", 74, 4),
-                Voice("viola", "harmony", "pad", 60, -8),
-                Voice("cello", "bass", "roots", 43),
+                Voice("viola", "melody", "line", 60, 4),
+                Voice("strings", "harmony", "pad", 50, -12),
+                Voice("cello", "bass", "roots", 40),
             ),
             (
-                Voice("violin", "melody", "line", 72, 4),
-                Voice("piano", "harmony", "chords", 60, -4),
-                Voice("cello", "bass", "roots", 43),
+                Voice("violin", "melody", "line", 79, 4),
+                Voice("piano", "harmony", "chords", 67),
+                Voice("cello", "bass", "roots", 48),
             ),
             (
-                Voice("guitar", "melody", "line", 67, 6),
-                Voice("accordion", "harmony", "pad", 62, -16),
+                Voice("guitar", "melody", "line", 67, 8),
+                Voice("accordion", "harmony", "chords", 60, -10),
                 Voice("bass", "bass", "roots", 40, 6),
                 Voice("drums", "percussion", "kit"),
             ),
@@ -307,6 +326,7 @@ STYLES = {
         articulation=0.9,
         longest_seconds=3.0,
         velocity=76,
+        range_db=18.0,
     ),
 }
 """How each scene kind sounds."""

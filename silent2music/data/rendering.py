@@ -98,18 +98,27 @@ def render(
     }
     mix = sum(layers.values(), np.zeros((2, n_samples), np.float32))
     level = _levelling_gain(mix, sample_rate) * _automation_gain(arrangement, n_samples, sample_rate)
-    reference = integrated_lufs(
-        Waveform(np.clip(mix * _levelling_gain(mix, sample_rate), -1, 1), sample_rate)
-    )
-    scale = db_to_gain(MUSIC_LUFS - reference) if np.isfinite(reference) else 1.0
-    shaped = {role: layer * (level * np.float32(scale)) for role, layer in layers.items()}
+    shaped = {role: layer * level for role, layer in layers.items()}
     if room_response is not None:
         shaped = {role: _reverberated(layer, np.asarray(room_response)) for role, layer in shaped.items()}
-    total = sum(shaped.values(), np.zeros((2, n_samples), np.float32))
-    peak = float(np.abs(total).max()) if total.size else 0.0
-    trim = np.float32(min(1.0, db_to_gain(PEAK_DBFS - 0.05) / max(peak, 1e-9)))
-    result = {role: Waveform(np.clip(layer * trim, -1.0, 1.0), sample_rate) for role, layer in shaped.items()}
+    gain = np.float32(
+        _final_gain(sum(shaped.values(), np.zeros((2, n_samples), np.float32)), arrangement, sample_rate)
+    )
+    shaped = {role: layer * gain for role, layer in shaped.items()}
+    result = {role: Waveform(np.clip(layer, -1.0, 1.0), sample_rate) for role, layer in shaped.items()}
     return result if stems else result["mix"]
+
+
+def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> float:
+    """The factor that brings a mix to `MUSIC_LUFS` plus its automation's loud level, or to the peak limit."""
+    peak = float(np.abs(mix).max()) if mix.size else 0.0
+    if peak == 0.0:
+        return 1.0
+    loudness = integrated_lufs(Waveform(np.clip(mix / peak, -1.0, 1.0), sample_rate))
+    if not np.isfinite(loudness):
+        return db_to_gain(PEAK_DBFS) / peak if peak > 1.0 else 1.0
+    loud_db = float(np.percentile(arrangement.gain_db, 98.0)) if len(arrangement.gain_db) else 0.0
+    return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), db_to_gain(PEAK_DBFS - 0.05)) / peak
 
 
 @functools.lru_cache(maxsize=1)

@@ -40,6 +40,13 @@ VOCAL_NAMES = re.compile(
     re.IGNORECASE,
 )
 
+INSTRUMENT_NAMES = re.compile(
+    r"sax|flute|recorder|clarinet|oboe|bassoon|horn|trumpet|trombone|tuba|viol|cello|bratsche|guitar|piano|"
+    r"klavier|organ|harp|cembalo|drum",
+    re.IGNORECASE,
+)
+"""A name such as "alto saxophone" or "tenor horn" is an instrument's."""
+
 MIN_PHRASE_BEATS = 6
 
 
@@ -248,7 +255,9 @@ def _metre(raw: Any, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tuple[i
 def _is_vocal(track: Any, listed: tuple[str, ...]) -> bool:
     """Whether a track is sung."""
     name, program = str(track.name), int(track.program)
-    if name and VOCAL_NAMES.search(name):
+    if INSTRUMENT_NAMES.search(name):
+        return False
+    if VOCAL_NAMES.search(name):
         return True
     if program in VOCAL_PROGRAMS:
         return True
@@ -313,7 +322,7 @@ def phrases(score: Score) -> list[Phrase]:
     """Split at the bar lines where a listener hears an end.
 
     The strength of a bar line is, after the proximity rules of Cambouropoulos' Local Boundary Detection Model
-    (2001), the rest before it plus the time since the last onset (a long note, a cadence). A bar line is a
+    (2001), the rest before it plus how long over a beat the last onset lies back (a long note, a cadence). A bar line is a
     phrase start where its strength is at least half a beat, a local maximum and `MIN_PHRASE_BEATS` after the
     one before; stretches of more than 32 beats are halved.
     """
@@ -327,7 +336,7 @@ def phrases(score: Score) -> list[Phrase]:
         last = onsets[before - 1] if before else 0.0
         n_started = int(np.searchsorted(notes.starts, bar - 1e-3))
         rest = max(0.0, bar - float(ends[n_started - 1])) if n_started else float(bar)
-        strength[index] = rest + max(0.0, float(bar - last) - 0.5)
+        strength[index] = rest + max(0.0, float(bar - last) - 1.0)
     cuts = [0]
     for index in range(1, len(bars)):
         window = strength[max(1, index - 1) : index + 2]

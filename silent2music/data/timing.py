@@ -232,7 +232,7 @@ def choose_slots(
     salience = _salience(candidates, passage)
     chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity) if len(activity) else 1.0
     chance = chance * (style.fill if has_events else 1.0)
-    breath = 0.3 if stop < truth.seconds else 0.0
+    breath = 0.5 if stop < truth.seconds else 0.0
     usable = (
         (times >= max(start, 0.0)) & (times < stop - max(breath, 0.05)) & (rng.random(len(times)) < chance)
     )
