@@ -14,7 +14,7 @@ from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import prepare
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
-from silent2music.training.loop import learning_rate, train
+from silent2music.training.loop import learning_rate, resolved_precision, train
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.1)
 RECIPE = RecipeConfig(
@@ -150,3 +150,14 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(60, config) == pytest.approx(0.51)
     assert learning_rate(110, config) == pytest.approx(0.02)
     assert learning_rate(500, config) == pytest.approx(0.02)
+
+
+def test_precision_is_decided_by_the_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False}, raising=False)
+    assert resolved_precision("auto") == "no"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert resolved_precision("auto") == "bf16"
+    assert resolved_precision("no") == "no"
+    with pytest.raises(ConfigError, match="'fp8'; expected auto, bf16 or no"):
+        resolved_precision("fp8")

@@ -44,6 +44,22 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
+def resolved_precision(wanted: str) -> str:
+    """`bf16` or `no`, `auto` being decided by what the hardware multiplies natively.
+
+    Raises:
+        ConfigError: on any other word.
+    """
+    if wanted not in ("auto", "bf16", "no"):
+        raise ConfigError(f"training.mixed_precision is '{wanted}'; expected auto, bf16 or no.")
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
+
+
 def train(recipe: RecipeConfig, shards: Path, codec_folder: Path, out: Path, resume: bool = False) -> Path:
     """Train a model on prepared pairs.
 
@@ -73,7 +89,7 @@ def train(recipe: RecipeConfig, shards: Path, codec_folder: Path, out: Path, res
     if (out / STEP_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=resolved_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation,
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
