@@ -95,7 +95,9 @@ def _midi(rng: np.random.Generator, n_bars: int) -> bytes:
             events.append((480 * beat, bytes((0x90, pitch, velocity))))
             events.append((480 * beat + ticks, bytes((0x80, pitch, 0))))
     # 500,000 microseconds to a beat at 120 bpm; 625,000 at 96.
-    body = b"\x00\xff\x51\x03" + (625_000).to_bytes(3, "big") + b"\x00\xff\x58\x04\x04\x02\x18\x08\x00\xc0\x00"
+    body = (
+        b"\x00\xff\x51\x03" + (625_000).to_bytes(3, "big") + b"\x00\xff\x58\x04\x04\x02\x18\x08\x00\xc0\x00"
+    )
     before = 0
     for tick, message in sorted(events):
         body += _variable_length(tick - before) + message
