@@ -11,15 +11,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from silent2music import __version__
+from silent2music.config import RecipeConfig, SamplingConfig, apply_overrides, from_dict, load_recipe
 from silent2music.errors import S2MError
-
-if TYPE_CHECKING:
-    from silent2music.config import RecipeConfig
 
 app = typer.Typer(
     name="s2m",
@@ -40,12 +38,13 @@ app.add_typer(data_app, name="data")
 
 Steps = Callable[[str, int, int], None]
 
+SAMPLING = SamplingConfig()
 DEMO_OUT = Path("s2m-demo.wav")
 
 Seconds = Annotated[
     float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides the piece.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
 Guidance = Annotated[
     float | None,
     typer.Option(
@@ -120,8 +119,6 @@ def _fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
 
 def _recipe(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
     """The settings of a recipe, or the defaults, with overrides."""
-    from silent2music.config import RecipeConfig, apply_overrides, from_dict, load_recipe
-
     if path is not None:
         return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
@@ -146,11 +143,11 @@ def infer(
         typer.Option("--out", help="Output folder, by default the current one; trees are mirrored."),
     ] = None,
     seconds: Seconds = None,
-    seed: Seed = 0,
+    seed: Seed = SAMPLING.seed,
     guidance: Guidance = None,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 100,
-    top_p: TopP = 1.0,
+    temperature: Temperature = SAMPLING.temperature,
+    top_k: TopK = SAMPLING.top_k,
+    top_p: TopP = SAMPLING.top_p,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -162,7 +159,6 @@ def infer(
     """
     if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    from silent2music.config import SamplingConfig
     from silent2music.export.infer import Failure, infer_many, plan
 
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -180,7 +176,7 @@ def infer(
     if failures:
         if n_asked > 1:
             names = ", ".join(failure.name for failure in failures)
-            _complain(f"{len(failures)} of {n_asked} recordings gave no music: {names}")
+            _complain(f"{len(failures)} of {n_asked} recordings gave no music: {names}.")
         raise typer.Exit(1)
 
 
@@ -190,7 +186,7 @@ def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> N
     if as_json:
         print(json.dumps(record, indent=2 if alone else None, ensure_ascii=False), flush=True)
     elif talk:
-        level = "silence" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
+        level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
         print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
     if output["nearly_nothing"]:
         _complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
@@ -199,19 +195,16 @@ def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> N
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
-    seed: Seed = 0,
+    seed: Seed = SAMPLING.seed,
     model: Model = None,
     device: Device = None,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
-    from silent2music.config import SamplingConfig
     from silent2music.export.infer import DEMO_ROOM, Failure, infer_many, plan
 
     jobs, _ = plan([DEMO_ROOM], seed, output)
     with _progress() as steps:
-        (result,) = infer_many(
-            jobs, SamplingConfig(), model_folder=model, device=device, force=True, progress=steps
-        )
+        (result,) = infer_many(jobs, SAMPLING, model_folder=model, device=device, force=True, progress=steps)
     if isinstance(result, Failure):
         raise S2MError(result.reason)
     print(f"From {DEMO_ROOM}")
@@ -299,7 +292,7 @@ def codec_fit(
         Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
     ] = None,
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
-    seed: Seed = 0,
+    seed: Seed = SAMPLING.seed,
     overrides: Set = None,
 ) -> None:
     """Fit a codec to music in closed form; it takes minutes."""
@@ -339,7 +332,7 @@ def data_build(
     recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
     out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
-    seed: Seed = 0,
+    seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     overrides: Set = None,
 ) -> None:
@@ -359,7 +352,9 @@ def data_check(folder: Annotated[Path, typer.Argument(help="Pair folder.")]) -> 
     for fault in faults:
         print(fault)
     if faults:
-        raise S2MError(f"{folder} has {len(faults)} faults.")
+        raise S2MError(
+            f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
+        )
 
 
 @data_app.command("harvest")
@@ -391,7 +386,7 @@ def data_harvest(
 def data_stats(
     folder: Annotated[Path, typer.Argument(help="Pair folder.")],
     n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
-    seed: Seed = 0,
+    seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,

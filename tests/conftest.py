@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rooms import RATE, steps_room
 
 from silent2music import audio
-
-RATE = 24_000
 
 
 @pytest.fixture(autouse=True)
@@ -17,21 +16,6 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are compared as text: no colours, and lines that are never wrapped."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def steps_room(
-    seconds: float = 2.0, rate: int = RATE, interval: float = 0.5, level_dbfs: float = -60.0
-) -> np.ndarray:
-    """A near-silent room with a step every `interval` seconds, `[1, N]` at a level in dBFS RMS."""
-    rng = np.random.default_rng(round(interval * 1000))
-    n_samples = round(seconds * rate)
-    t = np.arange(n_samples) / rate
-    samples = 0.002 * rng.standard_normal(n_samples)
-    for start in np.arange(0.1, seconds, interval):
-        after = np.maximum(t - start, 0.0)
-        samples += (t >= start) * np.exp(-after / 0.02) * rng.standard_normal(n_samples)
-    samples *= audio.db_to_gain(level_dbfs) / np.sqrt(np.mean(samples**2))
-    return samples[None].astype(np.float32)
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def infer_many(
     loaded: LoadedModel | None = None
     for job in jobs:
         try:
-            _check_target(job.out, force)
+            _check_target(job, force)
             room = audio.read(job.room)
         except S2MError as error:
             yield Failure(str(job.room), str(error))
@@ -242,8 +242,11 @@ def infer_many(
             yield Failure(str(job.room), str(error))
 
 
-def _check_target(out: Path, force: bool) -> None:
+def _check_target(job: Job, force: bool) -> None:
     """Refuse an output of an unknown kind, or one that exists, before any work is done for it."""
+    out = job.out
+    if out.exists() and job.room.exists() and out.samefile(job.room):
+        raise AudioError(f"{out} is the recording itself; choose another name for the music.")
     if out.suffix.lower() not in audio.SUFFIX_SUBTYPES:
         known = ", ".join(audio.SUFFIX_SUBTYPES)
         raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {known}.")
@@ -284,7 +287,7 @@ def infer(
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     # Opened before the music is made: a place that cannot be written is told at once.
-    with audio.atomic_path(sidecar, force) as record_path, audio.atomic_path(job.out, force) as audio_path:
+    with audio.atomic_path(job.out, force) as audio_path, audio.atomic_path(sidecar, force) as record_path:
         music = loaded.model.generate(room, sampling, seconds, progress=step)
         made: dict[str, Any] = {
             "input": {

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from rooms import RATE, steps_room
+
+from silent2music import __version__, audio
+from silent2music.cli import main
+from silent2music.export import infer as job
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def s2m(capsys: pytest.CaptureFixture[str]):
+    """Run a command line; gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def one_sentence(text: str) -> str:
+    """The only line of a text, which must end as a sentence does."""
+    assert text.count("\n") == 1, text
+    assert text.endswith((".\n", "?\n"))
+    assert "Traceback" not in text
+    return text
+
+
+# ---- infer ----
+
+
+def test_infer_writes_music_and_record_and_is_quiet_when_piped(
+    s2m, room_file: Path, model_folder: Path
+) -> None:
+    assert s2m("infer", room_file, "--model", model_folder) == (0, "", "")
+    assert audio.read("room.music.wav").n_samples == 48_000
+    assert json.loads(Path("room.music.json").read_text())["settings"]["seed"] == 0
+
+
+def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> None:
+    line = "--seconds 1 --seed 3 --guidance 2.5 --temperature 0.9 --top-k 7 --top-p 0.8 --device cpu"
+    options = shlex.split(line)
+    code, _, _ = s2m("infer", room_file, "-o", "out.flac", "--model", model_folder, *options)
+    assert code == 0
+    assert json.loads(Path("out.json").read_text())["settings"] == {
+        "seconds": 1.0,
+        "seed": 3,
+        "guidance": 2.5,
+        "temperature": 0.9,
+        "top_k": 7,
+        "top_p": 0.8,
+        "device": "cpu",
+    }
+
+
+def test_json_prints_the_sidecar(s2m, room_file: Path, model_folder: Path) -> None:
+    code, printed, _ = s2m("infer", room_file, "--model", model_folder, "--json")
+    assert code == 0
+    assert printed == Path("room.music.json").read_text()
+
+
+def test_many_inputs_go_on_past_bad_ones_and_name_them(s2m, room_file: Path, model_folder: Path) -> None:
+    Path("rooms/sub").mkdir(parents=True)
+    shutil.copy(room_file, "rooms/sub/good.wav")
+    Path("rooms/bad.wav").write_text("no audio")
+    code, printed, said = s2m(
+        "infer", "missing.wav", "rooms", room_file, "--out", "out", "--json", "--model", model_folder
+    )
+    assert code == 1
+    assert [json.loads(line)["input"]["file"] for line in printed.splitlines()] == [
+        "sub/good.wav",
+        "room.wav",
+    ]
+    first, second, last = said.splitlines()
+    assert "rooms/bad.wav cannot be read as audio" in second
+    assert first == "missing.wav does not exist; check the name."
+    assert last == "2 of 4 recordings gave no music: missing.wav, rooms/bad.wav."
+    assert sorted(p.as_posix() for p in Path("out").rglob("*") if p.is_file()) == [
+        "out/room.music.json",
+        "out/room.music.wav",
+        "out/sub/good.music.json",
+        "out/sub/good.music.wav",
+    ]
+
+
+def test_force_replaces(s2m, room_file: Path, model_folder: Path) -> None:
+    Path("out.wav").write_text("old")
+    assert s2m("infer", room_file, "-o", "out.wav", "--force", "--model", model_folder)[0] == 0
+    assert audio.read("out.wav").seconds == 2.0
+
+
+def test_nearly_nothing_is_said(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "NEARLY_NOTHING_LUFS", 20.0)
+    code, _, said = s2m("infer", room_file, "--model", model_folder)
+    assert code == 0
+    assert "room.music.wav is nearly nothing" in said
+
+
+# ---- what bad input gets ----
+
+
+def _silent_wav(path: Path, samples: np.ndarray) -> None:
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+
+
+def _bad_rooms(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Rooms that cannot be used, each with the words that must be said of it."""
+    good = steps_room(1.0)[0]
+    (folder / "no_audio").mkdir()
+    (folder / "no_audio" / "notes.txt").write_text("x")
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is no sound\n" * 100)
+    soundfile.write(folder / "whole.wav", good, RATE)
+    (folder / "truncated.wav").write_bytes((folder / "whole.wav").read_bytes()[:20_000])
+    _silent_wav(folder / "nan.wav", np.where(np.arange(RATE) == 99, np.nan, good))
+    _silent_wav(folder / "short.wav", good[: RATE // 4])
+    _silent_wav(folder / "none.wav", good[:0])
+    return {
+        "missing": (folder / "missing.wav", "does not exist"),
+        "folder": (folder / "no_audio", "holds no audio file"),
+        "empty": (folder / "empty.wav", "is empty"),
+        "truncated": (folder / "truncated.wav", "is truncated"),
+        "text": (folder / "text.wav", "cannot be read as audio"),
+        "nan": (folder / "nan.wav", "not finite"),
+        "short": (folder / "short.wav", "at least 0.5 s"),
+        "no samples": (folder / "none.wav", "holds no samples"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["missing", "folder", "empty", "truncated", "text", "nan", "short", "no samples"]
+)
+def test_a_bad_room_gets_one_sentence_and_no_output(
+    s2m, tmp_path: Path, model_folder: Path, name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    room, words = _bad_rooms(tmp_path / "in")[name]
+    code, printed, said = s2m("infer", room, "--out", "out", "--model", model_folder)
+    assert (code, printed) == (1, "")
+    assert words in one_sentence(said)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-o", "exists.wav"], "exists.wav exists already; give --force"),
+        (["-o", "new.wav"], "new.json exists already; give --force"),
+        (["-o", "file/out.wav"], "file/out.wav cannot be written"),
+        (["-o", "out.mp3"], "suffix '.mp3'; expected one of .wav, .flac, .ogg"),
+        (["--device", "tpu"], "Device 'tpu' is unknown"),
+        (["--temperature", "-1"], "temperature is -1.0"),
+        (["--top-p", "0"], "top_p is 0.0"),
+        (["--top-k", "-2"], "top_k is -2"),
+        (["--guidance", "-1"], "guidance is -1.0"),
+        (["--seconds", "0"], "expected at least 0.5"),
+        (["--seed", str(2**63)], "seed is 9223372036854775808"),
+        (["--model", "nowhere"], "nowhere is no model folder"),
+    ],
+)
+def test_an_impossible_request_gets_one_sentence(
+    s2m, room_file: Path, tmp_path: Path, model_folder: Path, arguments: list[str], words: str
+) -> None:
+    for name in ("exists.wav", "new.json", "file"):
+        Path(name).write_text("kept")
+    before = sorted(tmp_path.iterdir())
+    model = [] if "--model" in arguments else ["--model", model_folder]
+    code, printed, said = s2m("infer", room_file, *model, *arguments)
+    assert (code, printed) == (1, "")
+    assert words in one_sentence(said)
+    assert sorted(tmp_path.iterdir()) == before
+    assert Path("exists.wav").read_text() == "kept"
+
+
+def test_an_absent_cuda_device_is_said(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, said = s2m("infer", room_file, "--model", model_folder, "--device", "cuda")
+    assert code == 1
+    assert "Device 'cuda' is not available" in one_sentence(said)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "mismatching"])
+def test_a_damaged_model_gets_one_sentence(
+    s2m, room_file: Path, tmp_path: Path, model_folder: Path, codec_folder: Path, damage: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    weights = folder / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        shutil.copy(codec_folder / "model.safetensors", weights)
+    code, _, said = s2m("infer", room_file, "-o", "out.wav", "--model", folder)
+    assert code == 1
+    assert "model.safetensors" in one_sentence(said)
+    assert not Path("out.wav").exists()
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """A limit on file size: writes fail half way, as they do on a full disk."""
+    resource = pytest.importorskip("resource", reason="limits on file size are those of POSIX")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_full_disk_gets_one_sentence_and_leaves_nothing(
+    s2m, room_file: Path, model_folder: Path, full_disk: None, suffix: str
+) -> None:
+    code, printed, said = s2m("infer", room_file, "-o", f"full/out{suffix}", "--model", model_folder)
+    assert (code, printed) == (1, "")
+    assert f"full/out{suffix} cannot be written; is the disk full?" in one_sentence(said)
+    assert list(Path("full").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["infer"],
+        ["infer", "a.wav", "b.wav", "-o", "out.wav"],
+        ["infer", "a.wav", "-o", "out.wav", "--out", "folder"],
+        ["infer", "a.wav", "--seed", "-1"],
+        ["infer", "a.wav", "--seconds", "long"],
+        ["infer", "a.wav", "--volume", "11"],
+        ["sing"],
+        ["data"],
+        ["train"],
+    ],
+)
+def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:
+    code, _, _ = s2m(*arguments)
+    assert code == 2
+
+
+def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "write_music", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        s2m("infer", room_file, "-o", "out.wav", "--model", model_folder)
+    assert not Path("out.wav").exists()
+
+
+# ---- the other commands ----
+
+
+def test_demo_makes_music_from_the_bundled_recording_again_and_again(s2m, model_folder: Path) -> None:
+    for _ in range(2):
+        code, printed, _ = s2m("demo", "--model", model_folder)
+        assert code == 0
+        assert "s2m-demo.wav: 12.00 s" in printed
+    assert audio.read("s2m-demo.wav").seconds == 12.0
+
+
+def test_the_bundled_recording_is_near_silent_and_credited() -> None:
+    room = audio.read(job.DEMO_ROOM)
+    assert -62 < audio.rms_dbfs(room.samples) < -58
+    credits = (job.DEMO_ROOM.parent / "README.md").read_text()
+    assert all(word in credits for word in (job.DEMO_ROOM.name, "CC BY", "Berklee"))
+
+
+def test_analyze_prints_writes_and_draws(s2m, room_file: Path) -> None:
+    code, printed, _ = s2m("analyze", room_file, "--json", "room.json", "--plot", "room.png")
+    assert code == 0
+    assert "-60.0 dBFS RMS" in printed
+    profile = json.loads(Path("room.json").read_text())
+    assert [round(e["seconds"], 1) for e in profile["events"]] == [0.1, 0.6, 1.1, 1.6]
+    assert Path("room.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_analyze_of_a_missing_file_is_one_sentence(s2m) -> None:
+    code, _, said = s2m("analyze", "missing.wav", "--json", "x.json")
+    assert code == 1
+    assert one_sentence(said) == "missing.wav does not exist; check the name.\n"
+    assert not Path("x.json").exists()
+
+
+def test_codec_fit_and_roundtrip(s2m, codec_folder: Path) -> None:
+    music = codec_folder.parent / "music.wav"
+    small = ["codec.n_fft=960", "codec.n_components=8", "codec.n_codebooks=2", "codec.codebook_size=16"]
+    settings = [word for value in small for word in ("--set", value)]
+    assert s2m("codec", "fit", music, "--out", "codec", *settings)[0] == 0
+    code, printed, _ = s2m("codec", "roundtrip", music, "back.wav", "--codec", "codec")
+    assert (code, printed) == (0, "back.wav: through 0.20 kbit/s\n")
+    sound, back = audio.read(music), audio.read("back.wav")
+    assert back.n_samples == sound.n_samples
+    assert audio.rms_dbfs(back.samples) == pytest.approx(audio.rms_dbfs(sound.samples), abs=3.0)
+
+
+def test_data_check_names_faults_by_line(s2m) -> None:
+    Path("pairs").mkdir()
+    Path("pairs/pairs.jsonl").write_text('{"silent": "a.wav"}\n')
+    code, printed, said = s2m("data", "check", "pairs")
+    assert code == 1
+    assert "line 1" in printed
+    assert "pairs has 1 fault" in one_sentence(said)
+
+
+def test_settings_that_do_not_exist_are_named(s2m, codec_folder: Path) -> None:
+    code, _, said = s2m("codec", "fit", codec_folder.parent, "--out", "c", "--set", "codec.colour=red")
+    assert code == 1
+    assert "Unknown setting 'codec.colour'" in one_sentence(said)
+
+
+def test_version(s2m) -> None:
+    assert s2m("--version") == (0, f"silent2music {__version__}\n", "")

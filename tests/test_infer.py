@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rooms import RATE, steps_room
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.config import SamplingConfig
+from silent2music.errors import AudioError, CheckpointError, ConfigError
+from silent2music.export import infer as job
+from silent2music.export import provenance
+
+SAMPLING = SamplingConfig()
+
+
+@pytest.fixture(scope="module")
+def loaded(model_folder: Path) -> job.LoadedModel:
+    return job.load_model(model_folder, "cpu")
+
+
+def run(loaded: job.LoadedModel, room: Path, out: Path, **options: Any) -> dict[str, Any]:
+    seed = options.pop("seed", 0)
+    return job.infer(job.Job(room, out, seed, room.name), audio.read(room), loaded, SAMPLING, **options)
+
+
+# ---- one room ----
+
+
+def test_output_keeps_the_promises_on_length_level_and_peak(loaded, room_file: Path, tmp_path: Path) -> None:
+    record = run(loaded, room_file, tmp_path / "out.wav")
+    music = audio.read(tmp_path / "out.wav")
+    assert (music.n_samples, music.sample_rate) == (48_000, 24_000)
+    assert audio.integrated_lufs(music) == pytest.approx(job.TARGET_LUFS, abs=0.3)
+    assert audio.true_peak_dbtp(music) < job.MAX_TRUE_PEAK_DBTP
+    assert record["output"]["lufs"] == pytest.approx(audio.integrated_lufs(music), abs=0.01)
+    assert record["output"]["sha256"] == provenance.sha256(tmp_path / "out.wav")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.2345, 3.0])
+def test_length_is_exact_to_the_sample(loaded, room_file: Path, tmp_path: Path, seconds: float) -> None:
+    run(loaded, room_file, tmp_path / "out.wav", seconds=seconds)
+    assert audio.read(tmp_path / "out.wav").n_samples == round(seconds * 24_000)
+
+
+def test_default_length_is_the_rooms_at_any_rate(loaded, tmp_path: Path) -> None:
+    room = tmp_path / "odd.wav"
+    audio.write(room, Waveform(steps_room(1.0, 44_100)[:, :43_211], 44_100))
+    run(loaded, room, tmp_path / "out.wav")
+    assert audio.read(tmp_path / "out.wav").n_samples == round(43_211 / 44_100 * 24_000)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_the_same_job_twice_gives_the_same_bytes(
+    loaded, room_file: Path, tmp_path: Path, suffix: str
+) -> None:
+    for name in ("a", "b"):
+        run(loaded, room_file, tmp_path / name / f"out{suffix}")
+    for file in (f"out{suffix}", "out.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_another_seed_or_another_room_gives_other_music(loaded, room_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.wav"
+    audio.write(other, Waveform(steps_room(interval=0.31, level_dbfs=-45.0), RATE))
+    run(loaded, room_file, tmp_path / "a.wav")
+    run(loaded, room_file, tmp_path / "b.wav", seed=1)
+    run(loaded, other, tmp_path / "c.wav")
+    pieces = [audio.read(tmp_path / f"{n}.wav").samples for n in "abc"]
+    assert not np.array_equal(pieces[0], pieces[1])
+    assert not np.array_equal(pieces[0], pieces[2])
+
+
+def test_record_says_how_the_piece_was_made(
+    loaded, room_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    record = run(loaded, room_file, tmp_path / "out.flac", seed=5, seconds=1.0)
+    assert (tmp_path / "out.json").read_text() == provenance.to_text(record)
+    assert record["input"]["sha256"] == provenance.sha256(room_file)
+    assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
+    assert record["model"]["name"] == "tiny"
+    assert record["settings"] == dataclasses.asdict(SAMPLING) | {"seed": 5, "seconds": 1.0, "device": "cpu"}
+    assert set(record["versions"]) >= {"silent2music", "torch", "python"}
+    assert record["room"]["level_dbfs"] == pytest.approx(-60.0, abs=0.5)
+    tags = provenance.read_tags(tmp_path / "out.flac")
+    assert tags == {key: record[key] for key in ("input", "model", "settings", "versions")}
+
+
+def hostile_rooms() -> dict[str, Waveform]:
+    steps = steps_room(1.0)
+    return {
+        "silence": Waveform(np.zeros((1, RATE), np.float32), RATE),
+        "dc": Waveform(np.full((1, RATE), 0.5, np.float32), RATE),
+        "clipped": Waveform(np.clip(1e6 * steps, -1, 1), RATE),
+        "8 kHz": Waveform(steps_room(1.0, 8_000), 8_000),
+        "192 kHz": Waveform(steps_room(1.0, 192_000), 192_000),
+        "8 channels": Waveform(np.tile(steps, (8, 1)), RATE),
+        "opposite channels": Waveform(np.concatenate([steps, -steps]), RATE),
+        "shortest": Waveform(steps_room(0.5), RATE),
+    }
+
+
+@pytest.mark.parametrize("name", hostile_rooms())
+def test_odd_rooms_work_and_give_music(loaded, tmp_path: Path, name: str) -> None:
+    room = tmp_path / "room.wav"
+    audio.write(room, hostile_rooms()[name])
+    record = run(loaded, room, tmp_path / "out.wav")
+    assert record["output"]["seconds"] == pytest.approx(audio.read(room).seconds)
+    assert record["output"]["lufs"] is not None
+
+
+def test_progress_is_told_to_the_end(loaded, room_file: Path, tmp_path: Path) -> None:
+    steps: list[tuple[str, int, int]] = []
+    run(loaded, room_file, tmp_path / "out.wav", progress=lambda *step: steps.append(step))
+    assert steps[0][0] == "room.wav"
+    assert [done for _, done, _ in steps] == list(range(1, steps[0][2] + 1))
+
+
+def test_a_failure_in_the_middle_leaves_nothing(loaded, room_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        job.provenance, "write_tags", lambda *_: (_ for _ in ()).throw(AudioError("no space"))
+    )
+    with pytest.raises(AudioError, match=r"out\.wav cannot be written"):
+        run(loaded, room_file, tmp_path / "out" / "out.wav")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# ---- levels ----
+
+
+def test_nearly_nothing_is_left_so_and_said(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32)
+    quiet = Waveform(noise * np.float32(1e-3), 24_000)
+    figures = job.write_music(tmp_path / "out.wav", quiet)
+    assert figures["nearly_nothing"] is True
+    assert figures["lufs"] == pytest.approx(audio.integrated_lufs(quiet), abs=0.1)
+    silence = Waveform(np.zeros((1, 48_000), np.float32), 24_000)
+    assert job.write_music(tmp_path / "silence.wav", silence)["lufs"] is None
+
+
+def test_peaky_music_reaches_its_loudness_under_the_peak(tmp_path: Path) -> None:
+    samples = np.random.default_rng(1).standard_normal((1, 96_000)).astype(np.float32) * np.float32(0.02)
+    samples[:, ::12_000] = 0.9
+    figures = job.write_music(tmp_path / "out.wav", Waveform(samples, 24_000))
+    assert figures["lufs"] == pytest.approx(job.TARGET_LUFS, abs=0.2)
+    assert figures["true_peak_dbtp"] < job.MAX_TRUE_PEAK_DBTP
+
+
+def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
+    # A loud square wave under a limiter is what Vorbis overshoots most.
+    t = np.arange(72_000) / 24_000
+    square = Waveform((0.9 * np.sign(np.sin(2 * np.pi * 97 * t)))[None].astype(np.float32), 24_000)
+    clicks = np.zeros((1, 72_000), np.float32)
+    clicks[:, ::600] = 0.99
+    for music in (square, Waveform(clicks, 24_000)):
+        job.write_music(tmp_path / "out.ogg", music)
+        assert audio.true_peak_dbtp(audio.read(tmp_path / "out.ogg")) < job.MAX_TRUE_PEAK_DBTP
+
+
+# ---- many rooms ----
+
+
+def test_a_folder_is_mirrored_and_seeded_by_relative_path(tmp_path: Path) -> None:
+    for name in ("a.wav", "sub/b.wav", "sub/b.music.wav"):
+        path = tmp_path / "rooms" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        audio.write(path, Waveform(steps_room(0.5), RATE))
+    jobs, failures = job.plan([tmp_path / "rooms"], 3, folder=tmp_path / "out")
+    assert failures == []
+    assert [j.out.relative_to(tmp_path / "out").as_posix() for j in jobs] == [
+        "a.music.wav",
+        "sub/b.music.wav",
+    ]
+    assert [j.label for j in jobs] == ["a.wav", "sub/b.wav"]
+    assert [j.seed for j in jobs] == [job.seed_for(3, Path("a.wav")), job.seed_for(3, Path("sub/b.wav"))]
+    assert len({j.seed for j in jobs}) == 2
+
+
+def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path) -> None:
+    jobs, failures = job.plan([tmp_path / "x" / "a.wav", tmp_path / "y" / "a.wav"], 0)
+    assert [j.room for j in jobs] == [tmp_path / "x" / "a.wav"]
+    assert "would both be written to a.music.wav" in failures[0].reason
+
+
+def test_the_same_file_twice_is_one_more_failure_to_overwrite(
+    room_file: Path, tmp_path: Path, model_folder
+) -> None:
+    jobs, failures = job.plan([room_file, room_file], 0, folder=tmp_path / "out")
+    results = [*failures, *job.infer_many(jobs, SAMPLING, model_folder=model_folder, seconds=0.5)]
+    assert sum(isinstance(r, job.Failure) for r in results) == 1
+
+
+def test_guidance_is_the_models_own_unless_given(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
+    for guidance, expected in ((None, 1.5), (3.0, 3.0)):
+        jobs, _ = job.plan([room_file], 0, folder=tmp_path / str(guidance))
+        (record,) = job.infer_many(jobs, SAMPLING, guidance, 0.5, model_folder)
+        assert record["settings"]["guidance"] == expected
+
+
+def test_the_recording_itself_is_never_overwritten(room_file: Path, model_folder: Path) -> None:
+    before = room_file.read_bytes()
+    (result,) = job.infer_many(
+        [job.Job(room_file, room_file, 0, "x")], SAMPLING, model_folder=model_folder, force=True
+    )
+    assert isinstance(result, job.Failure)
+    assert "is the recording itself" in result.reason
+    assert room_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 0.4, float("nan"), float("inf")])
+def test_impossible_lengths_are_refused(seconds: float) -> None:
+    with pytest.raises(ConfigError, match=r"expected at least 0\.5"):
+        list(job.infer_many([], SAMPLING, seconds=seconds))
+
+
+# ---- models and devices ----
+
+
+def test_model_that_ships_is_found_in_a_package_and_in_a_checkout(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(job.silent2music, "__file__", str(tmp_path / "silent2music" / "__init__.py"))
+    with pytest.raises(CheckpointError, match="No model came with this installation"):
+        job.default_model()
+    for place in (tmp_path / "checkpoints" / "base", tmp_path / "silent2music" / "checkpoints" / "base"):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        assert job.default_model() == place
+
+
+def test_unknown_and_absent_devices_are_named(model_folder: Path, monkeypatch) -> None:
+    import torch
+
+    with pytest.raises(ConfigError, match="Device 'tpu' is unknown; expected one of cpu, cuda, mps"):
+        job.load_model(model_folder, "tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="Device 'cuda' is not available"):
+        job.load_model(model_folder, "cuda")
+    assert job.load_model(model_folder).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "codec/config.json", "codec/model.safetensors"]
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_model_folder_is_named(model_folder: Path, tmp_path: Path, file: str, damage: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    path = folder / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=Path(file).name.replace(".", r"\.")):
+        job.load_model(folder)
+
+
+def test_a_mismatching_model_folder_names_the_field(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["decoder"]["n_layers"] = 2
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="Weight 'decoder"):
+        job.load_model(folder)
+    values["decoder"]["wings"] = 2
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"decoder\.wings"):
+        job.load_model(folder)
+
+
+def test_another_codec_than_the_models_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["codec_checksum"] = "0" * 16
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="trained on codec tokens 0000"):
+        job.load_model(folder)

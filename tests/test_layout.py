@@ -1,0 +1,96 @@
+"""The layout that the design fixes: imports run downward, and heavy ones stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "silent2music"
+
+HOMES = {
+    "typer": ("cli.py",),
+    "soundfile": ("audio.py",),
+    "accelerate": ("training/",),
+    "encodec": ("codec.py", "_torchaudio.py", "training/codec"),
+    "transformers": ("codec.py", "training/codec"),
+}
+"""Packages that are imported in these places alone."""
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of all that a module imports, at any depth of its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def modules_after(statement: str) -> set[str]:
+    """Modules that a fresh interpreter has loaded after a statement."""
+    code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return set(done.stdout.split("\n"))
+
+
+def test_imports_run_downward_only() -> None:
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_a_package_is_imported_in_its_home_alone(package: str) -> None:
+    users = {
+        path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if package in imports(path)
+    }
+    assert {user for user in users if not user.startswith(HOMES[package])} == set()
+    assert users or package == "encodec"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = modules_after(
+        "import sys\nfrom silent2music.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    )
+    assert "silent2music.cli" in loaded
+    assert not loaded & {"torch", "numpy", "scipy", "soundfile", "rich", "silent2music.audio"}
+
+
+def test_infer_loads_no_module_that_it_does_not_use(
+    room_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    command = ["infer", str(room_file), "-o", str(tmp_path / "out.wav"), "--model", str(model_folder)]
+    loaded = modules_after(
+        f"from silent2music.cli import main\ntry: main({command!r})\nexcept SystemExit: pass"
+    )
+    assert "torch" in loaded
+    assert not loaded & {
+        "librosa",
+        "transformers",
+        "torchaudio",
+        "accelerate",
+        "encodec",
+        "matplotlib",
+        "rich",
+    }
+    assert not {name for name in loaded if name.startswith(("silent2music.training", "silent2music.data"))}
+
+
+def test_every_package_is_listed_for_installation() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    found = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")
+    }
+    assert found <= set(settings["packages"])
+    assert settings["package-dir"]["silent2music.checkpoints"] == "checkpoints"

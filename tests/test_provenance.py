@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.errors import AudioError
+from silent2music.export import provenance
+
+RECORD = {"settings": {"seed": 7}, "input": {"file": "Küche.wav"}}
+
+
+def tone(path: Path) -> Path:
+    t = np.arange(24_000) / 24_000
+    samples = 0.1 * np.sin(2 * np.pi * 440 * t)[None].astype(np.float32)
+    audio.write(path, audio.Waveform(samples, 24_000), force=True)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_tags_come_back_and_the_sound_stays(tmp_path: Path, suffix: str) -> None:
+    path = tone(tmp_path / f"tone{suffix}")
+    before = audio.read(path).samples
+    provenance.write_tags(path, RECORD)
+    assert provenance.read_tags(path) == RECORD
+    np.testing.assert_array_equal(audio.read(path).samples, before)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_tagged_files_have_the_same_bytes_every_time(tmp_path: Path, suffix: str) -> None:
+    first, second = tone(tmp_path / f"a{suffix}"), tone(tmp_path / f"b{suffix}")
+    for path in (first, second):
+        provenance.write_tags(path, RECORD)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_wav_stays_a_riff_file_whose_length_is_right(tmp_path: Path) -> None:
+    path = tone(tmp_path / "tone.wav")
+    provenance.write_tags(path, RECORD)
+    data = path.read_bytes()
+    assert data[:4] == b"RIFF"
+    assert int.from_bytes(data[4:8], "little") == len(data) - 8
+
+
+def test_a_file_without_tags_is_named(tmp_path: Path) -> None:
+    path = tone(tmp_path / "tone.flac")
+    with pytest.raises(AudioError, match=r"tone\.flac has no tag S2M_PROVENANCE"):
+        provenance.read_tags(path)
+
+
+def test_tagging_what_cannot_be_tagged_is_an_audio_error(tmp_path: Path) -> None:
+    path = tmp_path / "text.flac"
+    path.write_text("no audio")
+    with pytest.raises(AudioError, match="cannot be tagged"):
+        provenance.write_tags(path, RECORD)
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc" * 100_000)
+    assert provenance.sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_record_text_refuses_what_json_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        provenance.to_text({"lufs": float("-inf")})
