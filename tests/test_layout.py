@@ -94,3 +94,11 @@ def test_every_package_is_listed_for_installation() -> None:
     }
     assert found <= set(settings["packages"])
     assert settings["package-dir"]["silent2music.checkpoints"] == "checkpoints"
+
+
+def test_readme_has_exactly_two_commands_that_set_up() -> None:
+    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```bash\n")[1:]
+    main_job, tests = (block.split("```")[0] for block in blocks)
+    assert main_job.rstrip().endswith(".venv/bin/s2m demo")
+    assert tests.rstrip().endswith(".venv/bin/pytest")
+    assert "readme_command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
