@@ -95,14 +95,21 @@ def _progress() -> Iterator[Steps | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def step(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total, visible=done < total)
+            bar.update(tasks[name], completed=done)
+            if done >= total:
+                bar.remove_task(tasks.pop(name))
 
         yield step
 
@@ -286,7 +293,9 @@ def train(
 
 @codec_app.command("fit")
 def codec_fit(
-    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="Music files, or folders of them.")],
+    music: Annotated[
+        list[Path], typer.Argument(metavar="MUSIC...", help="Music files, folders of them, or pair folders.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Codec folder to write.")],
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
@@ -296,15 +305,26 @@ def codec_fit(
     overrides: Set = None,
 ) -> None:
     """Fit a codec to music in closed form; it takes minutes."""
-    from silent2music.audio import find_audio
     from silent2music.codec import save_codec
     from silent2music.training.codec import fit_codec
 
-    files = [file for path in music for file in (find_audio(path) if path.is_dir() else [path])]
+    files = [file for path in music for file in _music_files(path)]
     with _progress() as steps:
         codec = fit_codec(files, _recipe(recipe, overrides).codec, seed, hours, _fractions(steps))
     save_codec(codec, out)
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
+
+
+def _music_files(path: Path) -> list[Path]:
+    """A file itself, all audio of a folder, or of a pair folder the music sides that are for training."""
+    from silent2music.audio import find_audio
+    from silent2music.data.pairs import MANIFEST, read_pairs
+
+    if not path.is_dir():
+        return [path]
+    if (path / MANIFEST).exists():
+        return [path / pair.music for pair in read_pairs(path) if pair.split == "train"]
+    return find_audio(path)
 
 
 @codec_app.command("roundtrip")
