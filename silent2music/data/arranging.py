@@ -36,7 +36,8 @@ OCTAVES = (-12, 0, 12)
 class _Draft:
     """Notes of one instrument while they are being written; columns as in `Part`."""
 
-    voice: Voice
+    instrument: str
+    role: str
     starts: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     pitches: list[int] = field(default_factory=list)
@@ -102,7 +103,7 @@ def arrange(
     gain_db, loudness = automation(truth, level)
     sections = plan_sections(truth, style, score.tempo_bpm, rng)
     fullness = section_fullness(sections, truth, level)
-    drafts: dict[Voice, _Draft] = {}
+    drafts: dict[tuple[str, str], _Draft] = {}
     bars: list[FloatArray] = []
     keys: list[tuple[float, int, str]] = []
     solo = int(rng.integers(len(style.ensembles)))
@@ -117,19 +118,17 @@ def arrange(
         slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
         scene = _Scene(section, passage, notes, slots, style, loudness, rng)
         for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
-            moved = (
-                voice
-                if truth.kind != "muted"
-                else dataclasses.replace(voice, centre=voice.centre + OCTAVES[rank])
-            )
-            TEXTURES[voice.texture](scene, moved, drafts.setdefault(voice, _Draft(voice)))
+            if truth.kind == "muted":
+                voice = dataclasses.replace(voice, centre=voice.centre + OCTAVES[rank])
+            draft = drafts.setdefault((voice.instrument, voice.role), _Draft(voice.instrument, voice.role))
+            TEXTURES[voice.texture](scene, voice, draft)
         bars.append(section.seconds_at(passage.bar_beats.astype(np.float64)))
     parts = tuple(p for p in (_part(draft, truth.seconds) for draft in drafts.values()) if len(p.pitches))
     beats = _inside(np.concatenate([s.beat_seconds[:-1] for s in sections]), truth.seconds)
     intervals = np.concatenate([np.diff(s.beat_seconds) for s in sections])
     tempo_bpm = 60.0 / float(np.median(intervals))
     _, tonic, mode = max(keys)
-    valence, arousal = affect_curves(parts, gain_db, tempo_bpm, mode, truth.seconds)
+    valence, arousal = affect_curves(parts, gain_db, tempo_bpm, mode)
     return Arrangement(
         seconds=truth.seconds,
         parts=parts,
@@ -235,12 +234,12 @@ def _part(draft: _Draft, seconds: float) -> Part:
     pitches, velocities = np.array(draft.pitches, np.int64), np.array(draft.velocities, np.int64)
     order = np.lexsort((pitches, starts)) if len(starts) else np.zeros(0, np.int64)
     order = order[(starts[order] >= 0.0) & (ends[order] - starts[order] > 0.02)] if len(starts) else order
-    instrument = INSTRUMENTS[draft.voice.instrument]
+    instrument = INSTRUMENTS[draft.instrument]
     return Part(
         name=instrument.name,
         program=instrument.program,
         is_drum=instrument.is_drum,
-        role=draft.voice.role,
+        role=draft.role,
         start_seconds=starts[order] if len(starts) else np.zeros(0),
         end_seconds=ends[order] if len(starts) else np.zeros(0),
         pitches=pitches[order],

@@ -14,7 +14,7 @@ RULE_WINDOW_SECONDS = 4.0
 
 
 def affect_curves(
-    parts: tuple[Part, ...], gain_db: FloatArray, tempo_bpm: float, mode: str, seconds: float
+    parts: tuple[Part, ...], gain_db: FloatArray, tempo_bpm: float, mode: str
 ) -> tuple[FloatArray, FloatArray]:
     """Valence and arousal, `[n]` each at `ENERGY_RATE_HZ`, -1 to 1.
 

@@ -322,9 +322,9 @@ def phrases(score: Score) -> list[Phrase]:
     """Split at the bar lines where a listener hears an end.
 
     The strength of a bar line is, after the proximity rules of Cambouropoulos' Local Boundary Detection Model
-    (2001), the rest before it plus how long over a beat the last onset lies back (a long note, a cadence). A bar line is a
-    phrase start where its strength is at least half a beat, a local maximum and `MIN_PHRASE_BEATS` after the
-    one before; stretches of more than 32 beats are halved.
+    (2001), the rest before it plus how long over a beat the last onset lies back (a long note, a cadence). A
+    phrase starts at a bar line whose strength is at least half a beat, a local maximum and `MIN_PHRASE_BEATS`
+    after the start before; after 32 beats at the latest.
     """
     notes = all_notes(score)
     bars = score.bar_beats
