@@ -265,6 +265,20 @@ def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder:
     assert not Path("out.wav").exists()
 
 
+def test_an_interruption_ends_quietly_and_leaves_nothing(
+    s2m, room_file: Path, model_folder: Path, monkeypatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "write_music", interrupted)
+    code, printed, said = s2m("infer", room_file, "--out", "out", "--model", model_folder)
+    assert code in (1, 130)
+    assert printed == ""
+    assert "Traceback" not in said
+    assert list(Path("out").iterdir()) == []
+
+
 # ---- the other commands ----
 
 
