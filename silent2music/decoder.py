@@ -229,7 +229,8 @@ class Decoder(nn.Module):
         """Hidden `[B, T, D]` to `[B, K, T, V]`."""
         logits: Tensor = self.norm(x) @ tables.flatten(0, 1).T
         k, v, _ = tables.shape
-        return logits.unflatten(-1, (k, v)).transpose(1, 2) + self.bias[:, None]
+        grouped = logits.reshape(*logits.shape[:-1], k, v)
+        return grouped.transpose(1, 2) + self.bias[:, None]
 
     def forward(self, grid: Tensor, conditioning: Conditioning) -> Tensor:
         """Logits of every column from the columns before it.

@@ -1,0 +1,1 @@
+"""Pairs of a silent take and its music: made, checked, prepared and read."""
