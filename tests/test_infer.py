@@ -167,7 +167,7 @@ def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_mirrored_and_seeded_by_relative_path(tmp_path: Path) -> None:
-    for name in ("a.wav", "sub/b.wav", "sub/b.music.wav"):
+    for name in ("a.wav", "sub/b.wav", "sub/b.music.wav", "sub/.b.wav"):
         path = tmp_path / "rooms" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         audio.write(path, Waveform(steps_room(0.5), RATE))

@@ -85,8 +85,8 @@ def plan(
     """What to make from the files and folders that were named.
 
     A folder is searched for recordings, and its tree is mirrored below `folder`; files that this program made
-    (`*.music.*`) are left out. A file named by itself gets `seed`; one found in a folder gets a seed from
-    `seed` and its relative path, so that it does not depend on what else lies there.
+    (`*.music.*`) and hidden files are left out. A file named by itself gets `seed`; one found in a folder gets
+    a seed from `seed` and its relative path, so that it does not depend on what else lies there.
 
     Args:
         rooms: files and folders.
@@ -127,11 +127,13 @@ def _jobs_of(room: Path, seed: int, out: Path | None, folder: Path) -> list[Job]
     jobs = []
     for path in audio.find_audio(room):
         relative = path.relative_to(room)
-        if not path.stem.endswith(made):
+        if not path.stem.endswith(made) and not path.name.startswith("."):
             target = folder / relative.with_name(path.stem + OUTPUT_SUFFIX)
             jobs.append(Job(path, target, seed_for(seed, relative), relative.as_posix()))
     if not jobs:
-        raise AudioError(f"{room} holds only music that silent2music made; expected recordings of rooms.")
+        raise AudioError(
+            f"{room} holds only hidden files and music that silent2music made; expected recordings of rooms."
+        )
     return jobs
 
 
