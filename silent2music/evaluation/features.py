@@ -114,7 +114,7 @@ def describe(music: Waveform) -> MusicFeatures:
         tempo_bpm=tempo,
         beat_strength=strength,
         energy_db=energy,
-        boundary_seconds=np.zeros(0) if silent else find_boundaries(mel_db, chroma, envelope),
+        boundary_seconds=np.zeros(0) if silent else find_boundaries(mel_db, chroma),
         chroma=chroma,
         density_hz=onsets.size * SAMPLE_RATE / samples.size,
         percussiveness=0.0 if silent else percussiveness(bands),
@@ -241,68 +241,62 @@ def _refined_lag(correlation: FloatArray, lag: float, reach: float) -> float:
 
 
 def find_boundaries(
-    mel_db: FloatArray,
-    chroma: FloatArray,
-    envelope: FloatArray,
-    window_seconds: float = 4.0,
-    threshold: float = 0.6,
+    mel_db: FloatArray, chroma: FloatArray, window_seconds: float = 6.0, threshold: float = 0.14
 ) -> FloatArray:
-    """Times at which the music changes its colour, harmony, level or density.
+    """Times at which the music changes its colour or its harmony for good.
 
-    The novelty at t is the squared distance of the mean feature vectors of the windows before and after t,
-    over the mean variance inside them: Fisher's discriminant ratio, the checkerboard kernel of Foote
-    ("Automatic audio segmentation using a measure of audio novelty", ICME 2000) on a scale that does not
-    depend on the piece.
+    The novelty at t is the generalised likelihood ratio of two Gaussians of diagonal covariance, one for the
+    window before t and one for that after it, against a single one for both (Willsky and Jones, IEEE TAC 21(1),
+    1976; for audio segments Chen and Gopalakrishnan, 1998), per dimension and frame. The features are the shape
+    of the mel spectrum, without its level, and chroma, so that a crescendo or a rest is no boundary.
 
     Args:
         mel_db: `[M, F]` and chroma: `[12, F]` at `TONAL_RATE_HZ`.
-        envelope: onset envelope at `ONSET_RATE_HZ`.
         window_seconds: how far to look either way.
-        threshold: the ratio above which a local maximum is a boundary.
+        threshold: the novelty above which a local maximum is a boundary.
 
     Returns:
-        `[J]` seconds, ascending, at least half a window from either end and from each other.
+        `[J]` seconds, ascending, at least 2.5 s from either end and 4 s from each other.
     """
+    reach, edge = int(4.0 * TONAL_RATE_HZ), int(2.5 * TONAL_RATE_HZ)
     n_frames = mel_db.shape[1]
-    window = int(window_seconds * TONAL_RATE_HZ)
-    if n_frames < window:
+    if n_frames <= 2 * edge:
         return np.zeros(0)
-    from scipy.ndimage import uniform_filter1d
-
-    floor = mel_db.max() - 60.0
-    colour = np.maximum(mel_db, floor) / 10.0
-    density = uniform_filter1d(envelope, int(ONSET_RATE_HZ))
-    density = np.interp(np.arange(n_frames) / TONAL_RATE_HZ, np.arange(density.size) / ONSET_RATE_HZ, density)
-    features = np.concatenate([colour, 4.0 * np.sqrt(chroma), density[None]])
-    novelty = _discriminant_ratio(features, window)
-    reach = window // 2
+    heard = np.maximum(mel_db, mel_db.max() - 60.0) / 10.0
+    features = np.concatenate([heard - heard.mean(axis=0), 4.0 * np.sqrt(chroma)])
+    novelty = _likelihood_ratio(features, int(window_seconds * TONAL_RATE_HZ))
     peaks: list[int] = []
     for frame in np.argsort(-novelty, kind="stable"):
         if novelty[frame] < threshold:
             break
-        near_end = frame < reach or frame > n_frames - reach
-        if not near_end and all(abs(frame - p) >= reach for p in peaks) and _is_peak(novelty, frame, reach):
+        inside = edge <= frame <= n_frames - edge
+        if inside and _is_peak(novelty, frame, reach) and all(abs(frame - p) >= reach for p in peaks):
             peaks.append(int(frame))
     return np.sort(np.asarray(peaks, np.float64)) / TONAL_RATE_HZ
 
 
-def _discriminant_ratio(features: FloatArray, window: int) -> FloatArray:
-    """Between over within variance of the windows before and after each frame of `[D, F]`."""
+def _likelihood_ratio(features: FloatArray, window: int, floor: float = 0.2) -> FloatArray:
+    """Log likelihood of two windows over one around each frame of `[D, F]`; `floor` is added to every variance."""
     n_frames = features.shape[1]
-    zero = np.zeros((features.shape[0], 1))
-    total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
-    squares = np.concatenate([[0.0], np.cumsum(np.square(features).sum(axis=0))])
     frames = np.arange(n_frames)
     first, last = np.maximum(frames - window, 0), np.minimum(frames + window, n_frames)
     n_left, n_right = np.maximum(frames - first, 1), np.maximum(last - frames, 1)
-    left = (total[:, frames] - total[:, first]) / n_left
-    right = (total[:, last] - total[:, frames]) / n_right
-    within_left = (squares[frames] - squares[first]) / n_left - np.square(left).sum(axis=0)
-    within_right = (squares[last] - squares[frames]) / n_right - np.square(right).sum(axis=0)
-    within = np.maximum(0.5 * (within_left + within_right), 0.0) + 1.0
-    ratio = np.square(right - left).sum(axis=0) / within
-    # A window that has shrunk to a few frames has a mean of no meaning.
-    return np.asarray(ratio * np.minimum(np.minimum(n_left, n_right) / window, 1.0))
+    zero = np.zeros((features.shape[0], 1))
+    total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
+    squares = np.concatenate([zero, np.cumsum(np.square(features), axis=1)], axis=1)
+
+    def moments(
+        start: NDArray[np.int64], end: NDArray[np.int64], n: NDArray[np.int64]
+    ) -> tuple[FloatArray, FloatArray]:
+        mean = (total[:, end] - total[:, start]) / n
+        return mean, np.maximum((squares[:, end] - squares[:, start]) / n - np.square(mean), 0.0)
+
+    left, within_left = moments(first, frames, n_left)
+    right, within_right = moments(frames, last, n_right)
+    together = 0.5 * (within_left + within_right) + 0.25 * np.square(right - left)
+    ratio = np.log(together + floor) - 0.5 * np.log((within_left + floor) * (within_right + floor))
+    # A window that has shrunk to a few frames has moments of no meaning.
+    return np.asarray(ratio.mean(axis=0) * np.minimum(n_left, n_right) / window)
 
 
 def _is_peak(curve: FloatArray, frame: int, reach: int) -> bool:
@@ -361,13 +355,13 @@ def chroma_from_power(power: FloatArray) -> FloatArray:
         power: `[4096 // 2 + 1, F]` power spectrum at `TONAL_RATE_HZ`.
 
     Returns:
-        `[12, F]`, C first, sum 1 where there is sound.
+        `[12, F]`, C first, sum 1 where there is sound (less than 60 dB below the loudest frame), else 0.
     """
     folded = np.zeros((12, power.shape[1]))
     notes = _semitone_matrix() @ np.sqrt(power)
     np.add.at(folded, _SEMITONES % 12, notes)
     total = folded.sum(axis=0)
-    silent = total < 1e-4
+    silent = total <= max(1e-3 * total.max(), 1e-9)
     return np.asarray(np.where(silent, 0.0, folded / np.where(silent, 1.0, total)))
 
 
@@ -411,7 +405,7 @@ def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SEC
 def _quality_row(samples: FloatArray) -> FloatArray:
     power = _long_power(samples)
     mel_db = _mel_db(power)
-    mel_db = np.maximum(mel_db - 10.0 * np.log10(np.maximum(power.mean(), 1e-12)), -80.0)
+    mel_db = mel_db - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     from scipy.fft import dct
 
     mfcc = dct(mel_db, axis=0, norm="ortho")[:_N_MFCC]
@@ -441,7 +435,7 @@ def _quality_row(samples: FloatArray) -> FloatArray:
 
 def _spectral_contrast(power: FloatArray) -> FloatArray:
     """`[7, F]` peak over valley in dB per octave-like band, each the mean of the outer 10 % of its bins."""
-    level = 10.0 * np.log10(np.maximum(power, 1e-12))
+    level = _level_db(power, 100.0)
     frequencies = np.fft.rfftfreq(_LONG_FFT, 1.0 / SAMPLE_RATE)
     rows = []
     for low, high in pairwise(_CONTRAST_EDGES_HZ):
@@ -482,13 +476,21 @@ def _long_power(samples: FloatArray) -> FloatArray:
 def _log_bands(samples: FloatArray) -> FloatArray:
     """`[M, F]` `log(1 + x)` of band magnitudes at `ONSET_RATE_HZ`, relative to the loud parts."""
     magnitude = _log_filterbank() @ np.sqrt(_power(samples, _SHORT_FFT, _SHORT_HOP))
-    reference = np.percentile(magnitude.max(axis=0), 95)
-    return np.asarray(np.log1p(magnitude * (300.0 / max(reference, 1e-9))))
+    loudest = magnitude.max(axis=0)
+    # Of sparse music most frames are silence, and their percentile would say nothing.
+    reference = max(float(np.percentile(loudest, 95)), 0.03 * float(loudest.max()), 1e-12)
+    return np.asarray(np.log1p(magnitude * (300.0 / reference)))
 
 
 def _mel_db(power: FloatArray) -> FloatArray:
-    """`[_N_MELS, F]` mel power in dB, not below -100."""
-    return np.asarray(10.0 * np.log10(np.maximum(_mel_filterbank() @ power, 1e-10)))
+    """`[_N_MELS, F]` mel power in dB, not below 80 dB under its maximum."""
+    return _level_db(_mel_filterbank() @ power, 80.0)
+
+
+def _level_db(power: FloatArray, range_db: float) -> FloatArray:
+    """Power in dB over the range below its maximum, so that gain moves everything alike."""
+    floor = max(float(power.max()) * 10.0 ** (-range_db / 10.0), 1e-20)
+    return np.asarray(10.0 * np.log10(np.maximum(power, floor)))
 
 
 def _brightness_hz(power: FloatArray) -> float:

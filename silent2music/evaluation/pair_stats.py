@@ -64,7 +64,7 @@ class RoomReference:
         kind: scene kind, or "".
         seconds: duration.
         event_seconds: `[E]`; tempo_bpm: of the pulse or None; energy_db: `[F]` at 10 Hz; boundary_seconds: `[J]`.
-        rhythmic: whether onsets and tempo are asked for.
+        rhythmic: whether onsets and tempo are asked for; changing: whether boundaries are.
     """
 
     kind: str
@@ -74,26 +74,30 @@ class RoomReference:
     energy_db: FloatArray
     boundary_seconds: FloatArray
     rhythmic: bool
+    changing: bool
 
 
 def measured_reference(profile: AcousticProfile, labels: dict[str, Any] | None = None) -> RoomReference:
     """The room as `acoustics.analyze` measured it.
 
-    Labels, where there are any, decide only whether the room counts as rhythmic; without them a pulse does.
+    Labels, where there are any, decide only what is asked of the room: onsets and tempo of rhythmic kinds,
+    boundaries of scenes that change. Without them a pulse or a measured boundary does.
     """
     labels = labels or {}
     events = np.array([event.seconds for event in profile.events], np.float64)
-    labelled = "kind" in labels
+    boundaries = np.array([boundary.seconds for boundary in profile.boundaries], np.float64)
+    labelled = "event_seconds" in labels
+    changes = _labelled_boundaries(labels) if labelled else boundaries
+    pulsed = bool(profile.pulse_seconds) and events.size >= MIN_EVENTS
     return RoomReference(
         kind=str(labels.get("kind", "")),
         seconds=profile.seconds,
         event_seconds=events,
         tempo_bpm=profile.tempo_bpm,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
-        boundary_seconds=np.array([b.seconds for b in profile.boundaries], np.float64),
-        rhythmic=_is_rhythmic(labels)
-        if labelled
-        else bool(profile.pulse_seconds) and events.size >= MIN_EVENTS,
+        boundary_seconds=boundaries,
+        rhythmic=_is_rhythmic(labels) if labelled else pulsed,
+        changing=bool(changes.size),
     )
 
 
@@ -105,9 +109,15 @@ def labelled_reference(profile: AcousticProfile, labels: dict[str, Any]) -> Room
         event_seconds=np.sort(np.asarray(labels.get("event_seconds", ()), np.float64)),
         tempo_bpm=labels.get("tempo_bpm") or None,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
-        boundary_seconds=np.sort(np.asarray(labels.get("boundaries", ()), np.float64)),
+        boundary_seconds=_labelled_boundaries(labels),
         rhythmic=_is_rhythmic(labels),
+        changing=bool(_labelled_boundaries(labels).size),
     )
+
+
+def _labelled_boundaries(labels: dict[str, Any]) -> FloatArray:
+    """Where the room changes; a hand-written pair may know only where its music does."""
+    return np.sort(np.asarray(labels.get("scene_boundaries", labels.get("boundaries", ())), np.float64))
 
 
 def _is_rhythmic(labels: dict[str, Any]) -> bool:
@@ -118,7 +128,7 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
     """How far music follows a room, by the names of `SCORES`; what the room does not ask for is left out.
 
     Onsets and tempo are asked for by rhythmic rooms, tempo only where the room has one, boundaries only where it
-    has some, energy always. Music without any of it scores 0, without a warning.
+    changes, energy always. Music without any of it scores 0, without a warning.
     """
     seconds = min(room.seconds, music.seconds)
     scores: dict[str, float] = {}
@@ -138,10 +148,10 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
                 scores |= dict(zip(names, tempo, strict=True))
         energy = metrics.energy_correlation(room.energy_db, music.energy_db)
         scores |= {"energy_pearson": energy.pearson, "energy_spearman": energy.spearman}
-        wanted = room.boundary_seconds[room.boundary_seconds < seconds]
-        if wanted.size:
+        if room.changing:
+            changes, sections = (t[t < seconds] for t in (room.boundary_seconds, music.boundary_seconds))
             for window in (0.5, 3.0):
-                found = metrics.boundary_scores(wanted, music.boundary_seconds, seconds, window)
+                found = metrics.boundary_scores(changes, sections, seconds, window)
                 scores[f"boundary_f_{window:g}"] = found.f_measure
     return scores
 
@@ -160,18 +170,15 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every score of room i with music i, against room i with the music of others of its sort.
 
-    The null of a room is its mean score over `N_SHUFFLES` others; for onsets and tempo the others are rhythmic
-    too, which is the harder null. Scores that fewer than two items ask for are left out.
+    The null of a room is its mean score over `N_SHUFFLES` others, which are rhythmic if it is: the harder null. Scores that fewer than two items ask for are left out.
     """
     true = [follow_scores(r, m) for r, m in zip(rooms, music, strict=True)]
     null: list[dict[str, float]] = []
     for i, room in enumerate(rooms):
-        others = [j for j in range(len(rooms)) if j != i and rooms[j].rhythmic == room.rhythmic]
+        others = [j for j in range(len(rooms)) if j != i and (rooms[j].rhythmic or not room.rhythmic)]
         picked = np.random.default_rng([seed, i]).permutation(others)[:N_SHUFFLES].astype(int)
         against = [follow_scores(room, music[j]) for j in picked]
-        # Shorter music may end before all that the room asks for; such a null says nothing.
-        given = {n: [a[n] for a in against if n in a] for n in true[i]}
-        null.append({n: float(np.mean(values)) for n, values in given.items() if values})
+        null.append({n: float(np.mean([a[n] for a in against])) for n in true[i]} if against else {})
     result = {}
     for name in SCORES:
         pairs = np.array(
@@ -353,7 +360,8 @@ def plot_pair(silent: Waveform, music: Waveform, labels: dict[str, Any], path: P
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     for axis, side, title in ((axes[0], silent, "silent side"), (axes[1], music, "music side")):
-        mono = side.mono().samples[0] + np.float32(1e-9)
+        # The logarithm of digital silence would be infinite.
+        mono = np.where(side.mono().samples[0] == 0, np.float32(1e-8), side.mono().samples[0])
         axis.specgram(
             mono,
             NFFT=1024,

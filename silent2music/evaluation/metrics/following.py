@@ -207,11 +207,11 @@ def energy_correlation(
         for curve in (reference_db, estimated_db)
     )
     max_lag = min(round(max_lag_seconds * rate_hz), n_frames // 2)
-    ranked = _rank(reference), _rank(estimated)
     # Nearest lag first, so that of two equal ones the nearer is reported.
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
-    pearson = [_pearson(*_shifted(reference, estimated, lag)) for lag in lags]
-    spearman = [_pearson(*_shifted(*ranked, lag)) for lag in lags]
+    overlaps = [_shifted(reference, estimated, lag) for lag in lags]
+    pearson = [_pearson(*overlap) for overlap in overlaps]
+    spearman = [_pearson(*map(_rank, overlap)) for overlap in overlaps]
     best = int(np.argmax(pearson))
     return EnergyCorrelation(pearson[best], max(spearman), lags[best] / rate_hz)
 

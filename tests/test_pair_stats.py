@@ -1,0 +1,126 @@
+"""Pair statistics on a small folder whose answers are known by construction."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.data.pairs import Pair, load_pair, write_pairs
+from silent2music.errors import DataError
+from silent2music.evaluation import pair_stats
+
+RATE, SECONDS = 24_000, 12.0
+
+
+def _bursts(times: np.ndarray, decay: float, gain: float, tone_hz: float = 0.0) -> np.ndarray:
+    """Bursts of noise, or plucked tones, that start at `times`."""
+    rng = np.random.default_rng(0)
+    samples = np.zeros(int(SECONDS * RATE))
+    t = np.arange(int(0.5 * RATE)) / RATE
+    for start in times:
+        body = np.sin(2 * np.pi * tone_hz * t) if tone_hz else rng.standard_normal(t.size)
+        first = int(start * RATE)
+        n = min(t.size, samples.size - first)
+        samples[first : first + n] += (gain * body * np.exp(-t / decay))[:n]
+    return samples
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four `steps` pairs whose plucks stand on the steps, each with another rhythm, and one quiet room."""
+    out = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(1)
+    pairs = []
+    for i in range(5):
+        times = np.cumsum(rng.uniform(0.35, 0.9, 30))
+        times = times[times < SECONDS - 0.5] if i < 4 else np.array([])
+        noise = 10 ** (-80 / 20) * rng.standard_normal(int(SECONDS * RATE))
+        sides = {
+            "silent": noise + _bursts(times, 0.02, 10 ** (-45 / 20)),
+            "music": 0.3 * noise + _bursts(times, 0.1, 0.3, 330.0),
+        }
+        for side, samples in sides.items():
+            audio.write(out / f"{i}.{side}.wav", Waveform(samples[None].astype(np.float32), RATE))
+        labels = {"kind": "steps" if i < 4 else "room", "event_seconds": times.tolist(), "tempo_bpm": 100.0}
+        labels["sources"] = [{"path": "a.ogg", "licence": "CC0"}, {"path": f"{i}.mid", "licence": "CC0"}]
+        pairs.append(Pair(f"{i}.silent.wav", f"{i}.music.wav", labels=labels))
+    write_pairs(out, pairs)
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> pair_stats.PairStats:
+    return pair_stats.stats(folder)
+
+
+def test_counts(found: pair_stats.PairStats) -> None:
+    assert found.n_pairs == found.n_measured == 5
+    assert found.hours == pytest.approx(5 * SECONDS / 3600)
+    assert found.kinds == {"room": 1, "steps": 4}
+    assert found.licences == {"CC0": 5}
+
+
+@pytest.mark.parametrize("side", ["measured", "labelled"])
+def test_true_pairs_meet_and_shuffled_ones_do_not(found: pair_stats.PairStats, side: str) -> None:
+    hits = getattr(found, side)["onset_hit_rate"]
+    assert hits.true.n == 4
+    assert hits.true.mean > 0.95
+    assert hits.shuffled.mean < 0.4
+    assert hits.difference.low > 0.4
+
+
+def test_energy_is_asked_of_all_and_boundaries_of_none(found: pair_stats.PairStats) -> None:
+    energy = found.measured["energy_pearson"]
+    assert energy.true.n == 5
+    assert energy.difference.excludes_zero
+    assert "boundary_f_0.5" not in found.measured
+
+
+def test_workers_and_repetition_change_nothing(folder: Path, found: pair_stats.PairStats) -> None:
+    steps: list[tuple[int, int]] = []
+    again = pair_stats.stats(folder, workers=2, progress=lambda done, n: steps.append((done, n)))
+    assert again == found
+    assert steps == [(i, 5) for i in range(1, 6)]
+
+
+def test_json_and_summary(found: pair_stats.PairStats, tmp_path: Path) -> None:
+    pair_stats.write_json(found, tmp_path / "stats.json")
+    values = json.loads((tmp_path / "stats.json").read_text())
+    assert values["measured"]["onset_f"]["true"]["n"] == 4
+    assert "onset_hit_rate" in found.summary()
+    assert "5 pairs" in found.summary()
+
+
+def test_n_max_measures_fewer_and_scales_hours(folder: Path) -> None:
+    some = pair_stats.stats(folder, n_max=2)
+    assert (some.n_pairs, some.n_measured) == (5, 2)
+    assert some.hours == pytest.approx(5 * SECONDS / 3600)
+
+
+def test_boundaries_are_asked_where_the_labels_say_so() -> None:
+    from silent2music.acoustics import analyze
+
+    profile = analyze(Waveform(np.zeros((1, 5 * RATE), np.float32), RATE))
+    changing = {"event_seconds": [], "boundaries": [3.0], "scene_boundaries": [2.0]}
+    reference = pair_stats.labelled_reference(profile, changing)
+    assert reference.boundary_seconds.tolist() == [2.0]
+    assert pair_stats.measured_reference(profile, changing).changing
+    assert not pair_stats.measured_reference(profile, {"event_seconds": []}).changing
+
+
+def test_no_pairs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no pairs"):
+        pair_stats.stats(tmp_path)
+
+
+def test_picture(folder: Path, tmp_path: Path) -> None:
+    pair = Pair("0.silent.wav", "0.music.wav")
+    silent, music = load_pair(folder, pair)
+    pair_stats.plot_pair(
+        silent, music, {"kind": "steps", "beats": [1.0, 2.0], "boundaries": [6.0]}, tmp_path / "p.png"
+    )
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
