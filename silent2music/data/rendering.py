@@ -28,6 +28,12 @@ TICKS_PER_SECOND = 2000
 LEAD_SECONDS = 0.064
 """Silence before the first note, cut away afterwards, in which the soundfont's samples are loaded."""
 
+LATENCY_SAMPLES = 96
+"""How late fluidsynth sounds a note: one to two of its blocks of 64 samples, one and a half on average."""
+
+AUDIBLE_PEAK = 1e-5
+"""A mix that never exceeds this (-100 dBFS) is silence; the synthesiser's reverberation idles just below."""
+
 MUSIC_LUFS = -20.0
 """Integrated loudness of music at 0 dB of automation."""
 
@@ -112,11 +118,11 @@ def render(
 def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> float:
     """The factor that brings a mix to `MUSIC_LUFS` plus its automation's loud level, or to the peak limit."""
     peak = float(np.abs(mix).max()) if mix.size else 0.0
-    if peak == 0.0:
-        return 1.0
+    if peak < AUDIBLE_PEAK:
+        return 0.0
     loudness = integrated_lufs(Waveform(np.clip(mix / peak, -1.0, 1.0), sample_rate))
     if not np.isfinite(loudness):
-        return db_to_gain(PEAK_DBFS) / peak if peak > 1.0 else 1.0
+        return min(1.0, db_to_gain(PEAK_DBFS - 0.05) / peak)
     loud_db = float(np.percentile(arrangement.gain_db, 98.0)) if len(arrangement.gain_db) else 0.0
     return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), db_to_gain(PEAK_DBFS - 0.05)) / peak
 
@@ -135,13 +141,14 @@ def _synthesise(
 ) -> FloatArray:
     """Dry (or fluidsynth-reverberated) sound of parts, `[2, N]`."""
     command = _fluidsynth()
+    out = np.zeros((2, n_samples), np.float32)
     if not soundfont.is_file():
         raise DataError(
             f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
         )
     with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
         midi, raw = Path(folder) / "music.mid", Path(folder) / "music.raw"
-        _write_midi(parts, midi, n_samples / sample_rate)
+        _write_midi(parts, midi)
         options = {
             "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
             "synth.reverb.active": int(reverb),
@@ -155,30 +162,43 @@ def _synthesise(
         done = subprocess.run(
             [*arguments, str(soundfont), str(midi)], capture_output=True, text=True, check=False
         )
-        if done.returncode != 0 or not raw.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[0]
             raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
         samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
-    lead = round(LEAD_SECONDS * sample_rate)
-    out = np.zeros((2, n_samples), np.float32)
+    lead = round(LEAD_SECONDS * sample_rate) + LATENCY_SAMPLES
     cut = samples[:, lead : lead + n_samples]
     out[:, : cut.shape[1]] = cut
     return out
 
 
-def _write_midi(parts: list[Part], path: Path, seconds: float) -> None:
-    """A MIDI file with a channel per instrument and a silent end mark that keeps the synthesiser going."""
+def _write_midi(parts: list[Part], path: Path) -> None:
+    """A MIDI file with one track per instrument, however many parts it plays.
+
+    A key that is struck again is released just before: MIDI has one note per key, and the release of the
+    first would silence the second.
+    """
     import symusic
 
     score = symusic.Score(480)
     score.tempos.append(symusic.Tempo(time=0, qpm=60.0 * TICKS_PER_SECOND / 480.0))
-    for part in parts:
-        track = symusic.Track(program=part.program, is_drum=part.is_drum)
-        starts = np.round((part.start_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
-        ends = np.round((part.end_seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
-        pitches, velocities = part.pitches.astype(np.int8), part.velocities.astype(np.int8)
-        track.notes = symusic.Note.from_numpy(starts, np.maximum(ends - starts, 1), pitches, velocities)
-        pan = INSTRUMENTS[part.name].pan if part.name in INSTRUMENTS else 0.0
+    for name, program, is_drum in dict.fromkeys((part.name, part.program, part.is_drum) for part in parts):
+        played = [p for p in parts if (p.name, p.program, p.is_drum) == (name, program, is_drum)]
+        starts = np.concatenate([part.start_seconds for part in played])
+        ends = np.concatenate([part.end_seconds for part in played])
+        pitches = np.concatenate([part.pitches for part in played]).astype(np.int8)
+        velocities = np.concatenate([part.velocities for part in played]).astype(np.int8)
+        on, off = (np.round((t + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32) for t in (starts, ends))
+        order = np.lexsort((on, pitches))
+        same_key = np.diff(pitches[order]) == 0
+        struck_again = np.where(same_key, on[order][1:] - 2, np.iinfo(np.int32).max)
+        off[order[:-1]] = np.minimum(off[order[:-1]], struck_again)
+        order = order[off[order] > on[order]]
+        order = order[np.argsort(on[order], kind="stable")]
+        track = symusic.Track(program=program, is_drum=is_drum)
+        lengths = off[order] - on[order]
+        track.notes = symusic.Note.from_numpy(on[order], lengths, pitches[order], velocities[order])
+        pan = INSTRUMENTS[name].pan if name in INSTRUMENTS else 0.0
         track.controls.append(symusic.ControlChange(0, 10, round(64 + 63 * pan)))
         score.tracks.append(track)
     score.dump_midi(path)

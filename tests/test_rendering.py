@@ -1,0 +1,208 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music.audio import db_to_gain, integrated_lufs, rms_dbfs
+from silent2music.config import DataConfig
+from silent2music.data import rendering
+from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.data.rendering import MUSIC_LUFS, PEAK_DBFS, render
+from silent2music.errors import DataError
+
+SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
+RATE = 24_000
+
+needs_synthesiser = pytest.mark.skipif(
+    shutil.which("fluidsynth") is None or not SOUNDFONT.is_file(),
+    reason="needs the command fluidsynth and a General MIDI soundfont (Debian: fluidsynth fluid-soundfont-gm)",
+)
+
+
+def part(
+    starts, name="piano", program=0, role="melody", pitch=60, velocity=90, length=0.4, is_drum=False
+) -> Part:
+    starts = np.asarray(starts, np.float64)
+    pitches = np.full(len(starts), pitch)
+    velocities = np.full(len(starts), velocity)
+    return Part(name, program, is_drum, role, starts, starts + length, pitches, velocities)
+
+
+def arrangement(*parts: Part, seconds: float = 4.0, gain_db=0.0) -> Arrangement:
+    curve = np.broadcast_to(np.asarray(gain_db, np.float64), (round(seconds * ENERGY_RATE_HZ),))
+    nothing = np.zeros(0)
+    return Arrangement(
+        seconds,
+        parts,
+        curve,
+        nothing,
+        nothing,
+        nothing,
+        120.0,
+        "C major",
+        nothing,
+        nothing,
+        "caption",
+        "a.mid",
+    )
+
+
+def block(starts, **options) -> Part:
+    return part(starts, "drums", 0, "percussion", 76, is_drum=True, **options)
+
+
+def attack_seconds(samples: np.ndarray, near: float) -> float:
+    """When the sound after `near` - 0.1 s first passes a tenth of its local peak."""
+    first = int((near - 0.1) * RATE)
+    piece = np.abs(samples[:, first : first + RATE // 4]).max(axis=0)
+    return (first + int(np.argmax(piece > 0.1 * piece.max()))) / RATE
+
+
+@needs_synthesiser
+@pytest.mark.parametrize("sample_rate", [16_000, 24_000, 44_100])
+def test_length_is_exact_and_sound_is_stereo(sample_rate):
+    music = render(arrangement(part([0.0, 1.0, 2.9]), seconds=3.1), SOUNDFONT, sample_rate)
+    assert music.samples.shape == (2, round(3.1 * sample_rate))
+    assert music.sample_rate == sample_rate
+    assert music.samples.any()
+
+
+@needs_synthesiser
+def test_onsets_are_heard_when_they_are_written():
+    times = [0.3, 1.1234, 2.5, 3.7777]
+    music = render(arrangement(block(times)), SOUNDFONT, room_response=np.ones(1))
+    for time in times:
+        assert attack_seconds(music.samples, time) == pytest.approx(time, abs=0.005)
+
+
+@needs_synthesiser
+def test_a_key_struck_again_while_held_sounds_on():
+    held = render(
+        arrangement(part([0.0, 1.0], "church organ", 19, length=1.5)), SOUNDFONT, room_response=np.ones(1)
+    )
+    first, second = (rms_dbfs(held.samples[:, int(t * RATE) : int((t + 0.3) * RATE)]) for t in (0.5, 2.0))
+    assert second == pytest.approx(first, abs=4.0)
+
+
+@needs_synthesiser
+def test_a_note_at_zero_is_not_lost():
+    music = render(arrangement(block([0.0])), SOUNDFONT, room_response=np.ones(1))
+    loud = np.abs(music.samples).max(axis=0)
+    assert np.argmax(loud > 0.1 * loud.max()) < 0.005 * RATE
+
+
+@needs_synthesiser
+def test_pitch_is_right():
+    music = render(arrangement(part([0.0], pitch=69, length=3.5)), SOUNDFONT)
+    spectrum = np.abs(np.fft.rfft(music.samples.mean(axis=0)[RATE // 2 : RATE * 5 // 2]))
+    assert np.argmax(spectrum) / 2.0 == pytest.approx(440.0, abs=3.0)
+
+
+@needs_synthesiser
+def test_loudness_and_peak_are_controlled():
+    held = [part([0.0], "strings", 48, pitch=p, length=4.0) for p in (48, 55, 64)]
+    music = render(arrangement(*held), SOUNDFONT)
+    assert integrated_lufs(music) == pytest.approx(MUSIC_LUFS, abs=0.5)
+    clicks = render(arrangement(block(np.arange(0.1, 3.9, 1.3))), SOUNDFONT)
+    assert np.abs(clicks.samples).max() <= db_to_gain(PEAK_DBFS)
+
+
+@needs_synthesiser
+def test_quiet_scenes_stay_quieter():
+    held = part([0.0], "strings", 48, length=4.0)
+    loud, quiet = (integrated_lufs(render(arrangement(held, gain_db=g), SOUNDFONT)) for g in (0.0, -12.0))
+    assert loud - quiet == pytest.approx(12.0, abs=0.5)
+
+
+@needs_synthesiser
+def test_level_follows_the_automation():
+    seconds = 20.0
+    time = np.arange(round(seconds * ENERGY_RATE_HZ)) / ENERGY_RATE_HZ
+    gain_db = -9.0 + 9.0 * np.sin(2.0 * np.pi * time / 7.0)
+    starts = np.arange(0.0, 20.0, 0.5)
+    music = render(arrangement(part(starts, length=0.6), seconds=seconds, gain_db=gain_db), SOUNDFONT)
+    frames = music.samples.mean(axis=0).reshape(len(time), -1)
+    level_db = 10.0 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
+    assert np.corrcoef(level_db, gain_db)[0, 1] > 0.85
+
+
+@needs_synthesiser
+def test_stems_add_up_to_the_mix():
+    parts = (part([0.2, 1.0]), part([0.2], "bass", 32, "bass", 40), block([0.5, 2.0]))
+    mix = render(arrangement(*parts), SOUNDFONT, room_response=np.ones(1))
+    stems = render(arrangement(*parts), SOUNDFONT, stems=True, room_response=np.ones(1))
+    assert set(stems) == {"melody", "bass", "percussion"}
+    total = sum(stem.samples for stem in stems.values())
+    assert rms_dbfs(total - mix.samples) < rms_dbfs(mix.samples) - 40.0
+
+
+@needs_synthesiser
+def test_a_room_rings_on_and_keeps_the_onset():
+    time = np.arange(2 * RATE) / RATE
+    noise = np.random.default_rng(0).standard_normal(2 * RATE)
+    response = 0.05 * noise * np.exp(-6.9 * time / 2.0)
+    response[0] = 1.0
+    late = np.concatenate([np.zeros(500), response])
+    dry, wet = (render(arrangement(block([1.0])), SOUNDFONT, room_response=r) for r in (np.ones(1), late))
+    tail = slice(int(2.0 * RATE), int(2.5 * RATE))
+    assert rms_dbfs(wet.samples[:, tail]) > rms_dbfs(dry.samples[:, tail]) + 20.0
+    assert attack_seconds(wet.samples, 1.0) == pytest.approx(1.0, abs=0.005)
+
+
+@needs_synthesiser
+def test_nothing_to_play_is_silence():
+    music = render(arrangement(), SOUNDFONT)
+    assert music.samples.shape == (2, 4 * RATE)
+    assert not music.samples.any()
+    assert render(arrangement(), SOUNDFONT, stems=True) == {}
+
+
+@needs_synthesiser
+def test_rendering_is_deterministic():
+    music = arrangement(part([0.1, 0.7]), block([0.4]))
+    first, second = (render(music, SOUNDFONT) for _ in range(2))
+    np.testing.assert_array_equal(first.samples, second.samples)
+
+
+@needs_synthesiser
+def test_many_parts_keep_their_instruments():
+    """More parts than a band has; each must sound at its own pitch."""
+    pitches = range(48, 48 + 24, 2)
+    music = render(
+        arrangement(
+            *(part([0.0], "strings", 48 + i % 3, pitch=p, length=4.0) for i, p in enumerate(pitches))
+        ),
+        SOUNDFONT,
+        room_response=np.ones(1),
+    )
+    spectrum = np.abs(np.fft.rfft(music.samples.mean(axis=0)[RATE : 3 * RATE]))
+    for pitch in pitches:
+        bin_ = 2.0 * 440.0 * 2.0 ** ((pitch - 69) / 12.0)
+        around = spectrum[round(bin_) - 3 : round(bin_) + 4].max()
+        between = np.median(spectrum[round(bin_) - 60 : round(bin_) + 60])
+        assert around > 5.0 * between
+
+
+def test_missing_soundfont_says_how_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(rendering, "_fluidsynth", lambda: "fluidsynth")
+    with pytest.raises(DataError, match=r"gone\.sf2 does not exist; install it with 'apt-get install fluid"):
+        render(arrangement(part([0.0])), tmp_path / "gone.sf2")
+
+
+def test_missing_fluidsynth_says_how_to_install(monkeypatch):
+    rendering._fluidsynth.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda command: None)
+    with pytest.raises(
+        DataError, match="fluidsynth is not installed; install it with 'apt-get install fluidsynth'"
+    ):
+        render(arrangement(part([0.0])), SOUNDFONT)
+
+
+@needs_synthesiser
+def test_a_soundfont_that_is_none_is_named(tmp_path):
+    fake = tmp_path / "fake.sf2"
+    fake.write_bytes(b"no soundfont at all")
+    with pytest.raises(DataError, match=r"fake\.sf2"):
+        render(arrangement(part([0.0])), fake)
