@@ -19,6 +19,9 @@ MIN_SECTION_SECONDS = 8.0
 BOUNDARY_SHARE = 0.35
 """Share of the scenes of 24 s and more in which the scene changes once or twice."""
 
+MAX_SPREAD_DB = 4.5
+"""Beds of a place are at most this uneven, as far as there are such; see `Clip.spread_db`."""
+
 AUDIBLE_DB = 6.0
 """An event counts as audible if its loudest 10 ms stand this far above the RMS around it."""
 
@@ -91,6 +94,8 @@ def place(
     Without a bed for the kind it is a quiet room.
     """
     n, clips = n_samples(seconds), library.find(kind, BED)
+    # What comes and goes within a recording is no stated change of scene, and must not sound like one.
+    clips = tuple(clip for clip in clips if clip.spread_db < MAX_SPREAD_DB) or clips
     sketch = (
         Sketch(np.zeros(n, np.float32), np.zeros(n, np.float32)) if clips else quiet_room(library, rng, n)
     )
@@ -113,7 +118,8 @@ def _bed(
     """`[n]` samples of one clip, begun anywhere; a short one is repeated from other places with crossfades."""
     clip = clips[int(rng.integers(len(clips)))]
     sketch.credits.append(clip.credit)
-    fade = min(int(rng.uniform(0.3, 0.8) * SAMPLE_RATE), clip.n_samples // 4)
+    # Long, so that a join is not taken for a change of scene.
+    fade = min(int(rng.uniform(1.0, 1.6) * SAMPLE_RATE), clip.n_samples // 3)
     ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
     out = np.zeros(n + clip.n_samples, np.float32)
     position = 0
@@ -168,10 +174,10 @@ def swelling(sketch: Sketch, rng: np.random.Generator, depth_db: tuple[float, fl
 
 
 def swell(rng: np.random.Generator, n: int, rate_hz: float, depth_db: float) -> FloatArray:
-    """`[n]` a slow random curve in dB of about ± depth: sines with periods of 4 to 25 s."""
+    """`[n]` a slow random curve in dB of about ± depth: sines with periods of 6 to 25 s."""
     time = np.arange(n) / rate_hz
     curve = np.zeros(n)
-    for period in rng.uniform(4, 25, 4):
+    for period in rng.uniform(6, 25, 4):
         curve += np.sin(2 * np.pi * (time / period + rng.random()))
     return (depth_db * curve / 2).astype(np.float32)
 

@@ -25,7 +25,7 @@ from silent2music.audio import READABLE_SUFFIXES, FloatArray, Waveform, atomic_p
 from silent2music.data.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
 from silent2music.errors import AudioError, DataError
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
 
 N_SIMULATED_ROOMS = 60
@@ -141,6 +141,7 @@ class Clip:
         offset, n_samples: place in the cache.
         gain: factor from cached int16 to samples of RMS 1.
         shots: one-shots found in it; of a bed they tell how busy it is.
+        spread_db: standard deviation of its level in frames of half a second.
     """
 
     credit: Credit
@@ -151,6 +152,7 @@ class Clip:
     n_samples: int = 0
     gain: float = 1.0
     shots: tuple[Shot, ...] = ()
+    spread_db: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -159,8 +161,8 @@ class Clip:
 
     @property
     def is_still(self) -> bool:
-        """Whether hardly anything stands out of it: less than one one-shot in five seconds."""
-        return len(self.shots) < self.seconds / 5
+        """Whether hardly anything happens in it: less than one one-shot in five seconds, an even level."""
+        return len(self.shots) < self.seconds / 5 and self.spread_db < 3
 
 
 @dataclass(frozen=True)
@@ -472,11 +474,20 @@ def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], l
         blocks.append(np.round(samples * (32767 / peak)).astype(np.int16))
         shots = cut_shots(samples)
         source = source_of(credit.path, credit.author)
-        clips.append(Clip(credit, source, kinds, role, offset, samples.size, peak / rms / 32767, shots))
+        gain, spread_db = peak / rms / 32767, _level_spread_db(samples)
+        clips.append(Clip(credit, source, kinds, role, offset, samples.size, gain, shots, spread_db))
         offset += samples.size
     if not clips:
         raise DataError(f"{folder} holds no recording that a scene can use; expected names as in ROLES.")
     return np.concatenate(blocks), clips
+
+
+def _level_spread_db(samples: FloatArray) -> float:
+    """Standard deviation in dB of the level in frames of half a second."""
+    frame = SAMPLE_RATE // 2
+    n_frames = samples.size // frame
+    power = np.square(samples[: n_frames * frame]).reshape(n_frames, frame).mean(axis=1)
+    return round(float(np.std(10 * np.log10(power + 1e-12))), 3) if n_frames else 0.0
 
 
 def _without_fades(samples: FloatArray) -> FloatArray:
