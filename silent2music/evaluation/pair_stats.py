@@ -170,7 +170,8 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every score of room i with music i, against room i with the music of others of its sort.
 
-    The null of a room is its mean score over `N_SHUFFLES` others, which are rhythmic if it is: the harder null. Scores that fewer than two items ask for are left out.
+    The null of a room is its mean score over `N_SHUFFLES` others, which are rhythmic if it is: the harder null.
+    Scores that fewer than two items ask for are left out.
     """
     true = [follow_scores(r, m) for r, m in zip(rooms, music, strict=True)]
     null: list[dict[str, float]] = []

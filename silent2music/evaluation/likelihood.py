@@ -1,0 +1,119 @@
+"""What a room is worth to the model: the likelihood of held-out music under the true room, another and none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from silent2music.data.shards import PairDataset, batches
+from silent2music.errors import CheckpointError, DataError
+from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.model import Silent2Music
+
+ROOMS = ("true", "shuffled", "dropped")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Losses in nats a token, the mean over codebooks and frames of a pair.
+
+    Attributes:
+        n_pairs: held-out pairs measured.
+        losses: mean under each of `ROOMS`.
+        shuffled_minus_true, dropped_minus_true: paired differences; above zero, the true room helps.
+        by_kind: the same two differences for each scene kind.
+    """
+
+    n_pairs: int
+    losses: dict[str, Interval]
+    shuffled_minus_true: Interval
+    dropped_minus_true: Interval
+    by_kind: dict[str, tuple[Interval, Interval]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{self.n_pairs} held-out pairs, nats a token, mean [95 % interval]"]
+        lines += [f"  {name:9s} {self.losses[name]}" for name in ROOMS]
+        lines += [
+            f"  shuffled - true {self.shuffled_minus_true}",
+            f"  dropped - true  {self.dropped_minus_true}",
+        ]
+        for kind, (shuffled, dropped) in sorted(self.by_kind.items()):
+            lines.append(
+                f"  {kind:9s} n={shuffled.n:3d}  shuffled - true {shuffled}  dropped - true {dropped}"
+            )
+        return "\n".join(lines)
+
+
+@torch.inference_mode()
+def room_contrast(
+    model: Silent2Music,
+    shards: Path,
+    n_pairs: int = 256,
+    crop_seconds: float = 16.0,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Contrast:
+    """Measure validation pairs, a crop of each, under three rooms with the same music.
+
+    The shuffled room is that of another pair of the same batch, whatever its kind.
+
+    Args:
+        model: in evaluation mode.
+        shards: a prepared folder with a validation split.
+        n_pairs: how many at most, in whole batches.
+        crop_seconds: length of each crop.
+        batch_size: pairs at once, at least 2.
+        seed: of the crops, the order and the bootstrap.
+        progress: called with pairs done and pairs in all.
+
+    Raises:
+        CheckpointError: if the shards were prepared with another codec than the model's.
+        DataError: if there are fewer pairs than one batch.
+    """
+    dataset = PairDataset(shards, "validation", crop_seconds, seed)
+    if dataset.meta["codec_checksum"] != model.codec.checksum:
+        raise CheckpointError(
+            f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
+            f"{model.codec.checksum}; prepare the pairs again with the model's codec."
+        )
+    n_batches = min(n_pairs, len(dataset)) // batch_size
+    if batch_size < 2 or n_batches < 1:
+        raise DataError(
+            f"{shards} has {len(dataset)} validation pairs; a contrast in batches of {batch_size} needs at least "
+            "one full batch of two or more."
+        )
+    found: dict[str, list[float]] = {name: [] for name in ROOMS}
+    kinds: list[str] = []
+    for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
+        batch = batch.to(model.device)
+        losses = model.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+        for name in ROOMS:
+            found[name] += losses[name].float().cpu().tolist()
+        kinds += batch.kinds
+        if progress is not None:
+            progress(len(kinds), n_batches * batch_size)
+    true, shuffled, dropped = (np.asarray(found[name]) for name in ROOMS)
+    rows = {kind: np.flatnonzero(np.asarray(kinds) == kind) for kind in sorted(set(kinds))}
+    return Contrast(
+        n_pairs=len(kinds),
+        losses={name: bootstrap_mean(np.asarray(found[name]), seed) for name in ROOMS},
+        shuffled_minus_true=paired_difference(shuffled, true, seed),
+        dropped_minus_true=paired_difference(dropped, true, seed),
+        by_kind={
+            kind: (
+                paired_difference(shuffled[row], true[row], seed),
+                paired_difference(dropped[row], true[row], seed),
+            )
+            for kind, row in rows.items()
+        },
+    )

@@ -1,0 +1,131 @@
+"""How near is a piece to what the model was trained on? By chroma and onsets, and by codec tokens.
+
+A distance says little alone: held-out real music has one to the training music too, and that distribution is
+the ruler. What lies nearer than its 1st percentile is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+RATE_HZ = 5.0
+EXCERPT_SECONDS = 10.0
+CHROMA_WEIGHT = 0.7
+NEAR_PERCENTILE = 1.0
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training piece nearest to an excerpt.
+
+    Attributes:
+        name: of the training piece; distance: mean cost per step of the best alignment, 0 (the same) to 1.
+    """
+
+    name: str
+    distance: float
+
+
+def fingerprint(features: MusicFeatures) -> FloatArray:
+    """`[13, F]` at `RATE_HZ`: chroma of length 1 in rows 0 to 11, onset strength in 0 to 1 in row 12."""
+    n_frames = max(1, int(features.seconds * RATE_HZ))
+    chroma = _pooled(features.chroma, round(TONAL_RATE_HZ / RATE_HZ), n_frames).mean(axis=2)
+    length = np.linalg.norm(chroma, axis=0)
+    onsets = _pooled(features.onset_envelope[None], round(ONSET_RATE_HZ / RATE_HZ), n_frames).max(axis=2)
+    onsets = np.minimum(onsets / max(float(np.percentile(onsets, 95)), 1e-9), 1.0)
+    return np.concatenate([chroma / np.maximum(length, 1e-9), onsets])
+
+
+def _pooled(values: FloatArray, factor: int, n_frames: int) -> FloatArray:
+    """`[R, n_frames, factor]` groups of successive frames of `[R, F]`, padded with the last one."""
+    padded = np.pad(values, ((0, 0), (0, max(0, n_frames * factor - values.shape[1]))), mode="edge")
+    return np.asarray(padded[:, : n_frames * factor].reshape(len(values), n_frames, factor), np.float64)
+
+
+def nearest(query: FloatArray, library: Mapping[str, FloatArray]) -> Nearest | None:
+    """The piece that any excerpt of the query comes nearest to, in any of the 12 keys.
+
+    Excerpts of `EXCERPT_SECONDS` from start, middle and end of the query are aligned with any stretch of each
+    piece by subsequence dynamic time warping with steps (1, 1), (1, 2) and (2, 1), so that tempo may differ by a
+    factor of two (Müller, "Fundamentals of Music Processing", 2015, ch. 7.2).
+
+    Args:
+        query: `[13, F]` of `fingerprint`.
+        library: the training pieces by name, likewise.
+
+    Returns:
+        None for an empty library.
+    """
+    n_query = min(query.shape[1], int(EXCERPT_SECONDS * RATE_HZ))
+    starts = sorted({0, (query.shape[1] - n_query) // 2, query.shape[1] - n_query})
+    best: Nearest | None = None
+    for name, piece in library.items():
+        if piece.shape[1] < 2:
+            continue
+        costs = np.concatenate([_costs(query[:, s : s + n_query], piece) for s in starts])
+        distance = float(_aligned(costs).min())
+        if best is None or distance < best.distance:
+            best = Nearest(name, distance)
+    return best
+
+
+def _costs(excerpt: FloatArray, piece: FloatArray) -> FloatArray:
+    """`[12, n, m]` cost of each frame against each, the excerpt turned through the 12 keys."""
+    keys = np.stack([np.roll(excerpt[:12], k, axis=0) for k in range(12)])
+    harmony = 1.0 - np.einsum("kcn,cm->knm", keys, piece[:12])
+    rhythm = np.abs(excerpt[12][:, None] - piece[12][None])
+    return np.asarray(CHROMA_WEIGHT * harmony + (1.0 - CHROMA_WEIGHT) * rhythm)
+
+
+def _aligned(costs: FloatArray) -> FloatArray:
+    """`[B]` mean cost per query frame of the best alignment in `[B, n, m]`, begun and ended anywhere in m."""
+    n_batch, n_query, n_piece = costs.shape
+    never = np.full((n_batch, 2), np.inf)
+    before, last = np.full((n_batch, n_piece), np.inf), costs[:, 0]
+    for i in range(1, n_query):
+        # Column j of these is j - 1 and j - 2 of the rows before; a skipped query frame still pays its cost.
+        one = np.concatenate([never, last], axis=1)
+        two = np.concatenate([never, before], axis=1)[:, 1 : n_piece + 1] + costs[:, i - 1]
+        step = np.minimum(np.minimum(one[:, 1 : n_piece + 1], one[:, :n_piece]), two)
+        before, last = last, step + costs[:, i]
+    return np.asarray(last.min(axis=1) / n_query)
+
+
+def longest_shared_run(tokens: IntArray, library: Sequence[IntArray]) -> int:
+    """Length of the longest run of tokens that stands in the library too, by bisection over lengths.
+
+    Args:
+        tokens: `[T]` of one codebook; library: any number of such rows.
+    """
+    own = np.ascontiguousarray(tokens, np.int64)
+    rows = [np.ascontiguousarray(row, np.int64) for row in library]
+    low, high = 0, own.size
+    while low < high:
+        length = (low + high + 1) // 2
+        wanted = _runs(own, length)
+        if any(not wanted.isdisjoint(_runs(row, length)) for row in rows):
+            low = length
+        else:
+            high = length - 1
+    return low
+
+
+def _runs(tokens: IntArray, length: int) -> set[bytes]:
+    data, size = tokens.tobytes(), tokens.itemsize
+    return {data[i * size : (i + length) * size] for i in range(tokens.size - length + 1)}
+
+
+def too_near(distances: Sequence[float], reference_distances: Sequence[float]) -> NDArray[np.bool_]:
+    """Which distances lie below the 1st percentile of those that held-out real music has."""
+    if not len(reference_distances):
+        return np.zeros(len(distances), bool)
+    return np.asarray(np.asarray(distances) < np.percentile(reference_distances, NEAR_PERCENTILE))

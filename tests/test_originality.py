@@ -1,0 +1,79 @@
+"""A copy is caught by name in any key and at another tempo, and what is new is far."""
+
+import numpy as np
+import pytest
+
+from silent2music.audio import Waveform
+from silent2music.evaluation import originality
+from silent2music.evaluation.features import describe
+
+RATE = 24_000
+
+
+def melody(seed: int, seconds: float = 15.0, transpose: int = 0, stretch: float = 1.0) -> Waveform:
+    """Random plucked notes with a rhythm of their own."""
+    rng = np.random.default_rng(seed)
+    samples = np.zeros(int(seconds * stretch * RATE))
+    start = 0.1
+    while start < seconds - 0.8:
+        t = np.arange(int(0.6 * RATE)) / RATE
+        hz = 220.0 * 2 ** ((rng.integers(0, 24) + transpose) / 12)
+        first = int(start * stretch * RATE)
+        tone = 0.3 * np.sin(2 * np.pi * hz * t) * np.exp(-t / 0.2)
+        n = min(t.size, samples.size - first)
+        samples[first : first + n] += tone[:n]
+        start += rng.choice([0.2, 0.4, 0.6])
+    return Waveform(np.clip(samples, -1, 1)[None].astype(np.float32), RATE)
+
+
+def prints(*pieces: Waveform) -> list[np.ndarray]:
+    return [originality.fingerprint(describe(piece)) for piece in pieces]
+
+
+@pytest.fixture(scope="module")
+def library() -> dict[str, np.ndarray]:
+    return {f"piece {i}": p for i, p in enumerate(prints(*(melody(i) for i in range(6))))}
+
+
+@pytest.mark.parametrize(("transpose", "stretch"), [(0, 1.0), (5, 1.0), (0, 1.2)])
+def test_a_copy_is_caught_by_name(library: dict[str, np.ndarray], transpose: int, stretch: float) -> None:
+    (copy,) = prints(melody(3, transpose=transpose, stretch=stretch))
+    found = originality.nearest(copy, library)
+    news = [originality.nearest(p, library) for p in prints(*(melody(s) for s in range(20, 26)))]
+    assert found is not None
+    assert found.name == "piece 3"
+    reference = [n.distance for n in news if n is not None]
+    assert originality.too_near([found.distance], reference).all()
+    assert found.distance < 0.7 * min(reference)
+
+
+def test_identity_is_nearest_of_all(library: dict[str, np.ndarray]) -> None:
+    found = originality.nearest(library["piece 2"], library)
+    assert found is not None
+    assert found.name == "piece 2"
+    assert found.distance == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_empty_library_has_no_nearest(library: dict[str, np.ndarray]) -> None:
+    assert originality.nearest(library["piece 0"], {}) is None
+    assert not originality.too_near([0.0], []).any()
+
+
+def test_alignment_by_hand() -> None:
+    # The query is columns 2 and 3 of the piece: cost 0 there; all else costs 1.
+    costs = np.ones((1, 2, 5))
+    costs[0, 0, 2] = costs[0, 1, 3] = 0.0
+    assert originality._aligned(costs).tolist() == [0.0]
+    costs[0, 1, 3] = 0.5
+    assert originality._aligned(costs).tolist() == [0.25]
+
+
+def test_longest_shared_run() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 1024, 300) for _ in range(4)]
+    own = rng.integers(0, 1024, 200)
+    own[50:87] = rows[2][100:137]
+    own[49], own[87] = rows[2][99] + 1, rows[2][137] + 1
+    assert originality.longest_shared_run(own, rows) == 37
+    assert originality.longest_shared_run(rows[1], rows) == 300
+    assert originality.longest_shared_run(own, []) == 0
