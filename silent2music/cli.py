@@ -288,6 +288,29 @@ def train(
     print(run(_recipe(recipe, overrides), shards, codec, out, resume))
 
 
+@app.command()
+def validate(
+    shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],
+    model: Model = None,
+    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
+    seed: Seed = SAMPLING.seed,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Loss of held-out music under its true room, another room and none, with intervals."""
+    from silent2music.audio import atomic_path
+    from silent2music.evaluation.likelihood import room_contrast
+    from silent2music.export.infer import default_model
+    from silent2music.model import Silent2Music
+
+    with _progress() as steps:
+        loaded = Silent2Music.from_pretrained(model or default_model())
+        found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=_named(steps, "pairs"))
+    print(found)
+    if json_file is not None:
+        with atomic_path(json_file, force=True) as temporary:
+            temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
 # ---- codec ----
 
 

@@ -12,7 +12,7 @@ from silent2music.codec import load_codec
 from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, TrainingConfig
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import prepare
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.model import Silent2Music
 from silent2music.training.loop import learning_rate, resolved_precision, train
 
@@ -111,6 +111,16 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
     assert float(contrast["true"].mean()) < 0.6 * uniform
     assert float(contrast["true"].mean()) < float(contrast["shuffled"].mean()) - 0.05
     assert float(contrast["true"].mean()) < float(contrast["dropped"].mean()) - 0.05
+    from silent2music.evaluation.likelihood import room_contrast
+
+    found = room_contrast(model, shards, crop_seconds=1.0, batch_size=2)
+    assert found.n_pairs == 2
+    assert found.losses["true"].low <= found.losses["true"].mean <= found.losses["true"].high
+    difference = found.losses["shuffled"].mean - found.losses["true"].mean
+    assert found.shuffled_minus_true.mean == pytest.approx(difference)
+    assert "shuffled - true" in str(found)
+    with pytest.raises(DataError, match="has 2 validation pairs"):
+        room_contrast(model, shards, crop_seconds=1.0, batch_size=3)
 
 
 def test_validation_reports_three_rooms(shards, codec_folder, tmp_path):
