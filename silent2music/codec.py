@@ -4,7 +4,7 @@ The bundled codec needs no training by gradient. Its tokens say which magnitudes
 which a token model would have to guess; the phase is rebuilt at the decoder:
 
     samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
-    codes -> vectors summed -> components inverted -> ** 2.5 -> magnitudes -> phase (Griffin-Lim) -> samples
+    codes -> vectors summed -> components inverted -> ** 2.5 -> magnitudes -> phase -> samples
 
 Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames are centred inside that span.
 `encodec` and `transformers` are imported only when a codec that needs them is used.
@@ -15,8 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,12 +27,21 @@ from torch.nn import functional
 
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
 from silent2music.errors import AudioError, CheckpointError, ConfigError
+from silent2music.phase import context_frames, rebuild, stft
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 SILENCE_CODE = 0
 """Entry of the bundled codec's first codebook that is exact silence, whatever the other codebooks say."""
+
+
+SILENCE_NORM = 0.05
+"""Vectors longer than this (a sine of about -80 dBFS) are never coded as silence."""
+
+
+DECODE_BLOCK = 250
+"""Codec frames decoded at once, to bound memory."""
 
 
 class Codec(Protocol):
@@ -90,71 +98,11 @@ class Codec(Protocol):
 # The bundled codec
 
 
-@lru_cache(maxsize=8)
-def _window(n_fft: int, device: torch.device) -> Tensor:
-    return torch.hann_window(n_fft, device=device)
-
-
-def stft(audio: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Short-time spectra with frame j centred on sample `(j + 0.5) * hop`, so that no frame hangs over an end.
-
-    Args:
-        audio: `[..., L * hop]`.
-        n_fft: length of the periodic Hann window and of the transform, in samples.
-        hop: samples between frames; divides `n_fft`.
-
-    Returns:
-        `[..., L, n_fft / 2 + 1]` complex, scaled so that a sine of amplitude 1 has magnitude 1 at its bin.
-    """
-    margin = (n_fft - hop) // 2
-    frames = functional.pad(audio, (margin, margin)).unfold(-1, n_fft, hop)
-    return torch.fft.rfft(frames * (_window(n_fft, audio.device) * (4.0 / n_fft)))
-
-
-def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Least-squares inverse of `stft` (Griffin and Lim, 1984): `[..., L, n_fft / 2 + 1]` to `[..., L * hop]`."""
-    window = _window(n_fft, spectrum.device)
-    n_frames, n_overlaps, margin = spectrum.shape[-2], n_fft // hop, (n_fft - hop) // 2
-    frames = torch.fft.irfft(spectrum, n=n_fft) * (window * (n_fft / 4.0))
-    pieces = frames.unflatten(-1, (n_overlaps, hop))
-    squares = window.square().unflatten(-1, (n_overlaps, hop))
-    audio = frames.new_zeros(*frames.shape[:-2], n_frames + n_overlaps - 1, hop)
-    weight = frames.new_zeros(n_frames + n_overlaps - 1, hop)
-    for i in range(n_overlaps):
-        audio[..., i : i + n_frames, :] += pieces[..., i, :]
-        weight[i : i + n_frames] += squares[i]
-    audio = (audio / weight.clamp(min=1e-8)).flatten(-2)
-    return audio[..., margin : margin + n_frames * hop]
-
-
-def griffin_lim(
-    magnitudes: Tensor, n_fft: int, hop: int, n_iterations: int, momentum: float = 0.99, seed: int = 0
-) -> Tensor:
-    """A sound whose short-time magnitudes are near the given ones.
-
-    Fast Griffin-Lim (Perraudin, Balazs and Søndergaard, 2013) from random phases that depend on `seed` alone
-    and are the same for every row of a batch.
-
-    Args:
-        magnitudes: `[B, L, n_fft / 2 + 1]`, scaled as `stft` does.
-        n_fft, hop: as for `stft`.
-        n_iterations: projections; more than 16 bring next to nothing.
-        momentum: 0 for the classic method.
-        seed: of the phases at the start.
-
-    Returns:
-        `[B, L * hop]`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes) * (2.0 * math.pi)
-    phases = torch.polar(torch.ones_like(start), start)
-    previous: Tensor | float = 0.0
-    for _ in range(n_iterations):
-        rebuilt = stft(inverse_stft(magnitudes * phases, n_fft, hop), n_fft, hop)
-        ahead = rebuilt - previous * (momentum / (1.0 + momentum))
-        phases = ahead / ahead.abs().clamp(min=1e-16)
-        previous = rebuilt
-    return inverse_stft(magnitudes * phases, n_fft, hop)
+_TOKEN_SETTINGS = (
+    "sample_rate", "n_fft", "hop", "frames_per_code", "power", "n_components", "n_codebooks", "codebook_size",
+    "n_candidates",
+)  # fmt: skip
+"""Settings that decide which tokens a sound gets; the others belong to the decoder."""
 
 
 class BundledCodec(nn.Module):
@@ -214,13 +162,14 @@ class BundledCodec(nn.Module):
     @property
     def checksum(self) -> str:
         """Of the transform, the components and the quantiser, as stored in 16 bits."""
-        values = {k: v for k, v in to_dict(self.config).items() if k != "griffin_lim_iterations"}
-        return _digest({"kind": self.kind, **values}, self.state_dict())
+        values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
+        tensors = {name: self.get_buffer(name) for name in ("components", "codebooks", "scales")}
+        return _digest({"kind": self.kind, **values}, tensors)
 
     @property
     def decoder_version(self) -> str:
         """Phase method and its effort."""
-        return f"griffin-lim-{self.config.griffin_lim_iterations}"
+        return f"phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
 
     def codebook_vectors(self) -> Tensor:
         """`[K, V, P]` float32: the first codebook as it is, the others relative to its scale."""
@@ -231,7 +180,8 @@ class BundledCodec(nn.Module):
         config = self.config
         missing = -audio.shape[-1] % config.samples_per_code
         spectrum = stft(functional.pad(audio, (0, missing)), config.n_fft, config.hop)
-        return spectrum.abs().pow(config.power).unflatten(-2, (-1, config.frames_per_code)).flatten(-2)
+        compressed = spectrum.abs().pow(config.power)
+        return compressed.reshape(len(audio), -1, self.components.shape[1])
 
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
@@ -247,14 +197,16 @@ class BundledCodec(nn.Module):
     def quantise(self, vectors: Tensor) -> Tensor:
         """Codes `[B, T, K]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
         flat = vectors.flatten(0, 1)
-        codes = torch.cat([self._search(block) for block in flat.split(1024)])
-        return codes.unflatten(0, vectors.shape[:2])
+        codes = torch.cat([self._search(flat[i : i + 1024]) for i in range(0, len(flat), 1024)])
+        return codes.reshape(*vectors.shape[:2], self.n_codebooks)
 
     def _search(self, vectors: Tensor) -> Tensor:
         """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book."""
         first = self.codebooks[0]
         n_kept = min(self.config.n_candidates, first.shape[0])
         score = vectors @ first.T - first.square().sum(-1) / 2
+        # Nothing can be added to silence, so it must not stand in for a sound unlike all that was fitted.
+        score[vectors.norm(dim=1) > SILENCE_NORM, SILENCE_CODE] = -math.inf
         best = score.topk(n_kept, dim=1).indices
         codes = best[..., None]
         residual = vectors[:, None] - first[best]
@@ -284,16 +236,45 @@ class BundledCodec(nn.Module):
     def magnitudes(self, codes: Tensor) -> Tensor:
         """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` that codes `[B, K, T]` stand for."""
         features = (self.vectors(codes) @ self.components).clamp(min=0.0)
-        frames = features.unflatten(-1, (self.config.frames_per_code, -1)).flatten(1, 2)
+        frames = features.reshape(len(codes), -1, self.config.n_fft // 2 + 1)
         return frames.pow(1.0 / self.config.power)
 
-    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`.
 
         Raises:
             AudioError: on another shape or a code out of range.
         """
+        blocks = (codes[..., i : i + DECODE_BLOCK] for i in range(0, max(1, codes.shape[-1]), DECODE_BLOCK))
+        return torch.cat(list(self.decode_stream(blocks)), dim=-1)
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """How far behind the codes `decode_stream` gives sound, and also how far back it looks."""
+        config = self.config
+        n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
+        return n_frames * config.hop / config.sample_rate
+
+    @torch.no_grad()
+    def decode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode block by block at constant memory; joined, the pieces equal `decode` of the joined blocks.
+
+        Args:
+            blocks: codes `[B, K, t]` of successive stretches of any length.
+
+        Yields:
+            Samples `[B, 1, n]`, as soon as no later code can change them: `lookahead_seconds` behind.
+
+        Raises:
+            AudioError: on another shape or a code out of range.
+        """
+        config = self.config
+        magnitudes = (self.magnitudes(self._checked(block)) for block in blocks)
+        for audio in rebuild(magnitudes, config.n_fft, config.hop, config.griffin_lim_iterations):
+            yield audio[:, None]
+
+    def _checked(self, codes: Tensor) -> Tensor:
+        """The codes, if they can be this codec's."""
         if codes.ndim != 3 or codes.shape[1] != self.n_codebooks or codes.shape[2] < 1:
             raise AudioError(
                 f"The codec got codes of shape {tuple(codes.shape)}; expected [B, {self.n_codebooks}, T]."
@@ -302,9 +283,7 @@ class BundledCodec(nn.Module):
             raise AudioError(
                 f"The codec got a code outside 0 to {self.codebook_size - 1}; is it another codec's?"
             )
-        config = self.config
-        audio = griffin_lim(self.magnitudes(codes), config.n_fft, config.hop, config.griffin_lim_iterations)
-        return audio[:, None]
+        return codes
 
 
 # Codecs of others, behind the same protocol
@@ -478,6 +457,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).chmod(0o644)
         (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be written ({error}); choose another place.") from error

@@ -36,7 +36,7 @@ class CodecConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
     n_candidates: int = 4
-    griffin_lim_iterations: int = 16
+    griffin_lim_iterations: int = 4
 
     @property
     def samples_per_code(self) -> int:

@@ -150,7 +150,8 @@ def kmeans(
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid for each vector, `[n]`."""
     half_square = centroids.square().sum(1) / 2
-    return torch.cat([(block @ centroids.T - half_square).argmax(1) for block in vectors.split(16_384)])
+    blocks = (vectors[i : i + 16_384] for i in range(0, len(vectors), 16_384))
+    return torch.cat([(block @ centroids.T - half_square).argmax(1) for block in blocks])
 
 
 def _features(
@@ -163,8 +164,9 @@ def _features(
             waveform = audio.read(file).mono().resampled(codec.sample_rate)
         except AudioError:
             continue
-        for block in torch.from_numpy(waveform.samples).split(120 * codec.sample_rate, dim=1):
-            yield codec.features(block)[0]
+        samples, n_block = torch.from_numpy(waveform.samples), 120 * codec.sample_rate
+        for start in range(0, waveform.n_samples, n_block):
+            yield codec.features(samples[:, start : start + n_block])[0]
         seconds += waveform.seconds
         report(max((i + 1) / len(files), seconds / (3600.0 * max_hours)))
         if seconds >= 3600.0 * max_hours:
