@@ -311,6 +311,33 @@ def validate(
             temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+@app.command("eval")
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
+    pairs: Annotated[Path | None, typer.Option("--pairs", help="Pair folder with held-out pairs.")] = None,
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", help="Judge these files, made by any program, and no model.")
+    ] = None,
+    model: Model = None,
+    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to evaluate at most.")] = 128,
+    seed: Seed = SAMPLING.seed,
+) -> None:
+    """Measure whether the music follows the room, how it sounds, and whether it is the model's own."""
+    from silent2music.evaluation.benchmark import EvalConfig, evaluate_outputs
+    from silent2music.evaluation.benchmark import evaluate as evaluate_model
+    from silent2music.export.infer import default_model
+
+    config = EvalConfig(n=n_pairs, seed=seed)
+    with _progress() as steps:
+        if outputs is not None:
+            evaluate_outputs(outputs, out, pairs, config, steps)
+        elif pairs is not None:
+            evaluate_model(model or default_model(), pairs, out, config, progress=steps)
+        else:
+            raise typer.BadParameter("give --pairs for a model, or --outputs for files.")
+    print((out / "report.md").read_text(encoding="utf-8"))
+
+
 # ---- codec ----
 
 

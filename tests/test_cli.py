@@ -251,6 +251,7 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing(
         ["sing"],
         ["data"],
         ["train"],
+        ["eval", "--out", "report"],
     ],
 )
 def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:
