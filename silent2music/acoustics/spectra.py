@@ -1,0 +1,153 @@
+"""The signal and its band powers, made block by block so that hours fit in memory."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.audio import FLOOR_DBFS, Waveform
+
+FloatArray = NDArray[np.float64]
+Float32Array = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+ANALYSIS_RATE = 24_000
+WINDOW = 512
+HOP = 120
+FRAME_RATE = ANALYSIS_RATE / HOP
+"""Analysis frames of 21 ms every 5 ms: short enough for onsets and for decays of 0.2 s."""
+
+HIGH_PASS_HZ = 25.0
+N_BANDS = 20
+BAND_LOW_HZ = 70.0
+BLOCK_SECONDS = 10
+CURVE_RATE_HZ = 10.0
+
+
+class Sound(NamedTuple):
+    """`signal [N]` at the analysis rate with unit RMS; power, peak and energy cells on the input's scale."""
+
+    signal: Float32Array
+    power: float
+    peak: float
+    energy: FloatArray
+
+
+def to_dbfs(power: FloatArray) -> FloatArray:
+    """Mean power in dB re full scale, not below the floor."""
+    return np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30)))
+
+
+def _downmix_weights(room: Waveform, mean: FloatArray) -> Float32Array:
+    """Equal weights, or the loudest channel alone where the channels cancel each other."""
+    n_channels = room.n_channels
+    weights = np.full(n_channels, 1.0 / n_channels)
+    if n_channels > 1:
+        covariance = np.zeros((n_channels, n_channels))
+        step = BLOCK_SECONDS * room.sample_rate
+        for start in range(0, room.n_samples, step):
+            x = room.samples[:, start : start + step].astype(np.float64) - mean[:, None]
+            covariance += x @ x.T
+        if weights @ covariance @ weights < 0.1 * np.trace(covariance) / n_channels**2:
+            weights = np.eye(n_channels)[int(np.argmax(np.diag(covariance)))]
+    return weights.astype(np.float32)
+
+
+def prepare(room: Waveform) -> Sound:
+    """High-pass, mix, resample and scale, block by block."""
+    import soxr
+    from scipy.signal import butter, sosfilt
+
+    rate = room.sample_rate
+    mean = room.samples.mean(axis=1, dtype=np.float64)
+    weights = _downmix_weights(room, mean)
+    sos = butter(2, min(HIGH_PASS_HZ, rate / 8), "highpass", fs=rate, output="sos")
+    state = np.zeros((len(sos), room.n_channels, 2))
+    resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
+    step = BLOCK_SECONDS * rate
+    n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
+    energy, counts, peak, mono = np.zeros(n_cells), np.zeros(n_cells), 0.0, []
+    for start in range(0, room.n_samples, step):
+        block = room.samples[:, start : start + step] - mean[:, None]
+        block, state = sosfilt(sos, block, axis=1, zi=state)
+        peak = max(peak, float(np.abs(block).max()))
+        power = np.einsum("cn,cn->n", block, block) / room.n_channels
+        n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)
+        edges = np.arange(n_block_cells) * rate // int(CURVE_RATE_HZ)
+        first = round(start / rate * CURVE_RATE_HZ)
+        cells = np.minimum(first + np.arange(n_block_cells), n_cells - 1)
+        np.add.at(energy, cells, np.add.reduceat(power, edges))
+        np.add.at(counts, cells, np.diff(np.append(edges, block.shape[1])))
+        mixed = (weights @ block).astype(np.float32)
+        last = start + step >= room.n_samples
+        mono.append(mixed if rate == ANALYSIS_RATE else resampler.resample_chunk(mixed, last=last))
+    signal = np.concatenate(mono)
+    total = float(energy.sum() / counts.sum())
+    rms = float(np.sqrt(np.mean(np.square(signal, dtype=np.float64))))
+    if rms > 0:
+        signal /= np.float32(rms)
+    return Sound(signal, total, peak, energy / np.maximum(counts, 1))
+
+
+def _band_edges() -> IntArray:
+    """`[N_BANDS + 1]` FFT bins, evenly spaced on a log axis but at least one bin wide."""
+    bin_hz = ANALYSIS_RATE / WINDOW
+    edges = np.round(np.geomspace(BAND_LOW_HZ, ANALYSIS_RATE / 2, N_BANDS + 1) / bin_hz).astype(np.int64)
+    for i in range(1, len(edges)):
+        edges[i] = max(edges[i], edges[i - 1] + 1)
+    edges[-1] = WINDOW // 2 + 1
+    return edges
+
+
+def spectra(signal: Float32Array) -> tuple[Float32Array, FloatArray]:
+    """Band powers `[T, B]` and the mean power spectrum `[WINDOW // 2 + 1]`; frame t is centred on t * HOP."""
+    from scipy.fft import rfft
+
+    padded = np.pad(signal, WINDOW // 2, mode="symmetric")
+    views = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
+    edges = _band_edges()
+    bands = np.empty((len(views), N_BANDS), np.float32)
+    spectrum = np.zeros(WINDOW // 2 + 1)
+    for start in range(0, len(views), 2000):
+        power = np.abs(rfft(views[start : start + 2000] * window, axis=1)) ** 2
+        spectrum += power.sum(axis=0, dtype=np.float64)
+        bands[start : start + 2000] = np.add.reduceat(power, edges[:-1], axis=1)
+    # Bands that hold nothing (above the Nyquist frequency of an 8 kHz recording) get a common tiny floor.
+    widths = np.diff(edges)
+    bands += (1e-9 * spectrum.mean() / len(views) * widths).astype(np.float32)
+    return bands, spectrum / len(views)
+
+
+def spectral_shape(spectrum: FloatArray, nyquist_hz: float) -> tuple[float, float]:
+    """Centroid in Hz and tilt in dB per octave."""
+    hz = np.arange(len(spectrum)) * ANALYSIS_RATE / WINDOW
+    centroid_hz = float((hz * spectrum).sum() / max(spectrum.sum(), 1e-30))
+    edges = _band_edges()
+    centres = np.sqrt(hz[edges[:-1]] * hz[np.minimum(edges[1:], len(hz) - 1)])
+    density_db = 10 * np.log10(
+        np.add.reduceat(spectrum, edges[:-1]) / np.diff(edges) + 1e-12 * spectrum.max() + 1e-30
+    )
+    use = (centres >= 100) & (centres <= min(8000.0, 0.9 * nyquist_hz))
+    slope = float(np.polyfit(np.log2(centres[use]), density_db[use], 1)[0]) if use.sum() > 2 else 0.0
+    return centroid_hz, slope
+
+
+def running_percentile(values: FloatArray, block: int, n_around: int, percentile: float) -> FloatArray:
+    """A percentile of medians of blocks around each frame, `[T, ...]` like `values`, linear in between."""
+    from scipy.ndimage import percentile_filter
+
+    n_blocks = max(1, len(values) // block)
+    edges = np.linspace(0, len(values), n_blocks + 1).astype(int)
+    medians = np.stack([np.median(values[a:b], axis=0) for a, b in itertools.pairwise(edges)])
+    size = (n_around,) + (1,) * (medians.ndim - 1)
+    smooth = percentile_filter(medians, percentile, size=size, mode="nearest")
+    centres = (edges[:-1] + edges[1:]) / 2
+    position = np.clip(np.interp(np.arange(len(values)), centres, np.arange(n_blocks)), 0, n_blocks - 1)
+    low = position.astype(int)
+    high = np.minimum(low + 1, n_blocks - 1)
+    part = (position - low).reshape((-1,) + (1,) * (medians.ndim - 1))
+    return np.asarray(smooth[low] * (1 - part) + smooth[high] * part, dtype=np.float64)

@@ -1,0 +1,117 @@
+"""Pictures. matplotlib is imported inside, with the Agg backend's canvas: no display is needed or touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.acoustics import AcousticProfile
+from silent2music.audio import Waveform, atomic_path
+from silent2music.errors import AudioError
+
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+MAX_COLUMNS = 2000
+"""Spectra in a picture: more cannot be seen, and hours must not fill the memory."""
+N_FFT = 1024
+
+
+def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> None:
+    """Draw a recording's spectrogram, events, pulse, energy and boundaries on one picture.
+
+    An existing file is replaced, whole or not at all.
+
+    Args:
+        room: the recording.
+        profile: `acoustics.analyze` of it.
+        path: a PNG, PDF or SVG file.
+
+    Raises:
+        AudioError: on another suffix or a place that cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise AudioError(
+            f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
+        )
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    spectrogram, marks, energy = figure.subplots(
+        3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1, 1.3]}
+    )
+    _draw_spectrogram(figure, spectrogram, room)
+    _draw_marks(marks, profile)
+    _draw_energy(energy, profile)
+    for axes in (spectrogram, marks, energy):
+        for boundary in profile.boundaries:
+            axes.axvline(boundary.seconds, color="tab:red", linestyle="--", linewidth=1.5)
+        axes.set_xlim(0, profile.seconds)
+    figure.suptitle(_title(profile), fontsize=10)
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _title(profile: AcousticProfile) -> str:
+    tempo = "no pulse" if profile.tempo_bpm is None else f"{profile.tempo_bpm:.1f} bpm"
+    decay = "no decay found" if profile.rt60_seconds is None else f"RT60 {profile.rt60_seconds:.2f} s"
+    return (
+        f"{profile.level_dbfs:.1f} dBFS, floor {profile.noise_floor_dbfs:.1f} dBFS, "
+        f"{len(profile.events)} events, {tempo}, {decay}, {len(profile.boundaries)} boundaries"
+    )
+
+
+def _spectrogram_db(room: Waveform) -> NDArray[np.float64]:
+    """Power in dB re full scale of at most `MAX_COLUMNS` spectra spread over the recording, `[bins, columns]`."""
+    mono = room.mono().samples[0]
+    mono = np.pad(mono, (0, max(0, N_FFT - mono.size)))
+    n_columns = int(min(MAX_COLUMNS, max(1, (mono.size - N_FFT) // (N_FFT // 4) + 1)))
+    starts = np.linspace(0, mono.size - N_FFT, n_columns).astype(np.int64)
+    window = np.hanning(N_FFT)
+    frames = mono[starts[:, None] + np.arange(N_FFT)].astype(np.float64)
+    frames = (frames - mono.mean(dtype=np.float64)) * window
+    power = np.abs(np.fft.rfft(frames, axis=1) / (window.sum() / 2)) ** 2
+    return np.asarray(10 * np.log10(power + 1e-14).T, dtype=np.float64)
+
+
+def _draw_spectrogram(figure: Any, axes: Any, room: Waveform) -> None:
+    """Frequencies on a scale that is linear to 500 Hz and logarithmic above."""
+    power_db = _spectrogram_db(room)
+    hz = np.linspace(0, room.sample_rate / 2, power_db.shape[0])
+    edges = np.linspace(0, room.seconds, power_db.shape[1] + 1)
+    hz_edges = np.concatenate([[0.0], (hz[:-1] + hz[1:]) / 2, [hz[-1]]])
+    low, high = np.percentile(power_db, [5, 99.8])
+    mesh = axes.pcolormesh(edges, hz_edges, power_db, vmin=low, vmax=max(high, low + 1), cmap="magma")
+    mesh.set_rasterized(True)
+    axes.set_yscale("symlog", linthresh=500)
+    axes.set_ylim(0, min(12_000, room.sample_rate / 2))
+    ticks = [t for t in (0, 250, 500, 1000, 2000, 4000, 8000) if t < room.sample_rate / 2]
+    axes.set_yticks(ticks, [f"{t}" for t in ticks])
+    axes.set_ylabel("Hz")
+    figure.colorbar(mesh, ax=axes, label="dBFS", pad=0.01)
+
+
+def _draw_marks(axes: Any, profile: AcousticProfile) -> None:
+    """Events as stems as high as they are strong, darker the surer; beats as lines behind them."""
+    for beat in profile.pulse_seconds:
+        axes.axvline(beat, color="tab:green", linewidth=0.8, alpha=0.35 + 0.6 * profile.pulse_confidence)
+    times = [e.seconds for e in profile.events]
+    strengths = [e.strength_db for e in profile.events]
+    colours = [(0.12, 0.27, 0.6, 0.25 + 0.75 * e.confidence) for e in profile.events]
+    axes.vlines(times, 0, strengths, colors=colours, linewidth=1.8)
+    axes.scatter(times, strengths, c=colours if colours else None, s=12)
+    axes.set_ylim(0, max([20.0, *strengths]) * 1.1)
+    axes.set_ylabel("event dB\n(pulse: green)")
+
+
+def _draw_energy(axes: Any, profile: AcousticProfile) -> None:
+    energy = np.array(profile.energy_dbfs)
+    axes.plot((np.arange(energy.size) + 0.5) / profile.curve_rate_hz, energy, color="black", linewidth=1.0)
+    axes.axhline(profile.noise_floor_dbfs, color="grey", linestyle=":", linewidth=1.0)
+    axes.set_ylim(min(profile.noise_floor_dbfs, energy.min()) - 3, energy.max() + 3)
+    axes.set_ylabel("dBFS\n(boundaries: red)")
+    axes.set_xlabel("s")
