@@ -20,6 +20,13 @@ MIN_NORM = 0.05
 """Vectors shorter than this (about -90 dBFS) count no more in the fit for being quieter still."""
 
 
+QUIET_SHARE = 0.2
+"""Share of the vectors that the fit also hears from farther away, so that a fade-out fades in any music."""
+
+QUIETEST_DB = -50.0
+"""By how much, at most."""
+
+
 def fit_codec(
     files: Sequence[Path],
     config: CodecConfig,
@@ -67,7 +74,12 @@ def fit_codec(
     for features in _features(codec, order, max_hours, lambda f: report("projection", f)):
         keep = torch.rand(len(features), generator=generator) < max_vectors / n_frames
         kept.append(features[keep] @ codec.components.T)
-    fit_quantiser(codec, torch.cat(kept), generator, n_iterations, report)
+    vectors = torch.cat(kept)
+    # A gain on the sound is a gain on the vector, raised to the same power.
+    draws = torch.rand(2, len(vectors), generator=generator)
+    gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
+    vectors *= torch.pow(10.0, config.power * gain_db / 20.0)[:, None]
+    fit_quantiser(codec, vectors, generator, n_iterations, report)
     _round(codec)
     return codec
 
