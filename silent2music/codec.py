@@ -105,6 +105,42 @@ _TOKEN_SETTINGS = (
 """Settings that decide which tokens a sound gets; the others belong to the decoder."""
 
 
+class Correction(nn.Module):
+    """A learned change of vectors `[B, T, P]` in the light of those before, nothing at first.
+
+    Causal ConvNeXt blocks (Liu et al., 2022) on each vector's direction and log length; what comes out is
+    added in units of that length, so that silence stays silent.
+    """
+
+    KERNEL = 5
+
+    def __init__(self, n_components: int, dim: int, n_layers: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(n_components + 1, dim)
+        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, self.KERNEL, groups=dim) for _ in range(n_layers)])
+        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
+        self.widen = nn.ModuleList([nn.Linear(dim, 3 * dim) for _ in range(n_layers)])
+        self.narrow = nn.ModuleList([nn.Linear(3 * dim, dim) for _ in range(n_layers)])
+        self.leave = nn.Linear(dim, n_components)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    @property
+    def n_history(self) -> int:
+        """Frames before a frame that its correction depends on."""
+        return (self.KERNEL - 1) * len(self.mix)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """`[B, T, P]` to `[B, T, P]`."""
+        length = vectors.norm(dim=-1, keepdim=True)
+        inputs = torch.cat([vectors / length.clamp(min=1e-6), (length + SILENCE_NORM).log()], dim=-1)
+        hidden = self.enter(inputs)
+        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
+            mixed = mix(functional.pad(hidden.transpose(1, 2), (self.KERNEL - 1, 0))).transpose(1, 2)
+            hidden = hidden + narrow(functional.gelu(widen(norm(mixed))))
+        return vectors + length * self.leave(hidden).to(vectors.dtype)
+
+
 class BundledCodec(nn.Module):
     """Principal components of compressed magnitudes, quantised residually; fitted by `training.codec.fit_codec`.
 
@@ -138,6 +174,9 @@ class BundledCodec(nn.Module):
             "codebooks", torch.zeros(config.n_codebooks, config.codebook_size, config.n_components)
         )
         self.register_buffer("scales", torch.zeros(config.codebook_size))
+        sizes = (config.n_components, config.correction_dim)
+        self.encoder = Correction(*sizes, config.encoder_layers) if config.encoder_layers else None
+        self.decoder = Correction(*sizes, config.decoder_layers) if config.decoder_layers else None
 
     @property
     def sample_rate(self) -> int:
@@ -163,13 +202,14 @@ class BundledCodec(nn.Module):
     def checksum(self) -> str:
         """Of the transform, the components and the quantiser, as stored in 16 bits."""
         values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
-        tensors = {name: self.get_buffer(name) for name in ("components", "codebooks", "scales")}
+        tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
         return _digest({"kind": self.kind, **values}, tensors)
 
     @property
     def decoder_version(self) -> str:
-        """Phase method and its effort."""
-        return f"phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
+        """The learned correction, phase method and its effort."""
+        learned = "" if self.decoder is None else _digest({}, self.decoder.state_dict()) + "-"
+        return f"{learned}phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
 
     def codebook_vectors(self) -> Tensor:
         """`[K, V, P]` float32: the first codebook as it is, the others relative to its scale."""
@@ -192,7 +232,12 @@ class BundledCodec(nn.Module):
         """
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
             raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
-        return self.quantise(self.features(audio[:, 0].float()) @ self.components.T).transpose(1, 2)
+        return self.quantise(self.project(audio[:, 0].float())).transpose(1, 2)
+
+    def project(self, audio: Tensor) -> Tensor:
+        """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
+        vectors = self.features(audio) @ self.components.T
+        return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
 
     def quantise(self, vectors: Tensor) -> Tensor:
         """Codes `[B, T, K]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
@@ -233,10 +278,12 @@ class BundledCodec(nn.Module):
         )
         return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
 
-    def magnitudes(self, codes: Tensor) -> Tensor:
-        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` that codes `[B, K, T]` stand for."""
-        features = (self.vectors(codes) @ self.components).clamp(min=0.0)
-        frames = features.reshape(len(codes), -1, self.config.n_fft // 2 + 1)
+    def magnitudes(self, vectors: Tensor) -> Tensor:
+        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`."""
+        if self.decoder is not None:
+            vectors = self.decoder(vectors)
+        features = (vectors @ self.components).clamp(min=0.0)
+        frames = features.reshape(len(vectors), -1, self.config.n_fft // 2 + 1)
         return frames.pow(1.0 / self.config.power)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -269,9 +316,20 @@ class BundledCodec(nn.Module):
             AudioError: on another shape or a code out of range.
         """
         config = self.config
-        magnitudes = (self.magnitudes(self._checked(block)) for block in blocks)
-        for audio in rebuild(magnitudes, config.n_fft, config.hop, config.griffin_lim_iterations):
+        for audio in rebuild(
+            self._magnitude_stream(blocks), config.n_fft, config.hop, config.griffin_lim_iterations
+        ):
             yield audio[:, None]
+
+    def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Magnitudes of each block of codes, the vectors before it at hand for the correction."""
+        n_history = 0 if self.decoder is None else self.decoder.n_history
+        history: Tensor | None = None
+        for block in blocks:
+            vectors = self.vectors(self._checked(block))
+            joined = vectors if history is None else torch.cat([history, vectors], dim=1)
+            yield self.magnitudes(joined)[:, -vectors.shape[1] * self.config.frames_per_code :]
+            history = joined[:, max(0, joined.shape[1] - n_history) :]
 
     def _checked(self, codes: Tensor) -> Tensor:
         """The codes, if they can be this codec's."""

@@ -25,7 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase."""
+    """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase.
+
+    Learned corrections of the encoder and the decoder exist where their number of layers is not 0.
+    """
 
     sample_rate: int = 24_000
     n_fft: int = 1920
@@ -37,6 +40,9 @@ class CodecConfig:
     codebook_size: int = 1024
     n_candidates: int = 4
     griffin_lim_iterations: int = 4
+    encoder_layers: int = 0
+    decoder_layers: int = 0
+    correction_dim: int = 192
 
     @property
     def samples_per_code(self) -> int:
@@ -165,6 +171,39 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CodecTrainingConfig:
+    """The codec's training loop; the closed form comes before it.
+
+    With `freeze_tokens` the encoder and the quantiser stay as they are, so that a token model goes on to fit.
+    """
+
+    kind: str = "bundled"
+    freeze_tokens: bool = True
+    batch_size: int = 8
+    crop_seconds: float = 2.0
+    learning_rate: float = 5e-4
+    warmup_steps: int = 100
+    max_steps: int = 2000
+    max_minutes: float = 0.0
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.995
+    quiet_db: float = -30.0
+    mel_weight: float = 2.0
+    stft_weight: float = 1.0
+    commitment_weight: float = 0.25
+    adversarial: bool = False
+    adversarial_weight: float = 1.0
+    feature_weight: float = 2.0
+    discriminator_filters: int = 16
+    codebook_dropout: float = 0.1
+    mixed_precision: str = "auto"
+    validate_every: int = 250
+    n_validation_crops: int = 16
+    checkpoint_minutes: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """The pair factory. `kinds` gives the share of each scene kind, in any unit."""
 
@@ -213,6 +252,8 @@ class RecipeConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
+    seanet: SeanetConfig = field(default_factory=SeanetConfig)
+    codec_training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
