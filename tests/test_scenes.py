@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from library import RATE, response, write_ambience, write_rooms
@@ -230,13 +232,33 @@ def test_mechanical_noise_follows_velocity_pitch_and_instrument() -> None:
 def test_muted_scene_takes_its_truth_from_the_arrangement(library: Library) -> None:
     starts = list(np.arange(0.5, 9.5, 1.0))
     music = arrangement((part("piano", starts), part("cello", [t + 0.01 for t in starts], 48, role="bass")))
-    scene = muted_scene(music, library, np.random.default_rng(0), QUIET_CHAIN)
+    closet = next(room for room in library.rooms if room.credit and room.rt60_seconds < 1)
+    scene = muted_scene(music, library, np.random.default_rng(0), QUIET_CHAIN, closet)
     assert scene.truth.kind == "muted"
     np.testing.assert_allclose(scene.truth.event_seconds, starts)
     np.testing.assert_array_equal(scene.truth.beat_seconds, music.beat_seconds)
     np.testing.assert_array_equal(scene.truth.boundary_seconds, [4.0])
     assert all(rise_db(scene.audio.samples[0], t) > 6 for t in starts)
-    assert scene.room_response is not None
+    assert scene.room_response is closet.response
+    assert scene.room_credit == closet.credit
+
+
+@pytest.mark.parametrize("kind", ["muted", "leak"])
+def test_the_room_goes_along_where_the_music_grows_loud(kind: str, library: Library) -> None:
+    music = arrangement((part("piano", list(np.arange(0.25, 9.5, 0.5)), 48),))
+    gain_db = np.where(np.arange(100) < 40, -14.0, 0.0)
+    music = dataclasses.replace(music, gain_db=gain_db)
+    time = np.arange(10 * RATE) / RATE
+    tone = 0.1 * 10 ** (gain_db.repeat(2400) / 20) * np.sin(2 * np.pi * 131 * time)
+    heard = Waveform(tone[None].astype(np.float32), RATE)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        if kind == "muted":
+            scene = muted_scene(music, library, rng, QUIET_CHAIN)
+        else:
+            scene = leak_scene(music, heard, library, rng, QUIET_CHAIN)
+        energy = scene.truth.energy_db
+        assert np.median(energy[45:]) > np.median(energy[5:35]) + 4
 
 
 def test_leak_is_the_music_low_passed_far_down_and_in_time(library: Library) -> None:

@@ -40,6 +40,7 @@ from silent2music.data.scenes import (
     usable_kinds,
 )
 from silent2music.data.scores import Score, load_score
+from silent2music.data.sketching import pick_room
 from silent2music.data.sources import Credit, Library, held_out, open_library, read_licences
 from silent2music.errors import ConfigError, DataError
 
@@ -178,10 +179,11 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
     scene = None
     if kind not in FROM_MUSIC:
         scene = make_scene(kind, stock.library, rng, config.seconds, levels)
-    truth = scene.truth if scene else free_truth(kind, rng, config.seconds)
+    room = pick_room(stock.library, rng, 0.2, 1.2) if kind == "muted" else None
+    truth = scene.truth if scene else free_truth(kind, rng, config.seconds, room)
     score, arrangement = _arranged(factory, stock, truth, music_rng)
     if kind == "muted":
-        scene = muted_scene(arrangement, stock.library, rng, levels)
+        scene = muted_scene(arrangement, stock.library, rng, levels, room)
     music = render(
         arrangement,
         Path(config.soundfont),
@@ -426,13 +428,12 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
 def _scores(folder: Path) -> tuple[list[Credit], list[str]]:
     """Scores of a folder that have a licence entry, and the names of those that have none."""
     licences = read_licences(folder)
-    found = sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS
-    )
+    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS)
     credits = [licences[name] for name in found if name in licences]
     if not credits:
         raise DataError(
-            f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; add one or set data.scores."
+            f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; "
+            "add one or set data.scores."
         )
     return credits, [name for name in found if name not in licences]
 

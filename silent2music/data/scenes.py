@@ -43,7 +43,7 @@ from silent2music.data.sketching import (
     take_notes,
     walk,
 )
-from silent2music.data.sources import Credit, Library
+from silent2music.data.sources import Credit, Library, Room
 from silent2music.errors import DataError
 
 
@@ -101,9 +101,21 @@ def make_scene(
 
 
 def muted_scene(
-    arrangement: Arrangement, library: Library, rng: np.random.Generator, levels: Levels | None = None
+    arrangement: Arrangement,
+    library: Library,
+    rng: np.random.Generator,
+    levels: Levels | None = None,
+    played_in: Room | None = None,
 ) -> Scene:
-    """The mechanical noise of the arrangement's instruments played silently, in a small, quiet room."""
+    """The mechanical noise of the arrangement's instruments played silently.
+
+    Args:
+        arrangement: what is played.
+        library: of the split.
+        rng: decides everything.
+        levels: range of levels and strength of the recording chain.
+        played_in: the room, or None for a dry one.
+    """
     n = n_samples(arrangement.seconds)
     noise, onsets, strengths = mechanical_noise(arrangement.parts, n, rng)
     loudness = float(np.sqrt(np.mean(np.square(noise)))) + 1e-9
@@ -112,8 +124,10 @@ def muted_scene(
     sketch.background *= np.float32(loudness * db_to_gain(-rng.uniform(10, 26)) / rms(sketch.background))
     sketch.foreground = noise
     take_notes(sketch, arrangement, onsets, strengths)
-    change_levels(sketch, rng, depth_db=(8, 15))
-    sketch.room = pick_room(library, rng, 0.2, 1.2)
+    # Softly played passages are touched softly, and the room goes along.
+    for track in (sketch.foreground, sketch.background):
+        track *= gain_of(arrangement, n, slope=0.6)
+    sketch.room = played_in
     return _record("muted", sketch, rng, levels or Levels())
 
 
@@ -156,25 +170,48 @@ def leak_scene(
         [part.velocities[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)]
     )
     take_notes(sketch, arrangement, starts, velocities / 127)
-    change_levels(sketch, rng, depth_db=(8, 15))
+    # The room's own noise goes along, or it would say the opposite of the music wherever it covers it.
+    sketch.background *= gain_of(arrangement, n, slope=0.8)
     level_dbfs = rms_dbfs(sketch.background[None] + leaked[None])
     return _record("leak", sketch, rng, levels or Levels(), level_dbfs=level_dbfs)
 
 
-def free_truth(kind: str, rng: np.random.Generator, seconds: float) -> SceneTruth:
-    """A truth without a scene, for the kinds that come after the music: an energy curve to play to, no more."""
+def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
+    """A truth without a scene, for the kinds that come after the music: an energy curve to play to, no more.
+
+    Args:
+        kind: one of `FROM_MUSIC`.
+        rng: decides the curve and its jumps.
+        seconds: duration.
+        room: where the scene is going to be, if that is known.
+    """
     n = round(seconds * ENERGY_RATE_HZ)
     changes = boundaries(rng, seconds)
     energy = -50 + swell(rng, n, ENERGY_RATE_HZ, float(rng.uniform(2, 6)))
+    direction = float(rng.choice((-1.0, 1.0)))
     for time in changes:
-        energy[round(time * ENERGY_RATE_HZ) :] += rng.choice((-1.0, 1.0)) * rng.uniform(4, 8)
+        energy[round(time * ENERGY_RATE_HZ) :] += direction * rng.uniform(8, 14)
+        direction = -direction
     return SceneTruth(
         kind,
         seconds,
         boundary_seconds=np.array(changes),
         energy_db=energy.astype(np.float64),
+        rt60_seconds=room.rt60_seconds if room else None,
         level_dbfs=-50.0,
     )
+
+
+def gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
+    """`[n]` factors that follow the arrangement's loudness, `slope` dB for each of its own, around its median."""
+    gain_db = np.asarray(arrangement.gain_db, np.float64)
+    if gain_db.size == 0:
+        return np.ones(n, np.float32)
+    relative_db = slope * np.clip(gain_db - np.median(gain_db), -24, 24)
+    curve = np.interp(
+        np.arange(n) / SAMPLE_RATE, (np.arange(gain_db.size) + 0.5) / ENERGY_RATE_HZ, relative_db
+    )
+    return (10 ** (curve / 20)).astype(np.float32)
 
 
 # --- the kinds -----------------------------------------------------------------------------------------------
