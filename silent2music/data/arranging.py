@@ -28,8 +28,8 @@ SILENT_DBFS = -100.0
 SECTION_GAPS = (1.5, 1.0, 0.75)
 """Factors on the time between onsets, from the thinnest to the fullest sections of a piece that has several."""
 
-OCTAVES = (-12, 0, 12)
-"""Shifts of a solo instrument, which has no other ensemble to change to, for the same sections."""
+REGISTERS = (-14, 0, 14)
+"""Semitones by which a soloist, who has no other ensemble to change to, moves for the same sections."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ def arrange(
     level = energy_levels(truth, n_frames)
     gain_db, loudness = automation(truth, level)
     sections = plan_sections(truth, style, score.tempo_bpm, rng)
-    fullness = section_fullness(sections, truth, level)
+    fullness = section_fullness(sections, truth, level, rng)
     drafts: dict[tuple[str, str], _Draft] = {}
     bars: list[FloatArray] = []
     keys: list[tuple[float, int, str]] = []
@@ -119,7 +119,7 @@ def arrange(
         scene = _Scene(section, passage, notes, slots, style, loudness, rng)
         for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
             if truth.kind == "muted":
-                voice = dataclasses.replace(voice, centre=voice.centre + OCTAVES[rank])
+                voice = _moved(voice, REGISTERS[rank])
             draft = drafts.setdefault((voice.instrument, voice.role), _Draft(voice.instrument, voice.role))
             TEXTURES[voice.texture](scene, voice, draft)
         bars.append(section.seconds_at(passage.bar_beats.astype(np.float64)))
@@ -145,13 +145,25 @@ def arrange(
     )
 
 
-def section_fullness(sections: list[Section], truth: SceneTruth, level_dbfs: FloatArray) -> list[int]:
+def _moved(voice: Voice, semitones: int) -> Voice:
+    """A voice in another register, as far as its instrument has one."""
+    instrument = INSTRUMENTS[voice.instrument]
+    centre = int(np.clip(voice.centre + semitones, instrument.low + 7, instrument.high - 7))
+    return dataclasses.replace(voice, centre=centre)
+
+
+def section_fullness(
+    sections: list[Section], truth: SceneTruth, level_dbfs: FloatArray, rng: np.random.Generator
+) -> list[int]:
     """Which of three ensembles, dark and thin to bright and full, plays each section: the louder, the fuller.
 
-    A scene of one section goes by its level (below -63 dBFS the first, above -52 the last); of several, each is
-    fuller or thinner than the one before as it is louder or quieter.
+    A scene of one section goes by its level (below -63 dBFS the first, above -52 the last), and music that comes
+    before its scene by chance; of several, each is fuller or thinner than the one before as it is louder or
+    quieter.
     """
     if len(sections) == 1:
+        if truth.kind in MUSIC_FIRST_KINDS:
+            return [1 if truth.kind == "muted" else int(rng.integers(3))]
         return [int(np.searchsorted((-63.0, -52.0), truth.level_dbfs))]
     frames = [
         slice(int(s.start_seconds * ENERGY_RATE_HZ), int(s.stop_seconds * ENERGY_RATE_HZ)) for s in sections

@@ -204,9 +204,9 @@ STYLES = {
             ),
             (
                 Voice("violin", "melody", "line", 81, 4),
-                Voice("accordion", "harmony", "chords", 67, -6),
-                Voice("bass", "bass", "roots", 40, 6),
-                Voice("drums", "percussion", "kit", level=6),
+                Voice("accordion", "harmony", "chords", 70, -4),
+                Voice("bass", "bass", "roots", 45, -4),
+                Voice("drums", "percussion", "kit", level=8),
             ),
         ),
         tempo_bpm=(92.0, 132.0),
@@ -303,19 +303,19 @@ STYLES = {
     "leak": Style(
         ensembles=(
             (
-                Voice("viola", "melody", "line", 60, 4),
-                Voice("strings", "harmony", "pad", 50, -12),
-                Voice("cello", "bass", "roots", 40),
+                Voice("cello", "melody", "line", 53, 4),
+                Voice("strings", "harmony", "pad", 48, -12),
+                Voice("double bass", "bass", "roots", 36),
             ),
             (
-                Voice("violin", "melody", "line", 79, 4),
-                Voice("piano", "harmony", "chords", 67),
-                Voice("cello", "bass", "roots", 48),
+                Voice("violin", "melody", "line", 76, 4),
+                Voice("piano", "harmony", "chords", 62),
+                Voice("cello", "bass", "roots", 45),
             ),
             (
-                Voice("guitar", "melody", "line", 67, 8),
-                Voice("accordion", "harmony", "chords", 60, -10),
-                Voice("bass", "bass", "roots", 40, 6),
+                Voice("flute", "melody", "line", 84, 8),
+                Voice("accordion", "harmony", "chords", 69, -6),
+                Voice("guitar", "bass", "roots", 52, 4),
                 Voice("drums", "percussion", "kit"),
             ),
         ),

@@ -28,6 +28,17 @@ MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 
 MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 """Probe-tone profiles of Krumhansl & Kessler, Psychological Review 89 (1982), table 4 of Krumhansl (1990)."""
 
+
+def _key_templates() -> FloatArray:
+    """`[24, 12]` both profiles on every tonic, of mean 0 and length 1, so that products rank as correlations do."""
+    rows = np.array([np.roll(p, tonic) for p in (MAJOR_PROFILE, MINOR_PROFILE) for tonic in range(12)])
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+KEY_TEMPLATES = _key_templates()
+"""Major keys from C to B, then minor keys."""
+
 VOCAL_PROGRAMS = (52, 53, 54)
 """General MIDI's choir aahs, voice oohs and synth voice."""
 
@@ -295,17 +306,11 @@ def estimate_key(pitches: IntArray, durations: FloatArray) -> tuple[int, str]:
         (9, 'minor')
     """
     profile = np.bincount(pitches % 12, weights=durations, minlength=12)
+    profile = profile - profile.mean()
     if not profile.any():
         return 0, "major"
-    scores = np.array(
-        [
-            [np.corrcoef(np.roll(template, tonic), profile)[0, 1] for tonic in range(12)]
-            for template in (MAJOR_PROFILE, MINOR_PROFILE)
-        ]
-    )
-    scores = np.nan_to_num(scores)
-    mode, tonic = np.unravel_index(int(scores.argmax()), scores.shape)
-    return int(tonic), ("major", "minor")[int(mode)]
+    mode, tonic = divmod(int((KEY_TEMPLATES @ profile).argmax()), 12)
+    return tonic, ("major", "minor")[mode]
 
 
 def all_notes(score: Score) -> Notes:
