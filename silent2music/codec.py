@@ -138,7 +138,8 @@ class Correction(nn.Module):
         for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
             mixed = mix(functional.pad(hidden.transpose(1, 2), (self.KERNEL - 1, 0))).transpose(1, 2)
             hidden = hidden + narrow(functional.gelu(widen(norm(mixed))))
-        return vectors + length * self.leave(hidden).to(vectors.dtype)
+        change: Tensor = self.leave(hidden)
+        return vectors + length * change
 
 
 class BundledCodec(nn.Module):
@@ -271,9 +272,9 @@ class BundledCodec(nn.Module):
         return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """What codes `[B, K, T]` stand for, `[B, T, P]`."""
+        """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`."""
         rest = sum(
-            (self.codebooks[k][codes[:, k]] for k in range(1, self.n_codebooks)),
+            (self.codebooks[k][codes[:, k]] for k in range(1, codes.shape[1])),
             start=torch.zeros((), device=codes.device),
         )
         return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest

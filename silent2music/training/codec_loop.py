@@ -1,0 +1,490 @@
+"""The codec's training loop: what the closed form left, by gradient.
+
+Every random choice of a step (files, crops, gains, dropped codebooks) is a function of the seed and the step,
+so that a resumed run equals an uninterrupted one. The phases of the bundled codec's sound are taken as given in
+the backward pass: what is learned is magnitudes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music import audio
+from silent2music._torchaudio import ensure_torchaudio
+from silent2music.codec import SILENCE_CODE, BundledCodec, Codec, SeanetCodec, load_codec, save_codec
+from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
+from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
+from silent2music.phase import estimate_phases, griffin_lim, inverse_stft, stft
+from silent2music.training import codec_losses
+from silent2music.training.loop import resolved_precision
+
+STATE_FILE = "state.safetensors"
+STEP_FILE = "state.json"
+LOG_FILE = "log.jsonl"
+CODEC_FOLDER = "codec"
+
+TrainableCodec = BundledCodec | SeanetCodec
+
+
+def train_codec(
+    recipe: RecipeConfig,
+    files: Sequence[Path],
+    validation_files: Sequence[Path],
+    out: Path,
+    start: Path | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train a codec on music.
+
+    Args:
+        recipe: `codec_training` is the loop's; `seanet` the network's; of `codec` the corrections' sizes.
+        files: music to train on.
+        validation_files: other music.
+        out: where state, log, TensorBoard events and the codec folder go.
+        start: codec folder to start from: the closed form of the bundled codec (needed), or a trained SEANet.
+        resume: go on from the state in `out`.
+
+    Returns:
+        The codec folder, with averaged weights.
+
+    Raises:
+        ConfigError: on an unknown kind, or a bundled codec without `start`.
+        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round.
+        DataError: if no file can be read.
+    """
+    config = recipe.codec_training
+    if (out / STEP_FILE).exists() and not resume:
+        raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
+    accelerator = Accelerator(
+        mixed_precision=resolved_precision(config.mixed_precision),
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
+    )
+    accelerator.init_trackers("tensorboard")
+    torch.manual_seed(config.seed)
+    codec, average = _make(recipe, start), _make(recipe, start)
+    average.load_state_dict(codec.state_dict())
+    return _Run(accelerator, config, codec, average, files, validation_files, out).go(resume)
+
+
+def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
+    """The codec to train: what `start` holds, with the corrections that the recipe asks for."""
+    kind = recipe.codec_training.kind
+    if kind not in ("bundled", "seanet"):
+        raise ConfigError(f"codec_training.kind is '{kind}'; expected bundled or seanet.")
+    if kind == "seanet":
+        return cast(SeanetCodec, load_codec(start)) if start else SeanetCodec(recipe.seanet)
+    if start is None:
+        raise ConfigError(
+            "Training the bundled codec needs a fitted one; run 's2m codec fit' first and give it."
+        )
+    fitted = load_codec(start)
+    if not isinstance(fitted, BundledCodec):
+        raise ConfigError(f"{start} holds another kind of codec; expected a bundled one.")
+    sizes = {
+        name: getattr(recipe.codec, name) for name in ("encoder_layers", "decoder_layers", "correction_dim")
+    }
+    codec = BundledCodec(type(fitted.config)(**{**to_dict(fitted.config), **sizes}))
+    own = codec.state_dict()
+    known = {k: v for k, v in fitted.state_dict().items() if k in own and own[k].shape == v.shape}
+    codec.load_state_dict(known, strict=False)
+    return codec
+
+
+class BundledTrainer(nn.Module):
+    """The bundled codec as a differentiable function, its quantiser following by moving averages.
+
+    Args:
+        codec: to train; with `freeze_tokens` only its decoder's correction.
+    """
+
+    def __init__(self, codec: BundledCodec, config: CodecTrainingConfig) -> None:
+        super().__init__()
+        self.codec, self.config = codec, config
+        self.books = nn.ModuleList() if config.freeze_tokens else _ema_books(codec)
+        if codec.encoder is not None:
+            codec.encoder.requires_grad_(not config.freeze_tokens)
+        if not any(p.requires_grad for p in codec.parameters()):
+            raise ConfigError(
+                "There is nothing to train; set codec.decoder_layers to 2, or freeze_tokens to false."
+            )
+
+    def forward(self, sound: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
+        """Samples `[B, N]` to decoded samples `[B, N]` and the commitment loss, with the first books alone.
+
+        In full precision: tokens must come out as they do at encoding, and the learned part is small.
+        """
+        with torch.autocast(sound.device.type, enabled=False):
+            return self._forward(sound, n_books)
+
+    def _forward(self, sound: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
+        codec = self.codec
+        vectors = codec.project(sound)
+        if self.books:
+            quantised, commitment = self._quantise(vectors, n_books)
+        else:
+            with torch.no_grad():
+                codes = codec.quantise(vectors).transpose(1, 2)[:, :n_books]
+                quantised, commitment = codec.vectors(codes), vectors.new_zeros(())
+        magnitudes = codec.magnitudes(quantised)
+        n_fft, hop = codec.config.n_fft, codec.config.hop
+        with torch.no_grad():
+            phases, _ = estimate_phases(magnitudes, n_fft, hop)
+            rebuilt = griffin_lim(magnitudes, phases, n_fft, hop, codec.config.griffin_lim_iterations)
+            phases = torch.sgn(stft(rebuilt, n_fft, hop))
+        return inverse_stft(magnitudes * phases, n_fft, hop), commitment
+
+    def _quantise(self, vectors: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
+        """Quantised vectors `[B, T, P]`, straight through, and how far the encoder is from them.
+
+        Frames of silence keep out of the moving averages, whose entry is exact.
+        """
+        flat = vectors.flatten(0, 1)
+        heard = flat.detach().norm(dim=1) > 1e-3
+        if not heard.any():
+            return vectors, vectors.new_zeros(())
+        known = flat[heard].detach()
+        first, codes = self.books[0](known)
+        scale = self.codec.scales[codes][:, None].clamp(min=1e-4)
+        residual = (known - first) / scale
+        total = first
+        for book in list(self.books)[1:n_books]:
+            part, _ = book(residual)
+            residual = residual - part
+            total = total + scale * part
+        commitment = (
+            ((flat[heard] - total) / flat[heard].detach().norm(dim=1, keepdim=True)).square().sum(1).mean()
+        )
+        quantised = torch.zeros_like(flat)
+        quantised[heard] = total
+        return vectors + (quantised.reshape(vectors.shape) - vectors).detach(), commitment
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring what the moving averages have found into the codec's own tensors."""
+        for k, book in enumerate(self.books):
+            self.codec.codebooks[k].copy_(cast(Any, book).embed)
+        self.codec.codebooks[0, SILENCE_CODE] = 0.0
+
+
+def _ema_books(codec: BundledCodec) -> nn.ModuleList:
+    """`encodec`'s codebooks with moving averages, started from the codec's."""
+    ensure_torchaudio()
+    from encodec.quantization.core_vq import EuclideanCodebook
+
+    books = nn.ModuleList()
+    for vectors in codec.codebooks:
+        # A dead code would be moved to the encoder's output of one batch; the fit has left none.
+        book = EuclideanCodebook(vectors.shape[1], len(vectors), decay=0.995, threshold_ema_dead_code=0)
+        book.embed.copy_(vectors)
+        book.cluster_size.fill_(1.0)
+        book.embed_avg.copy_(vectors)
+        books.append(book)
+    return books
+
+
+class SeanetTrainer(nn.Module):
+    """`encodec`'s network and quantiser as a differentiable function."""
+
+    def __init__(self, codec: SeanetCodec, config: CodecTrainingConfig) -> None:
+        super().__init__()
+        self.codec = codec
+        if config.freeze_tokens:
+            codec.encoder.requires_grad_(False)
+            codec.quantizer.eval()
+        self.frozen = config.freeze_tokens
+
+    def forward(self, sound: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
+        """Samples `[B, N]` to decoded samples `[B, N]` and the commitment loss, with the first books alone."""
+        codec = self.codec
+        if self.frozen:
+            codec.quantizer.eval()
+        hidden = codec.encoder(sound[:, None])
+        with torch.autocast(sound.device.type, enabled=False):  # moving averages need all their digits
+            quantised, _, penalties = codec.quantizer(hidden.float(), n_q=n_books)
+        return codec.decoder(quantised)[:, 0, : sound.shape[1]], penalties.mean()
+
+    def settle(self) -> None:
+        """Nothing to do: the codec's own tensors are the ones trained."""
+
+
+class _Run:
+    """One run with everything that a step touches."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: CodecTrainingConfig,
+        codec: TrainableCodec,
+        average: TrainableCodec,
+        files: Sequence[Path],
+        validation_files: Sequence[Path],
+        out: Path,
+    ) -> None:
+        self.accelerator, self.config, self.out = accelerator, config, out
+        self.codec, self.average = codec, average.requires_grad_(False).eval()
+        self.files, self.validation_files = list(files), list(validation_files)
+        self.step = 0
+        trainer: nn.Module = (
+            BundledTrainer(codec, config) if isinstance(codec, BundledCodec) else SeanetTrainer(codec, config)
+        )
+        rate = config.learning_rate
+        weights = [p for p in trainer.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.8, 0.99), weight_decay=1e-3)
+        self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
+        self.plain = accelerator.unwrap_model(self.trainer)
+        self.average.to(accelerator.device)
+        shares = {"mel": config.mel_weight, "stft": config.stft_weight}
+        self.judge: nn.Module | None = None
+        if config.adversarial:
+            ensure_torchaudio()
+            from encodec.msstftd import MultiScaleSTFTDiscriminator
+
+            judge = MultiScaleSTFTDiscriminator(filters=config.discriminator_filters)
+            judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, betas=(0.5, 0.9))
+            self.judge, self.judge_optimizer = accelerator.prepare(judge, judge_optimizer)
+            shares |= {"adversarial": config.adversarial_weight, "feature": config.feature_weight}
+        self.balancer = codec_losses.Balancer(shares)
+
+    def go(self, resume: bool) -> Path:
+        """Train until `max_steps` or `max_minutes`, whichever is first."""
+        if resume:
+            self._load()
+        config = self.config
+        begun = saved = time.monotonic()
+        done = self.step >= config.max_steps
+        while not done:
+            self.trainer.train()
+            figures = self._update()
+            self.step += 1
+            done = self.step >= config.max_steps or 0 < config.max_minutes <= (time.monotonic() - begun) / 60
+            if self.step % 20 == 0 or done:
+                self._log(figures)
+            if (self.step % config.validate_every == 0 or done) and self.accelerator.is_main_process:
+                self._log(self._validate())
+            if done or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                saved = time.monotonic()
+                if self.accelerator.is_main_process:
+                    self._save()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return self.out / CODEC_FOLDER
+
+    def _update(self) -> dict[str, float]:
+        """One step of the codec and, if there is one, of the discriminator."""
+        config, accelerator = self.config, self.accelerator
+        rng = np.random.default_rng([config.seed, self.step, accelerator.process_index])
+        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + accelerator.process_index)
+        sound = crops(
+            self.files, config.batch_size, self._crop_samples(), self.codec.sample_rate, rng, config.quiet_db
+        )
+        sound = sound.to(accelerator.device)
+        n_books = self.codec.n_codebooks
+        if rng.random() < config.codebook_dropout:
+            n_books = int(rng.integers(1, n_books + 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.step, config)
+        with accelerator.autocast():
+            decoded, commitment = self.trainer(sound, n_books)
+        leaf = decoded.detach().float().requires_grad_()
+        losses = {
+            "mel": codec_losses.log_mel_distance(sound, leaf, self.codec.sample_rate).mean(),
+            "stft": codec_losses.stft_distance(sound, leaf).mean(),
+        }
+        figures = {"commitment": float(commitment)}
+        if self.judge is not None:
+            figures["discriminator"] = self._judge_step(sound, leaf.detach())
+            fake, fake_maps = self.judge(leaf[:, None])
+            with torch.no_grad():
+                _, real_maps = self.judge(sound[:, None])
+            losses["adversarial"] = codec_losses.generator_loss(fake)
+            losses["feature"] = codec_losses.feature_loss(real_maps, fake_maps)
+        total = (
+            decoded.float() * self.balancer.gradient(losses, leaf)
+        ).sum() + config.commitment_weight * commitment
+        self.optimizer.zero_grad()
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(self.trainer.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.plain.settle()
+        self._follow()
+        figures |= {name: float(loss.detach()) for name, loss in losses.items()}
+        if not all(math.isfinite(value) for value in figures.values()):
+            raise ConfigError(
+                f"The loss is not finite at step {self.step}; lower codec_training.learning_rate "
+                f"(now {config.learning_rate}) and resume from the last checkpoint."
+            )
+        return figures
+
+    def _judge_step(self, sound: Tensor, decoded: Tensor) -> float:
+        """One step of the discriminator; its loss."""
+        judge = cast(nn.Module, self.judge)
+        real, _ = judge(sound[:, None])
+        fake, _ = judge(decoded[:, None])
+        loss = codec_losses.discriminator_loss(real, fake)
+        self.judge_optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.judge_optimizer.step()
+        return float(loss)
+
+    def _crop_samples(self) -> int:
+        """Samples of a crop: whole codec frames."""
+        span = self.codec.config.samples_per_code
+        return max(span, round(self.config.crop_seconds * self.codec.sample_rate) // span * span)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the averaged weights; buffers (the quantiser) are followed at once, being averages themselves."""
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        for mean, weight in zip(self.average.parameters(), self.codec.parameters(), strict=True):
+            mean.lerp_(weight.detach(), 1.0 - decay)
+        for kept, value in zip(self.average.buffers(), self.codec.buffers(), strict=True):
+            kept.copy_(value)
+
+    def _validate(self) -> dict[str, float]:
+        """Distance of unseen music through the averaged codec, and how much of each codebook it uses."""
+        config = self.config
+        rng = np.random.default_rng(config.seed)
+        n_samples, rate = self._crop_samples(), self.codec.sample_rate
+        sound = crops(self.validation_files, config.n_validation_crops, n_samples, rate, rng, 0.0)
+        return measure(self.average, sound[:, None].to(self.accelerator.device))
+
+    def _log(self, values: dict[str, float]) -> None:
+        """To TensorBoard and, as a line, to `log.jsonl`."""
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def _modules(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
+        """What a checkpoint holds, by name."""
+        modules: dict[str, tuple[nn.Module, torch.optim.Optimizer | None]] = {
+            "trainer": (self.plain, self.optimizer),
+            "average": (self.average, None),
+        }
+        if self.judge is not None:
+            modules["judge"] = (self.accelerator.unwrap_model(self.judge), self.judge_optimizer)
+        return modules
+
+    def _save(self) -> None:
+        """State for resuming, and the averaged codec as a codec folder."""
+        tensors = {"balancer.norms": self.balancer.norms, "balancer.mass": self.balancer.mass}
+        for name, (module, optimizer) in self._modules().items():
+            tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+            for parameter_name, parameter in module.named_parameters():
+                for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
+                    tensors[f"moment.{name}.{key}.{parameter_name}"] = value
+        self.out.mkdir(parents=True, exist_ok=True)
+        with audio.atomic_path(self.out / STATE_FILE, force=True) as file:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
+        with audio.atomic_path(self.out / STEP_FILE, force=True) as file:
+            file.write_text(
+                json.dumps({"step": self.step, "settings": to_dict(self.config)}, indent=2) + "\n"
+            )
+        save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)
+
+    def _load(self) -> None:
+        """Everything that `_save` wrote."""
+        try:
+            state = load_file(self.out / STATE_FILE)
+            self.step = int(json.loads((self.out / STEP_FILE).read_text(encoding="utf-8"))["step"])
+            self.balancer.norms, self.balancer.mass = state["balancer.norms"], state["balancer.mass"]
+            for name, (module, optimizer) in self._modules().items():
+                own = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+                module.load_state_dict(own)
+                for parameter_name, parameter in module.named_parameters() if optimizer else ():
+                    moments = {k: state.get(f"moment.{name}.{k}.{parameter_name}") for k in _MOMENTS}
+                    if all(value is not None for value in moments.values()):
+                        cast(Any, optimizer).state[parameter] = {
+                            k: v if k == "step" else cast(Tensor, v).to(parameter.device)
+                            for k, v in moments.items()
+                        }
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{self.out} has no state to resume from that fits the recipe ({reason})."
+            ) from error
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _learning_rate(step: int, config: CodecTrainingConfig) -> float:
+    """Linear warm-up, then half a cosine down to 5 % of the peak at `max_steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
+    return config.learning_rate * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
+
+
+def crops(
+    files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
+) -> Tensor:
+    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some from farther away.
+
+    Args:
+        files: music.
+        n_crops: B.
+        n_samples: N; a shorter file is followed by silence.
+        rate: in Hz.
+        rng: decides everything.
+        quiet_db: half of the excerpts get a gain between this and 0 dB.
+
+    Raises:
+        DataError: if twenty files in a row cannot be read.
+    """
+    found: list[Tensor] = []
+    n_failed = 0
+    while len(found) < n_crops:
+        if not files or n_failed == 20:
+            raise DataError(f"None of {n_failed} files could be read as music; check the paths.")
+        try:
+            samples = audio.read(files[int(rng.integers(len(files)))]).mono().resampled(rate).samples[0]
+        except AudioError:
+            n_failed += 1
+            continue
+        n_failed = 0
+        for _ in range(min(4, n_crops - len(found))):
+            start = int(rng.integers(max(1, len(samples) - n_samples + 1)))
+            gain = audio.db_to_gain(quiet_db * rng.random()) if rng.random() < 0.5 else 1.0
+            crop = torch.from_numpy(samples[start : start + n_samples] * np.float32(gain))
+            found.append(functional.pad(crop, (0, n_samples - len(crop))))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def measure(codec: Codec | TrainableCodec, sound: Tensor) -> dict[str, float]:
+    """Figures for a model card from music `[B, C, N]` through a codec.
+
+    Returns:
+        `log_mel`, the distance over four scales; `level_error_db`, the mean absolute error of each row's RMS
+        level; `usage` and `entropy_bits`, the share of entries used and the bits of a code, means over codebooks.
+    """
+    codes = codec.encode(sound)
+    decoded = codec.decode(codes)[..., : sound.shape[-1]]
+    rows = [x.flatten(0, 1) for x in (sound, decoded)]
+    level = [10.0 * (x.square().mean(1) + 1e-9).log10() for x in rows]
+    counts = torch.stack(
+        [torch.bincount(c.flatten(), minlength=codec.codebook_size) for c in codes.unbind(1)]
+    )
+    share = counts / counts.sum(1, keepdim=True)
+    return {
+        "log_mel": float(codec_losses.log_mel_distance(rows[0], rows[1], codec.sample_rate).mean()),
+        "level_error_db": float((level[0] - level[1]).abs().mean()),
+        "usage": float((counts > 0).float().mean()),
+        "entropy_bits": float(torch.special.entr(share).sum(1).mean() / math.log(2.0)),
+    }

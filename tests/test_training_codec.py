@@ -1,0 +1,283 @@
+"""The closed-form fit, the losses, and the loop of both trainable codecs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from silent2music import audio
+from silent2music.codec import SILENCE_CODE, BundledCodec, load_codec, save_codec
+from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
+from silent2music.errors import CheckpointError, ConfigError, DataError
+from silent2music.training import codec_losses
+from silent2music.training.codec import fit_codec, kmeans
+from silent2music.training.codec_loop import crops, measure, train_codec
+
+RATE = 24_000
+SMALL = CodecConfig(n_fft=960, n_components=16, n_codebooks=3, codebook_size=16, griffin_lim_iterations=2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three files of struck tones, 6 s each, at two rates."""
+    folder = tmp_path_factory.mktemp("music")
+    rng = np.random.default_rng(1)
+    files = []
+    for i, rate in enumerate((RATE, RATE, 48_000)):
+        t = np.arange(6 * rate) / rate
+        pitch = np.repeat(rng.choice([196.0, 261.6, 311.1, 392.0, 523.3], 24), rate // 4)
+        samples = 0.4 * np.sin(2 * np.pi * np.cumsum(pitch) / rate) * np.exp(-(t % 0.25) / 0.1)
+        samples += 0.005 * rng.standard_normal(len(t))
+        files.append(folder / f"{i}.wav")
+        audio.write(files[-1], audio.Waveform(samples[None].astype(np.float32), rate))
+    return files
+
+
+@pytest.fixture(scope="module")
+def fitted(music: list[Path]) -> BundledCodec:
+    return fit_codec(music, SMALL, n_iterations=6)
+
+
+# The closed form
+
+
+def test_kmeans_finds_separate_clusters() -> None:
+    centres = 10.0 * torch.randn(8, 4, generator=generator())
+    vectors = centres.repeat(50, 1) + 0.01 * torch.randn(400, 4, generator=generator(1))
+    found = kmeans(vectors, 8, generator(2), 20)
+    assert torch.cdist(centres, found).min(1).values.max() < 0.02
+
+
+def test_kmeans_moves_dead_entries() -> None:
+    """Vectors of three kinds only: the entries left over all go where the error is, none stays unused."""
+    vectors = torch.eye(3).repeat(100, 1) + 0.1 * torch.randn(300, 3, generator=generator())
+    found = kmeans(vectors, 30, generator(1), 20)
+    used = torch.cdist(vectors, found).argmin(1).unique()
+    assert len(used) >= 27
+
+
+def test_kmeans_heeds_weights() -> None:
+    vectors = torch.tensor([[0.0], [1.0]]).repeat(50, 1)
+    weights = torch.tensor([1.0, 3.0]).repeat(50)
+    assert torch.allclose(kmeans(vectors, 1, generator(), 3, weights), torch.tensor([[0.75]]))
+
+
+def test_the_fit_depends_on_the_seed_alone(music: list[Path], fitted: BundledCodec) -> None:
+    assert fit_codec(music, SMALL, n_iterations=6).checksum == fitted.checksum
+    assert fit_codec(music, SMALL, seed=1, n_iterations=6).checksum != fitted.checksum
+
+
+def test_the_fit_is_orthonormal_and_knows_silence(fitted: BundledCodec) -> None:
+    assert torch.allclose(fitted.components @ fitted.components.T, torch.eye(16), atol=2e-3)
+    assert fitted.codebooks[0, SILENCE_CODE].eq(0.0).all()
+    assert fitted.scales[SILENCE_CODE] == 0.0
+    assert (fitted.scales[1:] > 0.0).all()
+
+
+def test_each_codebook_lowers_the_error(music: list[Path], fitted: BundledCodec) -> None:
+    vectors = fitted.project(torch.from_numpy(audio.read(music[0]).samples))
+    codes = fitted.quantise(vectors).transpose(1, 2)
+    errors = [float((fitted.vectors(codes[:, :k]) - vectors).square().sum()) for k in (1, 2, 3)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.25 * float(vectors.square().sum())
+
+
+def test_progress_is_told(music: list[Path]) -> None:
+    told: list[tuple[str, float]] = []
+    fit_codec(music, SMALL, n_iterations=1, progress=lambda stage, fraction: told.append((stage, fraction)))
+    assert {stage for stage, _ in told} == {"components", "projection", "codebooks"}
+    assert told[-1] == ("codebooks", 1.0)
+
+
+def test_too_little_music_is_refused(music: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least 2048"):
+        fit_codec(music, replace(SMALL, codebook_size=1024))
+    (tmp_path / "text.wav").write_text("no audio")
+    with pytest.raises(DataError, match="hold 0 codec frames"):
+        fit_codec([tmp_path / "text.wav"], SMALL)
+
+
+# Losses
+
+
+def test_log_mel_distance_of_a_gain_is_its_logarithm() -> None:
+    noise = 0.1 * torch.randn(2, RATE, generator=generator())
+    distance = codec_losses.log_mel_distance(noise, noise / 2.0, RATE)
+    assert torch.allclose(distance, torch.full((2,), np.log(2.0), dtype=torch.float32), atol=0.02)
+    assert codec_losses.log_mel_distance(noise, noise, RATE).abs().max() == 0.0
+
+
+def test_log_mel_distance_has_a_floor() -> None:
+    """Both are far below -80 dBFS in every band."""
+    quiet = 1e-7 * torch.randn(1, RATE, generator=generator())
+    assert codec_losses.log_mel_distance(quiet, torch.zeros(1, RATE), RATE) == 0.0
+
+
+def test_losses_have_finite_gradients_at_silence() -> None:
+    silent = torch.zeros(1, RATE, requires_grad=True)
+    sound = 0.1 * torch.randn(1, RATE, generator=generator())
+    loss = codec_losses.log_mel_distance(sound, silent, RATE) + codec_losses.stft_distance(sound, silent)
+    loss.sum().backward()
+    assert silent.grad is not None
+    assert silent.grad.isfinite().all()
+
+
+def test_hinge_losses() -> None:
+    sure, fooled = [torch.full((1, 2), 2.0)], [torch.full((1, 2), -2.0)]
+    assert codec_losses.discriminator_loss(sure, fooled) == 0.0
+    assert codec_losses.discriminator_loss(fooled, sure) == 6.0
+    assert codec_losses.generator_loss(sure) == 0.0
+    maps = [[torch.ones(2, 3)]]
+    assert codec_losses.feature_loss(maps, [[torch.zeros(2, 3)]]) == 1.0
+
+
+def test_the_balancer_shares_the_gradient_by_weight() -> None:
+    balancer = codec_losses.Balancer({"loud": 1.0, "faint": 3.0})
+    leaf = torch.zeros(2, requires_grad=True)
+    gradient = balancer.gradient({"loud": 1000.0 * leaf[0], "faint": 0.001 * leaf[1]}, leaf)
+    assert torch.allclose(gradient, torch.tensor([0.25, 0.75]))
+
+
+# The loop
+
+
+def recipe(**changes: Any) -> RecipeConfig:
+    settings = dict(
+        batch_size=2, crop_seconds=0.4, max_steps=4, warmup_steps=1, validate_every=4, n_validation_crops=2
+    )
+    return RecipeConfig(
+        codec=CodecConfig(decoder_layers=1, correction_dim=16),
+        seanet=SeanetConfig(dim=8, n_filters=2, ratios=(8, 5), n_codebooks=2, codebook_size=8),
+        codec_training=CodecTrainingConfig(**{**settings, **changes}),
+    )
+
+
+@pytest.fixture
+def start(fitted: BundledCodec, tmp_path: Path) -> Path:
+    save_codec(fitted, tmp_path / "start")
+    return tmp_path / "start"
+
+
+def sound(music: list[Path]) -> Tensor:
+    return torch.from_numpy(audio.read(music[0]).samples[None, :, : 4 * RATE])
+
+
+def test_corrections_start_as_nothing(fitted: BundledCodec, music: list[Path]) -> None:
+    torch.manual_seed(0)
+    corrected = BundledCodec(replace(fitted.config, encoder_layers=1, decoder_layers=2, correction_dim=16))
+    corrected.load_state_dict(fitted.state_dict(), strict=False)
+    codes = fitted.encode(sound(music))
+    assert torch.equal(corrected.encode(sound(music)), codes)
+    assert torch.allclose(corrected.decode(codes), fitted.decode(codes), atol=1e-5)
+
+
+def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: list[Path]) -> None:
+    torch.manual_seed(0)
+    codec = BundledCodec(replace(fitted.config, decoder_layers=2, correction_dim=16))
+    codec.load_state_dict(fitted.state_dict(), strict=False)
+    assert codec.decoder is not None
+    torch.nn.init.normal_(codec.decoder.leave.weight, std=0.02)
+    codes = codec.encode(sound(music))
+    whole = codec.decode(codes)
+    assert (whole - fitted.decode(codes)).abs().max() > 1e-3
+    for n_frames in (1, 7, 60):
+        pieces = torch.cat(list(codec.decode_stream(codes.split(n_frames, dim=-1))), dim=-1)
+        assert torch.allclose(pieces, whole, atol=1e-4)
+    silence = codec.decode(torch.full((1, 3, 10), SILENCE_CODE))
+    assert silence.abs().max() < 1e-4
+
+
+def test_training_the_decoder_helps_and_keeps_the_tokens(
+    fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
+) -> None:
+    settings = recipe(max_steps=60, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, codebook_dropout=0.0)
+    folder = train_codec(settings, music, music, tmp_path / "run", start)
+    trained = load_codec(folder)
+    assert torch.equal(trained.encode(sound(music)), fitted.encode(sound(music)))
+    assert trained.decoder_version != fitted.decoder_version
+    before, after = (measure(codec, sound(music))["log_mel"] for codec in (fitted, trained))
+    assert after < 0.95 * before
+
+
+@pytest.mark.parametrize(
+    ("kind", "adversarial", "freeze"),
+    [("bundled", True, True), ("bundled", False, False), ("seanet", True, False), ("seanet", False, True)],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    music: list[Path], start: Path, tmp_path: Path, kind: str, adversarial: bool, freeze: bool
+) -> None:
+    settings = recipe(kind=kind, adversarial=adversarial, freeze_tokens=freeze, discriminator_filters=2)
+    first = start if kind == "bundled" else None
+    whole = train_codec(settings, music, music, tmp_path / "whole", first)
+    # Stopped after one step (the time is up), then resumed.
+    short = replace(settings, codec_training=replace(settings.codec_training, max_minutes=1e-9))
+    train_codec(short, music, music, tmp_path / "parts", first)
+    assert json.loads((tmp_path / "parts" / "state.json").read_text())["step"] == 1
+    parts = train_codec(settings, music, music, tmp_path / "parts", first, resume=True)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    assert (whole / "config.json").read_bytes() == (parts / "config.json").read_bytes()
+
+
+def test_moving_averages_move_the_codebooks(
+    fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
+) -> None:
+    settings = recipe(freeze_tokens=False, max_steps=3)
+    trained = load_codec(train_codec(settings, music, music, tmp_path / "run", start))
+    assert isinstance(trained, BundledCodec)
+    assert trained.checksum != fitted.checksum
+    assert not torch.equal(trained.codebooks, fitted.codebooks)
+    assert trained.codebooks[0, SILENCE_CODE].eq(0.0).all()
+    assert trained.encode(torch.zeros(1, 1, 960)).eq(SILENCE_CODE).all()
+
+
+def test_what_cannot_be_trained_is_said(music: list[Path], start: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="kind is 'vinyl'; expected bundled or seanet"):
+        train_codec(recipe(kind="vinyl"), music, music, tmp_path / "a")
+    with pytest.raises(ConfigError, match="needs a fitted one"):
+        train_codec(recipe(), music, music, tmp_path / "b")
+    nothing = replace(recipe(), codec=CodecConfig())
+    with pytest.raises(ConfigError, match="nothing to train"):
+        train_codec(nothing, music, music, tmp_path / "c", start)
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        train_codec(recipe(), music, music, tmp_path / "d", start, resume=True)
+    train_codec(recipe(max_steps=1), music, music, tmp_path / "e", start)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        train_codec(recipe(), music, music, tmp_path / "e", start)
+
+
+def test_crops_depend_on_the_generator_alone(music: list[Path]) -> None:
+    first, second, other = (crops(music, 5, 2400, RATE, np.random.default_rng(s), -30.0) for s in (0, 0, 1))
+    assert first.shape == (5, 2400)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_a_short_file_is_followed_by_silence(music: list[Path]) -> None:
+    assert crops(music[:1], 1, 8 * RATE, RATE, np.random.default_rng(0), 0.0)[0, 6 * RATE :].eq(0.0).all()
+
+
+def test_unreadable_music_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="None of 20 files could be read"):
+        crops([tmp_path / "missing.wav"], 1, 2400, RATE, np.random.default_rng(0), 0.0)
+
+
+def test_the_recipe_does_a_step(music: list[Path], start: Path, tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "recipes" / "codec"
+    small = [
+        "codec_training.max_steps=1",
+        "codec_training.crop_seconds=0.4",
+        "codec_training.n_validation_crops=2",
+    ]
+    shipped = load_recipe(folder, small)
+    assert isinstance(load_codec(train_codec(shipped, music, music, tmp_path / "run", start)), BundledCodec)
