@@ -8,9 +8,13 @@ import pytest
 from silent2music.audio import db_to_gain, integrated_lufs, rms_dbfs
 from silent2music.config import DataConfig
 from silent2music.data import rendering
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.data.arranging import arrange
+from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
 from silent2music.data.rendering import MUSIC_LUFS, PEAK_DBFS, render
+from silent2music.data.scores import Score, ScorePart
 from silent2music.errors import DataError
+from silent2music.evaluation.features import describe
+from silent2music.evaluation.metrics import energy_correlation, onset_scores
 
 SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
 RATE = 24_000
@@ -47,6 +51,17 @@ def arrangement(*parts: Part, seconds: float = 4.0, gain_db=0.0) -> Arrangement:
         "caption",
         "a.mid",
     )
+
+
+def make_score() -> Score:
+    """Eighths over a chord in every bar of 4/4, 40 bars long."""
+    eighths, bars = np.arange(320) / 2.0, np.repeat(np.arange(0.0, 160.0, 4.0), 3)
+    pitches = np.concatenate([np.resize([72, 76, 79, 84, 79, 76], 320), np.resize([48, 55, 64], len(bars))])
+    starts, ends = np.concatenate([eighths, bars]), np.concatenate([eighths + 0.45, bars + 3.8])
+    order = np.lexsort((pitches, starts))
+    line = ScorePart("", 0, starts[order], ends[order], pitches[order], np.full(len(order), 80))
+    signature, tempo = ((0, 4, 4),), ((0.0, 100.0),)
+    return Score("a.mid", (line,), 160, np.arange(0, 160, 4), signature, tempo, 0, "major", 2.0, (48, 84))
 
 
 def block(starts, **options) -> Part:
@@ -183,6 +198,36 @@ def test_many_parts_keep_their_instruments():
         around = spectrum[round(bin_) - 3 : round(bin_) + 4].max()
         between = np.median(spectrum[round(bin_) - 60 : round(bin_) + 60])
         assert around > 5.0 * between
+
+
+@needs_synthesiser
+@pytest.mark.parametrize("manner", ["steady", "irregular"])
+def test_music_to_steps_is_heard_on_the_steps(manner):
+    """From score to sound: onsets found in the audio, and its level, follow the scene and not another."""
+    rng = np.random.default_rng(3)
+    steps = np.arange(0.4, 19.7, 0.61) if manner == "steady" else 0.4 + np.cumsum(rng.uniform(0.35, 1.5, 19))
+    steps = steps[steps < 19.7]
+    time = (np.arange(200) + 0.5) / ENERGY_RATE_HZ
+    after = time[:, None] - steps[None, :] + 0.05
+    decays = np.where(after >= 0.0, np.exp(-np.maximum(after, 0.0) / 0.04), 0.0)
+    energy_db = 10.0 * np.log10(1e-7 + 1e-5 * decays.sum(axis=1))
+    truth = SceneTruth(
+        "steps",
+        20.0,
+        event_seconds=steps,
+        event_strengths=np.full(len(steps), 0.8),
+        beat_seconds=steps if manner == "steady" else np.zeros(0),
+        energy_db=energy_db,
+        level_dbfs=-58.0,
+    )
+    tail = 0.05 * rng.standard_normal(RATE // 2) * np.exp(-6.9 * np.arange(RATE // 2) / (0.6 * RATE))
+    response = np.concatenate([[1.0], tail])
+    heard = describe(render(arrange(make_score(), truth, rng), SOUNDFONT, room_response=response))
+    hits, _, _ = onset_scores(steps, heard.onset_seconds)
+    between, _, _ = onset_scores(steps[:-1] + 0.5 * np.diff(steps), heard.onset_seconds)
+    assert hits >= 0.9
+    assert between <= 0.5
+    assert energy_correlation(energy_db, heard.energy_db).pearson >= 0.65
 
 
 def test_missing_soundfont_says_how_to_install(monkeypatch, tmp_path):
