@@ -15,14 +15,8 @@ import torch
 from torch import Tensor
 
 from silent2music import audio as audio_module
-from silent2music.codec import (
-    SILENCE_CODE,
-    BundledCodec,
-    EncodecCodec,
-    SeanetCodec,
-    load_codec,
-    save_codec,
-)
+from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
+from silent2music.codec import EncodecCodec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecConfig, SeanetConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.codec import SILENCE_CODE, BundledCodec, load_codec, save_codec
+from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
+from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.training import codec_losses

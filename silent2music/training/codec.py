@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.codec import SILENCE_CODE, BundledCodec
+from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.config import CodecConfig
 from silent2music.errors import AudioError, DataError
 

@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from silent2music import audio
 from silent2music._torchaudio import ensure_torchaudio
-from silent2music.codec import SILENCE_CODE, BundledCodec, Codec, SeanetCodec, load_codec, save_codec
+from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
+from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
 from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
 from silent2music.phase import estimate_phases, griffin_lim, inverse_stft, stft

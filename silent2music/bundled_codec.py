@@ -1,0 +1,299 @@
+"""The bundled codec: tokens of compressed magnitudes, fitted in closed form.
+
+Its tokens say which magnitudes the sound has, and no phase, which a token model would have to guess; the phase
+is rebuilt at the decoder:
+
+    samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
+    codes -> vectors summed -> components inverted -> ** 2.5 -> magnitudes -> phase -> samples
+
+Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames are centred inside that span.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.config import CodecConfig
+from silent2music.errors import AudioError, ConfigError
+from silent2music.phase import context_frames, rebuild, stft
+
+SILENCE_CODE = 0
+"""Entry of the bundled codec's first codebook that is exact silence, whatever the other codebooks say."""
+
+
+SILENCE_NORM = 0.05
+"""Vectors longer than this (a sine of about -80 dBFS) are never coded as silence."""
+
+
+DECODE_BLOCK = 250
+"""Codec frames decoded at once, to bound memory."""
+
+
+_TOKEN_SETTINGS = (
+    "sample_rate", "n_fft", "hop", "frames_per_code", "power", "n_components", "n_codebooks", "codebook_size",
+    "n_candidates",
+)  # fmt: skip
+"""Settings that decide which tokens a sound gets; the others belong to the decoder."""
+
+
+class Correction(nn.Module):
+    """A learned change of vectors `[B, T, P]` in the light of those before, nothing at first.
+
+    Causal ConvNeXt blocks (Liu et al., 2022) on each vector's direction and log length; what comes out is
+    added in units of that length, so that silence stays silent.
+    """
+
+    KERNEL = 5
+
+    def __init__(self, n_components: int, dim: int, n_layers: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(n_components + 1, dim)
+        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, self.KERNEL, groups=dim) for _ in range(n_layers)])
+        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
+        self.widen = nn.ModuleList([nn.Linear(dim, 3 * dim) for _ in range(n_layers)])
+        self.narrow = nn.ModuleList([nn.Linear(3 * dim, dim) for _ in range(n_layers)])
+        self.leave = nn.Linear(dim, n_components)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    @property
+    def n_history(self) -> int:
+        """Frames before a frame that its correction depends on."""
+        return (self.KERNEL - 1) * len(self.mix)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """`[B, T, P]` to `[B, T, P]`."""
+        length: Tensor = vectors.norm(dim=-1, keepdim=True)
+        inputs = torch.cat([vectors / length.clamp(min=1e-6), (length + SILENCE_NORM).log()], dim=-1)
+        hidden = self.enter(inputs)
+        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
+            mixed = mix(functional.pad(hidden.transpose(1, 2), (self.KERNEL - 1, 0))).transpose(1, 2)
+            hidden = hidden + narrow(functional.gelu(widen(norm(mixed))))
+        change: Tensor = self.leave(hidden)
+        return vectors + length * change
+
+
+class BundledCodec(nn.Module):
+    """Principal components of compressed magnitudes, quantised residually; fitted by `training.codec.fit_codec`.
+
+    The components are taken about zero, not about the mean, so that silence is the zero vector and a change
+    of level scales a vector. The first codebook says level and coarse shape; each of its entries has a scale,
+    and the other codebooks quantise what is left in that scale, so that a quiet frame is coded as finely as a
+    loud one and a wrong code can never be loud in it. Entry `SILENCE_CODE` is zero with scale zero.
+
+    Attributes:
+        components: `[P, frames_per_code * (n_fft / 2 + 1)]`, orthonormal rows.
+        codebooks: `[K, V, P]`.
+        scales: `[V]`, by the code of the first codebook.
+    """
+
+    kind = "bundled"
+    channels = 1
+    components: Tensor
+    codebooks: Tensor
+    scales: Tensor
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        if config.n_fft % config.hop or config.n_fft % 2:
+            raise ConfigError(
+                f"codec.hop is {config.hop}; expected a divisor of the even codec.n_fft {config.n_fft}."
+            )
+        self.config = config
+        n_features = config.frames_per_code * (config.n_fft // 2 + 1)
+        self.register_buffer("components", torch.zeros(config.n_components, n_features))
+        self.register_buffer(
+            "codebooks", torch.zeros(config.n_codebooks, config.codebook_size, config.n_components)
+        )
+        self.register_buffer("scales", torch.zeros(config.codebook_size))
+        sizes = (config.n_components, config.correction_dim)
+        self.encoder = Correction(*sizes, config.encoder_layers) if config.encoder_layers else None
+        self.decoder = Correction(*sizes, config.decoder_layers) if config.decoder_layers else None
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+        return self.config.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        return self.config.frame_rate
+
+    @property
+    def n_codebooks(self) -> int:
+        """K."""
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self.config.codebook_size
+
+    @property
+    def checksum(self) -> str:
+        """Of the transform, the components and the quantiser, as stored in 16 bits."""
+        values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
+        tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+        return digest({"kind": self.kind, **values}, tensors)
+
+    @property
+    def decoder_version(self) -> str:
+        """The learned correction, phase method and its effort."""
+        learned = "" if self.decoder is None else digest({}, self.decoder.state_dict()) + "-"
+        return f"{learned}phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
+
+    def codebook_vectors(self) -> Tensor:
+        """`[K, V, P]` float32: the first codebook as it is, the others relative to its scale."""
+        return self.codebooks.float()
+
+    def features(self, audio: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]` of samples `[B, N]`."""
+        config = self.config
+        missing = -audio.shape[-1] % config.samples_per_code
+        spectrum = stft(functional.pad(audio, (0, missing)), config.n_fft, config.hop)
+        compressed = spectrum.abs().pow(config.power)
+        return compressed.reshape(len(audio), -1, self.components.shape[1])
+
+    @torch.no_grad()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes `[B, K, T]` int64 of samples `[B, 1, N]` in [-1, 1], `T = ceil(N / samples_per_code)`.
+
+        Raises:
+            AudioError: on another shape.
+        """
+        if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
+            raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
+        return self.quantise(self.project(audio[:, 0].float())).transpose(1, 2)
+
+    def project(self, audio: Tensor) -> Tensor:
+        """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
+        vectors = self.features(audio) @ self.components.T
+        return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
+
+    def quantise(self, vectors: Tensor) -> Tensor:
+        """Codes `[B, T, K]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
+        flat = vectors.flatten(0, 1)
+        codes = torch.cat([self._search(flat[i : i + 1024]) for i in range(0, len(flat), 1024)])
+        return codes.reshape(*vectors.shape[:2], self.n_codebooks)
+
+    def _search(self, vectors: Tensor) -> Tensor:
+        """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book."""
+        first = self.codebooks[0]
+        n_kept = min(self.config.n_candidates, first.shape[0])
+        score = vectors @ first.T - first.square().sum(-1) / 2
+        # Nothing can be added to silence, so it must not stand in for a sound unlike all that was fitted.
+        score[vectors.norm(dim=1) > SILENCE_NORM, SILENCE_CODE] = -math.inf
+        best = score.topk(n_kept, dim=1).indices
+        codes = best[..., None]
+        residual = vectors[:, None] - first[best]
+        scale = self.scales[best]
+        for k in range(1, self.n_codebooks):
+            book = self.codebooks[k]
+            # |r - s c|^2 for every path and entry
+            error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
+            error += scale.square()[..., None] * book.square().sum(-1)
+            n_next = n_kept if k + 1 < self.n_codebooks else 1
+            chosen = error.flatten(1).topk(n_next, dim=1, largest=False).indices
+            path, entry = chosen // self.codebook_size, chosen % self.codebook_size
+            rows = torch.arange(len(vectors), device=vectors.device)[:, None]
+            codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)
+            scale = scale[rows, path]
+            residual = residual[rows, path] - scale[..., None] * book[entry]
+        return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`."""
+        rest = sum(
+            (self.codebooks[k][codes[:, k]] for k in range(1, codes.shape[1])),
+            start=torch.zeros((), device=codes.device),
+        )
+        return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
+
+    def magnitudes(self, vectors: Tensor) -> Tensor:
+        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`."""
+        if self.decoder is not None:
+            vectors = self.decoder(vectors)
+        features = (vectors @ self.components).clamp(min=0.0)
+        frames = features.reshape(len(vectors), -1, self.config.n_fft // 2 + 1)
+        return frames.pow(1.0 / self.config.power)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`.
+
+        Raises:
+            AudioError: on another shape or a code out of range.
+        """
+        blocks = (codes[..., i : i + DECODE_BLOCK] for i in range(0, max(1, codes.shape[-1]), DECODE_BLOCK))
+        return torch.cat(list(self.decode_stream(blocks)), dim=-1)
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """How far behind the codes `decode_stream` gives sound, and also how far back it looks."""
+        config = self.config
+        n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
+        return n_frames * config.hop / config.sample_rate
+
+    @torch.no_grad()
+    def decode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode block by block at constant memory; joined, the pieces equal `decode` of the joined blocks.
+
+        Args:
+            blocks: codes `[B, K, t]` of successive stretches of any length.
+
+        Yields:
+            Samples `[B, 1, n]`, as soon as no later code can change them: `lookahead_seconds` behind.
+
+        Raises:
+            AudioError: on another shape or a code out of range.
+        """
+        config = self.config
+        for audio in rebuild(
+            self._magnitude_stream(blocks), config.n_fft, config.hop, config.griffin_lim_iterations
+        ):
+            yield audio[:, None]
+
+    def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Magnitudes of each block of codes, the vectors before it at hand for the correction."""
+        n_history = 0 if self.decoder is None else self.decoder.n_history
+        history: Tensor | None = None
+        for block in blocks:
+            vectors = self.vectors(self._checked(block))
+            joined = vectors if history is None else torch.cat([history, vectors], dim=1)
+            yield self.magnitudes(joined)[:, -vectors.shape[1] * self.config.frames_per_code :]
+            history = joined[:, max(0, joined.shape[1] - n_history) :]
+
+    def _checked(self, codes: Tensor) -> Tensor:
+        """The codes, if they can be this codec's."""
+        if codes.ndim != 3 or codes.shape[1] != self.n_codebooks or codes.shape[2] < 1:
+            raise AudioError(
+                f"The codec got codes of shape {tuple(codes.shape)}; expected [B, {self.n_codebooks}, T]."
+            )
+        if codes.min() < 0 or codes.max() >= self.codebook_size:
+            raise AudioError(
+                f"The codec got a code outside 0 to {self.codebook_size - 1}; is it another codec's?"
+            )
+        return codes
+
+
+def as_stored(tensor: Tensor) -> Tensor:
+    """As it is written to disk: floating point in 16 bits, on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def digest(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The first 16 hex digits of the SHA-256 of settings and tensors as stored."""
+    sha = hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode())
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(as_stored(tensors[name]).numpy().tobytes())
+    return sha.hexdigest()[:16]
