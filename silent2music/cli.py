@@ -365,16 +365,42 @@ def codec_fit(
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
 
 
-def _music_files(path: Path) -> list[Path]:
-    """A file itself, all audio of a folder, or of a pair folder the music sides that are for training."""
+@codec_app.command("train")
+def codec_train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="As for fit.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
+    start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train what a codec learns after its fit."""
+    from silent2music.training.codec_loop import train_codec
+
+    files = [file for path in music for file in _music_files(path)]
+    others = [file for path in validation or () for file in _music_files(path)]
+    others = others or [f for path in music for f in _music_files(path, "validation")]
+    if not others:
+        raise S2MError(
+            "There is no music to validate on; give --validation with music that is not trained on."
+        )
+    print(train_codec(_recipe(recipe, overrides), files, others, out, start, resume))
+
+
+def _music_files(path: Path, split: str = "train") -> list[Path]:
+    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio."""
     from silent2music.audio import find_audio
     from silent2music.data.pairs import MANIFEST, read_pairs
 
-    if not path.is_dir():
-        return [path]
     if (path / MANIFEST).exists():
-        return [path / pair.music for pair in read_pairs(path) if pair.split == "train"]
-    return find_audio(path)
+        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+    if split != "train":
+        return []
+    return find_audio(path) if path.is_dir() else [path]
 
 
 @codec_app.command("roundtrip")

@@ -326,6 +326,25 @@ def test_codec_fit_and_roundtrip(s2m, codec_folder: Path) -> None:
     assert audio.rms_dbfs(back.samples) == pytest.approx(audio.rms_dbfs(sound.samples), abs=3.0)
 
 
+def test_codec_train_starts_from_a_fitted_codec(s2m, codec_folder: Path) -> None:
+    music = codec_folder.parent / "music.wav"
+    shutil.copy(music, "other.wav")
+    Path("recipe.toml").write_text(
+        "[codec]\ndecoder_layers = 1\ncorrection_dim = 8\n"
+        "[codec_training]\nmax_steps = 1\nbatch_size = 1\ncrop_seconds = 0.5\n"
+    )
+    command = ["codec", "train", "recipe.toml", music, "--start", codec_folder, "--out", "run"]
+    code, _, said = s2m(*command)
+    assert code == 1
+    assert "no music to validate on" in one_sentence(said)
+    code, printed, said = s2m(*command, "--validation", "other.wav")
+    assert code == 0, said
+    assert s2m("codec", "roundtrip", music, "back.wav", "--codec", printed.strip())[0] == 0
+    code, _, said = s2m(*command, "--validation", "other.wav")
+    assert code == 1
+    assert "holds a run already" in one_sentence(said)
+
+
 def test_data_check_names_faults_by_line(s2m) -> None:
     Path("pairs").mkdir()
     Path("pairs/pairs.jsonl").write_text('{"silent": "a.wav"}\n')
