@@ -124,6 +124,11 @@ def describe(music: Waveform) -> MusicFeatures:
     )
 
 
+def power_spectrum(music: Waveform) -> FloatArray:
+    """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
+    return _long_power(_prepared(music))
+
+
 def energy_curve_db(samples: FloatArray, sample_rate: int, rate_hz: float = ENERGY_RATE_HZ) -> FloatArray:
     """RMS in dBFS of consecutive frames of `1 / rate_hz` seconds, not below `FLOOR_DBFS`.
 

@@ -26,7 +26,12 @@ from silent2music.evaluation.metrics.quality import (
     silent_share,
     spectral_flatness,
 )
-from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.evaluation.metrics.statistics import (
+    Interval,
+    bootstrap_mean,
+    mean_difference,
+    paired_difference,
+)
 
 __all__ = [
     "Interval",
@@ -40,6 +45,7 @@ __all__ = [
     "kernel_distance",
     "key_clarity",
     "loris_beat_scores",
+    "mean_difference",
     "onset_scores",
     "paired_difference",
     "ranks",

@@ -85,3 +85,21 @@ def paired_difference(values: FloatArray, null_values: FloatArray, seed: int = 0
             f"a paired difference needs equal lengths, got {values.shape} and {null_values.shape}."
         )
     return bootstrap_mean(values - null_values, seed)
+
+
+def mean_difference(values: FloatArray, other_values: FloatArray, seed: int = 0) -> Interval:
+    """Difference of the means of two independent groups, with its 95 % bootstrap interval.
+
+    Args:
+        values: `[n]`; other_values: `[m]`, of other items.
+        seed: of the resampling.
+    """
+    if not (validate_items(values) and validate_items(other_values)):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    rng = np.random.default_rng(seed)
+    first, second = (
+        v[rng.integers(0, v.size, (N_RESAMPLES, v.size))].mean(axis=1) for v in (values, other_values)
+    )
+    low, high = np.percentile(first - second, [2.5, 97.5])
+    mean = float(values.mean() - other_values.mean())
+    return Interval(mean, float(low), float(high), min(values.size, other_values.size))

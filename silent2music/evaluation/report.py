@@ -1,0 +1,264 @@
+"""The report of a benchmark as JSON, as Markdown for reading, and as pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from silent2music.audio import atomic_path
+
+Report = dict[str, Any]
+
+SYSTEMS = {
+    "real": "paired real music (ceiling)",
+    "real, shuffled": "real music of another room",
+    "codec": "real music through the codec",
+    "arranger": "rule-based arranger",
+    "arranger, shuffled": "arranger, another room's",
+    "retrieval": "nearest training room's music",
+    "retrieval, shuffled": "nearest training room's, another room",
+    "model": "**the model, true room**",
+    "model, shuffled": "the model, shuffled room",
+    "dropped": "the model, no room",
+    "noise": "white noise (bad anchor)",
+    "grains": "real music in shuffled 50 ms grains (bad anchor)",
+    "outputs": "the files",
+}
+"""What a system is called in the report, in its order."""
+
+HEADLINE = (
+    "onset_hit_rate",
+    "onset_precision",
+    "onset_f",
+    "tempo_4_octave",
+    "energy_pearson",
+    "boundary_f_3",
+)
+
+
+def write_report(report: Report, out: Path) -> None:
+    """Write `report.json`, `report.md` and, where there is something to draw, `summary.png` and `kinds.png`.
+
+    Raises:
+        AudioError: if the folder cannot be written.
+    """
+    with atomic_path(out / "report.json", force=True) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    pictures = []
+    if report.get("follow", {}).get("measured"):
+        _draw_summary(report, out / "summary.png")
+        pictures.append("summary.png")
+    if report.get("kinds", {}).get("real"):
+        _draw_kinds(report["kinds"], out / "kinds.png")
+        pictures.append("kinds.png")
+    with atomic_path(out / "report.md", force=True) as temporary:
+        temporary.write_text(_markdown(report, pictures), encoding="utf-8")
+
+
+def _markdown(report: Report, pictures: list[str]) -> str:
+    model = report.get("model", {})
+    title = f"# Evaluation of {model['name']}" if model else "# Evaluation of outputs"
+    parts = [title, _preamble(report), *(f"![{p.removesuffix('.png')}]({p})" for p in pictures)]
+    for side, heading in (
+        ("labelled", "Does the music follow the room? (true events, tempo and boundaries of the room)"),
+        ("measured", "The same, with the room's side measured on its audio"),
+    ):
+        table = report.get("follow", {}).get(side, {})
+        if any(table.values()):
+            parts += [f"## {heading}", _follow_table(table), _difference_table(report["differences"][side])]
+    parts += _judges(report)
+    if report.get("kinds"):
+        parts += ["## Kinds of rooms and their music", _kind_table(report["kinds"]), _checks(report)]
+    parts += _sound(report)
+    parts += _own(report)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _preamble(report: Report) -> str:
+    held_out = {True: "held-out ", False: "(not held-out) ", None: ""}[report.get("held_out")]
+    seed = report["config"]["seed"]
+    return (
+        f"{report['n']} {held_out}pairs, seed {seed}. Means with 95 % bootstrap intervals; a difference in bold "
+        "excludes zero. Onsets match one to one within 50 ms (mir_eval); onsets and tempo are asked of rhythmic "
+        "rooms, boundaries of rooms that change. LORIS's BCS and BHS count bins of 1 s."
+    )
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _named(table: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """Key, title and value of each system that the table has, in the order of `SYSTEMS`."""
+    return [(key, title, table[key]) for key, title in SYSTEMS.items() if key in table]
+
+
+def _interval(value: Mapping[str, Any] | None) -> str:
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
+
+
+def _follow_table(table: Mapping[str, Any]) -> str:
+    scores = [name for name in next(iter(table.values()))]
+    counts = [f"{name} (n = {next(iter(table.values()))[name]['n']})" for name in scores]
+    rows = [[title, *(_interval(means.get(s)) for s in scores)] for _, title, means in _named(table)]
+    return _rows(["", *counts], rows)
+
+
+def _difference_table(differences: Mapping[str, Any]) -> str:
+    scores = list(dict.fromkeys(name for table in differences.values() for name in table))
+    rows = []
+    for contrast, table in differences.items():
+        cells = [(_interval(table.get(s)), table.get(s, {}).get("excludes_zero")) for s in scores]
+        rows.append([contrast, *(f"**{text}**" if sure else text for text, sure in cells)])
+    return _rows(["difference", *scores], rows) if scores else ""
+
+
+def _judges(report: Report) -> list[str]:
+    parts = []
+    if report.get("retrieval"):
+        names = list(next(iter(report["retrieval"].values())))
+        rows = [[title, *(f"{v[n]:.3f}" for n in names)] for _, title, v in _named(report["retrieval"])]
+        text = "From the music alone, find its room by energy, onsets and boundaries."
+        parts += ["## Retrieval", text, _rows(["", *names], rows)]
+    if judge := report.get("likelihood"):
+        loss = judge["loss"]
+        parts += [
+            "## The model's own likelihood",
+            f"True room first among {judge['among']} by teacher-forced loss of the real music: "
+            f"{_interval(judge['recall_at_1'])} (chance {judge['chance_recall_at_1']:.3f}), mean reciprocal rank "
+            f"{judge['mean_reciprocal_rank']:.3f}. Loss in nats a token: true {loss['true']:.4f}, shuffled "
+            f"{loss['shuffled']:.4f}, no room {loss['dropped']:.4f}; shuffled - true "
+            f"{_interval(judge['shuffled - true'])}, no room - true {_interval(judge['dropped - true'])}.",
+        ]
+    return parts
+
+
+def _kind_table(kinds: Mapping[str, Any]) -> str:
+    descriptors = list(next(iter(next(iter(kinds.values())).values())))
+    rows = []
+    for key, title, table in _named(kinds):
+        if key in ("real", "model", "outputs"):
+            rows += [[title, kind, *(f"{v[d]:.2f}" for d in descriptors)] for kind, v in table.items()]
+    return _rows(["", "kind", *descriptors], rows)
+
+
+def _checks(report: Report) -> str:
+    lines = [
+        f"- {SYSTEMS[system]}, {what}: {_interval(value)}"
+        for system, table in report.get("kind_checks", {}).items()
+        for what, value in table.items()
+    ]
+    return "\n".join(lines)
+
+
+def _sound(report: Report) -> list[str]:
+    parts = []
+    if report.get("quality"):
+        rows = [
+            [title, f"{v['kernel']:.2f}", f"{v['frechet']:.1f}", f"{v['n_rows']:.0f}"]
+            for _, title, v in _named(report["quality"])
+        ]
+        text = (
+            "Distance to one half of the held-out real music, on the feature set of version "
+            f"{report['quality_version']}; the other half of the real music is the floor, the codec the ceiling."
+        )
+        parts += ["## How it sounds", text, _rows(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)]
+    if faults := report.get("faults"):
+        systems = _named(faults)
+        names = list(systems[0][2])
+        rows = []
+        for _, title, table in systems:
+            cells = []
+            for name in names:
+                beyond = table[name].get("beyond_real")
+                cells.append(f"{table[name]['mean']:.3f}" + ("" if beyond is None else f" ({beyond:.0%})"))
+            rows.append([title, *cells])
+        text = "Means; in brackets the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."
+        parts += ["## What goes wrong", text, _rows(["", *names], rows)]
+    if drift := report.get("drift"):
+        rows = [[name, *(f"{v:.3f}" for v in values)] for name, values in drift.items()]
+        parts += ["## Two minutes, by quarter", _rows(["", "1st", "2nd", "3rd", "4th"], rows)]
+    return parts
+
+
+def _own(report: Report) -> list[str]:
+    parts = []
+    found = report.get("originality", {})
+    if found.get("n_training"):
+        medians = {name: sorted(v)[len(v) // 2] for name, v in found["distance"].items() if v}
+        text = (
+            f"Nearest of {found['n_training']} training pieces by chroma and onsets, in any key: median distance "
+            f"{medians.get('model', 0):.3f}, of held-out real music {medians['real']:.3f} (1st percentile "
+            f"{found['limit']:.3f}). Outputs nearer than that: {len(found['too_near'])}."
+        )
+        named = [
+            f"- {near['output']} is {near['distance']:.3f} from {near['training']}"
+            for near in found["too_near"]
+        ]
+        parts += ["## Originality", text, "\n".join(named)]
+        if tokens := found.get("tokens"):
+            longest = {name: max(tokens[name]) for name in ("real", "model")}
+            parts.append(
+                f"Longest run of first-codebook tokens shared with the training music: {longest['model']} "
+                f"({longest['model'] / tokens['frame_rate']:.2f} s); held-out real music: {longest['real']}."
+            )
+    if diversity := report.get("diversity"):
+        lines = [f"- {name}: {value:.3f}" for name, value in diversity.items()]
+        parts += ["## Diversity", "Median distance to the nearest of the others:", "\n".join(lines)]
+    return parts
+
+
+def _draw_summary(report: Report, path: Path) -> None:
+    """One picture: how far each system follows, and how far each is from real music."""
+    from matplotlib.figure import Figure
+
+    labelled = report["follow"].get("labelled", {})
+    table = labelled if any(labelled.values()) else report["follow"]["measured"]
+    quality = report.get("quality", {})
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1))
+    systems = [(key, title.strip("*"), means) for key, title, means in _named(table) if means]
+    width = 0.85 / max(1, len(systems))
+    for i, (_, title, means) in enumerate(systems):
+        shown = [(x, means[name]) for x, name in enumerate(HEADLINE) if name in means]
+        heights = [value["mean"] for _, value in shown]
+        errors = [
+            [max(0.0, v["mean"] - v["low"]) for _, v in shown],
+            [max(0.0, v["high"] - v["mean"]) for _, v in shown],
+        ]
+        places = [x + (i - len(systems) / 2) * width for x, _ in shown]
+        left.bar(places, heights, width, yerr=errors, label=title, capsize=1.5)
+    left.set_xticks(range(len(HEADLINE)), HEADLINE)
+    left.set(title="follows the room", ylim=(min(0.0, left.get_ylim()[0]), 1.05))
+    left.legend(fontsize=7, ncols=2)
+    bars = _named(quality)
+    right.barh(
+        [title.strip("*") for _, title, _ in bars], [max(v["kernel"], 1e-2) for _, _, v in bars], log=True
+    )
+    right.invert_yaxis()
+    right.set(title="kernel distance to real music (less is better)")
+    right.tick_params(axis="y", labelsize=7)
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=100, metadata={"Software": None})
+
+
+def _draw_kinds(kinds: Mapping[str, Any], path: Path) -> None:
+    """The descriptors of the music by kind of room, real beside the model's."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in next(iter(kinds["real"].values())) if name != "n"]
+    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
+        for system, marker in (("real", "o"), ("model", "x")):
+            table = kinds.get(system, {})
+            axis.plot(
+                list(table), [v[name] for v in table.values()], marker, label=SYSTEMS[system].strip("*")
+            )
+        axis.set(title=name)
+        axis.tick_params(axis="x", rotation=90)
+    figure.axes[0].legend(fontsize=7)
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=100, metadata={"Software": None})

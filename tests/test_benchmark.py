@@ -1,0 +1,171 @@
+"""The benchmark on a tiny model and on outputs whose answers are known by construction."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.data.pairs import Pair, write_pairs
+from silent2music.errors import DataError
+from silent2music.evaluation import probing
+from silent2music.evaluation.benchmark import EvalConfig, evaluate, evaluate_outputs
+
+RATE, SECONDS = 24_000, 10.0
+N_TEST, N_TRAIN = 6, 3
+
+
+def side(times: np.ndarray, gain: float, decay: float, seed: int, tonal: bool) -> Waveform:
+    """Bursts of noise or plucked notes of a random melody at `times`, over a floor of noise."""
+    rng = np.random.default_rng(seed)
+    samples = 1e-4 * rng.standard_normal(int(SECONDS * RATE))
+    t = np.arange(int(0.5 * RATE)) / RATE
+    for start in times:
+        hz = 220.0 * 2 ** (rng.choice([0, 2, 4, 5, 7, 9, 11, 12]) / 12)
+        body = np.sin(2 * np.pi * hz * t) if tonal else rng.standard_normal(t.size)
+        first = int(start * RATE)
+        n = min(t.size, samples.size - first)
+        samples[first : first + n] += (gain * body * np.exp(-t / decay))[:n]
+    return Waveform(np.clip(samples, -1, 1)[None].astype(np.float32), RATE)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rooms of steps, each with a rhythm of its own, and music that plays on every step."""
+    out = tmp_path_factory.mktemp("pairs")
+    lines = []
+    for i in range(N_TEST + N_TRAIN):
+        rng = np.random.default_rng(100 + i)
+        times = np.cumsum(rng.uniform(0.3, 0.9, 40))
+        times = times[times < SECONDS - 0.3]
+        audio.write(out / f"{i}.silent.wav", side(times, 0.005, 0.02, i, tonal=False))
+        audio.write(out / f"{i}.music.wav", side(times, 0.3, 0.15, i, tonal=True))
+        labels = {"kind": "steps" if i % 3 else "room", "event_seconds": times.tolist(), "tempo_bpm": 100.0}
+        split = "validation" if i < N_TEST else "train"
+        lines.append(Pair(f"{i}.silent.wav", f"{i}.music.wav", split=split, labels=labels))
+    write_pairs(out, lines)
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(pairs: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "LONG_SECONDS", 16.0)
+        config = EvalConfig(n=N_TEST, seconds=8.0, batch_size=4, n_long=1, n_diverse=2)
+        evaluate(model_folder, pairs, out, config)
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(evaluated: Path) -> dict:
+    return json.loads((evaluated / "report.json").read_text())
+
+
+def test_every_part_is_there(report: dict, evaluated: Path) -> None:
+    assert report["n"] == N_TEST
+    assert report["held_out"] is True
+    systems = set(report["follow"]["labelled"])
+    assert systems >= {"real", "real, shuffled", "codec", "retrieval", "model", "model, shuffled", "dropped"}
+    for part in (
+        "kinds",
+        "retrieval",
+        "likelihood",
+        "quality",
+        "faults",
+        "drift",
+        "originality",
+        "diversity",
+    ):
+        assert report[part], part
+    text = (evaluated / "report.md").read_text()
+    assert "**the model, true room**" in text
+    assert "nan" not in text.lower().replace("resonance", "")
+    for picture in ("summary.png", "kinds.png"):
+        assert (evaluated / picture).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_ceiling_is_above_its_null(report: dict) -> None:
+    for table in (report["differences"]["labelled"], report["differences"]["measured"]):
+        difference = table["real - real, shuffled"]["onset_hit_rate"]
+        assert difference["excludes_zero"]
+        assert difference["mean"] > 0.4
+    assert report["follow"]["labelled"]["real"]["onset_hit_rate"]["mean"] > 0.95
+
+
+def test_music_without_a_room_is_not_better_than_its_null_by_much(report: dict) -> None:
+    hits = report["follow"]["labelled"]
+    assert hits["dropped"]["onset_hit_rate"]["mean"] < hits["real"]["onset_hit_rate"]["mean"] - 0.2
+
+
+def test_noise_is_worst_in_every_quality_figure(report: dict) -> None:
+    for figure in ("kernel", "frechet"):
+        values = {
+            name: v[figure]
+            for name, v in report["quality"].items()
+            if name not in ("model", "dropped", "codec")
+        }
+        assert max(values, key=lambda name: values[name]) == "noise"
+        assert min(values, key=lambda name: values[name]) in ("real", "retrieval")
+    assert report["faults"]["noise"]["flatness"]["mean"] > 0.4
+
+
+def test_a_random_model_is_at_chance_by_its_own_likelihood(report: dict) -> None:
+    judge = report["likelihood"]
+    assert judge["among"] == N_TEST
+    assert judge["chance_recall_at_1"] == pytest.approx(1 / N_TEST)
+    assert judge["loss"]["true"] == pytest.approx(judge["loss"]["shuffled"], rel=0.2)
+
+
+def test_the_same_figures_twice(pairs: Path, model_folder: Path, tmp_path: Path) -> None:
+    config = EvalConfig(n=2, seconds=4.0, n_train=1, n_long=0, n_diverse=0)
+    texts = []
+    for name in ("a", "b"):
+        evaluate(model_folder, pairs, tmp_path / name, config)
+        texts.append((tmp_path / name / "report.json").read_text())
+    assert texts[0] == texts[1]
+
+
+class TestOutputs:
+    def test_the_real_music_under_another_name_follows_and_a_copy_is_named(
+        self, pairs: Path, tmp_path: Path
+    ) -> None:
+        outputs = tmp_path / "outputs"
+        for i in range(N_TEST):
+            # Output 4 is a copy of a training piece; the others are the music of their own rooms.
+            source = N_TEST if i == 4 else i
+            audio.write(outputs / f"{i}.silent.wav", audio.read(pairs / f"{source}.music.wav"))
+        report = evaluate_outputs(outputs, tmp_path / "out", pairs)
+        difference = report["differences"]["labelled"]["model - model, shuffled"]["onset_hit_rate"]
+        assert difference["mean"] > 0.3
+        (copied,) = report["originality"]["too_near"]
+        assert copied["output"].startswith("4.silent")
+        assert copied["training"] == f"{N_TEST}.music.wav"
+        assert copied["distance"] == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_pair_folder_is_its_own_ceiling(self, pairs: Path, tmp_path: Path) -> None:
+        report = evaluate_outputs(pairs, tmp_path / "out")
+        assert report["n"] == N_TEST + N_TRAIN
+        assert report["differences"]["measured"]["real - real, shuffled"]["onset_f"]["excludes_zero"]
+        assert report["retrieval"]["real"]["recall_at_1"] > 0.8
+
+    def test_files_alone_get_what_needs_no_room(self, pairs: Path, tmp_path: Path) -> None:
+        for i in range(2):
+            audio.write(tmp_path / "files" / f"{i}.wav", audio.read(pairs / f"{i}.music.wav"))
+        report = evaluate_outputs(tmp_path / "files", tmp_path / "out")
+        assert report["n"] == 2
+        assert report["faults"]["outputs"]["silent_share"]["mean"] < 0.5
+        assert "follow" not in report
+        assert "What goes wrong" in (tmp_path / "out" / "report.md").read_text()
+
+    def test_names_that_match_nothing_are_an_error(self, pairs: Path, tmp_path: Path) -> None:
+        audio.write(tmp_path / "files" / "other.wav", audio.read(pairs / "0.music.wav"))
+        with pytest.raises(DataError, match="matches 0 pairs"):
+            evaluate_outputs(tmp_path / "files", tmp_path / "out", pairs)
+
+
+def test_too_few_pairs_are_an_error(pairs: Path, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds 1 pairs to test on"):
+        evaluate(model_folder, pairs, tmp_path, EvalConfig(n=1))
