@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,14 +56,18 @@ class Waveform:
     def __post_init__(self) -> None:
         samples = self.samples
         if samples.ndim != 2 or samples.shape[0] < 1 or samples.shape[1] < 1:
-            raise AudioError(f"Audio has shape {tuple(samples.shape)}; expected [channels, samples], at least one each.")
+            raise AudioError(
+                f"Audio has shape {tuple(samples.shape)}; expected [channels, samples], at least one each."
+            )
         if self.sample_rate < 1:
             raise AudioError(f"Audio has a sample rate of {self.sample_rate} Hz; expected a positive rate.")
         if samples.dtype != np.float32:
             object.__setattr__(self, "samples", samples.astype(np.float32))
         if not np.isfinite(self.samples).all():
             bad = int((~np.isfinite(self.samples)).sum())
-            raise AudioError(f"Audio holds {bad} samples that are not finite (NaN or infinite); export it again.")
+            raise AudioError(
+                f"Audio holds {bad} samples that are not finite (NaN or infinite); export it again."
+            )
 
     @property
     def n_channels(self) -> int:
@@ -142,7 +147,7 @@ def read(path: Path | str) -> Waveform:
         raise AudioError(
             f"{path} cannot be read as audio ({reason}); expected WAV, FLAC, OGG, MP3 or AIFF."
         ) from error
-    _check_riff_length(path)
+    _check_chunk_length(path)
     if samples.shape[1] == 0:
         raise AudioError(f"{path} holds no samples; record or export it again.")
     if 0 < announced < 2**40 and samples.shape[1] < announced:
@@ -161,21 +166,23 @@ def read(path: Path | str) -> Waveform:
     return waveform
 
 
-def _check_riff_length(path: Path) -> None:
-    """Refuse a WAV whose data chunk promises more bytes than the file has.
+def _check_chunk_length(path: Path) -> None:
+    """Refuse a WAV or AIFF whose data chunk promises more bytes than the file has.
 
     libsndfile repairs such a header silently, and a truncated copy would pass for a short recording.
     Streaming writers leave 0 or 0xFFFFFFFF there, which is no promise.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
+        container = file.read(4)
+        if container not in (b"RIFF", b"FORM"):
             return
+        order: Literal["little", "big"] = "little" if container == b"RIFF" else "big"
         file.seek(12)
         while len(header := file.read(8)) == 8:
-            n_bytes = int.from_bytes(header[4:], "little")
+            n_bytes = int.from_bytes(header[4:], order)
             start = file.tell()
-            if header[:4] == b"data":
+            if header[:4] in (b"data", b"SSND"):
                 if n_bytes not in (0, 0xFFFFFFFF) and start + n_bytes > size:
                     raise AudioError(
                         f"{path} is truncated: its header announces {n_bytes} bytes of audio and "
@@ -186,12 +193,18 @@ def _check_riff_length(path: Path) -> None:
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All audio files below a folder, by suffix, sorted by path.
+    """All audio files below a folder, by suffix, sorted by path; hidden ones are none of them.
 
     Raises:
         AudioError: if there is none.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE_SUFFIXES and p.is_file())
+    found = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in READABLE_SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and p.is_file()
+    )
     if not found:
         raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(READABLE_SUFFIXES)}.")
     return found
@@ -218,7 +231,9 @@ def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror or error}); nothing was left there.") from error
+        raise AudioError(
+            f"{path} cannot be written ({error.strerror or error}); nothing was left there."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -234,7 +249,9 @@ def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:
     path = Path(path)
     subtype = SUFFIX_SUBTYPES.get(path.suffix.lower())
     if subtype is None:
-        raise AudioError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(SUFFIX_SUBTYPES)}.")
+        raise AudioError(
+            f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(SUFFIX_SUBTYPES)}."
+        )
     with atomic_path(path, force) as temporary:
         try:
             soundfile.write(temporary, waveform.samples.T, waveform.sample_rate, subtype=subtype)
@@ -256,7 +273,9 @@ def integrated_lufs(waveform: Waveform) -> float:
     if not samples.any():
         return float("-inf")
     with np.errstate(divide="ignore"):
-        return float(pyloudnorm.Meter(waveform.sample_rate).integrated_loudness(samples[:5].T.astype(np.float64)))
+        return float(
+            pyloudnorm.Meter(waveform.sample_rate).integrated_loudness(samples[:5].T.astype(np.float64))
+        )
 
 
 def true_peak_dbtp(waveform: Waveform) -> float:
@@ -281,7 +300,9 @@ def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
     return limited(samples, waveform.sample_rate, true_peak)
 
 
-def limited(samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005) -> Waveform:
+def limited(
+    samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
+) -> Waveform:
     """Hold samples `[C, N]`, which may exceed 1, under a true peak in dBTP.
 
     The gain is the minimum filter of the needed reduction over twice the window, smoothed over the window:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,12 +82,10 @@ class AcousticProfile:
             DataError: on an unknown or missing key, which is named.
         """
         known = dict(_strict(values, cls, "profile"))
-        known["events"] = tuple(Event(**_strict(e, Event, "events")) for e in known["events"])
-        known["boundaries"] = tuple(
-            Boundary(**_strict(b, Boundary, "boundaries")) for b in known["boundaries"]
-        )
-        known["pulse_seconds"] = tuple(known["pulse_seconds"])
-        known["energy_dbfs"] = tuple(known["energy_dbfs"])
+        for name, item in (("events", Event), ("boundaries", Boundary)):
+            known[name] = tuple(item(**_strict(row, item, name)) for row in _list(known, name))
+        for name in ("pulse_seconds", "energy_dbfs"):
+            known[name] = tuple(_list(known, name))
         return cls(**known)
 
 
@@ -103,3 +101,10 @@ def _strict(values: Mapping[str, Any], cls: type, where: str) -> Mapping[str, An
     if missing:
         raise DataError(f"Key '{missing[0]}' is missing in acoustic {where}; analyse the recording again.")
     return values
+
+
+def _list(values: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = values[name]
+    if not isinstance(value, list | tuple):
+        raise DataError(f"Acoustic profile has '{name}' = {value!r}; expected a list.")
+    return value
