@@ -340,7 +340,7 @@ class _Run:
         self.judge_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.judge_optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def _crop_samples(self) -> int:
         """Samples of a crop: whole codec frames."""
