@@ -39,7 +39,9 @@ def run(code: str, *folders: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(str(p) for p in (*folders, REPOSITORY))
     code = f"from silent2music._torchaudio import ensure_torchaudio\n{code}"
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
 
 
 def test_a_healthy_torchaudio_is_left_alone(tmp_path: Path) -> None:
