@@ -1,0 +1,60 @@
+"""The model that ships: whole, small, and making music from the recording that ships with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.config import SamplingConfig
+from silent2music.evaluation.features import describe, power_spectrum
+from silent2music.evaluation.metrics import spectral_flatness
+from silent2music.export import infer as job
+
+MAX_BYTES = 48 * 2**20
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> audio.Waveform:
+    """What `s2m demo` makes with the default seed."""
+    out = tmp_path_factory.mktemp("demo") / "demo.wav"
+    jobs, _ = job.plan([job.DEMO_ROOM], 0, out)
+    (record,) = job.infer_many(jobs, SamplingConfig(), device="cpu")
+    assert isinstance(record, dict), record
+    return audio.read(out)
+
+
+def test_checkpoint_is_small_and_stored_in_16_bits() -> None:
+    from safetensors import safe_open
+
+    folder = job.default_model()
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < MAX_BYTES
+    for name in ("model.safetensors", "codec/model.safetensors"):
+        with safe_open(folder / name, "np") as weights:
+            kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+        assert not kinds & {"F32", "F64"}, name
+
+
+def test_model_card_is_written() -> None:
+    card = (job.default_model() / "README.md").read_text(encoding="utf-8")
+    assert "Say here" not in card, "the card is still the one that save_pretrained leaves to be filled in"
+    for word in ("licen", "pairs", "hours", "shuffled", "95"):
+        assert word in card.lower(), word
+
+
+def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
+    seconds = demo.samples[0, : 12 * demo.sample_rate].reshape(12, demo.sample_rate)
+    assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
+    assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
+    assert len(describe(demo).onset_seconds) >= demo.seconds / 2
+
+
+def test_another_room_gives_other_music(demo: audio.Waveform, tmp_path: Path) -> None:
+    quiet = np.random.default_rng(0).standard_normal((1, 12 * 24_000)).astype(np.float32) * np.float32(1e-3)
+    audio.write(tmp_path / "quiet.wav", audio.Waveform(quiet, 24_000))
+    jobs, _ = job.plan([tmp_path / "quiet.wav"], 0, tmp_path / "out.wav")
+    (record,) = job.infer_many(jobs, SamplingConfig(), device="cpu")
+    assert isinstance(record, dict)
+    assert not np.array_equal(audio.read(tmp_path / "out.wav").samples, demo.samples)
