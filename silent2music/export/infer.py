@@ -362,7 +362,7 @@ def write_music(path: Path, music: Waveform) -> dict[str, Any]:
 def _levelled(music: Waveform, true_peak: float) -> Waveform:
     """Music at `TARGET_LUFS`: what the limiter takes away in loudness is asked for again, as far as it goes."""
     target = TARGET_LUFS
-    for _ in range(4):
+    for _ in range(10):
         levelled = audio.normalised(music, target, true_peak)
         missing = TARGET_LUFS - audio.integrated_lufs(levelled)
         if abs(missing) < 0.05:
