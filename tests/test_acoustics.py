@@ -156,12 +156,13 @@ class TestEvents:
             < 0.006
         )
 
-    def test_knocks_in_a_few_bands(self) -> None:
-        """A dull knock, 17 dB over the noise between 400 and 1000 Hz and nowhere else."""
+    @pytest.mark.parametrize(("low_hz", "high_hz", "above_db"), [(400, 1000, 21), (2000, 4000, 14)])
+    def test_knocks_in_a_few_bands(self, low_hz: float, high_hz: float, above_db: float) -> None:
+        """A knock or a tick that the level of the whole does not show."""
         times = np.arange(0.7, 11, 0.9)
         samples = noise(12, 0.0)
-        band = butter(4, (400, 1000), "bandpass", fs=RATE, output="sos")
-        burst = sosfilt(band, np.random.default_rng(1).standard_normal(RATE // 8)) * 10 ** (17 / 20)
+        band = butter(4, (low_hz, high_hz), "bandpass", fs=RATE, output="sos")
+        burst = sosfilt(band, np.random.default_rng(1).standard_normal(RATE // 8)) * 10 ** (above_db / 20)
         burst *= np.exp(-np.arange(burst.size) / RATE / 0.03)
         for time in times:
             samples[round(time * RATE) :][: burst.size] += burst
@@ -185,6 +186,17 @@ class TestEvents:
         assert profile.tempo_bpm is None
         assert profile.boundaries == ()
         assert profile.rt60_confidence < 0.3
+
+    def test_a_long_recording_is_heard_as_its_parts_are(self) -> None:
+        """Spectra and onsets are made piece by piece; where the pieces meet nothing is lost or doubled."""
+        times = np.sort(np.random.default_rng(2).uniform(0.5, 139, 150))
+        times = times[np.concatenate([[True], np.diff(times) > 0.15])]
+        room = at_level(clicks(times, 140, 25), -65)
+        whole = analyze(room)
+        assert n_matched(times, found(whole), 0.02) >= 0.97 * times.size
+        late = analyze(Waveform(room.samples[:, 50 * RATE : 75 * RATE], RATE))
+        inner = found(late)[(found(late) > 5) & (found(late) < 20)] + 50
+        assert n_matched(inner, found(whole), 0.002) == inner.size >= 12
 
 
 class TestPulse:

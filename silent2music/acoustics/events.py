@@ -14,18 +14,20 @@ Float32Array = NDArray[np.float32]
 REFRACTORY_SECONDS = 0.07
 EVENT_THRESHOLD = 4.5
 """Robust standard deviations by which the onset function must stand out of its surroundings."""
-NARROW_WEIGHT = 0.75
+NARROW_WEIGHT = 0.5
 """Of a rise in three neighbouring bands against one over all: the best of many is high by chance more often."""
 MIN_STRENGTH_DB = 3.0
 MAX_STRENGTH_DB = 90.0
 
 ONSET_SHARE = 0.1
 """Of the energy of a transient's peak: where it is said to start."""
+PIECE_FRAMES, PIECE_MARGIN_FRAMES = 12_000, 2_400
+"""Frames that are worked on at a time (one minute) and what is heard on either side of them."""
 FINE_WINDOW, FINE_STEP = 96, 24
 """Windows of 4 ms every 1 ms, for the time of an onset."""
 
 
-def onset_function(bands: Float32Array) -> tuple[FloatArray, FloatArray, FloatArray]:
+def onset_function(bands: Float32Array) -> tuple[FloatArray, Float32Array, Float32Array]:
     """Log flux over the running noise floor of each band, summed over all bands or over the best three.
 
     A band's rise counts in units of how much that band rises and falls anyway, so that rain, a rattling fan
@@ -37,10 +39,18 @@ def onset_function(bands: Float32Array) -> tuple[FloatArray, FloatArray, FloatAr
     Returns:
         `onset [T]` in robust standard deviations; `rises [T, B]`, the same per band; `floor [T, B]` in dB.
     """
-    log_db = 10.0 * np.log10(bands.astype(np.float64) + 1e-30)
+    pieces = [_onset_piece(bands, start) for start in range(0, len(bands), PIECE_FRAMES)]
+    onset, rises, floor = zip(*pieces, strict=True)
+    return np.concatenate(onset), np.concatenate(rises), np.concatenate(floor)
+
+
+def _onset_piece(bands: Float32Array, start: int) -> tuple[FloatArray, Float32Array, Float32Array]:
+    """`onset_function` of one piece, made with so much on both sides that it equals that of the whole."""
+    before = min(start, PIECE_MARGIN_FRAMES)
+    piece = bands[start - before : start + PIECE_FRAMES + PIECE_MARGIN_FRAMES]
+    log_db = 10.0 * np.log10(piece.astype(np.float64) + 1e-30)
     floor = running_percentile(log_db, 50, 9, 40)
-    excess = 10.0 * np.log10(1.0 + 10.0 ** ((log_db - floor) / 10.0))
-    rise = _risen(excess)
+    rise = _risen(10.0 * np.log10(1.0 + 10.0 ** ((log_db - floor) / 10.0)))
     spread = np.maximum(1.4826 * running_percentile(np.abs(rise), 200, 5, 50), 0.5)
     rises = rise / spread
     # Bands that fall count against, those that rise more than anything does not more than enough.
@@ -49,7 +59,9 @@ def onset_function(bands: Float32Array) -> tuple[FloatArray, FloatArray, FloatAr
     centre = running_percentile(total, 200, 5, 50)
     deviation = np.maximum(1.4826 * running_percentile(np.abs(total - centre), 200, 5, 50), 1.5)
     narrow = ((held[:, :-2] + held[:, 1:-1] + held[:, 2:]) / np.sqrt(3.0)).max(axis=1)
-    return np.maximum((total - centre) / deviation, NARROW_WEIGHT * narrow), rises, floor
+    onset = np.maximum((total - centre) / deviation, NARROW_WEIGHT * narrow)
+    own = slice(before, before + PIECE_FRAMES)
+    return onset[own], rises[own].astype(np.float32), floor[own].astype(np.float32)
 
 
 def _risen(excess: FloatArray) -> FloatArray:
@@ -67,7 +79,7 @@ def _risen(excess: FloatArray) -> FloatArray:
 
 
 def find_events(
-    signal: Float32Array, bands: Float32Array, onset: FloatArray, rises: FloatArray, floor: FloatArray
+    signal: Float32Array, bands: Float32Array, onset: FloatArray, rises: Float32Array, floor: Float32Array
 ) -> tuple[Event, ...]:
     """Peaks of the onset function that stand above the floor, with their times refined."""
     from scipy.signal import find_peaks
@@ -80,7 +92,7 @@ def find_events(
         if not 3 <= peak < len(onset) - 3 or not rising.any():
             continue
         after = bands[peak : peak + 6, rising].sum(axis=1, dtype=np.float64).max()
-        floor_power = (10.0 ** (floor[peak, rising] / 10.0)).sum()
+        floor_power = (10.0 ** (floor[peak, rising].astype(np.float64) / 10.0)).sum()
         strength_db = 10.0 * float(np.log10(after / floor_power + 1e-12))
         if strength_db < MIN_STRENGTH_DB:
             continue
@@ -108,9 +120,10 @@ def _refined_onset(signal: Float32Array, centre: int) -> int:
     at = (centre - start - FINE_WINDOW // 2) // FINE_STEP
     n_before = max(4, at - 30)
     noise = power[:n_before].mean(axis=0) + 1e-6 * power.max()
-    # Each frequency counts by how much it has risen: a dull knock lies in few of them.
-    gained = np.maximum(power[at : at + 25].mean(axis=0) / noise - 1.0, 0.0) + 1e-3
-    energy = (power / noise) @ (gained / gained.sum())
+    # Frequencies that have risen count, the others do not: a dull knock lies in few of them.
+    gained = np.maximum(power[at : at + 25].mean(axis=0) / noise - 1.0, 0.0)
+    weights = gained / (1.0 + gained) + 1e-3
+    energy = (power / noise) @ (weights / weights.sum())
     base = float(energy[:n_before].mean())
     peak = n_before + int(np.argmax(energy[n_before:]))
     bar = max(base + ONSET_SHARE * (energy[peak] - base), 2.0 * base)

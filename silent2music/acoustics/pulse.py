@@ -18,6 +18,8 @@ WINDOW_SECONDS = 10.0
 MIN_EVENTS = 4
 HIT_SECONDS = 0.05
 WAKE_SECONDS = 0.2
+STRENGTH_RANGE_DB = 30.0
+ONSET_SHARE = 0.1
 TIGHTNESS = 60.0
 """How much a beat interval that differs from the local period costs; Ellis uses 100 to 400 for music."""
 MIN_CONFIDENCE = 0.5
@@ -62,7 +64,9 @@ def _event_weights(events: tuple[Event, ...]) -> FloatArray:
     strengths = np.array([e.strength_db for e in events])
     times = np.array([e.seconds for e in events])
     top = np.percentile(strengths, 90)
-    weights = np.array([e.confidence for e in events]) * np.clip(1.0 + (strengths - top) / 30.0, 0.2, 1.0)
+    weights = np.array([e.confidence for e in events]) * np.clip(
+        1.0 + (strengths - top) / STRENGTH_RANGE_DB, 0.2, 1.0
+    )
     weights[1:] *= np.where((np.diff(times) < WAKE_SECONDS) & (strengths[1:] <= strengths[:-1]), 0.2, 1.0)
     return np.asarray(weights, dtype=np.float64)
 
@@ -79,7 +83,7 @@ def _event_train(events: tuple[Event, ...], onset: FloatArray, seconds: float) -
     train = gaussian_filter1d(train, 2.0) * 2.0 * np.sqrt(2 * np.pi)
     fine = np.clip(onset, 0, 8) / 8
     at = np.minimum((np.arange(n) / PULSE_RATE_HZ * FRAME_RATE).astype(int), len(fine) - 1)
-    return np.asarray(train + 0.1 * fine[at], dtype=np.float64)
+    return np.asarray(train + ONSET_SHARE * fine[at], dtype=np.float64)
 
 
 def _tempogram(train: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:

@@ -24,6 +24,7 @@ HIGH_PASS_HZ = 25.0
 N_BANDS = 20
 BAND_LOW_HZ = 70.0
 BLOCK_SECONDS = 10
+BLOCK_FRAMES = 2000
 CURVE_RATE_HZ = 10.0
 
 
@@ -86,7 +87,9 @@ def prepare(room: Waveform) -> Sound:
         mono.append(mixed if rate == ANALYSIS_RATE else resampler.resample_chunk(mixed, last=last))
     signal = np.concatenate(mono)
     total = float(energy.sum() / counts.sum())
-    rms = float(np.sqrt(np.mean(np.square(signal, dtype=np.float64))))
+    step = BLOCK_SECONDS * ANALYSIS_RATE
+    squares = (np.square(signal[i : i + step], dtype=np.float64).sum() for i in range(0, signal.size, step))
+    rms = float(np.sqrt(sum(squares) / signal.size))
     if rms > 0:
         signal /= np.float32(rms)
     return Sound(signal, total, peak, energy / np.maximum(counts, 1))
@@ -106,20 +109,24 @@ def spectra(signal: Float32Array) -> tuple[Float32Array, FloatArray]:
     """Band powers `[T, B]` and the mean power spectrum `[WINDOW // 2 + 1]`; frame t is centred on t * HOP."""
     from scipy.fft import rfft
 
-    padded = np.pad(signal, WINDOW // 2, mode="symmetric")
-    views = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    n_frames = signal.size // HOP + 1
     window = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     edges = _band_edges()
-    bands = np.empty((len(views), N_BANDS), np.float32)
+    bands = np.empty((n_frames, N_BANDS), np.float32)
     spectrum = np.zeros(WINDOW // 2 + 1)
-    for start in range(0, len(views), 2000):
-        power = np.abs(rfft(views[start : start + 2000] * window, axis=1)) ** 2
+    for start in range(0, n_frames, BLOCK_FRAMES):
+        stop = min(start + BLOCK_FRAMES, n_frames)
+        first, last = start * HOP - WINDOW // 2, (stop - 1) * HOP + WINDOW // 2
+        piece = signal[max(0, first) : last]
+        piece = np.pad(piece, (max(0, -first), max(0, last - signal.size)), mode="symmetric")
+        views = np.lib.stride_tricks.sliding_window_view(piece, WINDOW)[::HOP]
+        power = np.abs(rfft(views * window, axis=1)) ** 2
         spectrum += power.sum(axis=0, dtype=np.float64)
-        bands[start : start + 2000] = np.add.reduceat(power, edges[:-1], axis=1)
+        bands[start:stop] = np.add.reduceat(power, edges[:-1], axis=1)
     # Bands that hold nothing (above the Nyquist frequency of an 8 kHz recording) get a common tiny floor.
     widths = np.diff(edges)
-    bands += (1e-9 * spectrum.mean() / len(views) * widths).astype(np.float32)
-    return bands, spectrum / len(views)
+    bands += (1e-9 * spectrum.mean() / n_frames * widths).astype(np.float32)
+    return bands, spectrum / n_frames
 
 
 def spectral_shape(spectrum: FloatArray, nyquist_hz: float) -> tuple[float, float]:
@@ -140,8 +147,9 @@ def running_percentile(values: FloatArray, block: int, n_around: int, percentile
     """A percentile of medians of blocks around each frame, `[T, ...]` like `values`, linear in between."""
     from scipy.ndimage import percentile_filter
 
+    # Blocks start at multiples of their length, so that a piece of the recording gets what the whole would.
     n_blocks = max(1, len(values) // block)
-    edges = np.linspace(0, len(values), n_blocks + 1).astype(int)
+    edges = np.append(np.arange(n_blocks) * block, len(values))
     medians = np.stack([np.median(values[a:b], axis=0) for a, b in itertools.pairwise(edges)])
     size = (n_around,) + (1,) * (medians.ndim - 1)
     smooth = percentile_filter(medians, percentile, size=size, mode="nearest")
