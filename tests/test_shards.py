@@ -135,7 +135,7 @@ def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) 
     for example, second in ((whole, event), (cut, event - 0.6)):
         frame = round(second * 25)
         assert example.features[:, : 2 * AMBIENT.n_mels].mean(axis=1).argmax() == frame
-        power = codec.magnitudes(torch.from_numpy(example.codes)[None])[0].square().sum(-1)
+        power = codec.magnitudes(codec.vectors(torch.from_numpy(example.codes)[None]))[0].square().sum(-1)
         assert int(power.argmax()) // codec.config.frames_per_code == frame
 
 

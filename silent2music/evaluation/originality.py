@@ -125,7 +125,16 @@ def _runs(tokens: IntArray, length: int) -> set[bytes]:
 
 
 def too_near(distances: Sequence[float], reference_distances: Sequence[float]) -> NDArray[np.bool_]:
-    """Which distances lie below the 1st percentile of those that held-out real music has."""
+    """Which distances lie below the limit that held-out real music sets."""
     if not len(reference_distances):
         return np.zeros(len(distances), bool)
-    return np.asarray(np.asarray(distances) < np.percentile(reference_distances, NEAR_PERCENTILE))
+    return np.asarray(np.asarray(distances) < near_limit(reference_distances))
+
+
+def near_limit(reference_distances: Sequence[float]) -> float:
+    """The 1st percentile of the distances that held-out real music has.
+
+    It is one of the distances and not a value between two: else the nearest of few real pieces would count as
+    too near itself.
+    """
+    return float(np.percentile(reference_distances, NEAR_PERCENTILE, method="lower"))

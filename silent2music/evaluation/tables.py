@@ -243,7 +243,7 @@ def originality_of(
     return {
         "n_training": len(prints),
         "distance": {name: [n.distance for n in those] for name, those in found.items()},
-        "limit": float(np.percentile(real, originality.NEAR_PERCENTILE)),
+        "limit": originality.near_limit(real),
         "too_near": [
             {"output": items[i].name, "training": found["model"][i].name, "distance": made[i]}
             for i in np.flatnonzero(near)
