@@ -194,8 +194,9 @@ def arranged_music(
     scores = sorted(Path(data.scores).rglob("*.mid"))
     if not scores or not Path(data.soundfont).exists():
         return made
-    # Spread over the items, so that every kind of room has a share.
-    chosen = np.unique(np.linspace(0, len(items) - 1, min(config.n_arranged, len(items))).astype(int))
+    # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
+    n_twos = max(1, min(config.n_arranged, len(items)) // 2)
+    chosen = [i for k in np.linspace(0, len(items) // 2 - 1, n_twos).astype(int) for i in (2 * k, 2 * k + 1)]
     for done, i in enumerate(chosen):
         rng = np.random.default_rng([config.seed, 2, i])
         music = baselines.arranged(items[i].profile, scores, Path(data.soundfont), rng)

@@ -87,7 +87,7 @@ def measured_reference(profile: AcousticProfile, labels: dict[str, Any] | None =
     events = np.array([event.seconds for event in profile.events], np.float64)
     boundaries = np.array([boundary.seconds for boundary in profile.boundaries], np.float64)
     labelled = "event_seconds" in labels
-    changes = _labelled_boundaries(labels) if labelled else boundaries
+    changes = _labelled_boundaries(labels, profile.seconds) if labelled else boundaries
     pulsed = bool(profile.pulse_seconds) and events.size >= MIN_EVENTS
     return RoomReference(
         kind=str(labels.get("kind", "")),
@@ -96,7 +96,7 @@ def measured_reference(profile: AcousticProfile, labels: dict[str, Any] | None =
         tempo_bpm=profile.tempo_bpm,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
         boundary_seconds=boundaries,
-        rhythmic=_is_rhythmic(labels) if labelled else pulsed,
+        rhythmic=_is_rhythmic(labels, profile.seconds) if labelled else pulsed,
         changing=bool(changes.size),
     )
 
@@ -106,22 +106,29 @@ def labelled_reference(profile: AcousticProfile, labels: dict[str, Any]) -> Room
     return RoomReference(
         kind=str(labels.get("kind", "")),
         seconds=profile.seconds,
-        event_seconds=np.sort(np.asarray(labels.get("event_seconds", ()), np.float64)),
+        event_seconds=_times(labels.get("event_seconds", ()), profile.seconds),
         tempo_bpm=labels.get("tempo_bpm") or None,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
-        boundary_seconds=_labelled_boundaries(labels),
-        rhythmic=_is_rhythmic(labels),
-        changing=bool(_labelled_boundaries(labels).size),
+        boundary_seconds=_labelled_boundaries(labels, profile.seconds),
+        rhythmic=_is_rhythmic(labels, profile.seconds),
+        changing=bool(_labelled_boundaries(labels, profile.seconds).size),
     )
 
 
-def _labelled_boundaries(labels: dict[str, Any]) -> FloatArray:
+def _times(values: Sequence[float], seconds: float) -> FloatArray:
+    """Labelled times inside a room that may have been cut shorter than its labels."""
+    times = np.sort(np.asarray(values, np.float64))
+    return times[times < seconds]
+
+
+def _labelled_boundaries(labels: dict[str, Any], seconds: float) -> FloatArray:
     """Where the room changes; a hand-written pair may know only where its music does."""
-    return np.sort(np.asarray(labels.get("scene_boundaries", labels.get("boundaries", ())), np.float64))
+    return _times(labels.get("scene_boundaries", labels.get("boundaries", ())), seconds)
 
 
-def _is_rhythmic(labels: dict[str, Any]) -> bool:
-    return labels.get("kind") in RHYTHMIC_KINDS and len(labels.get("event_seconds", ())) >= MIN_EVENTS
+def _is_rhythmic(labels: dict[str, Any], seconds: float) -> bool:
+    n_events = _times(labels.get("event_seconds", ()), seconds).size
+    return labels.get("kind") in RHYTHMIC_KINDS and n_events >= MIN_EVENTS
 
 
 def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]:

@@ -28,6 +28,18 @@ SYSTEMS = {
 }
 """What a system is called in the report, in its order."""
 
+COLOURS = {
+    "real": "0.15",
+    "real, shuffled": "0.7",
+    "codec": "tab:brown",
+    "arranger": "tab:green",
+    "retrieval": "tab:olive",
+    "model": "tab:blue",
+    "model, shuffled": "lightskyblue",
+    "dropped": "lavender",
+}
+"""What the summary picture shows, and how."""
+
 HEADLINE = (
     "onset_hit_rate",
     "onset_precision",
@@ -67,7 +79,8 @@ def _markdown(report: Report, pictures: list[str]) -> str:
     ):
         table = report.get("follow", {}).get(side, {})
         if any(table.values()):
-            parts += [f"## {heading}", _follow_table(table), _difference_table(report["differences"][side])]
+            follow = _follow_table(table, report["differences"][side])
+            parts += [f"## {heading}", follow, _baseline_table(table)]
     parts += _judges(report)
     if report.get("kinds"):
         parts += ["## Kinds of rooms and their music", _kind_table(report["kinds"]), _checks(report)]
@@ -100,20 +113,38 @@ def _interval(value: Mapping[str, Any] | None) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
 
 
-def _follow_table(table: Mapping[str, Any]) -> str:
-    scores = [name for name in next(iter(table.values()))]
-    counts = [f"{name} (n = {next(iter(table.values()))[name]['n']})" for name in scores]
-    rows = [[title, *(_interval(means.get(s)) for s in scores)] for _, title, means in _named(table)]
-    return _rows(["", *counts], rows)
-
-
-def _difference_table(differences: Mapping[str, Any]) -> str:
-    scores = list(dict.fromkeys(name for table in differences.values() for name in table))
+def _follow_table(table: Mapping[str, Any], differences: Mapping[str, Any]) -> str:
+    """A row for each score: the ceiling, the model and its nulls, and the differences."""
+    columns = [
+        key for key in ("real", "real, shuffled", "model", "model, shuffled", "dropped") if table.get(key)
+    ]
+    contrasts = [
+        key
+        for key in ("real - real, shuffled", "model - model, shuffled", "model - dropped")
+        if key in differences
+    ]
     rows = []
-    for contrast, table in differences.items():
-        cells = [(_interval(table.get(s)), table.get(s, {}).get("excludes_zero")) for s in scores]
-        rows.append([contrast, *(f"**{text}**" if sure else text for text, sure in cells)])
-    return _rows(["difference", *scores], rows) if scores else ""
+    for score, ceiling in table["real"].items():
+        cells = [_interval(table[key].get(score)) for key in columns]
+        for key in contrasts:
+            found = differences[key].get(score)
+            bold = "**" if found and found["excludes_zero"] else ""
+            cells.append(f"{bold}{_interval(found)}{bold}")
+        rows.append([score, str(ceiling["n"]), *cells])
+    return _rows(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)
+
+
+def _baseline_table(table: Mapping[str, Any]) -> str:
+    """A row for each score: the means of the other ways to get music for a room."""
+    others = ("codec", "arranger", "arranger, shuffled", "retrieval", "retrieval, shuffled")
+    columns = [key for key in others if table.get(key)]
+    if not columns:
+        return ""
+    rows = [
+        [score, *(f"{table[key][score]['mean']:.3f}" if score in table[key] else "" for key in columns)]
+        for score in table["real"]
+    ]
+    return _rows(["baselines", *(SYSTEMS[key] for key in columns)], rows)
 
 
 def _judges(report: Report) -> list[str]:
@@ -217,30 +248,29 @@ def _draw_summary(report: Report, path: Path) -> None:
 
     labelled = report["follow"].get("labelled", {})
     table = labelled if any(labelled.values()) else report["follow"]["measured"]
-    quality = report.get("quality", {})
-    figure = Figure(figsize=(14, 5), layout="constrained")
+    figure = Figure(figsize=(15, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    systems = [(key, title.strip("*"), means) for key, title, means in _named(table) if means]
+    systems = [(key, title, means) for key, title, means in _named(table) if means and key in COLOURS]
+    names = [name for name in HEADLINE if name in table["real"]]
     width = 0.85 / max(1, len(systems))
-    for i, (_, title, means) in enumerate(systems):
-        shown = [(x, means[name]) for x, name in enumerate(HEADLINE) if name in means]
+    for i, (key, title, means) in enumerate(systems):
+        shown = [(x, means[name]) for x, name in enumerate(names) if name in means]
         heights = [value["mean"] for _, value in shown]
         errors = [
             [max(0.0, v["mean"] - v["low"]) for _, v in shown],
             [max(0.0, v["high"] - v["mean"]) for _, v in shown],
         ]
-        places = [x + (i - len(systems) / 2) * width for x, _ in shown]
-        left.bar(places, heights, width, yerr=errors, label=title, capsize=1.5)
-    left.set_xticks(range(len(HEADLINE)), HEADLINE)
-    left.set(title="follows the room", ylim=(min(0.0, left.get_ylim()[0]), 1.05))
-    left.legend(fontsize=7, ncols=2)
-    bars = _named(quality)
-    right.barh(
-        [title.strip("*") for _, title, _ in bars], [max(v["kernel"], 1e-2) for _, _, v in bars], log=True
-    )
+        places = [x + (i - (len(systems) - 1) / 2) * width for x, _ in shown]
+        left.bar(
+            places, heights, width, yerr=errors, label=title.strip("*"), color=COLOURS[key], ecolor="0.4"
+        )
+    left.set_xticks(range(len(names)), names)
+    left.set(title="follows the room (mean and 95 % interval)")
+    left.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07))
+    bars = _named(report.get("quality", {}))
+    right.barh([key for key, _, _ in bars], [max(v["kernel"], 0.1) for _, _, v in bars], log=True)
     right.invert_yaxis()
-    right.set(title="kernel distance to real music (less is better)")
-    right.tick_params(axis="y", labelsize=7)
+    right.set(title="kernel distance to real music")
     with atomic_path(path, force=True) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
 

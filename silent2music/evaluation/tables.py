@@ -234,18 +234,17 @@ def originality_of(
     found: dict[str, list[originality.Nearest]] = {"real": [], "model": []}
     for i, (item, piece) in enumerate(zip(items, pieces, strict=True)):
         for name, own in (("real", item.real), ("model", piece)):
-            near = originality.nearest(originality.fingerprint(own.features), prints) if own else None
-            if near is not None:
-                found[name].append(near)
+            nearest = originality.nearest(originality.fingerprint(own.features), prints) if own else None
+            if nearest is not None:
+                found[name].append(nearest)
         tell("originality", i + 1, len(items))
     real, made = ([n.distance for n in found[name]] for name in ("real", "model"))
-    near = originality.too_near(made, real)
+    near = np.flatnonzero(originality.too_near(made, real)).tolist()
     return {
         "n_training": len(prints),
         "distance": {name: [n.distance for n in those] for name, those in found.items()},
         "limit": originality.near_limit(real),
         "too_near": [
-            {"output": items[i].name, "training": found["model"][i].name, "distance": made[i]}
-            for i in np.flatnonzero(near)
+            {"output": items[i].name, "training": found["model"][i].name, "distance": made[i]} for i in near
         ],
     }
