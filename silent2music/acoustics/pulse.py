@@ -177,6 +177,6 @@ def _confidence(beats: FloatArray, hit: NDArray[np.bool_], events: tuple[Event, 
     phase = np.interp(times[inside], beats, np.arange(len(beats)))
     explained = float(np.abs((weights[inside] * np.exp(2j * np.pi * phase)).sum()) / weights[inside].sum())
     change = np.abs(np.diff(np.log(np.diff(beats))))
-    regularity = float(np.exp(-np.median(change) / 0.08))
+    regularity = float(np.exp(-np.median(change) / 0.15))
     amount = 1.0 - float(np.exp(-hit.sum() / 5.0))
-    return float(np.clip(1.1 * explained * np.sqrt(hit.mean()) * regularity * amount, 0.0, 1.0))
+    return float(np.clip(1.05 * explained * hit.mean() ** 0.8 * regularity * amount, 0.0, 1.0))
