@@ -51,10 +51,9 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     assert len(describe(demo).onset_seconds) >= demo.seconds / 2
 
 
-def test_another_room_gives_other_music(demo: audio.Waveform, tmp_path: Path) -> None:
-    quiet = np.random.default_rng(0).standard_normal((1, 12 * 24_000)).astype(np.float32) * np.float32(1e-3)
+def test_another_room_gives_other_music(tmp_path: Path) -> None:
+    quiet = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32) * np.float32(1e-3)
     audio.write(tmp_path / "quiet.wav", audio.Waveform(quiet, 24_000))
-    jobs, _ = job.plan([tmp_path / "quiet.wav"], 0, tmp_path / "out.wav")
-    (record,) = job.infer_many(jobs, SamplingConfig(), device="cpu")
-    assert isinstance(record, dict)
-    assert not np.array_equal(audio.read(tmp_path / "out.wav").samples, demo.samples)
+    jobs, _ = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
+    records = list(job.infer_many(jobs, SamplingConfig(), seconds=2.0, device="cpu"))
+    assert len({record["output"]["sha256"] for record in records if isinstance(record, dict)}) == 2
