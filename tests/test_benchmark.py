@@ -136,7 +136,7 @@ class TestOutputs:
         for i in range(N_TEST):
             # Output 4 is a copy of a training piece; the others are the music of their own rooms.
             source = N_TEST if i == 4 else i
-            audio.write(outputs / f"{i}.silent.wav", audio.read(pairs / f"{source}.music.wav"))
+            audio.write(outputs / f"{i}.silent.music.wav", audio.read(pairs / f"{source}.music.wav"))
         report = evaluate_outputs(outputs, tmp_path / "out", pairs)
         difference = report["differences"]["labelled"]["model - model, shuffled"]["onset_hit_rate"]
         assert difference["mean"] > 0.3
