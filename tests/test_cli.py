@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -218,21 +219,27 @@ def test_a_damaged_model_gets_one_sentence(
     assert not Path("out.wav").exists()
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """A limit on file size: writes fail half way, as they do on a full disk."""
+    """A limit on file size: writes fail half way, as they do on a full disk.
+
+    Around the command alone: pytest's own report may go to a file too, and is longer.
+    """
     resource = pytest.importorskip("resource", reason="limits on file size are those of POSIX")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_a_full_disk_gets_one_sentence_and_leaves_nothing(
-    s2m, room_file: Path, model_folder: Path, full_disk: None, suffix: str
+    s2m, room_file: Path, model_folder: Path, suffix: str
 ) -> None:
-    code, printed, said = s2m("infer", room_file, "-o", f"full/out{suffix}", "--model", model_folder)
+    with full_disk():
+        code, printed, said = s2m("infer", room_file, "-o", f"full/out{suffix}", "--model", model_folder)
     assert (code, printed) == (1, "")
     assert f"full/out{suffix} cannot be written; is the disk full?" in one_sentence(said)
     assert list(Path("full").iterdir()) == []

@@ -135,11 +135,10 @@ def evaluate_outputs(
     folder = outputs if pairs is None else Path(pairs)
     chosen, files = read_pairs(folder), {}
     if pairs is not None:
-        files = audio.find_audio(outputs)
+        heard = audio.find_audio(outputs)
         # `s2m infer` writes `room.music.wav` for `room.wav`; a file's exact stem goes first.
-        stems = {path.stem.removesuffix(".music"): path for path in files} | {
-            path.stem: path for path in files
-        }
+        stems = {path.stem.removesuffix(".music"): path for path in heard}
+        stems |= {path.stem: path for path in heard}
         named = {p.id: stems.get(Path(p.silent).stem) or stems.get(Path(p.music).stem) for p in chosen}
         files = {name: path for name, path in named.items() if path is not None}
         chosen = [p for p in chosen if p.id in files]
