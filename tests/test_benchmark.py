@@ -54,7 +54,7 @@ def evaluated(pairs: Path, model_folder: Path, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probing, "LONG_SECONDS", 16.0)
-        config = EvalConfig(n=N_TEST, seconds=8.0, batch_size=4, n_long=1, n_diverse=2)
+        config = EvalConfig(n=N_TEST, seconds=8.0, batch_size=4, n_long=1, n_diverse=2, workers=1)
         evaluate(model_folder, pairs, out, config)
     return out
 
@@ -120,7 +120,7 @@ def test_a_random_model_is_at_chance_by_its_own_likelihood(report: dict) -> None
 
 
 def test_the_same_figures_twice(pairs: Path, model_folder: Path, tmp_path: Path) -> None:
-    config = EvalConfig(n=2, seconds=4.0, n_train=1, n_long=0, n_diverse=0)
+    config = EvalConfig(n=2, seconds=4.0, n_train=1, n_long=0, n_diverse=0, workers=1)
     texts = []
     for name in ("a", "b"):
         evaluate(model_folder, pairs, tmp_path / name, config)
@@ -137,7 +137,7 @@ class TestOutputs:
             # Output 4 is a copy of a training piece; the others are the music of their own rooms.
             source = N_TEST if i == 4 else i
             audio.write(outputs / f"{i}.silent.music.wav", audio.read(pairs / f"{source}.music.wav"))
-        report = evaluate_outputs(outputs, tmp_path / "out", pairs)
+        report = evaluate_outputs(outputs, tmp_path / "out", pairs, EvalConfig(workers=1))
         difference = report["differences"]["labelled"]["model - model, shuffled"]["onset_hit_rate"]
         assert difference["mean"] > 0.3
         (copied,) = report["originality"]["too_near"]
@@ -146,7 +146,7 @@ class TestOutputs:
         assert copied["distance"] == pytest.approx(0.0, abs=1e-6)
 
     def test_a_pair_folder_is_its_own_ceiling(self, pairs: Path, tmp_path: Path) -> None:
-        report = evaluate_outputs(pairs, tmp_path / "out")
+        report = evaluate_outputs(pairs, tmp_path / "out", config=EvalConfig(workers=1))
         assert report["n"] == N_TEST + N_TRAIN
         assert report["differences"]["measured"]["real - real, shuffled"]["onset_f"]["excludes_zero"]
         assert report["retrieval"]["real"]["recall_at_1"] > 0.8
@@ -163,7 +163,7 @@ class TestOutputs:
     def test_names_that_match_nothing_are_an_error(self, pairs: Path, tmp_path: Path) -> None:
         audio.write(tmp_path / "files" / "other.wav", audio.read(pairs / "0.music.wav"))
         with pytest.raises(DataError, match="matches 0 pairs"):
-            evaluate_outputs(tmp_path / "files", tmp_path / "out", pairs)
+            evaluate_outputs(tmp_path / "files", tmp_path / "out", pairs, EvalConfig(workers=1))
 
 
 def test_too_few_pairs_are_an_error(pairs: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from silent2music import audio
+from silent2music.acoustics import AcousticProfile
 from silent2music.config import DataConfig, SamplingConfig, from_dict
 from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
@@ -72,36 +73,42 @@ def evaluate(
 
     config = config or EvalConfig()
     tell = progress or (lambda stage, done, total: None)
+    folder = Path(pairs)
+    held_out, training = _splits(folder, config)
     model = Silent2Music.from_pretrained(model_dir)
     sampling = sampling or SamplingConfig(guidance=model.config.guidance)
-    held_out, training = _splits(Path(pairs), config)
-    items, reals = load_items(Path(pairs), held_out, config, tell)
-    systems: dict[str, list[Piece | None]] = {"real": [item.real for item in items]}
-    made, tokens = probing.generated(model, items, sampling, config, tell)
-    systems |= made
-    library = load_training(Path(pairs), training, config, tell)
-    if library:
-        vectors = [baselines.room_vector(p) for p, _ in library.values()]
-        pieces = [piece for _, piece in library.values()]
-        chosen = [baselines.nearest_room(baselines.room_vector(item.profile), vectors) for item in items]
-        systems["retrieval"] = [pieces[i] for i in chosen]
-    systems["arranger"] = arranged_music(Path(pairs), items, config, tell)
-    systems["codec"], codes = probing.through_codec(model, reals, tell)
-    anchors = anchors_of(reals, config, tell)
-    report = tabulate(items, systems, partners_of(items), anchors, config)
-    report["model"] = {"name": model.config.name, "sampling": dataclasses.asdict(sampling)}
-    report["held_out"] = all(pair.split == "validation" for pair in held_out)
-    report["likelihood"] = probing.likelihood(model, items, codes, config, tell)
-    report["originality"] = originality_of(
-        items, systems["model"], {n: p for n, (_, p) in library.items()}, tell
-    )
-    report["originality"]["tokens"] = probing.token_runs(
-        model, Path(pairs), training, {"real": [c[0] for c in codes], "model": tokens}, config, tell
-    )
-    report["drift"] = probing.drift(model, items, sampling, config, tell)
-    report["diversity"] = probing.diversity(model, items, sampling, config, tell)
+    with probing.one_thread():
+        items, reals = load_items(folder, held_out, config, tell)
+        systems: dict[str, list[Piece | None]] = {"real": [item.real for item in items]}
+        made, tokens = probing.generated(model, items, sampling, config, tell)
+        library = load_training(folder, training, config, tell)
+        systems |= made | {"retrieval": _retrieved(items, library)}
+        systems["arranger"] = arranged_music(folder, items, config, tell)
+        systems["codec"], codes = probing.through_codec(model, reals, config, tell)
+        report = tabulate(items, systems, partners_of(items), anchors_of(reals, config, tell), config)
+        report["model"] = {"name": model.config.name, "sampling": dataclasses.asdict(sampling)}
+        report["held_out"] = all(pair.split == "validation" for pair in held_out)
+        report["likelihood"] = probing.likelihood(model, items, codes, config, tell)
+        report["originality"] = originality_of(
+            items, systems["model"], {n: p for n, (_, p) in library.items()}, tell
+        )
+        runs = {"real": [own[0] for own in codes], "model": tokens}
+        report["originality"]["tokens"] = probing.token_runs(model, folder, training, runs, config, tell)
+        report["drift"] = probing.drift(model, items, sampling, config, tell)
+        report["diversity"] = probing.diversity(model, items, sampling, config, tell)
     write_report(report, Path(out))
     return report
+
+
+def _retrieved(
+    items: Sequence[Item], library: Mapping[str, tuple[AcousticProfile, Piece]]
+) -> list[Piece | None]:
+    """For each room the music of the training room most like it."""
+    if not library:
+        return [None] * len(items)
+    vectors = [baselines.room_vector(profile) for profile, _ in library.values()]
+    pieces = [piece for _, piece in library.values()]
+    return [pieces[baselines.nearest_room(baselines.room_vector(item.profile), vectors)] for item in items]
 
 
 def evaluate_outputs(
@@ -151,7 +158,7 @@ def evaluate_outputs(
     if pairs is None:
         report = tabulate(items, systems, partners_of(items), {}, config)
     else:
-        systems["model"] = [*inspect_files([files[item.name] for item in items], tell)]
+        systems["model"] = [*inspect_files([files[item.name] for item in items], config, tell)]
         report = tabulate(items, systems, partners_of(items), anchors_of(reals, config, tell), config)
         training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
         library = {name: piece for name, (_, piece) in load_training(folder, training, config, tell).items()}
@@ -162,7 +169,7 @@ def evaluate_outputs(
 
 def _without_rooms(outputs: Path, out: Path, config: EvalConfig, tell: Progress) -> Report:
     """What can be said of audio files alone."""
-    pieces = inspect_files(audio.find_audio(outputs)[: config.n], tell)
+    pieces = inspect_files(audio.find_audio(outputs)[: config.n], config, tell)
     report: Report = {"version": REPORT_VERSION, "n": len(pieces), "config": dataclasses.asdict(config)}
     report["faults"] = {"outputs": fault_table([piece.faults for piece in pieces], {})}
     report["kinds"] = {"outputs": {"all": mean_descriptors(pieces)}}

@@ -11,11 +11,12 @@ import dataclasses
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.metrics import Interval
 
 FloatArray = NDArray[np.float64]
+Job = TypeVar("Job")
+Found = TypeVar("Found")
 
 RHYTHMIC_KINDS = ("steps", "machine", "muted")
 """Scene kinds whose events a listener would tap to; a pair counts with `MIN_EVENTS` of them or more."""
@@ -281,11 +284,10 @@ def stats(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:n_max])
     jobs = [(folder, pairs[i]) for i in chosen]
     found = []
-    with ProcessPoolExecutor(workers) if workers > 1 else _Serial() as pool:
-        for profile_and_music in pool.map(_measure, jobs):
-            found.append(profile_and_music)
-            if progress is not None:
-                progress(len(found), len(jobs))
+    for profile_and_music in mapped(_measure, jobs, workers):
+        found.append(profile_and_music)
+        if progress is not None:
+            progress(len(found), len(jobs))
     labels = [dict(pair.labels) for _, pair in jobs]
     music = [m for _, m in found]
     measured = [measured_reference(p, own) for (p, _), own in zip(found, labels, strict=True)]
@@ -307,16 +309,17 @@ def stats(
     )
 
 
-class _Serial:
-    """The one method of an executor that `stats` uses, without a process."""
+def mapped(function: Callable[[Job], Found], jobs: Sequence[Job], workers: int) -> Iterator[Found]:
+    """The function's results in the order of the jobs, by several processes if asked for.
 
-    def __enter__(self) -> _Serial:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    map = staticmethod(map)
+    Processes are spawned, not forked: a fork of one that has run torch may wait for threads that it does not
+    have.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        yield from map(function, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, jobs)
 
 
 def _measure(job: tuple[Path, Pair]) -> tuple[AcousticProfile, MusicFeatures]:

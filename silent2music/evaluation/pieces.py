@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,15 @@ from silent2music.evaluation.features import (
     power_spectrum,
     quality_features,
 )
-from silent2music.evaluation.pair_stats import RoomReference, labelled_reference, measured_reference
+from silent2music.evaluation.pair_stats import (
+    RoomReference,
+    labelled_reference,
+    mapped,
+    measured_reference,
+)
 
 FloatArray = NDArray[np.float64]
+Found = TypeVar("Found")
 
 Progress = Callable[[str, int, int], None]
 """Is called with a stage, steps done and steps in all."""
@@ -40,6 +47,7 @@ class EvalConfig:
         n_arranged: rooms for which the rule-based arranger plays.
         n_likelihood: pairs ranked by the model's own likelihood.
         n_long: pieces of two minutes, for drift; n_diverse: seeds of one room.
+        workers: processes that measure music; the result does not depend on their number.
     """
 
     n: int = 128
@@ -51,6 +59,7 @@ class EvalConfig:
     n_likelihood: int = 64
     n_long: int = 4
     n_diverse: int = 16
+    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -95,38 +104,59 @@ def load_items(
     folder: Path, pairs: Sequence[Pair], config: EvalConfig, tell: Progress
 ) -> tuple[list[Item], list[Waveform]]:
     """Items and their real music, rhythmic rooms first, so that partners are of one sort where they can be."""
-    items, music = [], []
-    for i, pair in enumerate(pairs):
-        room, real = (first_seconds(side, config.seconds) for side in load_pair(folder, pair))
-        profile, labels = analyze(room), dict(pair.labels)
-        references = {"measured": measured_reference(profile, labels)}
-        if "event_seconds" in labels:
-            references["labelled"] = labelled_reference(profile, labels)
-        items.append(Item(pair.id, pair.kind, room, profile, references, inspect(real)))
-        music.append(real.mono())
-        tell("pairs", i + 1, len(pairs))
-    order = sorted(range(len(items)), key=lambda i: not items[i].references["measured"].rhythmic)
-    return [items[i] for i in order], [music[i] for i in order]
+    jobs = [(folder, pair, config.seconds) for pair in pairs]
+    found = _told(mapped(_read_item, jobs, config.workers), "pairs", len(jobs), tell)
+    found.sort(key=lambda item_and_music: not item_and_music[0].references["measured"].rhythmic)
+    return [item for item, _ in found], [music for _, music in found]
+
+
+def _read_item(job: tuple[Path, Pair, float | None]) -> tuple[Item, Waveform]:
+    folder, pair, seconds = job
+    room, real = (first_seconds(side, seconds) for side in load_pair(folder, pair))
+    profile, labels = analyze(room), dict(pair.labels)
+    references = {"measured": measured_reference(profile, labels)}
+    if "event_seconds" in labels:
+        references["labelled"] = labelled_reference(profile, labels)
+    return Item(pair.id, pair.kind, room, profile, references, inspect(real)), real.mono()
 
 
 def load_training(
     folder: Path, pairs: Sequence[Pair], config: EvalConfig, tell: Progress
 ) -> dict[str, tuple[AcousticProfile, Piece]]:
     """Rooms and music of the training split by name of the music, `n_train` at most."""
-    found = {}
-    for i, pair in enumerate(pairs[: config.n_train]):
-        room, music = (first_seconds(side, config.seconds) for side in load_pair(folder, pair))
-        found[pair.music] = analyze(room), inspect(music)
-        tell("training pairs", i + 1, min(len(pairs), config.n_train))
-    return found
+    jobs = [(folder, pair, config.seconds) for pair in pairs[: config.n_train]]
+    found = _told(mapped(_read_training, jobs, config.workers), "training pairs", len(jobs), tell)
+    return {
+        pair.music: profile_and_piece for (_, pair, _), profile_and_piece in zip(jobs, found, strict=True)
+    }
 
 
-def inspect_files(files: Sequence[Path], tell: Progress) -> list[Piece]:
+def _read_training(job: tuple[Path, Pair, float | None]) -> tuple[AcousticProfile, Piece]:
+    folder, pair, seconds = job
+    room, music = (first_seconds(side, seconds) for side in load_pair(folder, pair))
+    return analyze(room), inspect(music)
+
+
+def inspect_files(files: Sequence[Path], config: EvalConfig, tell: Progress) -> list[Piece]:
     """Measure files in their order."""
-    found = []
-    for i, file in enumerate(files):
-        found.append(inspect(audio.read(file)))
-        tell("outputs", i + 1, len(files))
+    return _told(mapped(_read_piece, files, config.workers), "outputs", len(files), tell)
+
+
+def _read_piece(file: Path) -> Piece:
+    return inspect(audio.read(file))
+
+
+def inspect_all(music: Sequence[Waveform], name: str, config: EvalConfig, tell: Progress) -> list[Piece]:
+    """Measure pieces in their order."""
+    return _told(mapped(inspect, music, config.workers), name, len(music), tell)
+
+
+def _told(results: Iterable[Found], name: str, total: int, tell: Progress) -> list[Found]:
+    """All results, each announced as it comes."""
+    found: list[Found] = []
+    for result in results:
+        found.append(result)
+        tell(name, len(found), total)
     return found
 
 
@@ -147,10 +177,10 @@ def partners_of(items: Sequence[Item]) -> list[int]:
 
 def anchors_of(reals: Sequence[Waveform], config: EvalConfig, tell: Progress) -> dict[str, list[Piece]]:
     """What must score badly: noise, and the real music in grains; of the odd items, which are compared."""
-    found: dict[str, list[Piece]] = {"noise": [], "grains": []}
-    for i, music in enumerate(reals[1::2]):
-        rng = np.random.default_rng([config.seed, 3, i])
-        found["noise"].append(inspect(baselines.noise(music.seconds, music.sample_rate, rng)))
-        found["grains"].append(inspect(baselines.shuffled_grains(music, rng)))
-        tell("anchors", i + 1, len(reals) // 2)
-    return found
+    rngs = [np.random.default_rng([config.seed, 3, i]) for i in range(len(reals) // 2)]
+    those = list(zip(reals[1::2], rngs, strict=True))
+    made = {
+        "noise": [baselines.noise(music.seconds, music.sample_rate, rng) for music, rng in those],
+        "grains": [baselines.shuffled_grains(music, rng) for music, rng in those],
+    }
+    return {name: inspect_all(music, name, config, tell) for name, music in made.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from silent2music.config import SamplingConfig
 from silent2music.data.pairs import Pair, load_pair
 from silent2music.evaluation import metrics, originality
 from silent2music.evaluation.features import describe
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, Progress, first_seconds, inspect
+from silent2music.evaluation.pieces import (
+    EvalConfig,
+    Item,
+    Piece,
+    Progress,
+    first_seconds,
+    inspect,
+    inspect_all,
+)
 from silent2music.evaluation.tables import GROUP, plain_interval
 from silent2music.model import Silent2Music
 
@@ -28,46 +37,65 @@ LONG_SECONDS = 120.0
 DIVERSITY_SECONDS = 10.0
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: its steps are too small to share, and the figures must not depend on the cores."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def generated(
     model: Silent2Music, items: Sequence[Item], sampling: SamplingConfig, config: EvalConfig, tell: Progress
 ) -> tuple[dict[str, list[Piece | None]], list[Codes]]:
     """The model's music for the true room and for none, partners sharing a seed; and first-codebook tokens."""
-    made: dict[str, list[Piece | None]] = {}
-    tokens: list[Codes] = []
-    for name, drop in (("model", False), ("dropped", True)):
-        # Without a room, partners get the same piece: the first of each is enough.
-        wanted = [i for i in range(len(items)) if not drop or i % 2 == 0]
-        pieces: dict[int, Piece] = {}
-        for start in range(0, len(wanted), config.batch_size):
-            batch = wanted[start : start + config.batch_size]
-            seeds = [config.seed + i // 2 for i in batch]
-            rooms = [items[i].room for i in batch]
-            for i, music in zip(
-                batch, model.generate_batch(rooms, sampling, seeds, drop_room=drop), strict=True
-            ):
-                pieces[i] = inspect(music)
-                if not drop:
-                    tokens.append(encoded(model, music)[0])
-            tell(f"music, {name}", len(pieces), len(wanted))
-        made[name] = [pieces[i - i % 2 if drop else i] for i in range(len(items))]
-    return made, tokens
+    every = range(len(items))
+    music = _music(model, items, every, sampling, config, tell)
+    # Without a room, partners get the same piece: the first of each is enough.
+    dropped = _music(model, items, every[::2], sampling, config, tell, drop_room=True)
+    tokens = [encoded(model, piece)[0] for piece in music]
+    unheard = inspect_all(dropped, "pieces without a room", config, tell)
+    pieces: dict[str, list[Piece | None]] = {
+        "model": [*inspect_all(music, "pieces", config, tell)],
+        "dropped": [unheard[i // 2] for i in every],
+    }
+    return pieces, tokens
+
+
+def _music(
+    model: Silent2Music,
+    items: Sequence[Item],
+    wanted: Sequence[int],
+    sampling: SamplingConfig,
+    config: EvalConfig,
+    tell: Progress,
+    drop_room: bool = False,
+) -> list[Waveform]:
+    """The model's music for some of the items, in batches."""
+    made: list[Waveform] = []
+    for start in range(0, len(wanted), config.batch_size):
+        batch = wanted[start : start + config.batch_size]
+        seeds = [config.seed + i // 2 for i in batch]
+        made += model.generate_batch([items[i].room for i in batch], sampling, seeds, drop_room=drop_room)
+        tell("music without a room" if drop_room else "music", len(made), len(wanted))
+    return made
 
 
 def through_codec(
-    model: Silent2Music, reals: Sequence[Waveform], tell: Progress
+    model: Silent2Music, reals: Sequence[Waveform], config: EvalConfig, tell: Progress
 ) -> tuple[list[Piece | None], list[Codes]]:
     """Real music after the codec, the ceiling of any model on it; and its codes `[K, T]`."""
-    pieces: list[Piece | None] = []
-    codes = []
-    for i, music in enumerate(reals):
-        own = encoded(model, music)
+    codes = [encoded(model, music) for music in reals]
+    decoded = []
+    for music, own in zip(reals, codes, strict=True):
         with torch.inference_mode():
-            decoded = model.codec.decode(torch.from_numpy(own)[None])[0].cpu().numpy()
+            samples = model.codec.decode(torch.from_numpy(own)[None])[0].cpu().numpy()
         n_samples = round(music.seconds * model.codec.sample_rate)
-        pieces.append(inspect(Waveform(np.clip(decoded[:, :n_samples], -1.0, 1.0), model.codec.sample_rate)))
-        codes.append(own)
-        tell("codec", i + 1, len(reals))
-    return pieces, codes
+        decoded.append(Waveform(np.clip(samples[:, :n_samples], -1.0, 1.0), model.codec.sample_rate))
+    return [*inspect_all(decoded, "codec", config, tell)], codes
 
 
 def encoded(model: Silent2Music, music: Waveform) -> Codes:
