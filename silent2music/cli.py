@@ -279,13 +279,16 @@ def train(
     shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
     codec: Annotated[Path, typer.Option("--codec", help="Codec folder that the shards were prepared with.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model.")],
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Model folder to fine-tune, of the recipe's sizes.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
     from silent2music.training.loop import train as run
 
-    print(run(_recipe(recipe, overrides), shards, codec, out, resume))
+    print(run(_recipe(recipe, overrides), shards, codec, out, resume, start))
 
 
 @app.command()

@@ -167,8 +167,25 @@ class Silent2Music(
         keep = mask[:, None].expand(-1, n_codebooks, -1)
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
-    def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
-        """Training loss of a batch of pairs; feature step s and codec frame s are the same stretch of time.
+    def preview_nll(self, codes: Tensor, mask: Tensor, conditioning: Conditioning) -> Tensor:
+        """How badly the conditioning alone foretells the first codebook of its own frame, `[B]`, nats a token.
+
+        Read off as the decoder's last hidden state would be: a column's conditioning stands in the same residual
+        stream, so what it learns to say of loudness and attacks reaches the logits directly.
+
+        Args:
+            codes: `[B, K, T]`.
+            mask: `[B, T]` bool.
+            conditioning: of T steps.
+        """
+        logits = self.decoder.preview(conditioning.frames)
+        nll = functional.cross_entropy(logits.flatten(0, 1).float(), codes[:, 0].flatten(), reduction="none")
+        return (nll.view_as(mask) * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+    def forward(
+        self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Training losses of a batch of pairs; feature step s and codec frame s are the same stretch of time.
 
         Args:
             codes: `[B, K, T]` int64.
@@ -178,11 +195,12 @@ class Silent2Music(
             keep: `[B]` bool; the other rows learn "no room".
 
         Returns:
-            `[K]` mean over the rows, in nats a token.
+            `[K]` of the tokens, mean over the rows, and `[]` of the preview over the rows kept, in nats a token.
         """
-        conditioning = self.condition(features, scalars, mask)
-        conditioning = drop(conditioning, self.null(conditioning), keep)
-        return self.token_nll(codes, mask, conditioning).mean(dim=0)
+        room = self.condition(features, scalars, mask)
+        conditioning = drop(room, self.null(room), keep)
+        preview = (self.preview_nll(codes, mask, room) * keep).sum() / keep.sum().clamp_min(1)
+        return self.token_nll(codes, mask, conditioning).mean(dim=0), preview
 
     def room_contrast(
         self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor
@@ -253,14 +271,29 @@ class Silent2Music(
             # The mixin decodes by annotation, and with postponed annotations it sees only a string.
             config = from_dict(ModelConfig, config)
         model = cls(config, load_codec(folder / CODEC_FOLDER))
+        model.load_weights(folder)
+        return model
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights of a model folder of the same sizes, whose codec makes the same tokens.
+
+        Raises:
+            CheckpointError: on a missing, damaged or mismatching file, naming the field.
+        """
+        _check_files(folder)
+        stated = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["codec_checksum"]
+        if stated not in ("", self.codec.checksum):
+            raise CheckpointError(
+                f"{folder} was trained on codec tokens {stated}, and the codec given makes "
+                f"{self.codec.checksum}; use the codec that came with the model."
+            )
         try:
             state = load_file(folder / WEIGHTS_FILE)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{folder / WEIGHTS_FILE} is damaged ({error}); copy the model folder again."
             ) from error
-        _load_strictly(model, state, folder / WEIGHTS_FILE)
-        return model
+        _load_strictly(self, state, folder / WEIGHTS_FILE)
 
 
 def _check_files(folder: Path) -> None:

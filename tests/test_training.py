@@ -123,6 +123,35 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
         room_contrast(model, shards, crop_seconds=1.0, batch_size=3)
 
 
+def test_fine_tuning_starts_from_the_weights_given(shards, codec_folder, tmp_path):
+    first = train(RECIPE, shards, codec_folder, tmp_path / "first")
+    still = with_training(max_steps=1, learning_rate=0.0)
+    second = train(still, shards, codec_folder, tmp_path / "second", start=first)
+    before, after = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_fine_tuning_with_other_sizes_is_named(shards, codec_folder, tmp_path):
+    first = train(with_training(max_steps=1), shards, codec_folder, tmp_path / "first")
+    other = dataclasses.replace(RECIPE, decoder=dataclasses.replace(RECIPE.decoder, dim=48))
+    with pytest.raises(CheckpointError, match="expects"):
+        train(other, shards, codec_folder, tmp_path / "other", start=first)
+
+
+def test_the_preview_teaches_the_conditioning_to_foretell_the_first_codebook(shards, codec_folder, tmp_path):
+    previews = {}
+    for weight in (0.0, 1.0):
+        out = tmp_path / f"weight-{weight:g}"
+        train(
+            with_training(max_steps=80, batch_size=4, validate_every=80, preview_weight=weight),
+            shards,
+            codec_folder,
+            out,
+        )
+        previews[weight] = log(out, "preview")[-1]
+    assert previews[1.0] < previews[0.0] - 0.2
+
+
 def test_validation_reports_three_rooms(shards, codec_folder, tmp_path):
     train(RECIPE, shards, codec_folder, tmp_path / "run")
     for name in ("true", "shuffled", "dropped"):

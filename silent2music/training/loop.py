@@ -61,7 +61,14 @@ def resolved_precision(wanted: str) -> str:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
 
 
-def train(recipe: RecipeConfig, shards: Path, codec_folder: Path, out: Path, resume: bool = False) -> Path:
+def train(
+    recipe: RecipeConfig,
+    shards: Path,
+    codec_folder: Path,
+    out: Path,
+    resume: bool = False,
+    start: Path | None = None,
+) -> Path:
     """Train a model on prepared pairs.
 
     Args:
@@ -70,6 +77,8 @@ def train(recipe: RecipeConfig, shards: Path, codec_folder: Path, out: Path, res
         codec_folder: the codec that the shards were prepared with.
         out: where state, log, TensorBoard events and the model folder go.
         resume: go on from the state in `out`.
+        start: model folder whose weights to start from, of the recipe's sizes and the same codec; fresh weights
+            without.
 
     Returns:
         The model folder, with the averaged weights of the last checkpoint.
@@ -103,7 +112,10 @@ def train(recipe: RecipeConfig, shards: Path, codec_folder: Path, out: Path, res
     accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.seed)
     model = build_model(recipe, codec)
-    model.ambient.set_statistics(*_feature_sample(dataset))
+    if start is None:
+        model.ambient.set_statistics(*_feature_sample(dataset))
+    else:
+        model.load_weights(start)
     return _Run(accelerator, config, model, dataset, validation, out).go(resume)
 
 
@@ -151,7 +163,7 @@ class _Run:
         ]
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.plain: Silent2Music = accelerator.unwrap_model(self.model)
+        self.plain: Silent2Music = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.average: Silent2Music = deepcopy(self.plain).requires_grad_(False).eval()
 
     def go(self, resume: bool) -> Path:
@@ -162,13 +174,14 @@ class _Run:
         begun = saved = time.monotonic()
         self.model.train()
         for batch in self._batches():
-            losses = self._update(batch)
+            losses, preview = self._update(batch)
             self.step += 1
             minutes = (time.monotonic() - begun) / 60
             done = self.step >= config.max_steps or 0 < config.max_minutes <= minutes
             if self.step % 20 == 0:
                 rate = learning_rate(self.step, config)
-                self._log({"loss": float(losses.mean()), "first_codebook": float(losses[0]), "rate": rate})
+                found = {"loss": losses.mean(), "first_codebook": losses[0], "preview": preview}
+                self._log({name: float(value) for name, value in found.items()} | {"rate": rate})
             if self.step % config.validate_every == 0 or done:
                 self._log(self._validate())
             if done or time.monotonic() - saved > 60 * config.checkpoint_minutes:
@@ -198,32 +211,35 @@ class _Run:
                     yield parts
                     parts = []
 
-    def _update(self, parts: list[Batch]) -> Tensor:
-        """One optimiser step; returns the loss per codebook `[K]`."""
+    def _update(self, parts: list[Batch]) -> tuple[Tensor, Tensor]:
+        """One optimiser step; returns the loss per codebook `[K]` and the preview's `[]`."""
         config, accelerator = self.config, self.accelerator
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        total = torch.zeros(())
+        total = preview = torch.zeros(())
         for part in parts:
             with accelerator.accumulate(self.model):
                 batch = part.to(accelerator.device)
                 keep = torch.rand(len(batch.ids), device=accelerator.device) >= config.conditioning_dropout
                 with accelerator.autocast():
-                    losses = self.model(batch.codes, batch.features, batch.scalars, batch.mask, keep)
-                accelerator.backward(losses.mean())
+                    losses, foretold = self.model(
+                        batch.codes, batch.features, batch.scalars, batch.mask, keep
+                    )
+                accelerator.backward(losses.mean() + config.preview_weight * foretold)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             total = total + losses.detach().cpu() / len(parts)
+            preview = preview + foretold.detach().cpu() / len(parts)
         if not torch.isfinite(total).all():
             raise ConfigError(
                 f"The loss is not finite at step {self.step}; lower training.learning_rate "
                 f"(now {config.learning_rate}) and resume from the last checkpoint."
             )
         self._follow()
-        return total
+        return total, preview
 
     @torch.no_grad()
     def _follow(self) -> None:
