@@ -291,6 +291,25 @@ def train(
     print(run(_recipe(recipe, overrides), shards, codec, out, resume, start))
 
 
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of all that is made; the model goes to OUT/model.")
+    ],
+    stages: Annotated[
+        str, typer.Option("--stages", help="Some of pairs,codec,tokens,model,eval; all by default.")
+    ] = "",
+    overrides: Set = None,
+) -> None:
+    """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
+    from silent2music.pipeline import run_recipe as carry_out
+
+    with _progress() as steps:
+        made = carry_out(_recipe(recipe, overrides), out, [s for s in stages.split(",") if s], steps)
+    print(made)
+
+
 @app.command()
 def validate(
     shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],

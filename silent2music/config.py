@@ -249,9 +249,27 @@ class HarvestConfig:
 
 
 @dataclass(frozen=True)
+class RunConfig:
+    """How much a whole run of a recipe makes, and what it starts from.
+
+    `codec` and `start` name folders of a codec and a model that are there already; by default the codec is fitted
+    to `codec_hours` of the pairs' music and the model starts from fresh weights.
+    """
+
+    hours: float = 40.0
+    seed: int = 1
+    workers: int = 2
+    codec: str = ""
+    codec_hours: float = 3.0
+    start: str = ""
+    n_eval: int = 128
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """Everything a recipe may state."""
 
+    run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     seanet: SeanetConfig = field(default_factory=SeanetConfig)

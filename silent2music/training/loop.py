@@ -171,6 +171,9 @@ class _Run:
         if resume:
             self._load()
         config, accelerator = self.config, self.accelerator
+        if self.step >= config.max_steps:
+            accelerator.end_training()
+            return self.out / MODEL_FOLDER
         begun = saved = time.monotonic()
         self.model.train()
         for batch in self._batches():
