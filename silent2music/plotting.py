@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
 from silent2music.audio import Waveform, atomic_path
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, DataError
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_COLUMNS = 2000
@@ -34,11 +35,7 @@ def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = Path(path)
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise AudioError(
-            f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
-        )
+    path = _picture(path)
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     spectrogram, marks, energy = figure.subplots(
@@ -54,6 +51,55 @@ def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> 
     figure.suptitle(_title(profile), fontsize=10)
     with atomic_path(path, force=True) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def plot_losses(log: Path, path: Path | str) -> None:
+    """Draw the losses of a training run: of its batches, and of held-out music under its own room, another and none.
+
+    Args:
+        log: the run's `log.jsonl`.
+        path: a PNG, PDF or SVG file, replaced whole or not at all.
+
+    Raises:
+        AudioError: on another suffix or a place that cannot be written.
+        DataError: if the log cannot be read.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    try:
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{log} cannot be read ({error}); expected the log of a training run.") from error
+    path = _picture(path)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    styles = {
+        "loss": ("training", {"color": "0.75", "linewidth": 1.0}),
+        "validation_true": ("held out, its own room", {"color": "tab:blue", "marker": "o"}),
+        "validation_shuffled": ("held out, another room", {"color": "tab:red", "marker": "s"}),
+        "validation_dropped": ("held out, no room", {"color": "tab:orange", "marker": "^"}),
+    }
+    for name, (label, style) in styles.items():
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats a token")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _picture(path: Path | str) -> Path:
+    """The path, if its suffix is a picture's."""
+    path = Path(path)
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise AudioError(
+            f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
+        )
+    return path
 
 
 def _title(profile: AcousticProfile) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ from conftest import steps_room
 
 from silent2music.acoustics import analyze
 from silent2music.audio import Waveform
-from silent2music.errors import AudioError
-from silent2music.plotting import plot_profile
+from silent2music.errors import AudioError, DataError
+from silent2music.plotting import plot_losses, plot_profile
 
 
 @pytest.fixture
@@ -55,3 +56,15 @@ def test_a_place_that_cannot_be_written(room: Waveform, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(AudioError, match="cannot be written"):
         plot_profile(room, analyze(room), tmp_path / "file" / "room.png")
+
+
+def test_losses_are_drawn_from_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = [{"step": 20, "loss": 5.0}, {"step": 20, "validation_true": 4.9, "validation_shuffled": 5.1}]
+    log.write_text("\n".join(json.dumps(row) for row in rows))
+    plot_losses(log, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(AudioError, match=r"suffix '\.gif'"):
+        plot_losses(log, tmp_path / "loss.gif")
+    with pytest.raises(DataError, match="expected the log of a training run"):
+        plot_losses(tmp_path / "none.jsonl", tmp_path / "loss.png")
