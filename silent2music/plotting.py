@@ -75,7 +75,7 @@ def plot_losses(log: Path, path: Path | str) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    styles = {
+    styles: dict[str, tuple[str, dict[str, Any]]] = {
         "loss": ("training", {"color": "0.75", "linewidth": 1.0}),
         "validation_true": ("held out, its own room", {"color": "tab:blue", "marker": "o"}),
         "validation_shuffled": ("held out, another room", {"color": "tab:red", "marker": "s"}),
