@@ -223,11 +223,17 @@ def analyze(
     room: Annotated[Path, typer.Argument(help="A recording.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the profile to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
+    music: Annotated[
+        Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
     from silent2music.audio import atomic_path, read
+
+    if music is not None and plot is None:
+        raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
 
     waveform = read(room)
     profile = measure(waveform)
@@ -238,7 +244,12 @@ def analyze(
         from silent2music.plotting import plot_profile
 
         with atomic_path(plot, force) as path:
-            plot_profile(waveform, profile, path)
+            if music is None:
+                plot_profile(waveform, profile, path)
+            else:
+                from silent2music.evaluation.pair_stats import plot_pair
+
+                plot_pair(waveform, read(music), {}, path)
     print(_described(profile.to_dict()))
 
 

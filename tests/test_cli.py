@@ -312,6 +312,10 @@ def test_analyze_prints_writes_and_draws(s2m, room_file: Path) -> None:
     profile = json.loads(Path("room.json").read_text())
     assert [round(e["seconds"], 1) for e in profile["events"]] == [0.1, 0.6, 1.1, 1.6]
     assert Path("room.png").read_bytes()[:4] == b"\x89PNG"
+    assert s2m("analyze", room_file, "--music", room_file, "--plot", "both.png")[0] == 0
+    assert Path("both.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, said = s2m("analyze", room_file, "--music", room_file)
+    assert code == 2 and "give --plot" in said
 
 
 def test_analyze_of_a_missing_file_is_one_sentence(s2m) -> None:
