@@ -107,6 +107,11 @@ class BundledCodec(nn.Module):
             raise ConfigError(
                 f"codec.hop is {config.hop}; expected a divisor of the even codec.n_fft {config.n_fft}."
             )
+        if not 0 <= config.n_core_codebooks <= config.n_codebooks:
+            raise ConfigError(
+                f"codec.n_core_codebooks is {config.n_core_codebooks}; expected 0 to codec.n_codebooks "
+                f"({config.n_codebooks})."
+            )
         self.config = config
         n_features = config.frames_per_code * (config.n_fft // 2 + 1)
         self.register_buffer("components", torch.zeros(config.n_components, n_features))
@@ -141,8 +146,24 @@ class BundledCodec(nn.Module):
     @property
     def checksum(self) -> str:
         """Of the transform, the components and the quantiser, as stored in 16 bits."""
+        return self.token_checksum(self.n_codebooks)
+
+    def token_checksum(self, n_codebooks: int) -> str:
+        """As `checksum`, of what decides the codes of the first codebooks: the core, or all if more are asked for.
+
+        Raises:
+            AudioError: if the codec has not so many codebooks.
+        """
+        if not 1 <= n_codebooks <= self.n_codebooks:
+            raise AudioError(f"{n_codebooks} codebooks were asked for; the codec has {self.n_codebooks}.")
         values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
         tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+        n_core = self.config.n_core_codebooks
+        if n_codebooks <= n_core:
+            values["n_codebooks"] = n_core
+            tensors["codebooks"] = self.codebooks[:n_core]
+        elif n_core:
+            values["n_core_codebooks"] = n_core
         return digest({"kind": self.kind, **values}, tensors)
 
     @property
@@ -186,13 +207,17 @@ class BundledCodec(nn.Module):
         return codes.reshape(*vectors.shape[:2], self.n_codebooks)
 
     def _search(self, vectors: Tensor) -> Tensor:
-        """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book."""
+        """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book.
+
+        After the core's last book only the best path goes on.
+        """
         first = self.codebooks[0]
-        n_kept = min(self.config.n_candidates, first.shape[0])
+        n_kept = [min(self.config.n_candidates, first.shape[0])] * self.n_codebooks
+        n_kept[self.config.n_core_codebooks - 1] = n_kept[-1] = 1
         score = vectors @ first.T - first.square().sum(-1) / 2
         # Nothing can be added to silence, so it must not stand in for a sound unlike all that was fitted.
         score[vectors.norm(dim=1) > SILENCE_NORM, SILENCE_CODE] = -math.inf
-        best = score.topk(n_kept, dim=1).indices
+        best = score.topk(n_kept[0], dim=1).indices
         codes = best[..., None]
         residual = vectors[:, None] - first[best]
         scale = self.scales[best]
@@ -201,8 +226,7 @@ class BundledCodec(nn.Module):
             # |r - s c|^2 for every path and entry
             error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
             error += scale.square()[..., None] * book.square().sum(-1)
-            n_next = n_kept if k + 1 < self.n_codebooks else 1
-            chosen = error.flatten(1).topk(n_next, dim=1, largest=False).indices
+            chosen = error.flatten(1).topk(n_kept[k], dim=1, largest=False).indices
             path, entry = chosen // self.codebook_size, chosen % self.codebook_size
             rows = torch.arange(len(vectors), device=vectors.device)[:, None]
             codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)
@@ -227,7 +251,7 @@ class BundledCodec(nn.Module):
         return frames.pow(1.0 / self.config.power)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`.
+        """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`, or of those of the first codebooks alone.
 
         Raises:
             AudioError: on another shape or a code out of range.
@@ -247,7 +271,7 @@ class BundledCodec(nn.Module):
         """Decode block by block at constant memory; joined, the pieces equal `decode` of the joined blocks.
 
         Args:
-            blocks: codes `[B, K, t]` of successive stretches of any length.
+            blocks: codes `[B, K, t]` of successive stretches of any length, or of the first codebooks alone.
 
         Yields:
             Samples `[B, 1, n]`, as soon as no later code can change them: `lookahead_seconds` behind.
@@ -273,9 +297,9 @@ class BundledCodec(nn.Module):
 
     def _checked(self, codes: Tensor) -> Tensor:
         """The codes, if they can be this codec's."""
-        if codes.ndim != 3 or codes.shape[1] != self.n_codebooks or codes.shape[2] < 1:
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.n_codebooks or codes.shape[2] < 1:
             raise AudioError(
-                f"The codec got codes of shape {tuple(codes.shape)}; expected [B, {self.n_codebooks}, T]."
+                f"The codec got codes of shape {tuple(codes.shape)}; expected [B, 1 to {self.n_codebooks}, T]."
             )
         if codes.min() < 0 or codes.max() >= self.codebook_size:
             raise AudioError(

@@ -385,15 +385,29 @@ def codec_fit(
     ] = None,
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
     seed: Seed = SAMPLING.seed,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            "--extend", help="Codec folder to give more codebooks (codec.n_codebooks), its codes kept."
+        ),
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Fit a codec to music in closed form; it takes minutes."""
-    from silent2music.codec import save_codec
-    from silent2music.training.codec import fit_codec
+    from silent2music.bundled_codec import BundledCodec
+    from silent2music.codec import load_codec, save_codec
+    from silent2music.training.codec import extend_codec, fit_codec
 
     files = [file for path in music for file in _music_files(path)]
+    config = _recipe(recipe, overrides).codec
     with _progress() as steps:
-        codec = fit_codec(files, _recipe(recipe, overrides).codec, seed, hours, _fractions(steps))
+        if extend is None:
+            codec = fit_codec(files, config, seed, hours, _fractions(steps))
+        else:
+            core = load_codec(extend)
+            if not isinstance(core, BundledCodec):
+                raise S2MError(f"{extend} holds another kind of codec; expected a bundled one.")
+            codec = extend_codec(core, files, config.n_codebooks, seed, hours, _fractions(steps))
     save_codec(codec, out)
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
 
@@ -549,6 +563,12 @@ def data_prepare(
     folder: Annotated[Path, typer.Argument(help="Pair folder.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of shards.")],
     codec: Annotated[Path, typer.Option("--codec", help="Codec folder.")],
+    codebooks: Annotated[
+        int | None,
+        typer.Option(
+            "--codebooks", min=1, help="Codebooks for the model to write, the first ones; all by default."
+        ),
+    ] = None,
     workers: Workers = 1,
 ) -> None:
     """Turn pairs into codec tokens and ambient features, as Parquet shards."""
@@ -556,7 +576,8 @@ def data_prepare(
     from silent2music.data.shards import prepare
 
     with _progress() as steps:
-        report = prepare(folder, out, load_codec(codec), workers=workers, progress=_named(steps, "pairs"))
+        told = _named(steps, "pairs")
+        report = prepare(folder, out, load_codec(codec), None, workers, progress=told, n_codebooks=codebooks)
     print(report)
 
 

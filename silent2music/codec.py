@@ -58,6 +58,10 @@ class Codec(Protocol):
         """Identifies all that decides which tokens a sound gets; the decoder may change without it."""
         ...
 
+    def token_checksum(self, n_codebooks: int) -> str:
+        """As `checksum`, for those who use the codes of the first `n_codebooks` only."""
+        ...
+
     @property
     def decoder_version(self) -> str:
         """Identifies how tokens are turned into sound."""
@@ -68,7 +72,7 @@ class Codec(Protocol):
         ...
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes `[B, K, T]` to samples `[B, C, T * samples per frame]`."""
+        """Codes `[B, K, T]`, or those of the first codebooks alone, to samples `[B, C, T * samples per frame]`."""
         ...
 
     def codebook_vectors(self) -> Tensor:
@@ -137,10 +141,13 @@ class SeanetCodec(nn.Module):
     @property
     def checksum(self) -> str:
         """Of the encoder and the codebooks."""
+        return self.token_checksum(self.n_codebooks)
+
+    def token_checksum(self, n_codebooks: int) -> str:
+        """Of the encoder and the first codebooks."""
+        values = {"kind": self.kind, **to_dict(self.config), "n_codebooks": n_codebooks}
         tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        return digest(
-            {"kind": self.kind, **to_dict(self.config)}, {**tensors, "codebooks": self.codebook_vectors()}
-        )
+        return digest(values, {**tensors, "codebooks": self.codebook_vectors()[:n_codebooks]})
 
     @property
     def decoder_version(self) -> str:
@@ -197,8 +204,12 @@ class EncodecCodec(nn.Module):
     @property
     def checksum(self) -> str:
         """Of the encoder and the codebooks used."""
+        return self.token_checksum(self.n_codebooks)
+
+    def token_checksum(self, n_codebooks: int) -> str:
+        """Of the encoder and the first codebooks."""
         tensors = {f"encoder.{k}": v for k, v in self.model.encoder.state_dict().items()}
-        return digest({"kind": self.kind}, {**tensors, "codebooks": self.codebook_vectors()})
+        return digest({"kind": self.kind}, {**tensors, "codebooks": self.codebook_vectors()[:n_codebooks]})
 
     @property
     def decoder_version(self) -> str:

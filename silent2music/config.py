@@ -27,7 +27,9 @@ T = TypeVar("T")
 class CodecConfig:
     """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase.
 
-    Learned corrections of the encoder and the decoder exist where their number of layers is not 0.
+    Learned corrections of the encoder and the decoder exist where their number of layers is not 0. The first
+    `n_core_codebooks` are searched as if there were no others, so that their codes, which a token model writes,
+    are those of a codec without them; with 0 all are searched together.
     """
 
     sample_rate: int = 24_000
@@ -37,6 +39,7 @@ class CodecConfig:
     power: float = 0.4
     n_components: int = 256
     n_codebooks: int = 8
+    n_core_codebooks: int = 0
     codebook_size: int = 1024
     n_candidates: int = 4
     griffin_lim_iterations: int = 4

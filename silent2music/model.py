@@ -58,10 +58,12 @@ class Silent2Music(
 
     def __init__(self, config: ModelConfig, codec: Codec) -> None:
         super().__init__()
-        if config.codec_checksum not in ("", codec.checksum):
+        n_codebooks = config.decoder.n_codebooks
+        checksum = codec.token_checksum(n_codebooks)
+        if config.codec_checksum not in ("", checksum):
             raise CheckpointError(
                 f"The model was trained on codec tokens {config.codec_checksum}, and the codec given makes "
-                f"{codec.checksum}; use the codec that came with the model."
+                f"{checksum}; use the codec that came with the model."
             )
         if config.ambient.frame_rate != codec.frame_rate:
             raise CheckpointError(
@@ -71,7 +73,7 @@ class Silent2Music(
         self.config = config
         self.codec = codec
         self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
-        self.decoder = Decoder(config.decoder, codec.codebook_vectors())
+        self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
         self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
 
     # ---- from a room to music ----
@@ -221,6 +223,11 @@ class Silent2Music(
         """Where the model is."""
         return self.decoder.bias.device
 
+    @property
+    def codec_checksum(self) -> str:
+        """Of the tokens that the model writes: those of the codec's first codebooks."""
+        return self.codec.token_checksum(self.config.decoder.n_codebooks)
+
     def own_state(self) -> dict[str, Tensor]:
         """Weights without the codec's and without what is derived from the codec."""
         return {
@@ -234,7 +241,7 @@ class Silent2Music(
         state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in self.own_state().items()}
         save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
         save_codec(self.codec, save_directory / CODEC_FOLDER)
-        values = to_dict(self.config) | {"codec_checksum": self.codec.checksum}
+        values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         (save_directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         card = save_directory / "README.md"
         if not card.exists():
@@ -282,10 +289,10 @@ class Silent2Music(
         """
         _check_files(folder)
         stated = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["codec_checksum"]
-        if stated not in ("", self.codec.checksum):
+        if stated not in ("", self.codec_checksum):
             raise CheckpointError(
                 f"{folder} was trained on codec tokens {stated}, and the codec given makes "
-                f"{self.codec.checksum}; use the codec that came with the model."
+                f"{self.codec_checksum}; use the codec that came with the model."
             )
         try:
             state = load_file(folder / WEIGHTS_FILE)

@@ -102,6 +102,33 @@ def test_later_codes_change_nothing_before_the_lookahead(codec: BundledCodec, co
     assert torch.allclose(first, second, atol=1e-5)
 
 
+def test_codes_of_the_core_are_those_of_a_codec_without_the_rest(
+    codec: BundledCodec, codec_folder: Path
+) -> None:
+    """Two of four codebooks are the core; its checksum is that of the codec which has no others."""
+    core = BundledCodec(replace(codec.config, n_codebooks=2))
+    core.load_state_dict({**codec.state_dict(), "codebooks": codec.codebooks[:2]})
+    extended = BundledCodec(replace(codec.config, n_core_codebooks=2))
+    extended.load_state_dict(codec.state_dict())
+    audio = music(codec_folder, 10.0)
+    codes = core.encode(audio)
+    assert torch.equal(extended.encode(audio)[:, :2], codes)
+    assert not torch.equal(codec.encode(audio)[:, :2], codes), "searched together, two codes would differ"
+    assert torch.equal(extended.decode(codes), core.decode(codes))
+    assert extended.token_checksum(1) == extended.token_checksum(2) == core.checksum
+    assert extended.token_checksum(3) == extended.checksum != codec.checksum
+
+
+def test_each_codebook_brings_the_sound_nearer(codec: BundledCodec, codec_folder: Path) -> None:
+    audio = music(codec_folder, 4.0)
+    wanted = codec.features(audio[:, 0])
+    codes = codec.encode(audio)
+    errors = [
+        (codec.features(codec.decode(codes[:, :k])[:, 0]) - wanted).square().sum().item() for k in range(1, 5)
+    ]
+    assert errors == sorted(errors, reverse=True)
+
+
 def test_a_loud_strange_sound_is_not_taken_for_silence(codec: BundledCodec) -> None:
     """A held tone is unlike every struck one in the fit, and nearer to nothing than to any of them."""
     rebuilt = codec.decode(codec.encode(sine(440.0, amplitude=0.3)))
@@ -162,12 +189,16 @@ def test_more_candidates_never_code_worse(codec: BundledCodec) -> None:
 def test_wrong_shapes_are_refused(codec: BundledCodec) -> None:
     with pytest.raises(AudioError, match=r"shape \(1, 2, 960\); expected \[B, 1, N\]"):
         codec.encode(torch.zeros(1, 2, 960))
-    with pytest.raises(AudioError, match=r"shape \(1, 3, 5\); expected \[B, 4, T\]"):
-        codec.decode(torch.zeros(1, 3, 5, dtype=torch.int64))
+    with pytest.raises(AudioError, match=r"shape \(1, 5, 3\); expected \[B, 1 to 4, T\]"):
+        codec.decode(torch.zeros(1, 5, 3, dtype=torch.int64))
     with pytest.raises(AudioError, match="outside 0 to 31"):
         codec.decode(torch.full((1, 4, 5), 32))
     with pytest.raises(ConfigError, match=r"codec\.hop is 500"):
         BundledCodec(CodecConfig(hop=500))
+    with pytest.raises(ConfigError, match="n_core_codebooks is 9; expected 0 to"):
+        BundledCodec(CodecConfig(n_core_codebooks=9))
+    with pytest.raises(AudioError, match="5 codebooks were asked for; the codec has 4"):
+        codec.token_checksum(5)
 
 
 # Files

@@ -121,6 +121,19 @@ def test_meta_states_codec_features_and_counts(prepared: Path, codec: BundledCod
     assert meta["counts"]["validation"]["pairs"] == 1
 
 
+def test_shards_of_the_first_codebooks(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    core = BundledCodec(replace(codec.config, n_core_codebooks=2))
+    core.load_state_dict(codec.state_dict())
+    prepare(folder, tmp_path / "two", core, AMBIENT, n_codebooks=2)
+    prepare(folder, tmp_path / "three", core, AMBIENT)
+    meta = read_meta(tmp_path / "two")
+    assert (meta["n_codebooks"], meta["codec_checksum"]) == (2, core.token_checksum(2))
+    for two, three in zip(PairDataset(tmp_path / "two"), PairDataset(tmp_path / "three"), strict=True):
+        np.testing.assert_array_equal(two.codes, three.codes[:2])
+
+
 def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) -> None:
     event = 1.52
     for name, gain, floor in (("a.wav", 0.01, 1e-4), ("b.wav", 0.5, 1e-3)):

@@ -177,6 +177,14 @@ def test_resume_with_other_sizes_is_named(shards, codec_folder, tmp_path):
         train(other, shards, codec_folder, tmp_path / "run", resume=True)
 
 
+def test_a_model_of_the_first_codebooks(shards, codec_folder, tmp_path):
+    """Shards decide how many codebooks the model writes; its codec keeps all."""
+    prepare(shards.parent, tmp_path / "shards", load_codec(codec_folder), AMBIENT, n_codebooks=2)
+    folder = train(with_training(max_steps=1), tmp_path / "shards", codec_folder, tmp_path / "run")
+    model = Silent2Music.from_pretrained(folder)
+    assert (model.config.decoder.n_codebooks, model.codec.n_codebooks) == (2, 4)
+
+
 def test_too_few_pairs_for_a_batch_are_named(shards, codec_folder, tmp_path):
     with pytest.raises(ConfigError, match="has 4 training pairs"):
         train(with_training(batch_size=5), shards, codec_folder, tmp_path / "run")

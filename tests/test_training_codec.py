@@ -18,7 +18,7 @@ from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.training import codec_losses
-from silent2music.training.codec import fit_codec, kmeans
+from silent2music.training.codec import extend_codec, fit_codec, kmeans
 from silent2music.training.codec_loop import crops, measure, train_codec
 
 RATE = 24_000
@@ -92,6 +92,22 @@ def test_each_codebook_lowers_the_error(music: list[Path], fitted: BundledCodec)
     errors = [float((fitted.vectors(codes[:, :k]) - vectors).square().sum()) for k in (1, 2, 3)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.25 * float(vectors.square().sum())
+
+
+def test_a_codec_is_extended_behind_its_core(fitted: BundledCodec, music: list[Path]) -> None:
+    extended = extend_codec(fitted, music, 5, n_iterations=4)
+    audio_in = sound(music)
+    codes = extended.encode(audio_in)
+    assert torch.equal(codes[:, :3], fitted.encode(audio_in))
+    assert extended.token_checksum(3) == fitted.checksum
+    assert extend_codec(fitted, music, 5, n_iterations=4).checksum == extended.checksum
+    vectors = extended.project(audio_in[:, 0])
+    errors = [float((extended.vectors(codes[:, :k]) - vectors).square().sum()) for k in (3, 4, 5)]
+    assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
+    with pytest.raises(ConfigError, match="has 3 codebooks already; expected more, not 3"):
+        extend_codec(fitted, music, 3)
+    with pytest.raises(DataError, match="hold 0 codec frames"):
+        extend_codec(fitted, [], 5)
 
 
 def test_progress_is_told(music: list[Path]) -> None:

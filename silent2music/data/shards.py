@@ -89,6 +89,7 @@ def prepare(
     workers: int = 1,
     pairs_per_shard: int = PAIRS_PER_SHARD,
     progress: Callable[[int, int], None] | None = None,
+    n_codebooks: int | None = None,
 ) -> PrepareReport:
     """Encode the pairs of a folder that are complete and not yet prepared.
 
@@ -103,20 +104,22 @@ def prepare(
         workers: processes, each on one thread.
         pairs_per_shard: rows of a full shard.
         progress: called with (pairs done, pairs to do) after each pair of this run.
+        n_codebooks: how many of the codec's codebooks the model will write; all by default.
 
     Raises:
+        AudioError: if the codec has fewer codebooks than asked for.
         DataError: if `out` was prepared with another codec or other features, or the frame rates of codec and
             features differ, or no pair at all could be prepared.
     """
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig()
-    meta = _open_target(target, codec, config)
+    meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
     todo, n_waiting = _complete_pairs(root, read_pairs(root, growing=True))
     kept = _keep_good_shards(target, {pair.id: mark for pair, mark in todo})
     todo = [(pair, mark) for pair, mark in todo if pair.id not in kept]
     faults: list[str] = []
     n_prepared = 0
-    with _encoder(root, codec, config, workers) as encode:
+    with _encoder(root, codec, meta["n_codebooks"], config, workers) as encode:
         for split in SPLITS:
             mine = [item for item in todo if item[0].split == split]
             rows: list[Row] = []
@@ -161,7 +164,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     return meta
 
 
-def _open_target(target: Path, codec: Codec, config: AmbientConfig) -> dict[str, Any]:
+def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
     """Make the folder, or see that what is in it fits; remove what a killed run left half-written."""
     from silent2music import ambient
 
@@ -176,9 +179,9 @@ def _open_target(target: Path, codec: Codec, config: AmbientConfig) -> dict[str,
         )
     meta: dict[str, Any] = {
         "format": FORMAT_VERSION,
-        "codec_checksum": codec.checksum,
+        "codec_checksum": codec.token_checksum(n_codebooks),
         "frame_rate": codec.frame_rate,
-        "n_codebooks": codec.n_codebooks,
+        "n_codebooks": n_codebooks,
         "codebook_size": codec.codebook_size,
         "feature_version": ambient.FEATURE_VERSION,
         "feature_settings": {
@@ -247,16 +250,20 @@ Encode = Callable[[Sequence[tuple[Pair, str]]], Iterator["Row | str"]]
 
 
 @contextmanager
-def _encoder(root: Path, codec: Codec, config: AmbientConfig, workers: int) -> Iterator[Encode]:
+def _encoder(
+    root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig, workers: int
+) -> Iterator[Encode]:
     """A function from pairs to rows (or fault sentences) in the same order, in this process or in a pool."""
     if workers <= 1:
-        yield lambda items: (_encode_pair(root, codec, config, *item) for item in items)
+        yield lambda items: (_encode_pair(root, codec, n_codebooks, config, *item) for item in items)
         return
     # Spawned, not forked: a fork of a process whose OpenMP threads have run may hang in the child. The thread
     # count must be in the environment before the child imports numpy.
     saved = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (root, codec, config))
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), _start_worker, (root, codec, n_codebooks, config)
+    )
     try:
         yield lambda items: pool.map(_encode_in_worker, items, chunksize=4)
     finally:
@@ -267,23 +274,25 @@ def _encoder(root: Path, codec: Codec, config: AmbientConfig, workers: int) -> I
             os.environ["OMP_NUM_THREADS"] = saved
 
 
-_worker: tuple[Path, Codec, AmbientConfig]
+_worker: tuple[Path, Codec, int, AmbientConfig]
 """What a worker process was started with; never set in the main process."""
 
 
-def _start_worker(root: Path, codec: Codec, config: AmbientConfig) -> None:
+def _start_worker(root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> None:
     import torch
 
     global _worker
     torch.set_num_threads(1)
-    _worker = (root, codec, config)
+    _worker = (root, codec, n_codebooks, config)
 
 
 def _encode_in_worker(item: tuple[Pair, str]) -> Row | str:
     return _encode_pair(*_worker, *item)
 
 
-def _encode_pair(root: Path, codec: Codec, config: AmbientConfig, pair: Pair, fingerprint: str) -> Row | str:
+def _encode_pair(
+    root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig, pair: Pair, fingerprint: str
+) -> Row | str:
     """One row of a shard, or the sentence that says why there is none."""
     import torch
 
@@ -296,7 +305,7 @@ def _encode_pair(root: Path, codec: Codec, config: AmbientConfig, pair: Pair, fi
         music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
         silent = _first_seconds(silent, seconds)
         with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None])[0].cpu().numpy()
+            codes = codec.encode(torch.from_numpy(music.samples)[None])[0, :n_codebooks].cpu().numpy()
         profile = analyze(silent)
         features = ambient_features(silent, profile, config)
     except S2MError as error:

@@ -81,10 +81,10 @@ def room_contrast(
         DataError: if there are fewer pairs than one batch.
     """
     dataset = PairDataset(shards, "validation", crop_seconds, seed)
-    if dataset.meta["codec_checksum"] != model.codec.checksum:
+    if dataset.meta["codec_checksum"] != model.codec_checksum:
         raise CheckpointError(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
-            f"{model.codec.checksum}; prepare the pairs again with the model's codec."
+            f"{model.codec_checksum}; prepare the pairs again with the model's codec."
         )
     n_batches = min(n_pairs, len(dataset)) // batch_size
     if batch_size < 2 or n_batches < 1:

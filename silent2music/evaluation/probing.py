@@ -99,11 +99,12 @@ def through_codec(
 
 
 def encoded(model: Silent2Music, music: Waveform) -> Codes:
-    """Codes `[K, T]`."""
+    """Codes `[K, T]` of the codebooks that the model writes."""
     samples = music.mono().resampled(model.codec.sample_rate).samples
     samples = np.repeat(samples, model.codec.channels, axis=0)
     with torch.inference_mode():
-        return np.asarray(model.codec.encode(torch.from_numpy(samples)[None])[0].cpu().numpy(), np.int64)
+        codes = model.codec.encode(torch.from_numpy(samples)[None])[0, : model.config.decoder.n_codebooks]
+    return np.asarray(codes.cpu().numpy(), np.int64)
 
 
 def likelihood(

@@ -302,7 +302,7 @@ def infer(
             "model": {
                 "name": loaded.name,
                 "sha256": loaded.sha256,
-                "codec_checksum": loaded.model.codec.checksum,
+                "codec_checksum": loaded.model.codec_checksum,
             },
             "settings": {
                 **dataclasses.asdict(sampling),

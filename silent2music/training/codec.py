@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from silent2music import audio
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.config import CodecConfig
-from silent2music.errors import AudioError, DataError
+from silent2music.errors import AudioError, ConfigError, DataError
 
 Progress = Callable[[str, float], None]
 """Called with the stage's name and the fraction of it done."""
@@ -64,10 +65,7 @@ def fit_codec(
         moment += (features.T @ features).double()
         n_frames += len(features)
     if n_frames < 2 * config.codebook_size:
-        raise DataError(
-            f"The files hold {n_frames} codec frames; expected at least {2 * config.codebook_size} "
-            f"({2 * config.codebook_size / config.frame_rate:.0f} s of music): give more files."
-        )
+        raise DataError(_too_little(n_frames, config))
     codec.components.copy_(torch.linalg.eigh(moment).eigenvectors[:, -config.n_components :].flip(1).T)
     _round(codec)
     kept = []
@@ -75,11 +73,66 @@ def fit_codec(
         keep = torch.rand(len(features), generator=generator) < max_vectors / n_frames
         kept.append(features[keep] @ codec.components.T)
     vectors = torch.cat(kept)
-    # A gain on the sound is a gain on the vector, raised to the same power.
-    draws = torch.rand(2, len(vectors), generator=generator)
-    gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
-    vectors *= torch.pow(10.0, config.power * gain_db / 20.0)[:, None]
+    vectors = _some_farther_away(vectors, config.power, generator)
     fit_quantiser(codec, vectors, generator, n_iterations, report)
+    _round(codec)
+    return codec
+
+
+def extend_codec(
+    core: BundledCodec,
+    files: Sequence[Path],
+    n_codebooks: int,
+    seed: int = 0,
+    max_hours: float = 3.0,
+    progress: Progress | None = None,
+    n_iterations: int = 12,
+    max_vectors: int = 150_000,
+) -> BundledCodec:
+    """Give a codec more codebooks, fitted to what its own leave; these become the core, and their codes stay.
+
+    Args:
+        core: the codec; if it has a core already, that stays the core.
+        files, seed, max_hours, progress, n_iterations, max_vectors: as for `fit_codec`.
+        n_codebooks: how many the result has.
+
+    Returns:
+        The codec with the new codebooks, its decoder's correction left out, which is of other codebooks.
+
+    Raises:
+        ConfigError: if the codec has as many codebooks already.
+        DataError: if the files hold too little sound.
+    """
+    n_core = core.n_codebooks
+    if n_codebooks <= n_core:
+        raise ConfigError(f"The codec has {n_core} codebooks already; expected more, not {n_codebooks}.")
+    report = progress or (lambda stage, fraction: None)
+    generator = torch.Generator().manual_seed(seed)
+    config = replace(
+        core.config,
+        n_codebooks=n_codebooks,
+        n_core_codebooks=core.config.n_core_codebooks or n_core,
+        decoder_layers=0,
+    )
+    codec = BundledCodec(config)
+    own = {k: v for k, v in core.state_dict().items() if not k.startswith("decoder.")}
+    room = codec.codebooks[n_core:]
+    codec.load_state_dict({**own, "codebooks": torch.cat([core.codebooks, room])})
+    order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
+    kept = [
+        features @ codec.components.T
+        for features in _features(codec, order, max_hours, lambda f: report("projection", f))
+    ]
+    vectors = torch.cat(kept) if kept else torch.zeros(0, config.n_components)
+    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
+    if len(vectors) < 2 * config.codebook_size:
+        raise DataError(_too_little(len(vectors), config))
+    vectors = _some_farther_away(vectors, config.power, generator)
+    codes = core.quantise(vectors[None])[0]
+    scale = codec.scales[codes[:, 0]]
+    heard = scale > 0.0
+    residual = (vectors - core.vectors(codes.T[None])[0])[heard] / scale[heard, None]
+    _fit_residual(codec, n_core, residual, generator, n_iterations, report)
     _round(codec)
     return codec
 
@@ -109,10 +162,39 @@ def fit_quantiser(
     codec.scales[SILENCE_CODE] = 0.0
     heard = nearest != SILENCE_CODE
     residual = residual[heard] / codec.scales[nearest[heard]].clamp(min=1e-6)[:, None]
-    for k in range(1, len(books)):
-        books[k] = kmeans(residual, size, generator, n_iterations)
+    _fit_residual(codec, 1, residual, generator, n_iterations, report)
+
+
+def _fit_residual(
+    codec: BundledCodec,
+    first: int,
+    residual: Tensor,
+    generator: torch.Generator,
+    n_iterations: int,
+    report: Progress,
+) -> None:
+    """K-means for each codebook from `first` on, on what those before leave, `[n, P]` in its scale."""
+    books = codec.codebooks
+    for k in range(first, len(books)):
+        books[k] = kmeans(residual, codec.codebook_size, generator, n_iterations)
         residual -= books[k][_nearest(residual, books[k])]
         report("codebooks", (k + 1) / len(books))
+
+
+def _some_farther_away(vectors: Tensor, power: float, generator: torch.Generator) -> Tensor:
+    """The vectors `[n, P]`, some of them as of a quieter sound: a gain on it is one on them, to the same power."""
+    draws = torch.rand(2, len(vectors), generator=generator)
+    gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
+    return vectors * torch.pow(10.0, power * gain_db / 20.0)[:, None]
+
+
+def _too_little(n_frames: int, config: CodecConfig) -> str:
+    """The sentence that refuses too little music."""
+    n_needed = 2 * config.codebook_size
+    return (
+        f"The files hold {n_frames} codec frames; expected at least {n_needed} "
+        f"({n_needed / config.frame_rate:.0f} s of music): give more files."
+    )
 
 
 def kmeans(

@@ -91,10 +91,12 @@ def train(
     codec = load_codec(codec_folder)
     dataset = PairDataset(shards, "train", config.crop_seconds, config.seed)
     validation = PairDataset(shards, "validation", config.crop_seconds, config.seed)
-    if dataset.meta["codec_checksum"] != codec.checksum:
+    n_codebooks = min(dataset.meta["n_codebooks"], codec.n_codebooks)
+    checksum = codec.token_checksum(n_codebooks)
+    if dataset.meta["codec_checksum"] != checksum:
         raise CheckpointError(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and {codec_folder} makes "
-            f"{codec.checksum}; prepare the pairs again with this codec."
+            f"{checksum}; prepare the pairs again with this codec."
         )
     if (out / STEP_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
@@ -111,7 +113,7 @@ def train(
         )
     accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.seed)
-    model = build_model(recipe, codec)
+    model = build_model(recipe, codec, n_codebooks)
     if start is None:
         model.ambient.set_statistics(*_feature_sample(dataset))
     else:
@@ -119,16 +121,18 @@ def train(
     return _Run(accelerator, config, model, dataset, validation, out).go(resume)
 
 
-def build_model(recipe: RecipeConfig, codec: Codec) -> Silent2Music:
-    """A model with fresh weights, its decoder fitted to the codec's codebooks."""
-    n_codebooks, size, width = codec.codebook_vectors().shape
+def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
+    """A model with fresh weights, its decoder fitted to the codec's first codebooks."""
+    _, size, width = codec.codebook_vectors().shape
     decoder = to_dict(recipe.decoder) | {
         "n_codebooks": n_codebooks,
         "codebook_size": size,
         "codebook_dim": width,
     }
     config = ModelConfig(
-        ambient=recipe.ambient, decoder=type(recipe.decoder)(**decoder), codec_checksum=codec.checksum
+        ambient=recipe.ambient,
+        decoder=type(recipe.decoder)(**decoder),
+        codec_checksum=codec.token_checksum(n_codebooks),
     )
     return Silent2Music(config, codec)
 
