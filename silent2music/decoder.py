@@ -232,12 +232,6 @@ class Decoder(nn.Module):
         grouped = logits.reshape(*logits.shape[:-1], k, v)
         return grouped.transpose(1, 2) + self.bias[:, None]
 
-    def preview(self, frames: Tensor) -> Tensor:
-        """Logits `[B, S, V]` of the first codebook from conditioning frames `[B, S, D]` alone."""
-        table = self.head[0] + self.vectors[0] @ self.project_out[0].T
-        logits: Tensor = self.norm(frames) @ table.T + self.bias[0]
-        return logits
-
     def forward(self, grid: Tensor, conditioning: Conditioning) -> Tensor:
         """Logits of every column from the columns before it.
 

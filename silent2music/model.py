@@ -169,25 +169,8 @@ class Silent2Music(
         keep = mask[:, None].expand(-1, n_codebooks, -1)
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
-    def preview_nll(self, codes: Tensor, mask: Tensor, conditioning: Conditioning) -> Tensor:
-        """How badly the conditioning alone foretells the first codebook of its own frame, `[B]`, nats a token.
-
-        Read off as the decoder's last hidden state would be: a column's conditioning stands in the same residual
-        stream, so what it learns to say of loudness and attacks reaches the logits directly.
-
-        Args:
-            codes: `[B, K, T]`.
-            mask: `[B, T]` bool.
-            conditioning: of T steps.
-        """
-        logits = self.decoder.preview(conditioning.frames)
-        nll = functional.cross_entropy(logits.flatten(0, 1).float(), codes[:, 0].flatten(), reduction="none")
-        return (nll.view_as(mask) * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
-
-    def forward(
-        self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Training losses of a batch of pairs; feature step s and codec frame s are the same stretch of time.
+    def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+        """Training loss of a batch of pairs; feature step s and codec frame s are the same stretch of time.
 
         Args:
             codes: `[B, K, T]` int64.
@@ -197,12 +180,11 @@ class Silent2Music(
             keep: `[B]` bool; the other rows learn "no room".
 
         Returns:
-            `[K]` of the tokens, mean over the rows, and `[]` of the preview over the rows kept, in nats a token.
+            `[K]` mean over the rows, in nats a token.
         """
-        room = self.condition(features, scalars, mask)
-        conditioning = drop(room, self.null(room), keep)
-        preview = (self.preview_nll(codes, mask, room) * keep).sum() / keep.sum().clamp_min(1)
-        return self.token_nll(codes, mask, conditioning).mean(dim=0), preview
+        conditioning = self.condition(features, scalars, mask)
+        conditioning = drop(conditioning, self.null(conditioning), keep)
+        return self.token_nll(codes, mask, conditioning).mean(dim=0)
 
     def room_contrast(
         self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor

@@ -181,14 +181,13 @@ class _Run:
         begun = saved = time.monotonic()
         self.model.train()
         for batch in self._batches():
-            losses, preview = self._update(batch)
+            losses = self._update(batch)
             self.step += 1
             minutes = (time.monotonic() - begun) / 60
             done = self.step >= config.max_steps or 0 < config.max_minutes <= minutes
             if self.step % 20 == 0:
                 rate = learning_rate(self.step, config)
-                found = {"loss": losses.mean(), "first_codebook": losses[0], "preview": preview}
-                self._log({name: float(value) for name, value in found.items()} | {"rate": rate})
+                self._log({"loss": float(losses.mean()), "first_codebook": float(losses[0]), "rate": rate})
             if self.step % config.validate_every == 0 or done:
                 self._log(self._validate())
             if done or time.monotonic() - saved > 60 * config.checkpoint_minutes:
@@ -218,35 +217,32 @@ class _Run:
                     yield parts
                     parts = []
 
-    def _update(self, parts: list[Batch]) -> tuple[Tensor, Tensor]:
-        """One optimiser step; returns the loss per codebook `[K]` and the preview's `[]`."""
+    def _update(self, parts: list[Batch]) -> Tensor:
+        """One optimiser step; returns the loss per codebook `[K]`."""
         config, accelerator = self.config, self.accelerator
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        total = preview = torch.zeros(())
+        total = torch.zeros(())
         for part in parts:
             with accelerator.accumulate(self.model):
                 batch = part.to(accelerator.device)
                 keep = torch.rand(len(batch.ids), device=accelerator.device) >= config.conditioning_dropout
                 with accelerator.autocast():
-                    losses, foretold = self.model(
-                        batch.codes, batch.features, batch.scalars, batch.mask, keep
-                    )
-                accelerator.backward(losses.mean() + config.preview_weight * foretold)
+                    losses = self.model(batch.codes, batch.features, batch.scalars, batch.mask, keep)
+                accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             total = total + losses.detach().cpu() / len(parts)
-            preview = preview + foretold.detach().cpu() / len(parts)
         if not torch.isfinite(total).all():
             raise ConfigError(
                 f"The loss is not finite at step {self.step}; lower training.learning_rate "
                 f"(now {config.learning_rate}) and resume from the last checkpoint."
             )
         self._follow()
-        return total, preview
+        return total
 
     @torch.no_grad()
     def _follow(self) -> None:
