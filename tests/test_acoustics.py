@@ -19,6 +19,8 @@ from silent2music.acoustics import (
     profile_curves,
     profile_scalars,
 )
+from silent2music.acoustics.boundaries import find_boundaries
+from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.audio import FLOOR_DBFS, Waveform
 from silent2music.errors import DataError
 
@@ -280,6 +282,58 @@ class TestBoundaries:
 
     def test_steady_steps_have_none(self) -> None:
         assert analyze(at_level(clicks(np.arange(0.4, 24, 0.6), 24))).boundaries == ()
+
+    @pytest.mark.parametrize("step_db", [5.0, -5.0, 10.0])
+    def test_a_step_in_the_level_of_a_swelling_wind(self, step_db: float) -> None:
+        """At once, where the swell takes seconds for as much."""
+        gain_db = self.swell(30) + np.where(np.arange(30 * RATE) < 13.3 * RATE, 0.0, step_db)
+        (boundary,) = analyze(at_level(noise(30, 1.5) * 10 ** (gain_db / 20), -65, bits=16)).boundaries
+        assert boundary.seconds == pytest.approx(13.3, abs=0.25)
+
+    def test_a_change_of_colour_alone(self) -> None:
+        samples, other = noise(26, 1.0), noise(26, 1.6, seed=3)
+        samples[14 * RATE :] = other[14 * RATE :]
+        (boundary,) = analyze(at_level(samples)).boundaries
+        assert boundary.seconds == pytest.approx(14.0, abs=0.25)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_gust_is_none(self, seed: int) -> None:
+        gust_db = 12 * np.exp(-(((np.arange(30 * RATE) / RATE - 14) / 3) ** 2))
+        assert analyze(at_level(noise(30, 1.5, seed) * 10 ** (gust_db / 20))).boundaries == ()
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_nothing_is_sure_in_a_storm(self, seed: int) -> None:
+        """Rises of 10 dB within two seconds, again and again."""
+        room = at_level(noise(30, 1.5, seed) * 10 ** (6 * self.swell(30, seed) / 20))
+        assert all(boundary.confidence < 0.5 for boundary in analyze(room).boundaries)
+
+    @pytest.mark.parametrize("rise_db", [12.0, -20.0])
+    def test_a_slow_ramp_is_none(self, rise_db: float) -> None:
+        gain_db = np.interp(np.arange(30 * RATE) / RATE, [8, 20], [0, rise_db])
+        assert analyze(at_level(noise(30, 1.0) * 10 ** (gain_db / 20))).boundaries == ()
+
+    def test_what_passes_is_none(self) -> None:
+        """A second of another sound, louder by far, and then all is as it was."""
+        samples = noise(24, 1.5)
+        samples[11 * RATE : 12 * RATE] += 4 * noise(1, 0.0, seed=1)
+        assert analyze(at_level(samples)).boundaries == ()
+
+    def test_an_hour_is_heard_as_its_minutes_are(self) -> None:
+        """What is usual is asked of the surroundings: a lively half hour does not hide a change in a quiet one."""
+        rng = np.random.default_rng(0)
+        bands = rng.exponential(size=(int(600 * FRAME_RATE), N_BANDS)).astype(np.float32)
+        bands[: int(300 * FRAME_RATE)] *= np.repeat(rng.uniform(1, 30, 300), int(FRAME_RATE))[:, None]
+        bands[int(450 * FRAME_RATE) :, : N_BANDS // 2] *= 5
+        late = [b for b in find_boundaries(bands, ()) if b.seconds > 330]
+        assert [b.seconds for b in late] == pytest.approx([450.0], abs=0.1)
+
+    @staticmethod
+    def swell(seconds: float, seed: int = 0) -> Samples:
+        """Sines of 8 to 20 s, of order one."""
+        time, rng = np.arange(round(seconds * RATE)) / RATE, np.random.default_rng(seed)
+        return sum(np.sin(2 * np.pi * (time / period + rng.random())) for period in (8, 13, 20)) / np.sqrt(
+            3 / 2
+        )
 
 
 class TestAnyRecording:
