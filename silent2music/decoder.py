@@ -50,39 +50,14 @@ class DelayPattern:
         return (frame >= 0) & (frame < n_frames)
 
 
-class KVCache:
-    """Keys and values of the last `window` columns in a ring, and of the global tokens for good.
-
-    Memory and the cost of a step do not depend on how much was written.
-
-    Attributes:
-        keys, values: `[L, B, H, G + window, head_dim]`; the first G places are the global tokens.
-        position: columns written so far.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, n_tokens: int) -> None:
-        self.keys = keys
-        self.values = values
-        self.n_tokens = n_tokens
-        self.window = keys.shape[3] - n_tokens
-        self.position = 0
-
-    @property
-    def slot(self) -> int:
-        """Where the next column goes."""
-        return self.n_tokens + self.position % self.window
-
-    @property
-    def n_filled(self) -> int:
-        """Places in use once the next column is written; they are the first ones."""
-        return self.n_tokens + min(self.position + 1, self.window)
-
-
 def rotary_tables(positions: Tensor, n_dims: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine `[T, n_dims / 2]` of rotary position embedding (Su et al., "RoFormer", 2021)."""
-    frequency = base ** (-torch.arange(0, n_dims, 2, device=positions.device, dtype=torch.float32) / n_dims)
-    angle = positions.to(torch.float32)[:, None] * frequency
-    return angle.cos(), angle.sin()
+    """Cosine and sine `[T, n_dims / 2]` of rotary position embedding (Su et al., "RoFormer", 2021).
+
+    Angles are counted in 64 bits: in 32, an hour's positions would be off by a hundredth of a turn's pair.
+    """
+    frequency = base ** (-torch.arange(0, n_dims, 2, dtype=torch.float64) / n_dims)
+    angle = positions.to("cpu", torch.float64)[:, None] * frequency
+    return angle.cos().float().to(positions.device), angle.sin().float().to(positions.device)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -93,7 +68,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """Pre-norm attention and gated MLP."""
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -144,19 +119,6 @@ class _Block(nn.Module):
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self._after(x, attended), k, v
 
-    def step(
-        self, x: Tensor, keys: Tensor, values: Tensor, cache: KVCache, cos: Tensor, sin: Tensor
-    ) -> Tensor:
-        """One column `[B, 1, D]`, writing to this layer's `keys` and `values` in place."""
-        q, k, v = self._heads(x)
-        slot, n_filled = cache.slot, cache.n_filled
-        keys[:, :, slot] = rotate(k, cos, sin)[:, :, 0]
-        values[:, :, slot] = v[:, :, 0]
-        attended = functional.scaled_dot_product_attention(
-            rotate(q, cos, sin), keys[:, :, :n_filled], values[:, :, :n_filled]
-        )
-        return self._after(x, attended)
-
 
 class Decoder(nn.Module):
     """Decoder-only transformer over the delayed grid.
@@ -202,11 +164,11 @@ class Decoder(nn.Module):
         )
         self.head = nn.Parameter(torch.zeros(n_codebooks, size, config.dim))
         self.bias = nn.Parameter(torch.zeros(n_codebooks, size))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.dropout = nn.Dropout(config.dropout)
         for block in self.blocks:
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             for weight in (block.qkv.weight, block.gate_up.weight):
                 nn.init.normal_(weight, std=config.dim**-0.5)
             for weight in (block.out.weight, block.down.weight):
@@ -265,43 +227,17 @@ class Decoder(nn.Module):
         mask[n_tokens:, n_tokens:] = (distance >= 0) & (distance < self.config.attention_window)
         return mask
 
-    def start(self, tokens: Tensor) -> KVCache:
-        """A cache that holds the global tokens `[B, G, D]` and no column yet."""
-        config = self.config
-        b, n_tokens, _ = tokens.shape
-        shape = (config.n_layers, b, config.n_heads, n_tokens + config.attention_window, config.head_dim)
-        cache = KVCache(tokens.new_zeros(shape), tokens.new_zeros(shape), n_tokens)
+    def prefix(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[L, B, H, G, head_dim]` of global tokens `[B, G, D]`, which see one another alone."""
+        n_tokens = tokens.shape[1]
         mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
-        cos, sin = rotary_tables(
-            torch.arange(0, device=tokens.device), config.head_dim // 2, config.rope_base
-        )
-        x = tokens
-        for i, block in enumerate(self.blocks):
+        nowhere = torch.arange(0, device=tokens.device)
+        cos, sin = rotary_tables(nowhere, self.config.head_dim // 2, self.config.rope_base)
+        x, written = tokens, []
+        for block in self.blocks:
             x, keys, values = block(x, mask, n_tokens, cos, sin)
-            cache.keys[i, :, :, :n_tokens] = keys
-            cache.values[i, :, :, :n_tokens] = values
-        return cache
-
-    def step(self, column: Tensor, frame: Tensor, cache: KVCache, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """One column further; equals the same column of `forward`.
-
-        Args:
-            column: `[B, K]` the previous grid column, all filler at the start.
-            frame: `[B, D]` conditioning of the column to be written.
-            cache: changed in place.
-            tables: `(embedding_tables(), output_tables())`, computed once by the caller.
-
-        Returns:
-            Logits `[B, K, V]`.
-        """
-        x = self._embed(column[:, :, None], tables[0]) + frame[:, None]
-        position = torch.tensor([cache.position], device=x.device)
-        cos, sin = rotary_tables(position, self.config.head_dim // 2, self.config.rope_base)
-        for i, block in enumerate(self.blocks):
-            assert isinstance(block, _Block)
-            x = block.step(x, cache.keys[i], cache.values[i], cache, cos, sin)
-        cache.position += 1
-        return self._logits(x, tables[1])[:, :, 0]
+            written.append((keys, values))
+        return torch.stack([keys for keys, _ in written]), torch.stack([values for _, values in written])
 
 
 def hold_last(frames: Tensor, n_columns: int) -> Tensor:

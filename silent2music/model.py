@@ -24,6 +24,7 @@ from silent2music.config import ModelConfig, SamplingConfig, from_dict, to_dict
 from silent2music.decoder import Decoder
 from silent2music.errors import CheckpointError, S2MError
 from silent2music.sampling import generate_codes
+from silent2music.stepping import PackedDecoder
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -75,6 +76,7 @@ class Silent2Music(
         self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
         self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
         self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
+        self._packed: tuple[object, PackedDecoder] | None = None
 
     # ---- from a room to music ----
 
@@ -117,13 +119,20 @@ class Silent2Music(
         null = self.null(conditioning)
         if drop_room:
             conditioning = null
-        codes = generate_codes(self.decoder, conditioning, null, sampling, seeds, progress)
+        codes = generate_codes(self.packed_decoder(), conditioning, null, sampling, seeds, progress)
         pieces = []
         for row, step, length in zip(codes, features, lengths, strict=True):
             audio = self.codec.decode(row[None, :, : len(step.frames)])[0].cpu().numpy()
             n_samples = round(length * self.codec.sample_rate)
             pieces.append(Waveform(np.clip(audio[:, :n_samples], -1.0, 1.0), self.codec.sample_rate))
         return pieces
+
+    def packed_decoder(self) -> PackedDecoder:
+        """The decoder's weights laid out for generation: made once, and again after a change of the weights."""
+        state = (self.device, [weight._version for weight in self.decoder.parameters()])
+        if self._packed is None or self._packed[0] != state:
+            self._packed = (state, PackedDecoder(self.decoder))
+        return self._packed[1]
 
     def features(self, room: Waveform, seconds: float | None = None) -> AmbientFeatures:
         """Ambient features for `seconds` of music: the room's first stretch, or the room repeated."""

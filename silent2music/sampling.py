@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from silent2music.conditioning import Conditioning, join
+from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
-from silent2music.decoder import Decoder
+from silent2music.stepping import PackedDecoder, Stepper
+
+NOISE_BLOCK = 32
+"""Columns whose noise is drawn at once."""
 
 
 def draw(logits: Tensor, sampling: SamplingConfig, noise: Tensor) -> Tensor:
@@ -25,60 +28,90 @@ def draw(logits: Tensor, sampling: SamplingConfig, noise: Tensor) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
+    size = logits.shape[-1]
+    top_k = min(sampling.top_k, size) if sampling.top_k else size
     logits = logits.float() / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
+    if top_k == size and sampling.top_p == 1:
+        return (logits + gumbel(noise)).argmax(dim=-1)
+    # Noise belongs to a token, not to its rank: rounding that swaps two near-equal logits changes nothing.
+    logits, tokens = logits.topk(top_k, dim=-1, sorted=sampling.top_p < 1)
     if sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
-        outside = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
-        logits = logits.masked_fill(outside, float("-inf"))
-    gumbel = -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
-    return (logits + gumbel).argmax(dim=-1)
+        probabilities = logits.softmax(dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        logits = logits.masked_fill(before >= sampling.top_p, float("-inf"))
+    chosen = (logits + gumbel(noise.gather(-1, tokens))).argmax(dim=-1, keepdim=True)
+    return tokens.gather(-1, chosen).squeeze(-1)
+
+
+def gumbel(noise: Tensor) -> Tensor:
+    """Gumbel noise from noise uniform in [0, 1)."""
+    return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
 
 
 def generate_columns(
-    decoder: Decoder,
-    conditioning: Conditioning,
-    null: Conditioning,
+    stepper: Stepper,
+    frames: Iterable[Tensor],
+    null_frame: Tensor,
     sampling: SamplingConfig,
     seeds: Sequence[int],
+    n_frames: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """Grid columns `[B, K]` one by one, `S + K - 1` of them.
+    """Grid columns one by one, as many as there are frames and K - 1 more, under the last frame.
 
-    Guidance is `null + g * (conditioned - null)` on the logits, both computed as one batch of two (Ho and
-    Salimans 2022). Each row draws from its own generator, so that a row's noise does not depend on its
-    neighbours in the batch.
+    Each row draws from its own generator, so that a row's noise does not depend on its neighbours in the batch.
+
+    Args:
+        stepper: at its first column.
+        frames: conditioning along time, in pieces `[B, n, D]` of any length.
+        null_frame: `[D]`, the frame of "no room".
+        sampling: settings; its `seed` is not used here.
+        seeds: one for each row.
+        n_frames: frames of each row; those beyond are followed by filler, as the row would be alone. All frames
+            by default.
+
+    Yields:
+        `[B, K]` int64.
     """
-    b, n_frames, _ = conditioning.frames.shape
-    device = conditioning.frames.device
-    guided = sampling.guidance != 1
-    both = join(conditioning, null) if guided else conditioning
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    tables = (decoder.embedding_tables(), decoder.output_tables())
-    cache = decoder.start(both.tokens)
-    pattern = decoder.pattern
-    # A row that ends before the others is followed by filler, as it would be alone.
-    mask = conditioning.frames_mask[:, None].expand(-1, pattern.n_codebooks, -1)
-    valid = pattern.apply(mask.to(torch.int64)) == 1
-    size = decoder.config.codebook_size
-    column = torch.full((b, pattern.n_codebooks), pattern.filler, dtype=torch.int64, device=device)
-    for t in range(valid.shape[2]):
-        frame = both.frames[:, min(t, n_frames - 1)]
-        logits = decoder.step(column.repeat(2, 1) if guided else column, frame, cache, tables)
-        if guided:
-            with_room, without = logits.chunk(2)
-            logits = without + sampling.guidance * (with_room - without)
-        noise = torch.stack([torch.rand(pattern.n_codebooks, size, generator=g) for g in generators])
-        tokens = draw(logits, sampling, noise.to(device))
-        column = torch.where(valid[:, :, t], tokens, pattern.filler)
+    pattern, size = stepper.pattern, stepper.codebook_size
+    b, k, device = len(seeds), pattern.n_codebooks, null_frame.device
+    null_frames = null_frame.expand(b, -1)
+    ends = torch.tensor(n_frames or [2**62] * b, device=device)
+    shortest = int(ends.min())
+    codebook = torch.arange(k, device=device)
+    noises = _noise(seeds, (k, size), device)
+    column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
+    for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
+        tokens = draw(stepper.step(column, frame, null_frames), sampling, next(noises))
+        if t < k - 1 or t >= min(shortest, n_seen):
+            cell = t - codebook
+            valid = (cell >= 0) & (cell < ends.clamp_max(n_seen)[:, None])
+            tokens = torch.where(valid, tokens, pattern.filler)
+        column = tokens
         yield column
+
+
+def _held(frames: Iterable[Tensor], n_more: int) -> Iterator[tuple[Tensor, int]]:
+    """Frames `[B, D]` of pieces `[B, n, D]`, the last one `n_more` times again; and how many were seen so far."""
+    frame, n_seen = None, 0
+    for piece in frames:
+        for frame in piece.unbind(dim=1):
+            n_seen += 1
+            yield frame, n_seen
+    if frame is not None:
+        yield from [(frame, n_seen)] * n_more
+
+
+def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
+    """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    while True:
+        rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
+        yield from torch.stack(rows, dim=1).to(device)
 
 
 @torch.inference_mode()
 def generate_codes(
-    decoder: Decoder,
+    packed: PackedDecoder,
     conditioning: Conditioning,
     null: Conditioning,
     sampling: SamplingConfig,
@@ -88,17 +121,21 @@ def generate_codes(
     """Codes `[B, K, T]` under conditioning of T steps.
 
     Args:
-        decoder: in evaluation mode.
-        conditioning: `frames [B, T, D]`.
-        null: the same shapes, for "no room".
+        packed: the decoder.
+        conditioning: `frames [B, T, D]`, valid up to each row's length.
+        null: the same shapes, for "no room", the same frame throughout.
         sampling: settings; its `seed` is not used here.
         seeds: one for each row.
         progress: called with columns done and columns in all.
     """
-    n_columns = conditioning.frames.shape[1] + decoder.pattern.n_codebooks - 1
+    stepper = Stepper(packed, conditioning, null, sampling.guidance)
+    n_columns = conditioning.frames.shape[1] + stepper.pattern.n_codebooks - 1
+    n_frames = conditioning.frames_mask.sum(dim=1).tolist()
     columns = []
-    for column in generate_columns(decoder, conditioning, null, sampling, seeds):
+    for column in generate_columns(
+        stepper, [conditioning.frames], null.frames[0, 0], sampling, seeds, n_frames
+    ):
         columns.append(column)
         if progress is not None:
             progress(len(columns), n_columns)
-    return decoder.pattern.undo(torch.stack(columns, dim=-1))
+    return stepper.pattern.undo(torch.stack(columns, dim=-1))

@@ -5,6 +5,7 @@ from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
 from silent2music.decoder import Decoder, DelayPattern, hold_last
 from silent2music.errors import ConfigError
+from silent2music.stepping import PackedDecoder, Stepper
 
 CONFIG = DecoderConfig(
     dim=32,
@@ -55,20 +56,41 @@ def test_codebook_k_of_frame_t_stands_in_column_t_plus_k():
             assert grid[0, k, t + k] == codes[0, k, t]
 
 
-def test_step_equals_forward_beyond_the_attention_window():
-    decoder, conditioning = make_decoder(), make_conditioning(2, 20)
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_step_equals_forward_beyond_the_attention_window(static, guidance):
+    decoder, conditioning, null = make_decoder(), make_conditioning(2, 20), make_conditioning(2, 20, seed=3)
     grid = decoder.pattern.apply(torch.randint(0, 11, (2, 3, 20)))
     with torch.inference_mode():
-        expected = decoder(grid, conditioning)
-        tables = (decoder.embedding_tables(), decoder.output_tables())
-        cache = decoder.start(conditioning.tokens)
-        frames = hold_last(conditioning.frames, grid.shape[2])
+        with_room, without = decoder(grid, conditioning), decoder(grid, null)
+        expected = without + guidance * (with_room - without)
+        stepper = Stepper(PackedDecoder(decoder, "fp32"), conditioning, null, guidance, static)
+        frames, null_frames = (hold_last(c.frames, grid.shape[2]) for c in (conditioning, null))
         column = torch.full((2, 3), decoder.pattern.filler)
         for t in range(grid.shape[2]):
-            logits = decoder.step(column, frames[:, t], cache, tables)
+            logits = stepper.step(column, frames[:, t], null_frames[:, t])
             torch.testing.assert_close(logits, expected[:, :, t], atol=2e-5, rtol=1e-4)
             column = grid[:, :, t]
-    assert cache.keys.shape[3] == 2 + CONFIG.attention_window
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.3), ("bf16", 0.2)])
+def test_packed_weights_stay_near_the_exact_ones(precision, tolerance):
+    if precision in ("fp16", "int8") and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no FBGEMM on this processor")
+    decoder, conditioning = make_decoder(), make_conditioning(2, 4)
+    grid = decoder.pattern.apply(torch.randint(0, 11, (2, 3, 2)))
+    with torch.inference_mode():
+        expected = decoder(grid, conditioning)[:, :, 0]
+        stepper = Stepper(PackedDecoder(decoder, precision), conditioning, conditioning, 1.0)
+        column = torch.full((2, 3), decoder.pattern.filler)
+        frame = conditioning.frames[:, 0]
+        error = (stepper.step(column, frame, frame) - expected).abs().max()
+    assert 0 < error < tolerance
+
+
+def test_an_unknown_precision_is_named():
+    with pytest.raises(ConfigError, match=r"'fp8' is unknown.*fp16"):
+        PackedDecoder(make_decoder(), "fp8")
 
 
 def test_a_column_depends_on_earlier_columns_only():

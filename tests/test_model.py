@@ -44,6 +44,14 @@ def test_same_seed_same_music_other_seed_or_room_other_music(model):
     assert not np.array_equal(first, model.generate(room(interval=0.3), SAMPLING).samples)
 
 
+def test_changed_weights_change_the_music(model_folder):
+    model = Silent2Music.from_pretrained(model_folder)
+    first = model.generate(room(), SAMPLING).samples
+    with torch.no_grad():
+        model.decoder.bias.neg_()
+    assert not np.array_equal(first, model.generate(room(), SAMPLING).samples)
+
+
 def test_without_the_room_all_rooms_are_alike(model):
     a = model.generate(room(), SAMPLING, drop_room=True).samples
     b = model.generate(room(interval=0.3), SAMPLING, drop_room=True).samples

@@ -6,6 +6,7 @@ from silent2music.conditioning import Conditioning, NullConditioning, drop, join
 from silent2music.config import SamplingConfig
 from silent2music.errors import ConfigError
 from silent2music.sampling import draw, generate_codes
+from silent2music.stepping import PackedDecoder
 
 
 def null_of(conditioning: Conditioning) -> Conditioning:
@@ -22,7 +23,7 @@ def run(seeds, guidance=2.0, seed_room=1, n=10, **settings):
     if len(seeds) > 1:
         conditioning = join(conditioning, make_conditioning(1, n, 99))
     sampling = SamplingConfig(guidance=guidance, **settings)
-    return generate_codes(make_decoder(), conditioning, null_of(conditioning), sampling, seeds)
+    return generate_codes(PackedDecoder(make_decoder()), conditioning, null_of(conditioning), sampling, seeds)
 
 
 def test_draw_follows_the_probabilities():
@@ -57,13 +58,19 @@ def test_guidance_one_is_the_conditioned_model_and_zero_the_null():
     conditioning = make_conditioning(1, 6)
     null = null_of(conditioning)
     greedy = {"temperature": 0.0}
-    plain = generate_codes(make_decoder(), conditioning, null, SamplingConfig(guidance=1.0, **greedy), [0])
+    plain = generate_codes(
+        PackedDecoder(make_decoder()), conditioning, null, SamplingConfig(guidance=1.0, **greedy), [0]
+    )
     nearly = generate_codes(
-        make_decoder(), conditioning, null, SamplingConfig(guidance=1.0 + 1e-6, **greedy), [0]
+        PackedDecoder(make_decoder()), conditioning, null, SamplingConfig(guidance=1.0 + 1e-6, **greedy), [0]
     )
     assert torch.equal(plain, nearly)
-    without = generate_codes(make_decoder(), conditioning, null, SamplingConfig(guidance=0.0, **greedy), [0])
-    alone = generate_codes(make_decoder(), null, null, SamplingConfig(guidance=1.0, **greedy), [0])
+    without = generate_codes(
+        PackedDecoder(make_decoder()), conditioning, null, SamplingConfig(guidance=0.0, **greedy), [0]
+    )
+    alone = generate_codes(
+        PackedDecoder(make_decoder()), null, null, SamplingConfig(guidance=1.0, **greedy), [0]
+    )
     assert torch.equal(without, alone)
 
 
@@ -71,7 +78,12 @@ def test_progress_counts_every_column():
     seen = []
     conditioning = make_conditioning(1, 5)
     generate_codes(
-        make_decoder(), conditioning, null_of(conditioning), SamplingConfig(), [0], lambda *a: seen.append(a)
+        PackedDecoder(make_decoder()),
+        conditioning,
+        null_of(conditioning),
+        SamplingConfig(),
+        [0],
+        lambda *a: seen.append(a),
     )
     assert seen == [(i + 1, 7) for i in range(7)]
 

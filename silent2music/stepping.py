@@ -1,0 +1,299 @@
+"""The decoder as a machine that writes one column after another, about as fast as its weights can be read.
+
+The same function as `Decoder.forward`, laid out for a few rows and one column at a time:
+
+- Weights are packed for the processor once; guidance is merged before the output product, which is linear, so
+  that this largest product of a step is computed once and not for both rows.
+- Queries and keys are stored with the two halves of each rotated pair side by side: rotation is one complex
+  product, which leaves values alone and scales queries for attention on the way.
+- Keys and values live in a ring, buffers are allocated once, and the residual stream has a last element that
+  holds the normalisation's epsilon, so that a norm is one call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from silent2music.conditioning import Conditioning, join
+from silent2music.decoder import Block, Decoder, rotary_tables
+from silent2music.errors import ConfigError
+
+Precision = Literal["fp32", "fp16", "int8", "bf16"]
+"""How weights are held: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on x86 CPUs; `bf16`
+products are for CUDA."""
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "bf16")
+
+ROTATION_BLOCK = 256
+"""Positions whose rotations are computed at once."""
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def best_precision(device: torch.device) -> Precision:
+    """The fastest that loses nothing: checkpoints hold 16-bit weights, so `fp16` products are exact in them."""
+    if device.type == "cuda":
+        return "bf16"
+    return (
+        "fp16" if device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines else "fp32"
+    )
+
+
+def pack(weight: Tensor, precision: Precision) -> Linear:
+    """A product with `weight` `[N, M]`, from `[B, M]` float32 to `[B, N]`.
+
+    Raises:
+        ConfigError: if the precision is unknown.
+    """
+    if precision == "fp32":
+        transposed = weight.float().t().contiguous()
+        return lambda x: x @ transposed
+    if precision == "bf16":
+        rounded = weight.to(torch.bfloat16)
+        return lambda x: functional.linear(x.to(torch.bfloat16), rounded)
+    if precision == "fp16":
+        return _pack_half(weight.float().contiguous())
+    if precision == "int8":
+        return _pack_int8(weight.float())
+    raise ConfigError(f"Precision '{precision}' is unknown; expected one of {', '.join(PRECISIONS)}.")
+
+
+def _pack_half(weight: Tensor) -> Linear:
+    """FBGEMM's product with weights in 16 bits: by the operator whose call costs 2 us where torch still has it,
+    or else by its successor, whose packed object costs 15 us more to hand over."""
+    if hasattr(torch, "fbgemm_pack_gemm_matrix_fp16"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            packed = torch.fbgemm_pack_gemm_matrix_fp16(weight)
+            bias = torch.zeros(len(weight))
+            torch.fbgemm_linear_fp16_weight(weight[:1], packed, bias)  # warns once in a process: here
+        return lambda x: torch.fbgemm_linear_fp16_weight(x, packed, bias)
+    half = torch.ops.quantized.linear_prepack_fp16(weight, None)
+    product = torch.ops.quantized.linear_dynamic_fp16.default
+    return lambda x: cast(Tensor, product(x, half))
+
+
+def _pack_int8(weight: Tensor) -> Linear:
+    """FBGEMM's product of 8-bit weights, a scale for each output, and inputs brought to 8 bits on the way."""
+    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        rows = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(rows, None)
+    product = torch.ops.quantized.linear_dynamic.default
+    return lambda x: cast(Tensor, product(x, packed, True))
+
+
+class _Layer:
+    """One block's packed weights."""
+
+    def __init__(self, block: Block, order: Tensor, precision: Precision) -> None:
+        n_heads, head_dim = block.n_heads, block.head_dim
+        dim = n_heads * head_dim
+        scale = dim**0.5  # turns the quotient by a norm into one by a root mean square
+        q, k, v = block.qkv.weight.chunk(3)
+        q, k = (w.view(n_heads, head_dim, dim)[:, order].reshape(dim, dim) for w in (q, k))
+        self.attention_norm = block.attention_norm.weight * scale
+        self.qkv = pack(torch.cat([q, k, v]), precision)
+        self.out = pack(block.out.weight, precision)
+        self.mlp_norm = block.mlp_norm.weight * scale
+        self.gate_up = pack(block.gate_up.weight, precision)
+        self.down = pack(block.down.weight, precision)
+
+
+class PackedDecoder:
+    """A decoder's weights, laid out for steps; later changes of the decoder do not reach it.
+
+    Args:
+        decoder: any.
+        precision: of the products; the device's best by default.
+
+    Attributes:
+        embedding: `[K * (V + 1), D]`.
+        head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, decoder: Decoder, precision: Precision | None = None) -> None:
+        self.decoder = decoder
+        self.precision = precision or best_precision(decoder.bias.device)
+        half = decoder.config.head_dim // 4
+        pairs = torch.arange(2 * half).view(2, half).t().flatten()
+        self.order = torch.cat([pairs, torch.arange(2 * half, decoder.config.head_dim)])
+        self.layers = [_Layer(cast(Block, block), self.order, self.precision) for block in decoder.blocks]
+        self.embedding = decoder.embedding_tables().flatten(0, 1)
+        self.norm = decoder.norm.weight * decoder.config.dim**0.5
+        self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
+        self.bias = decoder.bias.clone()
+
+
+class Stepper:
+    """Columns one by one, in inference mode only; memory and cost of a step do not depend on how many there were.
+
+    Args:
+        packed: the weights.
+        conditioning: only its `tokens` `[B, G, D]` count; the frames come with each step.
+        null: "no room" of the same shapes; unused if `guidance` is 1.
+        guidance: g of `null + g * (conditioned - null)` on the logits (Ho and Salimans 2022).
+        static: compute on the whole ring with a mask, every step by the same shapes, as captured graphs need
+            it; by default on CUDA only.
+    """
+
+    def __init__(
+        self,
+        packed: PackedDecoder,
+        conditioning: Conditioning,
+        null: Conditioning,
+        guidance: float,
+        static: bool | None = None,
+    ) -> None:
+        config = packed.decoder.config
+        self.pattern, self.codebook_size = packed.decoder.pattern, config.codebook_size
+        self.packed, self.guidance, self.guided = packed, guidance, guidance != 1
+        tokens = (join(conditioning, null) if self.guided else conditioning).tokens
+        device = tokens.device
+        self.static = device.type == "cuda" if static is None else static
+        self.n_rows, self.n_tokens, self.window = len(tokens), tokens.shape[1], config.attention_window
+        self.position = 0
+        dim, n_places = config.dim, self.n_tokens + self.window
+        keys, values = packed.decoder.prefix(tokens)
+        # [layers, keys and values, rows, heads, places, head_dim], the global tokens first.
+        ring = tokens.new_zeros(config.n_layers, 2, self.n_rows, config.n_heads, n_places, config.head_dim)
+        ring[:, 0, ..., : self.n_tokens, :] = keys[..., packed.order]
+        ring[:, 1, ..., : self.n_tokens, :] = values
+        self._ring = ring
+        # Making a view costs as much as computing on one: those of every step are made once.
+        self._places = [layer.unbind(dim=3) for layer in ring]
+        flat = ring.view(config.n_layers, 2, -1, n_places, config.head_dim)
+        self._whole = [(keys.transpose(1, 2), values) for keys, values in flat]
+        self._rotated = tokens.new_zeros(self.n_rows, 3, config.n_heads, config.head_dim)
+        self._rotated_pairs = torch.view_as_complex(self._rotated.view(self.n_rows, -1, 2))
+        self._query = self._rotated[:, :1].transpose(1, 2)
+        self._new = self._rotated[:, 1:].transpose(0, 1)
+        self._attended = tokens.new_zeros(len(flat[0, 0]), 1, config.head_dim)
+        self._attended_rows = self._attended.view(self.n_rows, -1)
+        epsilon = cast(float, packed.decoder.norm.eps)
+        self._stream = torch.full((self.n_rows, dim + 1), (epsilon * dim) ** 0.5, device=device)
+        self._x = self._stream[:, :dim]
+        self._offsets = torch.arange(config.n_codebooks, device=device) * (config.codebook_size + 1)
+        # What changes from step to step, for graphs in tensors of fixed places.
+        self._rotation = torch.zeros(3 * dim // 2, dtype=torch.complex64, device=device)
+        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
+        self._mask = torch.full((n_places,), float("-inf"), device=device)
+        self._mask[: self.n_tokens] = 0
+        self._rotations: Tensor | None = None
+        self._graph: _Graph | None = None
+
+    def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+        """One column further.
+
+        Args:
+            column: `[B, K]` the previous grid column, all filler at the start.
+            frame, null_frame: `[B, D]` conditioning of the column to be written.
+
+        Returns:
+            Guided logits `[B, K, V]`, float32.
+        """
+        self._advance()
+        if column.device.type != "cuda":
+            return self.body(column, frame, null_frame)
+        if self._graph is None:
+            self._graph = _Graph(self.body, (column, frame, null_frame))
+        return self._graph(column, frame, null_frame)
+
+    def _advance(self) -> None:
+        """Set slot, mask and rotation for the next column."""
+        within = self.position % ROTATION_BLOCK
+        if within == 0:
+            self._rotations = self._rotations_from(self.position)
+        assert self._rotations is not None
+        place = self.n_tokens + self.position % self.window
+        self._place, self._n_filled = place, self.n_tokens + min(self.position + 1, self.window)
+        if self.static:
+            self._rotation.copy_(self._rotations[within])
+            self._slot.fill_(place)
+            self._mask[place] = 0
+        else:
+            self._rotation = self._rotations[within]
+        self.position += 1
+
+    def _rotations_from(self, position: int) -> Tensor:
+        """Factors `[ROTATION_BLOCK, 3 * D / 2]` of queries, keys and values of the positions from `position` on."""
+        config = self.packed.decoder.config
+        positions = torch.arange(position, position + ROTATION_BLOCK)
+        turn = torch.complex(*rotary_tables(positions, config.head_dim // 2, config.rope_base))
+        content = torch.ones_like(turn)
+        head = torch.cat([turn, content], dim=1)
+        heads = head.repeat(1, config.n_heads)
+        factors = [heads * config.head_dim**-0.5, heads, torch.ones_like(heads)]
+        return torch.cat(factors, dim=1).to(self._x.device)
+
+    def _normed(self, weight: Tensor) -> Tensor:
+        """The residual stream `[R, D]` over its root mean square, times `weight / sqrt(D)`."""
+        norm = torch.linalg.vector_norm(self._stream, dim=-1, keepdim=True)
+        return torch.mul(self._x, weight).div_(norm)
+
+    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+        """The step itself, without the counting: what a captured graph holds."""
+        packed, x = self.packed, self._x
+        b, k = column.shape
+        embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
+        torch.add(embedded, frame, out=x[:b])
+        if self.guided:
+            torch.add(embedded, null_frame, out=x[b:])
+        for index, layer in enumerate(packed.layers):
+            qkv = layer.qkv(self._normed(layer.attention_norm)).float()
+            x += layer.out(self._attend(qkv, index))
+            hidden = layer.gate_up(self._normed(layer.mlp_norm))
+            gate, up = hidden.chunk(2, dim=1)
+            x += layer.down(functional.silu(gate).mul_(up))
+        normed = self._normed(packed.norm)
+        if self.guided:
+            normed = torch.lerp(normed[b:], normed[:b], self.guidance)
+        return packed.head(normed).float().view(b, k, -1) + packed.bias
+
+    def _attend(self, qkv: Tensor, index: int) -> Tensor:
+        """Attention `[R, D]` of one layer, after writing this column's keys and values to the ring."""
+        torch.mul(qkv.view(torch.complex64), self._rotation, out=self._rotated_pairs)
+        query = self._query.reshape(self._attended.shape)
+        keys, values = self._whole[index]
+        if self.static:
+            self._ring[index].index_copy_(3, self._slot, self._new.unsqueeze(3))
+            scores = torch.baddbmm(self._mask, query, keys)
+        else:
+            self._places[index][self._place].copy_(self._new)
+            if self._n_filled < values.shape[1]:
+                keys, values = keys[:, :, : self._n_filled], values[:, : self._n_filled]
+            scores = torch.bmm(query, keys)
+        torch.bmm(scores.softmax(dim=-1), values, out=self._attended)
+        return self._attended_rows
+
+
+class _Graph:
+    """A function of tensors captured as one CUDA graph; its answer is overwritten by the next call."""
+
+    def __init__(self, function: Callable[..., Tensor], example: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(tensor.clone() for tensor in example)
+        # Libraries choose their kernels on the first calls, which must not be captured.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = function(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for place, value in zip(self._inputs, inputs, strict=True):
+            place.copy_(value)
+        self._graph.replay()
+        return self._output
