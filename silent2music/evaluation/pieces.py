@@ -48,6 +48,8 @@ class EvalConfig:
         n_likelihood: pairs ranked by the model's own likelihood.
         n_long: pieces of two minutes, for drift; n_diverse: seeds of one room.
         workers: processes that measure music; the result does not depend on their number.
+        quick: the model beside the real music alone, for comparing settings: no piece without a room, no
+            baselines and anchors, no likelihood, originality, drift or diversity.
     """
 
     n: int = 128
@@ -60,6 +62,7 @@ class EvalConfig:
     n_long: int = 4
     n_diverse: int = 16
     workers: int = 2
+    quick: bool = False
 
 
 @dataclass(frozen=True)
