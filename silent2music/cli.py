@@ -351,12 +351,22 @@ def evaluate(
     outputs: Annotated[
         Path | None, typer.Option("--outputs", help="Judge these files, made by any program, and no model.")
     ] = None,
+    rooms: Annotated[
+        Path | None,
+        typer.Option("--rooms", help="Play to these recordings, but not to those that --pairs trained on."),
+    ] = None,
     model: Model = None,
-    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to evaluate at most.")] = 128,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each pair.")] = None,
+    n_pairs: Annotated[
+        int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
+    ] = 128,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only whether the music follows, and how it sounds.")
+        bool, typer.Option("--quick", help="Only whether the music follows and how it sounds.")
     ] = False,
+    embedding: Annotated[
+        Path | None,
+        typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
+    ] = None,
     seed: Seed = SAMPLING.seed,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
@@ -368,19 +378,26 @@ def evaluate(
 
     To compare settings of the draw in minutes: --quick --n 32 --seconds 12 --temperature 0.9.
     """
-    from silent2music.evaluation.benchmark import EvalConfig, evaluate_outputs
-    from silent2music.evaluation.benchmark import evaluate as evaluate_model
+    if (pairs or outputs or rooms) is None or (outputs and rooms):
+        raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
+    import logging
+
+    from silent2music.evaluation import benchmark
     from silent2music.export.infer import default_model
 
-    config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
+    config = benchmark.EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("silent2music.evaluation").setLevel(logging.INFO)
     with _progress() as steps:
         if outputs is not None:
-            evaluate_outputs(outputs, out, pairs, config, steps)
+            benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
+        elif rooms is not None:
+            folder = model or default_model()
+            benchmark.evaluate_rooms(folder, rooms, out, pairs, config, sampling, guidance, steps)
         elif pairs is not None:
-            evaluate_model(model or default_model(), pairs, out, config, sampling, guidance, steps)
-        else:
-            raise typer.BadParameter("give --pairs for a model, or --outputs for files.")
+            folder = model or default_model()
+            benchmark.evaluate(folder, pairs, out, config, sampling, guidance, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))
 
 

@@ -9,41 +9,40 @@ tempo and boundaries stand beside them. The figures follow from seed and inputs 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from silent2music import audio
-from silent2music.acoustics import AcousticProfile
-from silent2music.config import DataConfig, SamplingConfig, from_dict
-from silent2music.data.pairs import MANIFEST, Pair, read_pairs
+from silent2music.audio import Waveform
+from silent2music.config import SamplingConfig
+from silent2music.data.pairs import MANIFEST, Pair, load_pair, read_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation import baselines
-from silent2music.evaluation.pieces import (
-    EvalConfig,
-    Item,
-    Piece,
-    Progress,
-    anchors_of,
-    inspect,
-    inspect_files,
-    load_items,
-    load_training,
-    partners_of,
-)
+from silent2music.evaluation import pieces
+from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.pieces import EvalConfig, Item, Piece, inspect
 from silent2music.evaluation.report import write_report
+from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
     Report,
     fault_table,
     mean_descriptors,
     originality_of,
+    stated,
     tabulate,
 )
+from silent2music.evaluation.targets import targets_of
 
-__all__ = ["EvalConfig", "evaluate", "evaluate_outputs"]
+if TYPE_CHECKING:
+    from silent2music.evaluation import probing
+
+__all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
+
+N_COPIES = 8
+"""Training pieces whose copies must be found out."""
 
 
 def evaluate(
@@ -53,6 +52,7 @@ def evaluate(
     config: EvalConfig | None = None,
     sampling: SamplingConfig | None = None,
     guidance: float | None = None,
+    embedding: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Evaluate a model on the validation pairs of a folder and write `report.json`, `report.md` and pictures.
@@ -64,59 +64,78 @@ def evaluate(
         config: how much; the defaults if not given.
         sampling: how tokens are drawn, but for the seed, which is `config`'s, and the guidance.
         guidance: strength of the room; the model's own default if None.
+        embedding: folder of an audio model of transformers, for distances on its embeddings too.
         progress: called with the stage, steps done and steps in all.
 
     Raises:
         DataError: if the folder has fewer than two pairs.
-        CheckpointError: if the model does not load.
+        CheckpointError: if a model does not load.
     """
     from silent2music.evaluation import probing
-    from silent2music.model import Silent2Music
 
     config = config or EvalConfig()
-    tell = progress or (lambda stage, done, total: None)
     folder = Path(pairs)
     held_out, training = _splits(folder, config)
-    model = Silent2Music.from_pretrained(model_dir)
-    guidance = model.config.guidance if guidance is None else guidance
-    sampling = dataclasses.replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
-    with probing.one_thread():
-        items, reals = load_items(folder, held_out, config, tell)
-        systems: dict[str, list[Piece | None]] = {"real": [item.real for item in items]}
-        made, tokens = probing.generated(model, items, sampling, config, tell)
-        systems |= made
-        anchors, library, codes = {}, {}, []
-        if not config.quick:
-            library = load_training(folder, training, config, tell)
-            systems["retrieval"] = _retrieved(items, library)
-            systems["arranger"] = arranged_music(folder, items, config, tell)
-            systems["codec"], codes = probing.through_codec(model, reals, config, tell)
-            anchors = anchors_of(reals, config, tell)
-        report = tabulate(items, systems, partners_of(items), anchors, config)
-        report["model"] = {"name": model.config.name, "sampling": dataclasses.asdict(sampling)}
+    with probing.one_thread(), Stages(config.workers, progress) as stages:
+        subject = probing.subject(model_dir, sampling, guidance, config, stages)
+        items, reals, sounds = pieces.load_items(folder, held_out, config, stages)
+        music = {"real": sounds, "model": probing.music_of(subject, items)}
+        systems: dict[str, Sequence[Piece | None]] = {
+            "real": reals,
+            "model": stages.run("pieces", inspect, music["model"]),
+        }
+        if config.quick:
+            report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+        else:
+            unheard = probing.music_without_rooms(subject, items)
+            systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
+            library = pieces.load_training(folder, training, config, stages)
+            systems["retrieval"] = pieces.retrieved(folder, items, library, config, stages)
+            systems["arranger"] = pieces.arranged(folder, items, config, stages)
+            codes = {
+                name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
+            }
+            music |= {"codec": probing.through_codec(subject, codes["real"], sounds), "dropped": unheard}
+            systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
+            anchors = pieces.anchors_of(sounds, config, stages)
+            report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
+            report["likelihood"] = probing.likelihood(subject, items, codes["real"])
+            copies = _copies(subject, folder, [those.pair for those in library[:N_COPIES]])
+            report["originality"] = originality_of(items, systems["model"], reals, library, copies, stages)
+            report["originality"]["tokens"] = probing.token_runs(subject, folder, training, codes)
+            report["drift"] = probing.drift(subject, items)
+            report["diversity"] = probing.diversity(subject, items, reals)
+        if embedding is not None:
+            from silent2music.evaluation.embeddings import embedding_distances
+
+            report["embeddings"] = embedding_distances(embedding, music, stages)
         report["held_out"] = all(pair.split == "validation" for pair in held_out)
-        if not config.quick:
-            report["likelihood"] = probing.likelihood(model, items, codes, config, tell)
-            report["originality"] = originality_of(
-                items, systems["model"], {n: p for n, (_, p) in library.items()}, tell
-            )
-            runs = {"real": [own[0] for own in codes], "model": tokens}
-            report["originality"]["tokens"] = probing.token_runs(model, folder, training, runs, config, tell)
-            report["drift"] = probing.drift(model, items, sampling, config, tell)
-            report["diversity"] = probing.diversity(model, items, sampling, config, tell)
+        report["model"] = {
+            "name": subject.model.config.name,
+            "sampling": dataclasses.asdict(subject.sampling),
+        }
+    report["targets"] = targets_of(report)
     write_report(report, Path(out))
     return report
 
 
-def _retrieved(
-    items: Sequence[Item], library: Mapping[str, tuple[AcousticProfile, Piece]]
-) -> list[Piece | None]:
-    """For each room the music of the training room most like it."""
-    if not library:
-        return [None] * len(items)
-    vectors = [baselines.room_vector(profile) for profile, _ in library.values()]
-    pieces = [piece for _, piece in library.values()]
-    return [pieces[baselines.nearest_room(baselines.room_vector(item.profile), vectors)] for item in items]
+def _for_both(unheard: Sequence[Piece], items: Sequence[Item]) -> list[Piece]:
+    """Of each two partners, who share a seed, the piece that both get without a room."""
+    return [unheard[i // 2] for i in range(len(items))]
+
+
+def _copies(subject: probing.Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
+    """Training pieces as a model that had learned them by heart might give them back: from the middle, coded."""
+    from silent2music.evaluation import probing
+
+    middles = []
+    for pair in training:
+        whole = pieces.first_seconds(load_pair(folder, pair)[1], subject.config.seconds)
+        samples = whole.samples[:, whole.n_samples // 4 :]
+        middles.append(Waveform(np.ascontiguousarray(samples), whole.sample_rate))
+    codes = subject.tokens("tokens of copies", middles)
+    described = subject.stages.run("copies", describe, probing.through_codec(subject, codes, middles))
+    return dict(zip((pair.music for pair in training), described, strict=True))
 
 
 def evaluate_outputs(
@@ -135,7 +154,7 @@ def evaluate_outputs(
         outputs: folder of audio files.
         out: folder for the report.
         pairs: pair folder with the rooms and the real music.
-        config: `n`, `seed`, `seconds` and `n_train` count.
+        config: `n`, `seed`, `seconds`, `n_train` and `workers` count.
         progress: as in `evaluate`.
 
     Raises:
@@ -143,11 +162,20 @@ def evaluate_outputs(
         AudioError: if there is no audio or it cannot be read.
     """
     config = config or EvalConfig()
-    tell = progress or (lambda stage, done, total: None)
     outputs, out = Path(outputs), Path(out)
-    if pairs is None and not (outputs / MANIFEST).exists():
-        return _without_rooms(outputs, out, config, tell)
-    folder = outputs if pairs is None else Path(pairs)
+    with Stages(config.workers, progress) as stages:
+        if pairs is None and not (outputs / MANIFEST).exists():
+            report = _without_rooms(outputs, config, stages)
+        else:
+            report = _with_rooms(outputs, None if pairs is None else Path(pairs), config, stages)
+    report["targets"] = targets_of(report)
+    write_report(report, out)
+    return report
+
+
+def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: Stages) -> Report:
+    """Outputs that belong to the rooms of a pair folder, or the music of a pair folder by itself."""
+    folder = outputs if pairs is None else pairs
     chosen, files = read_pairs(folder), {}
     if pairs is not None:
         heard = audio.find_audio(outputs)
@@ -161,27 +189,82 @@ def evaluate_outputs(
         raise DataError(
             f"{outputs} matches {len(chosen)} pairs of {folder}; expected 2 or more files named alike."
         )
-    items, reals = load_items(folder, chosen[: config.n], config, tell)
-    systems: dict[str, list[Piece | None]] = {"real": [item.real for item in items]}
+    items, reals, sounds = pieces.load_items(folder, chosen[: config.n], config, stages)
+    systems: dict[str, Sequence[Piece | None]] = {"real": reals}
     if pairs is None:
-        report = tabulate(items, systems, partners_of(items), {}, config)
-    else:
-        systems["model"] = [*inspect_files([files[item.name] for item in items], config, tell)]
-        report = tabulate(items, systems, partners_of(items), anchors_of(reals, config, tell), config)
-        training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
-        library = {name: piece for name, (_, piece) in load_training(folder, training, config, tell).items()}
-        report["originality"] = originality_of(items, systems["model"], library, tell)
-    write_report(report, out)
+        return tabulate(items, systems, pieces.partners_of(items), {}, config)
+    systems["model"] = pieces.inspect_files([files[item.name] for item in items], config, stages)
+    anchors = pieces.anchors_of(sounds, config, stages)
+    report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
+    training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
+    library = pieces.load_training(folder, training, config, stages)
+    report["originality"] = originality_of(items, systems["model"], reals, library, {}, stages)
     return report
 
 
-def _without_rooms(outputs: Path, out: Path, config: EvalConfig, tell: Progress) -> Report:
+def _without_rooms(outputs: Path, config: EvalConfig, stages: Stages) -> Report:
     """What can be said of audio files alone."""
-    pieces = inspect_files(audio.find_audio(outputs)[: config.n], config, tell)
-    report: Report = {"version": REPORT_VERSION, "n": len(pieces), "config": dataclasses.asdict(config)}
-    report["faults"] = {"outputs": fault_table([piece.faults for piece in pieces], {})}
-    report["kinds"] = {"outputs": {"all": mean_descriptors(pieces)}}
-    write_report(report, out)
+    found = pieces.inspect_files(audio.find_audio(outputs)[: config.n], config, stages)
+    report: Report = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
+    report["faults"] = {"outputs": fault_table([piece.faults for piece in found], {})}
+    report["kinds"] = {"outputs": {"all": mean_descriptors(found)}}
+    return report
+
+
+def evaluate_rooms(
+    model_dir: Path | str,
+    rooms: Path | str,
+    out: Path | str,
+    pairs: Path | str | None = None,
+    config: EvalConfig | None = None,
+    sampling: SamplingConfig | None = None,
+    guidance: float | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Does a model follow real recordings, which have no music of their own?
+
+    Each is taken as it is but for its level, which is turned down to `ROOM_DBFS`, and for its length: all are
+    made equally long, or a null would compare music of one length with rooms of another.
+
+    Args:
+        model_dir: a model folder.
+        rooms: folder of recordings, searched with its subfolders.
+        out: folder for the report.
+        pairs: pair folder the model was trained on: recordings that its training split used are left out.
+        config: `n`, `seed`, `seconds`, `batch_size` and `workers` count.
+        sampling, guidance, progress: as in `evaluate`.
+
+    Raises:
+        DataError: if fewer than two recordings are left.
+        AudioError: if a recording cannot be read.
+        CheckpointError: if the model does not load.
+    """
+    from silent2music.evaluation import probing
+
+    config = config or EvalConfig()
+    config = dataclasses.replace(config, seconds=config.seconds or pieces.ROOM_SECONDS)
+    used = pieces.recordings_used(Path(pairs)) if pairs is not None else set()
+    files = [file for file in audio.find_audio(Path(rooms)) if file.relative_to(rooms).as_posix() not in used]
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(files))[: config.n])
+    if len(chosen) < 2:
+        raise DataError(f"{rooms} holds {len(files)} recordings to test on; expected 2 at least.")
+    with probing.one_thread(), Stages(config.workers, progress) as stages:
+        subject = probing.subject(model_dir, sampling, guidance, config, stages)
+        items = pieces.load_rooms(Path(rooms), [files[i] for i in chosen], config, stages)
+        systems: dict[str, Sequence[Piece | None]] = {
+            "model": stages.run("pieces", inspect, probing.music_of(subject, items))
+        }
+        if not config.quick:
+            unheard = probing.music_without_rooms(subject, items)
+            systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
+        report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+        report["recordings"] = {"level_dbfs": pieces.ROOM_DBFS, "names": [item.name for item in items]}
+        report["model"] = {
+            "name": subject.model.config.name,
+            "sampling": dataclasses.asdict(subject.sampling),
+        }
+    report["targets"] = targets_of(report)
+    write_report(report, Path(out))
     return report
 
 
@@ -198,26 +281,3 @@ def _splits(folder: Path, config: EvalConfig) -> tuple[list[Pair], list[Pair]]:
     if len(chosen) < 2:
         raise DataError(f"{folder} holds {len(chosen)} pairs to test on; expected 2 at least.")
     return chosen, library
-
-
-def arranged_music(
-    folder: Path, items: Sequence[Item], config: EvalConfig, tell: Progress
-) -> list[Piece | None]:
-    """The rule-based arranger for the first rooms, if the folder says which scores and sounds it was built from."""
-    made: list[Piece | None] = [None] * len(items)
-    try:
-        data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError):
-        return made
-    scores = sorted(Path(data.scores).rglob("*.mid"))
-    if not scores or not Path(data.soundfont).exists():
-        return made
-    # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
-    n_twos = max(1, min(config.n_arranged, len(items)) // 2)
-    chosen = [i for k in np.linspace(0, len(items) // 2 - 1, n_twos).astype(int) for i in (2 * k, 2 * k + 1)]
-    for done, i in enumerate(chosen):
-        rng = np.random.default_rng([config.seed, 2, i])
-        music = baselines.arranged(items[i].profile, scores, Path(data.soundfont), rng)
-        made[i] = inspect(music) if music is not None else None
-        tell("arranger", done + 1, len(chosen))
-    return made

@@ -12,9 +12,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +26,7 @@ from silent2music.errors import DataError
 from silent2music.evaluation import metrics
 from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.metrics import Interval
+from silent2music.evaluation.stages import process_pool
 
 FloatArray = NDArray[np.float64]
 Job = TypeVar("Job")
@@ -310,15 +309,11 @@ def stats(
 
 
 def mapped(function: Callable[[Job], Found], jobs: Sequence[Job], workers: int) -> Iterator[Found]:
-    """The function's results in the order of the jobs, by several processes if asked for.
-
-    Processes are spawned, not forked: a fork of one that has run torch may wait for threads that it does not
-    have.
-    """
+    """The function's results in the order of the jobs, by several processes if asked for."""
     if workers <= 1 or len(jobs) <= 1:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         yield from pool.map(function, jobs)
 
 

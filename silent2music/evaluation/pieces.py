@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.audio import Waveform
-from silent2music.data.pairs import Pair, load_pair
+from silent2music.config import DataConfig, from_dict
+from silent2music.data.pairs import Pair, load_pair, read_pairs
+from silent2music.errors import S2MError
 from silent2music.evaluation import baselines, metrics
 from silent2music.evaluation.features import (
     TONAL_RATE_HZ,
@@ -25,15 +27,16 @@ from silent2music.evaluation.features import (
 from silent2music.evaluation.pair_stats import (
     RoomReference,
     labelled_reference,
-    mapped,
     measured_reference,
 )
+from silent2music.evaluation.stages import Stages
 
 FloatArray = NDArray[np.float64]
-Found = TypeVar("Found")
 
-Progress = Callable[[str, int, int], None]
-"""Is called with a stage, steps done and steps in all."""
+ROOM_DBFS = -60.0
+"""RMS to which recordings are turned down, as near-silent as the rooms that were trained on; never up."""
+
+ROOM_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class EvalConfig:
         n_arranged: rooms for which the rule-based arranger plays.
         n_likelihood: pairs ranked by the model's own likelihood.
         n_long: pieces of two minutes, for drift; n_diverse: seeds of one room.
-        workers: processes that measure music; the result does not depend on their number.
+        workers: processes that make and measure music; the result does not depend on their number.
         quick: the model beside the real music alone, for comparing settings: no piece without a room, no
             baselines and anchors, no likelihood, originality, drift or diversity.
     """
@@ -59,7 +62,7 @@ class EvalConfig:
     n_train: int = 128
     n_arranged: int = 32
     n_likelihood: int = 64
-    n_long: int = 4
+    n_long: int = 8
     n_diverse: int = 16
     workers: int = 2
     quick: bool = False
@@ -76,14 +79,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Item:
-    """A pair under test: the room, what there is to follow in it, and the real music."""
+    """A room under test and what there is to follow in it."""
 
     name: str
     kind: str
     room: Waveform
     profile: AcousticProfile
     references: dict[str, RoomReference]
-    real: Piece
 
 
 def inspect(music: Waveform) -> Piece:
@@ -104,63 +106,133 @@ def inspect(music: Waveform) -> Piece:
 
 
 def load_items(
-    folder: Path, pairs: Sequence[Pair], config: EvalConfig, tell: Progress
-) -> tuple[list[Item], list[Waveform]]:
-    """Items and their real music, rhythmic rooms first, so that partners are of one sort where they can be."""
-    jobs = [(folder, pair, config.seconds) for pair in pairs]
-    found = _told(mapped(_read_item, jobs, config.workers), "pairs", len(jobs), tell)
-    found.sort(key=lambda item_and_music: not item_and_music[0].references["measured"].rhythmic)
-    return [item for item, _ in found], [music for _, music in found]
+    folder: Path, pairs: Sequence[Pair], config: EvalConfig, stages: Stages
+) -> tuple[list[Item], list[Piece], list[Waveform]]:
+    """Items, their real music as measured and as sound; rhythmic rooms first, so that partners are of one sort."""
+    found = stages.run("pairs", _read_item, [(folder, pair, config.seconds) for pair in pairs])
+    found.sort(key=lambda those: not those[0].references["measured"].rhythmic)
+    return [item for item, _, _ in found], [piece for _, piece, _ in found], [music for _, _, music in found]
 
 
-def _read_item(job: tuple[Path, Pair, float | None]) -> tuple[Item, Waveform]:
+def _read_item(job: tuple[Path, Pair, float | None]) -> tuple[Item, Piece, Waveform]:
     folder, pair, seconds = job
     room, real = (first_seconds(side, seconds) for side in load_pair(folder, pair))
     profile, labels = analyze(room), dict(pair.labels)
     references = {"measured": measured_reference(profile, labels)}
     if "event_seconds" in labels:
         references["labelled"] = labelled_reference(profile, labels)
-    return Item(pair.id, pair.kind, room, profile, references, inspect(real)), real.mono()
+    return Item(pair.id, pair.kind, room, profile, references), inspect(real), real.mono()
 
 
-def load_training(
-    folder: Path, pairs: Sequence[Pair], config: EvalConfig, tell: Progress
-) -> dict[str, tuple[AcousticProfile, Piece]]:
-    """Rooms and music of the training split by name of the music, `n_train` at most."""
-    jobs = [(folder, pair, config.seconds) for pair in pairs[: config.n_train]]
-    found = _told(mapped(_read_training, jobs, config.workers), "training pairs", len(jobs), tell)
+def load_rooms(folder: Path, files: Sequence[Path], config: EvalConfig, stages: Stages) -> list[Item]:
+    """Items of recordings without music, `config.seconds` long and at `ROOM_DBFS`; rhythmic rooms first."""
+    seconds = config.seconds or ROOM_SECONDS
+    jobs = [(file, file.relative_to(folder).as_posix(), seconds) for file in files]
+    return sorted(stages.run("rooms", _read_room, jobs), key=lambda i: not i.references["measured"].rhythmic)
+
+
+def _read_room(job: tuple[Path, str, float]) -> Item:
+    # The model's module loads torch, which the other jobs of this module can do without.
+    from silent2music.model import repeated
+
+    file, name, seconds = job
+    room = first_seconds(repeated(audio.read(file), seconds), seconds)
+    gain = audio.db_to_gain(min(0.0, ROOM_DBFS - audio.rms_dbfs(room.samples)))
+    room = Waveform(room.samples * np.float32(gain), room.sample_rate)
+    profile = analyze(room)
+    return Item(name, "", room, profile, {"measured": measured_reference(profile)})
+
+
+def recordings_used(folder: Path) -> set[str]:
+    """Paths, as the labels state them, of the recordings that the training split of a pair folder was made of."""
     return {
-        pair.music: profile_and_piece for (_, pair, _), profile_and_piece in zip(jobs, found, strict=True)
+        str(source["path"])
+        for pair in read_pairs(folder)
+        if pair.split == "train"
+        for source in pair.labels.get("sources", ())
+        if source.get("role", "recording") == "recording"
     }
 
 
-def _read_training(job: tuple[Path, Pair, float | None]) -> tuple[AcousticProfile, Piece]:
+@dataclass(frozen=True)
+class TrainingPair:
+    """What originality and the retrieval baseline know of a pair of the training split."""
+
+    pair: Pair
+    profile: AcousticProfile
+    features: MusicFeatures
+
+
+def load_training(
+    folder: Path, pairs: Sequence[Pair], config: EvalConfig, stages: Stages
+) -> list[TrainingPair]:
+    """The first `n_train` of the pairs."""
+    jobs = [(folder, pair, config.seconds) for pair in pairs[: config.n_train]]
+    return stages.run("training pairs", _read_training, jobs)
+
+
+def _read_training(job: tuple[Path, Pair, float | None]) -> TrainingPair:
     folder, pair, seconds = job
     room, music = (first_seconds(side, seconds) for side in load_pair(folder, pair))
-    return analyze(room), inspect(music)
+    return TrainingPair(pair, analyze(room), describe(music))
 
 
-def inspect_files(files: Sequence[Path], config: EvalConfig, tell: Progress) -> list[Piece]:
+def retrieved(
+    folder: Path,
+    items: Sequence[Item],
+    library: Sequence[TrainingPair],
+    config: EvalConfig,
+    stages: Stages,
+) -> list[Piece | None]:
+    """For each room the music of the training room most like it."""
+    if not library:
+        return [None] * len(items)
+    vectors = [baselines.room_vector(those.profile) for those in library]
+    nearest = [baselines.nearest_room(baselines.room_vector(item.profile), vectors) for item in items]
+    used = sorted(set(nearest))
+    jobs = [(folder, library[i].pair, config.seconds) for i in used]
+    pieces = dict(zip(used, stages.run("retrieval", _read_music, jobs), strict=True))
+    return [pieces[i] for i in nearest]
+
+
+def _read_music(job: tuple[Path, Pair, float | None]) -> Piece:
+    folder, pair, seconds = job
+    return inspect(first_seconds(load_pair(folder, pair)[1], seconds))
+
+
+def arranged(folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages) -> list[Piece | None]:
+    """The rule-based arranger for some rooms, if the folder says which scores and sounds it was built from."""
+    made: list[Piece | None] = [None] * len(items)
+    try:
+        data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, S2MError):
+        return made
+    scores = sorted(Path(data.scores).rglob("*.mid"))
+    if not scores or not Path(data.soundfont).exists():
+        return made
+    # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
+    n_twos = max(1, min(config.n_arranged, len(items)) // 2)
+    chosen = [i for k in np.linspace(0, len(items) // 2 - 1, n_twos).astype(int) for i in (2 * k, 2 * k + 1)]
+    jobs = [(items[i].profile, scores, Path(data.soundfont), (config.seed, 2, i)) for i in chosen]
+    for i, piece in zip(chosen, stages.run("arranger", _arrange, jobs), strict=True):
+        made[i] = piece
+    return made
+
+
+def _arrange(job: tuple[AcousticProfile, list[Path], Path, tuple[int, ...]]) -> Piece | None:
+    profile, scores, soundfont, seed = job
+    music = baselines.arranged(profile, scores, soundfont, np.random.default_rng(seed))
+    return inspect(music) if music is not None else None
+
+
+def inspect_files(files: Sequence[Path], config: EvalConfig, stages: Stages) -> list[Piece]:
     """Measure files in their order."""
-    return _told(mapped(_read_piece, files, config.workers), "outputs", len(files), tell)
+    return stages.run("outputs", _read_piece, [(file, config.seconds) for file in files])
 
 
-def _read_piece(file: Path) -> Piece:
-    return inspect(audio.read(file))
-
-
-def inspect_all(music: Sequence[Waveform], name: str, config: EvalConfig, tell: Progress) -> list[Piece]:
-    """Measure pieces in their order."""
-    return _told(mapped(inspect, music, config.workers), name, len(music), tell)
-
-
-def _told(results: Iterable[Found], name: str, total: int, tell: Progress) -> list[Found]:
-    """All results, each announced as it comes."""
-    found: list[Found] = []
-    for result in results:
-        found.append(result)
-        tell(name, len(found), total)
-    return found
+def _read_piece(job: tuple[Path, float | None]) -> Piece:
+    file, seconds = job
+    return inspect(first_seconds(audio.read(file), seconds))
 
 
 def first_seconds(waveform: Waveform, seconds: float | None) -> Waveform:
@@ -178,12 +250,20 @@ def partners_of(items: Sequence[Item]) -> list[int]:
     return partner
 
 
-def anchors_of(reals: Sequence[Waveform], config: EvalConfig, tell: Progress) -> dict[str, list[Piece]]:
+def anchors_of(music: Sequence[Waveform], config: EvalConfig, stages: Stages) -> dict[str, list[Piece]]:
     """What must score badly: noise, and the real music in grains; of the odd items, which are compared."""
-    rngs = [np.random.default_rng([config.seed, 3, i]) for i in range(len(reals) // 2)]
-    those = list(zip(reals[1::2], rngs, strict=True))
-    made = {
-        "noise": [baselines.noise(music.seconds, music.sample_rate, rng) for music, rng in those],
-        "grains": [baselines.shuffled_grains(music, rng) for music, rng in those],
+    jobs = [(real, (config.seed, 3, i)) for i, real in enumerate(music[1::2])]
+    return {
+        "noise": stages.run("noise", _noise, jobs),
+        "grains": stages.run("grains", _grains, jobs),
     }
-    return {name: inspect_all(music, name, config, tell) for name, music in made.items()}
+
+
+def _noise(job: tuple[Waveform, tuple[int, ...]]) -> Piece:
+    music, seed = job
+    return inspect(baselines.noise(music.seconds, music.sample_rate, np.random.default_rng(seed)))
+
+
+def _grains(job: tuple[Waveform, tuple[int, ...]]) -> Piece:
+    music, seed = job
+    return inspect(baselines.shuffled_grains(music, np.random.default_rng(seed)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silent2music.ambient import AmbientFeatures
 from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.data.pairs import Pair, load_pair
 from silent2music.evaluation import metrics, originality
-from silent2music.evaluation.features import describe
-from silent2music.evaluation.pieces import (
-    EvalConfig,
-    Item,
-    Piece,
-    Progress,
-    first_seconds,
-    inspect,
-    inspect_all,
-)
-from silent2music.evaluation.tables import GROUP, plain_interval
+from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.pieces import EvalConfig, Item, Piece, first_seconds, inspect
+from silent2music.evaluation.stages import Stages
+from silent2music.evaluation.tables import GROUP, grouped, plain_interval, spread
 from silent2music.model import Silent2Music
 
 FloatArray = NDArray[np.float64]
@@ -34,7 +30,10 @@ Report = dict[str, Any]
 
 LIKELIHOOD_SECONDS = 8.0
 LONG_SECONDS = 120.0
+END_SECONDS = 10.0
 DIVERSITY_SECONDS = 10.0
+N_QUERIES = 8
+"""Pieces of music that one job of the likelihood asks about."""
 
 
 @contextmanager
@@ -48,56 +47,92 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-def generated(
-    model: Silent2Music, items: Sequence[Item], sampling: SamplingConfig, config: EvalConfig, tell: Progress
-) -> tuple[dict[str, list[Piece | None]], list[Codes]]:
-    """The model's music for the true room and for none, partners sharing a seed; and first-codebook tokens."""
-    every = range(len(items))
-    music = _music(model, items, every, sampling, config, tell)
-    if config.quick:
-        return {"model": [*inspect_all(music, "pieces", config, tell)]}, []
-    # Without a room, partners get the same piece: the first of each is enough.
-    dropped = _music(model, items, every[::2], sampling, config, tell, drop_room=True)
-    tokens = [encoded(model, piece)[0] for piece in music]
-    unheard = inspect_all(dropped, "pieces without a room", config, tell)
-    pieces: dict[str, list[Piece | None]] = {
-        "model": [*inspect_all(music, "pieces", config, tell)],
-        "dropped": [unheard[i // 2] for i in every],
-    }
-    return pieces, tokens
+@lru_cache(maxsize=1)
+def loaded(folder: str) -> Silent2Music:
+    """The model of a folder, read once in each process."""
+    return Silent2Music.from_pretrained(folder)
 
 
-def _music(
-    model: Silent2Music,
-    items: Sequence[Item],
-    wanted: Sequence[int],
-    sampling: SamplingConfig,
+def subject(
+    folder: Path | str,
+    sampling: SamplingConfig | None,
+    guidance: float | None,
     config: EvalConfig,
-    tell: Progress,
-    drop_room: bool = False,
-) -> list[Waveform]:
-    """The model's music for some of the items, in batches."""
-    made: list[Waveform] = []
-    for start in range(0, len(wanted), config.batch_size):
-        batch = wanted[start : start + config.batch_size]
-        seeds = [config.seed + i // 2 for i in batch]
-        made += model.generate_batch([items[i].room for i in batch], sampling, seeds, drop_room=drop_room)
-        tell("music without a room" if drop_room else "music", len(made), len(wanted))
-    return made
+    stages: Stages,
+) -> Subject:
+    """The model of a folder as it is to be tested: guidance its own if not given, the seed that of `config`.
+
+    Raises:
+        CheckpointError: if the model does not load.
+    """
+    # The folder may hold another model than when it was read last.
+    loaded.cache_clear()
+    guidance = loaded(str(folder)).config.guidance if guidance is None else guidance
+    drawing = replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
+    return Subject(str(folder), drawing, config, stages)
 
 
-def through_codec(
-    model: Silent2Music, reals: Sequence[Waveform], config: EvalConfig, tell: Progress
-) -> tuple[list[Piece | None], list[Codes]]:
-    """Real music after the codec, the ceiling of any model on it; and its codes `[K, T]`."""
-    codes = [encoded(model, music) for music in reals]
-    decoded = []
-    for music, own in zip(reals, codes, strict=True):
-        with torch.inference_mode():
-            samples = model.codec.decode(torch.from_numpy(own)[None])[0].cpu().numpy()
-        n_samples = round(music.seconds * model.codec.sample_rate)
-        decoded.append(Waveform(np.clip(samples[:, :n_samples], -1.0, 1.0), model.codec.sample_rate))
-    return [*inspect_all(decoded, "codec", config, tell)], codes
+@dataclass(frozen=True)
+class Batch:
+    """Music to make at once: for each room a seed; by default as long as the room."""
+
+    folder: str
+    sampling: SamplingConfig
+    rooms: Sequence[Waveform]
+    seeds: Sequence[int]
+    seconds: float | None
+    drop_room: bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model under test.
+
+    Attributes:
+        folder: where it is; sampling: how it draws; config: how much; stages: what runs the work.
+    """
+
+    folder: str
+    sampling: SamplingConfig
+    config: EvalConfig
+    stages: Stages = field(repr=False)
+
+    @property
+    def model(self) -> Silent2Music:
+        """The model itself, in this process."""
+        return loaded(self.folder)
+
+    def play(
+        self,
+        name: str,
+        rooms: Sequence[Waveform],
+        seeds: Sequence[int],
+        seconds: float | None = None,
+        drop_room: bool = False,
+        batch_size: int | None = None,
+    ) -> list[Waveform]:
+        """The model's music for rooms; what is in a batch does not depend on the number of processes."""
+        size = batch_size or self.config.batch_size
+        jobs = [
+            Batch(self.folder, self.sampling, rooms[i : i + size], seeds[i : i + size], seconds, drop_room)
+            for i in range(0, len(rooms), size)
+        ]
+        return [music for batch in self.stages.run(name, _play, jobs) for music in batch]
+
+    def tokens(self, name: str, music: Sequence[Waveform]) -> list[Codes]:
+        """Codes `[K, T]` of music."""
+        return self.stages.run(name, _encode, [(self.folder, each) for each in music])
+
+
+def _play(batch: Batch) -> list[Waveform]:
+    return loaded(batch.folder).generate_batch(
+        batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.drop_room
+    )
+
+
+def _encode(job: tuple[str, Waveform]) -> Codes:
+    folder, music = job
+    return encoded(loaded(folder), music)
 
 
 def encoded(model: Silent2Music, music: Waveform) -> Codes:
@@ -109,125 +144,176 @@ def encoded(model: Silent2Music, music: Waveform) -> Codes:
     return np.asarray(codes.cpu().numpy(), np.int64)
 
 
-def likelihood(
-    model: Silent2Music,
-    items: Sequence[Item],
-    codes: Sequence[Codes],
-    config: EvalConfig,
-    tell: Progress,
-) -> Report:
+def music_of(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
+    """The model's music for every room, partners sharing a seed."""
+    seeds = [subject.config.seed + i // 2 for i in range(len(items))]
+    return subject.play("music", [item.room for item in items], seeds)
+
+
+def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
+    """The same seeds without a room. Partners get the same piece: one for both is made."""
+    rooms = [item.room for item in items[::2]]
+    seeds = [subject.config.seed + i for i in range(len(rooms))]
+    return subject.play("music without a room", rooms, seeds, drop_room=True)
+
+
+def through_codec(subject: Subject, codes: Sequence[Codes], music: Sequence[Waveform]) -> list[Waveform]:
+    """Real music after the codec, the ceiling of any model that writes its tokens."""
+    jobs = [(subject.folder, own, real.seconds) for own, real in zip(codes, music, strict=True)]
+    return subject.stages.run("codec", _decode, jobs)
+
+
+def _decode(job: tuple[str, Codes, float]) -> Waveform:
+    folder, codes, seconds = job
+    codec = loaded(folder).codec
+    with torch.inference_mode():
+        samples = codec.decode(torch.from_numpy(codes)[None])[0].cpu().numpy()
+    samples = samples[:, : round(seconds * codec.sample_rate)]
+    return Waveform(np.clip(samples, -1.0, 1.0), codec.sample_rate)
+
+
+def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) -> Report:
     """The model as judge: rank of the true room among up to 32 by the teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
     """
-    n_frames = int(min(LIKELIHOOD_SECONDS * model.codec.frame_rate, *(c.shape[1] for c in codes)))
-    order = np.random.default_rng(config.seed).permutation(len(items))[: config.n_likelihood]
-    found: list[FloatArray] = []
+    seed = subject.config.seed
+    shortest = min(own.shape[1] for own in codes)
+    n_frames = int(min(LIKELIHOOD_SECONDS * subject.model.codec.frame_rate, shortest))
+    order = np.random.default_rng(seed).permutation(len(items))[: subject.config.n_likelihood]
+    features = subject.stages.run(
+        "features of rooms", _features, [(subject.folder, items[i].room) for i in order]
+    )
+    groups = grouped(len(order))
+    jobs = [
+        (subject.folder, [features[k] for k in group], [codes[order[k]][:, :n_frames] for k in queries])
+        for group in groups
+        for queries in np.array_split(group, -(-len(group) // N_QUERIES))
+    ]
+    rows = [row for found in subject.stages.run("likelihood", _losses, jobs) for row in found]
+    ranks: list[float] = []
     losses: dict[str, list[float]] = {"true": [], "shuffled": [], "dropped": []}
-    done = 0
-    for chosen in np.array_split(order, max(1, len(order) // GROUP)):
-        features = [model.features(items[i].room) for i in chosen]
-        frames = torch.stack([torch.from_numpy(f.frames[:n_frames]) for f in features])
-        scalars = torch.stack([torch.from_numpy(f.scalars) for f in features])
-        mask = torch.ones(len(chosen), n_frames, dtype=torch.bool)
-        with torch.inference_mode():
-            conditioning = model.condition(frames, scalars, mask)
-            null = model.null(conditioning)
-            matrix = []
-            for i in chosen:
-                own = torch.from_numpy(codes[i][:, :n_frames])[None].expand(len(chosen), -1, -1)
-                matrix.append(model.token_nll(own, mask, conditioning).mean(dim=1).double().numpy())
-                done += 1
-                tell("likelihood", done, len(order))
-            own = torch.stack([torch.from_numpy(codes[i][:, :n_frames]) for i in chosen])
-            losses["dropped"] += model.token_nll(own, mask, null).mean(dim=1).double().tolist()
-        loss = np.array(matrix)
-        found.append(metrics.ranks(-loss))
-        losses["true"] += np.diagonal(loss).tolist()
-        others = (loss.sum(axis=1) - np.diagonal(loss)) / max(1, len(chosen) - 1)
-        losses["shuffled"] += others.tolist()
-    ranks = np.concatenate(found)
-    values = {name: np.array(v) for name, v in losses.items()}
+    for group in groups:
+        # A row: the loss of one piece under every room of the group, then under none.
+        matrix = np.stack([rows[k] for k in group])
+        rooms, own = matrix[:, :-1], np.diagonal(matrix[:, :-1])
+        ranks += metrics.ranks(-rooms).tolist()
+        losses["true"] += own.tolist()
+        losses["shuffled"] += ((rooms.sum(axis=1) - own) / max(1, len(group) - 1)).tolist()
+        losses["dropped"] += matrix[:, -1].tolist()
+    found, values = np.array(ranks), {name: np.array(those) for name, those in losses.items()}
     return {
-        "among": len(found[0]),
-        "recall_at_1": plain_interval(metrics.bootstrap_mean((ranks <= 1.0).astype(np.float64), config.seed)),
-        "mean_reciprocal_rank": float((1.0 / ranks).mean()),
-        "chance_recall_at_1": 1.0 / len(found[0]),
-        "loss": {name: float(v.mean()) for name, v in values.items()},
+        "among": min(GROUP, len(groups[0])),
+        "n": len(order),
+        "recall_at_1": plain_interval(metrics.bootstrap_mean((found <= 1.0).astype(np.float64), seed)),
+        "mean_reciprocal_rank": float((1.0 / found).mean()),
+        "chance_recall_at_1": 1.0 / len(groups[0]),
+        "loss": {name: float(those.mean()) for name, those in values.items()},
         "shuffled - true": plain_interval(
-            metrics.paired_difference(values["shuffled"], values["true"], config.seed)
+            metrics.paired_difference(values["shuffled"], values["true"], seed)
         ),
-        "dropped - true": plain_interval(
-            metrics.paired_difference(values["dropped"], values["true"], config.seed)
-        ),
+        "dropped - true": plain_interval(metrics.paired_difference(values["dropped"], values["true"], seed)),
     }
+
+
+def _features(job: tuple[str, Waveform]) -> AmbientFeatures:
+    folder, room = job
+    return loaded(folder).features(room)
+
+
+@torch.inference_mode()
+def _losses(job: tuple[str, list[AmbientFeatures], list[Codes]]) -> list[FloatArray]:
+    """For each piece its loss under every room, then under none."""
+    folder, features, codes = job
+    model = loaded(folder)
+    n_frames = codes[0].shape[1]
+    frames = torch.stack([torch.from_numpy(f.frames[:n_frames]) for f in features])
+    scalars = torch.stack([torch.from_numpy(f.scalars) for f in features])
+    mask = torch.ones(len(features), n_frames, dtype=torch.bool)
+    conditioning = model.condition(frames, scalars, mask)
+    null = model.null(model.condition(frames[: len(codes)], scalars[: len(codes)], mask[: len(codes)]))
+    every = torch.stack([torch.from_numpy(own) for own in codes])
+    dropped = model.token_nll(every, mask[: len(codes)], null).mean(dim=1).double().numpy()
+    rows = []
+    for own, none in zip(every, dropped, strict=True):
+        nll = model.token_nll(own[None].expand(len(features), -1, -1), mask, conditioning)
+        rows.append(np.append(nll.mean(dim=1).double().numpy(), none))
+    return rows
 
 
 def token_runs(
-    model: Silent2Music,
-    folder: Path,
-    training: Sequence[Pair],
-    tokens: Mapping[str, Sequence[Codes]],
-    config: EvalConfig,
-    tell: Progress,
+    subject: Subject, folder: Path, training: Sequence[Pair], tokens: Mapping[str, Sequence[Codes]]
 ) -> Report:
     """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
-    rows = []
-    for i, pair in enumerate(training):
-        rows.append(encoded(model, first_seconds(load_pair(folder, pair)[1], config.seconds))[0])
-        tell("training tokens", i + 1, len(training))
+    jobs = [(subject.folder, folder, pair, subject.config.seconds) for pair in training]
+    rows = subject.stages.run("training tokens", _training_tokens, jobs)
     if not rows:
         return {}
-    runs = {
-        name: [originality.longest_shared_run(own, rows) for own in those] for name, those in tokens.items()
-    }
-    return {**runs, "frame_rate": model.codec.frame_rate}
+    report: Report = {"frame_rate": subject.model.codec.frame_rate}
+    for name, those in tokens.items():
+        report[name] = spread([originality.longest_shared_run(own[0], rows) for own in those])
+    return report
 
 
-def drift(
-    model: Silent2Music, items: Sequence[Item], sampling: SamplingConfig, config: EvalConfig, tell: Progress
-) -> Report:
-    """What becomes of a piece of two minutes: figures of each quarter, and last over first."""
-    chosen = np.unique(np.linspace(0, len(items) - 1, min(config.n_long, len(items))).astype(int))
-    if not chosen.size or config.n_long < 1:
+def _training_tokens(job: tuple[str, Path, Pair, float | None]) -> Codes:
+    model_folder, folder, pair, seconds = job
+    return np.asarray(encoded(loaded(model_folder), first_seconds(load_pair(folder, pair)[1], seconds))[0])
+
+
+def drift(subject: Subject, items: Sequence[Item]) -> Report:
+    """What becomes of a piece of two minutes: every figure of what goes wrong by quarter, and at both ends.
+
+    The room comes round until the two minutes are full, so that every quarter hears the same where a room lasts
+    as long as a quarter.
+    """
+    chosen = np.unique(np.linspace(0, len(items) - 1, min(subject.config.n_long, len(items))).astype(int))
+    if not chosen.size or subject.config.n_long < 1:
         return {}
-    tell("long pieces", 0, 1)
-    music = model.generate_batch(
-        [items[i].room for i in chosen],
-        sampling,
-        [config.seed + int(i) for i in chosen],
-        seconds=LONG_SECONDS,
-    )
-    quarters = []
-    for piece in music:
-        size = piece.n_samples // 4
-        parts = [Waveform(piece.samples[:, k * size : (k + 1) * size], piece.sample_rate) for k in range(4)]
-        quarters.append([inspect(part).faults for part in parts])
-    tell("long pieces", 1, 1)
-    names = ("level_dbfs", "key_clarity", "beat_strength", "flatness", "silent_share")
-    return {name: [float(np.mean([q[k][name] for q in quarters])) for k in range(4)] for name in names}
+    rooms, seeds = [items[i].room for i in chosen], [subject.config.seed + int(i) for i in chosen]
+    # Few long pieces: small batches let every process have one.
+    music = subject.play("long pieces", rooms, seeds, LONG_SECONDS, batch_size=4)
+    parts = [part for piece in music for part in _parts(piece)]
+    faults = [piece.faults for piece in subject.stages.run("parts of long pieces", inspect, parts)]
+    table = {}
+    for name in faults[0]:
+        values = np.array([f[name] for f in faults]).reshape(len(music), 6).mean(axis=0).tolist()
+        table[name] = {"quarters": values[:4], "first_seconds": values[4], "last_seconds": values[5]}
+    return {"n": len(music), "end_seconds": END_SECONDS, "figures": table}
 
 
-def diversity(
-    model: Silent2Music, items: Sequence[Item], sampling: SamplingConfig, config: EvalConfig, tell: Progress
-) -> Report:
-    """Distance of each piece to the nearest of the others: for one room under many seeds, and for real music."""
-    if config.n_diverse < 2:
+def _parts(piece: Waveform) -> list[Waveform]:
+    """The four quarters, the beginning and the end."""
+    quarter, end = piece.n_samples // 4, min(round(END_SECONDS * piece.sample_rate), piece.n_samples)
+    cuts = [(k * quarter, (k + 1) * quarter) for k in range(4)]
+    cuts += [(0, end), (piece.n_samples - end, piece.n_samples)]
+    return [Waveform(piece.samples[:, first:last], piece.sample_rate) for first, last in cuts]
+
+
+def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Piece]) -> Report:
+    """How near each piece is to the nearest of the others: for one room under many seeds, and for real music."""
+    n = subject.config.n_diverse
+    if n < 2:
         return {}
-    tell("diversity", 0, 1)
-    seeds = [config.seed + 1000 + k for k in range(config.n_diverse)]
+    seeds = [subject.config.seed + 1000 + k for k in range(n)]
     room = first_seconds(items[0].room, DIVERSITY_SECONDS)
-    music = model.generate_batch([room] * len(seeds), sampling, seeds)
-    groups = {
-        "one room, many seeds": [originality.fingerprint(describe(m)) for m in music],
-        "real music": [originality.fingerprint(item.real.features) for item in items[: len(seeds)]],
+    music = subject.play("one room, many seeds", [room] * n, seeds, batch_size=8)
+    rows = [own[0] for own in subject.tokens("tokens of many seeds", music)]
+    described = subject.stages.run("many seeds", describe, music)
+    others = [[row for j, row in enumerate(rows) if j != i] for i in range(n)]
+    runs = [originality.longest_shared_run(own, those) for own, those in zip(rows, others, strict=True)]
+    return {
+        "n": n,
+        "one room, many seeds": _median_nearest(described),
+        "real music": _median_nearest([piece.features for piece in reals[:n]]),
+        "longest_shared_run": spread(runs),
     }
-    result = {}
-    for name, prints in groups.items():
-        nearest = [
-            originality.nearest(own, {str(j): p for j, p in enumerate(prints) if j != i})
-            for i, own in enumerate(prints)
-        ]
-        result[name] = float(np.median([n.distance for n in nearest if n is not None]))
-    tell("diversity", 1, 1)
-    return result
+
+
+def _median_nearest(described: Sequence[MusicFeatures]) -> float:
+    n_frames = int(DIVERSITY_SECONDS * originality.RATE_HZ)
+    prints = [originality.fingerprint(features)[:, :n_frames] for features in described]
+    nearest = [
+        originality.nearest(own, {str(j): p for j, p in enumerate(prints) if j != i})
+        for i, own in enumerate(prints)
+    ]
+    return float(np.median([n.distance for n in nearest if n is not None]))

@@ -18,7 +18,7 @@ SYSTEMS = {
     "arranger": "rule-based arranger",
     "arranger, shuffled": "arranger, another room's",
     "retrieval": "nearest training room's music",
-    "retrieval, shuffled": "nearest training room's, another room",
+    "retrieval, shuffled": "nearest training room's, wrong room",
     "model": "**the model, true room**",
     "model, shuffled": "the model, shuffled room",
     "dropped": "the model, no room",
@@ -39,6 +39,8 @@ COLOURS = {
     "dropped": "lavender",
 }
 """What the summary picture shows, and how."""
+
+DRAWN = ("temperature", "top_k", "top_p", "guidance")
 
 HEADLINE = (
     "onset_hit_rate",
@@ -73,6 +75,7 @@ def _markdown(report: Report, pictures: list[str]) -> str:
     model = report.get("model", {})
     title = f"# Evaluation of {model['name']}" if model else "# Evaluation of outputs"
     parts = [title, _preamble(report), *(f"![{p.removesuffix('.png')}]({p})" for p in pictures)]
+    parts += _targets(report.get("targets", []))
     for side, heading in (
         ("labelled", "Does the music follow the room? (true events, tempo and boundaries of the room)"),
         ("measured", "The same, with the room's side measured on its audio"),
@@ -91,12 +94,27 @@ def _markdown(report: Report, pictures: list[str]) -> str:
 
 def _preamble(report: Report) -> str:
     held_out = {True: "held-out ", False: "(not held-out) ", None: ""}[report.get("held_out")]
-    seed = report["config"]["seed"]
+    seed, seconds = report["config"]["seed"], report["config"]["seconds"]
+    what = f"{held_out}pairs"
+    if recordings := report.get("recordings"):
+        what = f"recordings turned down to {recordings['level_dbfs']:g} dBFS RMS"
+    cut = f" of {seconds:g} s" if seconds else ""
+    drawn = report.get("model", {}).get("sampling", {})
+    settings = "".join(f", {name.replace('_', '-')} {drawn[name]:g}" for name in DRAWN if name in drawn)
     return (
-        f"{report['n']} {held_out}pairs, seed {seed}. Means with 95 % bootstrap intervals; a difference in bold "
+        f"{report['n']} {what}{cut}, seed {seed}{settings}. Means with 95 % bootstrap intervals; a difference in bold "
         "excludes zero. Onsets match one to one within 50 ms (mir_eval); onsets and tempo are asked of rhythmic "
         "rooms, boundaries of rooms that change. LORIS's BCS and BHS count bins of 1 s."
     )
+
+
+def _targets(targets: list[dict[str, Any]]) -> list[str]:
+    """The aims of the model and whether they are met."""
+    if not targets:
+        return []
+    rows = [[t["name"], t["aim"], t["found"], "yes" if t["met"] else "**no**"] for t in targets]
+    met = sum(t["met"] for t in targets)
+    return ["## Targets", f"{met} of {len(targets)} met.", _rows(["", "aim", "found", "met"], rows)]
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> str:
@@ -124,13 +142,13 @@ def _follow_table(table: Mapping[str, Any], differences: Mapping[str, Any]) -> s
         if key in differences
     ]
     rows = []
-    for score, ceiling in table["real"].items():
+    for score, first in table[columns[0]].items():
         cells = [_interval(table[key].get(score)) for key in columns]
         for key in contrasts:
             found = differences[key].get(score)
             bold = "**" if found and found["excludes_zero"] else ""
             cells.append(f"{bold}{_interval(found)}{bold}")
-        rows.append([score, str(ceiling["n"]), *cells])
+        rows.append([score, str(first["n"]), *cells])
     return _rows(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)
 
 
@@ -197,6 +215,15 @@ def _sound(report: Report) -> list[str]:
             f"{report['quality_version']}; the other half of the real music is the floor, the codec the ceiling."
         )
         parts += ["## How it sounds", text, _rows(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)]
+    if learned := report.get("embeddings"):
+        rows = [
+            [title, f"{v['kernel']:.3f}", f"{v['frechet']:.3f}"]
+            for _, title, v in _named(learned["distances"])
+        ]
+        parts += [
+            f"The same distances on the embeddings of {learned['model']}:",
+            _rows(["", "kernel (KAD)", "Fréchet"], rows),
+        ]
     if faults := report.get("faults"):
         systems = _named(faults)
         names = list(systems[0][2])
@@ -208,10 +235,22 @@ def _sound(report: Report) -> list[str]:
                 cells.append(f"{table[name]['mean']:.3f}" + ("" if beyond is None else f" ({beyond:.0%})"))
             rows.append([title, *cells])
         text = "Means; in brackets the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."
-        parts += ["## What goes wrong", text, _rows(["", *names], rows)]
+        loops = [
+            f"{title} {table['repetition']['beyond_real_95']:.0%}"
+            for _, title, table in systems
+            if "beyond_real_95" in table["repetition"]
+        ]
+        more = f"Repetition beyond the real music's 95th percentile: {', '.join(loops)}." if loops else ""
+        parts += ["## What goes wrong", text, _rows(["", *names], rows), more]
     if drift := report.get("drift"):
-        rows = [[name, *(f"{v:.3f}" for v in values)] for name, values in drift.items()]
-        parts += ["## Two minutes, by quarter", _rows(["", "1st", "2nd", "3rd", "4th"], rows)]
+        rows = [
+            [name, *(f"{v:.3f}" for v in (*f["quarters"], f["first_seconds"], f["last_seconds"]))]
+            for name, f in drift["figures"].items()
+        ]
+        end = f"{drift['end_seconds']:g} s"
+        text = f"Means of {drift['n']} pieces of two minutes, each for a room that comes round until they are full."
+        header = ["", "1st quarter", "2nd", "3rd", "4th", f"first {end}", f"last {end}"]
+        parts += ["## Two minutes", text, _rows(header, rows)]
     return parts
 
 
@@ -219,27 +258,45 @@ def _own(report: Report) -> list[str]:
     parts = []
     found = report.get("originality", {})
     if found.get("n_training"):
-        medians = {name: sorted(v)[len(v) // 2] for name, v in found["distance"].items() if v}
+        distance = found["distance"]
         text = (
             f"Nearest of {found['n_training']} training pieces by chroma and onsets, in any key: median distance "
-            f"{medians.get('model', 0):.3f}, of held-out real music {medians['real']:.3f} (1st percentile "
-            f"{found['limit']:.3f}). Outputs nearer than that: {len(found['too_near'])}."
+            f"{distance['model']['median']:.3f}, of held-out real music {distance['real']['median']:.3f} (1st "
+            f"percentile {found['limit']:.3f}). Outputs nearer than that: {len(found['too_near'])} of {found['n']}."
         )
+        if copies := found.get("copies"):
+            text += (
+                f" Of {copies['n']} training pieces, cut and sent through the codec, {copies['named']} were found "
+                "out by name."
+            )
         named = [
             f"- {near['output']} is {near['distance']:.3f} from {near['training']}"
             for near in found["too_near"]
         ]
         parts += ["## Originality", text, "\n".join(named)]
         if tokens := found.get("tokens"):
-            longest = {name: max(tokens[name]) for name in ("real", "model")}
             parts.append(
-                f"Longest run of first-codebook tokens shared with the training music: {longest['model']} "
-                f"({longest['model'] / tokens['frame_rate']:.2f} s); held-out real music: {longest['real']}."
+                "Longest run of first-codebook tokens shared with the training music, in seconds: "
+                + _runs(tokens["model"], tokens["frame_rate"])
+                + "; held-out real music "
+                + _runs(tokens["real"], tokens["frame_rate"])
+                + "."
             )
     if diversity := report.get("diversity"):
-        lines = [f"- {name}: {value:.3f}" for name, value in diversity.items()]
-        parts += ["## Diversity", "Median distance to the nearest of the others:", "\n".join(lines)]
+        text = (
+            f"Median distance to the nearest of the others, by chroma and onsets: one room under {diversity['n']} "
+            f"seeds {diversity['one room, many seeds']:.3f}, as many pieces of real music "
+            f"{diversity['real music']:.3f}."
+        )
+        if tokens := found.get("tokens"):
+            runs = _runs(diversity["longest_shared_run"], tokens["frame_rate"])
+            text += f" Longest run of tokens shared with another seed, in seconds: {runs}."
+        parts += ["## Diversity", text]
     return parts
+
+
+def _runs(tokens: Mapping[str, float], frame_rate: float) -> str:
+    return f"median {tokens['median'] / frame_rate:.2f}, most {tokens['max'] / frame_rate:.2f}"
 
 
 def _draw_summary(report: Report, path: Path) -> None:
@@ -251,7 +308,7 @@ def _draw_summary(report: Report, path: Path) -> None:
     figure = Figure(figsize=(15, 5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     systems = [(key, title, means) for key, title, means in _named(table) if means and key in COLOURS]
-    names = [name for name in HEADLINE if name in table["real"]]
+    names = [name for name in HEADLINE if any(name in means for _, _, means in systems)]
     width = 0.85 / max(1, len(systems))
     for i, (key, title, means) in enumerate(systems):
         shown = [(x, means[name]) for x, name in enumerate(names) if name in means]

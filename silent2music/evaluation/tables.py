@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,15 @@ from silent2music.evaluation import metrics, originality
 from silent2music.evaluation.features import QUALITY_VERSION, MusicFeatures
 from silent2music.evaluation.metrics import Interval
 from silent2music.evaluation.pair_stats import MIN_EVENTS, SCORES, RoomReference, follow_scores
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, Progress
+from silent2music.evaluation.pieces import EvalConfig, Item, Piece, TrainingPair
+from silent2music.evaluation.stages import Stages
 
 FloatArray = NDArray[np.float64]
 Report = dict[str, Any]
 
 REPORT_VERSION = 1
+
+ANCHORS = ("noise", "grains")
 
 GROUP = 32
 """Rooms among which the true one is to be found."""
@@ -40,7 +44,7 @@ def tabulate(
         "version": REPORT_VERSION,
         "quality_version": QUALITY_VERSION,
         "n": len(items),
-        "config": dataclasses.asdict(config),
+        "config": stated(config),
         "follow": {},
         "differences": {},
     }
@@ -65,16 +69,21 @@ def tabulate(
         for name, pieces in systems.items()
         if name != "codec" and all(p is not None for p in pieces)
     }
-    report["quality"] = _quality(systems, anchors)
-    real_faults = [item.real.faults for item in items]
-    limits = {
-        name: np.percentile([f[name] for f in real_faults], [1, 99]).tolist() for name in real_faults[0]
-    }
-    report["faults"] = {"limits": limits} | {
+    everything = _with_shuffled(systems, partner) | dict(anchors)
+    if "real" in systems:
+        report["quality"] = _quality(everything)
+    limits = fault_limits([p.faults for p in systems.get("real", ()) if p])
+    report["faults"] = {
         name: fault_table([p.faults for p in pieces if p], limits)
         for name, pieces in (systems | dict(anchors)).items()
     }
+    report["fault_limits"] = limits
     return report
+
+
+def stated(config: EvalConfig) -> dict[str, Any]:
+    """What a report says of how it was made: all that decides its figures."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "workers"}
 
 
 def _with_shuffled(
@@ -158,34 +167,43 @@ def _kind_checks(
 
 def _similarity(room: RoomReference, music: MusicFeatures) -> float:
     """How well music fits a room, kind unseen: energy correlation, onset F of a room with events, boundary F."""
-    asked = dataclasses.replace(
-        room, rhythmic=room.event_seconds.size >= MIN_EVENTS, changing=bool(room.boundary_seconds.size)
-    )
-    scores = follow_scores(asked, music)
-    return scores["energy_pearson"] + scores.get("onset_f", 0.0) + 0.5 * scores.get("boundary_f_3", 0.0)
+    seconds = min(room.seconds, music.seconds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        similarity = metrics.energy_correlation(room.energy_db, music.energy_db, ranked=False).pearson
+        if room.event_seconds.size >= MIN_EVENTS:
+            events, onsets = (t[t < seconds] for t in (room.event_seconds, music.onset_seconds))
+            similarity += metrics.onset_scores(events, onsets).f_measure
+        if room.boundary_seconds.size:
+            changes, sections = (t[t < seconds] for t in (room.boundary_seconds, music.boundary_seconds))
+            similarity += 0.5 * metrics.boundary_scores(changes, sections, seconds, 3.0).f_measure
+    return similarity
 
 
 def _retrieval(items: Sequence[Item], pieces: Sequence[Piece | None]) -> dict[str, Any]:
     """From the music alone, find its room among up to 32, by the features and without any model."""
     order = np.random.default_rng(0).permutation(len(items))
     groups = []
-    for chosen in np.array_split(order, max(1, len(items) // GROUP))[:2]:
+    for chosen in (order[group] for group in grouped(len(items))):
         rooms = [items[i].references["measured"] for i in chosen]
         music = [piece.features for i in chosen if (piece := pieces[i])]
         similarities = np.array([[_similarity(room, m) for room in rooms] for m in music])
         groups.append(metrics.retrieval_scores(similarities)._asdict())
     return {name: float(np.mean([g[name] for g in groups])) for name in groups[0]} | {
-        "among": len(items) // max(1, len(items) // GROUP)
+        "among": len(grouped(len(items))[0])
     }
 
 
-def _quality(
-    systems: Mapping[str, Sequence[Piece | None]], anchors: Mapping[str, Sequence[Piece]]
-) -> dict[str, dict[str, float]]:
+def grouped(n: int) -> list[NDArray[np.int64]]:
+    """Numbers 0 to n - 1 in groups of `GROUP` or a few more; one group if there are fewer."""
+    return [group.astype(np.int64) for group in np.array_split(np.arange(n), max(1, n // GROUP))]
+
+
+def _quality(systems: Mapping[str, Sequence[Piece | None]]) -> dict[str, dict[str, float]]:
     """Distances of the odd items of each system to the real music of the even ones; `real` is the floor.
 
-    Rows are standardised by the even half and limited to ±10, so that no single dimension decides; the median
-    bandwidth is the even half's too.
+    Anchors were made for the odd items alone. Rows are standardised by the even half and limited to ±10, so that
+    no single dimension decides; the median bandwidth is the even half's too.
     """
     reference = np.concatenate([p.quality for p in systems["real"][::2] if p])
     mean, spread = reference.mean(axis=0), reference.std(axis=0) + 1e-6
@@ -193,10 +211,12 @@ def _quality(
     def scaled(rows: FloatArray) -> FloatArray:
         return np.asarray(np.clip((rows - mean) / spread, -10.0, 10.0))
 
-    own = {name: [p for p in pieces[1::2] if p] for name, pieces in systems.items()}
-    own |= {name: list(pieces) for name, pieces in anchors.items()}
     result = {}
-    for name, pieces in own.items():
+    for name, all_pieces in systems.items():
+        pieces = [p for p in (all_pieces if name in ANCHORS else all_pieces[1::2]) if p]
+        if name.endswith(", shuffled") and name != "retrieval, shuffled":
+            # The same pieces in another order, or those of the reference itself.
+            continue
         rows = np.concatenate([p.quality for p in pieces]) if pieces else reference[:0]
         # A covariance or a kernel of one row is none.
         if min(len(rows), len(reference)) >= 2:
@@ -208,8 +228,21 @@ def _quality(
     return result
 
 
+def fault_limits(faults: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The 1st and the 99th percentile of every fault in real music; of repetition the 95th too."""
+    if not faults:
+        return {}
+    values = {name: [f[name] for f in faults] for name in faults[0]}
+    limits = {
+        name: dict(zip(("low", "high"), np.percentile(those, [1, 99]).tolist(), strict=True))
+        for name, those in values.items()
+    }
+    limits["repetition"]["high_95"] = float(np.percentile(values["repetition"], 95))
+    return limits
+
+
 def fault_table(
-    faults: Sequence[Mapping[str, float]], limits: Mapping[str, Sequence[float]]
+    faults: Sequence[Mapping[str, float]], limits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, dict[str, float]]:
     """Mean of each fault and the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."""
     table = {}
@@ -217,34 +250,74 @@ def fault_table(
         values = np.array([f[name] for f in faults])
         table[name] = {"mean": float(values.mean())}
         if name in limits:
-            low, high = limits[name]
-            below, above = values < low - 1e-9, values > high + 1e-9
+            below, above = values < limits[name]["low"] - 1e-9, values > limits[name]["high"] + 1e-9
             bad = below if name in LOWER_IS_A_FAULT else above | below if name == "level_dbfs" else above
             table[name]["beyond_real"] = float(bad.mean())
+        if "high_95" in limits.get(name, {}):
+            table[name]["beyond_real_95"] = float((values > limits[name]["high_95"] + 1e-9).mean())
     return table
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """A distribution in five figures."""
+    names, shares = ("min", "percentile_5", "median", "percentile_95", "max"), (0, 5, 50, 95, 100)
+    return dict(zip(names, np.percentile(values, shares).tolist(), strict=True))
+
+
 def originality_of(
-    items: Sequence[Item], pieces: Sequence[Piece | None], library: Mapping[str, Piece], tell: Progress
+    items: Sequence[Item],
+    made: Sequence[Piece | None],
+    reals: Sequence[Piece],
+    library: Sequence[TrainingPair],
+    copies: Mapping[str, MusicFeatures],
+    stages: Stages,
 ) -> Report:
-    """The nearest training excerpt of every output, beside what held-out real music has."""
-    prints = {name: originality.fingerprint(piece.features) for name, piece in library.items()}
-    if not prints:
+    """The nearest training excerpt of every output, beside what held-out real music has.
+
+    Args:
+        items, made, reals: rooms, and the music made and the real music for them.
+        library: what was trained on.
+        copies: altered copies of training pieces by name, which must be found out.
+        stages: what runs the work.
+    """
+    if not library:
         return {"n_training": 0}
-    found: dict[str, list[originality.Nearest]] = {"real": [], "model": []}
-    for i, (item, piece) in enumerate(zip(items, pieces, strict=True)):
-        for name, own in (("real", item.real), ("model", piece)):
-            nearest = originality.nearest(originality.fingerprint(own.features), prints) if own else None
-            if nearest is not None:
-                found[name].append(nearest)
-        tell("originality", i + 1, len(items))
-    real, made = ([n.distance for n in found[name]] for name in ("real", "model"))
-    near = np.flatnonzero(originality.too_near(made, real)).tolist()
-    return {
+    prints = {those.pair.music: originality.fingerprint(those.features) for those in library}
+    own = {
+        "real": [piece.features for piece in reals],
+        "model": [piece.features for piece in made if piece],
+        "copies": list(copies.values()),
+    }
+    jobs = [(originality.fingerprint(each), prints) for those in own.values() for each in those]
+    results = iter(stages.run("originality", _nearest, jobs))
+    found = {name: [next(results) for _ in those] for name, those in own.items()}
+    distances = {name: [nearest.distance for nearest in those] for name, those in found.items()}
+    names = [item.name for item, piece in zip(items, made, strict=True) if piece]
+    near = np.flatnonzero(originality.too_near(distances["model"], distances["real"])).tolist()
+    limit = originality.near_limit(distances["real"])
+    report: Report = {
         "n_training": len(prints),
-        "distance": {name: [n.distance for n in those] for name, those in found.items()},
-        "limit": originality.near_limit(real),
+        "n": len(names),
+        "distance": {name: spread(distances[name]) for name in ("real", "model")},
+        "limit": limit,
         "too_near": [
-            {"output": items[i].name, "training": found["model"][i].name, "distance": made[i]} for i in near
+            {
+                "output": names[i],
+                "training": found["model"][i].name,
+                "distance": found["model"][i].distance,
+            }
+            for i in near
         ],
     }
+    if copies:
+        caught = [
+            n.name == name and n.distance < limit for name, n in zip(copies, found["copies"], strict=True)
+        ]
+        report["copies"] = {"n": len(caught), "named": sum(caught)}
+    return report
+
+
+def _nearest(job: tuple[FloatArray, Mapping[str, FloatArray]]) -> originality.Nearest:
+    found = originality.nearest(*job)
+    # A library of pieces too short for an alignment is as far as can be.
+    return found or originality.Nearest("", 1.0)

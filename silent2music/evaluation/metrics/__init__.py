@@ -14,6 +14,10 @@ from silent2music.evaluation.metrics.following import (
     ranks,
     retrieval_scores,
     tempo_agreement,
+    validate_curves,
+    validate_similarities,
+    validate_tempi,
+    validate_times,
 )
 from silent2music.evaluation.metrics.quality import (
     beat_strength,
@@ -25,12 +29,16 @@ from silent2music.evaluation.metrics.quality import (
     repetition,
     silent_share,
     spectral_flatness,
+    validate_chroma,
+    validate_features,
+    validate_samples,
 )
 from silent2music.evaluation.metrics.statistics import (
     Interval,
     bootstrap_mean,
     mean_difference,
     paired_difference,
+    validate_items,
 )
 
 __all__ = [
@@ -54,4 +62,12 @@ __all__ = [
     "silent_share",
     "spectral_flatness",
     "tempo_agreement",
+    "validate_chroma",
+    "validate_curves",
+    "validate_features",
+    "validate_items",
+    "validate_samples",
+    "validate_similarities",
+    "validate_tempi",
+    "validate_times",
 ]

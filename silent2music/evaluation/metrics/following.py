@@ -186,6 +186,7 @@ def energy_correlation(
     rate_hz: float = 10.0,
     max_lag_seconds: float = 1.0,
     range_db: float = 60.0,
+    ranked: bool = True,
 ) -> EnergyCorrelation:
     """Pearson and Spearman correlation of level in dB per frame, each at its best lag within ±1 s.
 
@@ -198,6 +199,7 @@ def energy_correlation(
         rate_hz: frames per second of both.
         max_lag_seconds: how far the music may be early or late.
         range_db: dynamic range that counts.
+        ranked: whether to compute Spearman's too, which takes nearly all of the time; else it is NaN.
     """
     n_frames = min(reference_db.size, estimated_db.size)
     if not validate_curves(reference_db[:n_frames], estimated_db[:n_frames]):
@@ -211,9 +213,9 @@ def energy_correlation(
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
     overlaps = [_shifted(reference, estimated, lag) for lag in lags]
     pearson = [_pearson(*overlap) for overlap in overlaps]
-    spearman = [_pearson(*map(_rank, overlap)) for overlap in overlaps]
+    spearman = max(_pearson(*map(_rank, overlap)) for overlap in overlaps) if ranked else float("nan")
     best = int(np.argmax(pearson))
-    return EnergyCorrelation(pearson[best], max(spearman), lags[best] / rate_hz)
+    return EnergyCorrelation(pearson[best], spearman, lags[best] / rate_hz)
 
 
 def _shifted(reference: FloatArray, estimated: FloatArray, lag: int) -> tuple[FloatArray, FloatArray]:
