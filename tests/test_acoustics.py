@@ -298,7 +298,8 @@ class TestBoundaries:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_a_gust_is_none(self, seed: int) -> None:
-        gust_db = 12 * np.exp(-(((np.arange(30 * RATE) / RATE - 14) / 3) ** 2))
+        """12 dB up and down again within some 12 s."""
+        gust_db = 12 * np.exp(-(((np.arange(30 * RATE) / RATE - 14) / 4) ** 2))
         assert analyze(at_level(noise(30, 1.5, seed) * 10 ** (gust_db / 20))).boundaries == ()
 
     @pytest.mark.parametrize("seed", range(3))

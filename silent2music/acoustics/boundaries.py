@@ -53,7 +53,8 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
 
     What speaks for it is a step in single bands that is abrupt and lasts; what speaks against it is a level that
     is another on both sides anyway, in all bands alike: a gust or a swell. Where the background stays as it is,
-    a change is also where as many events as before no longer come, or begin to.
+    a change is also where as many events as before no longer come, or begin to. A gust that rises 6 dB or more
+    within two seconds of an otherwise even background is still taken for two changes.
 
     Args:
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
