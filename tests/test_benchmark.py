@@ -11,7 +11,7 @@ from silent2music.audio import Waveform
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation import probing
-from silent2music.evaluation.benchmark import EvalConfig, evaluate, evaluate_outputs
+from silent2music.evaluation.benchmark import EvalConfig, evaluate, evaluate_outputs, evaluate_rooms
 
 RATE, SECONDS = 24_000, 10.0
 N_TEST, N_TRAIN = 6, 3
@@ -80,7 +80,10 @@ def test_every_part_is_there(report: dict, evaluated: Path) -> None:
         "diversity",
     ):
         assert report[part], part
+    assert report["targets"]
+    assert report["originality"]["copies"] == {"n": N_TRAIN, "named": N_TRAIN}
     text = (evaluated / "report.md").read_text()
+    assert "## Targets" in text
     assert "**the model, true room**" in text
     assert "nan" not in text.lower().replace("resonance", "")
     for picture in ("summary.png", "kinds.png"):
@@ -109,7 +112,9 @@ def test_noise_is_worst_in_every_quality_figure(report: dict) -> None:
         }
         assert max(values, key=lambda name: values[name]) == "noise"
         assert min(values, key=lambda name: values[name]) in ("real", "retrieval")
-    assert report["faults"]["noise"]["flatness"]["mean"] > 0.4
+    faults = {name: table for name, table in report["faults"].items() if name not in ("model", "dropped")}
+    assert max(faults, key=lambda name: faults[name]["flatness"]["mean"]) == "noise"
+    assert min(faults, key=lambda name: faults[name]["key_clarity"]["mean"]) == "noise"
 
 
 def test_a_random_model_is_at_chance_by_its_own_likelihood(report: dict) -> None:
@@ -126,6 +131,35 @@ def test_the_same_figures_twice(pairs: Path, model_folder: Path, tmp_path: Path)
         evaluate(model_folder, pairs, tmp_path / name, config)
         texts.append((tmp_path / name / "report.json").read_text())
     assert texts[0] == texts[1]
+
+
+def test_quick_says_the_same_of_the_model_and_leaves_the_rest_out(
+    pairs: Path, model_folder: Path, tmp_path: Path, report: dict
+) -> None:
+    config = EvalConfig(n=N_TEST, seconds=8.0, batch_size=4, workers=1, quick=True)
+    quick = evaluate(model_folder, pairs, tmp_path, config)
+    assert quick["follow"]["labelled"]["model"] == report["follow"]["labelled"]["model"]
+    assert quick["quality"]["model"] == report["quality"]["model"]
+    assert not {"likelihood", "originality", "drift", "diversity"} & quick.keys()
+    assert "dropped" not in quick["follow"]["labelled"]
+
+
+def test_real_recordings_are_turned_down_and_those_trained_on_left_out(
+    pairs: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    rooms = tmp_path / "rooms"
+    for i in range(3):
+        room = audio.read(pairs / f"{i}.silent.wav")
+        audio.write(rooms / "a" / f"{i}.wav", Waveform(30.0 * room.samples, RATE))
+    trained_on = {"sources": [{"path": "a/1.wav", "licence": "CC0", "author": "T", "role": "recording"}]}
+    write_pairs(tmp_path, [Pair("a.wav", "b.wav", labels=trained_on)])
+    config = EvalConfig(n=5, seconds=4.0, workers=1)
+    report = evaluate_rooms(model_folder, rooms, tmp_path / "out", tmp_path, config)
+    assert sorted(report["recordings"]["names"]) == ["a/0.wav", "a/2.wav"]
+    assert set(report["follow"]["measured"]) == {"model", "model, shuffled", "dropped"}
+    assert report["follow"]["measured"]["model"]["energy_pearson"]["n"] == 2
+    assert {target["aim"] for target in report["targets"]} == {"interval above 0"}
+    assert "turned down to -60 dBFS" in (tmp_path / "out" / "report.md").read_text()
 
 
 class TestOutputs:
@@ -159,6 +193,13 @@ class TestOutputs:
         assert report["faults"]["outputs"]["silent_share"]["mean"] < 0.5
         assert "follow" not in report
         assert "What goes wrong" in (tmp_path / "out" / "report.md").read_text()
+
+    def test_processes_change_nothing(self, pairs: Path, tmp_path: Path) -> None:
+        reports = [
+            evaluate_outputs(pairs, tmp_path / str(n), config=EvalConfig(n=4, seconds=4.0, workers=n))
+            for n in (1, 2)
+        ]
+        assert reports[0] == reports[1]
 
     def test_names_that_match_nothing_are_an_error(self, pairs: Path, tmp_path: Path) -> None:
         audio.write(tmp_path / "files" / "other.wav", audio.read(pairs / "0.music.wav"))

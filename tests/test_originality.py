@@ -26,8 +26,8 @@ def melody(seed: int, seconds: float = 15.0, transpose: int = 0, stretch: float 
     return Waveform(np.clip(samples, -1, 1)[None].astype(np.float32), RATE)
 
 
-def prints(*pieces: Waveform) -> list[np.ndarray]:
-    return [originality.fingerprint(describe(piece)) for piece in pieces]
+def prints(*pieces: Waveform, late: bool = False) -> list[np.ndarray]:
+    return [originality.fingerprint(describe(piece), late) for piece in pieces]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def library() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("transpose", "stretch"), [(0, 1.0), (5, 1.0), (0, 1.2)])
 def test_a_copy_is_caught_by_name(library: dict[str, np.ndarray], transpose: int, stretch: float) -> None:
     (copy,) = prints(melody(3, transpose=transpose, stretch=stretch))
-    found = originality.nearest(copy, library)
-    news = [originality.nearest(p, library) for p in prints(*(melody(s) for s in range(20, 26)))]
+    found = originality.nearest([copy], library)
+    news = [originality.nearest([p], library) for p in prints(*(melody(s) for s in range(20, 26)))]
     assert found is not None
     assert found.name == "piece 3"
     reference = [n.distance for n in news if n is not None]
@@ -48,14 +48,26 @@ def test_a_copy_is_caught_by_name(library: dict[str, np.ndarray], transpose: int
 
 
 def test_identity_is_nearest_of_all(library: dict[str, np.ndarray]) -> None:
-    found = originality.nearest(library["piece 2"], library)
+    found = originality.nearest([library["piece 2"]], library)
     assert found is not None
     assert found.name == "piece 2"
     assert found.distance == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_copy_cut_between_two_frames_is_found_by_late_frames(library: dict[str, np.ndarray]) -> None:
+    whole = melody(4)
+    half_a_frame = round(0.5 / originality.RATE_HZ * RATE)
+    cut = Waveform(np.ascontiguousarray(whole.samples[:, 2 * RATE + half_a_frame :]), RATE)
+    (on_time,), (late,) = prints(cut), prints(cut, late=True)
+    found, alone = originality.nearest([on_time, late], library), originality.nearest([on_time], library)
+    assert found is not None
+    assert alone is not None
+    assert found.name == "piece 4"
+    assert found.distance < 0.5 * alone.distance
+
+
 def test_an_empty_library_has_no_nearest(library: dict[str, np.ndarray]) -> None:
-    assert originality.nearest(library["piece 0"], {}) is None
+    assert originality.nearest([library["piece 0"]], {}) is None
     assert not originality.too_near([0.0], []).any()
 
 

@@ -11,17 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
-from silent2music.data.pairs import MANIFEST, Pair, load_pair, read_pairs
+from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation import pieces
-from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.pieces import EvalConfig, Item, Piece, inspect
 from silent2music.evaluation.report import write_report
 from silent2music.evaluation.stages import Progress, Stages
@@ -35,9 +32,6 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
-
-if TYPE_CHECKING:
-    from silent2music.evaluation import probing
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
 
@@ -89,8 +83,7 @@ def evaluate(
         else:
             unheard = probing.music_without_rooms(subject, items)
             systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
-            library = pieces.load_training(folder, training, config, stages)
-            systems["retrieval"] = pieces.retrieved(folder, items, library, config, stages)
+            systems["retrieval"] = pieces.retrieved(folder, items, training, config, stages)
             systems["arranger"] = pieces.arranged(folder, items, config, stages)
             codes = {
                 name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
@@ -100,9 +93,12 @@ def evaluate(
             anchors = pieces.anchors_of(sounds, config, stages)
             report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
             report["likelihood"] = probing.likelihood(subject, items, codes["real"])
-            copies = _copies(subject, folder, [those.pair for those in library[:N_COPIES]])
-            report["originality"] = originality_of(items, systems["model"], reals, library, copies, stages)
-            report["originality"]["tokens"] = probing.token_runs(subject, folder, training, codes)
+            library, taught = probing.training_music(subject, folder, training)
+            copies = probing.copies(subject, folder, training[:N_COPIES])
+            report["originality"] = originality_of(
+                items, systems["model"], systems["codec"], library, copies, stages
+            )
+            report["originality"]["tokens"] = probing.token_runs(subject, taught, codes)
             report["drift"] = probing.drift(subject, items)
             report["diversity"] = probing.diversity(subject, items, reals)
         if embedding is not None:
@@ -122,20 +118,6 @@ def evaluate(
 def _for_both(unheard: Sequence[Piece], items: Sequence[Item]) -> list[Piece]:
     """Of each two partners, who share a seed, the piece that both get without a room."""
     return [unheard[i // 2] for i in range(len(items))]
-
-
-def _copies(subject: probing.Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
-    """Training pieces as a model that had learned them by heart might give them back: from the middle, coded."""
-    from silent2music.evaluation import probing
-
-    middles = []
-    for pair in training:
-        whole = pieces.first_seconds(load_pair(folder, pair)[1], subject.config.seconds)
-        samples = whole.samples[:, whole.n_samples // 4 :]
-        middles.append(Waveform(np.ascontiguousarray(samples), whole.sample_rate))
-    codes = subject.tokens("tokens of copies", middles)
-    described = subject.stages.run("copies", describe, probing.through_codec(subject, codes, middles))
-    return dict(zip((pair.music for pair in training), described, strict=True))
 
 
 def evaluate_outputs(
@@ -197,7 +179,7 @@ def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: S
     anchors = pieces.anchors_of(sounds, config, stages)
     report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
     training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
-    library = pieces.load_training(folder, training, config, stages)
+    library = pieces.training_music(folder, training[: config.n_train], config, stages)
     report["originality"] = originality_of(items, systems["model"], reals, library, {}, stages)
     return report
 

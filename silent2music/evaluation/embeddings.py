@@ -28,6 +28,10 @@ def load_embedder(folder: str) -> tuple[Any, Any]:
     Raises:
         CheckpointError: if the folder holds none, or one whose weights are no safetensors.
     """
+    from silent2music._torchaudio import ensure_torchaudio
+
+    # transformers imports torchaudio where it is installed.
+    ensure_torchaudio()
     from transformers import AutoFeatureExtractor, AutoModel
 
     if not Path(folder).is_dir():

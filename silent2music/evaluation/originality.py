@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
 
 FloatArray = NDArray[np.float64]
+SingleArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 RATE_HZ = 5.0
@@ -35,12 +36,18 @@ class Nearest:
     distance: float
 
 
-def fingerprint(features: MusicFeatures) -> FloatArray:
-    """`[13, F]` at `RATE_HZ`: chroma of length 1 in rows 0 to 11, onset strength in 0 to 1 in row 12."""
-    n_frames = max(1, int(features.seconds * RATE_HZ))
-    chroma = _pooled(features.chroma, round(TONAL_RATE_HZ / RATE_HZ), n_frames).mean(axis=2)
+def fingerprint(features: MusicFeatures, late: bool = False) -> FloatArray:
+    """`[13, F]` at `RATE_HZ`: chroma of length 1 in rows 0 to 11, onset strength in 0 to 1 in row 12.
+
+    Args:
+        features: of the piece.
+        late: whether the frames begin half a frame late; a copy that is cut between two frames is found by these.
+    """
+    tonal, rhythmic = round(TONAL_RATE_HZ / RATE_HZ), round(ONSET_RATE_HZ / RATE_HZ)
+    n_frames = max(1, int(features.seconds * RATE_HZ) - late)
+    chroma = _pooled(features.chroma[:, late * tonal // 2 :], tonal, n_frames).mean(axis=2)
     length = np.linalg.norm(chroma, axis=0)
-    onsets = _pooled(features.onset_envelope[None], round(ONSET_RATE_HZ / RATE_HZ), n_frames).max(axis=2)
+    onsets = _pooled(features.onset_envelope[None, late * rhythmic // 2 :], rhythmic, n_frames).max(axis=2)
     onsets = np.minimum(onsets / max(float(np.percentile(onsets, 95)), 1e-9), 1.0)
     return np.concatenate([chroma / np.maximum(length, 1e-9), onsets])
 
@@ -51,52 +58,57 @@ def _pooled(values: FloatArray, factor: int, n_frames: int) -> FloatArray:
     return np.asarray(padded[:, : n_frames * factor].reshape(len(values), n_frames, factor), np.float64)
 
 
-def nearest(query: FloatArray, library: Mapping[str, FloatArray]) -> Nearest | None:
-    """The piece that any excerpt of the query comes nearest to, in any of the 12 keys.
+def nearest(queries: Sequence[FloatArray], library: Mapping[str, FloatArray]) -> Nearest | None:
+    """The piece that any excerpt of any query comes nearest to, in any of the 12 keys.
 
-    Excerpts of `EXCERPT_SECONDS` from start, middle and end of the query are aligned with any stretch of each
+    Excerpts of `EXCERPT_SECONDS` from start, middle and end of a query are aligned with any stretch of each
     piece by subsequence dynamic time warping with steps (1, 1), (1, 2) and (2, 1), so that tempo may differ by a
     factor of two (Müller, "Fundamentals of Music Processing", 2015, ch. 7.2).
 
     Args:
-        query: `[13, F]` of `fingerprint`.
+        queries: `[13, F]` of `fingerprint`, of one piece: on time, and late if wanted.
         library: the training pieces by name, likewise.
 
     Returns:
         None for an empty library.
     """
-    n_query = min(query.shape[1], int(EXCERPT_SECONDS * RATE_HZ))
-    starts = sorted({0, (query.shape[1] - n_query) // 2, query.shape[1] - n_query})
+    n_frames = min(query.shape[1] for query in queries)
+    n_query = min(n_frames, int(EXCERPT_SECONDS * RATE_HZ))
+    starts = sorted({0, (n_frames - n_query) // 2, n_frames - n_query})
+    excerpts = [query[:, s : s + n_query].astype(np.float32) for query in queries for s in starts]
     best: Nearest | None = None
     for name, piece in library.items():
         if piece.shape[1] < 2:
             continue
-        costs = np.concatenate([_costs(query[:, s : s + n_query], piece) for s in starts])
+        costs = np.concatenate([_costs(excerpt, piece.astype(np.float32)) for excerpt in excerpts])
         distance = float(_aligned(costs).min())
         if best is None or distance < best.distance:
             best = Nearest(name, distance)
     return best
 
 
-def _costs(excerpt: FloatArray, piece: FloatArray) -> FloatArray:
+def _costs(excerpt: SingleArray, piece: SingleArray) -> SingleArray:
     """`[12, n, m]` cost of each frame against each, the excerpt turned through the 12 keys."""
-    keys = np.stack([np.roll(excerpt[:12], k, axis=0) for k in range(12)])
-    harmony = 1.0 - np.einsum("kcn,cm->knm", keys, piece[:12])
+    keys = np.stack([np.roll(excerpt[:12], k, axis=0).T for k in range(12)])
     rhythm = np.abs(excerpt[12][:, None] - piece[12][None])
-    return np.asarray(CHROMA_WEIGHT * harmony + (1.0 - CHROMA_WEIGHT) * rhythm)
+    return np.asarray(
+        np.float32(CHROMA_WEIGHT) * (1 - keys @ piece[:12]) + np.float32(1.0 - CHROMA_WEIGHT) * rhythm
+    )
 
 
-def _aligned(costs: FloatArray) -> FloatArray:
+def _aligned(costs: SingleArray) -> SingleArray:
     """`[B]` mean cost per query frame of the best alignment in `[B, n, m]`, begun and ended anywhere in m."""
     n_batch, n_query, n_piece = costs.shape
-    never = np.full((n_batch, 2), np.inf)
-    before, last = np.full((n_batch, n_piece), np.inf), costs[:, 0]
+    # Two columns before the first, which no path comes from.
+    before, last, step = (np.full((n_batch, n_piece + 2), np.inf, np.float32) for _ in range(3))
+    last[:, 2:] = costs[:, 0]
     for i in range(1, n_query):
-        # Column j of these is j - 1 and j - 2 of the rows before; a skipped query frame still pays its cost.
-        one = np.concatenate([never, last], axis=1)
-        two = np.concatenate([never, before], axis=1)[:, 1 : n_piece + 1] + costs[:, i - 1]
-        step = np.minimum(np.minimum(one[:, 1 : n_piece + 1], one[:, :n_piece]), two)
-        before, last = last, step + costs[:, i]
+        # From one column or two columns back; a skipped query frame still pays its cost.
+        best = before[:, 1:-1] + costs[:, i - 1]
+        np.minimum(best, last[:, 1:-1], out=best)
+        np.minimum(best, last[:, :-2], out=best)
+        np.add(best, costs[:, i], out=step[:, 2:])
+        before, last, step = last, step, before
     return np.asarray(last.min(axis=1) / n_query)
 
 

@@ -154,50 +154,56 @@ def recordings_used(folder: Path) -> set[str]:
     }
 
 
-@dataclass(frozen=True)
-class TrainingPair:
-    """What originality and the retrieval baseline know of a pair of the training split."""
-
-    pair: Pair
-    profile: AcousticProfile
-    features: MusicFeatures
-
-
-def load_training(
+def training_rooms(
     folder: Path, pairs: Sequence[Pair], config: EvalConfig, stages: Stages
-) -> list[TrainingPair]:
-    """The first `n_train` of the pairs."""
-    jobs = [(folder, pair, config.seconds) for pair in pairs[: config.n_train]]
-    return stages.run("training pairs", _read_training, jobs)
+) -> list[AcousticProfile]:
+    """What is measured of the rooms of pairs of the training split."""
+    return stages.run("training rooms", _read_profile, [(folder, pair, config.seconds) for pair in pairs])
 
 
-def _read_training(job: tuple[Path, Pair, float | None]) -> TrainingPair:
+def _read_profile(job: tuple[Path, Pair, float | None]) -> AcousticProfile:
     folder, pair, seconds = job
-    room, music = (first_seconds(side, seconds) for side in load_pair(folder, pair))
-    return TrainingPair(pair, analyze(room), describe(music))
+    return analyze(first_seconds(load_pair(folder, pair)[0], seconds))
+
+
+def training_music(
+    folder: Path, pairs: Sequence[Pair], config: EvalConfig, stages: Stages
+) -> dict[str, MusicFeatures]:
+    """What is measured of the music of pairs of the training split, by its name."""
+    found = stages.run("training music", _read_features, [(folder, pair, config.seconds) for pair in pairs])
+    return dict(zip((pair.music for pair in pairs), found, strict=True))
+
+
+def _read_features(job: tuple[Path, Pair, float | None]) -> MusicFeatures:
+    return describe(read_music(*job))
+
+
+def read_music(folder: Path, pair: Pair, seconds: float | None) -> Waveform:
+    """The music side of a pair, or its first seconds."""
+    return first_seconds(load_pair(folder, pair)[1], seconds)
 
 
 def retrieved(
     folder: Path,
     items: Sequence[Item],
-    library: Sequence[TrainingPair],
+    training: Sequence[Pair],
     config: EvalConfig,
     stages: Stages,
 ) -> list[Piece | None]:
     """For each room the music of the training room most like it."""
-    if not library:
+    if not training:
         return [None] * len(items)
-    vectors = [baselines.room_vector(those.profile) for those in library]
+    profiles = training_rooms(folder, training, config, stages)
+    vectors = [baselines.room_vector(profile) for profile in profiles]
     nearest = [baselines.nearest_room(baselines.room_vector(item.profile), vectors) for item in items]
     used = sorted(set(nearest))
-    jobs = [(folder, library[i].pair, config.seconds) for i in used]
+    jobs = [(folder, training[i], config.seconds) for i in used]
     pieces = dict(zip(used, stages.run("retrieval", _read_music, jobs), strict=True))
     return [pieces[i] for i in nearest]
 
 
 def _read_music(job: tuple[Path, Pair, float | None]) -> Piece:
-    folder, pair, seconds = job
-    return inspect(first_seconds(load_pair(folder, pair)[1], seconds))
+    return inspect(read_music(*job))
 
 
 def arranged(folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages) -> list[Piece | None]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from silent2music.ambient import AmbientFeatures
 from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
-from silent2music.data.pairs import Pair, load_pair
+from silent2music.data.pairs import Pair
 from silent2music.evaluation import metrics, originality
 from silent2music.evaluation.features import MusicFeatures, describe
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, first_seconds, inspect
+from silent2music.evaluation.pieces import EvalConfig, Item, Piece, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.tables import GROUP, grouped, plain_interval, spread
 from silent2music.model import Silent2Music
@@ -241,23 +241,44 @@ def _losses(job: tuple[str, list[AmbientFeatures], list[Codes]]) -> list[FloatAr
     return rows
 
 
-def token_runs(
-    subject: Subject, folder: Path, training: Sequence[Pair], tokens: Mapping[str, Sequence[Codes]]
-) -> Report:
-    """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
+def training_music(
+    subject: Subject, folder: Path, training: Sequence[Pair]
+) -> tuple[dict[str, MusicFeatures], list[Codes]]:
+    """Training music as the model was taught it, through the codec: measured, by name; and its codes."""
     jobs = [(subject.folder, folder, pair, subject.config.seconds) for pair in training]
-    rows = subject.stages.run("training tokens", _training_tokens, jobs)
+    found = subject.stages.run("training music", _taught, jobs)
+    names = (pair.music for pair in training)
+    return dict(zip(names, (features for features, _ in found), strict=True)), [codes for _, codes in found]
+
+
+def _taught(job: tuple[str, Path, Pair, float | None]) -> tuple[MusicFeatures, Codes]:
+    model_folder, folder, pair, seconds = job
+    music = read_music(folder, pair, seconds)
+    codes = encoded(loaded(model_folder), music)
+    return describe(_decode((model_folder, codes, music.seconds))), codes
+
+
+def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
+    """Training pieces as a model that knew them by heart might give them back: from anywhere on, coded."""
+    middles = []
+    for pair in training:
+        whole = read_music(folder, pair, subject.config.seconds).mono()
+        samples = np.ascontiguousarray(whole.samples[:, whole.n_samples // 4 :])
+        middles.append(Waveform(samples, whole.sample_rate))
+    coded = through_codec(subject, subject.tokens("tokens of copies", middles), middles)
+    described = subject.stages.run("copies", describe, coded)
+    return dict(zip((pair.music for pair in training), described, strict=True))
+
+
+def token_runs(subject: Subject, library: Sequence[Codes], tokens: Mapping[str, Sequence[Codes]]) -> Report:
+    """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
+    rows = [codes[0] for codes in library]
     if not rows:
         return {}
     report: Report = {"frame_rate": subject.model.codec.frame_rate}
     for name, those in tokens.items():
         report[name] = spread([originality.longest_shared_run(own[0], rows) for own in those])
     return report
-
-
-def _training_tokens(job: tuple[str, Path, Pair, float | None]) -> Codes:
-    model_folder, folder, pair, seconds = job
-    return np.asarray(encoded(loaded(model_folder), first_seconds(load_pair(folder, pair)[1], seconds))[0])
 
 
 def drift(subject: Subject, items: Sequence[Item]) -> Report:
@@ -313,7 +334,7 @@ def _median_nearest(described: Sequence[MusicFeatures]) -> float:
     n_frames = int(DIVERSITY_SECONDS * originality.RATE_HZ)
     prints = [originality.fingerprint(features)[:, :n_frames] for features in described]
     nearest = [
-        originality.nearest(own, {str(j): p for j, p in enumerate(prints) if j != i})
+        originality.nearest([own], {str(j): p for j, p in enumerate(prints) if j != i})
         for i, own in enumerate(prints)
     ]
     return float(np.median([n.distance for n in nearest if n is not None]))

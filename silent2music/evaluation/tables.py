@@ -14,7 +14,7 @@ from silent2music.evaluation import metrics, originality
 from silent2music.evaluation.features import QUALITY_VERSION, MusicFeatures
 from silent2music.evaluation.metrics import Interval
 from silent2music.evaluation.pair_stats import MIN_EVENTS, SCORES, RoomReference, follow_scores
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, TrainingPair
+from silent2music.evaluation.pieces import EvalConfig, Item, Piece
 from silent2music.evaluation.stages import Stages
 
 FloatArray = NDArray[np.float64]
@@ -267,28 +267,34 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def originality_of(
     items: Sequence[Item],
     made: Sequence[Piece | None],
-    reals: Sequence[Piece],
-    library: Sequence[TrainingPair],
+    reals: Sequence[Piece | None],
+    library: Mapping[str, MusicFeatures],
     copies: Mapping[str, MusicFeatures],
     stages: Stages,
 ) -> Report:
     """The nearest training excerpt of every output, beside what held-out real music has.
 
+    Like is compared with like: where outputs went through a codec, so should the real music and the library.
+
     Args:
         items, made, reals: rooms, and the music made and the real music for them.
-        library: what was trained on.
-        copies: altered copies of training pieces by name, which must be found out.
+        library: music that was trained on, by name.
+        copies: altered copies of training pieces by their names, which must be found out.
         stages: what runs the work.
     """
     if not library:
         return {"n_training": 0}
-    prints = {those.pair.music: originality.fingerprint(those.features) for those in library}
+    prints = {name: originality.fingerprint(features) for name, features in library.items()}
     own = {
-        "real": [piece.features for piece in reals],
+        "real": [piece.features for piece in reals if piece],
         "model": [piece.features for piece in made if piece],
         "copies": list(copies.values()),
     }
-    jobs = [(originality.fingerprint(each), prints) for those in own.values() for each in those]
+    jobs = [
+        ([originality.fingerprint(each, late) for late in (False, True)], prints)
+        for those in own.values()
+        for each in those
+    ]
     results = iter(stages.run("originality", _nearest, jobs))
     found = {name: [next(results) for _ in those] for name, those in own.items()}
     distances = {name: [nearest.distance for nearest in those] for name, those in found.items()}
@@ -317,7 +323,7 @@ def originality_of(
     return report
 
 
-def _nearest(job: tuple[FloatArray, Mapping[str, FloatArray]]) -> originality.Nearest:
+def _nearest(job: tuple[list[FloatArray], Mapping[str, FloatArray]]) -> originality.Nearest:
     found = originality.nearest(*job)
     # A library of pieces too short for an alignment is as far as can be.
     return found or originality.Nearest("", 1.0)
