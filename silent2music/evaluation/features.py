@@ -318,14 +318,24 @@ def percussiveness(bands: FloatArray) -> float:
     Args:
         bands: `[M, F]` logarithmic band magnitudes at `ONSET_RATE_HZ`.
     """
-    from scipy.ndimage import median_filter
-
     magnitude = np.expm1(bands[:, ::2])
-    harmonic = median_filter(magnitude, (1, 15))
-    percussive = median_filter(magnitude, (15, 1))
+    harmonic = _median_of_rows(magnitude, 15)
+    percussive = _median_of_rows(magnitude.T, 15).T
     energy = np.square(magnitude)
     mask = np.square(percussive) / (np.square(percussive) + np.square(harmonic) + 1e-12)
     return float((mask * energy).sum() / max(energy.sum(), 1e-12))
+
+
+def _median_of_rows(values: FloatArray, size: int) -> FloatArray:
+    """Running median of odd `size` along every row, mirrored at the ends.
+
+    All rows as one line: scipy filters a line several times faster than the rows of a table.
+    """
+    from scipy.ndimage import median_filter
+
+    padded = np.pad(values, ((0, 0), (size // 2, size // 2)), mode="symmetric")
+    line = median_filter(padded.ravel(), size)
+    return np.asarray(line.reshape(padded.shape)[:, size // 2 : -(size // 2)])
 
 
 def reverberance_seconds(samples: FloatArray) -> float:
