@@ -388,8 +388,10 @@ def evaluate(
     config = benchmark.EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("silent2music.evaluation").setLevel(logging.INFO)
     with _progress() as steps:
+        if steps is None:
+            # Where no bar shows how it goes, the time of each stage does.
+            logging.getLogger("silent2music.evaluation").setLevel(logging.INFO)
         if outputs is not None:
             benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
         elif rooms is not None:

@@ -259,6 +259,7 @@ def test_a_full_disk_gets_one_sentence_and_leaves_nothing(
         ["data"],
         ["train"],
         ["eval", "--out", "report"],
+        ["eval", "--out", "report", "--outputs", "files", "--rooms", "rooms"],
     ],
 )
 def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:

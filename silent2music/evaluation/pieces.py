@@ -51,6 +51,7 @@ class EvalConfig:
         n_likelihood: pairs ranked by the model's own likelihood.
         n_long: pieces of two minutes, for drift; n_diverse: seeds of one room.
         workers: processes that make and measure music; the result does not depend on their number.
+            A script that asks for more than one guards its main module, as `multiprocessing` wants it.
         quick: the model beside the real music alone, for comparing settings: no piece without a room, no
             baselines and anchors, no likelihood, originality, drift or diversity.
     """

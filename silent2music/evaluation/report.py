@@ -326,6 +326,7 @@ def _draw_summary(report: Report, path: Path) -> None:
     left.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07))
     bars = _named(report.get("quality", {}))
     right.barh([key for key, _, _ in bars], [max(v["kernel"], 0.1) for _, _, v in bars], log=True)
+    right.set_visible(bool(bars))
     right.invert_yaxis()
     right.set(title="kernel distance to real music")
     with atomic_path(path, force=True) as temporary:
