@@ -84,6 +84,7 @@ def test_every_part_is_there(report: dict, evaluated: Path) -> None:
     assert report["originality"]["copies"] == {"n": N_TRAIN, "named": N_TRAIN}
     text = (evaluated / "report.md").read_text()
     assert "## Targets" in text
+    assert "Noise is the worst of all in" in text
     assert "**the model, true room**" in text
     assert "nan" not in text.lower().replace("resonance", "")
     for picture in ("summary.png", "kinds.png"):

@@ -89,6 +89,7 @@ def _markdown(report: Report, pictures: list[str]) -> str:
         parts += ["## Kinds of rooms and their music", _kind_table(report["kinds"]), _checks(report)]
     parts += _sound(report)
     parts += _own(report)
+    parts += _ruler(report)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -264,11 +265,6 @@ def _own(report: Report) -> list[str]:
             f"{distance['model']['median']:.3f}, of held-out real music {distance['real']['median']:.3f} (1st "
             f"percentile {found['limit']:.3f}). Outputs nearer than that: {len(found['too_near'])} of {found['n']}."
         )
-        if copies := found.get("copies"):
-            text += (
-                f" Of {copies['n']} training pieces, cut and sent through the codec, {copies['named']} were found "
-                "out by name."
-            )
         named = [
             f"- {near['output']} is {near['distance']:.3f} from {near['training']}"
             for near in found["too_near"]
@@ -293,6 +289,35 @@ def _own(report: Report) -> list[str]:
             text += f" Longest run of tokens shared with another seed, in seconds: {runs}."
         parts += ["## Diversity", text]
     return parts
+
+
+def _ruler(report: Report) -> list[str]:
+    """Whether the figures tell apart what they must: the ceiling from its null, and noise from everything else."""
+    lines = []
+    for side in ("labelled", "measured"):
+        gains = report.get("differences", {}).get(side, {}).get("real - real, shuffled", {})
+        if gains:
+            blunt = [name for name, gain in gains.items() if not gain["low"] > 0]
+            lines.append(
+                f"- Paired real music ({side} rooms) is above that of another room, the interval above zero, in "
+                f"{len(gains) - len(blunt)} of {len(gains)} scores"
+                + (f"; not in {', '.join(blunt)}." if blunt else ".")
+            )
+    quality, faults = report.get("quality", {}), report.get("faults", {})
+    if "noise" in quality:
+        columns = {figure: {k: v[figure] for k, v in quality.items()} for figure in ("kernel", "frechet")}
+        columns["flatness"] = {k: v["flatness"]["mean"] for k, v in faults.items()}
+        for figure in ("key_clarity", "beat_strength"):
+            columns[figure] = {k: -v[figure]["mean"] for k, v in faults.items()}
+        worst = {figure: max(values, key=values.__getitem__) for figure, values in columns.items()}
+        others = [f"{figure} ({name})" for figure, name in worst.items() if name != "noise"]
+        found = f"all but {', '.join(others)}" if others else f"{', '.join(worst)}"
+        lines.append(f"- Noise is the worst of all in {found}.")
+    if copies := report.get("originality", {}).get("copies"):
+        lines.append(
+            f"- Training pieces, cut and sent through the codec, found out by name: {copies['named']} of {copies['n']}."
+        )
+    return ["## The ruler itself", "\n".join(lines)] if lines else []
 
 
 def _runs(tokens: Mapping[str, float], frame_rate: float) -> str:
