@@ -346,7 +346,7 @@ def _draw_summary(report: Report, path: Path) -> None:
         left.bar(
             places, heights, width, yerr=errors, label=title.strip("*"), color=COLOURS[key], ecolor="0.4"
         )
-    left.set_xticks(range(len(names)), names)
+    left.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
     left.set(title="follows the room (mean and 95 % interval)")
     left.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07))
     bars = _named(report.get("quality", {}))
