@@ -11,6 +11,8 @@ Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames 
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 import math
@@ -35,6 +37,10 @@ SILENCE_NORM = 0.05
 
 DECODE_BLOCK = 250
 """Codec frames decoded at once, to bound memory."""
+
+
+LIVE_ITERATIONS = 1
+"""Projections of the phase where sound must come soon: each looks 80 ms further ahead."""
 
 
 _TOKEN_SETTINGS = (
@@ -258,6 +264,12 @@ class BundledCodec(nn.Module):
         """
         blocks = (codes[..., i : i + DECODE_BLOCK] for i in range(0, max(1, codes.shape[-1]), DECODE_BLOCK))
         return torch.cat(list(self.decode_stream(blocks)), dim=-1)
+
+    def with_iterations(self, n_iterations: int) -> BundledCodec:
+        """The same codec, weights shared, with another effort of the phase."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, griffin_lim_iterations=n_iterations)
+        return other
 
     @property
     def lookahead_seconds(self) -> float:

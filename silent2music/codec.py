@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.bundled_codec import BundledCodec, as_stored, digest
+from silent2music.bundled_codec import DECODE_BLOCK, LIVE_ITERATIONS, BundledCodec, as_stored, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
 from silent2music.errors import CheckpointError, ConfigError
 
@@ -361,3 +362,38 @@ def _load_weights(module: nn.Module, file: Path) -> None:
                 f"{file}: field '{name}' is {got} and {CONFIG_FILE} asks for {wanted}; the two do not belong together."
             )
     module.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
+
+
+# Piece by piece
+
+
+FIRST_BLOCKS = (12, 13, 25, 50, 100)
+"""Codec frames decoded at once at the start of a stream: sound comes soon, and then with less and less waste."""
+
+
+def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> Iterator[Tensor]:
+    """Samples `[B, C, n]` of codes that come frame by frame, each `[B, K, 1]`.
+
+    Args:
+        codec: a codec without a stream of its own decodes all at the end.
+        codes: of one frame after another.
+        live: give sound as early as possible, after each frame, by a phase of less effort.
+    """
+    if not isinstance(codec, BundledCodec):
+        every = list(codes)
+        if every:
+            yield codec.decode(torch.cat(every, dim=-1))
+        return
+    if live:
+        yield from codec.with_iterations(LIVE_ITERATIONS).decode_stream(codes)
+        return
+    yield from codec.decode_stream(_blocks(iter(codes)))
+
+
+def _blocks(codes: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Frames joined to blocks, small ones first."""
+    for size in itertools.chain(FIRST_BLOCKS, itertools.repeat(DECODE_BLOCK)):
+        block = list(itertools.islice(codes, size))
+        if not block:
+            return
+        yield torch.cat(block, dim=-1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,14 @@ from torch.nn import functional
 from silent2music.acoustics import analyze
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
 from silent2music.audio import Waveform
-from silent2music.codec import Codec, load_codec, save_codec
+from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.conditioning import Conditioning, NullConditioning, drop
 from silent2music.config import ModelConfig, SamplingConfig, from_dict, to_dict
 from silent2music.decoder import Decoder
 from silent2music.errors import CheckpointError, S2MError
-from silent2music.sampling import generate_codes
-from silent2music.stepping import PackedDecoder
+from silent2music.listening import WINDOW_SECONDS, embed, listen, listen_live, n_steps_of, repeated
+from silent2music.sampling import generate_codes, generate_columns, undelayed
+from silent2music.stepping import PackedDecoder, Stepper
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -100,7 +104,76 @@ class Silent2Music(
         Returns:
             `[C, round(seconds * sample_rate)]` at the codec's rate, at the level the model chose.
         """
-        return self.generate_batch([room], sampling, [sampling.seed], seconds, drop_room, progress)[0]
+        pieces = [piece.samples for piece in self.stream(room, sampling, seconds, drop_room, progress)]
+        return Waveform(np.concatenate(pieces, axis=1), self.codec.sample_rate)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        room: Waveform | Iterable[Waveform],
+        sampling: SamplingConfig,
+        seconds: float | None = None,
+        drop_room: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[Waveform]:
+        """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
+
+        Memory and cost per second do not grow with the length. Where rooms that are longer than
+        `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
+
+        Args:
+            room: the recording; or for live input its sound as it comes, in chunks of any length and one rate,
+                with music as long as what was heard. A change is in the music a frame, the delay of the last
+                codebook and the codec's `lookahead_seconds` after it was heard, 0.48 s with the bundled codec.
+            sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
+
+        Yields:
+            `[C, n]` at the codec's rate.
+        """
+        config, rate = self.config.ambient, self.codec.sample_rate
+        if isinstance(room, Waveform):
+            seconds = seconds or room.seconds
+            heard = embed(self.ambient, listen(room, seconds, config))
+            n_columns = n_steps_of(seconds, config) + self.decoder.pattern.n_codebooks - 1
+            n_left = round(seconds * rate)
+        else:
+            heard = embed(self.ambient, listen_live(room, config), live=True)
+            n_columns, n_left = 0, sys.maxsize
+        codes = self._codes(heard, sampling, drop_room, progress, n_columns)
+        for audio in decode_stream(self.codec, codes, live=not isinstance(room, Waveform)):
+            samples = audio[0, :, :n_left].cpu().numpy()
+            n_left -= samples.shape[1]
+            if samples.shape[1]:
+                yield Waveform(np.clip(samples, -1.0, 1.0), rate)
+
+    def _codes(
+        self,
+        heard: Iterator[Conditioning],
+        sampling: SamplingConfig,
+        drop_room: bool,
+        progress: Progress | None,
+        n_columns: int,
+    ) -> Iterator[Tensor]:
+        """Codes `[1, K, 1]` of one frame after another."""
+        first = next(heard)
+        null = self.null(first)
+        stepper = Stepper(self.packed_decoder(), null if drop_room else first, null, sampling.guidance)
+
+        def frames() -> Iterator[Tensor]:
+            for piece in itertools.chain([first], heard):
+                without = self.null(piece)
+                piece = without if drop_room else piece
+                stepper.hear(piece, without)
+                yield piece.frames
+
+        def columns() -> Iterator[Tensor]:
+            written = generate_columns(stepper, frames(), null.frames[0, 0], sampling, [sampling.seed])
+            for done, column in enumerate(written, 1):
+                yield column
+                if progress is not None:
+                    progress(done, n_columns)
+
+        return undelayed(columns(), stepper.pattern)
 
     @torch.inference_mode()
     def generate_batch(
@@ -112,8 +185,15 @@ class Silent2Music(
         drop_room: bool = False,
         progress: Progress | None = None,
     ) -> list[Waveform]:
-        """As `generate`, for several rooms at once, a seed for each."""
+        """As `generate`, for several rooms at once, a seed for each; long ones one after another.
+
+        Tokens are drawn from logits that are those of `generate` but for rounding, which depends on the batch.
+        """
         lengths = [seconds or room.seconds for room in rooms]
+        if max(lengths) > WINDOW_SECONDS or max(room.seconds for room in rooms) > WINDOW_SECONDS:
+            settings = [dataclasses.replace(sampling, seed=seed) for seed in seeds]
+            own = zip(rooms, settings, strict=True)
+            return [self.generate(room, one, seconds, drop_room, progress) for room, one in own]
         features = [self.features(room, length) for room, length in zip(rooms, lengths, strict=True)]
         conditioning = self.condition(*self._collate(features))
         null = self.null(conditioning)
@@ -320,18 +400,3 @@ def _load_strictly(model: Silent2Music, state: dict[str, Tensor], file: Path) ->
                 f"{tuple(value.shape)}."
             )
         value.copy_(state[name])
-
-
-def repeated(room: Waveform, seconds: float, crossfade_seconds: float = 0.05) -> Waveform:
-    """A room at least `seconds` long: itself, or itself in a loop with equal-power crossfades."""
-    if room.seconds >= seconds - 1e-9:
-        return room
-    fade = max(1, int(crossfade_seconds * room.sample_rate))
-    ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
-    lap = room.samples[:, : room.n_samples - fade].copy()
-    joined = lap.copy()
-    joined[:, :fade] = lap[:, :fade] * ramp + room.samples[:, room.n_samples - fade :] * ramp[::-1]
-    n_samples = int(np.ceil(seconds * room.sample_rate))
-    n_laps = -(-(n_samples - lap.shape[1]) // lap.shape[1])
-    samples = np.concatenate([lap, *[joined] * n_laps], axis=1)[:, :n_samples]
-    return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
+from silent2music.decoder import DelayPattern
 from silent2music.stepping import PackedDecoder, Stepper
 
 NOISE_BLOCK = 32
@@ -107,6 +109,15 @@ def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -
     while True:
         rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
         yield from torch.stack(rows, dim=1).to(device)
+
+
+def undelayed(columns: Iterable[Tensor], pattern: DelayPattern) -> Iterator[Tensor]:
+    """Codes `[B, K, 1]` of one frame after another, each as soon as the last of its tokens was written."""
+    recent: deque[Tensor] = deque(maxlen=pattern.n_codebooks)
+    for column in columns:
+        recent.append(column)
+        if len(recent) == pattern.n_codebooks:
+            yield pattern.undo(torch.stack(list(recent), dim=-1))
 
 
 @torch.inference_mode()

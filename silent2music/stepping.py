@@ -163,11 +163,8 @@ class Stepper:
         self.n_rows, self.n_tokens, self.window = len(tokens), tokens.shape[1], config.attention_window
         self.position = 0
         dim, n_places = config.dim, self.n_tokens + self.window
-        keys, values = packed.decoder.prefix(tokens)
         # [layers, keys and values, rows, heads, places, head_dim], the global tokens first.
         ring = tokens.new_zeros(config.n_layers, 2, self.n_rows, config.n_heads, n_places, config.head_dim)
-        ring[:, 0, ..., : self.n_tokens, :] = keys[..., packed.order]
-        ring[:, 1, ..., : self.n_tokens, :] = values
         self._ring = ring
         # Making a view costs as much as computing on one: those of every step are made once.
         self._places = [layer.unbind(dim=3) for layer in ring]
@@ -189,7 +186,15 @@ class Stepper:
         self._mask = torch.full((n_places,), float("-inf"), device=device)
         self._mask[: self.n_tokens] = 0
         self._rotations: Tensor | None = None
+        self.hear(conditioning, null)
         self._graph: _Graph | None = None
+
+    def hear(self, conditioning: Conditioning, null: Conditioning) -> None:
+        """Put other global tokens in the place of those that the next columns attend to."""
+        tokens = (join(conditioning, null) if self.guided else conditioning).tokens
+        keys, values = self.packed.decoder.prefix(tokens)
+        self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
+        self._ring[:, 1, ..., : self.n_tokens, :] = values
 
     def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
         """One column further.

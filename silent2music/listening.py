@@ -1,0 +1,215 @@
+"""A room as a stream of conditioning: what is heard piece by piece, at constant memory.
+
+A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
+windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
+nothing jumps where two windows meet. Live, what was heard last is measured again and again, and what the
+encoder would like to know of the future is what it hears now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
+from silent2music.audio import MIN_SECONDS, FloatArray, Waveform
+from silent2music.conditioning import Conditioning
+from silent2music.config import AmbientConfig
+from silent2music.errors import AudioError
+
+WINDOW_SECONDS, OVERLAP_SECONDS = 60.0, 10.0
+"""Rooms are measured whole up to the one; neighbouring windows of longer ones share the other."""
+
+PIECE_STEPS = 250
+"""Steps that are embedded at once."""
+
+FADE_STEPS = 25
+"""Steps of a crossfade that share their scalars."""
+
+LIVE_SECONDS = 8.0
+"""How much of what was heard last live input is measured on."""
+
+REFRESH_SECONDS = 0.2
+"""How often live input is measured anew; levels and spectra are always up to date."""
+
+
+def span(room: Waveform, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
+    """Samples `[begin, end)` of a room that goes on in a loop with equal-power crossfades if it is too short."""
+    if end <= room.n_samples:
+        return Waveform(room.samples[:, begin:end], room.sample_rate)
+    fade = max(1, int(crossfade_seconds * room.sample_rate))
+    lap = room.n_samples - fade
+    index = np.arange(begin, end)
+    place = index % lap
+    samples = room.samples[:, place]
+    joined = np.flatnonzero((index >= lap) & (place < fade))
+    at = place[joined]
+    ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
+    samples[:, joined] = samples[:, joined] * ramp[at] + room.samples[:, lap + at] * ramp[::-1][at]
+    return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
+
+
+def repeated(room: Waveform, seconds: float) -> Waveform:
+    """A room at least `seconds` long: itself, or itself in a loop."""
+    if room.seconds >= seconds - 1e-9:
+        return room
+    return span(room, 0, int(np.ceil(seconds * room.sample_rate)))
+
+
+def n_steps_of(seconds: float, config: AmbientConfig) -> int:
+    """Steps that cover a duration."""
+    return int(np.ceil(seconds * config.frame_rate - 1e-6))
+
+
+def listen(room: Waveform, seconds: float, config: AmbientConfig) -> Iterator[AmbientFeatures]:
+    """Features for `seconds` of music, in pieces of at most `PIECE_STEPS`.
+
+    Args:
+        room: the recording, repeated if it is shorter.
+        seconds: of music.
+        config: rates and mel bins.
+    """
+    n_wanted = n_steps_of(seconds, config)
+    extent = max(room.seconds, seconds)
+    length, overlap = (round(s * config.frame_rate) for s in (WINDOW_SECONDS, OVERLAP_SECONDS))
+    n_steps = n_steps_of(extent, config)
+    if n_steps <= length:
+        whole = repeated(room, seconds)
+        features = ambient_features(whole, analyze(whole), config)
+        yield from _pieces(features.frames[:n_wanted], features.scalars)
+        return
+    before: AmbientFeatures | None = None  # what the last window says of its last `overlap` steps
+    done = 0
+    while done < n_wanted:
+        start = min(done, n_steps - length)
+        window = _window(room, start, length, extent, config)
+        if before is not None:
+            n_shared = len(before.frames)
+            after = window.frames[done - start : done - start + n_shared]
+            yield from _crossfade(before, AmbientFeatures(after, window.scalars), n_wanted - done)
+            done += n_shared
+        is_last = start + length >= n_wanted
+        end = min(n_wanted, start + length - (0 if is_last else overlap))
+        yield from _pieces(window.frames[done - start : end - start], window.scalars)
+        done = max(done, end)
+        before = AmbientFeatures(window.frames[length - overlap :], window.scalars)
+
+
+def _window(room: Waveform, start: int, length: int, extent: float, config: AmbientConfig) -> AmbientFeatures:
+    """Features of the steps `[start, start + length)`."""
+    rate = room.sample_rate
+    begin, end = (round(step * rate / config.frame_rate) for step in (start, start + length))
+    part = span(room, begin, min(end, round(extent * rate)))
+    features = ambient_features(part, analyze(part), config)
+    missing = length - len(features.frames)
+    return AmbientFeatures(np.pad(features.frames, ((0, max(0, missing)), (0, 0)), "edge"), features.scalars)
+
+
+def _pieces(frames: FloatArray, scalars: FloatArray) -> Iterator[AmbientFeatures]:
+    for i in range(0, len(frames), PIECE_STEPS):
+        yield AmbientFeatures(frames[i : i + PIECE_STEPS], scalars)
+
+
+def _crossfade(before: AmbientFeatures, after: AmbientFeatures, n_most: int) -> Iterator[AmbientFeatures]:
+    """From one window's account of the same steps to the next one's."""
+    n_steps = len(before.frames)
+    share = ((np.arange(n_steps) + 0.5) / n_steps).astype(np.float32)[:, None]
+    frames = before.frames * (1 - share) + after.frames * share
+    for i in range(0, min(n_steps, n_most), FADE_STEPS):
+        middle = min(1.0, (i + FADE_STEPS / 2) / n_steps)
+        scalars = before.scalars * np.float32(1 - middle) + after.scalars * np.float32(middle)
+        yield AmbientFeatures(frames[i : min(i + FADE_STEPS, n_most)], scalars)
+
+
+def listen_live(chunks: Iterable[Waveform], config: AmbientConfig) -> Iterator[AmbientFeatures]:
+    """Features of each step of live input as soon as it was heard.
+
+    What stands for the whole recording offline (scalars, median spectrum, pulse, reverberation) is measured on
+    the last `LIVE_SECONDS`, every `REFRESH_SECONDS`.
+
+    Args:
+        chunks: room sound as it comes, in chunks of any length and of one rate; best one codec frame each.
+        config: rates and mel bins.
+
+    Raises:
+        AudioError: if the rate changes, or there is nothing at all.
+    """
+    step = config.sample_rate / config.frame_rate
+    heard = np.zeros(0, np.float32)  # from `origin` steps on
+    origin = n_done = 0
+    profile: AcousticProfile | None = None
+    measured = 0
+    for samples in _resampled(chunks, config.sample_rate):
+        heard = np.concatenate([heard, samples])
+        n_steps = origin + int(len(heard) / step + 1e-6)
+        if n_steps == n_done or len(heard) < MIN_SECONDS * config.sample_rate:
+            continue
+        if profile is None or n_steps - measured >= REFRESH_SECONDS * config.frame_rate:
+            n_old = max(0, int(len(heard) / step - LIVE_SECONDS * config.frame_rate))
+            heard, origin, measured = heard[round(n_old * step) :], origin + n_old, n_steps
+            profile = analyze(Waveform(heard[None], config.sample_rate))
+        whole = heard[: round((n_steps - origin) * step)]
+        features = ambient_features(Waveform(whole[None], config.sample_rate), profile, config)
+        yield AmbientFeatures(features.frames[n_done - origin :], features.scalars)
+        n_done = n_steps
+    if n_done == 0:
+        raise AudioError(f"The live input ended within {MIN_SECONDS} s; expected a room's sound.")
+
+
+def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatArray]:
+    """Mono samples at `sample_rate`, as soon as they are final."""
+    import soxr
+
+    stream: soxr.ResampleStream | None = None
+    rate = 0
+    for chunk in chunks:
+        if stream is None:
+            rate = chunk.sample_rate
+            stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="LQ")
+        if chunk.sample_rate != rate:
+            raise AudioError(f"The live input went from {rate} to {chunk.sample_rate} Hz; expected one rate.")
+        mono = chunk.mono().samples[0]
+        yield mono if rate == sample_rate else stream.resample_chunk(mono)
+
+
+def embed(
+    encoder: AmbientEncoder, pieces: Iterable[AmbientFeatures], live: bool = False
+) -> Iterator[Conditioning]:
+    """Conditioning of a stream of features, one row, in pieces; `tokens` are those of the newest scalars.
+
+    Args:
+        encoder: in evaluation mode.
+        pieces: features of successive stretches.
+        live: do not wait for the steps that the encoder looks ahead: the newest one is held in their place.
+
+    Yields:
+        `frames [1, n, D]` as the encoder gives them on the whole sequence, but for rounding.
+    """
+    device = encoder.feature_mean.device
+    context = encoder.lookahead_steps
+    known: Tensor | None = None  # from `context` steps before the next one to be given on
+    n_before = 0
+    scalars = torch.zeros(0)
+
+    def embedded(known: Tensor, n_ready: int, n_held: int) -> Conditioning:
+        frames = torch.cat([known, known[-1:].expand(n_held, -1)])[None]
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
+        whole: Conditioning = encoder(frames, scalars[None], mask)
+        part = slice(n_before, n_ready)
+        return Conditioning(whole.frames[:, part], mask[:, part], whole.tokens, whole.tokens_mask)
+
+    for piece in pieces:
+        frames = torch.from_numpy(piece.frames).to(device)
+        scalars = torch.from_numpy(piece.scalars).to(device)
+        known = frames if known is None else torch.cat([known, frames])
+        n_ready = len(known) - (0 if live else context)
+        if n_ready > n_before:
+            yield embedded(known, n_ready, context if live else 0)
+            n_dropped = max(0, n_ready - context)
+            known, n_before = known[n_dropped:], n_ready - n_dropped
+    if known is not None and len(known) > n_before:
+        yield embedded(known, len(known), 0)
