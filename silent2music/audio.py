@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +244,13 @@ def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:
     Raises:
         AudioError: on an unknown suffix, an existing file without `force`, or a place that cannot be written.
     """
+    write_blocks(path, [waveform.samples], waveform.sample_rate, waveform.n_channels, force)
+
+
+def write_blocks(
+    path: Path | str, blocks: Iterable[FloatArray], sample_rate: int, n_channels: int, force: bool = False
+) -> None:
+    """As `write`, from blocks `[C, n]` of samples as they come."""
     import soundfile
 
     path = Path(path)
@@ -254,9 +261,27 @@ def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:
         )
     with atomic_path(path, force) as temporary:
         try:
-            soundfile.write(temporary, waveform.samples.T, waveform.sample_rate, subtype=subtype)
+            with soundfile.SoundFile(temporary, "w", sample_rate, n_channels, subtype) as file:
+                for block in blocks:
+                    file.write(block.T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
+
+
+def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:
+    """Samples `[C, n]` of a file that `write` wrote, in blocks of `n_samples`.
+
+    Raises:
+        AudioError: if it cannot be read.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            for block in file.blocks(n_samples, dtype="float32", always_2d=True):
+                yield np.ascontiguousarray(block.T)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise AudioError(f"{path} cannot be read back ({error}); is the disk full?") from error
 
 
 def integrated_lufs(waveform: Waveform) -> float:
@@ -280,11 +305,21 @@ def integrated_lufs(waveform: Waveform) -> float:
 
 def true_peak_dbtp(waveform: Waveform) -> float:
     """True peak in dBTP by 4 times oversampling (ITU-R BS.1770-4, annex 2), not below `FLOOR_DBFS`."""
+    return peak_dbtp(oversampled_peaks(waveform.samples))
+
+
+def peak_dbtp(peaks: FloatArray) -> float:
+    """The largest of `peaks` in dBTP, not below `FLOOR_DBFS`."""
+    return max(FLOOR_DBFS, 20.0 * float(np.log10(max(float(peaks.max()), 1e-12))))
+
+
+def oversampled_peaks(samples: FloatArray) -> FloatArray:
+    """`[N]` largest magnitude over the channels of `[C, N]` from each sample to the next, 4 times oversampled."""
     from scipy.signal import resample_poly
 
-    peak = float(np.abs(resample_poly(waveform.samples, 4, 1, axis=1)).max())
-    peak = max(peak, float(np.abs(waveform.samples).max()))
-    return max(FLOOR_DBFS, 20.0 * float(np.log10(max(peak, 1e-12))))
+    n_samples = samples.shape[1]
+    over = np.abs(resample_poly(samples, 4, 1, axis=1)).max(axis=0).reshape(n_samples, 4).max(axis=1)
+    return np.asarray(np.maximum(over, np.abs(samples).max(axis=0)))
 
 
 def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
@@ -309,12 +344,9 @@ def limited(
     at every peak it is already down, and it never moves faster than the window.
     """
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
-    from scipy.signal import resample_poly
 
     ceiling = db_to_gain(true_peak - 0.1)
-    n_samples = samples.shape[1]
-    over = np.abs(resample_poly(samples, 4, 1, axis=1)).max(axis=0).reshape(n_samples, 4).max(axis=1)
-    over = np.maximum(over, np.abs(samples).max(axis=0))
+    over = oversampled_peaks(samples)
     if over.max() > ceiling:
         width = max(3, int(window_seconds * sample_rate))
         needed = np.minimum(1.0, ceiling / np.maximum(over, 1e-9))

@@ -65,13 +65,16 @@ def n_steps_of(seconds: float, config: AmbientConfig) -> int:
     return int(np.ceil(seconds * config.frame_rate - 1e-6))
 
 
-def listen(room: Waveform, seconds: float, config: AmbientConfig) -> Iterator[AmbientFeatures]:
+def listen(
+    room: Waveform, seconds: float, config: AmbientConfig, profile: AcousticProfile | None = None
+) -> Iterator[AmbientFeatures]:
     """Features for `seconds` of music, in pieces of at most `PIECE_STEPS`.
 
     Args:
         room: the recording, repeated if it is shorter.
         seconds: of music.
         config: rates and mel bins.
+        profile: of the room, where it is measured already.
     """
     n_wanted = n_steps_of(seconds, config)
     extent = max(room.seconds, seconds)
@@ -79,7 +82,9 @@ def listen(room: Waveform, seconds: float, config: AmbientConfig) -> Iterator[Am
     n_steps = n_steps_of(extent, config)
     if n_steps <= length:
         whole = repeated(room, seconds)
-        features = ambient_features(whole, analyze(whole), config)
+        if profile is None or whole is not room:
+            profile = analyze(whole)
+        features = ambient_features(whole, profile, config)
         yield from _pieces(features.frames[:n_wanted], features.scalars)
         return
     before: AmbientFeatures | None = None  # what the last window says of its last `overlap` steps

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.acoustics import analyze
+from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
 from silent2music.audio import Waveform
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
@@ -115,6 +115,7 @@ class Silent2Music(
         seconds: float | None = None,
         drop_room: bool = False,
         progress: Progress | None = None,
+        profile: AcousticProfile | None = None,
     ) -> Iterator[Waveform]:
         """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
 
@@ -126,6 +127,7 @@ class Silent2Music(
                 with music as long as what was heard. A change is in the music a frame, the delay of the last
                 codebook and the codec's `lookahead_seconds` after it was heard, 0.48 s with the bundled codec.
             sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
+            profile: `analyze(room)`, where that is known already.
 
         Yields:
             `[C, n]` at the codec's rate.
@@ -133,7 +135,7 @@ class Silent2Music(
         config, rate = self.config.ambient, self.codec.sample_rate
         if isinstance(room, Waveform):
             seconds = seconds or room.seconds
-            heard = embed(self.ambient, listen(room, seconds, config))
+            heard = embed(self.ambient, listen(room, seconds, config, profile))
             n_columns = n_steps_of(seconds, config) + self.decoder.pattern.n_codebooks - 1
             n_left = round(seconds * rate)
         else:

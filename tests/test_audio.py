@@ -246,11 +246,10 @@ class TestWriting:
     def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What libsndfile raises when the disk fills becomes one sentence, and nothing is left behind."""
 
-        def fail(file: Path, *args: object, **options: object) -> None:
-            Path(file).write_bytes(b"RIFF")
+        def fail(file: soundfile.SoundFile, samples: object) -> None:
             raise soundfile.LibsndfileError(2)
 
-        monkeypatch.setattr(soundfile, "write", fail)
+        monkeypatch.setattr(soundfile.SoundFile, "write", fail)
         with pytest.raises(AudioError, match="is the disk full"):
             audio.write(tmp_path / "out.wav", self.waveform)
         assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from rooms import RATE, steps_room
 from silent2music import __version__, audio
 from silent2music.cli import main
 from silent2music.export import infer as job
+from silent2music.export import levelling
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_force_replaces(s2m, room_file: Path, model_folder: Path) -> None:
 
 
 def test_nearly_nothing_is_said(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "NEARLY_NOTHING_LUFS", 20.0)
+    monkeypatch.setattr(levelling, "NEARLY_NOTHING_LUFS", 20.0)
     code, _, said = s2m("infer", room_file, "--model", model_folder)
     assert code == 0
     assert "room.music.wav is nearly nothing" in said

@@ -15,7 +15,7 @@ from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import infer as job
-from silent2music.export import provenance
+from silent2music.export import levelling, provenance
 
 SAMPLING = SamplingConfig()
 
@@ -37,8 +37,8 @@ def test_output_keeps_the_promises_on_length_level_and_peak(loaded, room_file: P
     record = run(loaded, room_file, tmp_path / "out.wav")
     music = audio.read(tmp_path / "out.wav")
     assert (music.n_samples, music.sample_rate) == (48_000, 24_000)
-    assert audio.integrated_lufs(music) == pytest.approx(job.TARGET_LUFS, abs=0.3)
-    assert audio.true_peak_dbtp(music) < job.MAX_TRUE_PEAK_DBTP
+    assert audio.integrated_lufs(music) == pytest.approx(levelling.TARGET_LUFS, abs=0.3)
+    assert audio.true_peak_dbtp(music) < levelling.MAX_TRUE_PEAK_DBTP
     assert record["output"]["lufs"] == pytest.approx(audio.integrated_lufs(music), abs=0.01)
     assert record["output"]["sha256"] == provenance.sha256(tmp_path / "out.wav")
 
@@ -137,11 +137,11 @@ def test_a_failure_in_the_middle_leaves_nothing(loaded, room_file: Path, tmp_pat
 def test_nearly_nothing_is_left_so_and_said(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32)
     quiet = Waveform(noise * np.float32(1e-3), 24_000)
-    figures = job.write_music(tmp_path / "out.wav", quiet)
+    figures = levelling.write_music(tmp_path / "out.wav", [quiet])
     assert figures["nearly_nothing"] is True
     assert figures["lufs"] == pytest.approx(audio.integrated_lufs(quiet), abs=0.1)
     silence = Waveform(np.zeros((1, 48_000), np.float32), 24_000)
-    assert job.write_music(tmp_path / "silence.wav", silence)["lufs"] is None
+    assert levelling.write_music(tmp_path / "silence.wav", [silence])["lufs"] is None
 
 
 def test_peaky_music_reaches_its_loudness_under_the_peak(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_peaky_music_reaches_its_loudness_under_the_peak(tmp_path: Path) -> None
     samples[:, 48_000:96_000] = 0.0
     samples[:, 110_000:116_000] *= 10.0
     samples[:, 112_000::1_000] *= 20.0
-    figures = job.write_music(tmp_path / "out.wav", Waveform(samples, 24_000))
-    assert figures["lufs"] == pytest.approx(job.TARGET_LUFS, abs=0.1)
-    assert figures["true_peak_dbtp"] < job.MAX_TRUE_PEAK_DBTP
+    figures = levelling.write_music(tmp_path / "out.wav", [Waveform(samples, 24_000)])
+    assert figures["lufs"] == pytest.approx(levelling.TARGET_LUFS, abs=0.1)
+    assert figures["true_peak_dbtp"] < levelling.MAX_TRUE_PEAK_DBTP
 
 
 def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
     clicks = np.zeros((1, 72_000), np.float32)
     clicks[:, ::600] = 0.99
     for music in (square, Waveform(clicks, 24_000)):
-        job.write_music(tmp_path / "out.ogg", music)
-        assert audio.true_peak_dbtp(audio.read(tmp_path / "out.ogg")) < job.MAX_TRUE_PEAK_DBTP
+        levelling.write_music(tmp_path / "out.ogg", [music])
+        assert audio.true_peak_dbtp(audio.read(tmp_path / "out.ogg")) < levelling.MAX_TRUE_PEAK_DBTP
 
 
 # ---- many rooms ----

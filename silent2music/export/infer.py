@@ -16,18 +16,10 @@ from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
 from silent2music.export import provenance
+from silent2music.export.levelling import write_music
 
 if TYPE_CHECKING:
     from silent2music.model import Silent2Music
-
-TARGET_LUFS = -18.0
-"""Integrated loudness of what is written (ITU-R BS.1770)."""
-
-MAX_TRUE_PEAK_DBTP = -1.0
-"""What is written stays below this true peak, lossy coding included."""
-
-NEARLY_NOTHING_LUFS = -50.0
-"""Music that the model left quieter than this is meant to be nearly nothing, and is not turned up."""
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -290,7 +282,8 @@ def infer(
     sidecar = provenance.sidecar_path(job.out)
     # Opened before the music is made: a place that cannot be written is told at once.
     with audio.atomic_path(job.out, force) as audio_path, audio.atomic_path(sidecar, force) as record_path:
-        music = loaded.model.generate(room, sampling, seconds, progress=step)
+        profile = analyze(room)
+        music = loaded.model.stream(room, sampling, seconds, progress=step, profile=profile)
         made: dict[str, Any] = {
             "input": {
                 "file": job.label,
@@ -317,55 +310,6 @@ def infer(
         except AudioError as error:
             raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
         output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-        record = {"output": output, **made, "room": analyze(room).to_dict()}
+        record = {"output": output, **made, "room": profile.to_dict()}
         record_path.write_text(provenance.to_text(record), encoding="utf-8")
     return record
-
-
-def write_music(path: Path, music: Waveform) -> dict[str, Any]:
-    """Write music at the loudness and under the peak promised, measured on what the file gives back.
-
-    Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
-
-    Returns:
-        Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
-        `true_peak_dbtp` and `nearly_nothing`, which says that the level was left as the model made it.
-
-    Raises:
-        AudioError: if it cannot be written.
-    """
-    loudness = audio.integrated_lufs(music)
-    nearly_nothing = loudness < NEARLY_NOTHING_LUFS
-    limit = MAX_TRUE_PEAK_DBTP
-    for _ in range(5):
-        louder = music if nearly_nothing else _levelled(music, limit)
-        audio.write(path, louder, force=True)
-        back = audio.read(path)
-        peak = audio.true_peak_dbtp(back)
-        if peak < MAX_TRUE_PEAK_DBTP:
-            break
-        limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
-    if back.n_samples != music.n_samples:
-        raise AudioError(f"{path} holds {back.n_samples} samples of {music.n_samples}; is the disk full?")
-    loudness = audio.integrated_lufs(back)
-    return {
-        "seconds": back.seconds,
-        "n_samples": back.n_samples,
-        "sample_rate": back.sample_rate,
-        "channels": back.n_channels,
-        "lufs": round(loudness, 2) if math.isfinite(loudness) else None,
-        "true_peak_dbtp": round(peak, 2),
-        "nearly_nothing": nearly_nothing,
-    }
-
-
-def _levelled(music: Waveform, true_peak: float) -> Waveform:
-    """Music at `TARGET_LUFS`: what the limiter takes away in loudness is asked for again, as far as it goes."""
-    target = TARGET_LUFS
-    for _ in range(10):
-        levelled = audio.normalised(music, target, true_peak)
-        missing = TARGET_LUFS - audio.integrated_lufs(levelled)
-        if abs(missing) < 0.05:
-            break
-        target += missing
-    return levelled

@@ -1,0 +1,209 @@
+"""Music of any length to a file at the loudness and under the peak promised, a block at a time.
+
+The music waits in a temporary file until its loudness is known. Blocks overlap where the limiter looks around,
+so that the result is the same as if the whole had been limited at once.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music import audio
+from silent2music.audio import FloatArray, Waveform
+from silent2music.errors import AudioError
+
+TARGET_LUFS = -18.0
+"""Integrated loudness of what is written (ITU-R BS.1770)."""
+
+MAX_TRUE_PEAK_DBTP = -1.0
+"""What is written stays below this true peak, lossy coding included."""
+
+NEARLY_NOTHING_LUFS = -50.0
+"""Music that the model left quieter than this is meant to be nearly nothing, and is not turned up."""
+
+BLOCK_SECONDS = 10
+MARGIN_SECONDS = 0.05
+"""More than the limiter and the oversampling of true peaks look to either side."""
+
+GATING_SECONDS, HOP_SECONDS = 0.4, 0.1
+ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
+
+
+class LoudnessMeter:
+    """Integrated loudness of a stream (ITU-R BS.1770-4), as `audio.integrated_lufs` has it of a whole.
+
+    Args:
+        sample_rate: in Hz.
+        n_channels: C, at most two: their weights are all 1.
+    """
+
+    def __init__(self, sample_rate: int, n_channels: int) -> None:
+        from pyloudnorm import Meter
+
+        self._filters = [(stage.b, stage.a) for stage in Meter(sample_rate)._filters.values()]
+        self._states = [np.zeros((n_channels, 2)) for _ in self._filters]
+        self._rate, self._n_samples = sample_rate, 0
+        self._n_hop = round(HOP_SECONDS * sample_rate)
+        self._rest: NDArray[np.float64] = np.zeros(0)
+        self._hops: list[NDArray[np.float64]] = []
+
+    def add(self, samples: FloatArray) -> None:
+        """Go on with `[C, n]`."""
+        from scipy.signal import lfilter
+
+        weighted = samples.astype(np.float64)
+        for i, (b, a) in enumerate(self._filters):
+            weighted, self._states[i] = lfilter(b, a, weighted, axis=1, zi=self._states[i])
+        self._n_samples += samples.shape[1]
+        power = np.concatenate([self._rest, np.square(weighted).sum(axis=0)])
+        n_whole = len(power) // self._n_hop * self._n_hop
+        self._hops.append(power[:n_whole].reshape(-1, self._n_hop).sum(axis=1))
+        self._rest = power[n_whole:]
+
+    def integrated(self) -> float:
+        """In LUFS; `-inf` for silence."""
+        per_block = round(GATING_SECONDS / HOP_SECONDS)
+        hops = np.concatenate([*self._hops, [self._rest.sum()], np.zeros(per_block)])
+        duration = self._n_samples / self._rate
+        n_blocks = max(1, round((duration - GATING_SECONDS) / HOP_SECONDS) + 1)
+        blocks = np.convolve(hops, np.ones(per_block))[per_block - 1 :][:n_blocks]
+        powers = blocks / (min(GATING_SECONDS, duration) * self._rate)
+        powers = powers[powers > _power(ABSOLUTE_GATE_LUFS)]
+        if len(powers) == 0:
+            return float("-inf")
+        powers = powers[powers > _power(_lufs(powers.mean()) + RELATIVE_GATE_LU)]
+        return _lufs(powers.mean())
+
+
+def _power(lufs: float) -> float:
+    return float(10.0 ** ((lufs + 0.691) / 10.0))
+
+
+def _lufs(power: float) -> float:
+    return -0.691 + 10.0 * math.log10(power)
+
+
+class _Kept:
+    """Music in a temporary file of 32-bit floats, and what was measured on the way there."""
+
+    def __init__(self, file: BinaryIO, pieces: Iterable[Waveform]) -> None:
+        self._file = file
+        self.n_samples = 0
+        meter: LoudnessMeter | None = None
+        for piece in pieces:
+            if meter is None:
+                self.sample_rate, self.n_channels = piece.sample_rate, piece.n_channels
+                meter = LoudnessMeter(piece.sample_rate, piece.n_channels)
+            meter.add(piece.samples)
+            self._file.write(np.ascontiguousarray(piece.samples.T).tobytes())
+            self.n_samples += piece.n_samples
+        if meter is None:
+            raise AudioError("There is no music to write.")
+        self.lufs = meter.integrated()
+
+    def blocks(self, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
+        """Blocks `[C, n]` times `gain`, limited to a true peak in dBTP if one is given."""
+        margin = round(MARGIN_SECONDS * self.sample_rate)
+        for begin in range(0, self.n_samples, BLOCK_SECONDS * self.sample_rate):
+            end = min(begin + BLOCK_SECONDS * self.sample_rate, self.n_samples)
+            first = max(0, begin - margin)
+            samples = self._read(first, min(end + margin, self.n_samples)) * np.float32(gain)
+            if true_peak is not None:
+                samples = audio.limited(samples, self.sample_rate, true_peak).samples
+            yield samples[:, begin - first : end - first]
+
+    def _read(self, begin: int, end: int) -> FloatArray:
+        self._file.seek(4 * self.n_channels * begin)
+        data = self._file.read(4 * self.n_channels * (end - begin))
+        return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T.copy()
+
+
+def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
+    """Write music at the loudness and under the peak promised, measured on what the file gives back.
+
+    Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
+
+    Args:
+        path: with one of the suffixes that `audio.write` knows; replaced if it exists.
+        pieces: the music, one after another.
+
+    Returns:
+        Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
+        `true_peak_dbtp` and `nearly_nothing`, which says that the level was left as the model made it.
+
+    Raises:
+        AudioError: if it cannot be written.
+    """
+    try:
+        file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
+    with file:
+        try:
+            kept = _Kept(file, pieces)
+        except OSError as error:
+            raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
+        nearly_nothing = kept.lufs < NEARLY_NOTHING_LUFS
+        limit = MAX_TRUE_PEAK_DBTP
+        for _ in range(5):
+            gain = 1.0 if nearly_nothing else _gain(kept, limit)
+            blocks = kept.blocks(gain, None if nearly_nothing else limit)
+            audio.write_blocks(path, blocks, kept.sample_rate, kept.n_channels, force=True)
+            n_samples, lufs, peak = _measured(path, kept)
+            if peak < MAX_TRUE_PEAK_DBTP:
+                break
+            limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
+    if n_samples != kept.n_samples:
+        raise AudioError(f"{path} holds {n_samples} samples of {kept.n_samples}; is the disk full?")
+    return {
+        "seconds": n_samples / kept.sample_rate,
+        "n_samples": n_samples,
+        "sample_rate": kept.sample_rate,
+        "channels": kept.n_channels,
+        "lufs": round(lufs, 2) if math.isfinite(lufs) else None,
+        "true_peak_dbtp": round(peak, 2),
+        "nearly_nothing": nearly_nothing,
+    }
+
+
+def _gain(kept: _Kept, true_peak: float) -> float:
+    """The gain to `TARGET_LUFS`: what the limiter takes away is asked for again, as far as it goes."""
+    target = TARGET_LUFS
+    for _ in range(10):
+        gain = audio.db_to_gain(target - kept.lufs)
+        meter = LoudnessMeter(kept.sample_rate, kept.n_channels)
+        for block in kept.blocks(gain, true_peak):
+            meter.add(block)
+        missing = TARGET_LUFS - meter.integrated()
+        if abs(missing) < 0.05:
+            break
+        target += missing
+    return gain
+
+
+def _measured(path: Path, kept: _Kept) -> tuple[int, float, float]:
+    """Samples, loudness in LUFS and true peak in dBTP of a file that was written."""
+    meter, n_samples, peak = LoudnessMeter(kept.sample_rate, kept.n_channels), 0, audio.FLOOR_DBFS
+    margin = round(MARGIN_SECONDS * kept.sample_rate)
+    waiting = np.zeros(
+        (kept.n_channels, 0), np.float32
+    )  # with a margin on either side of what is to be judged
+    n_judged = 0
+    for block in audio.read_blocks(path, BLOCK_SECONDS * kept.sample_rate):
+        meter.add(block)
+        n_samples += block.shape[1]
+        waiting = np.concatenate([waiting, block], axis=1)
+        is_last = n_samples >= kept.n_samples
+        end = waiting.shape[1] - (0 if is_last else margin)
+        if end > n_judged:
+            peak = max(peak, audio.peak_dbtp(audio.oversampled_peaks(waiting)[n_judged:end]))
+            n_dropped = max(0, end - margin)
+            waiting, n_judged = waiting[:, n_dropped:], end - n_dropped
+    return n_samples, meter.integrated(), peak

@@ -1,0 +1,52 @@
+"""Loudness and limiting block by block are those of the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.export import levelling
+
+RATE = 24_000
+
+
+def music(seconds: float, n_channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Noise whose level changes from second to second, with clicks."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds * RATE)
+    level = np.interp(np.arange(n) / RATE, np.arange(int(seconds) + 2), rng.uniform(0, 0.1, int(seconds) + 2))
+    samples = rng.standard_normal((n_channels, n)) * level
+    samples[:, :: RATE // 3] += 0.6
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.43, 3.07, 12.0])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_loudness_of_a_stream_is_that_of_the_whole(seconds: float, n_channels: int) -> None:
+    samples = music(max(seconds, 0.4), n_channels)[:, : round(seconds * RATE)]
+    meter = levelling.LoudnessMeter(RATE, n_channels)
+    for begin in range(0, samples.shape[1], 1111):
+        meter.add(samples[:, begin : begin + 1111])
+    whole = audio.integrated_lufs(Waveform(samples, RATE))
+    assert meter.integrated() == pytest.approx(whole, abs=0.05 if seconds >= 0.4 else 1.0)
+
+
+def test_silence_has_no_loudness() -> None:
+    meter = levelling.LoudnessMeter(RATE, 1)
+    meter.add(np.zeros((1, RATE), np.float32))
+    assert meter.integrated() == float("-inf")
+
+
+def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [Waveform(part, RATE) for part in np.array_split(music(7.3), 5, axis=1)]
+    whole = levelling.write_music(tmp_path / "whole.wav", pieces)
+    monkeypatch.setattr(levelling, "BLOCK_SECONDS", 1)
+    blocks = levelling.write_music(tmp_path / "blocks.wav", pieces)
+    assert blocks == whole
+    assert (tmp_path / "blocks.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert whole["lufs"] == pytest.approx(levelling.TARGET_LUFS, abs=0.1)
+    assert audio.true_peak_dbtp(audio.read(tmp_path / "whole.wav")) < levelling.MAX_TRUE_PEAK_DBTP
