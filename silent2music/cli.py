@@ -162,24 +162,39 @@ def infer(
 ) -> None:
     """Make music for a recording of a room.
 
-    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder.
+    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder. What a folder's manifest
+    has already is not made again; `accelerate launch -m silent2music.cli infer ...` shares a folder.
     """
     if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    from silent2music.export.infer import Failure, infer_many, plan
+    from silent2music.export.batch import this_worker
+    from silent2music.export.infer import Failure, Skipped, infer_many, plan
 
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     jobs, failures = plan(rooms, seed, output, out)
+    worker = this_worker()
+    failures = failures if worker.index == 0 else []
     for failure in failures:
         _complain(failure.reason)
-    n_asked = len(jobs) + len(failures)
+    n_asked = len(worker.share(jobs)) + len(failures)
+    folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
+    made: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
     with _progress() as steps:
-        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps):
+        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps, folder):
             if isinstance(result, Failure):
                 failures.append(result)
                 _complain(result.reason)
+            elif isinstance(result, Skipped):
+                skipped.append(result)
             else:
+                made.append(result)
                 _report(result, as_json, n_asked == 1, sys.stdout.isatty())
+    if folder is not None and (skipped or sys.stderr.isatty()):
+        for name, records in (("made", made), ("there already", [dict(one.record) for one in skipped])):
+            length = sum(record["output"]["seconds"] for record in records)
+            _complain(f"{name:<14}{len(records):>6} files {length / 60:>9.1f} min")
+        _complain(f"{'failed':<14}{len(failures):>6} files; all are listed in {folder / 'manifest.jsonl'}")
     if failures:
         if n_asked > 1:
             names = ", ".join(failure.name for failure in failures)
@@ -214,6 +229,7 @@ def demo(
         (result,) = infer_many(jobs, SAMPLING, model_folder=model, device=device, force=True, progress=steps)
     if isinstance(result, Failure):
         raise S2MError(result.reason)
+    assert isinstance(result, dict)
     print(f"From {DEMO_ROOM}")
     _report(result, as_json=False, alone=True, talk=True)
 

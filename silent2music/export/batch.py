@@ -115,12 +115,15 @@ class Manifest:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock, a hidden neighbour of the manifest, since the manifest itself is replaced."""
+        """Hold a lock on the folder, since the manifest itself is replaced."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.with_name(f".{MANIFEST}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
                 yield
+            finally:
+                os.close(folder)
         except OSError as error:
             raise AudioError(
                 f"{self.path} cannot be written ({error.strerror}); choose another place."
@@ -144,6 +147,7 @@ def run(
     make: Callable[[T], Entry],
     manifest: Manifest | None = None,
     worker: Worker | None = None,
+    noted: Callable[[Entry], Entry] = dict,
 ) -> Iterator[Outcome]:
     """Make a worker's share of the items; a bad one does not stop the rest.
 
@@ -154,6 +158,7 @@ def run(
         make: makes an item, whole or not at all, and returns its entry.
         manifest: where entries and failures are noted.
         worker: this process, by default as the launcher says.
+        noted: what of an entry the manifest keeps.
 
     Raises:
         CheckpointError, ConfigError: from `make`, as they would stop every item.
@@ -170,7 +175,7 @@ def run(
         except S2MError as error:
             outcome = Outcome(name, "failed", reason=str(error))
         if manifest is not None:
-            manifest.add(name, outcome.entry or {"error": outcome.reason})
+            manifest.add(name, noted(outcome.entry) if outcome.entry else {"error": outcome.reason})
         yield outcome
 
 

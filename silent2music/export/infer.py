@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +17,8 @@ import silent2music
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
-from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
-from silent2music.export import provenance
+from silent2music.errors import AudioError, CheckpointError, ConfigError
+from silent2music.export import batch, provenance
 from silent2music.export.levelling import write_music
 
 if TYPE_CHECKING:
@@ -45,12 +48,14 @@ class Job:
         out: the file to write; the suffix decides the format.
         seed: what the piece is drawn from.
         label: the recording's name in the record: relative to the folder it was found in, or its file name.
+        found: in a folder; such a job is skipped where its music is there already.
     """
 
     room: Path
     out: Path
     seed: int
     label: str
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,14 @@ class Failure:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A recording whose music is there already, whole and made by the same settings; `record` says how."""
+
+    name: str
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,7 @@ def _jobs_of(room: Path, seed: int, out: Path | None, folder: Path) -> list[Job]
         relative = path.relative_to(room)
         if not path.stem.endswith(made) and not path.name.startswith("."):
             target = folder / relative.with_name(path.stem + OUTPUT_SUFFIX)
-            jobs.append(Job(path, target, seed_for(seed, relative), relative.as_posix()))
+            jobs.append(Job(path, target, seed_for(seed, relative), relative.as_posix(), found=True))
     if not jobs:
         raise AudioError(
             f"{room} holds only hidden files and music that silent2music made; expected recordings of rooms."
@@ -170,6 +183,9 @@ def load_model(folder: Path | None = None, device: str | None = None) -> LoadedM
     _check_device(name)
     from silent2music.model import WEIGHTS_FILE, Silent2Music
 
+    if name == "cuda":
+        # Launchers number the processes of a machine: each takes its own card.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.set_num_threads(N_THREADS)
     model = Silent2Music.from_pretrained(folder).to(name)
     return LoadedModel(model, model.config.name, provenance.sha256(folder / WEIGHTS_FILE), name)
@@ -195,8 +211,9 @@ def infer_many(
     device: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
-) -> Iterator[dict[str, Any] | Failure]:
-    """Make music for many rooms; a bad one does not stop the rest.
+    manifest: Path | None = None,
+) -> Iterator[dict[str, Any] | Failure | Skipped]:
+    """Make music for many rooms, or for this process's share of them; a bad one does not stop the rest.
 
     The model is loaded when the first recording turns out to be good, so that a wrong name is told at once.
 
@@ -209,9 +226,10 @@ def infer_many(
         device: `cpu`, `cuda` or `mps`.
         force: replace files that exist.
         progress: told of every step.
+        manifest: a folder above all outputs, whose `manifest.jsonl` is to list them.
 
     Yields:
-        For each job the record of what was written, or its failure.
+        For each job the record of what was written, or what was there, or its failure.
 
     Raises:
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
@@ -219,21 +237,77 @@ def infer_many(
     if seconds is not None and not (math.isfinite(seconds) and seconds >= audio.MIN_SECONDS):
         raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
     loaded: LoadedModel | None = None
-    for job in jobs:
-        try:
-            _check_target(job, force)
-            room = audio.read(job.room)
-        except S2MError as error:
-            yield Failure(str(job.room), str(error))
-            continue
+
+    def make(job: Job) -> dict[str, Any]:
+        nonlocal loaded, sampling
+        # A record without its music is what a kill between the two leaves.
+        again = force or (job.found and not job.out.exists())
+        _check_target(job, again)
+        room = audio.read(job.room)
         if loaded is None:
             loaded = load_model(model_folder, device)
             strength = loaded.model.config.guidance if guidance is None else guidance
             sampling = dataclasses.replace(sampling, guidance=strength)
-        try:
-            yield infer(job, room, loaded, sampling, seconds, force, progress)
-        except S2MError as error:
-            yield Failure(str(job.room), str(error))
+        return infer(job, room, loaded, sampling, seconds, again, progress)
+
+    def made(job: Job) -> dict[str, Any] | None:
+        if force or not job.found or not job.out.exists():
+            return None
+        return _made(job, sampling, guidance, seconds, model_folder or default_model())
+
+    def key(job: Job) -> str:
+        return str(job.room) if manifest is None else job.out.relative_to(manifest).as_posix()
+
+    listed = None if manifest is None else batch.Manifest(manifest)
+    names = {key(job): str(job.room) for job in jobs}
+    for outcome in batch.run(jobs, key, made, make, listed, noted=_noted):
+        if outcome.entry is None:
+            yield Failure(names[outcome.key], outcome.reason)
+        elif outcome.status == "skipped":
+            yield Skipped(names[outcome.key], outcome.entry)
+        else:
+            yield dict(outcome.entry)
+    if listed is not None and listed.path.exists():
+        listed.tidy()
+
+
+def _made(
+    job: Job, sampling: SamplingConfig, guidance: float | None, seconds: float | None, model_folder: Path
+) -> dict[str, Any] | None:
+    """The record of a job's music, if it is whole and just what would be made now."""
+    try:
+        record: dict[str, Any] = json.loads(provenance.sidecar_path(job.out).read_text(encoding="utf-8"))
+        made, settings = record["input"], record["settings"]
+        wanted = {
+            **dataclasses.asdict(dataclasses.replace(sampling, seed=job.seed)),
+            "guidance": _own_guidance(model_folder) if guidance is None else guidance,
+            "seconds": made["seconds"] if seconds is None else seconds,
+        }
+        is_same = (
+            all(settings[name] == value for name, value in wanted.items())
+            and made["sha256"] == provenance.sha256(job.room)
+            and record["model"]["sha256"] == _weights_sha256(model_folder)
+            and record["output"]["sha256"] == provenance.sha256(job.out)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if is_same else None
+
+
+@cache
+def _weights_sha256(model_folder: Path) -> str:
+    return provenance.sha256(model_folder / "model.safetensors")
+
+
+@cache
+def _own_guidance(model_folder: Path) -> float:
+    return float(json.loads((model_folder / "config.json").read_text(encoding="utf-8"))["guidance"])
+
+
+def _noted(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's line in the manifest."""
+    output = {name: record["output"][name] for name in ("seconds", "lufs", "sha256")}
+    return {"room": record["input"]["file"], "seed": record["settings"]["seed"], **output}
 
 
 def _check_target(job: Job, force: bool) -> None:
