@@ -159,18 +159,32 @@ def infer(
     device: Device = None,
     as_json: AsJson = False,
     force: Force = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Write 16-bit WAV to standard output as it is made.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="With --stream: samples without a header.")] = False,
 ) -> None:
     """Make music for a recording of a room.
 
     ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder. What a folder's manifest
     has already is not made again; `accelerate launch -m silent2music.cli infer ...` shares a folder.
+    With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
+    --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
     if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if stream:
+        if len(rooms) > 1 or rooms[0].is_dir() or output is not None or out is not None:
+            raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
+        from silent2music.export.streaming import send
+
+        source, sink = sys.stdin.buffer, sys.stdout.buffer
+        send(rooms[0], source, sink, sampling, guidance, seconds, model, device, raw)
+        return
     from silent2music.export.batch import this_worker
     from silent2music.export.infer import Failure, Skipped, infer_many, plan
 
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     jobs, failures = plan(rooms, seed, output, out)
     worker = this_worker()
     failures = failures if worker.index == 0 else []

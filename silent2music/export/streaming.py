@@ -1,0 +1,89 @@
+"""Music to a pipe while it is made: WAV or raw samples on standard output, from a recording or from live sound."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.config import SamplingConfig
+from silent2music.export.infer import load_model
+
+LIVE = Path("-")
+"""The name of the room that comes on standard input: mono, 16-bit little-endian, at `LIVE_RATE`."""
+
+LIVE_RATE = 24_000
+UNKNOWN = 0xFFFFFFFF
+"""The length that streaming writers put where it is not known yet."""
+
+
+def send(
+    room: Path,
+    source: BinaryIO,
+    sink: BinaryIO,
+    sampling: SamplingConfig,
+    guidance: float | None = None,
+    seconds: float | None = None,
+    model_folder: Path | None = None,
+    device: str | None = None,
+    raw: bool = False,
+) -> None:
+    """Write the music of a room to a stream as it is made, 16 bit, at the level that the model chose.
+
+    Ends quietly where nobody reads on.
+
+    Args:
+        room: a recording, or `LIVE` for sound that comes from `source`.
+        source: read for a live room only.
+        sink: where the music goes.
+        sampling, guidance, seconds, model_folder, device: as for `infer.infer_many`.
+        raw: little-endian samples without a WAV header.
+
+    Raises:
+        AudioError, CheckpointError, ConfigError: if the room, the model or a setting is not usable.
+    """
+    recording = None if room == LIVE else audio.read(room)
+    loaded = load_model(model_folder, device)
+    strength = loaded.model.config.guidance if guidance is None else guidance
+    sampling = dataclasses.replace(sampling, guidance=strength)
+    codec = loaded.model.codec
+    length = None if recording is None else seconds or recording.seconds
+    pieces = loaded.model.stream(recording or _heard(source, codec.frame_rate), sampling, length)
+    try:
+        if not raw:
+            n_samples = None if length is None else round(length * codec.sample_rate)
+            sink.write(wav_header(codec.sample_rate, codec.channels, n_samples))
+        for piece in pieces:
+            sink.write(np.round(piece.samples.T * 32767.0).astype("<i2").tobytes())
+            sink.flush()
+    except BrokenPipeError:
+        return
+
+
+def wav_header(sample_rate: int, n_channels: int, n_samples: int | None) -> bytes:
+    """The header of a 16-bit WAV file of `n_samples` in a channel, or of a length to be found out."""
+    n_bytes = UNKNOWN if n_samples is None else 2 * n_channels * n_samples
+    form = struct.pack(
+        "<HHIIHH", 1, n_channels, sample_rate, 2 * n_channels * sample_rate, 2 * n_channels, 16
+    )
+    size = min(UNKNOWN, n_bytes + 36)
+    return (
+        struct.pack("<4sI4s4sI", b"RIFF", size, b"WAVE", b"fmt ", 16)
+        + form
+        + struct.pack("<4sI", b"data", n_bytes)
+    )
+
+
+def _heard(source: BinaryIO, frame_rate: float) -> Iterator[Waveform]:
+    """A codec frame of live sound after another."""
+    n_bytes = 2 * round(LIVE_RATE / frame_rate)
+    while chunk := source.read(n_bytes):
+        samples = np.frombuffer(chunk[: len(chunk) // 2 * 2], "<i2").astype(np.float32) / 32768.0
+        if len(samples):
+            yield Waveform(samples[None], LIVE_RATE)
