@@ -374,6 +374,32 @@ def validate(
             temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
+    room: Annotated[Path | None, typer.Option("--room", help="A recording; the demo's by default.")] = None,
+    model: Model = None,
+    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often; medians count.")] = 5,
+    minutes: Annotated[
+        list[float] | None,
+        typer.Option("--minutes", help="A length of music to follow time and memory to; may be repeated."),
+    ] = None,
+) -> None:
+    """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
+    from silent2music.audio import read
+    from silent2music.evaluation.speed import BenchConfig
+    from silent2music.evaluation.speed import bench as measure
+    from silent2music.evaluation.speed_report import write_speed_report
+    from silent2music.export.infer import DEMO_ROOM, default_model
+
+    lengths = (10.0, *(60.0 * m for m in minutes or (1.0,)))
+    with _progress() as steps:
+        report = measure(
+            model or default_model(), read(room or DEMO_ROOM), BenchConfig(n_rounds, lengths), steps
+        )
+    print(write_speed_report(report, out))
+
+
 @app.command("eval")
 def evaluate(
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],

@@ -19,7 +19,7 @@ HOMES = {
     "soundfile": ("audio.py",),
     "accelerate": ("training/",),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec"),
-    "transformers": ("codec.py", "training/codec"),
+    "transformers": ("codec.py", "training/codec", "evaluation/speed.py"),
 }
 """Packages that are imported in these places alone."""
 
