@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from silent2music import audio
 from silent2music.evaluation import speed
@@ -19,14 +20,16 @@ def short() -> pytest.MonkeyPatch:
         patch.setattr(speed, "STEP_SECONDS", 0.2)
         patch.setattr(speed, "BATCHES", (1, 2))
         patch.setattr(speed, "N_PARITY_COLUMNS", 5)
+        patch.setattr(speed, "PIECE_SECONDS", 0.6)
+        patch.setattr(speed, "LARGE", 128)
         yield patch
 
 
 def test_every_figure_is_there(model_folder: Path, room_file: Path, tmp_path: Path, short) -> None:
-    config = speed.BenchConfig(n_rounds=2, seconds=(0.6, 1.2), threads=(1,))
+    config = speed.BenchConfig(n_rounds=1, seconds=(0.6, 1.2), threads=(1,), musicgen=False)
     report = speed.bench(model_folder, audio.read(room_file), config)
     assert set(report["stages"]) == {"conditioning", "codec", "whole", "first audio"}
-    assert {"MusicGen", "fp32", "bf16"} <= set(report["steps"])
+    assert {"fp32", "bf16"} <= set(report["steps"])
     timed = [f for group in ("stages", "steps", "batch") for f in report[group].values()]
     assert all(f["cpu_seconds"] > 0 and f["wall_seconds"] > 0 for f in timed)
     assert report["parity"]["fp32"]["largest_logit_error"] == 0
@@ -50,3 +53,14 @@ def test_the_limit_counts_the_weights(model_folder: Path) -> None:
 def test_growth_is_what_further_seconds_cost() -> None:
     runs = {"10": {"seconds": 4.0, "peak_mib": 300.0}, "60": {"seconds": 6.5, "peak_mib": 310.0}}
     assert list(speed.growth(runs)) == [(60.0, 0.05, 310.0)]
+
+
+def test_musicgen_of_the_same_size_takes_its_steps(model_folder: Path, short) -> None:
+    steps = []
+    model = Silent2Music.from_pretrained(model_folder)
+    run = speed.musicgen_steps(model)
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        real = speed.draw
+        patch.setattr(speed, "draw", lambda *given: steps.append(given[0].shape) or real(*given))
+        run()
+    assert steps == [(1, 4, 32)] * (5 + 3)

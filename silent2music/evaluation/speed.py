@@ -40,6 +40,12 @@ BATCHES = (1, 4, 16)
 STEP_SECONDS = 4.0
 """Length of the music whose decoding steps are timed."""
 
+PIECE_SECONDS = 10.0
+"""Length of the room, and of the music where the stages are timed."""
+
+LARGE = 1024
+"""Side of the square product and, squared, a 64th of the numbers read, by which the machine's rates are found."""
+
 N_PARITY_COLUMNS = 100
 PARITY_SEEDS = 4
 
@@ -90,11 +96,10 @@ def bench(
     finally:
         torch.set_num_threads(n_threads)
     report["runs"] = {}
-    rounds = [
-        (seconds, r) for seconds in config.seconds for r in range(config.n_rounds if seconds <= 10 else 1)
-    ]
+    shortest = min(config.seconds)
+    rounds = [s for s in config.seconds for _ in range(config.n_rounds if s == shortest else 1)]
     measured: dict[float, list[dict[str, float]]] = {seconds: [] for seconds in config.seconds}
-    for done, (seconds, _) in enumerate(rounds):
+    for done, seconds in enumerate(rounds):
         measured[seconds].append(command_run(model_folder, room, seconds))
         tell("whole commands", done + 1, len(rounds))
     for seconds, runs in measured.items():
@@ -150,14 +155,14 @@ def _interleaved(tasks: Sequence[_Task], n_rounds: int, tell: Progress) -> Repor
 def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Task]:
     """All that is timed inside the process."""
     settings = SamplingConfig(guidance=model.config.guidance)
-    take = span(room, 0, 10 * room.sample_rate)
+    take = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
     heard = _heard(model, take, STEP_SECONDS)
     null = model.null(heard)
     packed = model.packed_decoder()
     codes = generate_codes(packed, heard, null, settings, [0])
-    conditioned = [_Task("stages", "conditioning", 10.0, lambda: _heard(model, take, 10.0))]
+    conditioned = [_Task("stages", "conditioning", PIECE_SECONDS, lambda: _heard(model, take, PIECE_SECONDS))]
     codec = [_Task("stages", "codec", STEP_SECONDS, lambda: model.codec.decode(codes))]
-    whole = [_Task("stages", "whole", 10.0, lambda: model.generate(take, settings))]
+    whole = [_Task("stages", "whole", PIECE_SECONDS, lambda: model.generate(take, settings))]
     first = [_Task("stages", "first audio", 0.0, lambda: next(model.stream(take, settings)))]
     steps = [
         _Task(
@@ -277,9 +282,9 @@ def limit(model: Silent2Music) -> Report:
     n_keys = 2 * rows * sizes.n_layers * sizes.attention_window * sizes.dim
     n_bytes = n_weights * n_bytes_each + 4 * n_keys
     n_products = rows * (n_weights - sizes.n_codebooks * sizes.codebook_size * sizes.dim // 2) + n_keys
-    large, square = torch.ones(64 * 2**20), torch.randn(1024, 1024)
+    large, square = torch.ones(64 * LARGE**2), torch.randn(LARGE, LARGE)
     read = large.numel() * 4 / _least(large.sum)
-    rate = 1024**3 / _least(lambda: square @ square)
+    rate = LARGE**3 / _least(lambda: square @ square)
     return {
         "bytes_per_step": n_bytes,
         "multiply_adds_per_step": n_products,
@@ -357,7 +362,7 @@ def command_run(model_folder: Path, room: Waveform, seconds: float) -> dict[str,
     """`s2m infer` of a ten-second room in a fresh process: wall seconds from start to end, peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         recording = Path(folder) / "room.wav"
-        audio.write(recording, span(room, 0, 10 * room.sample_rate))
+        audio.write(recording, span(room, 0, round(PIECE_SECONDS * room.sample_rate)))
         arguments = [
             "infer",
             str(recording),
