@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,9 +231,10 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
     from silent2music._torchaudio import ensure_torchaudio
 
     ensure_torchaudio()
-    from transformers import MusicgenForCausalLM
+    from transformers import MusicgenForCausalLM, logging
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
+    logging.set_verbosity_error()
     sizes, settings = model.config.decoder, SamplingConfig(guidance=model.config.guidance)
     filler = sizes.codebook_size
     decoder = MusicgenForCausalLM(
@@ -256,7 +258,8 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
         column = torch.full((1, sizes.n_codebooks), filler)
         for _ in range(n_columns):
             both = column.expand(2, -1).reshape(-1, 1)
-            out = decoder(both, encoder_hidden_states=heard, past_key_values=cache, use_cache=True)
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # a new name is on its way
+                out = decoder(both, encoder_hidden_states=heard, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             with_room, without = out.logits.view(2, sizes.n_codebooks, -1)
             logits = without + settings.guidance * (with_room - without)
