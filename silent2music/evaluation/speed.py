@@ -258,15 +258,18 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
         column = torch.full((1, sizes.n_codebooks), filler)
         for _ in range(n_columns):
             both = column.expand(2, -1).reshape(-1, 1)
-            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # a new name is on its way
-                out = decoder(both, encoder_hidden_states=heard, past_key_values=cache, use_cache=True)
+            out = decoder(both, encoder_hidden_states=heard, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             with_room, without = out.logits.view(2, sizes.n_codebooks, -1)
             logits = without + settings.guidance * (with_room - without)
             uniform = torch.rand(logits.shape, generator=noise)
             column = draw(logits[None], settings, uniform[None])
 
-    return run
+    def quietly() -> None:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            run()  # its cache's argument is about to get another name
+
+    return quietly
 
 
 # ---- what could be ----
