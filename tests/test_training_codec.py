@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from silent2music import audio
+from silent2music import audio, distances
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
@@ -130,21 +130,21 @@ def test_too_little_music_is_refused(music: list[Path], tmp_path: Path) -> None:
 
 def test_log_mel_distance_of_a_gain_is_its_logarithm() -> None:
     noise = 0.1 * torch.randn(2, RATE, generator=generator())
-    distance = codec_losses.log_mel_distance(noise, noise / 2.0, RATE)
+    distance = distances.log_mel_distance(noise, noise / 2.0, RATE)
     assert torch.allclose(distance, torch.full((2,), np.log(2.0), dtype=torch.float32), atol=0.02)
-    assert codec_losses.log_mel_distance(noise, noise, RATE).abs().max() == 0.0
+    assert distances.log_mel_distance(noise, noise, RATE).abs().max() == 0.0
 
 
 def test_log_mel_distance_has_a_floor() -> None:
     """Both are far below -80 dBFS in every band."""
     quiet = 1e-7 * torch.randn(1, RATE, generator=generator())
-    assert codec_losses.log_mel_distance(quiet, torch.zeros(1, RATE), RATE) == 0.0
+    assert distances.log_mel_distance(quiet, torch.zeros(1, RATE), RATE) == 0.0
 
 
 def test_losses_have_finite_gradients_at_silence() -> None:
     silent = torch.zeros(1, RATE, requires_grad=True)
     sound = 0.1 * torch.randn(1, RATE, generator=generator())
-    loss = codec_losses.log_mel_distance(sound, silent, RATE) + codec_losses.stft_distance(sound, silent)
+    loss = distances.log_mel_distance(sound, silent, RATE) + distances.stft_distance(sound, silent)
     loss.sum().backward()
     assert silent.grad is not None
     assert silent.grad.isfinite().all()

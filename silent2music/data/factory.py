@@ -146,7 +146,7 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     if not Path(config.soundfont).is_file():
         raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
     library = open_library(ambience, rooms, out / "library")
-    credits, refused = _scores(scores)
+    credits, refused = licensed_scores(scores)
     aside = held_out([[credit.path for credit in credits]], config.validation_share)
     stocks = {}
     for split, part in zip(("train", "validation"), library.split(config.validation_share), strict=True):
@@ -425,7 +425,7 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
     return "\n".join(text) + "\n"
 
 
-def _scores(folder: Path) -> tuple[list[Credit], list[str]]:
+def licensed_scores(folder: Path) -> tuple[list[Credit], list[str]]:
     """Scores of a folder that have a licence entry, and the names of those that have none."""
     licences = read_licences(folder)
     found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music import audio
+from silent2music import audio, distances
 from silent2music._torchaudio import ensure_torchaudio
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
@@ -303,8 +303,8 @@ class _Run:
             decoded, commitment = self.trainer(sound, n_books)
         leaf = decoded.detach().float().requires_grad_()
         losses = {
-            "mel": codec_losses.log_mel_distance(sound, leaf, self.codec.sample_rate).mean(),
-            "stft": codec_losses.stft_distance(sound, leaf).mean(),
+            "mel": distances.log_mel_distance(sound, leaf, self.codec.sample_rate).mean(),
+            "stft": distances.stft_distance(sound, leaf).mean(),
         }
         figures = {"commitment": float(commitment)}
         if self.judge is not None:
@@ -369,7 +369,7 @@ class _Run:
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
             with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, **values}) + "\n")
+                file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
 
     def _modules(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer | None]]:
         """What a checkpoint holds, by name."""
@@ -484,7 +484,7 @@ def measure(codec: Codec | TrainableCodec, sound: Tensor) -> dict[str, float]:
     )
     share = counts / counts.sum(1, keepdim=True)
     return {
-        "log_mel": float(codec_losses.log_mel_distance(rows[0], rows[1], codec.sample_rate).mean()),
+        "log_mel": float(distances.log_mel_distance(rows[0], rows[1], codec.sample_rate).mean()),
         "level_error_db": float((level[0] - level[1]).abs().mean()),
         "usage": float((counts > 0).float().mean()),
         "entropy_bits": float(torch.special.entr(share).sum(1).mean() / math.log(2.0)),
