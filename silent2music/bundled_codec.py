@@ -24,15 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.config import CodecConfig
+from silent2music.correction import SILENCE_NORM, SpectrumCorrection, VectorCorrection
 from silent2music.errors import AudioError, ConfigError
 from silent2music.phase import context_frames, rebuild, stft
 
 SILENCE_CODE = 0
 """Entry of the bundled codec's first codebook that is exact silence, whatever the other codebooks say."""
-
-
-SILENCE_NORM = 0.05
-"""Vectors longer than this (a sine of about -80 dBFS) are never coded as silence."""
 
 
 DECODE_BLOCK = 250
@@ -48,43 +45,6 @@ _TOKEN_SETTINGS = (
     "n_candidates",
 )  # fmt: skip
 """Settings that decide which tokens a sound gets; the others belong to the decoder."""
-
-
-class Correction(nn.Module):
-    """A learned change of vectors `[B, T, P]` in the light of those before, nothing at first.
-
-    Causal ConvNeXt blocks (Liu et al., 2022) on each vector's direction and log length; what comes out is
-    added in units of that length, so that silence stays silent.
-    """
-
-    KERNEL = 5
-
-    def __init__(self, n_components: int, dim: int, n_layers: int) -> None:
-        super().__init__()
-        self.enter = nn.Linear(n_components + 1, dim)
-        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, self.KERNEL, groups=dim) for _ in range(n_layers)])
-        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
-        self.widen = nn.ModuleList([nn.Linear(dim, 3 * dim) for _ in range(n_layers)])
-        self.narrow = nn.ModuleList([nn.Linear(3 * dim, dim) for _ in range(n_layers)])
-        self.leave = nn.Linear(dim, n_components)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    @property
-    def n_history(self) -> int:
-        """Frames before a frame that its correction depends on."""
-        return (self.KERNEL - 1) * len(self.mix)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """`[B, T, P]` to `[B, T, P]`."""
-        length: Tensor = vectors.norm(dim=-1, keepdim=True)
-        inputs = torch.cat([vectors / length.clamp(min=1e-6), (length + SILENCE_NORM).log()], dim=-1)
-        hidden = self.enter(inputs)
-        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
-            mixed = mix(functional.pad(hidden.transpose(1, 2), (self.KERNEL - 1, 0))).transpose(1, 2)
-            hidden = hidden + narrow(functional.gelu(widen(norm(mixed))))
-        change: Tensor = self.leave(hidden)
-        return vectors + length * change
 
 
 class BundledCodec(nn.Module):
@@ -125,9 +85,15 @@ class BundledCodec(nn.Module):
             "codebooks", torch.zeros(config.n_codebooks, config.codebook_size, config.n_components)
         )
         self.register_buffer("scales", torch.zeros(config.codebook_size))
-        sizes = (config.n_components, config.correction_dim)
-        self.encoder = Correction(*sizes, config.encoder_layers) if config.encoder_layers else None
-        self.decoder = Correction(*sizes, config.decoder_layers) if config.decoder_layers else None
+        n_components, dim = config.n_components, config.correction_dim
+        self.encoder = (
+            VectorCorrection(n_components, dim, config.encoder_layers) if config.encoder_layers else None
+        )
+        self.decoder = (
+            SpectrumCorrection(n_components, n_features, dim, config.decoder_layers)
+            if config.decoder_layers
+            else None
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -221,7 +187,8 @@ class BundledCodec(nn.Module):
         n_kept = [min(self.config.n_candidates, first.shape[0])] * self.n_codebooks
         n_kept[self.config.n_core_codebooks - 1] = n_kept[-1] = 1
         score = vectors @ first.T - first.square().sum(-1) / 2
-        # Nothing can be added to silence, so it must not stand in for a sound unlike all that was fitted.
+        # Nothing can be added to silence, so it must not stand in for a sound (louder than a sine of -80 dBFS)
+        # unlike all that was fitted.
         score[vectors.norm(dim=1) > SILENCE_NORM, SILENCE_CODE] = -math.inf
         best = score.topk(n_kept[0], dim=1).indices
         codes = best[..., None]
@@ -250,11 +217,16 @@ class BundledCodec(nn.Module):
 
     def magnitudes(self, vectors: Tensor) -> Tensor:
         """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`."""
-        if self.decoder is not None:
-            vectors = self.decoder(vectors)
-        features = (vectors @ self.components).clamp(min=0.0)
+        features = self.compressed(vectors)
         frames = features.reshape(len(vectors), -1, self.config.n_fft // 2 + 1)
         return frames.pow(1.0 / self.config.power)
+
+    def compressed(self, vectors: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]` of quantised vectors `[B, T, P]`."""
+        features = vectors @ self.components
+        return (
+            features.clamp(min=0.0) if self.decoder is None else cast(Tensor, self.decoder(vectors, features))
+        )
 
     def decode(self, codes: Tensor) -> Tensor:
         """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`, or of those of the first codebooks alone.
@@ -276,6 +248,7 @@ class BundledCodec(nn.Module):
         """How far behind the codes `decode_stream` gives sound, and also how far back it looks."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
+        n_frames += config.frames_per_code * self._reach
         return n_frames * config.hop / config.sample_rate
 
     @torch.no_grad()
@@ -297,15 +270,25 @@ class BundledCodec(nn.Module):
         ):
             yield audio[:, None]
 
+    @property
+    def _reach(self) -> int:
+        """Codec frames on either side that the magnitudes of a frame depend on."""
+        return 0 if self.decoder is None else self.decoder.reach
+
     def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Magnitudes of each block of codes, the vectors before it at hand for the correction."""
-        n_history = 0 if self.decoder is None else self.decoder.n_history
-        history: Tensor | None = None
+        """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known."""
+        reach, span = self._reach, self.config.frames_per_code
+        known: Tensor | None = None  # vectors from `reach` before the next to be given on
+        n_given = 0  # of those, whose magnitudes were given
         for block in blocks:
             vectors = self.vectors(self._checked(block))
-            joined = vectors if history is None else torch.cat([history, vectors], dim=1)
-            yield self.magnitudes(joined)[:, -vectors.shape[1] * self.config.frames_per_code :]
-            history = joined[:, max(0, joined.shape[1] - n_history) :]
+            known = vectors if known is None else torch.cat([known, vectors], dim=1)
+            n_ready = known.shape[1] - reach
+            if n_ready > n_given:
+                yield self.magnitudes(known)[:, n_given * span : n_ready * span]
+                known, n_given = known[:, max(0, n_ready - reach) :], min(n_ready, reach)
+        if known is not None and reach:
+            yield self.magnitudes(known)[:, n_given * span :]
 
     def _checked(self, codes: Tensor) -> Tensor:
         """The codes, if they can be this codec's."""

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -524,6 +525,56 @@ def codec_train(
             "There is no music to validate on; give --validation with music that is not trained on."
         )
     print(train_codec(_recipe(recipe, overrides), files, others, out, start, resume))
+
+
+@codec_app.command("music")
+def codec_music(
+    scores: Annotated[Path, typer.Argument(help="Folder of MIDI scores with an index.tsv of licences.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for train/ and validation/.")],
+    pieces: Annotated[int, typer.Option("--pieces", min=1, help="How many pieces of 20 s.")] = 420,
+    seed: Seed = SAMPLING.seed,
+    overrides: Set = None,
+) -> None:
+    """Render scores with instruments of every family, to fit and to test codecs on."""
+    from silent2music.data.medleys import render_medleys
+
+    with _progress() as steps:
+        data = replace(_recipe(None, overrides).data, scores=str(scores))
+        render_medleys(data, out, pieces, seed, _named(steps, "pieces"))
+
+
+@codec_app.command("bench")
+def codec_bench(
+    codecs: Annotated[
+        list[str],
+        typer.Option("--codec", metavar="NAME=FOLDER[:BOOKS][@random]", help="A codec to compare; repeat."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.md and bench.json.")],
+    families: Annotated[
+        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most.")] = 28,
+) -> None:
+    """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
+    from silent2music.evaluation.codec_bench import parse_candidate, run_bench
+
+    music = {
+        "families": _music_files(families) if families else [],
+        "pairs": _music_files(pairs, "validation") if pairs else [],
+        "real": _music_files(real) if real else [],
+    }
+    with _progress() as steps:
+        text = run_bench(
+            [parse_candidate(codec) for codec in codecs],
+            {group: files[:limit] for group, files in music.items() if files},
+            out,
+            progress=steps,
+        )
+    print(text)
 
 
 def _music_files(path: Path, split: str = "train") -> list[Path]:

@@ -58,6 +58,31 @@ def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> T
     return total / len(MEL_SCALES)
 
 
+def magnitude_distances(
+    reference: Tensor, estimate: Tensor, power: float, sample_rate: int
+) -> dict[str, Tensor]:
+    """How far compressed magnitudes of one window are from others, without a sound in between.
+
+    Args:
+        reference, estimate: `[..., n_fft / 2 + 1]`, magnitudes to the power given, 0 or more.
+        power: of the compression.
+        sample_rate: in Hz.
+
+    Returns:
+        `mel`, the mean absolute difference of natural log-mel magnitudes at two resolutions, floored at
+        `MEL_FLOOR`; `stft`, that of the compressed magnitudes over their mean.
+    """
+    n_fft = 2 * (reference.shape[-1] - 1)
+    # A power above 1 has no slope at zero, from which nothing could be learned.
+    plain = [x.add(1e-6).pow(1.0 / power) for x in (reference, estimate)]
+    mel = torch.zeros((), device=reference.device)
+    for n_mels in (40, 128):
+        filters = mel_filters(n_fft, n_mels, sample_rate).to(reference.device)
+        levels = [(x @ filters.T).clamp(min=MEL_FLOOR).log() for x in plain]
+        mel = mel + (levels[0] - levels[1]).abs().mean() / 2.0
+    return {"mel": mel, "stft": (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)}
+
+
 def stft_distance(reference: Tensor, estimate: Tensor) -> Tensor:
     """Mean absolute difference of magnitudes to the power 0.4 at three windows, `[B]` of samples `[B, N]`."""
     differences = [

@@ -196,7 +196,9 @@ def test_corrections_start_as_nothing(fitted: BundledCodec, music: list[Path]) -
     corrected.load_state_dict(fitted.state_dict(), strict=False)
     codes = fitted.encode(sound(music))
     assert torch.equal(corrected.encode(sound(music)), codes)
-    assert torch.allclose(corrected.decode(codes), fitted.decode(codes), atol=1e-5)
+    # But for the noise floor that a new correction adds, 60 dB or more below the sound.
+    magnitudes = [codec.magnitudes(fitted.vectors(codes)) for codec in (corrected, fitted)]
+    assert torch.allclose(*magnitudes, rtol=0.05, atol=1e-4)
 
 
 def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: list[Path]) -> None:
@@ -204,7 +206,7 @@ def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: li
     codec = BundledCodec(replace(fitted.config, decoder_layers=2, correction_dim=16))
     codec.load_state_dict(fitted.state_dict(), strict=False)
     assert codec.decoder is not None
-    torch.nn.init.normal_(codec.decoder.leave.weight, std=0.02)
+    torch.nn.init.normal_(codec.decoder.gain.weight, std=0.2)
     codes = codec.encode(sound(music))
     whole = codec.decode(codes)
     assert (whole - fitted.decode(codes)).abs().max() > 1e-3
@@ -215,10 +217,20 @@ def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: li
     assert silence.abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(("objective", "n_steps"), [("sound", 60), ("magnitudes", 150)])
 def test_training_the_decoder_helps_and_keeps_the_tokens(
-    fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
+    fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path, objective: str, n_steps: int
 ) -> None:
-    settings = recipe(max_steps=60, learning_rate=3e-3, warmup_steps=5, ema_decay=0.9, codebook_dropout=0.0)
+    settings = recipe(
+        objective=objective,
+        cached_minutes=0.3,
+        max_steps=n_steps,
+        validate_every=n_steps,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        ema_decay=0.9,
+        codebook_dropout=0.0,
+    )
     folder = train_codec(settings, music, music, tmp_path / "run", start)
     trained = load_codec(folder)
     assert torch.equal(trained.encode(sound(music)), fitted.encode(sound(music)))
@@ -228,13 +240,32 @@ def test_training_the_decoder_helps_and_keeps_the_tokens(
 
 
 @pytest.mark.parametrize(
-    ("kind", "adversarial", "freeze"),
-    [("bundled", True, True), ("bundled", False, False), ("seanet", True, False), ("seanet", False, True)],
+    ("kind", "objective", "adversarial", "freeze"),
+    [
+        ("bundled", "sound", True, True),
+        ("bundled", "sound", False, False),
+        ("bundled", "magnitudes", False, True),
+        ("seanet", "sound", True, False),
+        ("seanet", "sound", False, True),
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    music: list[Path], start: Path, tmp_path: Path, kind: str, adversarial: bool, freeze: bool
+    music: list[Path],
+    start: Path,
+    tmp_path: Path,
+    kind: str,
+    objective: str,
+    adversarial: bool,
+    freeze: bool,
 ) -> None:
-    settings = recipe(kind=kind, adversarial=adversarial, freeze_tokens=freeze, discriminator_filters=2)
+    settings = recipe(
+        kind=kind,
+        objective=objective,
+        cached_minutes=0.3,
+        adversarial=adversarial,
+        freeze_tokens=freeze,
+        discriminator_filters=2,
+    )
     first = start if kind == "bundled" else None
     whole = train_codec(settings, music, music, tmp_path / "whole", first)
     # Stopped after one step (the time is up), then resumed.
@@ -263,6 +294,10 @@ def test_what_cannot_be_trained_is_said(music: list[Path], start: Path, tmp_path
         train_codec(recipe(kind="vinyl"), music, music, tmp_path / "a")
     with pytest.raises(ConfigError, match="needs a fitted one"):
         train_codec(recipe(), music, music, tmp_path / "b")
+    with pytest.raises(ConfigError, match="objective is 'taste'; expected sound or magnitudes"):
+        train_codec(recipe(objective="taste"), music, music, tmp_path / "f", start)
+    with pytest.raises(ConfigError, match="Only the bundled codec with freeze_tokens"):
+        train_codec(recipe(objective="magnitudes", kind="seanet"), music, music, tmp_path / "g")
     nothing = replace(recipe(), codec=CodecConfig())
     with pytest.raises(ConfigError, match="nothing to train"):
         train_codec(nothing, music, music, tmp_path / "c", start)

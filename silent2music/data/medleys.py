@@ -22,7 +22,7 @@ from silent2music.data.sources import held_out
 from silent2music.errors import DataError
 
 FAMILIES = {
-    "piano": range(0, 8),
+    "piano": range(8),
     "mallets": range(8, 16),
     "organ": range(16, 24),
     "guitar": range(24, 32),
@@ -35,7 +35,7 @@ FAMILIES = {
     "synth": range(80, 96),
     "plucked": range(104, 112),
     "drums": range(0),
-    "mixed": range(0, 112),
+    "mixed": range(112),
 }
 """General MIDI programs of each family; a piece of `mixed` has one of any for each part, and often drums."""
 

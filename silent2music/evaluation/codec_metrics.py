@@ -5,6 +5,8 @@ Each function compares an estimate with its reference, both `[N]` mono at the sa
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -98,7 +100,7 @@ def held_modulation(
     window = np.hanning(n_stretch)
     threshold = audible.mean(axis=0).max() * 10.0 ** (-AUDIBLE_DB / 20.0)
     found = [np.zeros(0)]
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in pairwise(edges):
         first, last = round((begin + ONSET_GUARD_SECONDS) * rate), round((end - ONSET_GUARD_SECONDS) * rate)
         for start in range(first, min(last, len(envelopes)) - n_stretch + 1, n_stretch):
             rows = slice(start, start + n_stretch)
@@ -116,7 +118,9 @@ def _band_envelopes(sound: FloatArray) -> NDArray[np.float64]:
     """Magnitudes `[frames, bands]` of short windows, whose bins are the bands."""
     window = torch.hann_window(_BAND_FFT)
     samples = torch.from_numpy(np.ascontiguousarray(sound, np.float32))
-    spectrum = torch.stft(samples, _BAND_FFT, _BAND_HOP, window=window, pad_mode="constant", return_complex=True)
+    spectrum = torch.stft(
+        samples, _BAND_FFT, _BAND_HOP, window=window, pad_mode="constant", return_complex=True
+    )
     return np.asarray(spectrum.abs().T.double().numpy())
 
 

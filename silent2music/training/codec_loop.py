@@ -79,7 +79,10 @@ def train_codec(
     torch.manual_seed(config.seed)
     codec, average = _make(recipe, start), _make(recipe, start)
     average.load_state_dict(codec.state_dict())
-    return _Run(accelerator, config, codec, average, files, validation_files, out).go(resume)
+    if config.objective not in ("sound", "magnitudes"):
+        raise ConfigError(f"codec_training.objective is '{config.objective}'; expected sound or magnitudes.")
+    run = _Run if config.objective == "sound" else _MagnitudeRun
+    return run(accelerator, config, codec, average, files, validation_files, out).go(resume)
 
 
 def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
@@ -182,6 +185,14 @@ class BundledTrainer(nn.Module):
         self.codec.codebooks[0, SILENCE_CODE] = 0.0
 
 
+class MagnitudeTrainer(BundledTrainer):
+    """The bundled codec's decoder from codes to magnitudes."""
+
+    def forward(self, codes: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
+        """Compressed magnitudes `[B, T, F]` of codes `[B, K, T]`, their vectors brought to a gain `[B, 1, 1]`."""
+        return self.codec.compressed(self.codec.vectors(codes) * gain)
+
+
 def _ema_books(codec: BundledCodec) -> nn.ModuleList:
     """`encodec`'s codebooks with moving averages, started from the codec's."""
     ensure_torchaudio()
@@ -240,9 +251,7 @@ class _Run:
         self.codec, self.average = codec, average.requires_grad_(False).eval()
         self.files, self.validation_files = list(files), list(validation_files)
         self.step = 0
-        trainer: nn.Module = (
-            BundledTrainer(codec, config) if isinstance(codec, BundledCodec) else SeanetTrainer(codec, config)
-        )
+        trainer = self._make_trainer()
         rate = config.learning_rate
         weights = [p for p in trainer.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=rate, betas=(0.8, 0.99), weight_decay=1e-3)
@@ -260,6 +269,12 @@ class _Run:
             self.judge, self.judge_optimizer = accelerator.prepare(judge, judge_optimizer)
             shares |= {"adversarial": config.adversarial_weight, "feature": config.feature_weight}
         self.balancer = codec_losses.Balancer(shares)
+
+    def _make_trainer(self) -> nn.Module:
+        """The codec as a function to train."""
+        if isinstance(self.codec, BundledCodec):
+            return BundledTrainer(self.codec, self.config)
+        return SeanetTrainer(self.codec, self.config)
 
     def go(self, resume: bool) -> Path:
         """Train until `max_steps` or `max_minutes`, whichever is first."""
@@ -294,9 +309,7 @@ class _Run:
             self.files, config.batch_size, self._crop_samples(), self.codec.sample_rate, rng, config.quiet_db
         )
         sound = sound.to(accelerator.device)
-        n_books = self.codec.n_codebooks
-        if rng.random() < config.codebook_dropout:
-            n_books = int(rng.integers(1, n_books + 1))
+        n_books = self._draw_books(rng)
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.step, config)
         with accelerator.autocast():
@@ -317,17 +330,32 @@ class _Run:
         total = (
             decoded.float() * self.balancer.gradient(losses, leaf)
         ).sum() + config.commitment_weight * commitment
+        self._descend(total)
+        return self._finite(figures | {name: float(loss.detach()) for name, loss in losses.items()})
+
+    def _draw_books(self, rng: np.random.Generator) -> int:
+        """How many codebooks a step decodes: all, the core alone as often, and sometimes any number."""
+        n_books = self.codec.n_codebooks
+        if rng.random() < self.config.codebook_dropout:
+            return int(rng.integers(1, n_books + 1))
+        n_core = self.codec.config.n_core_codebooks if isinstance(self.codec, BundledCodec) else 0
+        return n_core if n_core and rng.random() < 0.5 else n_books
+
+    def _descend(self, total: Tensor) -> None:
+        """A step of the optimiser down the gradient of a loss, and what follows it."""
         self.optimizer.zero_grad()
-        accelerator.backward(total)
-        accelerator.clip_grad_norm_(self.trainer.parameters(), config.gradient_clip)
+        self.accelerator.backward(total)
+        self.accelerator.clip_grad_norm_(self.trainer.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.plain.settle()
         self._follow()
-        figures |= {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _finite(self, figures: dict[str, float]) -> dict[str, float]:
+        """The figures, if they are such."""
         if not all(math.isfinite(value) for value in figures.values()):
             raise ConfigError(
                 f"The loss is not finite at step {self.step}; lower codec_training.learning_rate "
-                f"(now {config.learning_rate}) and resume from the last checkpoint."
+                f"(now {self.config.learning_rate}) and resume from the last checkpoint."
             )
         return figures
 
@@ -419,6 +447,65 @@ class _Run:
             raise CheckpointError(
                 f"{self.out} has no state to resume from that fits the recipe ({reason})."
             ) from error
+
+
+class _MagnitudeRun(_Run):
+    """The decoder's correction trained on magnitudes: no phases, no transforms, and all music coded beforehand."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.frames = coded_frames(cast(BundledCodec, self.codec), self.files, self.config)
+
+    def _make_trainer(self) -> nn.Module:
+        if not isinstance(self.codec, BundledCodec) or not self.config.freeze_tokens:
+            raise ConfigError("Only the bundled codec with freeze_tokens can be trained on magnitudes.")
+        return MagnitudeTrainer(self.codec, self.config)
+
+    def _update(self) -> dict[str, float]:
+        """One step on excerpts of the coded music, some of them as if heard from farther away."""
+        config, codec = self.config, cast(BundledCodec, self.codec)
+        rng = np.random.default_rng([config.seed, self.step, self.accelerator.process_index])
+        codes, features = self.frames
+        n_frames = min(codes.shape[2], max(1, round(config.crop_seconds * codec.frame_rate)))
+        rows = torch.from_numpy(rng.integers(len(codes), size=config.batch_size))
+        start = int(rng.integers(codes.shape[2] - n_frames + 1))
+        gain_db = config.quiet_db * rng.random(config.batch_size) * (rng.random(config.batch_size) < 0.25)
+        gain = torch.from_numpy(10.0 ** (codec.config.power * gain_db / 20.0)).float()[:, None, None]
+        codes = codes[rows, : self._draw_books(rng), start : start + n_frames].long()
+        features = features[rows, start : start + n_frames].float() * gain
+        device = self.accelerator.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = _learning_rate(self.step, config)
+        guess = self.trainer(codes.to(device), gain.to(device))
+        n_bins = codec.config.n_fft // 2 + 1
+        pair = [x.reshape(*x.shape[:2], -1, n_bins) for x in (features.to(device), guess)]
+        losses = distances.magnitude_distances(*pair, codec.config.power, codec.sample_rate)
+        self._descend(config.mel_weight * losses["mel"] + config.stft_weight * losses["stft"])
+        return self._finite({name: float(loss.detach()) for name, loss in losses.items()})
+
+
+def coded_frames(
+    codec: BundledCodec, files: Sequence[Path], config: CodecTrainingConfig, seconds: float = 8.0
+) -> tuple[Tensor, Tensor]:
+    """Codes `[n, K, T]` int16 and compressed magnitudes `[n, T, F]` in 16 bits of excerpts of music.
+
+    Args:
+        codec: its tokens.
+        files: music; an excerpt of each in a random order, again from the first if they are too few.
+        config: `cached_minutes` says how much in all, `seed` which.
+        seconds: length of an excerpt.
+    """
+    rng = np.random.default_rng(config.seed)
+    n_excerpts = max(1, round(60.0 * config.cached_minutes / seconds))
+    order = [files[i] for i in rng.permutation(len(files))]
+    codes, features = [], []
+    for i in range(n_excerpts):
+        n_samples = round(seconds * codec.frame_rate) * codec.config.samples_per_code
+        sound = crops(order[i % len(order) :][:1] or order, 1, n_samples, codec.sample_rate, rng, 0.0)
+        with torch.no_grad():
+            features.append(codec.features(sound)[0].half())
+            codes.append(codec.encode(sound[:, None])[0].short())
+    return torch.stack(codes), torch.stack(features)
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -1,0 +1,115 @@
+"""Figures of what a codec does to music, on sounds whose answers are known; codecs side by side; medleys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library import write_scores
+
+from silent2music import audio
+from silent2music.codec import load_codec
+from silent2music.config import DataConfig
+from silent2music.data.medleys import FAMILIES, render_medleys
+from silent2music.errors import ConfigError, DataError
+from silent2music.evaluation.codec_bench import parse_candidate, run_bench
+from silent2music.evaluation.codec_metrics import (
+    chroma_similarity,
+    compare,
+    held_modulation,
+    si_sdr_db,
+)
+
+RATE = 24_000
+NO_ONSETS = np.zeros(0)
+
+
+def tone(frequency_hz: float, seconds: float = 2.0) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    return (0.3 * np.sin(2 * np.pi * frequency_hz * t)).astype(np.float32)
+
+
+def test_the_same_sound_is_perfect() -> None:
+    notes = np.concatenate([tone(f, 0.5) * np.exp(-np.arange(12_000) / 6000) for f in (262, 330, 392, 523)])
+    figures = compare(notes.astype(np.float32), notes.astype(np.float32), RATE)
+    assert figures["log_mel"] == 0.0
+    assert figures["chroma"] == pytest.approx(1.0)
+    assert figures["onset_f"] == 1.0
+    assert figures["roughness"] == 0.0
+    assert figures["si_sdr_db"] > 90.0
+
+
+def test_noise_has_the_ratio_that_it_was_added_at() -> None:
+    noise = np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
+    sound = tone(440.0)
+    noise *= np.sqrt(np.mean(sound**2) / np.mean(noise**2))
+    assert si_sdr_db(sound, 0.5 * (sound + 0.1 * noise)) == pytest.approx(20.0, abs=0.2)
+
+
+@pytest.mark.parametrize(("semitones", "low", "high"), [(0, 0.999, 1.0), (12, 0.95, 1.0), (6, 0.0, 0.3)])
+def test_chroma_hears_pitch_classes(semitones: int, low: float, high: float) -> None:
+    other = tone(261.63 * 2 ** (semitones / 12))
+    assert low <= chroma_similarity(tone(261.63), other, RATE) <= high + 1e-6
+
+
+@pytest.mark.parametrize(("rate_hz", "expected"), [(0.0, 0.0), (40.0, 0.5 / np.sqrt(2)), (5.0, 0.0)])
+def test_modulation_of_a_held_tone_is_that_which_it_was_given(rate_hz: float, expected: float) -> None:
+    """A depth of one half has an RMS of 0.35, the window of a band smooths it; 5 Hz is no roughness."""
+    t = np.arange(2 * RATE) / RATE
+    held = tone(1000.0)
+    shaken = (held * (1.0 + 0.5 * np.sin(2 * np.pi * rate_hz * t))).astype(np.float32)
+    assert np.median(held_modulation(shaken, NO_ONSETS, RATE, held)) == pytest.approx(expected, abs=0.04)
+
+
+def test_short_notes_are_not_held() -> None:
+    assert held_modulation(tone(1000.0), np.arange(0.0, 2.0, 0.2), RATE, tone(1000.0)).size == 0
+
+
+def test_codecs_side_by_side(codec_folder: Path, tmp_path: Path) -> None:
+    candidates = [
+        parse_candidate(f"{name}={codec_folder}{rest}")
+        for name, rest in (("all", ""), ("one", ":1"), ("random", "@random"))
+    ]
+    assert [c.n_codebooks for c in candidates] == [4, 1, 4]
+    assert candidates[0].kbit_per_second == pytest.approx(4 * 25 * 5 / 1000)
+    music = {"real": [codec_folder.parent / "music.wav"]}
+    text = run_bench(candidates, music, tmp_path / "out", seconds=2.0)
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    assert rows["all"][0]["log_mel"] < rows["one"][0]["log_mel"]
+    assert rows["all"][0]["log_mel"] != rows["random"][0]["log_mel"]
+    for name in ("all", "one", "random", "EnCodec 24 kHz"):
+        assert name in text
+    with pytest.raises(DataError, match="no music to compare"):
+        run_bench(candidates, {}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["folder", "=x", "a=", "a=x@loud"])
+def test_a_candidate_is_written_in_one_way(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected NAME=FOLDER"):
+        parse_candidate(text)
+
+
+def test_a_candidate_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="asks for 5 codebooks; the codec has 4"):
+        parse_candidate(f"a={codec_folder}:5")
+    assert load_codec(codec_folder).n_codebooks == 4
+
+
+def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores")
+    config = DataConfig(scores=str(scores), validation_share=0.5)
+    render_medleys(config, tmp_path / "out", len(FAMILIES) + 1, seed=3)
+    files = sorted((tmp_path / "out").rglob("*.flac"))
+    assert {f.stem.rpartition("-")[0] for f in files} == set(FAMILIES)
+    assert {f.parent.name for f in files} == {"train", "validation"}
+    assert all(audio.read(f).samples.any() for f in files)
+    sources = dict(line.split("\t") for line in (tmp_path / "out" / "sources.tsv").read_text().splitlines())
+    used = {split: {s for f, s in sources.items() if f.startswith(split)} for split in ("train", "validation")}
+    assert not used["train"] & used["validation"]
+    before = [f.stat().st_mtime_ns for f in files]
+    render_medleys(config, tmp_path / "out", len(FAMILIES) + 1, seed=3)
+    assert [f.stat().st_mtime_ns for f in files] == before
+    with pytest.raises(DataError, match="scores folder '' does not exist"):
+        render_medleys(DataConfig(), tmp_path / "other", 1, seed=0)
