@@ -557,16 +557,24 @@ def codec_bench(
         Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
     ] = None,
     real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="NAME=FOLDER", help="A training whose curve to draw; repeat."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most.")] = 28,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import parse_candidate, run_bench
+    from silent2music.evaluation.codec_plots import plot_curves
 
     music = {
         "families": _music_files(families) if families else [],
         "pairs": _music_files(pairs, "validation") if pairs else [],
         "real": _music_files(real) if real else [],
     }
+    if runs:
+        curves = dict(run.partition("=")[::2] for run in runs)
+        plot_curves({name: Path(folder) for name, folder in curves.items()}, out / "curves.png")
     with _progress() as steps:
         text = run_bench(
             [parse_candidate(codec) for codec in codecs],

@@ -197,6 +197,7 @@ class CodecTrainingConfig:
     quiet_db: float = -30.0
     mel_weight: float = 2.0
     stft_weight: float = 1.0
+    slope_weight: float = 1.0
     commitment_weight: float = 0.25
     adversarial: bool = False
     adversarial_weight: float = 1.0

@@ -97,4 +97,5 @@ class SpectrumCorrection(nn.Module):
             hidden = hidden + narrow(functional.gelu(widen(mixed)))
         gain = self.gain(hidden).clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
         noise = self.noise(hidden).clamp(max=0.0).exp()
-        return features.clamp(min=0.0) * gain + length * noise
+        magnitudes: Tensor = features.clamp(min=0.0) * gain + length * noise
+        return magnitudes

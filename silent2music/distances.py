@@ -64,23 +64,27 @@ def magnitude_distances(
     """How far compressed magnitudes of one window are from others, without a sound in between.
 
     Args:
-        reference, estimate: `[..., n_fft / 2 + 1]`, magnitudes to the power given, 0 or more.
+        reference, estimate: `[B, L, n_fft / 2 + 1]`, magnitudes to the power given, 0 or more.
         power: of the compression.
         sample_rate: in Hz.
 
     Returns:
         `mel`, the mean absolute difference of natural log-mel magnitudes at two resolutions, floored at
-        `MEL_FLOOR`; `stft`, that of the compressed magnitudes over their mean.
+        `MEL_FLOOR`; `slope`, that of their steps from frame to frame, in which attacks and roughness are; `stft`,
+        that of the compressed magnitudes over their mean.
     """
     n_fft = 2 * (reference.shape[-1] - 1)
     # A power above 1 has no slope at zero, from which nothing could be learned.
     plain = [x.add(1e-6).pow(1.0 / power) for x in (reference, estimate)]
-    mel = torch.zeros((), device=reference.device)
+    mel = slope = torch.zeros((), device=reference.device)
     for n_mels in (40, 128):
         filters = mel_filters(n_fft, n_mels, sample_rate).to(reference.device)
         levels = [(x @ filters.T).clamp(min=MEL_FLOOR).log() for x in plain]
-        mel = mel + (levels[0] - levels[1]).abs().mean() / 2.0
-    return {"mel": mel, "stft": (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)}
+        difference = levels[0] - levels[1]
+        mel = mel + difference.abs().mean() / 2.0
+        slope = slope + difference.diff(dim=1).abs().mean() / 2.0
+    stft = (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)
+    return {"mel": mel, "slope": slope, "stft": stft}
 
 
 def stft_distance(reference: Tensor, estimate: Tensor) -> Tensor:

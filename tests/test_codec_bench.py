@@ -21,6 +21,7 @@ from silent2music.evaluation.codec_metrics import (
     held_modulation,
     si_sdr_db,
 )
+from silent2music.evaluation.codec_plots import plot_curves
 
 RATE = 24_000
 NO_ONSETS = np.zeros(0)
@@ -81,6 +82,7 @@ def test_codecs_side_by_side(codec_folder: Path, tmp_path: Path) -> None:
     assert rows["all"][0]["log_mel"] != rows["random"][0]["log_mel"]
     for name in ("all", "one", "random", "EnCodec 24 kHz"):
         assert name in text
+    assert (tmp_path / "out" / "worst.png").stat().st_size > 1000
     with pytest.raises(DataError, match="no music to compare"):
         run_bench(candidates, {}, tmp_path / "out")
 
@@ -97,6 +99,16 @@ def test_a_candidate_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
     assert load_codec(codec_folder).n_codebooks == 4
 
 
+def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
+    lines = [{"step": i, "time": 60.0 * i, "log_mel": 1.0 / (1 + i)} for i in range(3)]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    plot_curves({"run": tmp_path}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "time": 0.0, "mel": 1.0}))
+    with pytest.raises(DataError, match="no validation yet"):
+        plot_curves({"run": tmp_path}, tmp_path / "curves.png")
+
+
 def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:
     scores = write_scores(tmp_path / "scores")
     config = DataConfig(scores=str(scores), validation_share=0.5)
@@ -106,7 +118,9 @@ def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:
     assert {f.parent.name for f in files} == {"train", "validation"}
     assert all(audio.read(f).samples.any() for f in files)
     sources = dict(line.split("\t") for line in (tmp_path / "out" / "sources.tsv").read_text().splitlines())
-    used = {split: {s for f, s in sources.items() if f.startswith(split)} for split in ("train", "validation")}
+    used = {
+        split: {s for f, s in sources.items() if f.startswith(split)} for split in ("train", "validation")
+    }
     assert not used["train"] & used["validation"]
     before = [f.stat().st_mtime_ns for f in files]
     render_medleys(config, tmp_path / "out", len(FAMILIES) + 1, seed=3)

@@ -18,6 +18,7 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, load_codec
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation.codec_metrics import compare
+from silent2music.evaluation.codec_plots import plot_worst
 from silent2music.phase import griffin_lim
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +29,9 @@ RANDOM_ITERATIONS = 16
 """Of Griffin-Lim from random phases, for what magnitudes alone would sound like."""
 
 SPEED_SECONDS = 20.0
+
+N_WORST = 3
+"""Excerpts in the picture."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def run_bench(
     seconds: float = 8.0,
     progress: Progress | None = None,
 ) -> str:
-    """Compare codecs and write `bench.json` and `bench.md`.
+    """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, what the last codec does worst.
 
     Args:
         candidates: to compare, all at one sample rate.
@@ -109,6 +113,7 @@ def run_bench(
     Raises:
         DataError: if there is no music.
     """
+    last = candidates[-1]
     clips = [
         (group, file, _middle(file, 24_000, seconds)) for group, files in music.items() for file in files
     ]
@@ -124,6 +129,12 @@ def run_bench(
             rows[candidate.name].append({"group": group, "family": family, "file": file.name, **figures})
             if progress is not None:
                 progress(candidate.name, i + 1, len(clips))
+    worst = np.argsort([-row["log_mel"] for row in rows[last.name]])[:N_WORST]
+    pictures = []
+    for i in worst:
+        decoded = last.through(torch.from_numpy(clips[i][2])[None, None])[0, 0].cpu().numpy()
+        pictures.append((f"{clips[i][1].stem}, {rows[last.name][i]['log_mel']:.2f}", clips[i][2], decoded))
+    plot_worst(pictures, last.codec.sample_rate, out / "worst.png")
     speeds = measure_speed(candidates, clips[0][2])
     text = _tables(candidates, rows, speeds)
     out.mkdir(parents=True, exist_ok=True)
@@ -139,6 +150,7 @@ def measure_speed(candidates: Sequence[Candidate], samples: Any) -> dict[str, li
     """
     n_needed = round(SPEED_SECONDS * 24_000)
     sound = torch.from_numpy(np.resize(samples, n_needed))[None, None]
+    jobs: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Any], int]]
     jobs = {c.name: (c.codec.encode, c.decode, c.n_codebooks) for c in candidates}
     jobs["EnCodec 24 kHz, random weights"] = (*_encodec(), 0)
     found = {}

@@ -478,9 +478,10 @@ class _MagnitudeRun(_Run):
             group["lr"] = _learning_rate(self.step, config)
         guess = self.trainer(codes.to(device), gain.to(device))
         n_bins = codec.config.n_fft // 2 + 1
-        pair = [x.reshape(*x.shape[:2], -1, n_bins) for x in (features.to(device), guess)]
-        losses = distances.magnitude_distances(*pair, codec.config.power, codec.sample_rate)
-        self._descend(config.mel_weight * losses["mel"] + config.stft_weight * losses["stft"])
+        wanted, got = (x.reshape(len(x), -1, n_bins) for x in (features.to(device), guess))
+        losses = distances.magnitude_distances(wanted, got, codec.config.power, codec.sample_rate)
+        weights = {"mel": config.mel_weight, "slope": config.slope_weight, "stft": config.stft_weight}
+        self._descend(torch.stack([weight * losses[name] for name, weight in weights.items()]).sum())
         return self._finite({name: float(loss.detach()) for name, loss in losses.items()})
 
 
