@@ -18,8 +18,8 @@ HOMES = {
     "typer": ("cli.py",),
     "soundfile": ("audio.py",),
     "accelerate": ("training/",),
-    "encodec": ("codec.py", "_torchaudio.py", "training/codec"),
-    "transformers": ("codec.py", "training/codec", "evaluation/speed.py"),
+    "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
+    "transformers": ("codec.py", "training/codec", "evaluation/"),
 }
 """Packages that are imported in these places alone."""
 

@@ -330,6 +330,7 @@ def test_the_recipe_does_a_step(music: list[Path], start: Path, tmp_path: Path) 
         "codec_training.max_steps=1",
         "codec_training.crop_seconds=0.4",
         "codec_training.n_validation_crops=2",
+        "codec_training.cached_minutes=0.2",
     ]
     shipped = load_recipe(folder, small)
     assert isinstance(load_codec(train_codec(shipped, music, music, tmp_path / "run", start)), BundledCodec)

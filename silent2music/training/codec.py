@@ -56,6 +56,7 @@ def fit_codec(
     """
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
+    config = replace(config, encoder_layers=0, decoder_layers=0)  # what is learned comes later
     codec = BundledCodec(config)
     order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
     n_features = codec.components.shape[1]
