@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from silent2music.evaluation.pair_stats import (
 from silent2music.evaluation.stages import Stages
 
 FloatArray = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
 
 ROOM_DBFS = -60.0
 """RMS to which recordings are turned down, as near-silent as the rooms that were trained on; never up."""
@@ -216,6 +219,11 @@ def arranged(folder: Path, items: Sequence[Item], config: EvalConfig, stages: St
         return made
     scores = sorted(Path(data.scores).rglob("*.mid"))
     if not scores or not Path(data.soundfont).exists():
+        log.warning(
+            "The arranger is left out: %s (relative to the current folder) or %s is not here.",
+            data.scores,
+            data.soundfont,
+        )
         return made
     # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
     n_twos = max(1, min(config.n_arranged, len(items)) // 2)
