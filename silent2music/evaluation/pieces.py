@@ -137,7 +137,7 @@ def load_rooms(folder: Path, files: Sequence[Path], config: EvalConfig, stages: 
 
 def _read_room(job: tuple[Path, str, float]) -> Item:
     # The model's module loads torch, which the other jobs of this module can do without.
-    from silent2music.model import repeated
+    from silent2music.listening import repeated
 
     file, name, seconds = job
     room = first_seconds(repeated(audio.read(file), seconds), seconds)
