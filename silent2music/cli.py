@@ -6,6 +6,7 @@ nowhere else; its help is plain text, since importing rich for it would take lon
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -247,6 +248,67 @@ def demo(
     assert isinstance(result, dict)
     print(f"From {DEMO_ROOM}")
     _report(result, as_json=False, alone=True, talk=True)
+
+
+@app.command()
+def ambience(
+    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
+    preset: Annotated[
+        Path | None, typer.Option("--preset", help="Preset folder or TOML file, such as recipes/vr.")
+    ] = None,
+    loop: Annotated[str | None, typer.Option("--loop", help="Exact length, as 12s or as 8bars.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="calm,medium,intense", help="Intensity layers to make.")
+    ] = None,
+    variations: Annotated[int | None, typer.Option("--variations", help="Pieces on the same grid.")] = None,
+    spatial: Annotated[str | None, typer.Option("--spatial", metavar="stereo|ambix|mono")] = None,
+    room_format: Annotated[
+        str | None, typer.Option("--room-format", metavar="speakers|ambix", help="What the channels are.")
+    ] = None,
+    formats: Annotated[str | None, typer.Option("--formats", metavar="wav,flac,ogg")] = None,
+    sample_rate: Annotated[int | None, typer.Option("--rate", metavar="44100|48000")] = None,
+    lufs: Annotated[float | None, typer.Option("--lufs", help="Integrated loudness of every file.")] = None,
+    true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
+    seed: Seed = SAMPLING.seed,
+    model: Model = None,
+    device: Device = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
+    ] = None,
+    force: Force = False,
+    overrides: Set = None,
+) -> None:
+    """Make seamless loops and layers for a game engine; run again after a kill, it goes on where it was.
+
+    `accelerate launch -m silent2music.cli ambience ...` takes the same and shares the rooms among its processes.
+    """
+    from silent2music.export import ambience as job
+    from silent2music.export.grid import parse_loop
+
+    options: dict[str, Any] = {
+        "layers": layers and tuple(layers.split(",")),
+        "formats": formats and tuple(formats.split(",")),
+        "variations": variations,
+        "spatial": spatial,
+        "room_format": room_format,
+        "sample_rate": sample_rate,
+        "lufs": lufs,
+        "true_peak": true_peak,
+        **(parse_loop(loop) if loop else {}),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    config = dataclasses.replace(_recipe(preset, overrides).ambience, **given)
+    with _progress() as steps:
+        report = job.ambience(
+            rooms, out, config, seed, model, device, force, contact_sheet, steps, _complain
+        )
+    if sys.stdout.isatty():
+        print(f"{out}: {len(report.made)} rooms made, {len(report.kept)} were complete")
+    if report.failures:
+        names = ", ".join(failure.name for failure in report.failures)
+        _complain(f"{len(report.failures)} recordings gave no loops: {names}.")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -272,6 +272,80 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class AmbienceConfig:
+    """Loops and layers for a game engine; the values of `recipes/vr`.
+
+    Attributes:
+        seconds: exact length of a loop, where `bars` does not decide.
+        bars: exact length of a loop in rooms that have a pulse; 0 leaves it to `seconds` there too.
+        beats_per_bar: of the bar grid; a room's first beat is a downbeat.
+        tempo_tolerance: how far the tempo may be moved for whole bars to fill `seconds`, as a share.
+        layers: intensity layers, any of `calm`, `medium`, `intense`; none is one plain loop.
+        variations: pieces by other seeds on the same grid.
+        spatial: `stereo`, `ambix` (first order, ACN, SN3D) or `mono`.
+        fold_downs: beside AmbiX files, also write their stereo and mono fold-downs.
+        room_format: `speakers`, or `ambix` for recordings that are first-order B-format already.
+        formats: any of `wav`, `flac`, `ogg`.
+        sample_rate: of the files, 44100 or 48000 Hz.
+        lufs, true_peak: integrated loudness in LUFS of every file, and the limit in dBTP of each and of a sum
+            of layers.
+        candidates: endings that are tried for the seam.
+        guidance: strength of the room, the model's own default where not given.
+        temperature: boldness of the draw.
+        licence: of the recordings, for the manifest.
+    """
+
+    seconds: float = 8.0
+    bars: int = 0
+    beats_per_bar: int = 4
+    tempo_tolerance: float = 0.06
+    layers: tuple[str, ...] = ()
+    variations: int = 1
+    spatial: str = "stereo"
+    fold_downs: bool = False
+    room_format: str = "speakers"
+    formats: tuple[str, ...] = ("wav",)
+    sample_rate: int = 48_000
+    lufs: float = -24.0
+    true_peak: float = -1.0
+    candidates: int = 8
+    guidance: float | None = None
+    temperature: float = 1.0
+    licence: str = "not stated"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ConfigError(f"ambience.seconds is {self.seconds}; expected a length above 0.")
+        for name, least in (("bars", 0), ("beats_per_bar", 1), ("variations", 1), ("candidates", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"ambience.{name} is {getattr(self, name)}; expected {least} or more.")
+        for name, low, high in (("tempo_tolerance", 0, 0.5), ("lufs", -70, -5), ("true_peak", -20, 0)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"ambience.{name} is {getattr(self, name)}; expected {low} to {high}.")
+        if self.sample_rate not in (44_100, 48_000):
+            raise ConfigError(f"ambience.sample_rate is {self.sample_rate}; expected 44100 or 48000.")
+        if "mp3" in self.formats:
+            raise ConfigError("MP3 pads its ends and cannot loop; expected wav, flac or ogg.")
+        choices = {
+            "layers": ("calm", "medium", "intense"),
+            "formats": ("wav", "flac", "ogg"),
+            "spatial": ("stereo", "ambix", "mono"),
+            "room_format": ("speakers", "ambix"),
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            for word in (value,) if isinstance(value, str) else value:
+                if word not in known:
+                    raise ConfigError(f"ambience.{name} holds '{word}'; expected {', '.join(known)}.")
+        if not self.formats or len(set(self.formats)) < len(self.formats):
+            raise ConfigError(f"ambience.formats is {list(self.formats)}; expected each format once.")
+        if len(set(self.layers)) < len(self.layers):
+            raise ConfigError(f"ambience.layers is {list(self.layers)}; expected each layer once.")
+        if self.spatial == "ambix" and (self.formats != ("wav",) or self.sample_rate != 48_000):
+            raise ConfigError("AmbiX is written as 4-channel WAV at 48 kHz; leave formats and sample_rate out.")
+
+
+@dataclass(frozen=True)
 class RecipeConfig:
     """Everything a recipe may state."""
 
@@ -283,6 +357,7 @@ class RecipeConfig:
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    ambience: AmbienceConfig = field(default_factory=AmbienceConfig)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

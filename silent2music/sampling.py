@@ -57,6 +57,7 @@ def generate_columns(
     sampling: SamplingConfig,
     seeds: Sequence[int],
     n_frames: Sequence[int] | None = None,
+    prefix: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Grid columns one by one, as many as there are frames and K - 1 more, under the last frame.
 
@@ -70,6 +71,7 @@ def generate_columns(
         seeds: one for each row.
         n_frames: frames of each row; those beyond are followed by filler, as the row would be alone. All frames
             by default.
+        prefix: `[B, K, P]` codes that are written already; the rest goes on from them.
 
     Yields:
         `[B, K]` int64.
@@ -81,9 +83,12 @@ def generate_columns(
     shortest = int(ends.min())
     codebook = torch.arange(k, device=device)
     noises = _noise(seeds, (k, size), device)
+    given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
     column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
     for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
         tokens = draw(stepper.step(column, frame, null_frames), sampling, next(noises))
+        if t < len(given):
+            tokens = torch.where(given[t] == pattern.filler, tokens, given[t])
         if t < k - 1 or t >= min(shortest, n_seen):
             cell = t - codebook
             valid = (cell >= 0) & (cell < ends.clamp_max(n_seen)[:, None])
@@ -128,6 +133,7 @@ def generate_codes(
     sampling: SamplingConfig,
     seeds: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
+    prefix: Tensor | None = None,
 ) -> Tensor:
     """Codes `[B, K, T]` under conditioning of T steps.
 
@@ -138,13 +144,14 @@ def generate_codes(
         sampling: settings; its `seed` is not used here.
         seeds: one for each row.
         progress: called with columns done and columns in all.
+        prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     stepper = Stepper(packed, conditioning, null, sampling.guidance)
     n_columns = conditioning.frames.shape[1] + stepper.pattern.n_codebooks - 1
     n_frames = conditioning.frames_mask.sum(dim=1).tolist()
     columns = []
     for column in generate_columns(
-        stepper, [conditioning.frames], null.frames[0, 0], sampling, seeds, n_frames
+        stepper, [conditioning.frames], null.frames[0, 0], sampling, seeds, n_frames, prefix
     ):
         columns.append(column)
         if progress is not None:

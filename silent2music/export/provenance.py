@@ -54,10 +54,11 @@ def to_text(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def write_tags(path: Path, record: Mapping[str, Any]) -> None:
+def write_tags(path: Path, record: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> None:
     """Store a record in a WAV (ID3), FLAC or OGG (Vorbis comments) file that is already written.
 
-    An OGG stream's serial number, which its writer draws by the clock, becomes a fixed one.
+    An OGG stream's serial number, which its writer draws by the clock, becomes a fixed one. `comments` are more
+    Vorbis comments, which WAV has no place for.
 
     Raises:
         AudioError: if the file cannot be changed.
@@ -81,6 +82,8 @@ def write_tags(path: Path, record: Mapping[str, Any]) -> None:
         file = FLAC(path) if path.suffix.lower() == ".flac" else OggVorbis(path)
         file.delete()
         file["SOFTWARE"], file["COMMENT"], file[TAG] = [SOFTWARE], [COMMENT], [text]
+        for name, value in (comments or {}).items():
+            file[name] = [value]
         file.save()
         if path.suffix.lower() == ".ogg":
             _fix_ogg_serial(path)
