@@ -130,8 +130,8 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
     """One lap of a room, whose end leads into its beginning: what the music of a lap is to follow.
 
     With a pulse, the room's beats are moved onto the grid and start with the first one; a room with fewer beats
-    than the lap is taken up again at a bar line. Without, the lap is the room's first stretch, or the room over
-    and over.
+    than the lap is taken up again at a bar line. Without, the lap is a stretch from the room's beginning, or the
+    room over and over.
 
     Args:
         room: the recording.
@@ -151,14 +151,15 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
         n_whole = (len(beats) - 1) // grid.beats_per_bar * grid.beats_per_bar or len(beats) - 1
         cycle = float(min(n_units, n_whole))
     else:
-        n_units, anchors = 1, np.array([0.0, seconds])
+        start = float(np.clip(room.seconds - seconds, 0.0, BLEND_SECONDS))
+        n_units, anchors = 1, np.array([start, start + seconds])
         cycle = min(1.0, room.seconds / seconds)
     unit_seconds = float(np.median(np.diff(anchors)))
     place = np.arange(n_samples) / n_samples * n_units
     position = place % cycle
     ahead = np.minimum(cycle - position, n_units - place) * unit_seconds
     where = np.interp(position, np.arange(len(anchors)), anchors)
-    before = np.maximum(anchors[0] - ahead, 0.0)
+    before = np.abs(anchors[0] - ahead)  # mirrored where the recording has not begun yet
     turn = np.clip(1.0 - ahead / BLEND_SECONDS, 0.0, 1.0) * (np.pi / 2)
     times = np.arange(sound.n_samples) / sample_rate
     lap = np.interp(where, times, samples) * np.cos(turn) + np.interp(before, times, samples) * np.sin(turn)

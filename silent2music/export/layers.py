@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
-from silent2music.audio import FloatArray, Waveform, db_to_gain
+from silent2music.audio import FloatArray, Waveform
 
 MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.15, 0.6
 """How long an event is taken to sound: up to the next one, within these."""
+
+LEAD_SECONDS = 0.02
+"""Before the time of an event, its attack has begun."""
+
+TONE_PERCENTILE = 30
+"""Of the level over time: the room tone, into which events sink."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +58,24 @@ def steered(lap: Waveform, profile: AcousticProfile, layer: Layer) -> Waveform:
     """
     events = sorted(profile.events, key=lambda e: -e.strength_db)
     n_kept = int(np.ceil(layer.event_share * len(events)))
+    above_db = _above_tone_db(lap)
     gain_db = np.zeros(lap.n_samples)
     starts = np.array([e.seconds for e in profile.events])
     for rank, event in enumerate(events):
-        change_db = layer.event_gain_db if rank < n_kept else -event.strength_db
         later = starts[starts > event.seconds]
-        length = np.clip((later[0] if len(later) else np.inf) - event.seconds, *_LENGTHS)
-        begin = round((event.seconds - 0.02) * lap.sample_rate)
-        gain_db[max(0, begin) : begin + round(length * lap.sample_rate)] = change_db
-    width = round(0.01 * lap.sample_rate)
-    smooth = np.convolve(np.pad(gain_db, width, mode="wrap"), np.ones(2 * width + 1) / (2 * width + 1), "valid")
-    gain: FloatArray = (10.0 ** (smooth / 20.0)).astype(np.float32) * np.float32(db_to_gain(layer.level_db))
+        length = np.clip((later[0] if len(later) else np.inf) - event.seconds, MIN_EVENT_SECONDS, MAX_EVENT_SECONDS)
+        begin = max(0, round((event.seconds - LEAD_SECONDS) * lap.sample_rate))
+        span = slice(begin, begin + round(length * lap.sample_rate))
+        gain_db[span] = layer.event_gain_db if rank < n_kept else -above_db[span]
+    gain: FloatArray = (10.0 ** ((gain_db + layer.level_db) / 20.0)).astype(np.float32)
     return Waveform(np.clip(lap.samples * gain, -1.0, 1.0), lap.sample_rate)
 
 
-_LENGTHS = (MIN_EVENT_SECONDS, MAX_EVENT_SECONDS)
+def _above_tone_db(lap: Waveform) -> NDArray[np.float64]:
+    """How far each sample's surroundings of 10 ms lie above the room tone, `[N]`, 0 where they do not."""
+    from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+    width = round(0.01 * lap.sample_rate)
+    power = uniform_filter1d(np.square(lap.samples[0], dtype=np.float64), width, mode="wrap")
+    level_db = 10.0 * np.log10(maximum_filter1d(power, width, mode="wrap") + 1e-12)
+    return np.asarray(np.maximum(level_db - np.percentile(level_db, TONE_PERCENTILE), 0.0))

@@ -1,0 +1,223 @@
+"""Loops: the grid they stand on, the seam in tokens and in sound, and the layers that steer them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rooms import RATE, steps_room
+
+from silent2music.acoustics import analyze
+from silent2music.audio import Waveform, rms_dbfs
+from silent2music.config import AmbienceConfig, SamplingConfig
+from silent2music.errors import AudioError, ConfigError
+from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
+from silent2music.export.layers import LAYERS, PLAIN, steered
+from silent2music.export.loops import at_rate, choose_start, circular_sound, close_loops, write_take
+from silent2music.export.seam import measure_seam, places, unremarkable
+from silent2music.model import Silent2Music
+from silent2music.sampling import generate_codes
+
+FRAME_RATE = 25.0
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Silent2Music:
+    return Silent2Music.from_pretrained(model_folder)
+
+
+def steps(seconds: float = 8.0, interval: float = 0.5) -> Waveform:
+    return Waveform(steps_room(seconds, interval=interval), RATE)
+
+
+def hiss(seconds: float = 3.0) -> Waveform:
+    noise = np.random.default_rng(0).standard_normal((1, round(seconds * RATE)))
+    return Waveform((1e-3 * noise).astype(np.float32), RATE)
+
+
+# ---- the grid ----
+
+
+def test_bars_decide_the_length_where_there_is_a_pulse() -> None:
+    grid = plan_grid(analyze(steps()), AmbienceConfig(bars=2, seconds=3.0), FRAME_RATE, 300)
+    assert (grid.bars, grid.n_frames, grid.n_samples) == (2, 100, 192_000)
+    assert grid.bpm == pytest.approx(120.0)
+    assert grid.bar_samples == (0, 96_000)
+    assert len(grid.beat_frames) == 8
+
+
+def test_seconds_decide_the_length_where_there_is_none() -> None:
+    grid = plan_grid(analyze(hiss()), AmbienceConfig(bars=2, seconds=3.3333), FRAME_RATE, 300)
+    assert (grid.bpm, grid.bars, grid.bar_samples) == (None, 0, (0,))
+    assert grid.n_samples == round(3.3333 * 48_000)
+
+
+def test_seconds_move_the_tempo_so_that_bars_fill_them() -> None:
+    grid = plan_grid(analyze(steps()), AmbienceConfig(seconds=4.1), FRAME_RATE, 300)
+    assert (grid.bars, grid.n_samples) == (2, 196_800)
+    assert grid.bpm == pytest.approx(8 * 60 / 4.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seconds": 5.0}, r"holds 2\.5\d? bars of 4 beats at 1\d\d\.\d bpm.*ask for .* s \(2bars\) or .* s \(3bars\)"),
+        ({"bars": 7}, r"7 bars at 120\.0 bpm, which is 14\.00 s, is longer than the model can hold together"),
+        ({"seconds": 14.0}, r"A loop of 14 s is longer than the model can hold together; expected at most 12 s"),
+        ({"bars": 1, "beats_per_bar": 2}, "too short; expected at least 2 s"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(settings: dict[str, float], words: str) -> None:
+    with pytest.raises(AudioError, match=words):
+        plan_grid(analyze(steps()), AmbienceConfig(**settings), FRAME_RATE, 300)
+
+
+def test_loop_lengths_are_read() -> None:
+    assert parse_loop("4 bars") == {"bars": 4}
+    assert parse_loop("7.25") == {"seconds": 7.25, "bars": 0}
+    for text in ("0bars", "1.5bars", "long", "-3s"):
+        with pytest.raises(ConfigError, match="expected seconds such as"):
+            parse_loop(text)
+
+
+@pytest.mark.parametrize("seconds", [3.0, 8.0])
+def test_a_lap_has_the_rooms_beats_on_its_grid(seconds: float) -> None:
+    """Also where the room has fewer beats than the lap."""
+    room = steps(seconds, interval=0.47)
+    grid = Grid(100, FRAME_RATE, 192_000, 48_000, 120.0, 2, 4)
+    lap = room_lap(room, analyze(room), grid, RATE)
+    assert lap.n_samples == 96_000
+    envelope = np.square(lap.samples[0].reshape(8, -1))
+    # A step begins every half second, and lasts a tenth of that.
+    assert (envelope[:, :2_400].sum(axis=1) > 0.8 * envelope.sum(axis=1)).all()
+
+
+def test_a_laps_end_leads_into_its_beginning() -> None:
+    t = np.arange(5 * RATE) / RATE
+    rising = Waveform((1e-3 * 2.0**t * np.random.default_rng(0).standard_normal(len(t)))[None], RATE)
+    grid = Grid(75, FRAME_RATE, 144_000, 48_000, None, 0, 4)
+    lap = room_lap(rising, analyze(rising), grid, RATE).samples
+    assert abs(rms_dbfs(lap[:, -240:]) - rms_dbfs(lap[:, :240])) < 2.0
+    assert rms_dbfs(lap[:, -8_000:-7_000]) - rms_dbfs(lap[:, :1_000]) > 12.0
+
+
+# ---- the seam ----
+
+
+def test_the_seam_of_a_whole_number_of_cycles_is_like_any_other_place() -> None:
+    noise = np.random.default_rng(3).standard_normal(2 * RATE).astype(np.float32)
+    spectrum = np.fft.rfft(noise) * (np.arange(RATE + 1) < 3_000)
+    whole = np.fft.irfft(spectrum).astype(np.float32)  # periodic by construction
+    percentiles = [measure_seam(np.roll(whole, 999 * i), RATE) for i in range(40)]
+    inside = [p for p in percentiles if p.excess == 0]
+    assert len(inside) > 20
+    cut = whole[: RATE + 777]
+    assert measure_seam(cut * np.linspace(1, 3, len(cut), dtype=np.float32), RATE).derivative > 0.95
+
+
+def test_places_are_figures_of_known_signals() -> None:
+    step = np.full(RATE, 0.1, np.float32)
+    step[: RATE // 2] = 0.2
+    jump, _, derivative = places(step, RATE)
+    assert jump[0] == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert jump[50] == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert np.delete(jump, [0, 1, 49, 50, 51, 99]).max() < 1e-6
+    assert derivative[0] == pytest.approx(0.1)
+    assert unremarkable(step, RATE, np.array([0, 12_000])).min() > 0.9
+
+
+class _Tone:
+    """A codec whose every code is the same tone, its phase going on without regard to laps."""
+
+    sample_rate, frame_rate = RATE, FRAME_RATE
+
+    def __init__(self, hz: float) -> None:
+        self.hz = hz
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        t = torch.arange(codes.shape[2] * 960, dtype=torch.float64) / RATE
+        return (0.5 * torch.sin(2 * torch.pi * self.hz * t)).float()[None, None]
+
+
+@pytest.mark.parametrize("hz", [220.13, 440.31, 1000.2])
+def test_a_tone_that_does_not_fit_the_lap_is_closed_without_a_dip(hz: float) -> None:
+    class Model:
+        codec = _Tone(hz)
+
+    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    assert len(lap) == 72_000
+    levels = [rms_dbfs(np.roll(lap, 1_200)[None, i : i + 1_200]) for i in range(0, 72_000, 1_200)]
+    assert max(levels) - min(levels) < 1.0
+    steps_inside = np.abs(np.diff(lap)).max()
+    assert abs(lap[0] - lap[-1]) <= steps_inside
+    # All of it is one tone, a whole number of cycles near the one asked for.
+    spectrum = np.abs(np.fft.rfft(lap))
+    assert abs(spectrum.argmax() / 3.0 - hz) < 0.5
+    assert spectrum.max() ** 2 > 0.98 * np.square(spectrum).sum()
+
+
+def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
+    features = model.features(steps(2.0))
+    mask = torch.ones(1, 50, dtype=torch.bool)
+    room = model.condition(torch.from_numpy(features.frames)[None], torch.from_numpy(features.scalars)[None], mask)
+    sampling = SamplingConfig(guidance=1.5)
+    with torch.inference_mode():
+        free = generate_codes(model.decoder, room, model.null(room), sampling, [1])
+        same = generate_codes(model.decoder, room, model.null(room), sampling, [1], prefix=free[:, :, :30])
+        other = generate_codes(model.decoder, room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30])
+    assert torch.equal(free, same)
+    assert torch.equal(other[:, :, :30], 31 - free[:, :, :30])
+    assert not torch.equal(other[:, :, 30:], free[:, :, 30:])
+
+
+@pytest.mark.parametrize("room", [steps(), hiss()], ids=["pulse", "no pulse"])
+def test_a_loop_closes_like_the_music_it_is_cut_from(model: Silent2Music, room: Waveform) -> None:
+    profile = analyze(room)
+    grid = plan_grid(profile, AmbienceConfig(bars=1, seconds=2.2), FRAME_RATE, 60)
+    lap = room_lap(room, profile, grid, RATE)
+    take = write_take(model, lap, grid, PLAIN, SamplingConfig(), [5, 6])
+    start = choose_start([take], grid, RATE)
+    assert start in (*grid.beat_frames, grid.n_frames) if grid.bars else start >= grid.n_frames // 2
+    loops = close_loops(model, take, grid, start, n_candidates=4)
+    again = close_loops(model, take, grid, start, n_candidates=4)
+    for loop, same in zip(loops, again, strict=True):
+        assert np.array_equal(loop.samples, same.samples)
+        assert loop.samples.shape == (grid.n_frames * 960,)
+        assert measure_seam(loop.samples, RATE).excess <= 0.05
+    assert not np.array_equal(loops[0].samples, loops[1].samples)
+
+
+def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:
+    t = np.arange(48_000) / RATE
+    tone = np.sin(2 * np.pi * 441.0 * t).astype(np.float32)
+    for n_samples in (96_000, 88_200, 95_961):
+        there = at_rate(tone, n_samples)
+        expected = np.sin(2 * np.pi * 882 * np.arange(n_samples) / n_samples)
+        assert len(there) == n_samples
+        assert np.abs(there - expected).max() < 1e-3
+
+
+# ---- layers ----
+
+
+def test_layers_hear_a_calmer_or_a_busier_room() -> None:
+    room = steps()
+    profile = analyze(room)
+    heard = {name: steered(room, profile, layer) for name, layer in LAYERS.items()}
+    assert np.array_equal(heard["medium"].samples, room.samples)
+    levels = [rms_dbfs(heard[name].samples) for name in ("calm", "medium", "intense")]
+    assert levels[0] < levels[1] - 8.0 < levels[2] - 16.0
+    n_events = {name: len(analyze(sound).events) for name, sound in heard.items()}
+    assert n_events["calm"] < 0.6 * n_events["medium"] <= n_events["intense"]
+
+
+def test_a_layer_multiplies_the_guidance(model: Silent2Music) -> None:
+    room = steps()
+    profile = analyze(room)
+    grid = plan_grid(profile, AmbienceConfig(bars=1), FRAME_RATE, 60)
+    lap = room_lap(room, profile, grid, RATE)
+    takes = [write_take(model, lap, grid, LAYERS[n], SamplingConfig(guidance=2.0), [0]) for n in ("calm", "intense")]
+    assert [take.sampling.guidance for take in takes] == [1.5, 3.0]
+    assert not torch.equal(takes[0].codes, takes[1].codes)
