@@ -300,14 +300,14 @@ def ambience(
     given = {name: value for name, value in options.items() if value is not None}
     config = dataclasses.replace(_recipe(preset, overrides).ambience, **given)
     with _progress() as steps:
-        report = job.ambience(
-            rooms, out, config, seed, model, device, force, contact_sheet, steps, _complain
-        )
+        report = job.ambience(rooms, out, config, seed, model, device, force, contact_sheet, steps, _complain)
     if sys.stdout.isatty():
         print(f"{out}: {len(report.made)} rooms made, {len(report.kept)} were complete")
     if report.failures:
-        names = ", ".join(failure.name for failure in report.failures)
-        _complain(f"{len(report.failures)} recordings gave no loops: {names}.")
+        n_asked = len(report.made) + len(report.kept) + len(report.failures)
+        if n_asked > 1:
+            names = ", ".join(failure.name for failure in report.failures)
+            _complain(f"{len(report.failures)} of {n_asked} recordings gave no loops: {names}.")
         raise typer.Exit(1)
 
 

@@ -342,7 +342,9 @@ class AmbienceConfig:
         if len(set(self.layers)) < len(self.layers):
             raise ConfigError(f"ambience.layers is {list(self.layers)}; expected each layer once.")
         if self.spatial == "ambix" and (self.formats != ("wav",) or self.sample_rate != 48_000):
-            raise ConfigError("AmbiX is written as 4-channel WAV at 48 kHz; leave formats and sample_rate out.")
+            raise ConfigError(
+                "AmbiX is written as 4-channel WAV at 48 kHz; leave formats and sample_rate out."
+            )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "silent2music"
 HOMES = {
     "typer": ("cli.py",),
     "soundfile": ("audio.py",),
-    "accelerate": ("training/",),
+    "accelerate": ("training/", "export/workers.py"),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),
 }

@@ -63,9 +63,15 @@ def test_seconds_move_the_tempo_so_that_bars_fill_them() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"seconds": 5.0}, r"holds 2\.5\d? bars of 4 beats at 1\d\d\.\d bpm.*ask for .* s \(2bars\) or .* s \(3bars\)"),
+        (
+            {"seconds": 5.0},
+            r"holds 2\.5\d? bars of 4 beats at 1\d\d\.\d bpm.*ask for .* s \(2bars\) or .* s \(3bars\)",
+        ),
         ({"bars": 7}, r"7 bars at 120\.0 bpm, which is 14\.00 s, is longer than the model can hold together"),
-        ({"seconds": 14.0}, r"A loop of 14 s is longer than the model can hold together; expected at most 12 s"),
+        (
+            {"seconds": 14.0},
+            r"A loop of 14 s is longer than the model can hold together; expected at most 12 s",
+        ),
         ({"bars": 1, "beats_per_bar": 2}, "too short; expected at least 2 s"),
     ],
 )
@@ -161,12 +167,16 @@ def test_a_tone_that_does_not_fit_the_lap_is_closed_without_a_dip(hz: float) -> 
 def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
     features = model.features(steps(2.0))
     mask = torch.ones(1, 50, dtype=torch.bool)
-    room = model.condition(torch.from_numpy(features.frames)[None], torch.from_numpy(features.scalars)[None], mask)
+    room = model.condition(
+        torch.from_numpy(features.frames)[None], torch.from_numpy(features.scalars)[None], mask
+    )
     sampling = SamplingConfig(guidance=1.5)
     with torch.inference_mode():
         free = generate_codes(model.decoder, room, model.null(room), sampling, [1])
         same = generate_codes(model.decoder, room, model.null(room), sampling, [1], prefix=free[:, :, :30])
-        other = generate_codes(model.decoder, room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30])
+        other = generate_codes(
+            model.decoder, room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30]
+        )
     assert torch.equal(free, same)
     assert torch.equal(other[:, :, :30], 31 - free[:, :, :30])
     assert not torch.equal(other[:, :, 30:], free[:, :, 30:])
@@ -218,6 +228,9 @@ def test_a_layer_multiplies_the_guidance(model: Silent2Music) -> None:
     profile = analyze(room)
     grid = plan_grid(profile, AmbienceConfig(bars=1), FRAME_RATE, 60)
     lap = room_lap(room, profile, grid, RATE)
-    takes = [write_take(model, lap, grid, LAYERS[n], SamplingConfig(guidance=2.0), [0]) for n in ("calm", "intense")]
+    takes = [
+        write_take(model, lap, grid, LAYERS[n], SamplingConfig(guidance=2.0), [0])
+        for n in ("calm", "intense")
+    ]
     assert [take.sampling.guidance for take in takes] == [1.5, 3.0]
     assert not torch.equal(takes[0].codes, takes[1].codes)

@@ -178,7 +178,9 @@ class _Studio:
         self.model_folder = model_folder or default_model()
         weights = self.model_folder / "model.safetensors"
         if not weights.exists():
-            raise CheckpointError(f"{self.model_folder} is no model folder; expected one with {weights.name}.")
+            raise CheckpointError(
+                f"{self.model_folder} is no model folder; expected one with {weights.name}."
+            )
         self.model_sha256 = provenance.sha256(weights)
         self.device = device
         self.force = force
@@ -211,23 +213,39 @@ class _Studio:
         max_frames = model.config.decoder.attention_window
         grid = plan_grid(profile, self.config, model.codec.frame_rate, max_frames)
         where = placement(room, profile, self.config.room_format)
-        partial = job.folder.with_name(f".{job.folder.name}.partial")
+        partial = _partial(job)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
             sounds = self._compose(job, room, profile, grid)
             files, sum_peak = self._write(job, partial, sounds, grid, where, origin)
-            entry = self._entry(job, room, profile, grid, where, origin, files, sum_peak, _key(sounds, model.codec.sample_rate))
+            entry = self._entry(
+                job,
+                room,
+                profile,
+                grid,
+                where,
+                origin,
+                files,
+                sum_peak,
+                _key(sounds, model.codec.sample_rate),
+            )
             (partial / RECORD).write_text(provenance.to_text(entry), encoding="utf-8")
             _move(partial, job.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         quiet = [f["file"] for f in files if f["nearly_nothing"]]
         if quiet:
-            _say(self.tell, f"{job.label}: {', '.join(quiet)} nearly nothing, as this room is; level left as it is.")
+            _say(
+                self.tell,
+                f"{job.label}: {', '.join(quiet)} nearly nothing, as this room is; level left as it is.",
+            )
         for file in files:
             if not file["nearly_nothing"] and abs(file["lufs"] - self.config.lufs) > 0.1:
-                _say(self.tell, f"{job.label}: {file['file']} is at {file['lufs']} LUFS, held by the true peak.")
+                _say(
+                    self.tell,
+                    f"{job.label}: {file['file']} is at {file['lufs']} LUFS, held by the true peak.",
+                )
         return True
 
     def _origin(self, job: RoomJob) -> dict[str, Any]:
@@ -285,7 +303,9 @@ class _Studio:
         for variation in range(1, config.variations + 1):
             names = [name for name, v in loops if v == variation]
             fields = [
-                place(at_rate(loops[name, variation].samples, grid.n_samples), grid.sample_rate, where, job.seed)
+                place(
+                    at_rate(loops[name, variation].samples, grid.n_samples), grid.sample_rate, where, job.seed
+                )
                 for name in names
             ]
             for kind in kinds:
@@ -467,7 +487,9 @@ def _complete(job: RoomJob, origin: Mapping[str, Any], force: bool) -> bool:
     names = {f["file"] for f in entry["files"]} | {RECORD}
     foreign = sorted(p.name for p in job.folder.iterdir() if p.name not in names)
     if force and foreign:
-        raise AudioError(f"{job.folder / foreign[0]} is no file of s2m ambience; move it away before --force.")
+        raise AudioError(
+            f"{job.folder / foreign[0]} is no file of s2m ambience; move it away before --force."
+        )
     if force:
         return False
     same = origin == {
@@ -518,8 +540,14 @@ def _full_disk(job: RoomJob, error: OSError) -> str:
 
 
 def _named(job: RoomJob, reason: str) -> str:
-    """A reason that says which recording it is about."""
+    """A reason that says which recording it is about, and of its folder by the name that it would have."""
+    reason = reason.replace(str(_partial(job)), str(job.folder))
     return reason if str(job.room) in reason or str(job.folder) in reason else f"{job.room}: {reason}"
+
+
+def _partial(job: RoomJob) -> Path:
+    """Where a room's folder is made before it is moved to its place."""
+    return job.folder.with_name(f".{job.folder.name}.partial")
 
 
 def _say(tell: Tell | None, sentence: str) -> None:

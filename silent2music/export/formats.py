@@ -32,7 +32,8 @@ def sampler_chunk(n_samples: int, sample_rate: int) -> bytes:
 def cue_chunk(positions: Sequence[int]) -> bytes:
     """The body of a `cue ` chunk: points at sample positions, numbered from 1."""
     points = b"".join(
-        struct.pack("<II4sIII", i, position, b"data", 0, 0, position) for i, position in enumerate(positions, 1)
+        struct.pack("<II4sIII", i, position, b"data", 0, 0, position)
+        for i, position in enumerate(positions, 1)
     )
     return struct.pack("<I", len(positions)) + points
 

@@ -63,7 +63,9 @@ def steered(lap: Waveform, profile: AcousticProfile, layer: Layer) -> Waveform:
     starts = np.array([e.seconds for e in profile.events])
     for rank, event in enumerate(events):
         later = starts[starts > event.seconds]
-        length = np.clip((later[0] if len(later) else np.inf) - event.seconds, MIN_EVENT_SECONDS, MAX_EVENT_SECONDS)
+        length = np.clip(
+            (later[0] if len(later) else np.inf) - event.seconds, MIN_EVENT_SECONDS, MAX_EVENT_SECONDS
+        )
         begin = max(0, round((event.seconds - LEAD_SECONDS) * lap.sample_rate))
         span = slice(begin, begin + round(length * lap.sample_rate))
         gain_db[span] = layer.event_gain_db if rank < n_kept else -above_db[span]

@@ -36,7 +36,9 @@ def levelled_set(
     gains_db = [0.0 if q else lufs - loud for q, loud in zip(quiet, loudness, strict=True)]
     held = sounds
     for _ in range(N_ROUNDS):
-        held = _held([s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)], sample_rate, true_peak)
+        held = _held(
+            [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)], sample_rate, true_peak
+        )
         missing = [0.0 if q else lufs - loudness_of(s, sample_rate) for q, s in zip(quiet, held, strict=True)]
         if max(map(abs, missing)) < TOLERANCE_LU:
             break
@@ -60,7 +62,7 @@ def quantised(samples: FloatArray, seed: int, bits: int = 24) -> FloatArray:
     """
     if not samples.any():
         return samples
-    top = 2 ** (bits - 1) - 1
+    top = 2 ** (bits - 1)
     noise = np.random.default_rng(seed).random((2, *samples.shape)).sum(axis=0) - 1.0
     steps = np.rint(samples.astype(np.float64) * top + noise)
-    return np.asarray(np.clip(steps, -top, top) / top, dtype=np.float32)
+    return np.asarray(np.clip(steps, -top, top - 1) / top, dtype=np.float32)

@@ -177,7 +177,9 @@ def close_loops(model: Silent2Music, take: Take, grid: Grid, start: int, n_candi
     loops = []
     for lap, before, tails in zip(laps, context, written[..., n_context:], strict=True):
         tails = torch.cat([lap[None, :, -n_tail:], tails])
-        heads = _head_nll(model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)])
+        heads = _head_nll(
+            model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]
+        )
         loops.append(_best(model, lap, tails, heads))
     return loops
 
@@ -257,7 +259,9 @@ def _over_lobe(values: Tensor) -> Tensor:
 
 def _circular_stft(sound: Tensor, n_fft: int, hop: int) -> Tensor:
     margin = n_fft // hop * hop
-    return stft(torch.cat([sound[-margin:], sound, sound[:margin]]), n_fft, hop)[n_fft // hop : -(n_fft // hop)]
+    return stft(torch.cat([sound[-margin:], sound, sound[:margin]]), n_fft, hop)[
+        n_fft // hop : -(n_fft // hop)
+    ]
 
 
 def _circular_inverse(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:

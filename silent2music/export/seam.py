@@ -51,7 +51,9 @@ def places(samples: FloatArray, sample_rate: int) -> FloatArray64:
     """
     n = len(samples)
     window = round(WINDOW_SECONDS * sample_rate)
-    at = np.round(np.arange(0, n - 0.5 * PLACE_SECONDS * sample_rate, PLACE_SECONDS * sample_rate)).astype(int)
+    at = np.round(np.arange(0, n - 0.5 * PLACE_SECONDS * sample_rate, PLACE_SECONDS * sample_rate)).astype(
+        int
+    )
     circle = samples[(np.arange(-window, n + window)) % n].astype(np.float64)
     before = circle[at[:, None] + np.arange(window)]
     after = circle[at[:, None] + window + np.arange(window)]
@@ -91,4 +93,6 @@ def unremarkable(samples: FloatArray, sample_rate: int, at: NDArray[np.int64]) -
     figures = places(samples, sample_rate)
     nearest = np.minimum(np.round(at / (PLACE_SECONDS * sample_rate)).astype(int), figures.shape[1] - 1)
     percentiles = np.stack([_percentile(row[nearest], row) for row in figures])
-    return np.asarray(np.clip((np.abs(percentiles - 0.5) - 0.3) / 0.2, 0.0, 1.0).max(axis=0), dtype=np.float64)
+    return np.asarray(
+        np.clip((np.abs(percentiles - 0.5) - 0.3) / 0.2, 0.0, 1.0).max(axis=0), dtype=np.float64
+    )

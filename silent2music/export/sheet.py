@@ -89,7 +89,9 @@ def _draw_seam(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
     axes.fill_between(x, low, high, color=COLOURS[file["layer"]], linewidth=0)
     axes.axvline(0.0, color="black", linewidth=0.8, linestyle="--")
     seam = file["seam"]
-    figures = ", ".join(f"{name} {100 * seam[name]:.0f}" for name in ("level_jump", "spectral_flux", "derivative"))
+    figures = ", ".join(
+        f"{name} {100 * seam[name]:.0f}" for name in ("level_jump", "spectral_flux", "derivative")
+    )
     axes.set_title(f"{file['file']}, seam in the middle: {figures} (percentiles)", fontsize=7, loc="left")
     axes.tick_params(labelsize=6)
 
@@ -104,7 +106,9 @@ def _draw_layers(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
             power = np.square(samples[: len(samples) // n * n], dtype=np.float64).reshape(-1, n).mean(axis=1)
             x = np.arange(len(power)) * n / grid["sample_rate"]
             label = f"{file['layer']} {file['lufs']} LUFS"
-            axes.plot(x, 10 * np.log10(power + 1e-9), color=COLOURS[file["layer"]], linewidth=0.9, label=label)
+            axes.plot(
+                x, 10 * np.log10(power + 1e-9), color=COLOURS[file["layer"]], linewidth=0.9, label=label
+            )
     for bar in grid["bar_samples"]:
         axes.axvline(bar / grid["sample_rate"], color="grey", linewidth=0.5)
     axes.legend(fontsize=6, loc="lower right")

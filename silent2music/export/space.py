@@ -91,12 +91,16 @@ def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Pla
     if room_format == "ambix":
         velocity = samples[[X, Y, Z]].astype(np.float64)
         intensity = (samples[W] * velocity).mean(axis=1)
-        energy = 0.5 * float(np.square(samples[W], dtype=np.float64).mean() + np.square(velocity).sum(0).mean())
+        energy = 0.5 * float(
+            np.square(samples[W], dtype=np.float64).mean() + np.square(velocity).sum(0).mean()
+        )
         if energy > 0 and np.linalg.norm(intensity) > 1e-6 * energy:
             vector, share = intensity, 1.0 - float(np.linalg.norm(intensity)) / energy
     elif room.n_channels > 1 and room.n_channels in LAYOUT_AZIMUTHS:
         power = np.square(samples, dtype=np.float64).mean(axis=1)
-        known = [(p, a) for p, a in zip(power, LAYOUT_AZIMUTHS[room.n_channels], strict=True) if a is not None]
+        known = [
+            (p, a) for p, a in zip(power, LAYOUT_AZIMUTHS[room.n_channels], strict=True) if a is not None
+        ]
         total = sum(p for p, _ in known)
         if total > 0:
             angles = np.radians([a for _, a in known])

@@ -1,0 +1,304 @@
+"""`s2m ambience`: a folder of rooms in, a folder of loops out, whatever happens on the way."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rooms import RATE, steps_room
+from test_cli import full_disk, one_sentence, s2m  # noqa: F401
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.cli import main
+from silent2music.config import AmbienceConfig, load_recipe
+from silent2music.errors import AudioError, ConfigError
+from silent2music.export import ambience as job
+from silent2music.export.manifest import check_manifest, schema
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--loop", "2s", "--set", "ambience.candidates=2"]
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def hiss(path: Path, seed: int, n_channels: int = 1) -> None:
+    samples = 1e-3 * np.random.default_rng(seed).standard_normal((n_channels, RATE))
+    audio.write(path, Waveform(samples.astype(np.float32), RATE))
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ---- a room ----
+
+
+def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -> None:  # noqa: F811
+    audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
+    line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,flac,ogg --rate 44100 --lufs -20"
+    code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
+    assert (code, printed, said) == (0, "", "")
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    check_manifest(manifest)
+    (room,) = manifest["rooms"]
+    assert room["grid"]["bpm"] == pytest.approx(120.0)
+    assert (room["grid"]["bars"], room["grid"]["n_samples"]) == (1, 88_200)
+    made = {(f["layer"], f["variation"], f["file"].split(".")[-1]) for f in room["files"]}
+    assert made == {(x, v, s) for x in ("calm", "intense") for v in (1, 2) for s in ("wav", "flac", "ogg")}
+    sounds = {}
+    for file in room["files"]:
+        sound = audio.read(Path("out/walk") / file["file"])
+        sounds[file["file"]] = sound.samples
+        assert (sound.n_samples, sound.n_channels, sound.sample_rate) == (88_200, 2, 44_100)
+        assert (file["loop_start"], file["loop_end"]) == (0, 88_199)
+        assert file["lufs"] == pytest.approx(-20.0, abs=0.1)
+        assert file["true_peak_dbtp"] < -1.0
+    assert room["levels"]["sum_true_peak_dbtp"] < -1.0
+    assert len({samples.tobytes() for samples in sounds.values()}) == 12 - 4  # FLAC holds what WAV does
+    assert np.array_equal(sounds["walk_calm_1.wav"], sounds["walk_calm_1.flac"])
+
+
+def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, model_folder: Path) -> None:  # noqa: F811
+    hiss(Path("field.wav"), 1, 4)
+    w = audio.read("field.wav").samples[0]
+    audio.write("field.wav", Waveform(np.stack([w, w, 0 * w, 0 * w]), RATE), force=True)  # from the left
+    options = ["--spatial", "ambix", "--room-format", "ambix", "--set", "ambience.fold_downs=true", *SHORT]
+    assert s2m("ambience", "field.wav", "--out", "out", "--model", model_folder, *options)[0] == 0
+    (room,) = json.loads(Path("out/manifest.json").read_text())["rooms"]
+    assert room["space"]["azimuth_degrees"] == pytest.approx(90.0)
+    files = {f["spatial"]: f for f in room["files"]}
+    assert [files[kind]["channels"] for kind in ("ambix", "stereo", "mono")] == [4, 2, 1]
+    assert {round(f["lufs"]) for f in room["files"]} == {-24}
+    w, y, z, x = audio.read(Path("out/field") / files["ambix"]["file"]).samples
+    assert np.corrcoef(w, y)[0, 1] > 0.8
+    assert max(audio.rms_dbfs(z[None]), audio.rms_dbfs(x[None])) < audio.rms_dbfs(y[None]) - 6.0
+    left, right = audio.read(Path("out/field") / files["stereo"]["file"]).samples
+    assert audio.rms_dbfs(left[None]) > audio.rms_dbfs(right[None]) + 3.0
+
+
+def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.setattr("silent2music.export.levels.NEARLY_NOTHING_LUFS", 20.0)
+    hiss(Path("a.wav"), 1)
+    code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
+    assert code == 0
+    assert "a_loop_1.wav nearly nothing, as this room is" in one_sentence(said)
+    assert json.loads(Path("out/manifest.json").read_text())["rooms"][0]["files"][0]["nearly_nothing"]
+
+
+# ---- a folder ----
+
+
+def folder_of_rooms(n: int = 3) -> Path:
+    rooms = Path("rooms")
+    (rooms / "sub").mkdir(parents=True)
+    for i in range(n):
+        hiss(rooms / ("sub" if i % 2 else ".") / f"r{i}.wav", i)
+    (rooms / "corrupt.wav").write_text("no audio")
+    return rooms
+
+
+def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, model_folder: Path) -> None:  # noqa: F811
+    folder_of_rooms()
+    line = [
+        "ambience",
+        "rooms",
+        "--out",
+        "rooms/out",
+        "--model",
+        model_folder,
+        "--contact-sheet",
+        "s.png",
+        *SHORT,
+    ]
+    code, _, said = s2m(*line)
+    assert code == 1
+    assert said.splitlines()[-1] == "1 of 4 recordings gave no loops: rooms/corrupt.wav."
+    manifest = json.loads(Path("rooms/out/manifest.json").read_text())
+    assert [r["folder"] for r in manifest["rooms"]] == ["r0", "r2", "sub/r1"]
+    assert len({r["seed"] for r in manifest["rooms"]}) == 3
+    assert [f["file"] for f in manifest["failures"]] == ["rooms/corrupt.wav"]
+    assert Path("s.png").read_bytes()[:4] == b"\x89PNG"
+    before = bytes_below(Path("rooms/out"))
+    times = {p: p.stat().st_mtime_ns for p in Path("rooms/out").rglob("*.wav")}
+    assert s2m(*line)[0] == 1  # the output below the rooms is not taken for rooms
+    assert bytes_below(Path("rooms/out")) == before
+    assert {p: p.stat().st_mtime_ns for p in Path("rooms/out").rglob("*.wav")} == times
+
+
+def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, model_folder: Path) -> None:  # noqa: F811
+    folder_of_rooms(5)
+    line = ["ambience", "rooms", "--model", str(model_folder), *SHORT]
+    assert s2m(*line, "--out", "whole")[0] == 1
+    for n_done in (1, 3):
+        command = [sys.executable, "-m", "silent2music.cli", *line, "--out", "killed"]
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and len(list(Path("killed").rglob("r*/ambience.json"))) < n_done:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not Path("killed/manifest.json").exists()
+    code, _, said = s2m(*line, "--out", "killed")
+    assert code == 1
+    assert "rooms/corrupt.wav" in said
+    assert bytes_below(Path("killed")) == bytes_below(Path("whole"))
+
+
+def test_workers_share_the_rooms(s2m, model_folder: Path, monkeypatch) -> None:  # noqa: F811
+    folder_of_rooms()
+
+    class Second(job.Workers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.index, self.count = 1, 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "Workers", Second)
+        assert s2m("ambience", "rooms", "--out", "out", "--model", model_folder, *SHORT)[0] == 0
+    # Jobs in order: corrupt, r0, r2, sub/r1; the second worker has r0 and sub/r1.
+    assert sorted(p.name for p in Path("out").rglob("r?")) == ["r0", "r1"]
+    assert not Path("out/manifest.json").exists()
+    assert job.Workers().gathered([1]) == [1]
+
+
+# ---- bad input ----
+
+
+def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path) -> None:  # noqa: F811
+    hiss(Path("a.wav"), 1)
+    line = ["ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT]
+    assert s2m(*line)[0] == 0
+    before = bytes_below(Path("out/a"))
+    code, _, said = s2m(*line, "--seed", "5")
+    assert code == 1
+    assert "other settings; give --force" in one_sentence(said)
+    assert bytes_below(Path("out/a")) == before
+    assert s2m(*line, "--seed", "5", "--force")[0] == 0
+    assert bytes_below(Path("out/a")) != before
+    Path("out/a/mine.txt").write_text("kept")
+    assert "mine.txt is no file of s2m ambience" in one_sentence(s2m(*line, "--force")[2])
+    Path("out/a/a_loop_1.wav").write_bytes(b"cut")
+    assert "a_loop_1.wav is missing or was changed" in one_sentence(s2m(*line, "--seed", "5")[2])
+    shutil.rmtree("out/a")
+    Path("out/a").mkdir()
+    assert "is no folder of s2m ambience" in one_sentence(s2m(*line)[2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--loop", "40s"], "a.wav: A loop of 40 s is longer than the model can hold together"),
+        (["--loop", "soon"], "--loop is 'soon'; expected seconds"),
+        (["--room-format", "ambix"], "a.wav: The recording has 1 channels; expected the 4"),
+        (["--layers", "calm,wild"], "ambience.layers holds 'wild'; expected calm, medium, intense"),
+        (["--layers", "calm,calm"], "expected each layer once"),
+        (["--spatial", "5.1"], "ambience.spatial holds '5.1'"),
+        (["--formats", "mp3"], "MP3 pads its ends and cannot loop"),
+        (["--spatial", "ambix", "--formats", "flac"], "AmbiX is written as 4-channel WAV at 48 kHz"),
+        (["--rate", "22050"], "ambience.sample_rate is 22050; expected 44100 or 48000"),
+        (["--lufs", "3"], "ambience.lufs is 3.0; expected -70 to -5"),
+        (["--variations", "0"], "ambience.variations is 0"),
+        (["--preset", "preset.toml"], "Unknown setting 'ambience.louder'; expected one of seconds"),
+        (["--preset", "none"], "none cannot be read"),
+        (["--contact-sheet", "sheet.jpg"], "suffix '.jpg'; expected a picture, .png"),
+        (["--out", "file/out"], "file/out cannot be written"),
+        (["--model", "nowhere"], "nowhere is no model folder"),
+        (["--device", "tpu"], "Device 'tpu' is unknown"),
+    ],
+)
+def test_an_impossible_request_gets_one_sentence(
+    s2m, model_folder: Path, arguments: list[str], words: str
+) -> None:  # noqa: F811
+    hiss(Path("a.wav"), 1)
+    Path("file").write_text("kept")
+    Path("preset.toml").write_text("[ambience]\nlouder = 3\n")
+    line = ["ambience", "a.wav", *([] if "--out" in arguments else ["--out", "out"])]
+    line += [] if "--model" in arguments else ["--model", model_folder]
+    code, printed, said = s2m(*line, *arguments)
+    assert (code, printed) == (1, "")
+    assert words in one_sentence(said)
+    assert not list(Path().rglob("*.partial"))
+    assert not list(Path("out").rglob("a*"))
+
+
+def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folder: Path) -> None:  # noqa: F811
+    Path("rooms").mkdir()
+    hiss(Path("rooms/a.wav"), 1)
+    line = ["ambience", "rooms", "--out", "out", "--model", model_folder, *SHORT]
+    assert s2m(*line)[0] == 0
+    before = bytes_below(Path("out/a"))
+    hiss(Path("rooms/b.wav"), 2)
+    with full_disk():
+        code, _, said = s2m(*line)
+    assert code == 1
+    assert "out/b/b_loop_1.wav cannot be written" in said
+    assert bytes_below(Path("out/a")) == before
+    assert not Path("out/b").exists()
+    assert not [p for p in Path("out").iterdir() if p.name.startswith(".")]
+    assert s2m(*line)[0] == 0
+    assert Path("out/b/ambience.json").exists()
+
+
+def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for suffix in ("wav", "flac"):
+        hiss(tmp_path / f"a.{suffix}", 1)
+    jobs, failures = job.plan_rooms([tmp_path], tmp_path / "out", 0)
+    assert [j.room.name for j in jobs] == ["a.flac"]
+    assert "a.wav and" in failures[0].reason
+    assert "rename one of them" in failures[0].reason
+
+
+# ---- the manifest and the preset ----
+
+
+def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> None:  # noqa: F811
+    hiss(Path("a.wav"), 1)
+    assert s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)[0] == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    check_manifest(manifest)
+    for spoil in (
+        lambda m: m["rooms"][0]["grid"].update(bpm="fast"),
+        lambda m: m["rooms"][0]["files"][0].pop("loop_end"),
+        lambda m: m["rooms"][0].update(extra=1),
+        lambda m: m.update(version=2),
+    ):
+        spoilt = copy.deepcopy(manifest)
+        spoil(spoilt)
+        with pytest.raises(AudioError, match="does not fit its schema at"):
+            check_manifest(spoilt)
+
+
+def test_the_schema_is_one() -> None:
+    import jsonschema
+
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+def test_the_preset_is_valid_and_states_differences_only() -> None:
+    preset = load_recipe(ROOT / "recipes" / "vr").ambience
+    stated = (ROOT / "recipes" / "vr" / "recipe.toml").read_text()
+    for name, value in vars(AmbienceConfig()).items():
+        assert (getattr(preset, name) != value) == bool(re.search(rf"^{name} = ", stated, re.MULTILINE)), name
+    with pytest.raises(ConfigError, match="Unknown setting 'ambience.loudness'"):
+        load_recipe(ROOT / "recipes" / "vr", ["ambience.loudness=3"])
+
+
+def test_help_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ambience", "--help"])
+    assert "--contact-sheet" in capsys.readouterr().out

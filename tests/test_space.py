@@ -1,0 +1,175 @@
+"""The Ambisonic field, where a room's sound comes from, and the levels of a set."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rooms import RATE, steps_room
+
+from silent2music import audio
+from silent2music.acoustics import analyze
+from silent2music.audio import Waveform
+from silent2music.errors import AudioError
+from silent2music.export.levels import levelled_set, loudness_of, quantised
+from silent2music.export.space import (
+    LAYOUT_AZIMUTHS,
+    W,
+    X,
+    Y,
+    Z,
+    Placement,
+    check_format,
+    decode_to_ring,
+    diffuse_response,
+    encode,
+    fold_down,
+    heard,
+    place,
+    placement,
+)
+
+TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
+NOISE = (0.1 * np.random.default_rng(9).standard_normal(48_000)).astype(np.float32)
+RING = np.arange(0, 360, 15.0)
+
+
+def db(samples: np.ndarray) -> float:
+    return audio.rms_dbfs(np.atleast_2d(samples))
+
+
+# ---- the field ----
+
+
+def test_a_tone_to_the_left_is_in_w_and_y_alone() -> None:
+    field = encode(TONE, 90.0)
+    assert np.array_equal(field[W], TONE)
+    assert field[Y] == pytest.approx(field[W], abs=1e-7)  # SN3D: as loud as W, and positive to the left
+    assert max(db(field[X]), db(field[Z])) < -60.0
+    assert encode(TONE, -90.0)[Y] == pytest.approx(-TONE, abs=1e-7)
+    assert encode(TONE, 0.0)[X] == pytest.approx(TONE, abs=1e-7)
+    assert encode(TONE, 30.0, 90.0)[Z] == pytest.approx(TONE, abs=1e-7)
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 45.0, 90.0, -120.0, 180.0])
+def test_a_ring_is_loudest_where_the_music_was_placed(azimuth: float) -> None:
+    dry = decode_to_ring(encode(TONE, azimuth), RING)
+    wet = decode_to_ring(place(NOISE, 48_000, Placement(azimuth, 0.0, 0.3, 0.6)), RING)
+    for ring in (dry, wet):
+        assert RING[np.square(ring).mean(axis=1).argmax()] == azimuth % 360
+
+
+def test_diffuse_sound_comes_from_everywhere_and_decays_by_the_rt60() -> None:
+    response = diffuse_response(96_000, 48_000, 1.0, seed=1)
+    energy = np.square(response).sum(axis=1)
+    assert energy == pytest.approx([1.0, 1 / 3, 1 / 3, 1 / 3])
+    assert np.abs(np.corrcoef(response) - np.eye(4)).max() < 0.05
+    from scipy.signal import butter, sosfilt
+
+    low = sosfilt(butter(4, 1_000, fs=48_000, output="sos"), response[W])
+    decay_db = db(low[4_800:9_600]) - db(low[28_800:33_600])
+    assert decay_db == pytest.approx(30.0, abs=3.0)  # half a second of an RT60 of one
+
+
+def test_a_placed_loop_is_a_loop_still() -> None:
+    """Turning the loop turns the field: the room is convolved on the circle."""
+    where = Placement(30.0, 0.0, 0.4, 3.0)
+    field = place(TONE * np.linspace(0, 1, 48_000, dtype=np.float32), 48_000, where)
+    turned = place(np.roll(TONE * np.linspace(0, 1, 48_000, dtype=np.float32), 12_345), 48_000, where)
+    assert np.roll(field, 12_345, axis=1) == pytest.approx(turned, abs=1e-5)
+    assert not np.array_equal(field, place(TONE, 48_000, where, seed=1))
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 60.0, 90.0, 180.0])
+def test_fold_downs_keep_the_level(azimuth: float) -> None:
+    field = place(NOISE, 48_000, Placement(azimuth, 0.0, 0.3, 0.5))
+    mono, stereo = fold_down(field, "mono"), fold_down(field, "stereo")
+    assert (mono.shape, stereo.shape, fold_down(field, "ambix").shape) == (
+        (1, 48_000),
+        (2, 48_000),
+        (4, 48_000),
+    )
+    assert np.square(stereo).sum() == pytest.approx(np.square(mono).sum(), rel=1e-4)
+    assert np.corrcoef(stereo.sum(axis=0), mono[0])[0, 1] > 0.9999
+    if azimuth == 90.0:
+        assert db(stereo[0]) > db(stereo[1]) + 6.0
+
+
+# ---- where a room's sound comes from ----
+
+
+def noise(n_channels: int = 1) -> np.ndarray:
+    return (1e-3 * np.random.default_rng(n_channels).standard_normal((n_channels, RATE))).astype(np.float32)
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0.0, 0.0), (135.0, 0.0), (-70.0, 40.0)])
+def test_b_format_tells_its_direction(azimuth: float, elevation: float) -> None:
+    room = Waveform(encode(noise()[0], azimuth, elevation), RATE)
+    found = placement(room, analyze(room), "ambix")
+    assert (found.azimuth_degrees, found.elevation_degrees) == pytest.approx((azimuth, elevation), abs=0.5)
+    assert found.diffuse_share == pytest.approx(0.1)  # as dry as it gets
+    assert np.array_equal(heard(room, "ambix").samples[0], noise()[0])
+
+
+def test_diffuse_b_format_is_diffuse() -> None:
+    field = noise(4)
+    field[1:] /= np.sqrt(3.0)
+    room = Waveform(field, RATE)
+    assert placement(room, analyze(room), "ambix").diffuse_share == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("n_channels", "channel"), [(2, 0), (2, 1), (4, 3), (6, 5), (8, 6)])
+def test_speakers_tell_the_direction_of_the_loudest(n_channels: int, channel: int) -> None:
+    samples = np.zeros((n_channels, RATE), np.float32)
+    samples[channel] = noise()[0]
+    room = Waveform(samples, RATE)
+    expected = LAYOUT_AZIMUTHS[n_channels][channel]
+    assert placement(room, analyze(room), "speakers").azimuth_degrees == pytest.approx(expected, abs=0.01)
+
+
+def test_one_channel_and_silence_are_in_front() -> None:
+    for room in (Waveform(steps_room(), RATE), Waveform(np.zeros((2, RATE), np.float32), RATE)):
+        assert placement(room, analyze(room), "speakers").azimuth_degrees == 0.0
+
+
+def test_b_format_needs_four_channels() -> None:
+    with pytest.raises(AudioError, match="has 2 channels; expected the 4 of first-order B-format"):
+        check_format(Waveform(noise(2), RATE), "ambix")
+    check_format(Waveform(noise(2), RATE), "speakers")
+
+
+# ---- levels ----
+
+
+def test_layers_reach_one_loudness_and_their_sum_stays_under_the_peak() -> None:
+    rng = np.random.default_rng(0)
+    sounds = [(g * rng.standard_normal((2, 96_000))).astype(np.float32) for g in (0.002, 0.05, 0.3)]
+    for sound in sounds:
+        sound[:, 40_000] = 30 * sound.std()
+    held, quiet = levelled_set(sounds, 48_000, -16.0, -1.0)
+    assert quiet == [False, False, False]
+    for sound in held:
+        assert loudness_of(sound, 48_000) == pytest.approx(-16.0, abs=0.05)
+    assert audio.true_peak_dbtp(Waveform(np.sum(held, axis=0), 48_000)) < -1.0
+
+
+def test_what_is_nearly_nothing_stays_so() -> None:
+    whisper = (1e-4 * np.random.default_rng(0).standard_normal((1, 96_000))).astype(np.float32)
+    for sound in (whisper, np.zeros((1, 96_000), np.float32)):
+        (held,), (quiet,) = levelled_set([sound], 48_000, -24.0, -1.0)
+        assert quiet
+        assert np.array_equal(held, sound)
+
+
+def test_the_loudness_of_a_field_is_that_of_its_mono_fold_down() -> None:
+    field = place(TONE, 48_000, Placement(90.0, 0.0, 0.3, 0.5))
+    assert loudness_of(field, 48_000) == loudness_of(fold_down(field, "mono"), 48_000)
+
+
+def test_dither_is_that_of_24_bits_once() -> None:
+    steady = np.full((1, 48_000), 0.3 + 0.3 / 2**23, np.float32)
+    steps = quantised(steady, seed=1).astype(np.float64) * 2**23
+    assert np.abs(steps - np.rint(steps)).max() == 0.0
+    errors = np.rint(steps) - steady.astype(np.float64) * 2**23
+    assert abs(errors.mean()) < 0.02
+    assert errors.var() == pytest.approx(3 / 12, rel=0.05)  # rounding and triangular dither
+    assert not quantised(np.zeros((1, 9), np.float32), 0).any()
