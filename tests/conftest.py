@@ -9,6 +9,7 @@ import pytest
 from rooms import RATE, steps_room
 
 from silent2music import audio
+from silent2music.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +17,21 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are compared as text: no colours, and lines that are never wrapped."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def s2m(capsys: pytest.CaptureFixture[str]):
+    """Run a command line; gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rooms import RATE, steps_room
-from test_cli import full_disk, one_sentence, s2m  # noqa: F401
+from test_cli import full_disk, one_sentence
 
 from silent2music import audio
 from silent2music.audio import Waveform
@@ -47,7 +47,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 # ---- a room ----
 
 
-def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -> None:
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,flac,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
@@ -72,7 +72,7 @@ def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -
     assert np.array_equal(sounds["walk_calm_1.wav"], sounds["walk_calm_1.flac"])
 
 
-def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, model_folder: Path) -> None:
     hiss(Path("field.wav"), 1, 4)
     w = audio.read("field.wav").samples[0]
     audio.write("field.wav", Waveform(np.stack([w, w, 0 * w, 0 * w]), RATE), force=True)  # from the left
@@ -90,7 +90,7 @@ def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, mode
     assert audio.rms_dbfs(left[None]) > audio.rms_dbfs(right[None]) + 3.0
 
 
-def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:  # noqa: F811
+def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr("silent2music.export.levels.NEARLY_NOTHING_LUFS", 20.0)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
@@ -111,7 +111,7 @@ def folder_of_rooms(n: int = 3) -> Path:
     return rooms
 
 
-def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, model_folder: Path) -> None:
     folder_of_rooms()
     line = [
         "ambience",
@@ -139,7 +139,7 @@ def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, mode
     assert {p: p.stat().st_mtime_ns for p in Path("rooms/out").rglob("*.wav")} == times
 
 
-def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, model_folder: Path) -> None:
     folder_of_rooms(5)
     line = ["ambience", "rooms", "--model", str(model_folder), *SHORT]
     assert s2m(*line, "--out", "whole")[0] == 1
@@ -159,7 +159,7 @@ def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, m
     assert bytes_below(Path("killed")) == bytes_below(Path("whole"))
 
 
-def test_workers_share_the_rooms(s2m, model_folder: Path, monkeypatch) -> None:  # noqa: F811
+def test_workers_share_the_rooms(s2m, model_folder: Path, monkeypatch) -> None:
     folder_of_rooms()
 
     class Second(job.Workers):
@@ -179,7 +179,7 @@ def test_workers_share_the_rooms(s2m, model_folder: Path, monkeypatch) -> None: 
 # ---- bad input ----
 
 
-def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path) -> None:
     hiss(Path("a.wav"), 1)
     line = ["ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT]
     assert s2m(*line)[0] == 0
@@ -223,7 +223,7 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
 )
 def test_an_impossible_request_gets_one_sentence(
     s2m, model_folder: Path, arguments: list[str], words: str
-) -> None:  # noqa: F811
+) -> None:
     hiss(Path("a.wav"), 1)
     Path("file").write_text("kept")
     Path("preset.toml").write_text("[ambience]\nlouder = 3\n")
@@ -236,7 +236,7 @@ def test_an_impossible_request_gets_one_sentence(
     assert not list(Path("out").rglob("a*"))
 
 
-def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folder: Path) -> None:
     Path("rooms").mkdir()
     hiss(Path("rooms/a.wav"), 1)
     line = ["ambience", "rooms", "--out", "out", "--model", model_folder, *SHORT]
@@ -266,7 +266,7 @@ def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:
 # ---- the manifest and the preset ----
 
 
-def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> None:  # noqa: F811
+def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> None:
     hiss(Path("a.wav"), 1)
     assert s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)[0] == 0
     manifest = json.loads(Path("out/manifest.json").read_text())
@@ -294,7 +294,7 @@ def test_the_preset_is_valid_and_states_differences_only() -> None:
     stated = (ROOT / "recipes" / "vr" / "recipe.toml").read_text()
     for name, value in vars(AmbienceConfig()).items():
         assert (getattr(preset, name) != value) == bool(re.search(rf"^{name} = ", stated, re.MULTILINE)), name
-    with pytest.raises(ConfigError, match="Unknown setting 'ambience.loudness'"):
+    with pytest.raises(ConfigError, match=r"Unknown setting 'ambience\.loudness'"):
         load_recipe(ROOT / "recipes" / "vr", ["ambience.loudness=3"])
 
 

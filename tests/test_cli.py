@@ -13,7 +13,6 @@ import soundfile
 from rooms import RATE, steps_room
 
 from silent2music import __version__, audio
-from silent2music.cli import main
 from silent2music.export import infer as job
 from silent2music.export import levelling
 
@@ -21,21 +20,6 @@ from silent2music.export import levelling
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def s2m(capsys: pytest.CaptureFixture[str]):
-    """Run a command line; gives exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def one_sentence(text: str) -> str:

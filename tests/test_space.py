@@ -13,11 +13,11 @@ from silent2music.errors import AudioError
 from silent2music.export.levels import levelled_set, loudness_of, quantised
 from silent2music.export.space import (
     LAYOUT_AZIMUTHS,
+    Placement,
     W,
     X,
     Y,
     Z,
-    Placement,
     check_format,
     decode_to_ring,
     diffuse_response,

@@ -112,7 +112,8 @@ def ambience(
     for failure in failures:
         _say(tell, failure.reason)
     studio = _Studio(config, model_folder, device or workers.device, force, progress, tell)
-    made, kept = [], []
+    made: list[str] = []
+    kept: list[str] = []
     for job in workers.share(jobs):
         try:
             (made if studio.render(job) else kept).append(job.label)
@@ -120,8 +121,11 @@ def ambience(
             reason = _full_disk(job, error) if isinstance(error, OSError) else _named(job, str(error))
             failures.append(Failure(str(job.room), reason))
             _say(tell, reason)
-    report = Report(*(sorted(workers.gathered(names)) for names in (made, kept)), workers.gathered(failures))
-    report = dataclasses.replace(report, failures=sorted(report.failures, key=lambda f: f.name))
+    report = Report(
+        made=sorted(workers.gathered(made)),
+        kept=sorted(workers.gathered(kept)),
+        failures=sorted(workers.gathered(failures), key=lambda failure: failure.name),
+    )
     if workers.index == 0:
         manifest = write_manifest(out, [{"file": f.name, "reason": f.reason} for f in report.failures])
         if contact_sheet is not None:

@@ -34,7 +34,7 @@ def levelled_set(
     loudness = [loudness_of(s, sample_rate) for s in sounds]
     quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
     gains_db = [0.0 if q else lufs - loud for q, loud in zip(quiet, loudness, strict=True)]
-    held = sounds
+    held = list(sounds)
     for _ in range(N_ROUNDS):
         held = _held(
             [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)], sample_rate, true_peak

@@ -173,9 +173,9 @@ def close_loops(model: Silent2Music, take: Take, grid: Grid, start: int, n_candi
     seeds = [seed + 1 + i for seed in take.seeds for i in range(n_candidates)]
     written = generate_codes(
         model.packed_decoder(), asked, model.null(asked), take.sampling, seeds, prefix=prefix
-    ).unflatten(0, (len(laps), n_candidates))
+    )
     loops = []
-    for lap, before, tails in zip(laps, context, written[..., n_context:], strict=True):
+    for lap, before, tails in zip(laps, context, written[:, :, n_context:].chunk(len(laps)), strict=True):
         tails = torch.cat([lap[None, :, -n_tail:], tails])
         heads = _head_nll(
             model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]

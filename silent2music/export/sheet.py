@@ -119,7 +119,8 @@ def _draw_layers(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
 def _mono(out: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> FloatArray:
     """What a listener without direction hears of a file, `[N]`."""
     sound = audio.read(out / room["folder"] / file["file"])
-    return sound.samples[0] if file["spatial"] == "ambix" else sound.mono().samples[0]
+    mono = sound.samples[0] if file["spatial"] == "ambix" else sound.mono().samples[0]
+    return np.asarray(mono, dtype=np.float32)
 
 
 def _outline(samples: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
