@@ -49,7 +49,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -> None:
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
-    line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,flac,ogg --rate 44100 --lufs -20"
+    line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
     assert (code, printed, said) == (0, "", "")
     manifest = json.loads(Path("out/manifest.json").read_text())
@@ -58,7 +58,7 @@ def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -
     assert room["grid"]["bpm"] == pytest.approx(120.0)
     assert (room["grid"]["bars"], room["grid"]["n_samples"]) == (1, 88_200)
     made = {(f["layer"], f["variation"], f["file"].split(".")[-1]) for f in room["files"]}
-    assert made == {(x, v, s) for x in ("calm", "intense") for v in (1, 2) for s in ("wav", "flac", "ogg")}
+    assert made == {(x, v, s) for x in ("calm", "intense") for v in (1, 2) for s in ("wav", "ogg")}
     sounds = {}
     for file in room["files"]:
         sound = audio.read(Path("out/walk") / file["file"])
@@ -68,8 +68,7 @@ def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -
         assert file["lufs"] == pytest.approx(-20.0, abs=0.1)
         assert file["true_peak_dbtp"] < -1.0
     assert room["levels"]["sum_true_peak_dbtp"] < -1.0
-    assert len({samples.tobytes() for samples in sounds.values()}) == 12 - 4  # FLAC holds what WAV does
-    assert np.array_equal(sounds["walk_calm_1.wav"], sounds["walk_calm_1.flac"])
+    assert len({samples.tobytes() for samples in sounds.values()}) == 8
 
 
 def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, model_folder: Path) -> None:
@@ -140,10 +139,10 @@ def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, mode
 
 
 def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, model_folder: Path) -> None:
-    folder_of_rooms(5)
+    folder_of_rooms(4)
     line = ["ambience", "rooms", "--model", str(model_folder), *SHORT]
     assert s2m(*line, "--out", "whole")[0] == 1
-    for n_done in (1, 3):
+    for n_done in (1, 2):
         command = [sys.executable, "-m", "silent2music.cli", *line, "--out", "killed"]
         process = subprocess.Popen(
             command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL

@@ -95,7 +95,7 @@ def ambience(
         tell: told what a user should know while it goes on.
 
     Returns:
-        The report, the same in every process of `accelerate launch`.
+        The report. Of several processes the first one speaks for all; the others report no failures.
 
     Raises:
         AudioError: if the folder cannot be written.
@@ -131,7 +131,7 @@ def ambience(
         if contact_sheet is not None:
             draw_sheet(out, manifest, contact_sheet)
     workers.wait()
-    return report
+    return report if workers.index == 0 else dataclasses.replace(report, failures=[])
 
 
 def plan_rooms(rooms: Sequence[Path], out: Path, seed: int) -> tuple[list[RoomJob], list[Failure]]:
