@@ -164,6 +164,35 @@ def test_a_tone_that_does_not_fit_the_lap_is_closed_without_a_dip(hz: float) -> 
     assert spectrum.max() ** 2 > 0.98 * np.square(spectrum).sum()
 
 
+def test_a_closed_lap_played_three_times_has_no_onset_at_its_seam() -> None:
+    from librosa.onset import onset_detect
+
+    class Model:
+        codec = _Tone(440.31)
+
+    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    cut = Model.codec.decode(torch.zeros(1, 4, 75))[0, 0].numpy()
+    onsets = []
+    for sound in (lap, cut):
+        lap_with_onset = sound.copy()
+        lap_with_onset[30_000:36_000] *= 1.9  # in the music, so that there is something to find
+        found = onset_detect(y=np.tile(lap_with_onset, 3), sr=RATE, units="time")
+        onsets.append([t for t in found if min(abs(t - 3.0), abs(t - 6.0)) < 0.05])
+        assert any(abs(t - 1.25) < 0.05 for t in found)
+    closed, bare = onsets
+    assert closed == []
+    assert len(bare) == 2
+
+
+def test_silence_is_closed_to_silence() -> None:
+    class Model:
+        codec = _Tone(0.0)
+
+    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    assert not lap.any()
+    assert measure_seam(lap, RATE).excess == 0
+
+
 def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
     features = model.features(steps(2.0))
     mask = torch.ones(1, 50, dtype=torch.bool)
