@@ -32,7 +32,7 @@ from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
 from silent2music.export.grid import Grid
 from silent2music.export.layers import Layer, steered
-from silent2music.export.seam import measure_seam, unremarkable
+from silent2music.export.seam import measure_seam, percentiles_at, remarkable
 from silent2music.phase import inverse_stft, stft
 from silent2music.sampling import generate_codes
 
@@ -47,8 +47,8 @@ HEAD_SECONDS = 1.0
 LIKENESS_SECONDS = 0.5
 """Around a place, to compare it with the same place a lap later."""
 
-N_DECODED = 4
-"""Tails that are heard before one is chosen."""
+FAINT_ONSET = 0.6
+"""An onset at the seam that is stronger than this share of places must have been in the music before it was cut."""
 
 N_PROJECTIONS = 8
 HOPS_PER_FRAME = 2
@@ -148,7 +148,7 @@ def choose_start(takes: Sequence[Take], grid: Grid, sample_rate: int) -> int:
             smooth = np.convolve(change, np.ones(2 * margin + 1) / (2 * margin + 1), "same")
             costs += smooth[starts] / max(float(np.median(smooth)), 1e-9)
             samples_at = np.round(starts / grid.frame_rate * sample_rate).astype(np.int64)
-            costs += 2.0 * unremarkable(sound, sample_rate, samples_at)
+            costs += 2.0 * remarkable(sound, sample_rate, samples_at)
     return int(starts[np.argmin(costs)])
 
 
@@ -175,25 +175,38 @@ def close_loops(model: Silent2Music, take: Take, grid: Grid, start: int, n_candi
         model.packed_decoder(), asked, model.null(asked), take.sampling, seeds, prefix=prefix
     )
     loops = []
-    for lap, before, tails in zip(laps, context, written[:, :, n_context:].chunk(len(laps)), strict=True):
+    start_sample = np.array([round(start / grid.frame_rate * model.codec.sample_rate)])
+    for sound, lap, before, tails in zip(
+        take.sounds, laps, context, written[:, :, n_context:].chunk(len(laps)), strict=True
+    ):
         tails = torch.cat([lap[None, :, -n_tail:], tails])
         heads = _head_nll(
             model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]
         )
-        loops.append(_best(model, lap, tails, heads))
+        onset = percentiles_at(sound, model.codec.sample_rate, start_sample)[-1, 0]
+        loops.append(_best(model, lap, tails, heads, float(onset)))
     return loops
 
 
-def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor) -> Loop:
-    """Of the tails that lead into the head best, the first whose seam does not stand out, or the least that does."""
+def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset: float) -> Loop:
+    """Of the tails that lead into the head best, the first whose seam does not stand out, or the least that does.
+
+    Args:
+        model: that wrote them.
+        lap: `[K, T]` codes with their natural tail.
+        tails: `[R, K, w]`, the natural one first.
+        heads: `[R]` nats a token at which the head follows.
+        onset: percentile of the onset that the music has there of itself.
+    """
     found: list[tuple[float, Loop]] = []
-    for i in heads.argsort()[:N_DECODED].tolist():
+    for i in heads.argsort().tolist():
         codes = torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1)
         samples = circular_sound(model, codes)
         loop = Loop(samples, round(float(heads[i]), 4), round(float(heads[0]), 4))
-        excess = measure_seam(samples, model.codec.sample_rate).excess
-        found.append((excess, loop))
-        if excess == 0:
+        seam = measure_seam(samples, model.codec.sample_rate)
+        stands_out = seam.excess + max(0.0, seam.onset - max(FAINT_ONSET, onset))
+        found.append((stands_out, loop))
+        if stands_out == 0:
             break
     return min(found, key=lambda pair: pair[0])[1]
 

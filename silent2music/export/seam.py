@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.ambient import mel_filters
 from silent2music.audio import FloatArray
 
 FloatArray64 = NDArray[np.float64]
@@ -19,7 +20,10 @@ PLACE_SECONDS = 0.01
 WINDOW_SECONDS = 0.02
 NEAR_SECONDS = 0.001
 FLOOR = 1e-5
-FIGURES = ("level_jump", "spectral_flux", "derivative")
+ONSET_SECONDS = 0.05
+"""Within this, an onset counts as one at the seam, as MIREX counts them."""
+ONSET_WINDOW_SECONDS = 0.085
+N_MELS = 40
 
 
 @dataclass(frozen=True)
@@ -30,24 +34,26 @@ class Seam:
         level_jump: of the change of level from the 20 ms before to the 20 ms after.
         spectral_flux: of the growth of magnitudes between the same.
         derivative: of the largest step from sample to sample within 1 ms.
+        onset: of the strength of the strongest onset within 50 ms.
     """
 
     level_jump: float
     spectral_flux: float
     derivative: float
+    onset: float
 
     @property
     def excess(self) -> float:
-        """How far the worst figure lies outside of the 5th to 95th percentile; 0 if none does."""
+        """How far the worst of the first three lies outside of the 5th to 95th percentile; 0 if none does."""
         figures = (self.level_jump, self.spectral_flux, self.derivative)
         return max(max(0.0, 0.05 - p, p - 0.95) for p in figures)
 
 
 def places(samples: FloatArray, sample_rate: int) -> FloatArray64:
-    """The figures `[len(FIGURES), P]` of all places in a loop `[N]`, the seam first.
+    """The figures `[4, P]` of all places in a loop `[N]`, in the order of `Seam`, the seam first.
 
     Level jumps are in dB; flux is the half-wave rectified difference of magnitudes (Dixon 2006, Onset Detection
-    Revisited) relative to the loop's RMS; steps are in sample values.
+    Revisited); steps are in sample values; onset strength is the same flux in dB of mel bands.
     """
     n = len(samples)
     window = round(WINDOW_SECONDS * sample_rate)
@@ -65,7 +71,20 @@ def places(samples: FloatArray, sample_rate: int) -> FloatArray64:
     near = max(1, round(NEAR_SECONDS * sample_rate))
     steps = np.abs(np.diff(circle))
     derivative = steps[at[:, None] + window - 1 + np.arange(-near, near + 1)].max(axis=1)
-    return np.stack([jump, flux, derivative])
+    return np.stack([jump, flux, derivative, _onsets(samples, sample_rate, at)])
+
+
+def _onsets(samples: FloatArray, sample_rate: int, at: NDArray[np.int64]) -> FloatArray64:
+    """Strength `[P]` of the strongest onset near each place: mean growth of 40 mel bands in 10 ms, in dB."""
+    window = round(ONSET_WINDOW_SECONDS * sample_rate) // 2 * 2
+    around = (at[:, None] + np.arange(-window // 2, window // 2)) % len(samples)
+    power = np.abs(np.fft.rfft(samples[around] * np.hanning(window), axis=1)) ** 2
+    bands = power @ mel_filters(sample_rate, window, N_MELS).T
+    level_db = 10.0 * np.log10(np.maximum(bands, max(1e-12, 1e-8 * float(bands.max()))))
+    growth = np.maximum(level_db - np.roll(level_db, 1, axis=0), 0.0).mean(axis=1)
+    n_near = round(ONSET_SECONDS / PLACE_SECONDS)
+    near = np.arange(len(at))[:, None] + np.arange(-n_near, n_near + 1)
+    return np.asarray(growth[near % len(at)].max(axis=1))
 
 
 def measure_seam(samples: FloatArray, sample_rate: int) -> Seam:
@@ -88,11 +107,16 @@ def _percentile(values: FloatArray64, among: FloatArray64) -> FloatArray64:
     return np.asarray(ranks / (2.0 * len(ordered)), dtype=np.float64)
 
 
-def unremarkable(samples: FloatArray, sample_rate: int, at: NDArray[np.int64]) -> FloatArray64:
-    """How far from remarkable places `[A]` of a sound `[N]` are: 0 within the 20th to 80th percentile, to 1."""
+def percentiles_at(samples: FloatArray, sample_rate: int, at: NDArray[np.int64]) -> FloatArray64:
+    """The figures of places `[A]` of a sound `[N]` as percentiles among all of its places, `[4, A]`, 0 to 1."""
     figures = places(samples, sample_rate)
     nearest = np.minimum(np.round(at / (PLACE_SECONDS * sample_rate)).astype(int), figures.shape[1] - 1)
-    percentiles = np.stack([_percentile(row[nearest], row) for row in figures])
+    return np.stack([_percentile(row[nearest], row) for row in figures])
+
+
+def remarkable(samples: FloatArray, sample_rate: int, at: NDArray[np.int64]) -> FloatArray64:
+    """How remarkable places `[A]` of a sound `[N]` are: 0 with all figures within the 20th to 80th percentile, to 1."""
+    percentiles = percentiles_at(samples, sample_rate, at)
     return np.asarray(
         np.clip((np.abs(percentiles - 0.5) - 0.3) / 0.2, 0.0, 1.0).max(axis=0), dtype=np.float64
     )
