@@ -15,7 +15,7 @@ from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
 from silent2music.export.layers import LAYERS, PLAIN, steered
-from silent2music.export.loops import at_rate, choose_start, circular_sound, close_loops, write_take
+from silent2music.export.loops import at_rate, choose_starts, circular_sound, close_loops, write_take
 from silent2music.export.seam import measure_seam, places, remarkable
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
@@ -218,10 +218,11 @@ def test_a_loop_closes_like_the_music_it_is_cut_from(model: Silent2Music, room: 
     grid = plan_grid(profile, AmbienceConfig(bars=1, seconds=2.2), FRAME_RATE, 60)
     lap = room_lap(room, profile, grid, RATE)
     take = write_take(model, lap, grid, PLAIN, SamplingConfig(), [5, 6])
-    start = choose_start([take], grid, RATE)
+    start, *others = choose_starts([take], grid, RATE)
+    assert start not in others
     assert start in (*grid.beat_frames, grid.n_frames) if grid.bars else start >= grid.n_frames // 2
-    loops = close_loops(model, take, grid, start, n_candidates=4)
-    again = close_loops(model, take, grid, start, n_candidates=4)
+    loops = close_loops(model, take, grid, start, 4, lambda samples: (samples, RATE))
+    again = close_loops(model, take, grid, start, 4, lambda samples: (samples, RATE))
     for loop, same in zip(loops, again, strict=True):
         assert np.array_equal(loop.samples, same.samples)
         assert loop.samples.shape == (grid.n_frames * 960,)

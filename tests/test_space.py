@@ -150,7 +150,7 @@ def test_layers_reach_one_loudness_and_their_sum_stays_under_the_peak() -> None:
     sounds = [(g * rng.standard_normal((2, 96_000))).astype(np.float32) for g in (0.002, 0.05, 0.3)]
     for sound in sounds:
         sound[:, 40_000] = 30 * sound.std()
-    held, quiet = levelled_set(sounds, 48_000, -16.0, -1.0)
+    held, quiet = levelled_set(sounds, 48_000, [-16.0, -16.0, -16.0], -1.0)
     assert quiet == [False, False, False]
     for sound in held:
         assert loudness_of(sound, 48_000) == pytest.approx(-16.0, abs=0.05)
@@ -161,10 +161,22 @@ def test_layers_reach_one_loudness_and_their_sum_stays_under_the_peak() -> None:
 def test_a_second_meter_agrees_on_loudness_and_peak(tmp_path: Path, n_channels: int) -> None:
     if shutil.which("ffmpeg") is None:
         pytest.skip("ffmpeg is not installed")
-    sound = 0.1 * np.random.default_rng(0).standard_normal((n_channels, 144_000)) * np.linspace(0.1, 1, 144_000)
-    (held,), _ = levelled_set([sound.astype(np.float32)], 48_000, -14.0, -3.0)
+    sound = (
+        0.1 * np.random.default_rng(0).standard_normal((n_channels, 144_000)) * np.linspace(0.1, 1, 144_000)
+    )
+    (held,), _ = levelled_set([sound.astype(np.float32)], 48_000, [-14.0], -3.0)
     audio.write(tmp_path / "loop.wav", Waveform(quantised(held, 0), 48_000))
-    command = ["ffmpeg", "-nostats", "-i", tmp_path / "loop.wav", "-af", "ebur128=peak=true", "-f", "null", "-"]
+    command = [
+        "ffmpeg",
+        "-nostats",
+        "-i",
+        tmp_path / "loop.wav",
+        "-af",
+        "ebur128=peak=true",
+        "-f",
+        "null",
+        "-",
+    ]
     summary = subprocess.run(command, capture_output=True, text=True, check=True).stderr.split("Summary:")[1]
     loudness, peak = (float(re.search(rf"{name}: +(-?[\d.]+)", summary)[1]) for name in ("I", "Peak"))
     assert loudness == pytest.approx(-14.0, abs=0.1)
@@ -174,7 +186,7 @@ def test_a_second_meter_agrees_on_loudness_and_peak(tmp_path: Path, n_channels: 
 def test_what_is_nearly_nothing_stays_so() -> None:
     whisper = (1e-4 * np.random.default_rng(0).standard_normal((1, 96_000))).astype(np.float32)
     for sound in (whisper, np.zeros((1, 96_000), np.float32)):
-        (held,), (quiet,) = levelled_set([sound], 48_000, -24.0, -1.0)
+        (held,), (quiet,) = levelled_set([sound], 48_000, [-24.0], -1.0)
         assert quiet
         assert np.array_equal(held, sound)
 

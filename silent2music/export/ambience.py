@@ -28,8 +28,8 @@ from silent2music.export.formats import EXPORTERS
 from silent2music.export.grid import Grid, plan_grid, room_lap
 from silent2music.export.infer import Failure, LoadedModel, Progress, default_model, load_model, seed_for
 from silent2music.export.layers import LAYERS, PLAIN
-from silent2music.export.levels import levelled_set, loudness_of, quantised
-from silent2music.export.loops import Loop, at_rate, choose_start, close_loops, write_take
+from silent2music.export.levels import TOLERANCE_LU, levelled_set, loudness_of, quantised
+from silent2music.export.loops import Hear, Loop, at_rate, choose_starts, close_loops, write_take
 from silent2music.export.manifest import LICENCE, RECORD, read_record, write_manifest
 from silent2music.export.seam import measure_seam
 from silent2music.export.space import Placement, check_format, fold_down, heard, place, placement
@@ -40,6 +40,8 @@ Tell = Callable[[str], None]
 
 LOSSY = ("ogg",)
 MAX_REWRITES = 4
+MAX_STARTS = 3
+"""Places to cut a set of loops at, tried one after the other until no seam stands out."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class _Studio:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            sounds = self._compose(job, room, profile, grid)
+            sounds = self._compose(job, room, profile, grid, where)
             files, sum_peak = self._write(job, partial, sounds, grid, where, origin)
             entry = self._entry(
                 job,
@@ -248,7 +250,7 @@ class _Studio:
             if not file["nearly_nothing"] and abs(file["lufs"] - self.config.lufs) > 0.1:
                 _say(
                     self.tell,
-                    f"{job.label}: {file['file']} is at {file['lufs']} LUFS, held by the true peak.",
+                    f"{job.label}: {file['file']} came to {file['lufs']} LUFS under its true peak.",
                 )
         return True
 
@@ -263,7 +265,7 @@ class _Studio:
         }
 
     def _compose(
-        self, job: RoomJob, room: Waveform, profile: AcousticProfile, grid: Grid
+        self, job: RoomJob, room: Waveform, profile: AcousticProfile, grid: Grid, where: Placement
     ) -> dict[tuple[str, int], Loop]:
         """A closed loop for each layer and variation."""
         model, config = self.loaded.model, self.config
@@ -276,12 +278,29 @@ class _Studio:
         for i, (name, layer) in enumerate(layers.items()):
             steps = self._steps(job, i, len(layers))
             takes[name] = write_take(model, lap, grid, layer, sampling, seeds, steps)
-        start = choose_start(list(takes.values()), grid, model.codec.sample_rate)
-        return {
-            (name, v): loop
-            for name, take in takes.items()
-            for v, loop in enumerate(close_loops(model, take, grid, start, config.candidates), 1)
-        }
+        best: dict[tuple[str, int], Loop] = {}
+        for start in choose_starts(list(takes.values()), grid, model.codec.sample_rate)[:MAX_STARTS]:
+            loops = {
+                (name, v): loop
+                for name, take in takes.items()
+                for v, loop in enumerate(
+                    close_loops(model, take, grid, start, config.candidates, self._hear(job, grid, where)), 1
+                )
+            }
+            if not best or _standing_out(loops) < _standing_out(best):
+                best = loops
+            if _standing_out(best) == 0:
+                break
+        return best
+
+    def _hear(self, job: RoomJob, grid: Grid, where: Placement) -> Hear:
+        """W of the field that a lap becomes, which is what all fold-downs have in common."""
+
+        def hear(samples: FloatArray) -> tuple[FloatArray, int]:
+            placed = place(at_rate(samples, grid.n_samples), grid.sample_rate, where, job.seed)
+            return placed[0], grid.sample_rate
+
+        return hear
 
     def _steps(self, job: RoomJob, done_layers: int, n_layers: int) -> Callable[[int, int], None] | None:
         if self.progress is None:
@@ -334,10 +353,11 @@ class _Studio:
 
         Lossy coding moves loudness and peaks, so that the set is written again until what comes back is as asked.
         """
-        config, limit, lufs = self.config, self.config.true_peak, self.config.lufs
+        config, limit = self.config, self.config.true_peak
+        targets = [config.lufs] * len(paths)
         suffix = paths[0].suffix[1:]
         for _ in range(MAX_REWRITES):
-            levelled, quiet = levelled_set(sounds, grid.sample_rate, lufs, limit)
+            levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit)
             back = []
             for i, (path, samples, tag) in enumerate(zip(paths, levelled, tags, strict=True)):
                 samples = samples if suffix in LOSSY else quantised(samples, seed + i)
@@ -345,11 +365,14 @@ class _Studio:
                 back.append(audio.read(path))
                 if back[-1].n_samples != grid.n_samples:
                     raise AudioError(f"{path.name} holds {back[-1].n_samples} samples of {grid.n_samples}.")
-            total = np.sum([w.samples for w in back], axis=0)
-            peaks = [audio.true_peak_dbtp(w) for w in [*back, Waveform(total, grid.sample_rate)]]
-            if suffix not in LOSSY or max(peaks) < config.true_peak:
+            total = Waveform(np.sum([w.samples for w in back], axis=0), grid.sample_rate)
+            over_db = max(audio.true_peak_dbtp(w) for w in [*back, total]) - config.true_peak
+            missing = [config.lufs - loudness_of(w.samples, w.sample_rate) for w in back]
+            missing = [0.0 if q else m for q, m in zip(quiet, missing, strict=True)]
+            if suffix not in LOSSY or (over_db < 0 and max(map(abs, missing)) < TOLERANCE_LU):
                 break
-            limit -= max(peaks) - config.true_peak + 0.1
+            limit -= over_db + 0.1 if over_db >= 0 else 0.0
+            targets = [t + m for t, m in zip(targets, missing, strict=True)]
         return back, quiet
 
     def _tag(
@@ -425,6 +448,11 @@ def variation_seed(seed: int, variation: int) -> int:
     if variation == 1:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}\n{variation}".encode()).digest()[:4], "big")
+
+
+def _standing_out(loops: Mapping[tuple[str, int], Loop]) -> float:
+    """How much the worst seam of a set stands out."""
+    return max(loop.stands_out for loop in loops.values())
 
 
 def _stem(job: RoomJob, layer: str, variation: int, kind: str, spatial: str) -> str:

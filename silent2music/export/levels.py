@@ -21,9 +21,9 @@ def loudness_of(samples: FloatArray, sample_rate: int) -> float:
 
 
 def levelled_set(
-    sounds: Sequence[FloatArray], sample_rate: int, lufs: float, true_peak: float
+    sounds: Sequence[FloatArray], sample_rate: int, lufs: Sequence[float], true_peak: float
 ) -> tuple[list[FloatArray], list[bool]]:
-    """Bring the layers `[C, N]` of a set to one loudness, each of them and their sum under a true peak.
+    """Bring the layers `[C, N]` of a set to a loudness each, all of them and their sum under a true peak.
 
     Where the limit is touched, all layers are turned down together, so that their balance stays. What is nearly
     nothing is meant to be, and stays as it is.
@@ -33,13 +33,15 @@ def levelled_set(
     """
     loudness = [loudness_of(s, sample_rate) for s in sounds]
     quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
-    gains_db = [0.0 if q else lufs - loud for q, loud in zip(quiet, loudness, strict=True)]
+    gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]
     held = list(sounds)
     for _ in range(N_ROUNDS):
         held = _held(
             [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)], sample_rate, true_peak
         )
-        missing = [0.0 if q else lufs - loudness_of(s, sample_rate) for q, s in zip(quiet, held, strict=True)]
+        missing = [
+            0.0 if q else t - loudness_of(h, sample_rate) for q, t, h in zip(quiet, lufs, held, strict=True)
+        ]
         if max(map(abs, missing)) < TOLERANCE_LU:
             break
         gains_db = [g + m if math.isfinite(m) else g for g, m in zip(gains_db, missing, strict=True)]

@@ -57,6 +57,8 @@ RISE = 2.0
 """A bin that grows by more than this from one frame to the next is struck anew and brings its own phase."""
 
 Progress = Callable[[int, int], None]
+Hear = Callable[[FloatArray], tuple[FloatArray, int]]
+"""From a closed lap `[N]` at the codec's rate to what is heard of it and its sample rate."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ class Loop:
         samples: `[N]`; its end leads into its beginning.
         head_nll: nats a token at which the model finds the beginning after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
+        stands_out: by how much its seam is unlike other places, 0 if it is not.
     """
 
     samples: FloatArray
     head_nll: float
     natural_nll: float
+    stands_out: float
 
 
 def write_take(
@@ -129,8 +133,8 @@ def write_take(
     return Take(conditioning, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
 
 
-def choose_start(takes: Sequence[Take], grid: Grid, sample_rate: int) -> int:
-    """The codec frame at which all loops of a set are cut: where a lap later is most like it, and nothing stands out.
+def choose_starts(takes: Sequence[Take], grid: Grid, sample_rate: int) -> list[int]:
+    """Codec frames at which all loops of a set may be cut, the best first: a lap later is like it, nothing stands out.
 
     With a pulse it is a beat, and the loop's bars begin with it: the room tells beats, not which of them is the
     first of a bar. Otherwise it is any frame that leaves the model the first half of the first lap to find in.
@@ -149,19 +153,26 @@ def choose_start(takes: Sequence[Take], grid: Grid, sample_rate: int) -> int:
             costs += smooth[starts] / max(float(np.median(smooth)), 1e-9)
             samples_at = np.round(starts / grid.frame_rate * sample_rate).astype(np.int64)
             costs += 2.0 * remarkable(sound, sample_rate, samples_at)
-    return int(starts[np.argmin(costs)])
+    chosen: list[int] = []
+    for frame in starts[np.argsort(costs, kind="stable")].tolist():
+        if all(abs(frame - other) >= margin // 2 for other in chosen):
+            chosen.append(frame)
+    return chosen
 
 
 @torch.inference_mode()
-def close_loops(model: Silent2Music, take: Take, grid: Grid, start: int, n_candidates: int) -> list[Loop]:
+def close_loops(
+    model: Silent2Music, take: Take, grid: Grid, start: int, n_candidates: int, hear: Hear
+) -> list[Loop]:
     """Close the lap of every variation that begins at frame `start` of a take.
 
     Args:
         model: that wrote the take.
         take: two laps.
         grid: the lap's length.
-        start: from `choose_start`.
+        start: from `choose_starts`.
         n_candidates: tails to write for each variation, the natural one apart.
+        hear: what will be heard of a closed lap, by which its seam is judged.
     """
     n_tail = _steps(TAIL_SECONDS, grid)
     n_context = min(_steps(CONTEXT_SECONDS, grid), start + grid.n_frames - n_tail)
@@ -184,11 +195,11 @@ def close_loops(model: Silent2Music, take: Take, grid: Grid, start: int, n_candi
             model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]
         )
         onset = percentiles_at(sound, model.codec.sample_rate, start_sample)[-1, 0]
-        loops.append(_best(model, lap, tails, heads, float(onset)))
+        loops.append(_best(model, lap, tails, heads, float(onset), hear))
     return loops
 
 
-def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset: float) -> Loop:
+def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset: float, hear: Hear) -> Loop:
     """Of the tails that lead into the head best, the first whose seam does not stand out, or the least that does.
 
     Args:
@@ -197,18 +208,18 @@ def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset:
         tails: `[R, K, w]`, the natural one first.
         heads: `[R]` nats a token at which the head follows.
         onset: percentile of the onset that the music has there of itself.
+        hear: as for `close_loops`.
     """
-    found: list[tuple[float, Loop]] = []
+    found: list[Loop] = []
     for i in heads.argsort().tolist():
-        codes = torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1)
-        samples = circular_sound(model, codes)
-        loop = Loop(samples, round(float(heads[i]), 4), round(float(heads[0]), 4))
-        seam = measure_seam(samples, model.codec.sample_rate)
+        samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
+        seam = measure_seam(*hear(samples))
         stands_out = seam.excess + max(0.0, seam.onset - max(FAINT_ONSET, onset))
-        found.append((stands_out, loop))
+        nll = (round(float(heads[i]), 4), round(float(heads[0]), 4))
+        found.append(Loop(samples, *nll, stands_out))
         if stands_out == 0:
             break
-    return min(found, key=lambda pair: pair[0])[1]
+    return min(found, key=lambda loop: loop.stands_out)
 
 
 def _head_nll(
