@@ -24,6 +24,7 @@ from silent2music.cli import main
 from silent2music.config import AmbienceConfig, load_recipe
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export import ambience as job
+from silent2music.export.folders import plan_rooms
 from silent2music.export.manifest import check_manifest, schema
 
 ROOT = Path(__file__).parents[1]
@@ -256,7 +257,7 @@ def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folde
 def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for suffix in ("wav", "flac"):
         hiss(tmp_path / f"a.{suffix}", 1)
-    jobs, failures = job.plan_rooms([tmp_path], tmp_path / "out", 0)
+    jobs, failures = plan_rooms([tmp_path], tmp_path / "out", 0)
     assert [j.room.name for j in jobs] == ["a.flac"]
     assert "a.wav and" in failures[0].reason
     assert "rename one of them" in failures[0].reason

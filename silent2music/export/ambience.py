@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +22,14 @@ from silent2music.audio import FloatArray, Waveform
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
 from silent2music.errors import AudioError, CheckpointError
 from silent2music.export import provenance
+from silent2music.export.folders import RoomJob, check_writable, is_complete, move_into_place, plan_rooms
 from silent2music.export.formats import EXPORTERS
 from silent2music.export.grid import Grid, plan_grid, room_lap
-from silent2music.export.infer import Failure, LoadedModel, Progress, default_model, load_model, seed_for
+from silent2music.export.infer import Failure, LoadedModel, Progress, default_model, load_model
 from silent2music.export.layers import LAYERS, PLAIN
 from silent2music.export.levels import TOLERANCE_LU, levelled_set, loudness_of, quantised
 from silent2music.export.loops import Hear, Loop, at_rate, choose_starts, close_loops, write_take
-from silent2music.export.manifest import LICENCE, RECORD, read_record, write_manifest
+from silent2music.export.manifest import LICENCE, RECORD, write_manifest
 from silent2music.export.seam import measure_seam
 from silent2music.export.space import Placement, check_format, fold_down, heard, place, placement
 from silent2music.export.workers import Workers
@@ -42,23 +41,6 @@ LOSSY = ("ogg",)
 MAX_REWRITES = 4
 MAX_STARTS = 3
 """Places to cut a set of loops at, tried one after the other until no seam stands out."""
-
-
-@dataclass(frozen=True)
-class RoomJob:
-    """One recording and the folder of its loops.
-
-    Attributes:
-        room: the recording.
-        label: its path below the folder that was named, or its file name.
-        folder: to make.
-        seed: of its first variation.
-    """
-
-    room: Path
-    label: str
-    folder: Path
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +89,7 @@ def ambience(
         from silent2music.export.sheet import check_sheet, draw_sheet
 
         check_sheet(contact_sheet)
-    _check_writable(out)
+    check_writable(out)
     jobs, failures = plan_rooms(rooms, out, seed)
     workers = Workers()
     failures = failures if workers.index == 0 else []
@@ -134,38 +116,6 @@ def ambience(
             draw_sheet(out, manifest, contact_sheet)
     workers.wait()
     return report if workers.index == 0 else dataclasses.replace(report, failures=[])
-
-
-def plan_rooms(rooms: Sequence[Path], out: Path, seed: int) -> tuple[list[RoomJob], list[Failure]]:
-    """The recordings that were named, in order, and what cannot be made.
-
-    A file named by itself gets `seed`; one found in a folder gets a seed from `seed` and its relative path. What
-    lies in `out` is no recording.
-    """
-    jobs: list[RoomJob] = []
-    failures: list[Failure] = []
-    for room in rooms:
-        try:
-            found = audio.find_audio(room) if room.is_dir() else [room]
-        except AudioError as error:
-            failures.append(Failure(str(room), str(error)))
-            continue
-        for path in found:
-            relative = path.relative_to(room) if room.is_dir() else Path(path.name)
-            if room.is_dir() and out.resolve() in path.resolve().parents:
-                continue
-            own = seed_for(seed, relative) if room.is_dir() else seed
-            jobs.append(RoomJob(path, relative.as_posix(), out / relative.with_suffix(""), own))
-    taken: dict[Path, Path] = {}
-    unique = []
-    for job in jobs:
-        other = taken.setdefault(job.folder, job.room)
-        if other != job.room:
-            reason = f"{job.room} and {other} would both be written to {job.folder}; rename one of them."
-            failures.append(Failure(str(job.room), reason))
-        elif job not in unique:
-            unique.append(job)
-    return unique, failures
 
 
 class _Studio:
@@ -211,7 +161,7 @@ class _Studio:
         room = audio.read(job.room)
         check_format(room, self.config.room_format)
         origin = self._origin(job)
-        there = _complete(job, origin, self.force)
+        there = is_complete(job, origin, self.force)
         if there:
             return False
         profile = analyze(heard(room, self.config.room_format))
@@ -219,7 +169,7 @@ class _Studio:
         max_frames = model.config.decoder.attention_window
         grid = plan_grid(profile, self.config, model.codec.frame_rate, max_frames)
         where = placement(room, profile, self.config.room_format)
-        partial = _partial(job)
+        partial = job.partial
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
@@ -237,7 +187,7 @@ class _Studio:
                 _key(sounds, model.codec.sample_rate),
             )
             (partial / RECORD).write_text(provenance.to_text(entry), encoding="utf-8")
-            _move(partial, job.folder)
+            move_into_place(partial, job.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         quiet = [f["file"] for f in files if f["nearly_nothing"]]
@@ -505,81 +455,14 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
-def _complete(job: RoomJob, origin: Mapping[str, Any], force: bool) -> bool:
-    """Whether a room's folder is there, whole and made in the same way.
-
-    Raises:
-        AudioError: if something else is there.
-    """
-    if not job.folder.exists():
-        return False
-    entry = read_record(job.folder) if job.folder.is_dir() else None
-    if entry is None:
-        raise AudioError(f"{job.folder} exists already and is no folder of s2m ambience; move it away.")
-    names = {f["file"] for f in entry["files"]} | {RECORD}
-    foreign = sorted(p.name for p in job.folder.iterdir() if p.name not in names)
-    if force and foreign:
-        raise AudioError(
-            f"{job.folder / foreign[0]} is no file of s2m ambience; move it away before --force."
-        )
-    if force:
-        return False
-    same = origin == {
-        "input_sha256": entry["input"]["sha256"],
-        "model_sha256": entry["model"]["sha256"],
-        "seed": entry["seed"],
-        "settings": entry["settings"],
-        "versions": entry["versions"],
-    }
-    if not same:
-        raise AudioError(
-            f"{job.folder} was made of another recording, or with other settings; give --force to replace it."
-        )
-    for file in entry["files"]:
-        path = job.folder / file["file"]
-        if not path.exists() or provenance.sha256(path) != file["sha256"]:
-            raise AudioError(f"{path} is missing or was changed; give --force to make its folder again.")
-    return True
-
-
-def _move(partial: Path, folder: Path) -> None:
-    """Put a complete folder in its place, in one step where there was none."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written, before anything is made.
-
-    Raises:
-        AudioError: if so.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".s2m-", dir=out)
-        os.close(handle)
-        Path(name).unlink()
-    except OSError as error:
-        raise AudioError(f"{out} cannot be written ({error.strerror}); choose another folder.") from error
-
-
 def _full_disk(job: RoomJob, error: OSError) -> str:
     return f"{job.folder} cannot be written ({error.strerror or error}); finished rooms are whole."
 
 
 def _named(job: RoomJob, reason: str) -> str:
     """A reason that says which recording it is about, and of its folder by the name that it would have."""
-    reason = reason.replace(str(_partial(job)), str(job.folder))
+    reason = reason.replace(str(job.partial), str(job.folder))
     return reason if str(job.room) in reason or str(job.folder) in reason else f"{job.room}: {reason}"
-
-
-def _partial(job: RoomJob) -> Path:
-    """Where a room's folder is made before it is moved to its place."""
-    return job.folder.with_name(f".{job.folder.name}.partial")
 
 
 def _say(tell: Tell | None, sentence: str) -> None:
