@@ -9,7 +9,7 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
-from silent2music.export.infer import NEARLY_NOTHING_LUFS
+from silent2music.export.levelling import NEARLY_NOTHING_LUFS
 
 N_ROUNDS = 12
 TOLERANCE_LU = 0.02
