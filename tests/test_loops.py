@@ -202,10 +202,12 @@ def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
     )
     sampling = SamplingConfig(guidance=1.5)
     with torch.inference_mode():
-        free = generate_codes(model.decoder, room, model.null(room), sampling, [1])
-        same = generate_codes(model.decoder, room, model.null(room), sampling, [1], prefix=free[:, :, :30])
+        free = generate_codes(model.packed_decoder(), room, model.null(room), sampling, [1])
+        same = generate_codes(
+            model.packed_decoder(), room, model.null(room), sampling, [1], prefix=free[:, :, :30]
+        )
         other = generate_codes(
-            model.decoder, room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30]
+            model.packed_decoder(), room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30]
         )
     assert torch.equal(free, same)
     assert torch.equal(other[:, :, :30], 31 - free[:, :, :30])
