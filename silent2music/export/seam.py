@@ -92,7 +92,7 @@ def measure_seam(samples: FloatArray, sample_rate: int) -> Seam:
 
     Example:
         >>> t = np.arange(48000) / 48000
-        >>> measure_seam(np.sin(2 * np.pi * 441.5 * t).astype(np.float32), 48000).derivative
+        >>> measure_seam(np.cos(2 * np.pi * 441.5 * t).astype(np.float32), 48000).derivative
         1.0
     """
     mono = samples if samples.ndim == 1 else samples.mean(axis=0)
