@@ -259,7 +259,8 @@ class RunConfig:
     """How much a whole run of a recipe makes, and what it starts from.
 
     `codec` and `start` name folders of a codec and a model that are there already; by default the codec is fitted
-    to `codec_hours` of the pairs' music and the model starts from fresh weights.
+    to `codec_hours` of the pairs' music and the model starts from fresh weights. `n_codebooks` of the codec, the
+    first ones, are written by the model; 0 for all.
     """
 
     hours: float = 40.0
@@ -267,6 +268,7 @@ class RunConfig:
     workers: int = 2
     codec: str = ""
     codec_hours: float = 3.0
+    n_codebooks: int = 0
     start: str = ""
     n_eval: int = 128
 

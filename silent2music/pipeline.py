@@ -122,6 +122,7 @@ def _encode_tokens(run: _Run) -> None:
         run.recipe.ambient,
         run.recipe.run.workers,
         progress=lambda done, total: run.tell("tokens", done, total),
+        n_codebooks=run.recipe.run.n_codebooks or None,
     )
 
 

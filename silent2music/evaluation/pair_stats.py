@@ -366,8 +366,8 @@ def plot_pair(silent: Waveform, music: Waveform, labels: dict[str, Any], path: P
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     for axis, side, title in ((axes[0], silent, "silent side"), (axes[1], music, "music side")):
-        # The logarithm of digital silence would be infinite.
-        mono = np.where(side.mono().samples[0] == 0, np.float32(1e-8), side.mono().samples[0])
+        # The logarithm of digital silence would be infinite: noise far below 24 bits stands in for it.
+        mono = side.mono().samples[0] + 1e-9 * np.random.default_rng(0).standard_normal(side.n_samples)
         axis.specgram(
             mono,
             NFFT=1024,
