@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
+
+from silent2music.export.batch import Worker, this_worker
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Workers:
     def __init__(self) -> None:
         self._state: Any = None
         self.index, self.count = 0, 1
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if this_worker().count > 1:
             import torch
             from accelerate import PartialState
 
@@ -39,8 +40,8 @@ class Workers:
         return str(self._state.device)
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item."""
-        return items[self.index :: self.count]
+        """This process's share of the items."""
+        return Worker(self.index, self.count).share(items)
 
     def gathered(self, items: Sequence[T]) -> list[T]:
         """The items of all processes, in each of them, once all have come here."""
