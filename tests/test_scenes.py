@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -241,6 +242,34 @@ def test_muted_scene_takes_its_truth_from_the_arrangement(library: Library) -> N
     assert all(rise_db(scene.audio.samples[0], t) > 6 for t in starts)
     assert scene.room_response is closet.response
     assert scene.room_credit == closet.credit
+
+
+def test_a_new_section_is_heard_between_the_keys_too(library: Library) -> None:
+    """The room tone jumps with the music's loudness: the quiet moments tell which section it is."""
+    # Loud enough for the steps of 16 bits not to be what is quiet.
+    levels = Levels(-50.0, -40.0, chain=0.0)
+    for sign in (-1.0, 1.0):
+        music = arrangement((part("piano", list(np.arange(0.5, 9.5, 1.0))),))
+        gain_db = np.where(np.arange(100) < 40, 0.0, 10.0 * sign)
+        music = dataclasses.replace(music, gain_db=gain_db)
+        for seed in range(4):
+            scene = muted_scene(music, library, np.random.default_rng(seed), levels)
+            level_db = 10 * np.log10(np.square(scene.audio.samples[0]).reshape(-1, RATE // 20).mean(axis=1))
+            before, after = (np.percentile(part_db, 20) for part_db in (level_db[:80], level_db[80:]))
+            assert sign * (after - before) > 6
+
+
+@pytest.mark.parametrize("kind", ["room", "hall"])
+def test_the_microphone_does_not_drown_a_change(kind: str, library: Library) -> None:
+    jumps = []
+    for seed in range(30):
+        scene = make(kind, library, seed, Levels(-50.0, -40.0, chain=0.0))
+        level_db = 10 * np.log10(np.square(scene.audio.samples[0]).reshape(-1, RATE // 20).mean(axis=1))
+        edges = [0, *(round(20 * t) for t in scene.truth.boundary_seconds), level_db.size]
+        quiet = [np.percentile(level_db[a:b], 20) for a, b in pairwise(edges)]
+        jumps += [abs(b - a) for a, b in pairwise(quiet)]
+    assert len(jumps) >= 8
+    assert min(jumps) > 9
 
 
 @pytest.mark.parametrize("kind", ["muted", "leak"])

@@ -11,8 +11,9 @@ A new kind is one function here and one line in `KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,6 +46,9 @@ from silent2music.data.sketching import (
 )
 from silent2music.data.sources import Credit, Library, Room
 from silent2music.errors import DataError
+
+NOISE_MARGIN_DB = 6.0
+"""So far under the quietest section of a scene that changes stays the microphone's own noise."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def muted_scene(
     sketch.background *= np.float32(loudness * db_to_gain(-rng.uniform(10, 26)) / rms(sketch.background))
     sketch.foreground = noise
     take_notes(sketch, arrangement, onsets, strengths)
+    # A door opens as the louder section begins: keys and bows alone would hardly tell the sections apart.
+    change_levels(sketch, rng, depth_db=(8, 15), direction=first_jump(arrangement))
     # Softly played passages are touched softly, and the room goes along.
     for track in (sketch.foreground, sketch.background):
         track *= gain_of(arrangement, n, slope=0.6)
@@ -187,10 +193,10 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
     """
     n = round(seconds * ENERGY_RATE_HZ)
     changes = boundaries(rng, seconds)
-    energy = -50 + swell(rng, n, ENERGY_RATE_HZ, float(rng.uniform(2, 6)))
+    energy = -50 + swell(rng, n, ENERGY_RATE_HZ, float(rng.uniform(1, 4)))
     direction = float(rng.choice((-1.0, 1.0)))
     for time in changes:
-        energy[round(time * ENERGY_RATE_HZ) :] += direction * rng.uniform(8, 14)
+        energy[round(time * ENERGY_RATE_HZ) :] += direction * rng.uniform(10, 16)
         direction = -direction
     return SceneTruth(
         kind,
@@ -212,6 +218,24 @@ def gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
         np.arange(n) / SAMPLE_RATE, (np.arange(gain_db.size) + 0.5) / ENERGY_RATE_HZ, relative_db
     )
     return (10 ** (curve / 20)).astype(np.float32)
+
+
+def quietest_dbfs(samples: FloatArray, boundary_seconds: Sequence[float]) -> float:
+    """Level of the quietest section between changes of scene, in its quieter moments, in dBFS of 50 ms."""
+    window = SAMPLE_RATE // 20
+    power = np.mean(np.square(samples[: samples.size // window * window].reshape(-1, window)), axis=1)
+    edges = [0, *(round(t * 20) for t in boundary_seconds), power.size]
+    quiet = min(float(np.percentile(power[a:b], 20)) for a, b in pairwise(edges) if b > a)
+    return 10 * float(np.log10(quiet + 1e-12))
+
+
+def first_jump(arrangement: Arrangement) -> float:
+    """1 if the arrangement gets louder at its first change of section, or has none, and -1 if softer."""
+    gain_db = np.asarray(arrangement.gain_db, np.float64)
+    edges = [0.0, *arrangement.boundary_seconds, arrangement.seconds]
+    first, second, third = (round(t * ENERGY_RATE_HZ) for t in (*edges[:2], edges[min(2, len(edges) - 1)]))
+    before, after = gain_db[first:second], gain_db[second:third]
+    return -1.0 if before.size and after.size and np.median(after) < np.median(before) else 1.0
 
 
 # --- the kinds -----------------------------------------------------------------------------------------------
@@ -253,7 +277,7 @@ def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     sketch = quiet_room(library, rng, n_samples(seconds))
     sketch.room = pick_room(library, rng, 0.2, 2.2)
     sketch.boundary_seconds = boundaries(rng, seconds)
-    change_levels(sketch, rng, depth_db=(8, 15))
+    change_levels(sketch, rng, depth_db=(10, 18))
     swelling(sketch, rng, (1, 3))
     walk(sketch, library, rng, "steps", tempo_bpm=(50, 140), above_db=(14, 30), steady=0.7)
     return sketch
@@ -261,7 +285,7 @@ def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
 
 def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Busy: traffic, voices, passers-by, swelling and ebbing."""
-    sketch = place(library, rng, "street", seconds, depth_db=(9, 16), swell_db=(3, 8))
+    sketch = place(library, rng, "street", seconds, depth_db=(10, 18), swell_db=(3, 8))
     if rng.random() < 0.5:
         walk(sketch, library, rng, "street", tempo_bpm=(80, 130), above_db=(10, 20), steady=0.6)
     else:
@@ -271,7 +295,7 @@ def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch
 
 def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Rain, wind, sea, fire: gusts and waves, now and then a single sound."""
-    sketch = place(library, rng, "weather", seconds, depth_db=(9, 17), swell_db=(4, 9))
+    sketch = place(library, rng, "weather", seconds, depth_db=(10, 18), swell_db=(4, 9))
     if rng.random() < 0.6:
         scatter(sketch, library, rng, "weather", gap_seconds=(2, 7), above_db=(10, 22))
     return sketch
@@ -279,7 +303,7 @@ def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketc
 
 def machine(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
     """Train, engine, fan: an even bed that starts, stops or changes speed, at times with a beat of its own."""
-    sketch = place(library, rng, "machine", seconds, depth_db=(9, 16), swell_db=(2, 7))
+    sketch = place(library, rng, "machine", seconds, depth_db=(10, 18), swell_db=(2, 7))
     if rng.random() < 0.5:
         walk(sketch, library, rng, "machine", tempo_bpm=(60, 140), above_db=(10, 20), steady=0.95)
     return sketch
@@ -322,7 +346,11 @@ def _record(
     target = float(rng.uniform(low, high)) if level_dbfs is None else float(np.clip(level_dbfs, low, high))
     mixed = mixed * np.float32(db_to_gain(target) / rms(mixed))
     self_noise = coloured_noise(rng, mixed.size, float(rng.uniform(0, 0.6)))
-    mixed = mixed + self_noise * np.float32(db_to_gain(max(-96.0, target - float(rng.uniform(12, 32)))))
+    noise_dbfs = target - float(rng.uniform(12, 32))
+    if sketch.boundary_seconds:
+        # A change into what the microphone drowns would be one that nobody hears.
+        noise_dbfs = min(noise_dbfs, quietest_dbfs(mixed, sketch.boundary_seconds) - NOISE_MARGIN_DB)
+    mixed = mixed + self_noise * np.float32(db_to_gain(max(-96.0, noise_dbfs)))
     mixed = mixed * np.float32(db_to_gain(target) / rms(mixed))
     samples = quantised(np.clip(mixed, -0.99, 0.99), rng)
     credits = {credit.path: credit for credit in sketch.credits}

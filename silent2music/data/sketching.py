@@ -144,13 +144,22 @@ def _window(rng: np.random.Generator, n: int, start: float, end: float, seconds:
     return np.sqrt(opened * closed).astype(np.float32)
 
 
-def change_levels(sketch: Sketch, rng: np.random.Generator, depth_db: tuple[float, float]) -> None:
-    """Let the background's level jump at every boundary, up and down by turns, and its colour with it."""
+def change_levels(
+    sketch: Sketch, rng: np.random.Generator, depth_db: tuple[float, float], direction: float | None = None
+) -> None:
+    """Let the background's level jump at every boundary, up and down by turns, and its colour with it.
+
+    Args:
+        sketch: whose background it is.
+        rng: decides depths, colours and, where it is not given, the first direction.
+        depth_db: range of a jump.
+        direction: of the first jump, 1 is up and -1 is down.
+    """
     from scipy.signal import butter, sosfilt
 
     n = sketch.background.size
     edges = [0.0, *sketch.boundary_seconds, n / SAMPLE_RATE]
-    direction = rng.choice((-1.0, 1.0))
+    direction = float(rng.choice((-1.0, 1.0))) if direction is None else direction
     original, total = sketch.background, np.zeros(n, np.float32)
     for index, (start, end) in enumerate(pairwise(edges)):
         gain_db = 0.0 if index % 2 == 0 else direction * float(rng.uniform(*depth_db))
