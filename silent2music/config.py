@@ -151,7 +151,6 @@ class SamplingConfig:
 class TrainingConfig:
     """The model's training loop.
 
-    Of the codes that the decoder is told that it wrote, up to a share of `context_noise` are wrong.
     `mixed_precision` is `no`, `bf16`, or `auto`: bf16 on hardware that multiplies in it, where it about doubles
     the speed, and not elsewhere, where emulation makes it tens of times slower.
     """
@@ -166,7 +165,6 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
     conditioning_dropout: float = 0.15
-    context_noise: float = 0.0
     ema_decay: float = 0.999
     mixed_precision: str = "auto"
     validate_every: int = 500

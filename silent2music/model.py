@@ -239,21 +239,17 @@ class Silent2Music(
 
     # ---- learning ----
 
-    def token_nll(
-        self, codes: Tensor, mask: Tensor, conditioning: Conditioning, heard: Tensor | None = None
-    ) -> Tensor:
+    def token_nll(self, codes: Tensor, mask: Tensor, conditioning: Conditioning) -> Tensor:
         """Teacher-forced negative log-likelihood, `[B, K]`, mean over the valid frames, in nats a token.
 
         Args:
             codes: `[B, K, T]`.
             mask: `[B, T]` bool.
             conditioning: of T steps.
-            heard: `[B, K, T]` what the decoder is told that it wrote, the codes themselves by default.
         """
         pattern = self.decoder.pattern
         grid = pattern.apply(codes.masked_fill(~mask[:, None], pattern.filler))
-        told = grid if heard is None else pattern.apply(heard.masked_fill(~mask[:, None], pattern.filler))
-        logits = self.decoder(told, conditioning)
+        logits = self.decoder(grid, conditioning)
         n_codebooks = codes.shape[1]
         # What is beyond a cell's own frame is masked by undoing the delay of the loss, not of the logits.
         nll = functional.cross_entropy(
@@ -264,15 +260,7 @@ class Silent2Music(
         keep = mask[:, None].expand(-1, n_codebooks, -1)
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
-    def forward(
-        self,
-        codes: Tensor,
-        features: Tensor,
-        scalars: Tensor,
-        mask: Tensor,
-        keep: Tensor,
-        heard: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
         """Training loss of a batch of pairs; feature step s and codec frame s are the same stretch of time.
 
         Args:
@@ -281,14 +269,13 @@ class Silent2Music(
             scalars: `[B, n_scalars]`.
             mask: `[B, T]` bool, false for padding.
             keep: `[B]` bool; the other rows learn "no room".
-            heard: `[B, K, T]` what the decoder is told that it wrote, the codes themselves by default.
 
         Returns:
             `[K]` mean over the rows, in nats a token.
         """
         conditioning = self.condition(features, scalars, mask)
         conditioning = drop(conditioning, self.null(conditioning), keep)
-        return self.token_nll(codes, mask, conditioning, heard).mean(dim=0)
+        return self.token_nll(codes, mask, conditioning).mean(dim=0)
 
     def room_contrast(
         self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor

@@ -121,20 +121,6 @@ def train(
     return _Run(accelerator, config, model, dataset, validation, out).go(resume)
 
 
-def misheard(codes: Tensor, most: float) -> Tensor:
-    """Codes `[B, K, T]` as the decoder hears them: in each row a share of 0 to `most` is the row before's.
-
-    In training a decoder is told what musicians wrote and in generation what it drew itself, errors included. One
-    that was told some falsehoods trusts its own past less and the room more, and its errors do not add up: a
-    discrete kin of the noise that "cascaded" models put on their conditioning (Ho et al., "Cascaded Diffusion
-    Models", 2022).
-    """
-    if most == 0:
-        return codes
-    share = most * torch.rand(len(codes), 1, 1, device=codes.device)
-    return torch.where(torch.rand(codes.shape, device=codes.device) < share, codes.roll(1, dims=0), codes)
-
-
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
     """A model with fresh weights, its decoder fitted to the codec's first codebooks."""
     _, size, width = codec.codebook_vectors().shape
@@ -242,9 +228,8 @@ class _Run:
             with accelerator.accumulate(self.model):
                 batch = part.to(accelerator.device)
                 keep = torch.rand(len(batch.ids), device=accelerator.device) >= config.conditioning_dropout
-                heard = misheard(batch.codes, config.context_noise)
                 with accelerator.autocast():
-                    losses = self.model(batch.codes, batch.features, batch.scalars, batch.mask, keep, heard)
+                    losses = self.model(batch.codes, batch.features, batch.scalars, batch.mask, keep)
                 accelerator.backward(losses.mean())
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
