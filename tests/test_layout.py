@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "silent2music"
 
 HOMES = {
-    "typer": ("cli.py",),
+    "typer": ("cli/",),
     "soundfile": ("audio.py",),
     "accelerate": ("training/", "export/workers.py"),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
