@@ -37,6 +37,7 @@ NOT_FOR_INFER = (
     "pyloudnorm",
     "rich",
     "scipy.interpolate",
+    "scipy.linalg",
     "scipy.optimize",
     "scipy.signal",
     "scipy.stats",
