@@ -29,14 +29,14 @@ def test_k_weighting_is_that_of_pyloudnorm(sample_rate: int) -> None:
         assert a == pytest.approx(stage.a, abs=1e-12)
 
 
-@pytest.mark.parametrize("block", [1, 2, 7, 1000, 5000])
+@pytest.mark.parametrize("block", [7, 64, 1000, 9000])
 def test_biquads_go_on_from_block_to_block_as_scipy_filters_the_whole(block: int) -> None:
     from scipy.signal import sosfilt
 
-    samples = np.random.default_rng(0).standard_normal((2, 5000)).astype(np.float32)
+    samples = np.random.default_rng(0).standard_normal((2, 9000)).astype(np.float32)
     sections = [*high_pass(25.0, 44_100), *k_weighting(44_100)]
     filtered = Biquads(sections, 2)
-    pieces = [filtered(samples[:, i : i + block]) for i in range(0, 5000, block)]
+    pieces = [filtered(samples[:, i : i + block]) for i in range(0, 9000, block)]
     expected = sosfilt([np.concatenate(section) for section in sections], samples.astype(np.float64))
     assert np.concatenate(pieces, axis=1) == pytest.approx(expected, abs=1e-10)
 
