@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Event
 from silent2music.acoustics.spectra import ANALYSIS_RATE, FRAME_RATE, HOP, running_percentile
 
@@ -82,11 +83,8 @@ def find_events(
     signal: Float32Array, bands: Float32Array, onset: FloatArray, rises: Float32Array, floor: Float32Array
 ) -> tuple[Event, ...]:
     """Peaks of the onset function that stand above the floor, with their times refined."""
-    from scipy.signal import find_peaks
-
-    peaks, _ = find_peaks(onset, height=EVENT_THRESHOLD, distance=int(REFRACTORY_SECONDS * FRAME_RATE))
     events: list[Event] = []
-    for peak in peaks:
+    for peak in find_peaks(onset, EVENT_THRESHOLD, int(REFRACTORY_SECONDS * FRAME_RATE)):
         rising = rises[peak] > 1.5
         # The mirrored ends have a kink there that is no event.
         if not 3 <= peak < len(onset) - 3 or not rising.any():

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.filters import Biquads, high_pass
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -60,20 +61,17 @@ def _downmix_weights(room: Waveform, mean: FloatArray) -> Float32Array:
 def prepare(room: Waveform) -> Sound:
     """High-pass, mix, resample and scale, block by block."""
     import soxr
-    from scipy.signal import butter, sosfilt
 
     rate = room.sample_rate
     mean = room.samples.mean(axis=1, dtype=np.float64)
     weights = _downmix_weights(room, mean)
-    sos = butter(2, min(HIGH_PASS_HZ, rate / 8), "highpass", fs=rate, output="sos")
-    state = np.zeros((len(sos), room.n_channels, 2))
+    low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), room.n_channels)
     resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
     step = BLOCK_SECONDS * rate
     n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
     energy, counts, peak, mono = np.zeros(n_cells), np.zeros(n_cells), 0.0, []
     for start in range(0, room.n_samples, step):
-        block = room.samples[:, start : start + step] - mean[:, None]
-        block, state = sosfilt(sos, block, axis=1, zi=state)
+        block = low_cut(room.samples[:, start : start + step] - mean[:, None])
         peak = max(peak, float(np.abs(block).max()))
         power = np.einsum("cn,cn->n", block, block) / room.n_channels
         n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)
