@@ -447,9 +447,13 @@ def bench(
         list[float] | None,
         typer.Option("--minutes", help="A length of music to follow time and memory to; may be repeated."),
     ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="Only other ways to run a decoding step, in one table.")
+    ] = False,
 ) -> None:
     """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
     from silent2music.audio import read
+    from silent2music.evaluation import step_candidates
     from silent2music.evaluation.speed import BenchConfig
     from silent2music.evaluation.speed import bench as measure
     from silent2music.evaluation.speed_report import write_speed_report
@@ -457,6 +461,10 @@ def bench(
 
     lengths = (10.0, *(60.0 * m for m in minutes or (1.0,)))
     with _progress() as steps:
+        if candidates:
+            compared = step_candidates.compare(model or default_model(), read(room or DEMO_ROOM), n_rounds, steps)
+            print(step_candidates.write_candidates(compared, out))
+            return
         report = measure(
             model or default_model(), read(room or DEMO_ROOM), BenchConfig(n_rounds, lengths), steps
         )

@@ -166,11 +166,11 @@ def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Ta
     """All that is timed inside the process."""
     settings = SamplingConfig(guidance=model.config.guidance)
     take = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
-    heard = _heard(model, take, STEP_SECONDS)
+    heard = heard_in(model, take, STEP_SECONDS)
     null = model.null(heard)
     packed = model.packed_decoder()
     codes = generate_codes(packed, heard, null, settings, [0])
-    conditioned = [_Task("stages", "conditioning", PIECE_SECONDS, lambda: _heard(model, take, PIECE_SECONDS))]
+    conditioned = [_Task("stages", "conditioning", PIECE_SECONDS, lambda: heard_in(model, take, PIECE_SECONDS))]
     codec = [_Task("stages", "codec", STEP_SECONDS, lambda: model.codec.decode(codes))]
     whole = [_Task("stages", "whole", PIECE_SECONDS, lambda: model.generate(take, settings))]
     first = [_Task("stages", "first audio", 0.0, lambda: next(model.stream(take, settings)))]
@@ -204,7 +204,7 @@ def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Ta
     return [*conditioned, *steps, *musicgen, *codec, *whole, *first, *batches]
 
 
-def _heard(model: Silent2Music, room: Waveform, seconds: float) -> Conditioning:
+def heard_in(model: Silent2Music, room: Waveform, seconds: float) -> Conditioning:
     """The conditioning of a room."""
     parts = list(embed(model.ambient, listen(room, seconds, model.config.ambient)))
     frames = torch.cat([part.frames for part in parts], dim=1)
@@ -324,7 +324,7 @@ def parity(model: Silent2Music, room: Waveform) -> Report:
 
     `nll` is in nats a token under the room alone, with the interval of `PARITY_SEEDS` pieces.
     """
-    heard = _heard(model, room, N_PARITY_COLUMNS / model.codec.frame_rate)
+    heard = heard_in(model, room, N_PARITY_COLUMNS / model.codec.frame_rate)
     null = model.null(heard)
     settings = SamplingConfig(guidance=model.config.guidance)
     pattern = model.decoder.pattern
