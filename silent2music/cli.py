@@ -462,7 +462,9 @@ def bench(
     lengths = (10.0, *(60.0 * m for m in minutes or (1.0,)))
     with _progress() as steps:
         if candidates:
-            compared = step_candidates.compare(model or default_model(), read(room or DEMO_ROOM), n_rounds, steps)
+            compared = step_candidates.compare(
+                model or default_model(), read(room or DEMO_ROOM), n_rounds, steps
+            )
             print(step_candidates.write_candidates(compared, out))
             return
         report = measure(

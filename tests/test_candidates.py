@@ -34,7 +34,12 @@ def _named(start: str) -> Candidate:
 
 @pytest.mark.parametrize(
     ("name", "largest"),
-    [("module, fp32", 1e-4), ("packed, fp32", 1e-4), ("default, guidance in two passes", 0.02), ("module, bf16", 1.0)],
+    [
+        ("module, fp32", 1e-4),
+        ("packed, fp32", 1e-4),
+        ("default, guidance in two passes", 0.02),
+        ("module, bf16", 1.0),
+    ],
 )
 def test_a_candidate_computes_what_the_whole_decoder_does(
     real: RealSteps, tmp_path: Path, name: str, largest: float

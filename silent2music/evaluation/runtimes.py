@@ -30,18 +30,23 @@ PACKAGE_FILE, ONNX_FILE, INT8_FILE, OPENVINO_FILE = "step.pt2", "step.onnx", "st
 
 
 def compiled(pure: PureStep, state: StepState) -> Run:
-    """By `torch.compile`: compiled at the first step, or found in the compiler's cache."""
+    """By `torch.compile`: compiled at the first step, or found in the compiler's cache.
+
+    "Freezing" lays weights out for the processor, as it does for AOTInductor below.
+    """
     import torch._inductor.config as inductor
 
     inductor.compile_threads = 1
-    function = torch.compile(pure, fullgraph=True, dynamic=False)
+    function = torch.compile(pure, fullgraph=True, dynamic=False, options={"freezing": True})
     return lambda: function(*state.tensors())
 
 
 def compile_aoti(pure: PureStep, state: StepState, folder: Path) -> None:
     """Ahead of time, by AOTInductor, to a package with the weights in it."""
     program = torch.export.export(pure, state.tensors())
-    torch._inductor.aoti_compile_and_package(program, package_path=str(folder / PACKAGE_FILE))
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=str(folder / PACKAGE_FILE), inductor_configs={"freezing": True}
+    )
     shutil.rmtree(folder / CACHE, ignore_errors=True)
 
 
@@ -58,7 +63,9 @@ def aoti(folder: Path, state: StepState) -> Run:
 
 def export_onnx(pure: PureStep, state: StepState, folder: Path) -> None:
     """To an ONNX file with the weights in it."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it would tell of operators that nobody asked for
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it would tell of operators that nobody asked for
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
             pure,
@@ -149,7 +156,9 @@ def _to_int8_weights(file: Path) -> None:
             scale = np.maximum(np.abs(weight).max(axis=1 - axis, keepdims=True), 1e-12) / 127
             rounded = np.round(weight / scale).astype(np.int8)
             graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_int8"))
-            graph.initializer.append(numpy_helper.from_array(scale.ravel().astype(np.float32), f"{name}_scale"))
+            graph.initializer.append(
+                numpy_helper.from_array(scale.ravel().astype(np.float32), f"{name}_scale")
+            )
             inputs, output = [f"{name}_int8", f"{name}_scale"], f"{name}_float"
             nodes.append(helper.make_node("DequantizeLinear", inputs, [output], axis=axis))
             node.input[1] = output

@@ -170,7 +170,9 @@ def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Ta
     null = model.null(heard)
     packed = model.packed_decoder()
     codes = generate_codes(packed, heard, null, settings, [0])
-    conditioned = [_Task("stages", "conditioning", PIECE_SECONDS, lambda: heard_in(model, take, PIECE_SECONDS))]
+    conditioned = [
+        _Task("stages", "conditioning", PIECE_SECONDS, lambda: heard_in(model, take, PIECE_SECONDS))
+    ]
     codec = [_Task("stages", "codec", STEP_SECONDS, lambda: model.codec.decode(codes))]
     whole = [_Task("stages", "whole", PIECE_SECONDS, lambda: model.generate(take, settings))]
     first = [_Task("stages", "first audio", 0.0, lambda: next(model.stream(take, settings)))]

@@ -178,7 +178,9 @@ def candidates() -> list[Candidate]:
         Candidate("default, guidance in two passes", _two_passes),
         Candidate("default, no guidance", _packed(guided=False), same=False),
         Candidate("torch.compile, fp32", _compiled, _compile_once, compiles=True),
-        Candidate("AOTInductor, fp32", _runtime(runtimes.aoti), _prepared(runtimes.compile_aoti), compiles=True),
+        Candidate(
+            "AOTInductor, fp32", _runtime(runtimes.aoti), _prepared(runtimes.compile_aoti), compiles=True
+        ),
         Candidate(
             "ONNX Runtime, fp32",
             _runtime(runtimes.onnx_runtime("fp32")),
@@ -251,7 +253,9 @@ def _compare(
         folder = work / f"candidate-{done}"
         folder.mkdir()
         with _compiler_cache(folder / runtimes.CACHE):
-            rows[candidate.name], step = _made_ready(candidate, real.subject(folder), model_folder, loaded_only)
+            rows[candidate.name], step = _made_ready(
+                candidate, real.subject(folder), model_folder, loaded_only
+            )
         if step is not None:
             steps[candidate.name] = step
     with torch.inference_mode():
@@ -472,7 +476,12 @@ distilling guidance away could gain at most."""
 def _cells(row: Mapping[str, float], frame_rate: float) -> str:
     """The figures of a row."""
     rate = row["steps_per_second"]
-    figures = [f"{rate:.0f}", f"{rate / frame_rate:.1f}", f"{row['once_seconds']:.1f}", f"{row['ready_seconds']:.2f}"]
+    figures = [
+        f"{rate:.0f}",
+        f"{rate / frame_rate:.1f}",
+        f"{row['once_seconds']:.1f}",
+        f"{row['ready_seconds']:.2f}",
+    ]
     figures += [f"{row[name]:.0f}" for name in ("extra_mib", "disk_mib", "package_mib")]
     if "rms_logit_error" not in row:
         return " | ".join([*figures, "", "", ""])

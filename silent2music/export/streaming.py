@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import Waveform
+from silent2music.audio import Recorded, Waveform
 from silent2music.config import SamplingConfig
 from silent2music.export.infer import load_model
 
@@ -48,7 +48,7 @@ def send(
     Raises:
         AudioError, CheckpointError, ConfigError: if the room, the model or a setting is not usable.
     """
-    recording = None if room == LIVE else audio.read(room)
+    recording = None if room == LIVE else audio.open_recording(room)
     loaded = load_model(model_folder, device)
     strength = loaded.model.config.guidance if guidance is None else guidance
     sampling = dataclasses.replace(sampling, guidance=strength)
