@@ -123,9 +123,10 @@ class Silent2Music(
         `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
 
         Args:
-            room: the recording, best from `audio.open_recording` if it is long; or for live input its sound as it comes, in chunks of any length and one rate,
-                with music as long as what was heard. A change is in the music a frame, the delay of the last
-                codebook and the codec's `lookahead_seconds` after it was heard, 0.48 s with the bundled codec.
+            room: the recording, best from `audio.open_recording` if it may be long; or for live input its sound
+                as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
+                is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
+                it was heard, 0.48 s with the bundled codec.
             sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
             profile: `analyze(room)`, where that is known already.
 

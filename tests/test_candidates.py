@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from silent2music import audio
 from silent2music.evaluation import step_candidates
+from silent2music.evaluation.candidates_report import write_candidates
 from silent2music.evaluation.pure_step import PureStep, RingStepper, StepState
-from silent2music.evaluation.step_candidates import Candidate, RealSteps, candidates, compare, table
+from silent2music.evaluation.step_candidates import Candidate, RealSteps, candidates, compare
 from silent2music.model import Silent2Music
 
 
@@ -78,7 +80,7 @@ def test_a_runtime_on_bound_buffers_follows_the_ring(real: RealSteps, tmp_path: 
 
 
 def test_rows_are_measured_or_say_why_not(
-    model_folder: Path, room_file: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, room_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_candidates, "N_STEPS", 20)
     monkeypatch.setattr(step_candidates, "BLOCK_STEPS", 5)
@@ -98,5 +100,6 @@ def test_rows_are_measured_or_say_why_not(
     assert list(rows) == names
     assert rows["module, fp32"]["steps_per_second"] > 0 and rows["module, fp32"]["ready_seconds"] > 0
     assert "no_such_package" in rows["absent"]["missing"] and "no such operator" in rows["broken"]["missing"]
-    lines = table(report).splitlines()
+    lines = write_candidates(report, tmp_path / "out").splitlines()
+    assert json.loads((tmp_path / "out" / "candidates.json").read_text()) == report
     assert {line.count("|") for line in lines if line.startswith("|")} == {12}

@@ -22,7 +22,7 @@ from silent2music.acoustics.spectra import (
     spectral_shape,
     to_dbfs,
 )
-from silent2music.audio import FLOOR_DBFS, Recorded, Waveform
+from silent2music.audio import FLOOR_DBFS, Recorded
 
 __all__ = [
     "PROFILE_CURVES",
@@ -43,6 +43,7 @@ def analyze(room: Recorded) -> AcousticProfile:
     no events, no pulse and no decay.
 
     Example:
+        >>> from silent2music.audio import Waveform
         >>> analyze(Waveform(np.zeros((1, 24000), np.float32), 24000)).level_dbfs
         -120.0
     """

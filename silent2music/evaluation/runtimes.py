@@ -169,31 +169,27 @@ def _to_int8_weights(file: Path) -> None:
     onnx.save(model, file)
 
 
-def open_vino(weights: Weights) -> Callable[[Path, StepState], Run]:
+def open_vino(folder: Path, state: StepState) -> Run:
     """What was converted, by OpenVINO on one thread."""
+    import openvino
 
-    def load(folder: Path, state: StepState) -> Run:
-        import openvino
+    settings = {
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    step = openvino.Core().compile_model(folder / OPENVINO_FILE, "CPU", settings)
+    request = step.create_infer_request()
+    for name, tensor in zip(INPUTS, state.tensors(), strict=True):
+        request.set_tensor(name, openvino.Tensor(tensor.numpy(), shared_memory=True))
+    outputs = [np.empty(tuple(port.shape), np.float32) for port in step.outputs]
+    for name, array in zip(OUTPUTS, outputs, strict=True):
+        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+    logits, written = (torch.from_numpy(array) for array in outputs)
 
-        settings = {
-            "INFERENCE_NUM_THREADS": 1,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        step = openvino.Core().compile_model(folder / OPENVINO_FILE, "CPU", settings)
-        request = step.create_infer_request()
-        for name, tensor in zip(INPUTS, state.tensors(), strict=True):
-            request.set_tensor(name, openvino.Tensor(tensor.numpy(), shared_memory=True))
-        outputs = [np.empty(tuple(port.shape), np.float32) for port in step.outputs]
-        for name, array in zip(OUTPUTS, outputs, strict=True):
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-        logits, written = (torch.from_numpy(array) for array in outputs)
+    def run() -> tuple[Tensor, Tensor]:
+        request.infer()
+        return logits, written
 
-        def run() -> tuple[Tensor, Tensor]:
-            request.infer()
-            return logits, written
-
-        return run
-
-    return load
+    return run

@@ -45,10 +45,12 @@ PEAK_OF_CHILD = """
 import os, subprocess, sys
 child = subprocess.Popen(sys.argv[1:])
 _, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_utime + usage.ru_stime)
 print(usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""Runs a command from a small process: the peak that Linux counts includes what the parent had when it forked."""
+"""Runs a command from a small process and prints its processor seconds and its peak memory in KiB: the peak that
+Linux counts includes what the parent had when it forked."""
 
 PIECE_SECONDS = 10.0
 """Length of the room, and of the music where the stages are timed."""
@@ -375,11 +377,22 @@ def _nll(logits: torch.Tensor, codes: torch.Tensor, pattern: DelayPattern) -> fl
 # ---- the command itself ----
 
 
-def command_run(model_folder: Path, room: Waveform, seconds: float) -> dict[str, float]:
-    """`s2m infer` of a ten-second room in a fresh process: wall seconds from start to end, peak memory in MiB."""
+def command_run(
+    model_folder: Path, room: Waveform, seconds: float, room_seconds: float = PIECE_SECONDS
+) -> dict[str, float]:
+    """`s2m infer` in a fresh process: wall seconds from start to end, processor seconds, peak memory in MiB.
+
+    Args:
+        model_folder: the model.
+        room: the recording, of which the command is given `room_seconds`, repeated if it is shorter.
+        seconds: of music.
+        room_seconds: of recording.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        recording = Path(folder) / "room.wav"
-        audio.write(recording, span(room, 0, round(PIECE_SECONDS * room.sample_rate)))
+        recording, n_samples = Path(folder) / "room.wav", round(room_seconds * room.sample_rate)
+        starts = range(0, n_samples, round(PIECE_SECONDS * room.sample_rate))
+        blocks = (span(room, start, min(start + starts.step, n_samples)).samples for start in starts)
+        audio.write_blocks(recording, blocks, room.sample_rate, room.n_channels)
         arguments = [
             "infer",
             str(recording),
@@ -392,7 +405,9 @@ def command_run(model_folder: Path, room: Waveform, seconds: float) -> dict[str,
         start = time.perf_counter()
         command = [sys.executable, "-c", PEAK_OF_CHILD, sys.executable, "-m", "silent2music.cli", *arguments]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        return {"seconds": time.perf_counter() - start, "peak_mib": int(done.stdout.split()[-1]) / 1024}
+        cpu, peak = done.stdout.split()[-2:]
+        wall = time.perf_counter() - start
+        return {"seconds": wall, "cpu_seconds": float(cpu), "peak_mib": int(peak) / 1024}
 
 
 def growth(runs: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[float, float, float]]:

@@ -8,7 +8,6 @@ loaded the model already, since every candidate needs that.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import os
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silent2music.audio import Waveform, atomic_path
+from silent2music.audio import Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Decoder
@@ -166,6 +165,11 @@ def candidates() -> list[Candidate]:
     own = best_precision(torch.device("cpu"))
     packed: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+    weights: tuple[tuple[str, runtimes.Weights], ...] = (
+        ("fp32", "fp32"),
+        ("fp16 weights", "fp16"),
+        ("int8 weights", "int8"),
+    )
     onnx, ort, ov = ("onnx", "onnxscript"), ("onnxruntime",), ("openvino",)
     return [
         Candidate("module, fp32", _eager(torch.float32)),
@@ -196,11 +200,11 @@ def candidates() -> list[Candidate]:
         *(
             Candidate(
                 f"OpenVINO, {name}",
-                _runtime(runtimes.open_vino(weights)),
-                _prepared(runtimes.convert_open_vino(weights)),
+                _runtime(runtimes.open_vino),
+                _prepared(runtimes.convert_open_vino(held)),
                 onnx + ov,
             )
-            for name, weights in (("fp32", "fp32"), ("fp16 weights", "fp16"), ("int8 weights", "int8"))
+            for name, held in weights
         ),
     ]
 
@@ -374,7 +378,7 @@ def _fresh_process(name: str, model_folder: Path, folder: Path) -> dict[str, flo
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    found, peak = done.stdout.splitlines()[-2:]
+    found, _, peak = done.stdout.splitlines()[-3:]
     return {"seconds": float(json.loads(found)), "peak_mib": int(peak) / 1024}
 
 
@@ -414,7 +418,7 @@ def _compiler_cache(folder: Path) -> Iterator[None]:
             os.environ[name] = before
 
 
-# ---- sizes and the table ----
+# ---- sizes ----
 
 
 def _mib(files: Iterator[Path]) -> float:
@@ -427,63 +431,3 @@ def _package_mib(name: str) -> float:
 
     located = (Path(str(file.locate())) for file in files(name) or ())
     return _mib(path for path in located if path.is_file())
-
-
-def write_candidates(report: Report, folder: Path) -> str:
-    """Write `candidates.json` and `candidates.md` to a folder; existing ones are replaced.
-
-    Returns:
-        The text of `candidates.md`.
-
-    Raises:
-        AudioError: if the folder cannot be written.
-    """
-    text = table(report)
-    with atomic_path(folder / "candidates.json", force=True) as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / "candidates.md", force=True) as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    return text
-
-
-def table(report: Report) -> str:
-    """The report as Markdown."""
-    host, rate = report["machine"], report["frame_rate"]
-    lines = [
-        f"{report['model']} on {host['cores']} cores ({host['capability']}), one thread, torch {host['torch']}; "
-        f"guidance as two rows of one batch, attention window full, medians of {report['n_rounds']} blocks.",
-        "",
-        "| step | steps a second | times real time | once, s | ready, s | memory, MiB | disk, MiB | installed, MiB "
-        "| largest error of a logit | RMS | other argmax |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, row in report["candidates"].items():
-        if "missing" in row:
-            lines.append(f"| {name} | {row['missing']} |" + " |" * 9)
-        else:
-            lines.append(f"| {name} | {_cells(row, rate)} |")
-    return "\n".join([*lines, "", NOTES])
-
-
-NOTES = """\
-`once`: to export, compile or convert, on one machine or on each. `ready`: in a process that has the model, from
-importing the runtime to the end of the first step. `memory`: peak over that of a process that only loads the
-model. Errors are those of guided logits on a piece's own tokens against the whole decoder in fp32, `other argmax`
-the share of tokens whose most likely value is another. "No guidance" computes another function: it is what
-distilling guidance away could gain at most."""
-
-
-def _cells(row: Mapping[str, float], frame_rate: float) -> str:
-    """The figures of a row."""
-    rate = row["steps_per_second"]
-    figures = [
-        f"{rate:.0f}",
-        f"{rate / frame_rate:.1f}",
-        f"{row['once_seconds']:.1f}",
-        f"{row['ready_seconds']:.2f}",
-    ]
-    figures += [f"{row[name]:.0f}" for name in ("extra_mib", "disk_mib", "package_mib")]
-    if "rms_logit_error" not in row:
-        return " | ".join([*figures, "", "", ""])
-    errors = (f"{row[name]:.2g}" for name in ("largest_logit_error", "rms_logit_error"))
-    return " | ".join([*figures, *errors, f"{100 * row['argmax_differs']:.2f} %"])

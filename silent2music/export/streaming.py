@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import Recorded, Waveform
+from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.export.infer import load_model
 
