@@ -455,6 +455,8 @@ def bench(
     ] = False,
 ) -> None:
     """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
+    if candidates and growth:
+        raise typer.BadParameter("give --candidates or --growth, not both.")
     from silent2music.audio import read
     from silent2music.evaluation import candidates_report, speed, speed_report, step_candidates
     from silent2music.evaluation import growth as over_time

@@ -58,3 +58,9 @@ def test_a_command_is_given_a_recording_as_long_as_its_music(
     error = np.abs(given[0].samples - whole.samples)[0]
     assert max(error[: round(1.9 * RATE)].max(), error[2 * RATE :].max()) < 2**-22
     assert run["cpu_seconds"] == 0.5 and run["peak_mib"] == 2.0 and run["seconds"] > 0
+
+
+def test_one_thing_is_measured_at_a_time(s2m, tmp_path: Path) -> None:
+    code, _, told = s2m("bench", "--growth", "--candidates", "--out", tmp_path / "out")
+    assert code == 2 and "not both" in told
+    assert not (tmp_path / "out").exists()

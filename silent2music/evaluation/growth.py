@@ -146,5 +146,5 @@ def _draw(report: Report, path: Path) -> None:
         axes.set_xticks(borders, [_said(length) for length in borders])
         axes.set_xticks([], minor=True)
         axes.set_xlabel("length of recording and music")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.y1)
     figure.savefig(path, dpi=130, format="png")
