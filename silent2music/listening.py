@@ -38,7 +38,7 @@ REFRESH_SECONDS = 0.2
 
 
 def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
-    """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if it is too short."""
+    """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if too short."""
     if end <= room.n_samples:
         return Waveform(room.stretch(begin, end), room.sample_rate)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
