@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.errors import AudioError
+from silent2music.filters import oversampled
 
 FloatArray = NDArray[np.float32]
 
@@ -416,10 +417,7 @@ def peak_dbtp(peaks: FloatArray) -> float:
 
 def oversampled_peaks(samples: FloatArray) -> FloatArray:
     """`[N]` largest magnitude over the channels of `[C, N]` from each sample to the next, 4 times oversampled."""
-    from scipy.signal import resample_poly
-
-    n_samples = samples.shape[1]
-    over = np.abs(resample_poly(samples, 4, 1, axis=1)).max(axis=0).reshape(n_samples, 4).max(axis=1)
+    over = np.abs(oversampled(samples)).max(axis=(0, 1))
     return np.asarray(np.maximum(over, np.abs(samples).max(axis=0)))
 
 

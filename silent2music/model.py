@@ -77,6 +77,7 @@ class Silent2Music(
             )
         self.config = config
         self.codec = codec
+        self.codec_checksum = checksum
         self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
         self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
         self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
@@ -297,11 +298,6 @@ class Silent2Music(
     def device(self) -> torch.device:
         """Where the model is."""
         return self.decoder.bias.device
-
-    @property
-    def codec_checksum(self) -> str:
-        """Of the tokens that the model writes: those of the codec's first codebooks."""
-        return self.codec.token_checksum(self.config.decoder.n_codebooks)
 
     def own_state(self) -> dict[str, Tensor]:
         """Weights without the codec's and without what is derived from the codec."""

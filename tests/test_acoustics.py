@@ -20,6 +20,7 @@ from silent2music.acoustics import (
     profile_scalars,
 )
 from silent2music.acoustics.boundaries import find_boundaries
+from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.audio import FLOOR_DBFS, Waveform
 from silent2music.errors import DataError
@@ -143,6 +144,22 @@ class TestLevels:
         assert quiet.spectral_centroid_hz == pytest.approx(loud.spectral_centroid_hz, rel=1e-3)
         assert loud.level_dbfs - quiet.level_dbfs == pytest.approx(45, abs=0.01)
         assert loud.noise_floor_dbfs - quiet.noise_floor_dbfs == pytest.approx(45, abs=0.01)
+
+
+class TestPeaks:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_they_are_those_of_scipy(self, seed: int) -> None:
+        from scipy.signal import find_peaks as expected
+
+        # Few levels: flat tops, equal heights and ties of distance.
+        curve = np.random.default_rng(seed).integers(0, 6, 400).astype(np.float64)
+        for height, distance in ((0.0, 1), (2.0, 3), (3.0, 14)):
+            found = find_peaks(curve, height, distance)
+            assert found.tolist() == expected(curve, height=height, distance=distance)[0].tolist()
+
+    @pytest.mark.parametrize("curve", [[1.0], [1.0, 1.0], [0.0, 1.0], [2.0, 1.0, 2.0]])
+    def test_ends_are_no_peaks(self, curve: list[float]) -> None:
+        assert len(find_peaks(np.array(curve), 0.0, 1)) == 0
 
 
 class TestEvents:

@@ -48,7 +48,7 @@ def test_a_command_is_given_a_recording_as_long_as_its_music(
 
     def seen(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         given.append(audio.read(command[command.index("infer") + 1]))
-        return subprocess.CompletedProcess(command, 0, "listening\n0.5\n2048\n")
+        return subprocess.CompletedProcess(command, 0, "listening\n\n1.5 0.5 2048\n")
 
     monkeypatch.setattr(speed.subprocess, "run", seen)
     monkeypatch.setattr(speed, "PIECE_SECONDS", 1.0)

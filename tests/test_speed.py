@@ -35,6 +35,7 @@ def test_every_figure_is_there(model_folder: Path, room_file: Path, tmp_path: Pa
     assert report["parity"]["fp32"]["largest_logit_error"] == 0
     assert 0 < report["parity"]["bf16"]["rms_logit_error"] < 0.5
     assert report["runs"]["1.2"]["peak_mib"] > 100
+    assert 0 < report["help_seconds"] < report["runs"]["0.6"]["seconds"]
     text = write_speed_report(report, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == report
     assert "% of that limit" in text and "| 0.6 s |" in text

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Boundary, Event
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 
@@ -62,8 +63,6 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
         events: of the same recording.
     """
-    from scipy.signal import find_peaks
-
     per_cell, edge = int(FRAME_RATE / CELL_RATE_HZ), _cells(MIN_SIDE_SECONDS)
     n_cells = len(bands) // per_cell
     if n_cells < 2 * edge:
@@ -77,8 +76,7 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
     found: list[Boundary] = []
     for curve, threshold in ((confidence, MIN_CONFIDENCE), (density, DENSITY_THRESHOLD)):
         curve[:edge] = curve[n_cells - edge + 1 :] = 0.0
-        peaks, _ = find_peaks(curve, height=threshold, distance=_cells(MIN_DISTANCE_SECONDS))
-        for at in peaks:
+        for at in find_peaks(curve, threshold, _cells(MIN_DISTANCE_SECONDS)):
             seconds = int(at) / CELL_RATE_HZ
             if all(abs(seconds - other.seconds) >= MIN_DISTANCE_SECONDS for other in found):
                 sureness = curve[at] if curve is confidence else 1.0 - np.exp(-curve[at] / DENSITY_THRESHOLD)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Event
 from silent2music.acoustics.spectra import ANALYSIS_RATE, FRAME_RATE, HOP, Signal, running_percentile
 
@@ -99,10 +100,8 @@ def _risen(excess: FloatArray) -> FloatArray:
 
 def find_events(signal: Signal, bands: Float32Array, onsets: Onsets) -> tuple[Event, ...]:
     """Peaks of the onset function that stand above the floor, with their times refined."""
-    from scipy.signal import find_peaks
-
     onset = onsets.function
-    peaks, _ = find_peaks(onset, height=EVENT_THRESHOLD, distance=int(REFRACTORY_SECONDS * FRAME_RATE))
+    peaks = find_peaks(onset, EVENT_THRESHOLD, int(REFRACTORY_SECONDS * FRAME_RATE))
     events: list[Event] = []
     for peak, at in zip(peaks, np.searchsorted(onsets.frames, peaks), strict=True):
         rising = onsets.rises[at] > 1.5

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FLOOR_DBFS, WHOLE_SECONDS, Recorded, Stored
+from silent2music.filters import Biquads, high_pass
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -94,20 +95,17 @@ def _downmix_weights(room: Recorded, mean: FloatArray) -> Float32Array:
 def prepare(room: Recorded) -> Sound:
     """High-pass, mix, resample and scale, block by block."""
     import soxr
-    from scipy.signal import butter, sosfilt
 
     rate = room.sample_rate
     mean = _mean(room)
     weights = _downmix_weights(room, mean)
-    sos = butter(2, min(HIGH_PASS_HZ, rate / 8), "highpass", fs=rate, output="sos")
-    state = np.zeros((len(sos), room.n_channels, 2))
+    low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), room.n_channels)
     resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
     step = BLOCK_SECONDS * rate
     n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
     energy, counts, peak, signal = np.zeros(n_cells), np.zeros(n_cells), 0.0, Signal()
     for start in range(0, room.n_samples, step):
-        block = room.stretch(start, start + step) - mean[:, None]
-        block, state = sosfilt(sos, block, axis=1, zi=state)
+        block = low_cut(room.stretch(start, start + step) - mean[:, None])
         peak = max(peak, float(np.abs(block).max()))
         power = np.einsum("cn,cn->n", block, block) / room.n_channels
         n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)

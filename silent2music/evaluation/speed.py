@@ -41,16 +41,17 @@ BATCHES = (1, 4, 16)
 STEP_SECONDS = 4.0
 """Length of the music whose decoding steps are timed."""
 
-PEAK_OF_CHILD = """
-import os, subprocess, sys
+COST_OF_CHILD = """
+import os, subprocess, sys, time
+start = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:])
 _, status, usage = os.wait4(child.pid, 0)
-print(usage.ru_utime + usage.ru_stime)
-print(usage.ru_maxrss)
+print()
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""Runs a command from a small process and prints its processor seconds and its peak memory in KiB: the peak that
-Linux counts includes what the parent had when it forked."""
+"""Runs a command from a small process and prints its seconds, its processor seconds and its peak memory in KiB: the
+peak that Linux counts includes what the parent had when it forked."""
 
 PIECE_SECONDS = 10.0
 """Length of the room, and of the music where the stages are timed."""
@@ -92,7 +93,8 @@ def bench(
 
     Returns:
         `stages`, `steps`, `batch`: per task the median wall and processor seconds and `times_real_time`;
-        `first_audio_seconds`; `runs`: per length the command's seconds and peak memory; `limit`; `machine`.
+        `first_audio_seconds`; `help_seconds`; `runs`: per length the command's seconds and peak memory; `limit`;
+        `machine`.
     """
     config = config or BenchConfig()
     tell = progress or (lambda stage, done, total: None)
@@ -107,6 +109,8 @@ def bench(
             report["parity"] = parity(model, room)
     finally:
         torch.set_num_threads(n_threads)
+    helps = [command_cost(["--help"])["seconds"] for _ in range(config.n_rounds)]
+    report["help_seconds"] = float(np.median(helps))
     report["runs"] = {}
     shortest = min(config.seconds)
     rounds = [s for s in config.seconds for _ in range(config.n_rounds if s == shortest else 1)]
@@ -380,7 +384,7 @@ def _nll(logits: torch.Tensor, codes: torch.Tensor, pattern: DelayPattern) -> fl
 def command_run(
     model_folder: Path, room: Waveform, seconds: float, room_seconds: float = PIECE_SECONDS
 ) -> dict[str, float]:
-    """`s2m infer` in a fresh process: wall seconds from start to end, processor seconds, peak memory in MiB.
+    """`command_cost` of `s2m infer`.
 
     Args:
         model_folder: the model.
@@ -402,12 +406,15 @@ def command_run(
             str(model_folder),
         ]
         arguments += ["--seconds", str(seconds), "--device", "cpu"]
-        start = time.perf_counter()
-        command = [sys.executable, "-c", PEAK_OF_CHILD, sys.executable, "-m", "silent2music.cli", *arguments]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        cpu, peak = done.stdout.split()[-2:]
-        wall = time.perf_counter() - start
-        return {"seconds": wall, "cpu_seconds": float(cpu), "peak_mib": int(peak) / 1024}
+        return command_cost(arguments)
+
+
+def command_cost(arguments: Sequence[str]) -> dict[str, float]:
+    """`s2m` with some arguments in a fresh process: wall seconds from start to end, processor seconds, peak MiB."""
+    command = [sys.executable, "-c", COST_OF_CHILD, sys.executable, "-m", "silent2music.cli", *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    seconds, cpu, peak_kib = done.stdout.split()[-3:]
+    return {"seconds": float(seconds), "cpu_seconds": float(cpu), "peak_mib": int(peak_kib) / 1024}
 
 
 def growth(runs: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[float, float, float]]:

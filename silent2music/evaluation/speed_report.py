@@ -70,6 +70,7 @@ def table(report: Report) -> str:
     lines += ["", "| music | `s2m infer` from start to end | peak memory |", "|---:|---:|---:|"]
     for name, run in report["runs"].items():
         lines.append(f"| {float(name):g} s | {run['seconds']:.2f} s | {run['peak_mib']:.0f} MiB |")
+    lines.append(f"\n`s2m --help` answers in {report['help_seconds']:.2f} s.")
     for length, cost, _ in growth(report["runs"]):
         lines.append(f"\nUp to {length:g} s, each further second of music takes {1000 * cost:.1f} ms.")
     lines += [

@@ -32,7 +32,7 @@ from silent2music.config import SamplingConfig
 from silent2music.decoder import Decoder
 from silent2music.evaluation import runtimes
 from silent2music.evaluation.pure_step import PureStep, RingStepper, Run, StepState
-from silent2music.evaluation.speed import PEAK_OF_CHILD, Progress, heard_in, machine
+from silent2music.evaluation.speed import COST_OF_CHILD, Progress, heard_in, machine
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.stepping import PackedDecoder, Precision, Stepper, best_precision
@@ -374,11 +374,11 @@ def _fresh_process(name: str, model_folder: Path, folder: Path) -> dict[str, flo
     command = f"from {__name__} import in_fresh_process; in_fresh_process(*__import__('sys').argv[1:])"
     arguments = [sys.executable, "-c", command, name, str(model_folder), str(folder)]
     done = subprocess.run(
-        [sys.executable, "-c", PEAK_OF_CHILD, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", COST_OF_CHILD, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    found, _, peak = done.stdout.splitlines()[-3:]
+    found, _, _, peak = done.stdout.split()[-4:]
     return {"seconds": float(json.loads(found)), "peak_mib": int(peak) / 1024}
 
 

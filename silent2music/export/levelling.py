@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
 from silent2music.errors import AudioError
+from silent2music.filters import Biquads, k_weighting
 
 TARGET_LUFS = -18.0
 """Integrated loudness of what is written (ITU-R BS.1770)."""
@@ -45,10 +46,7 @@ class LoudnessMeter:
     """
 
     def __init__(self, sample_rate: int, n_channels: int) -> None:
-        from pyloudnorm import Meter
-
-        self._filters = [(stage.b, stage.a) for stage in Meter(sample_rate)._filters.values()]
-        self._states = [np.zeros((n_channels, 2)) for _ in self._filters]
+        self._weighted = Biquads(k_weighting(sample_rate), n_channels)
         self._rate, self._n_samples = sample_rate, 0
         self._n_hop = round(HOP_SECONDS * sample_rate)
         self._rest: NDArray[np.float64] = np.zeros(0)
@@ -56,13 +54,8 @@ class LoudnessMeter:
 
     def add(self, samples: FloatArray) -> None:
         """Go on with `[C, n]`."""
-        from scipy.signal import lfilter
-
-        weighted = samples.astype(np.float64)
-        for i, (b, a) in enumerate(self._filters):
-            weighted, self._states[i] = lfilter(b, a, weighted, axis=1, zi=self._states[i])
         self._n_samples += samples.shape[1]
-        power = np.concatenate([self._rest, np.square(weighted).sum(axis=0)])
+        power = np.concatenate([self._rest, np.square(self._weighted(samples)).sum(axis=0)])
         n_whole = len(power) // self._n_hop * self._n_hop
         self._hops.append(power[:n_whole].reshape(-1, self._n_hop).sum(axis=1))
         self._rest = power[n_whole:]

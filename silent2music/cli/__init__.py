@@ -1,0 +1,91 @@
+"""The command line `s2m`: parse, call one library function, print.
+
+Nothing heavy is imported before a command runs, so that `s2m --help` answers at once. typer stands here and
+nowhere else; its help is plain text, since importing rich for it would take longer than all the rest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from silent2music import __version__
+from silent2music.cli.common import complain
+from silent2music.cli.data import data_app
+from silent2music.cli.evaluation import bench, evaluate, validate
+from silent2music.cli.making import ambience, analyze, demo, infer
+from silent2music.cli.training import codec_app, run_recipe, train
+from silent2music.errors import S2MError
+
+app = typer.Typer(
+    name="s2m",
+    help="Instrumental music that belongs to a room, from a near-silent recording of it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"silent2music {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "infer": infer,
+    "demo": demo,
+    "ambience": ambience,
+    "analyze": analyze,
+    "train": train,
+    "run": run_recipe,
+    "validate": validate,
+    "bench": bench,
+    "eval": evaluate,
+}
+"""In the order of the help."""
+
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+app.add_typer(codec_app, name="codec")
+app.add_typer(data_app, name="data")
+
+
+def _collect_less() -> None:
+    """Have garbage looked for seldom while the process starts, and not at all when it ends.
+
+    What torch brings along are 200,000 objects that all stay: going through them again and again takes a tenth of
+    a short command, and going through them once more before the process ends a quarter of a second.
+    """
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an `S2MError` becomes one sentence on standard error and exit 1.
+
+    Args:
+        arguments: by default those of the process, which is then the command's own.
+    """
+    if arguments is None:
+        _collect_less()
+    try:
+        app(arguments)
+    except S2MError as error:
+        complain(str(error))
+        sys.exit(1)

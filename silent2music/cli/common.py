@@ -1,0 +1,96 @@
+"""What commands share: options, progress, settings, complaints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from silent2music.config import RecipeConfig, SamplingConfig, apply_overrides, from_dict, load_recipe
+
+Steps = Callable[[str, int, int], None]
+
+SAMPLING = SamplingConfig()
+
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", help="How strongly the room is followed (1 is off); the model's own by default."
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Boldness of the draw; 0 is the likeliest.")
+]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw among the K likeliest tokens; 0 is all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", help="Draw among the likeliest tokens of this total probability.")
+]
+Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes.")]
+
+
+@contextmanager
+def progress_bar() -> Iterator[Steps | None]:
+    """A progress bar on standard error with rate and time left; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def step(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
+            if done >= total:
+                bar.remove_task(tasks.pop(name))
+
+        yield step
+
+
+def named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
+    """Progress of one named thing, as most functions report it."""
+    return None if steps is None else lambda done, total: steps(name, done, total)
+
+
+def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
+    """Progress of what reports the fraction of a stage."""
+    return None if steps is None else lambda stage, fraction: steps(stage, round(100 * fraction), 100)
+
+
+def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
+    """The settings of a recipe, or the defaults, with overrides."""
+    if path is not None:
+        return load_recipe(path, overrides or ())
+    return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
+
+
+def complain(sentence: str) -> None:
+    """Say what is wrong on standard error."""
+    print(sentence, file=sys.stderr)

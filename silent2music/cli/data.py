@@ -1,0 +1,126 @@
+"""Commands that build, check and prepare pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silent2music.cli.common import SAMPLING, Seed, Set, Workers, complain, named, progress_bar, settings_of
+from silent2music.errors import S2MError
+
+data_app = typer.Typer(
+    help="Build, check and prepare pairs of a room and its music.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@data_app.command("build")
+def data_build(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
+    seed: Seed = SAMPLING.seed,
+    workers: Workers = 1,
+    overrides: Set = None,
+) -> None:
+    """Build pairs; run again after a kill, it goes on where it was."""
+    from silent2music.data.factory import build
+
+    with progress_bar() as steps:
+        build(settings_of(recipe, overrides).data, out, hours, seed, workers, named(steps, "pairs"))
+
+
+@data_app.command("check")
+def data_check(folder: Annotated[Path, typer.Argument(help="Pair folder.")]) -> None:
+    """Name every fault of a pair folder with its line."""
+    from silent2music.data.pairs import check
+
+    faults = check(folder)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise S2MError(
+            f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
+        )
+
+
+@data_app.command("harvest")
+def data_harvest(
+    recordings: Annotated[
+        list[Path], typer.Argument(metavar="RECORDING...", help="Recordings of performances.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Pair folder to make.")],
+    licence: Annotated[
+        str, typer.Option("--licence", help="Of the recordings, for the attribution.")
+    ] = "not stated",
+    author: Annotated[
+        str, typer.Option("--author", help="Of the recordings, for the attribution.")
+    ] = "not stated",
+) -> None:
+    """Pair the near-silent stretches of recordings with the music that follows them."""
+    from silent2music.data.harvest import harvest
+
+    with progress_bar() as steps:
+        report = harvest(recordings, out, licence=licence, author=author, progress=named(steps, "recordings"))
+    for sentence in report.refused:
+        complain(sentence)
+    print(f"{len(report.pairs)} pairs harvested into {out}")
+
+
+@data_app.command("stats")
+def data_stats(
+    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
+    seed: Seed = SAMPLING.seed,
+    workers: Workers = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
+    pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
+) -> None:
+    """Count pairs, and measure how far their music follows their rooms."""
+    from silent2music.evaluation import pair_stats
+
+    with progress_bar() as steps:
+        found = pair_stats.stats(folder, n_max, seed, workers, named(steps, "pairs"))
+    if json_file is not None:
+        pair_stats.write_json(found, json_file)
+    if plot is not None:
+        _plot_pair(folder, pair, plot)
+    print(found.summary())
+
+
+def _plot_pair(folder: Path, number: int, path: Path) -> None:
+    """Draw the pair on a line of the manifest."""
+    from silent2music.data.pairs import load_pair, read_pairs
+    from silent2music.evaluation.pair_stats import plot_pair
+
+    pairs = read_pairs(folder)
+    if number > len(pairs):
+        raise S2MError(f"--pair is {number} and {folder} holds {len(pairs)} pairs; give a number up to that.")
+    plot_pair(*load_pair(folder, pairs[number - 1]), dict(pairs[number - 1].labels), path)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of shards.")],
+    codec: Annotated[Path, typer.Option("--codec", help="Codec folder.")],
+    codebooks: Annotated[
+        int | None,
+        typer.Option(
+            "--codebooks", min=1, help="Codebooks for the model to write, the first ones; all by default."
+        ),
+    ] = None,
+    workers: Workers = 1,
+) -> None:
+    """Turn pairs into codec tokens and ambient features, as Parquet shards."""
+    from silent2music.codec import load_codec
+    from silent2music.data.shards import prepare
+
+    with progress_bar() as steps:
+        told = named(steps, "pairs")
+        report = prepare(folder, out, load_codec(codec), None, workers, progress=told, n_codebooks=codebooks)
+    print(report)

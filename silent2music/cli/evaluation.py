@@ -1,0 +1,141 @@
+"""Commands that measure a model: what it learned, how fast it is, how well it plays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silent2music.cli.common import (
+    SAMPLING,
+    Guidance,
+    Model,
+    Seed,
+    Temperature,
+    TopK,
+    TopP,
+    Workers,
+    named,
+    progress_bar,
+)
+from silent2music.config import SamplingConfig
+
+
+def validate(
+    shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],
+    model: Model = None,
+    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
+    seed: Seed = SAMPLING.seed,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Loss of held-out music under its true room, another room and none, with intervals."""
+    from silent2music.audio import atomic_path
+    from silent2music.evaluation.likelihood import room_contrast
+    from silent2music.export.infer import default_model
+    from silent2music.model import Silent2Music
+
+    with progress_bar() as steps:
+        loaded = Silent2Music.from_pretrained(model or default_model())
+        found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
+    print(found)
+    if json_file is not None:
+        with atomic_path(json_file, force=True) as temporary:
+            temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def bench(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
+    room: Annotated[Path | None, typer.Option("--room", help="A recording; the demo's by default.")] = None,
+    model: Model = None,
+    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often; medians count.")] = 5,
+    minutes: Annotated[
+        list[float] | None,
+        typer.Option("--minutes", help="A length of music to follow time and memory to; may be repeated."),
+    ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="Only other ways to run a decoding step, in one table.")
+    ] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Only time and memory to an hour, or as --minutes says.")
+    ] = False,
+) -> None:
+    """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
+    if candidates and growth:
+        raise typer.BadParameter("give --candidates or --growth, not both.")
+    from silent2music.audio import read
+    from silent2music.evaluation import candidates_report, speed, speed_report, step_candidates
+    from silent2music.evaluation import growth as over_time
+    from silent2music.export.infer import DEMO_ROOM, default_model
+
+    folder, take = model or default_model(), read(room or DEMO_ROOM)
+    with progress_bar() as steps:
+        if candidates:
+            compared = step_candidates.compare(folder, take, n_rounds, steps)
+            text = candidates_report.write_candidates(compared, out)
+        elif growth:
+            lengths = (10.0, *(60.0 * m for m in minutes)) if minutes else over_time.LENGTHS
+            text = over_time.write_growth(over_time.measure(folder, take, lengths, steps), out)
+        else:
+            config = speed.BenchConfig(n_rounds, (10.0, *(60.0 * m for m in minutes or (1.0,))))
+            text = speed_report.write_speed_report(speed.bench(folder, take, config, steps), out)
+    print(text)
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
+    pairs: Annotated[Path | None, typer.Option("--pairs", help="Pair folder with held-out pairs.")] = None,
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", help="Judge these files, made by any program, and no model.")
+    ] = None,
+    rooms: Annotated[
+        Path | None,
+        typer.Option("--rooms", help="Play to these recordings, but not to those that --pairs trained on."),
+    ] = None,
+    model: Model = None,
+    n_pairs: Annotated[
+        int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
+    ] = 128,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only whether the music follows and how it sounds.")
+    ] = False,
+    embedding: Annotated[
+        Path | None,
+        typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
+    ] = None,
+    seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    top_k: TopK = SAMPLING.top_k,
+    top_p: TopP = SAMPLING.top_p,
+    workers: Workers = 2,
+) -> None:
+    """Measure whether the music follows the room, how it sounds, and whether it is the model's own.
+
+    To compare settings of the draw in minutes: --quick --n 32 --seconds 12 --temperature 0.9.
+    """
+    if (pairs or outputs or rooms) is None or (outputs and rooms):
+        raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
+    import logging
+
+    from silent2music.evaluation import benchmark
+    from silent2music.export.infer import default_model
+
+    config = benchmark.EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with progress_bar() as steps:
+        if steps is None:
+            # Where no bar shows how it goes, the time of each stage does.
+            logging.getLogger("silent2music.evaluation").setLevel(logging.INFO)
+        if outputs is not None:
+            benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
+        elif rooms is not None:
+            folder = model or default_model()
+            benchmark.evaluate_rooms(folder, rooms, out, pairs, config, sampling, guidance, steps)
+        elif pairs is not None:
+            folder = model or default_model()
+            benchmark.evaluate(folder, pairs, out, config, sampling, guidance, embedding, steps)
+    print((out / "report.md").read_text(encoding="utf-8"))

@@ -1,0 +1,264 @@
+"""Commands that make music of a room, and the one that measures a room."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from silent2music.cli.common import (
+    SAMPLING,
+    AsJson,
+    Device,
+    Force,
+    Guidance,
+    Model,
+    Seconds,
+    Seed,
+    Set,
+    Temperature,
+    TopK,
+    TopP,
+    complain,
+    progress_bar,
+    settings_of,
+)
+from silent2music.config import SamplingConfig
+from silent2music.errors import S2MError
+
+DEMO_OUT = Path("s2m-demo.wav")
+
+
+def infer(
+    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Output file (.wav, .flac or .ogg), for one recording."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Output folder, by default the current one; trees are mirrored."),
+    ] = None,
+    seconds: Seconds = None,
+    seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    top_k: TopK = SAMPLING.top_k,
+    top_p: TopP = SAMPLING.top_p,
+    model: Model = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    force: Force = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Write 16-bit WAV to standard output as it is made.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="With --stream: samples without a header.")] = False,
+) -> None:
+    """Make music for a recording of a room.
+
+    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder. What a folder's manifest
+    has already is not made again; `accelerate launch -m silent2music.cli infer ...` shares a folder.
+    With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
+    --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
+    """
+    if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
+        raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
+    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if stream:
+        if len(rooms) > 1 or rooms[0].is_dir() or output is not None or out is not None:
+            raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
+        from silent2music.export.streaming import send
+
+        source, sink = sys.stdin.buffer, sys.stdout.buffer
+        send(rooms[0], source, sink, sampling, guidance, seconds, model, device, raw)
+        return
+    from silent2music.export.batch import this_worker
+    from silent2music.export.infer import Failure, Skipped, infer_many, plan
+
+    jobs, failures = plan(rooms, seed, output, out)
+    worker = this_worker()
+    failures = failures if worker.index == 0 else []
+    for failure in failures:
+        complain(failure.reason)
+    n_asked = len(worker.share(jobs)) + len(failures)
+    folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
+    made: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
+    with progress_bar() as steps:
+        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps, folder):
+            if isinstance(result, Failure):
+                failures.append(result)
+                complain(result.reason)
+            elif isinstance(result, Skipped):
+                skipped.append(result)
+            else:
+                made.append(result)
+                _report(result, as_json, n_asked == 1, sys.stdout.isatty())
+    if folder is not None and (skipped or sys.stderr.isatty()):
+        for name, records in (("made", made), ("there already", [dict(one.record) for one in skipped])):
+            length = sum(record["output"]["seconds"] for record in records)
+            complain(f"{name:<14}{len(records):>6} files {length / 60:>9.1f} min")
+        complain(f"{'failed':<14}{len(failures):>6} files; all are listed in {folder / 'manifest.jsonl'}")
+    if failures:
+        if n_asked > 1:
+            names = ", ".join(failure.name for failure in failures)
+            complain(f"{len(failures)} of {n_asked} recordings gave no music: {names}.")
+        raise typer.Exit(1)
+
+
+def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> None:
+    """Say what was written: as JSON, as a line for a person, or not at all."""
+    output = record["output"]
+    if as_json:
+        print(json.dumps(record, indent=2 if alone else None, ensure_ascii=False), flush=True)
+    elif talk:
+        level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
+        print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
+    if output["nearly_nothing"]:
+        complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
+    seed: Seed = SAMPLING.seed,
+    model: Model = None,
+    device: Device = None,
+) -> None:
+    """Make music for the recording that comes with the package; replaces an earlier demo."""
+    from silent2music.export.infer import DEMO_ROOM, Failure, infer_many, plan
+
+    jobs, _ = plan([DEMO_ROOM], seed, output)
+    with progress_bar() as steps:
+        (result,) = infer_many(jobs, SAMPLING, model_folder=model, device=device, force=True, progress=steps)
+    if isinstance(result, Failure):
+        raise S2MError(result.reason)
+    assert isinstance(result, dict)
+    print(f"From {DEMO_ROOM}")
+    _report(result, as_json=False, alone=True, talk=True)
+
+
+def ambience(
+    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
+    preset: Annotated[
+        Path | None, typer.Option("--preset", help="Preset folder or TOML file, such as recipes/vr.")
+    ] = None,
+    loop: Annotated[str | None, typer.Option("--loop", help="Exact length, as 12s or as 8bars.")] = None,
+    layers: Annotated[
+        str | None, typer.Option("--layers", metavar="calm,medium,intense", help="Intensity layers to make.")
+    ] = None,
+    variations: Annotated[int | None, typer.Option("--variations", help="Pieces on the same grid.")] = None,
+    spatial: Annotated[str | None, typer.Option("--spatial", metavar="stereo|ambix|mono")] = None,
+    room_format: Annotated[
+        str | None, typer.Option("--room-format", metavar="speakers|ambix", help="What the channels are.")
+    ] = None,
+    formats: Annotated[str | None, typer.Option("--formats", metavar="wav,flac,ogg")] = None,
+    sample_rate: Annotated[int | None, typer.Option("--rate", metavar="44100|48000")] = None,
+    lufs: Annotated[float | None, typer.Option("--lufs", help="Integrated loudness of every file.")] = None,
+    true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
+    seed: Seed = SAMPLING.seed,
+    model: Model = None,
+    device: Device = None,
+    contact_sheet: Annotated[
+        Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
+    ] = None,
+    force: Force = False,
+    overrides: Set = None,
+) -> None:
+    """Make seamless loops and layers for a game engine; run again after a kill, it goes on where it was.
+
+    `accelerate launch -m silent2music.cli ambience ...` takes the same and shares the rooms among its processes.
+    """
+    from silent2music.export import ambience as job
+    from silent2music.export.grid import parse_loop
+
+    options: dict[str, Any] = {
+        "layers": layers and tuple(layers.split(",")),
+        "formats": formats and tuple(formats.split(",")),
+        "variations": variations,
+        "spatial": spatial,
+        "room_format": room_format,
+        "sample_rate": sample_rate,
+        "lufs": lufs,
+        "true_peak": true_peak,
+        **(parse_loop(loop) if loop else {}),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
+    with progress_bar() as steps:
+        report = job.ambience(rooms, out, config, seed, model, device, force, contact_sheet, steps, complain)
+    if sys.stdout.isatty():
+        print(f"{out}: {len(report.made)} rooms made, {len(report.kept)} were complete")
+    if report.failures:
+        n_asked = len(report.made) + len(report.kept) + len(report.failures)
+        if n_asked > 1:
+            names = ", ".join(failure.name for failure in report.failures)
+            complain(f"{len(report.failures)} of {n_asked} recordings gave no loops: {names}.")
+        raise typer.Exit(1)
+
+
+def analyze(
+    room: Annotated[Path, typer.Argument(help="A recording.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the profile to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
+    music: Annotated[
+        Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Measure what is audible in a recording of a room."""
+    from silent2music.acoustics import analyze as measure
+    from silent2music.audio import atomic_path, read
+
+    if music is not None and plot is None:
+        raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
+
+    waveform = read(room)
+    profile = measure(waveform)
+    if json_file is not None:
+        with atomic_path(json_file, force) as path:
+            path.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        from silent2music.plotting import plot_profile
+
+        with atomic_path(plot, force) as path:
+            if music is None:
+                plot_profile(waveform, profile, path)
+            else:
+                from silent2music.evaluation.pair_stats import plot_pair
+
+                plot_pair(waveform, read(music), {}, path)
+    print(_described(profile.to_dict()))
+
+
+def _described(profile: dict[str, Any]) -> str:
+    """A profile as lines of name and value."""
+    events, beats, boundaries = profile["events"], profile["pulse_seconds"], profile["boundaries"]
+    rt60, tempo = profile["rt60_seconds"], profile["tempo_bpm"]
+    pulse = (
+        "none" if tempo is None else f"{tempo:.1f} bpm, first beat at {profile['pulse_phase_seconds']:.2f} s"
+    )
+    decay = "none found" if rt60 is None else f"{rt60:.2f} s"
+    lines = {
+        "duration": f"{profile['seconds']:.2f} s, {profile['n_channels']} channels at {profile['sample_rate']} Hz",
+        "level": f"{profile['level_dbfs']:.1f} dBFS RMS, peak {profile['peak_dbfs']:.1f} dBFS",
+        "noise floor": f"{profile['noise_floor_dbfs']:.1f} dBFS",
+        "colour": f"centroid {profile['spectral_centroid_hz']:.0f} Hz, "
+        f"tilt {profile['spectral_tilt_db_per_octave']:.1f} dB per octave",
+        "RT60": f"{decay} (confidence {profile['rt60_confidence']:.2f})",
+        "pulse": f"{pulse} (confidence {profile['pulse_confidence']:.2f}, {len(beats)} beats)",
+        "events": f"{len(events)}" + _times([e["seconds"] for e in events]),
+        "boundaries": f"{len(boundaries)}" + _times([b["seconds"] for b in boundaries]),
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
+
+
+def _times(seconds: Sequence[float], most: int = 10) -> str:
+    """The first times of a list, in seconds."""
+    shown = ", ".join(f"{t:.2f}" for t in seconds[:most])
+    return f" at {shown}{', ...' if len(seconds) > most else ''} s" if seconds else ""

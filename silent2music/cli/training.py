@@ -1,0 +1,203 @@
+"""Commands that train: the model, and the codec."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
+from silent2music.errors import S2MError
+
+codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
+    codec: Annotated[Path, typer.Option("--codec", help="Codec folder that the shards were prepared with.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model.")],
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Model folder to fine-tune, of the recipe's sizes.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
+    from silent2music.training.loop import train as run
+
+    print(run(settings_of(recipe, overrides), shards, codec, out, resume, start))
+
+
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of all that is made; the model goes to OUT/model.")
+    ],
+    stages: Annotated[
+        str, typer.Option("--stages", help="Some of pairs,codec,tokens,model,eval; all by default.")
+    ] = "",
+    overrides: Set = None,
+) -> None:
+    """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
+    from silent2music.pipeline import run_recipe as carry_out
+
+    with progress_bar() as steps:
+        made = carry_out(settings_of(recipe, overrides), out, [s for s in stages.split(",") if s], steps)
+    print(made)
+
+
+# ---- codec ----
+
+
+@codec_app.command("fit")
+def codec_fit(
+    music: Annotated[
+        list[Path], typer.Argument(metavar="MUSIC...", help="Music files, folders of them, or pair folders.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Codec folder to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
+    seed: Seed = SAMPLING.seed,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            "--extend", help="Codec folder to give more codebooks (codec.n_codebooks), its codes kept."
+        ),
+    ] = None,
+    overrides: Set = None,
+) -> None:
+    """Fit a codec to music in closed form; it takes minutes."""
+    from silent2music.bundled_codec import BundledCodec
+    from silent2music.codec import load_codec, save_codec
+    from silent2music.training.codec import extend_codec, fit_codec
+
+    files = [file for path in music for file in _music_files(path)]
+    config = settings_of(recipe, overrides).codec
+    with progress_bar() as steps:
+        if extend is None:
+            codec = fit_codec(files, config, seed, hours, fractions(steps))
+        else:
+            core = load_codec(extend)
+            if not isinstance(core, BundledCodec):
+                raise S2MError(f"{extend} holds another kind of codec; expected a bundled one.")
+            codec = extend_codec(core, files, config.n_codebooks, seed, hours, fractions(steps))
+    save_codec(codec, out)
+    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
+
+
+@codec_app.command("train")
+def codec_train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="As for fit.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
+    start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train what a codec learns after its fit."""
+    from silent2music.training.codec_loop import train_codec
+
+    files = [file for path in music for file in _music_files(path)]
+    others = [file for path in validation or () for file in _music_files(path)]
+    others = others or [f for path in music for f in _music_files(path, "validation")]
+    if not others:
+        raise S2MError(
+            "There is no music to validate on; give --validation with music that is not trained on."
+        )
+    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume))
+
+
+@codec_app.command("music")
+def codec_music(
+    scores: Annotated[Path, typer.Argument(help="Folder of MIDI scores with an index.tsv of licences.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for train/ and validation/.")],
+    pieces: Annotated[int, typer.Option("--pieces", min=1, help="How many pieces of 20 s.")] = 420,
+    seed: Seed = SAMPLING.seed,
+    overrides: Set = None,
+) -> None:
+    """Render scores with instruments of every family, to fit and to test codecs on."""
+    from silent2music.data.medleys import render_medleys
+
+    with progress_bar() as steps:
+        data = replace(settings_of(None, overrides).data, scores=str(scores))
+        render_medleys(data, out, pieces, seed, named(steps, "pieces"))
+
+
+@codec_app.command("bench")
+def codec_bench(
+    codecs: Annotated[
+        list[str],
+        typer.Option("--codec", metavar="NAME=FOLDER[:BOOKS][@random]", help="A codec to compare; repeat."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.md and bench.json.")],
+    families: Annotated[
+        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="NAME=FOLDER", help="A training whose curve to draw; repeat."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most.")] = 28,
+) -> None:
+    """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
+    from silent2music.evaluation.codec_bench import parse_candidate, run_bench
+    from silent2music.evaluation.codec_plots import plot_curves
+
+    music = {
+        "families": _music_files(families) if families else [],
+        "pairs": _music_files(pairs, "validation") if pairs else [],
+        "real": _music_files(real) if real else [],
+    }
+    if runs:
+        curves = dict(run.partition("=")[::2] for run in runs)
+        plot_curves({name: Path(folder) for name, folder in curves.items()}, out / "curves.png")
+    with progress_bar() as steps:
+        text = run_bench(
+            [parse_candidate(codec) for codec in codecs],
+            {group: files[:limit] for group, files in music.items() if files},
+            out,
+            progress=steps,
+        )
+    print(text)
+
+
+def _music_files(path: Path, split: str = "train") -> list[Path]:
+    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio."""
+    from silent2music.audio import find_audio
+    from silent2music.data.pairs import MANIFEST, read_pairs
+
+    if (path / MANIFEST).exists():
+        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+    if split != "train":
+        return []
+    return find_audio(path) if path.is_dir() else [path]
+
+
+@codec_app.command("roundtrip")
+def codec_roundtrip(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Any audio file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.wav, .flac or .ogg).")],
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Codec folder; the shipped one by default.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Hear what the codec does to a sound."""
+    from silent2music.export.infer import default_model
+    from silent2music.export.roundtrip import roundtrip
+
+    rate = roundtrip(source, target, codec or default_model() / "codec", force)
+    print(f"{target}: through {rate:.2f} kbit/s")

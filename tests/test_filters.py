@@ -1,0 +1,57 @@
+"""The filters are those of scipy and pyloudnorm, whose import they spare."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from silent2music.filters import Biquads, high_pass, k_weighting, oversampled
+
+RATES = (8_000, 24_000, 44_100, 192_000)
+
+
+@pytest.mark.parametrize("sample_rate", RATES)
+def test_high_pass_is_butterworths(sample_rate: int) -> None:
+    from scipy.signal import butter
+
+    ((b, a),) = high_pass(25.0, sample_rate)
+    expected = butter(2, 25.0, "highpass", fs=sample_rate, output="sos")[0]
+    assert np.concatenate([b, a]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("sample_rate", RATES)
+def test_k_weighting_is_that_of_pyloudnorm(sample_rate: int) -> None:
+    from pyloudnorm import Meter
+
+    expected = Meter(sample_rate)._filters.values()
+    for (b, a), stage in zip(k_weighting(sample_rate), expected, strict=True):
+        assert b == pytest.approx(stage.b, abs=1e-12)
+        assert a == pytest.approx(stage.a, abs=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1000, 5000])
+def test_biquads_go_on_from_block_to_block_as_scipy_filters_the_whole(block: int) -> None:
+    from scipy.signal import sosfilt
+
+    samples = np.random.default_rng(0).standard_normal((2, 5000)).astype(np.float32)
+    sections = [*high_pass(25.0, 44_100), *k_weighting(44_100)]
+    filtered = Biquads(sections, 2)
+    pieces = [filtered(samples[:, i : i + block]) for i in range(0, 5000, block)]
+    expected = sosfilt([np.concatenate(section) for section in sections], samples.astype(np.float64))
+    assert np.concatenate(pieces, axis=1) == pytest.approx(expected, abs=1e-10)
+
+
+def test_biquads_leave_their_input_as_it_was() -> None:
+    samples = np.ones((1, 10))
+    Biquads(high_pass(25.0, 8_000), 1)(samples)
+    assert (samples == 1.0).all()
+
+
+@pytest.mark.parametrize("n_samples", [1, 7, 3001])
+def test_oversampling_is_scipys_to_the_bit(n_samples: int) -> None:
+    from scipy.signal import resample_poly
+
+    samples = np.random.default_rng(0).standard_normal((2, n_samples)).astype(np.float32)
+    new = oversampled(samples)
+    assert new.shape == (2, 4, n_samples)
+    assert (new.transpose(0, 2, 1).reshape(2, -1) == resample_poly(samples, 4, 1, axis=1)).all()
