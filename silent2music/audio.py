@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ FLOOR_DBFS = -120.0
 
 MIN_SECONDS = 0.5
 """The shortest recording that says anything about a room."""
+
+WHOLE_SECONDS = 60.0
+"""Recordings up to this length are held in memory where they are opened; longer ones wait in a temporary file."""
+
+IN_MEMORY_BYTES = 2**24
+BLOCK_SAMPLES = 2**18
 
 SUFFIX_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS"}
 """What can be written, by suffix, with the sample format used for it."""
@@ -85,6 +91,10 @@ class Waveform:
         """The duration in seconds."""
         return self.n_samples / self.sample_rate
 
+    def stretch(self, begin: int, end: int) -> FloatArray:
+        """Samples `[C, n]` from `begin` to before `end`, or to where the sound ends."""
+        return self.samples[:, begin:end]
+
     def mono(self) -> Waveform:
         """The mean of the channels, `[1, N]`."""
         if self.n_channels == 1:
@@ -103,6 +113,60 @@ class Waveform:
         n_shared = min(n_samples, out.shape[1])
         fixed[:, :n_shared] = out[:, :n_shared]
         return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
+
+
+class Stored:
+    """Samples that wait in a temporary file of 32-bit floats, or in memory as long as they are few.
+
+    Args:
+        n_channels: C.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        self.n_channels, self.n_samples = n_channels, 0
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
+
+    def append(self, samples: FloatArray) -> None:
+        """Go on with `[C, n]`.
+
+        Raises:
+            AudioError: if the disk is full.
+        """
+        try:
+            self._file.seek(4 * self.n_channels * self.n_samples)
+            self._file.write(np.ascontiguousarray(samples.T, np.float32).tobytes())
+        except OSError as error:
+            raise AudioError(
+                f"{tempfile.gettempdir()} cannot hold {self.n_samples + samples.shape[1]} samples of "
+                f"{self.n_channels} channels ({error.strerror}); name another folder in TMPDIR."
+            ) from error
+        self.n_samples += samples.shape[1]
+
+    def stretch(self, begin: int, end: int) -> FloatArray:
+        """Samples `[C, n]` from `begin` to before `end`, or to where they end."""
+        end = min(end, self.n_samples)
+        self._file.seek(4 * self.n_channels * begin)
+        data = self._file.read(4 * self.n_channels * max(0, end - begin))
+        return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
+
+
+class Recording:
+    """A long recording: what `Waveform` says of it, and its samples a stretch at a time.
+
+    Args:
+        stored: its samples, checked.
+        sample_rate: in Hz.
+    """
+
+    def __init__(self, stored: Stored, sample_rate: int) -> None:
+        self._stored, self.sample_rate = stored, sample_rate
+        self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
+        self.seconds = self.n_samples / sample_rate
+        self.stretch = stored.stretch
+
+
+Recorded = Waveform | Recording
+"""What can be listened to a stretch at a time."""
 
 
 def rms_dbfs(samples: FloatArray) -> float:
@@ -130,9 +194,40 @@ def read(path: Path | str) -> Waveform:
         AudioError: if the file is missing, empty, no audio, truncated, holds non-finite samples or is shorter
             than `MIN_SECONDS`.
     """
+    path = Path(path)
+    with _opened(path) as file:
+        announced, rate = file.frames, file.samplerate
+        samples = file.read(dtype="float32", always_2d=True).T
+    _check_length(path, announced, samples.shape[1], rate)
+    return _checked(path, samples, rate)
+
+
+def open_recording(path: Path | str) -> Recorded:
+    """As `read`, in memory that does not grow with the length: what is longer than `WHOLE_SECONDS` is decoded once,
+    block by block, to a temporary file of 4 bytes a sample.
+
+    Raises:
+        AudioError: as `read`, or if there is no room for the temporary file.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        announced, rate = file.frames, file.samplerate
+        if announced <= WHOLE_SECONDS * rate:
+            return read(path)
+        stored = Stored(file.channels)
+        while (block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True).T).shape[1]:
+            stored.append(_checked(path, block, rate).samples)
+    _check_length(path, announced, stored.n_samples, rate)
+    if stored.n_samples <= WHOLE_SECONDS * rate:  # a stream whose header promised more than anyone could send
+        return Waveform(stored.stretch(0, stored.n_samples), rate)
+    return Recording(stored, rate)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A sound file, whose failures to open or to be read are told in a sentence."""
     import soundfile
 
-    path = Path(path)
     if path.is_dir():
         raise AudioError(f"{path} is a folder; expected an audio file.")
     if not path.exists():
@@ -141,30 +236,36 @@ def read(path: Path | str) -> Waveform:
         raise AudioError(f"{path} is empty (0 bytes); record or export it again.")
     try:
         with soundfile.SoundFile(path) as file:
-            announced, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True).T
+            yield file
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = str(error).split(": ", 1)[-1].rstrip(".")
         raise AudioError(
             f"{path} cannot be read as audio ({reason}); expected WAV, FLAC, OGG, MP3 or AIFF."
         ) from error
-    _check_chunk_length(path)
-    if samples.shape[1] == 0:
-        raise AudioError(f"{path} holds no samples; record or export it again.")
-    if 0 < announced < 2**40 and samples.shape[1] < announced:
-        raise AudioError(
-            f"{path} is truncated: its header announces {announced} samples and {samples.shape[1]} are there; "
-            "copy or export it again."
-        )
+
+
+def _checked(path: Path, samples: FloatArray, sample_rate: int) -> Waveform:
     try:
-        waveform = Waveform(np.clip(samples, -1.0, 1.0), rate)
+        return Waveform(np.clip(samples, -1.0, 1.0), sample_rate)
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
-    if waveform.seconds < MIN_SECONDS:
+
+
+def _check_length(path: Path, announced: int, n_samples: int, sample_rate: int) -> None:
+    """Refuse a file of fewer samples than it announces, or of too few."""
+    _check_chunk_length(path)
+    if n_samples == 0:
+        raise AudioError(f"{path} holds no samples; record or export it again.")
+    if 0 < announced < 2**40 and n_samples < announced:
         raise AudioError(
-            f"{path} lasts {waveform.seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
+            f"{path} is truncated: its header announces {announced} samples and {n_samples} are there; "
+            "copy or export it again."
         )
-    return waveform
+    if n_samples < MIN_SECONDS * sample_rate:
+        raise AudioError(
+            f"{path} lasts {n_samples / sample_rate:.2f} s; expected at least {MIN_SECONDS} s, record a longer "
+            "take."
+        )
 
 
 def _check_chunk_length(path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
-from silent2music.audio import MIN_SECONDS, FloatArray, Waveform
+from silent2music.audio import MIN_SECONDS, FloatArray, Recorded, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import AmbientConfig
 from silent2music.errors import AudioError
@@ -37,26 +37,35 @@ REFRESH_SECONDS = 0.2
 """How often live input is measured anew; levels and spectra are always up to date."""
 
 
-def span(room: Waveform, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
-    """Samples `[begin, end)` of a room that goes on in a loop with equal-power crossfades if it is too short."""
+def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
+    """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if too short."""
     if end <= room.n_samples:
-        return Waveform(room.samples[:, begin:end], room.sample_rate)
+        return Waveform(room.stretch(begin, end), room.sample_rate)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
     lap = room.n_samples - fade
     index = np.arange(begin, end)
     place = index % lap
-    samples = room.samples[:, place]
+    samples = np.asfortranarray(np.concatenate(list(_laps(room, begin, end, lap)), axis=1))
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
-    samples[:, joined] = samples[:, joined] * ramp[at] + room.samples[:, lap + at] * ramp[::-1][at]
+    samples[:, joined] = samples[:, joined] * ramp[at] + room.stretch(lap, lap + fade)[:, at] * ramp[::-1][at]
     return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
 
 
-def repeated(room: Waveform, seconds: float) -> Waveform:
-    """A room at least `seconds` long: itself, or itself in a loop."""
+def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
+    """Samples `[begin, end)` of the first `lap` samples of a room again and again, in stretches."""
+    while begin < end:
+        place = begin % lap
+        n_samples = min(end - begin, lap - place)
+        yield room.stretch(place, place + n_samples)
+        begin += n_samples
+
+
+def repeated(room: Recorded, seconds: float) -> Waveform:
+    """A room at least `seconds` long, in memory: itself, or itself in a loop."""
     if room.seconds >= seconds - 1e-9:
-        return room
+        return room if isinstance(room, Waveform) else span(room, 0, room.n_samples)
     return span(room, 0, int(np.ceil(seconds * room.sample_rate)))
 
 
@@ -66,7 +75,7 @@ def n_steps_of(seconds: float, config: AmbientConfig) -> int:
 
 
 def listen(
-    room: Waveform, seconds: float, config: AmbientConfig, profile: AcousticProfile | None = None
+    room: Recorded, seconds: float, config: AmbientConfig, profile: AcousticProfile | None = None
 ) -> Iterator[AmbientFeatures]:
     """Features for `seconds` of music, in pieces of at most `PIECE_STEPS`.
 
@@ -104,7 +113,7 @@ def listen(
         before = AmbientFeatures(window.frames[length - overlap :], window.scalars)
 
 
-def _window(room: Waveform, start: int, length: int, extent: float, config: AmbientConfig) -> AmbientFeatures:
+def _window(room: Recorded, start: int, length: int, extent: float, config: AmbientConfig) -> AmbientFeatures:
     """Features of the steps `[start, start + length)`."""
     rate = room.sample_rate
     begin, end = (round(step * rate / config.frame_rate) for step in (start, start + length))

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
-from silent2music.audio import Waveform
+from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.conditioning import Conditioning, NullConditioning, drop
 from silent2music.config import ModelConfig, SamplingConfig, from_dict, to_dict
@@ -111,7 +111,7 @@ class Silent2Music(
     @torch.inference_mode()
     def stream(
         self,
-        room: Waveform | Iterable[Waveform],
+        room: Recorded | Iterable[Waveform],
         sampling: SamplingConfig,
         seconds: float | None = None,
         drop_room: bool = False,
@@ -124,9 +124,10 @@ class Silent2Music(
         `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
 
         Args:
-            room: the recording; or for live input its sound as it comes, in chunks of any length and one rate,
-                with music as long as what was heard. A change is in the music a frame, the delay of the last
-                codebook and the codec's `lookahead_seconds` after it was heard, 0.48 s with the bundled codec.
+            room: the recording, best from `audio.open_recording` if it may be long; or for live input its sound
+                as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
+                is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
+                it was heard, 0.48 s with the bundled codec.
             sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
             profile: `analyze(room)`, where that is known already.
 
@@ -134,7 +135,8 @@ class Silent2Music(
             `[C, n]` at the codec's rate.
         """
         config, rate = self.config.ambient, self.codec.sample_rate
-        if isinstance(room, Waveform):
+        live = not isinstance(room, Waveform | Recording)
+        if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
             heard = embed(self.ambient, listen(room, seconds, config, profile))
             n_columns = n_steps_of(seconds, config) + self.decoder.pattern.n_codebooks - 1
@@ -143,7 +145,7 @@ class Silent2Music(
             heard = embed(self.ambient, listen_live(room, config), live=True)
             n_columns, n_left = 0, sys.maxsize
         codes = self._codes(heard, sampling, drop_room, progress, n_columns)
-        for audio in decode_stream(self.codec, codes, live=not isinstance(room, Waveform)):
+        for audio in decode_stream(self.codec, codes, live=live):
             samples = audio[0, :, :n_left].cpu().numpy()
             n_left -= samples.shape[1]
             if samples.shape[1]:

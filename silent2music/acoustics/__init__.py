@@ -22,7 +22,7 @@ from silent2music.acoustics.spectra import (
     spectral_shape,
     to_dbfs,
 )
-from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.audio import FLOOR_DBFS, Recorded
 
 __all__ = [
     "PROFILE_CURVES",
@@ -36,13 +36,14 @@ __all__ = [
 ]
 
 
-def analyze(room: Waveform) -> AcousticProfile:
-    """Measure a recording.
+def analyze(room: Recorded) -> AcousticProfile:
+    """Measure a recording; of a long one no more than band powers, 55 MiB an hour, is held in memory.
 
     Deterministic. Scaling the recording changes the fields in dBFS alone. Digital silence gives the floor,
     no events, no pulse and no decay.
 
     Example:
+        >>> from silent2music.audio import Waveform
         >>> analyze(Waveform(np.zeros((1, 24000), np.float32), 24000)).level_dbfs
         -120.0
     """
@@ -57,9 +58,9 @@ def analyze(room: Waveform) -> AcousticProfile:
     if level_dbfs > FLOOR_DBFS:
         bands, spectrum = spectra(sound.signal)
         centroid_hz, tilt = spectral_shape(spectrum, min(room.sample_rate, ANALYSIS_RATE) / 2)
-        onset, rises, floor = onset_function(bands)
-        events = find_events(sound.signal, bands, onset, rises, floor)
-        beats, pulse_confidence = find_pulse(events, onset, room.seconds)
+        onsets = onset_function(bands)
+        events = find_events(sound.signal, bands, onsets)
+        beats, pulse_confidence = find_pulse(events, onsets.function, room.seconds)
         rt60_seconds, rt60_confidence = find_decay(bands, events)
         boundaries = find_boundaries(bands, events)
     return AcousticProfile(

@@ -32,6 +32,8 @@ VARIANCE_FLOOR_DB2 = 4.0
 MAX_DISTANCE, MAX_STEP_DB = 6.0, 12.0
 DENSITY_THRESHOLD = 12.0
 CHUNK = 2000
+PIECE_CELLS = 12_000
+"""Cells whose evidence is gathered at a time (ten minutes)."""
 
 WEIGHTS = {
     "abrupt": 2.4,
@@ -66,7 +68,8 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
     if n_cells < 2 * edge:
         return ()
     logit = np.full(n_cells + 1, BIAS)
-    for name, curve in evidence(bands[: n_cells * per_cell].reshape(n_cells, per_cell, N_BANDS)).items():
+    cells = bands[: n_cells * per_cell].reshape(n_cells, per_cell, N_BANDS)
+    for name, curve in _evidence_by_pieces(cells).items():
         logit += WEIGHTS[name] * np.log((curve + 0.5) / (_usual(curve, edge) + 0.5))
     confidence = 1.0 / (1.0 + np.exp(-logit))
     density = _density_distance(events, n_cells)
@@ -79,6 +82,19 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
                 sureness = curve[at] if curve is confidence else 1.0 - np.exp(-curve[at] / DENSITY_THRESHOLD)
                 found.append(Boundary(seconds, float(sureness)))
     return tuple(sorted(found, key=lambda boundary: boundary.seconds))
+
+
+def _evidence_by_pieces(cells: Float32Array) -> dict[str, FloatArray]:
+    """`evidence`, made piece by piece with so much on both sides that it is that of the whole but for rounding."""
+    margin, found = _cells(LASTING_SECONDS + 2 * EVENT_SECONDS), []
+    starts = range(0, len(cells), PIECE_CELLS)
+    for start in starts:
+        before = min(start, margin)
+        piece = evidence(cells[start - before : start + PIECE_CELLS + margin])
+        # The border after the last cell is the last piece's; others leave theirs to the next.
+        end = None if start == starts[-1] else before + PIECE_CELLS
+        found.append({name: curve[before:end] for name, curve in piece.items()})
+    return {name: np.concatenate([piece[name] for piece in found]) for name in found[0]}
 
 
 def evidence(cells: Float32Array) -> dict[str, FloatArray]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Event
-from silent2music.acoustics.spectra import ANALYSIS_RATE, FRAME_RATE, HOP, running_percentile
+from silent2music.acoustics.spectra import ANALYSIS_RATE, FRAME_RATE, HOP, Signal, running_percentile
 
 FloatArray = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
@@ -28,7 +30,23 @@ FINE_WINDOW, FINE_STEP = 96, 24
 """Windows of 4 ms every 1 ms, for the time of an onset."""
 
 
-def onset_function(bands: Float32Array) -> tuple[FloatArray, Float32Array, Float32Array]:
+class Onsets(NamedTuple):
+    """The onset function, and what it is made of where it is high enough for an event.
+
+    Attributes:
+        function: `[T]` in robust standard deviations.
+        frames: `[n]` those above `EVENT_THRESHOLD`, in order.
+        rises: `[n, B]` the same as the function, for each band of these frames.
+        floor: `[n, B]` in dB.
+    """
+
+    function: FloatArray
+    frames: NDArray[np.intp]
+    rises: Float32Array
+    floor: Float32Array
+
+
+def onset_function(bands: Float32Array) -> Onsets:
     """Log flux over the running noise floor of each band, summed over all bands or over the best three.
 
     A band's rise counts in units of how much that band rises and falls anyway, so that rain, a rattling fan
@@ -36,17 +54,18 @@ def onset_function(bands: Float32Array) -> tuple[FloatArray, Float32Array, Float
 
     Args:
         bands: `[T, B]` band powers.
-
-    Returns:
-        `onset [T]` in robust standard deviations; `rises [T, B]`, the same per band; `floor [T, B]` in dB.
     """
-    pieces = [_onset_piece(bands, start) for start in range(0, len(bands), PIECE_FRAMES)]
-    onset, rises, floor = zip(*pieces, strict=True)
-    return np.concatenate(onset), np.concatenate(rises), np.concatenate(floor)
+    parts = []
+    for start in range(0, len(bands), PIECE_FRAMES):
+        onset, rises, floor = _onset_piece(bands, start)
+        high = np.flatnonzero(onset >= EVENT_THRESHOLD)
+        parts.append(Onsets(onset, start + high, rises[high], floor[high]))
+    return Onsets(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _onset_piece(bands: Float32Array, start: int) -> tuple[FloatArray, Float32Array, Float32Array]:
-    """`onset_function` of one piece, made with so much on both sides that it equals that of the whole."""
+    """`onset [T]`, `rises [T, B]` and `floor [T, B]` of one piece, made with so much on both sides that they equal
+    those of the whole."""
     before = min(start, PIECE_MARGIN_FRAMES)
     piece = bands[start - before : start + PIECE_FRAMES + PIECE_MARGIN_FRAMES]
     log_db = 10.0 * np.log10(piece.astype(np.float64) + 1e-30)
@@ -79,18 +98,18 @@ def _risen(excess: FloatArray) -> FloatArray:
     return np.asarray(after - before, dtype=np.float64)
 
 
-def find_events(
-    signal: Float32Array, bands: Float32Array, onset: FloatArray, rises: Float32Array, floor: Float32Array
-) -> tuple[Event, ...]:
+def find_events(signal: Signal, bands: Float32Array, onsets: Onsets) -> tuple[Event, ...]:
     """Peaks of the onset function that stand above the floor, with their times refined."""
+    onset = onsets.function
+    peaks = find_peaks(onset, EVENT_THRESHOLD, int(REFRACTORY_SECONDS * FRAME_RATE))
     events: list[Event] = []
-    for peak in find_peaks(onset, EVENT_THRESHOLD, int(REFRACTORY_SECONDS * FRAME_RATE)):
-        rising = rises[peak] > 1.5
+    for peak, at in zip(peaks, np.searchsorted(onsets.frames, peaks), strict=True):
+        rising = onsets.rises[at] > 1.5
         # The mirrored ends have a kink there that is no event.
         if not 3 <= peak < len(onset) - 3 or not rising.any():
             continue
         after = bands[peak : peak + 6, rising].sum(axis=1, dtype=np.float64).max()
-        floor_power = (10.0 ** (floor[peak, rising].astype(np.float64) / 10.0)).sum()
+        floor_power = (10.0 ** (onsets.floor[at, rising].astype(np.float64) / 10.0)).sum()
         strength_db = 10.0 * float(np.log10(after / floor_power + 1e-12))
         if strength_db < MIN_STRENGTH_DB:
             continue
@@ -102,7 +121,7 @@ def find_events(
     return tuple(events)
 
 
-def _refined_onset(signal: Float32Array, centre: int) -> int:
+def _refined_onset(signal: Signal, centre: int) -> int:
     """The sample at which the fine energy, whitened by what came just before, starts to rise.
 
     Searched from 30 ms before to 25 ms after the coarse onset `centre`.
@@ -110,9 +129,9 @@ def _refined_onset(signal: Float32Array, centre: int) -> int:
     from scipy.fft import rfft
 
     start = max(0, centre - 2 * FINE_WINDOW - int(0.060 * ANALYSIS_RATE))
-    piece = signal[start : centre + int(0.030 * ANALYSIS_RATE)]
+    piece = signal.stretch(start, centre + int(0.030 * ANALYSIS_RATE))
     if len(piece) < FINE_WINDOW + 8 * FINE_STEP:
-        return min(max(0, centre), len(signal) - 1)
+        return min(max(0, centre), signal.size - 1)
     views = np.lib.stride_tricks.sliding_window_view(piece, FINE_WINDOW)[::FINE_STEP]
     power = np.abs(rfft(views * np.hanning(FINE_WINDOW).astype(np.float32), axis=1)) ** 2
     at = (centre - start - FINE_WINDOW // 2) // FINE_STEP

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.audio import FLOOR_DBFS, WHOLE_SECONDS, Recorded, Stored
 from silent2music.filters import Biquads, high_pass
 
 FloatArray = NDArray[np.float64]
@@ -29,10 +29,37 @@ BLOCK_FRAMES = 2000
 CURVE_RATE_HZ = 10.0
 
 
-class Sound(NamedTuple):
-    """`signal [N]` at the analysis rate with unit RMS; power, peak and energy cells on the input's scale."""
+class Signal:
+    """What is analysed, `[N]` at `ANALYSIS_RATE`, a stretch at a time: an hour need not be in memory."""
 
-    signal: Float32Array
+    def __init__(self) -> None:
+        self._stored, self._rms = Stored(1), np.float32(1.0)
+
+    def append(self, samples: Float32Array) -> None:
+        """Go on with `[n]`."""
+        self._stored.append(samples[None])
+
+    def scale_to_unit_rms(self) -> None:
+        """Divide what was appended by its RMS, if it is not silent."""
+        step = BLOCK_SECONDS * ANALYSIS_RATE
+        stretches = (self.stretch(i, i + step) for i in range(0, self.size, step))
+        rms = float(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in stretches) / self.size))
+        self._rms = np.float32(rms or 1.0)
+
+    @property
+    def size(self) -> int:
+        """N, the number of samples."""
+        return self._stored.n_samples
+
+    def stretch(self, begin: int, end: int) -> Float32Array:
+        """Samples `[n]` from `begin` to before `end`, or to the end."""
+        return np.asarray(self._stored.stretch(begin, end)[0] / self._rms)
+
+
+class Sound(NamedTuple):
+    """`signal` at the analysis rate with unit RMS; power, peak and energy cells on the input's scale."""
+
+    signal: Signal
     power: float
     peak: float
     energy: FloatArray
@@ -43,7 +70,14 @@ def to_dbfs(power: FloatArray) -> FloatArray:
     return np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
-def _downmix_weights(room: Waveform, mean: FloatArray) -> Float32Array:
+def _mean(room: Recorded) -> FloatArray:
+    """`[C]` mean of each channel."""
+    step = round(WHOLE_SECONDS * room.sample_rate)
+    stretches = (room.stretch(i, i + step) for i in range(0, room.n_samples, step))
+    return np.asarray(sum(x.sum(axis=1, dtype=np.float64) for x in stretches) / room.n_samples)
+
+
+def _downmix_weights(room: Recorded, mean: FloatArray) -> Float32Array:
     """Equal weights, or the loudest channel alone where the channels cancel each other."""
     n_channels = room.n_channels
     weights = np.full(n_channels, 1.0 / n_channels)
@@ -51,27 +85,27 @@ def _downmix_weights(room: Waveform, mean: FloatArray) -> Float32Array:
         covariance = np.zeros((n_channels, n_channels))
         step = BLOCK_SECONDS * room.sample_rate
         for start in range(0, room.n_samples, step):
-            x = room.samples[:, start : start + step].astype(np.float64) - mean[:, None]
+            x = room.stretch(start, start + step).astype(np.float64) - mean[:, None]
             covariance += x @ x.T
         if weights @ covariance @ weights < 0.1 * np.trace(covariance) / n_channels**2:
             weights = np.eye(n_channels)[int(np.argmax(np.diag(covariance)))]
     return weights.astype(np.float32)
 
 
-def prepare(room: Waveform) -> Sound:
+def prepare(room: Recorded) -> Sound:
     """High-pass, mix, resample and scale, block by block."""
     import soxr
 
     rate = room.sample_rate
-    mean = room.samples.mean(axis=1, dtype=np.float64)
+    mean = _mean(room)
     weights = _downmix_weights(room, mean)
     low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), room.n_channels)
     resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
     step = BLOCK_SECONDS * rate
     n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
-    energy, counts, peak, mono = np.zeros(n_cells), np.zeros(n_cells), 0.0, []
+    energy, counts, peak, signal = np.zeros(n_cells), np.zeros(n_cells), 0.0, Signal()
     for start in range(0, room.n_samples, step):
-        block = low_cut(room.samples[:, start : start + step] - mean[:, None])
+        block = low_cut(room.stretch(start, start + step) - mean[:, None])
         peak = max(peak, float(np.abs(block).max()))
         power = np.einsum("cn,cn->n", block, block) / room.n_channels
         n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)
@@ -82,14 +116,9 @@ def prepare(room: Waveform) -> Sound:
         np.add.at(counts, cells, np.diff(np.append(edges, block.shape[1])))
         mixed = (weights @ block).astype(np.float32)
         last = start + step >= room.n_samples
-        mono.append(mixed if rate == ANALYSIS_RATE else resampler.resample_chunk(mixed, last=last))
-    signal = np.concatenate(mono)
+        signal.append(mixed if rate == ANALYSIS_RATE else resampler.resample_chunk(mixed, last=last))
+    signal.scale_to_unit_rms()
     total = float(energy.sum() / counts.sum())
-    step = BLOCK_SECONDS * ANALYSIS_RATE
-    squares = (np.square(signal[i : i + step], dtype=np.float64).sum() for i in range(0, signal.size, step))
-    rms = float(np.sqrt(sum(squares) / signal.size))
-    if rms > 0:
-        signal /= np.float32(rms)
     return Sound(signal, total, peak, energy / np.maximum(counts, 1))
 
 
@@ -103,7 +132,7 @@ def _band_edges() -> IntArray:
     return edges
 
 
-def spectra(signal: Float32Array) -> tuple[Float32Array, FloatArray]:
+def spectra(signal: Signal) -> tuple[Float32Array, FloatArray]:
     """Band powers `[T, B]` and the mean power spectrum `[WINDOW // 2 + 1]`; frame t is centred on t * HOP."""
     from scipy.fft import rfft
 
@@ -115,7 +144,7 @@ def spectra(signal: Float32Array) -> tuple[Float32Array, FloatArray]:
     for start in range(0, n_frames, BLOCK_FRAMES):
         stop = min(start + BLOCK_FRAMES, n_frames)
         first, last = start * HOP - WINDOW // 2, (stop - 1) * HOP + WINDOW // 2
-        piece = signal[max(0, first) : last]
+        piece = signal.stretch(max(0, first), last)
         piece = np.pad(piece, (max(0, -first), max(0, last - signal.size)), mode="symmetric")
         views = np.lib.stride_tricks.sliding_window_view(piece, WINDOW)[::HOP]
         power = np.abs(rfft(views * window, axis=1)) ** 2

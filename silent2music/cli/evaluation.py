@@ -54,20 +54,33 @@ def bench(
         list[float] | None,
         typer.Option("--minutes", help="A length of music to follow time and memory to; may be repeated."),
     ] = None,
+    candidates: Annotated[
+        bool, typer.Option("--candidates", help="Only other ways to run a decoding step, in one table.")
+    ] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="Only time and memory to an hour, or as --minutes says.")
+    ] = False,
 ) -> None:
     """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
+    if candidates and growth:
+        raise typer.BadParameter("give --candidates or --growth, not both.")
     from silent2music.audio import read
-    from silent2music.evaluation.speed import BenchConfig
-    from silent2music.evaluation.speed import bench as measure
-    from silent2music.evaluation.speed_report import write_speed_report
+    from silent2music.evaluation import candidates_report, speed, speed_report, step_candidates
+    from silent2music.evaluation import growth as over_time
     from silent2music.export.infer import DEMO_ROOM, default_model
 
-    lengths = (10.0, *(60.0 * m for m in minutes or (1.0,)))
+    folder, take = model or default_model(), read(room or DEMO_ROOM)
     with progress_bar() as steps:
-        report = measure(
-            model or default_model(), read(room or DEMO_ROOM), BenchConfig(n_rounds, lengths), steps
-        )
-    print(write_speed_report(report, out))
+        if candidates:
+            compared = step_candidates.compare(folder, take, n_rounds, steps)
+            text = candidates_report.write_candidates(compared, out)
+        elif growth:
+            lengths = (10.0, *(60.0 * m for m in minutes)) if minutes else over_time.LENGTHS
+            text = over_time.write_growth(over_time.measure(folder, take, lengths, steps), out)
+        else:
+            config = speed.BenchConfig(n_rounds, (10.0, *(60.0 * m for m in minutes or (1.0,))))
+            text = speed_report.write_speed_report(speed.bench(folder, take, config, steps), out)
+    print(text)
 
 
 def evaluate(

@@ -47,10 +47,11 @@ start = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:])
 _, status, usage = os.wait4(child.pid, 0)
 print()
-print(time.perf_counter() - start, usage.ru_maxrss)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-"""Runs a command from a small process: the peak that Linux counts includes what the parent had when it forked."""
+"""Runs a command from a small process and prints its seconds, its processor seconds and its peak memory in KiB: the
+peak that Linux counts includes what the parent had when it forked."""
 
 PIECE_SECONDS = 10.0
 """Length of the room, and of the music where the stages are timed."""
@@ -171,11 +172,13 @@ def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Ta
     """All that is timed inside the process."""
     settings = SamplingConfig(guidance=model.config.guidance)
     take = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
-    heard = _heard(model, take, STEP_SECONDS)
+    heard = heard_in(model, take, STEP_SECONDS)
     null = model.null(heard)
     packed = model.packed_decoder()
     codes = generate_codes(packed, heard, null, settings, [0])
-    conditioned = [_Task("stages", "conditioning", PIECE_SECONDS, lambda: _heard(model, take, PIECE_SECONDS))]
+    conditioned = [
+        _Task("stages", "conditioning", PIECE_SECONDS, lambda: heard_in(model, take, PIECE_SECONDS))
+    ]
     codec = [_Task("stages", "codec", STEP_SECONDS, lambda: model.codec.decode(codes))]
     whole = [_Task("stages", "whole", PIECE_SECONDS, lambda: model.generate(take, settings))]
     first = [_Task("stages", "first audio", 0.0, lambda: next(model.stream(take, settings)))]
@@ -209,7 +212,7 @@ def _tasks(model: Silent2Music, room: Waveform, config: BenchConfig) -> list[_Ta
     return [*conditioned, *steps, *musicgen, *codec, *whole, *first, *batches]
 
 
-def _heard(model: Silent2Music, room: Waveform, seconds: float) -> Conditioning:
+def heard_in(model: Silent2Music, room: Waveform, seconds: float) -> Conditioning:
     """The conditioning of a room."""
     parts = list(embed(model.ambient, listen(room, seconds, model.config.ambient)))
     frames = torch.cat([part.frames for part in parts], dim=1)
@@ -329,7 +332,7 @@ def parity(model: Silent2Music, room: Waveform) -> Report:
 
     `nll` is in nats a token under the room alone, with the interval of `PARITY_SEEDS` pieces.
     """
-    heard = _heard(model, room, N_PARITY_COLUMNS / model.codec.frame_rate)
+    heard = heard_in(model, room, N_PARITY_COLUMNS / model.codec.frame_rate)
     null = model.null(heard)
     settings = SamplingConfig(guidance=model.config.guidance)
     pattern = model.decoder.pattern
@@ -378,11 +381,22 @@ def _nll(logits: torch.Tensor, codes: torch.Tensor, pattern: DelayPattern) -> fl
 # ---- the command itself ----
 
 
-def command_run(model_folder: Path, room: Waveform, seconds: float) -> dict[str, float]:
-    """`command_cost` of `s2m infer` of a ten-second room."""
+def command_run(
+    model_folder: Path, room: Waveform, seconds: float, room_seconds: float = PIECE_SECONDS
+) -> dict[str, float]:
+    """`command_cost` of `s2m infer`.
+
+    Args:
+        model_folder: the model.
+        room: the recording, of which the command is given `room_seconds`, repeated if it is shorter.
+        seconds: of music.
+        room_seconds: of recording.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        recording = Path(folder) / "room.wav"
-        audio.write(recording, span(room, 0, round(PIECE_SECONDS * room.sample_rate)))
+        recording, n_samples = Path(folder) / "room.wav", round(room_seconds * room.sample_rate)
+        starts = range(0, n_samples, round(PIECE_SECONDS * room.sample_rate))
+        blocks = (span(room, start, min(start + starts.step, n_samples)).samples for start in starts)
+        audio.write_blocks(recording, blocks, room.sample_rate, room.n_channels)
         arguments = [
             "infer",
             str(recording),
@@ -396,11 +410,11 @@ def command_run(model_folder: Path, room: Waveform, seconds: float) -> dict[str,
 
 
 def command_cost(arguments: Sequence[str]) -> dict[str, float]:
-    """`s2m` with some arguments in a fresh process: wall seconds from start to end, peak memory in MiB."""
+    """`s2m` with some arguments in a fresh process: wall seconds from start to end, processor seconds, peak MiB."""
     command = [sys.executable, "-c", COST_OF_CHILD, sys.executable, "-m", "silent2music.cli", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    seconds, peak_kib = done.stdout.split()[-2:]
-    return {"seconds": float(seconds), "peak_mib": int(peak_kib) / 1024}
+    seconds, cpu, peak_kib = done.stdout.split()[-3:]
+    return {"seconds": float(seconds), "cpu_seconds": float(cpu), "peak_mib": int(peak_kib) / 1024}
 
 
 def growth(runs: Mapping[str, Mapping[str, float]]) -> Iterable[tuple[float, float, float]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import silent2music
 from silent2music import audio
-from silent2music.audio import Waveform
+from silent2music.audio import Recorded
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import batch, provenance
@@ -243,7 +243,7 @@ def infer_many(
         # A record without its music is what a kill between the two leaves.
         again = force or (job.found and not job.out.exists())
         _check_target(job, again)
-        room = audio.read(job.room)
+        room = audio.open_recording(job.room)
         if loaded is None:
             loaded = load_model(model_folder, device)
             strength = loaded.model.config.guidance if guidance is None else guidance
@@ -325,7 +325,7 @@ def _check_target(job: Job, force: bool) -> None:
 
 def infer(
     job: Job,
-    room: Waveform,
+    room: Recorded,
     loaded: LoadedModel,
     sampling: SamplingConfig,
     seconds: float | None = None,

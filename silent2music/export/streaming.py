@@ -48,7 +48,7 @@ def send(
     Raises:
         AudioError, CheckpointError, ConfigError: if the room, the model or a setting is not usable.
     """
-    recording = None if room == LIVE else audio.read(room)
+    recording = None if room == LIVE else audio.open_recording(room)
     loaded = load_model(model_folder, device)
     strength = loaded.model.config.guidance if guidance is None else guidance
     sampling = dataclasses.replace(sampling, guidance=strength)

@@ -1,0 +1,150 @@
+"""`s2m bench --growth`: what a further second costs after ten seconds, a minute, ten minutes and an hour.
+
+Whole commands in fresh processes, each with a recording as long as its music. Short ones are repeated before,
+between and after the long ones, so that a machine that gets slower or faster meanwhile shows in both; processor
+time, which other programs disturb less, stands beside the time on the wall.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music.audio import Waveform, atomic_path
+from silent2music.evaluation.speed import Progress, command_run, machine
+
+Report = dict[str, Any]
+
+LENGTHS = (10.0, 60.0, 600.0, 3600.0)
+"""Seconds of music."""
+
+SHORT_SECONDS = 60.0
+"""What is no longer than this is run before all others and after each of them."""
+
+
+def measure(
+    model_folder: Path, room: Waveform, lengths: Sequence[float] = LENGTHS, progress: Progress | None = None
+) -> Report:
+    """Run `s2m infer` for recordings of several lengths.
+
+    Args:
+        model_folder: the model.
+        room: repeated to each length.
+        lengths: in seconds, at least two.
+        progress: called with the stage, steps done and steps in all.
+
+    Returns:
+        `machine`; `runs`: for each length medians of `seconds`, `cpu_seconds` and `peak_mib`, and `n_runs`;
+        `further`: from each length to the next `seconds` and `cpu_seconds` for a further second of music.
+    """
+    tell = progress or (lambda stage, done, total: None)
+    ordered = schedule(lengths)
+    measured: dict[float, list[dict[str, float]]] = {length: [] for length in sorted(set(lengths))}
+    for done, length in enumerate(ordered):
+        tell("whole commands", done, len(ordered))
+        measured[length].append(command_run(model_folder, room, length, room_seconds=length))
+    runs = {
+        length: {name: float(np.median([run[name] for run in found])) for name in found[0]}
+        | {"n_runs": len(found)}
+        for length, found in measured.items()
+    }
+    return {
+        "machine": machine(),
+        "runs": {f"{length:g}": figures for length, figures in runs.items()},
+        "further": list(_further(runs)),
+    }
+
+
+def schedule(lengths: Sequence[float]) -> list[float]:
+    """The order of the runs: short ones twice, then after each long one once.
+
+    Example:
+        >>> schedule([600, 10, 60])
+        [10, 60, 10, 60, 600, 10, 60]
+    """
+    short = sorted({length for length in lengths if length <= SHORT_SECONDS})
+    long = sorted(set(lengths) - set(short))
+    return [*short, *short, *(run for length in long for run in (length, *short))]
+
+
+def _further(runs: Mapping[float, Mapping[str, float]]) -> Iterator[dict[str, float]]:
+    for (a, before), (b, after) in pairwise(runs.items()):
+        costs = {name: (after[name] - before[name]) / (b - a) for name in ("seconds", "cpu_seconds")}
+        yield {"from_seconds": a, "to_seconds": b, **costs}
+
+
+def write_growth(report: Report, folder: Path) -> str:
+    """Write `growth.json`, `growth.md` and `growth.png` to a folder; existing ones are replaced.
+
+    Returns:
+        The text of `growth.md`.
+
+    Raises:
+        AudioError: if the folder cannot be written.
+    """
+    text = table(report)
+    with atomic_path(folder / "growth.json", force=True) as path:
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_path(folder / "growth.md", force=True) as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    with atomic_path(folder / "growth.png", force=True) as path:
+        _draw(report, path)
+    return text
+
+
+def table(report: Report) -> str:
+    """The report as Markdown."""
+    lines = [
+        "| recording and music | runs | start to end | processor | peak memory "
+        "| a further second: wall | processor |",
+        "|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    further = {f"{step['to_seconds']:g}": step for step in report["further"]}
+    for name, run in report["runs"].items():
+        cells = [
+            _said(float(name)),
+            f"{run['n_runs']}",
+            f"{run['seconds']:.1f} s",
+            f"{run['cpu_seconds']:.1f} s",
+        ]
+        cells.append(f"{run['peak_mib']:.0f} MiB")
+        costs = further.get(name)
+        cells += (
+            [f"{1000 * costs[kind]:.1f} ms" for kind in ("seconds", "cpu_seconds")] if costs else ["", ""]
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _said(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 60 else f"{seconds / 60:g} min"
+
+
+def _draw(report: Report, path: Path) -> None:
+    """What a further second costs, and peak memory, against the length."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    cost, memory = figure.subplots(1, 2)
+    borders = [float(name) for name in report["runs"]]
+    for kind, label, colour in (("seconds", "wall", "#4a7ba6"), ("cpu_seconds", "processor", "#b5654a")):
+        steps = [1000 * step[kind] for step in report["further"]]
+        cost.stairs(steps, borders, label=label, color=colour, linewidth=2)
+    cost.set_ylabel("ms for a further second of music")
+    cost.legend()
+    memory.plot(borders, [run["peak_mib"] for run in report["runs"].values()], "o-", color="#4a7ba6")
+    memory.set_ylabel("peak memory, MiB")
+    for axes in (cost, memory):
+        axes.set_xscale("log")
+        axes.set_xticks(borders, [_said(length) for length in borders])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("length of recording and music")
+        axes.set_ylim(0, 1.1 * axes.dataLim.y1)
+    figure.savefig(path, dpi=130, format="png")
