@@ -290,8 +290,11 @@ class _Studio:
                     written, quiet = self._write_set(paths, sounds, grid, tags, job.seed)
                     total = Waveform(np.sum([w.samples for w in written], axis=0), grid.sample_rate)
                     sum_peaks.append(audio.true_peak_dbtp(total))
-                    for name, path, sound, silent in zip(names, paths, written, quiet, strict=True):
+                    for name, path, sound, silent, made in zip(
+                        names, paths, written, quiet, sounds, strict=True
+                    ):
                         facts = {"layer": name, "variation": variation, "spatial": kind}
+                        facts["lufs_made"] = _rounded(loudness_of(made, grid.sample_rate))
                         facts["seed"] = variation_seed(job.seed, variation)
                         entries.append(_file_entry(path, sound, silent, facts, loops[name, variation]))
         return entries, round(max(sum_peaks), 2)
@@ -414,7 +417,6 @@ def _file_entry(
     path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loop: Loop
 ) -> dict[str, Any]:
     """The entry of a written file, measured on what it gives back."""
-    loudness = loudness_of(sound.samples, sound.sample_rate)
     mono = sound.samples[0] if facts["spatial"] == "ambix" else sound.samples
     return {
         "file": path.name,
@@ -423,15 +425,20 @@ def _file_entry(
         "channels": sound.n_channels,
         "loop_start": 0,
         "loop_end": sound.n_samples - 1,
-        "lufs": round(loudness, 2) if np.isfinite(loudness) else None,
+        "lufs": _rounded(loudness_of(sound.samples, sound.sample_rate)),
         "true_peak_dbtp": round(audio.true_peak_dbtp(sound), 2),
         "nearly_nothing": quiet,
         "seam": {
             **dataclasses.asdict(measure_seam(mono, sound.sample_rate)),
+            "onset_before": loop.onset_before,
             "head_nll": loop.head_nll,
             "natural_nll": loop.natural_nll,
         },
     }
+
+
+def _rounded(loudness: float) -> float | None:
+    return round(loudness, 2) if np.isfinite(loudness) else None
 
 
 def _key(loops: Mapping[tuple[str, int], Loop], sample_rate: int) -> str | None:
