@@ -47,6 +47,9 @@ HEAD_SECONDS = 1.0
 LIKENESS_SECONDS = 0.5
 """Around a place, to compare it with the same place a lap later."""
 
+HARDER = 0.15
+"""By this share of the strongest onset a stroke may differ from what it was before the loop was cut and placed."""
+
 N_PROJECTIONS = 8
 HOPS_PER_FRAME = 2
 OVERLAPS = 4
@@ -213,8 +216,9 @@ def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset:
     for i in heads.argsort().tolist():
         samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
         seam = measure_seam(*hear(samples))
-        # Where the music is struck there of itself, the seam may be, but no harder.
-        stands_out = seam.excess + max(0.0, seam.onset - max(-ONSET_MARGIN, onset))
+        # Where the music is struck there of itself the seam may be, about as hard; elsewhere it is surely not.
+        allowed = onset + HARDER if onset > ONSET_MARGIN else -ONSET_MARGIN
+        stands_out = seam.excess + max(0.0, seam.onset - allowed)
         nll = (round(float(heads[i]), 4), round(float(heads[0]), 4))
         found.append(Loop(samples, *nll, round(onset, 4), stands_out))
         if stands_out == 0:
