@@ -322,7 +322,7 @@ def check_ambience(
     from silent2music.export import check
 
     checks = check.check_ambience(folder)
-    print(check.described(checks))
+    print(check.described(folder, checks))
     if json_file is not None:
         with atomic_path(json_file, force) as temporary:
             text = json.dumps([dataclasses.asdict(c) for c in checks], indent=2)

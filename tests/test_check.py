@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -14,7 +15,14 @@ from test_cli import one_sentence
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.export.check import check_ambience, described, layer_densities, three_laps_onsets, wav_loop
+from silent2music.export.check import (
+    FileCheck,
+    check_ambience,
+    described,
+    layer_densities,
+    three_laps_onsets,
+    wav_loop,
+)
 from silent2music.export.seam import measure_seam, onsets
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -54,8 +62,24 @@ def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) ->
         assert all("seam" in fault for fault in f["faults"]), f["faults"]
     assert code == any(f["faults"] for f in figures)
     assert "4 files," in printed
-    densities = layer_densities(check_ambience(made))
-    assert list(densities["walk"]) == ["calm", "intense"]
+    assert "walk: calm" in printed
+
+
+def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
+    """Three faint strokes beside ten strong ones are three, not as many as the noise between them."""
+    rate = 48_000
+    t = np.arange(2 * rate) / rate
+    checks = []
+    for layer, n_strokes in (("calm", 3), ("intense", 10)):
+        lap = 0.003 * np.random.default_rng(n_strokes).standard_normal(len(t))
+        for i in range(n_strokes):
+            after = (t - 0.07 - 2.0 * i / n_strokes) % 2.0
+            lap += 0.2 * np.exp(-after / 0.05) * np.sin(2 * np.pi * 660 * after)
+        audio.write(tmp_path / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        zeros = dict.fromkeys((f.name for f in dataclasses.fields(FileCheck)), 0.0)
+        named = {"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1}
+        checks.append(FileCheck(**{**zeros, **named}))  # type: ignore[arg-type]
+    assert layer_densities(tmp_path, checks) == {"a": {"calm": 1.5, "intense": 5.0}}
 
 
 def test_spoilt_loops_are_named(spoilt: Path) -> None:
@@ -110,4 +134,4 @@ def test_onsets_at_the_seam_are_those_of_librosa(struck_at: float | None) -> Non
     middle = {round(x - 2.0, 2) for x in found if 2.0 <= x < 4.0}
     places = np.flatnonzero(onsets(lap, rate) > 0) / 100
     assert all(min(abs(p - x) for x in [*middle, 2.0]) <= 0.07 for p in places)
-    assert described([]).splitlines()[-1].startswith("0 files")
+    assert described(Path(), []).splitlines()[-1].startswith("0 files")

@@ -86,23 +86,41 @@ def check_ambience(folder: Path) -> list[FileCheck]:
     return [_check_file(folder, room, entry) for room in manifest["rooms"] for entry in room["files"]]
 
 
-def layer_densities(checks: Sequence[FileCheck]) -> dict[str, dict[str, float]]:
-    """Onsets a second of the intensity layers of each room that has several, the mean of its variations."""
-    rooms: dict[str, dict[str, list[float]]] = {}
+def layer_densities(folder: Path, checks: Sequence[FileCheck]) -> dict[str, dict[str, float]]:
+    """Onsets a second of the intensity layers of each room that has several, in its first variation.
+
+    The layers, which are equally loud, are joined before onsets are looked for: librosa's threshold is a share of the
+    strongest onset, so that a layer of its own would be measured by another scale.
+    """
+    from librosa.onset import onset_detect
+
+    rooms: dict[str, dict[str, str]] = {}
     for check in checks:
-        if check.layer in LAYERS:
-            rooms.setdefault(check.room, {}).setdefault(check.layer, []).append(check.onsets_per_second)
-    return {
-        room: {name: float(np.mean(layers[name])) for name in LAYERS if name in layers}
-        for room, layers in rooms.items()
-        if len(layers) > 1
-    }
+        if check.layer in LAYERS and check.variation == 1:
+            rooms.setdefault(check.room, {}).setdefault(check.layer, check.file)
+    densities: dict[str, dict[str, float]] = {}
+    for room, files in rooms.items():
+        names = [name for name in LAYERS if name in files]
+        sounds = [audio.read(folder / files[name]) for name in names]
+        if len(names) > 1:
+            joined = np.concatenate([_mono(sound.samples) for sound in sounds])
+            found = onset_detect(y=joined, sr=sounds[0].sample_rate, units="time") / sounds[0].seconds
+            n_onsets = np.bincount(found.astype(int), minlength=len(names))
+            densities[room] = {
+                n: round(c / sounds[0].seconds, 2) for n, c in zip(names, n_onsets, strict=True)
+            }
+    return densities
+
+
+def _mono(samples: FloatArray) -> FloatArray:
+    """`[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
+    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
 
 
 def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> FileCheck:
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
-    mono = sound.samples[0] if entry["spatial"] == "ambix" else sound.samples.mean(axis=0)
+    mono = _mono(sound.samples)
     seam = measure_seam(mono, sound.sample_rate)
     onsets = three_laps_onsets(mono, sound.sample_rate)
     at_seam = [t - n * sound.seconds for n in (1, 2) for t in onsets]
@@ -227,7 +245,7 @@ def wav_loop(data: bytes) -> dict[str, Any]:
     return found
 
 
-def described(checks: Sequence[FileCheck]) -> str:
+def described(folder: Path, checks: Sequence[FileCheck]) -> str:
     """The figures of all files as a table, what they come to, and each fault in a line."""
     names = ("LUFS", "looped", "peak", "jump", "flux", "deriv.", "onsets/s")
     head = f"{'file':<44} " + " ".join(f"{n:>{w}}" for n, w in zip(names, (7, 7, 6, 6, 6, 6, 8), strict=True))
@@ -243,7 +261,7 @@ def described(checks: Sequence[FileCheck]) -> str:
         f"{room}: "
         + " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
         + " onsets a second?"
-        for room, layers in layer_densities(checks).items()
+        for room, layers in layer_densities(folder, checks).items()
     ]
     struck = [c for c in checks if c.seam_onsets]
     n_in_music, n_by_chance = sum(c.is_in_music for c in struck), sum(c.onset_cover for c in checks)
