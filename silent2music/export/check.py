@@ -107,7 +107,7 @@ def layer_densities(folder: Path, checks: Sequence[FileCheck]) -> dict[str, dict
             found = onset_detect(y=joined, sr=sounds[0].sample_rate, units="time") / sounds[0].seconds
             n_onsets = np.bincount(found.astype(int), minlength=len(names))
             densities[room] = {
-                n: round(c / sounds[0].seconds, 2) for n, c in zip(names, n_onsets, strict=True)
+                n: round(float(c) / sounds[0].seconds, 2) for n, c in zip(names, n_onsets, strict=True)
             }
     return densities
 
