@@ -6,6 +6,7 @@ only look at audio start at once.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -386,23 +387,33 @@ def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:
         raise AudioError(f"{path} cannot be read back ({error}); is the disk full?") from error
 
 
-def integrated_lufs(waveform: Waveform) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4, pyloudnorm); `-inf` for silence.
+def loudness_meter(sample_rate: int) -> Any:
+    """pyloudnorm's meter with the weighting of ITU-R BS.1770's own coefficients, as ffmpeg and libebur128 have it.
 
-    A signal shorter than a gating block of 0.4 s is padded by repetition.
+    Its default filters, designed anew, read 0.04 dB less at 48 kHz and 0.08 dB less at 24 kHz.
     """
     import pyloudnorm
 
-    samples = waveform.samples
-    block = int(0.4 * waveform.sample_rate) + 1
+    return pyloudnorm.Meter(sample_rate, filter_class="DeMan")
+
+
+def integrated_lufs(waveform: Waveform) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4, pyloudnorm); `-inf` for silence.
+
+    A signal shorter than a gating block of 0.4 s is padded by repetition. Blocks are 0.1 s apart, and what is left
+    over at the end is not measured, as the standard has it.
+    """
+    samples, hop = waveform.samples, 0.1 * waveform.sample_rate
+    block = int(4 * hop) + 1
     if samples.shape[1] < block:
         samples = np.tile(samples, (1, -(-block // samples.shape[1])))
+    n_whole = math.ceil(int(samples.shape[1] / hop + 1e-6) * hop)
+    samples = samples[:5, : max(block, n_whole)]
     if not samples.any():
         return float("-inf")
     with np.errstate(divide="ignore"):
-        return float(
-            pyloudnorm.Meter(waveform.sample_rate).integrated_loudness(samples[:5].T.astype(np.float64))
-        )
+        meter = loudness_meter(waveform.sample_rate)
+        return float(meter.integrated_loudness(samples.T.astype(np.float64)))
 
 
 def true_peak_dbtp(waveform: Waveform) -> float:

@@ -102,35 +102,32 @@ def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
 
 
 def k_weighting(sample_rate: float) -> list[Section]:
-    """The two filters before a loudness (ITU-R BS.1770-4, annex 1), for any rate, with the values of pyloudnorm.
+    """The two filters before a loudness (ITU-R BS.1770-4, annex 1), for any rate.
 
-    High shelf of 4 dB at 1500 Hz and high-pass at 38 Hz, by R. Bristow-Johnson's "Cookbook formulae for audio EQ
-    biquad filter coefficients".
+    High shelf of 4 dB and high-pass whose coefficients at 48 kHz are the standard's own, by B. De Man, "Evaluation
+    of implementations of the EBU R128 loudness measurement", AES 145, 2018; those of ffmpeg and libebur128 too.
     """
-    root = 10.0 ** (4.0 / 80.0)  # the square root of the cookbook's A
-    gain = root * root
-    cos, alpha = _corner(1500.0, math.sqrt(0.5), sample_rate)
-    up, down, slope = gain + 1.0, gain - 1.0, 2.0 * root * alpha
-    shelf = _section(
-        gain * (up + down * cos + slope), -2.0 * gain * (down + up * cos), gain * (up + down * cos - slope),
-        up - down * cos + slope, 2.0 * (down - up * cos), up - down * cos - slope,
-    )  # fmt: skip
-    cos, alpha = _corner(38.0, 0.5, sample_rate)
-    low_cut = _section(
-        (1.0 + cos) / 2.0, -(1.0 + cos), (1.0 + cos) / 2.0,
-        1.0 + alpha, -2.0 * cos, 1.0 - alpha,
-    )  # fmt: skip
+    gain = 10.0 ** (3.99984385397 / 20.0)
+    damped, square = _warped(1681.9744509555319, 0.7071752369554193, sample_rate)
+    slope = gain**0.499666774155 * damped
+    whole = 1.0 + damped + square
+    shelf = (
+        np.array([gain + slope + square, 2.0 * (square - gain), gain - slope + square]) / whole,
+        np.array([1.0, 2.0 * (square - 1.0) / whole, (1.0 - damped + square) / whole]),
+    )
+    damped, square = _warped(38.13547087613982, 0.5003270373253953, sample_rate)
+    whole = 1.0 + damped + square
+    low_cut = (
+        np.array([1.0, -2.0, 1.0]),
+        np.array([1.0, 2.0 * (square - 1.0) / whole, (1.0 - damped + square) / whole]),
+    )
     return [shelf, low_cut]
 
 
-def _corner(hz: float, q: float, sample_rate: float) -> tuple[float, float]:
-    """The cookbook's cos(w0) and alpha."""
-    angle = 2.0 * math.pi * hz / sample_rate
-    return math.cos(angle), math.sin(angle) / (2.0 * q)
-
-
-def _section(b0: float, b1: float, b2: float, a0: float, a1: float, a2: float) -> Section:
-    return np.array([b0, b1, b2]) / a0, np.array([1.0, a1 / a0, a2 / a0])
+def _warped(hz: float, q: float, sample_rate: float) -> tuple[float, float]:
+    """k / q and k squared of the bilinear transform's k = tan(pi hz / rate)."""
+    k = math.tan(math.pi * hz / sample_rate)
+    return k / q, k * k
 
 
 def oversampled(samples: FloatArray) -> FloatArray:

@@ -68,7 +68,7 @@ class TestLevel:
     def test_loudness_of_the_standards_sine(self) -> None:
         """A full-scale 997 Hz sine in one channel reads -3.01 LUFS (BS.1770-4)."""
         waveform = Waveform(sine(997, 5.0, rate=48_000), 48_000)
-        assert audio.integrated_lufs(waveform) == pytest.approx(-3.01, abs=0.05)
+        assert audio.integrated_lufs(waveform) == pytest.approx(-3.01, abs=0.01)
 
     def test_loudness_of_little_and_of_nothing(self) -> None:
         assert audio.integrated_lufs(Waveform(np.zeros((1, RATE), np.float32), RATE)) == float("-inf")

@@ -16,7 +16,7 @@ from silent2music.errors import AudioError, ConfigError
 from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
 from silent2music.export.layers import LAYERS, PLAIN, steered
 from silent2music.export.loops import at_rate, choose_starts, circular_sound, close_loops, write_take
-from silent2music.export.seam import measure_seam, places, remarkable
+from silent2music.export.seam import measure_seam, onset_at, onsets, places, remarkable
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 
@@ -126,13 +126,16 @@ def test_the_seam_of_a_whole_number_of_cycles_is_like_any_other_place() -> None:
 def test_places_are_figures_of_known_signals() -> None:
     step = np.full(RATE, 0.1, np.float32)
     step[: RATE // 2] = 0.2
-    jump, _, derivative, onset = places(step, RATE)
+    jump, _, derivative = places(step, RATE)
     assert jump[0] == pytest.approx(20 * np.log10(2), abs=0.01)
     assert jump[50] == pytest.approx(20 * np.log10(2), abs=0.01)
     assert np.delete(jump, [0, 1, 49, 50, 51, 99]).max() < 1e-6
     assert derivative[0] == pytest.approx(0.1)
-    assert onset[0] > 10 * np.median(onset)  # from 0.1 back to 0.2 at the seam
     assert remarkable(step, RATE, np.array([0, 12_000])).min() > 0.9
+    found = onsets(step, RATE)  # from 0.1 back to 0.2 at the seam
+    assert found[0] == pytest.approx(1.0 - 1 / 21 - 0.07, abs=0.2)
+    assert onset_at(step, RATE, 0) == found[0] > 0 > found[25]
+    assert remarkable(step, RATE, np.array([0, 6_000]))[1] == 0
 
 
 class _Tone:

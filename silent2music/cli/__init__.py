@@ -18,7 +18,7 @@ from silent2music import __version__
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, validate
-from silent2music.cli.making import ambience, analyze, demo, infer
+from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer
 from silent2music.cli.training import codec_app, run_recipe, train
 from silent2music.errors import S2MError
 
@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "infer": infer,
     "demo": demo,
     "ambience": ambience,
+    "check-ambience": check_ambience,
     "analyze": analyze,
     "train": train,
     "run": run_recipe,

@@ -202,6 +202,25 @@ def ambience(
         raise typer.Exit(1)
 
 
+def check_ambience(
+    folder: Annotated[Path, typer.Argument(help="A folder that s2m ambience wrote.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    force: Force = False,
+) -> None:
+    """Measure loops with ffmpeg, librosa and readers of their own: seams, loop points, tags, loudness, density."""
+    from silent2music.audio import atomic_path
+    from silent2music.export import check
+
+    checks = check.check_ambience(folder)
+    print(check.described(folder, checks))
+    if json_file is not None:
+        with atomic_path(json_file, force) as temporary:
+            text = json.dumps([dataclasses.asdict(c) for c in checks], indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")
+    if any(c.faults for c in checks):
+        raise typer.Exit(1)
+
+
 def analyze(
     room: Annotated[Path, typer.Argument(help="A recording.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the profile to this file.")] = None,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.audio import FloatArray, Waveform
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
 from silent2music.errors import AudioError, CheckpointError
-from silent2music.export import provenance
+from silent2music.export import batch, provenance
 from silent2music.export.folders import RoomJob, check_writable, is_complete, move_into_place, plan_rooms
 from silent2music.export.formats import EXPORTERS
 from silent2music.export.grid import Grid, plan_grid, room_lap
@@ -29,7 +30,7 @@ from silent2music.export.infer import Failure, LoadedModel, Progress, default_mo
 from silent2music.export.layers import LAYERS, PLAIN
 from silent2music.export.levels import TOLERANCE_LU, levelled_set, loudness_of, quantised
 from silent2music.export.loops import Hear, Loop, at_rate, choose_starts, close_loops, write_take
-from silent2music.export.manifest import LICENCE, RECORD, write_manifest
+from silent2music.export.manifest import LICENCE, RECORD, read_record, write_manifest
 from silent2music.export.seam import measure_seam
 from silent2music.export.space import Placement, check_format, fold_down, heard, place, placement
 from silent2music.export.workers import Workers
@@ -96,18 +97,19 @@ def ambience(
     for failure in failures:
         _say(tell, failure.reason)
     studio = _Studio(config, model_folder, device or workers.device, force, progress, tell)
-    made: list[str] = []
-    kept: list[str] = []
-    for job in workers.share(jobs):
-        try:
-            (made if studio.render(job) else kept).append(job.label)
-        except (AudioError, OSError) as error:
-            reason = _full_disk(job, error) if isinstance(error, OSError) else _named(job, str(error))
-            failures.append(Failure(str(job.room), reason))
-            _say(tell, reason)
+    labels = {str(job.room): job.label for job in jobs}
+    done: dict[str, list[str]] = {"made": [], "skipped": []}
+    for outcome in batch.run(
+        jobs, lambda job: str(job.room), studio.made, studio.make, worker=workers.worker
+    ):
+        if outcome.status == "failed":
+            failures.append(Failure(outcome.key, outcome.reason))
+            _say(tell, outcome.reason)
+        else:
+            done[outcome.status].append(labels[outcome.key])
     report = Report(
-        made=sorted(workers.gathered(made)),
-        kept=sorted(workers.gathered(kept)),
+        made=sorted(workers.gathered(done["made"])),
+        kept=sorted(workers.gathered(done["skipped"])),
         failures=sorted(workers.gathered(failures), key=lambda failure: failure.name),
     )
     if workers.index == 0:
@@ -151,19 +153,31 @@ class _Studio:
             self._loaded = load_model(self.model_folder, self.device)
         return self._loaded
 
-    def render(self, job: RoomJob) -> bool:
-        """Make a room's folder; False if it is complete already.
+    def made(self, job: RoomJob) -> dict[str, Any] | None:
+        """The record of a room's folder if it is complete already.
 
         Raises:
-            AudioError, OSError: if it cannot be made; then there is no trace of it.
+            AudioError: if something else is there.
+        """
+        if not job.folder.exists() or not job.room.is_file():
+            return None
+        with _named(job):
+            return read_record(job.folder) if is_complete(job, self._origin(job), self.force) else None
+
+    def make(self, job: RoomJob) -> dict[str, Any]:
+        """Make a room's folder and return its record.
+
+        Raises:
+            AudioError: if it cannot be made; then there is no trace of it.
             CheckpointError, ConfigError: if no room can.
         """
+        with _named(job):
+            return self._make(job)
+
+    def _make(self, job: RoomJob) -> dict[str, Any]:
         room = audio.read(job.room)
         check_format(room, self.config.room_format)
         origin = self._origin(job)
-        there = is_complete(job, origin, self.force)
-        if there:
-            return False
         profile = analyze(heard(room, self.config.room_format))
         model = self.loaded.model
         max_frames = model.config.decoder.attention_window
@@ -202,7 +216,7 @@ class _Studio:
                     self.tell,
                     f"{job.label}: {file['file']} came to {file['lufs']} LUFS under its true peak.",
                 )
-        return True
+        return entry
 
     def _origin(self, job: RoomJob) -> dict[str, Any]:
         """All that decides the bytes of a room's files."""
@@ -290,8 +304,11 @@ class _Studio:
                     written, quiet = self._write_set(paths, sounds, grid, tags, job.seed)
                     total = Waveform(np.sum([w.samples for w in written], axis=0), grid.sample_rate)
                     sum_peaks.append(audio.true_peak_dbtp(total))
-                    for name, path, sound, silent in zip(names, paths, written, quiet, strict=True):
+                    for name, path, sound, silent, made in zip(
+                        names, paths, written, quiet, sounds, strict=True
+                    ):
                         facts = {"layer": name, "variation": variation, "spatial": kind}
+                        facts["lufs_made"] = _rounded(loudness_of(made, grid.sample_rate))
                         facts["seed"] = variation_seed(job.seed, variation)
                         entries.append(_file_entry(path, sound, silent, facts, loops[name, variation]))
         return entries, round(max(sum_peaks), 2)
@@ -414,7 +431,6 @@ def _file_entry(
     path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loop: Loop
 ) -> dict[str, Any]:
     """The entry of a written file, measured on what it gives back."""
-    loudness = loudness_of(sound.samples, sound.sample_rate)
     mono = sound.samples[0] if facts["spatial"] == "ambix" else sound.samples
     return {
         "file": path.name,
@@ -423,15 +439,20 @@ def _file_entry(
         "channels": sound.n_channels,
         "loop_start": 0,
         "loop_end": sound.n_samples - 1,
-        "lufs": round(loudness, 2) if np.isfinite(loudness) else None,
+        "lufs": _rounded(loudness_of(sound.samples, sound.sample_rate)),
         "true_peak_dbtp": round(audio.true_peak_dbtp(sound), 2),
         "nearly_nothing": quiet,
         "seam": {
             **dataclasses.asdict(measure_seam(mono, sound.sample_rate)),
+            "onset_before": loop.onset_before,
             "head_nll": loop.head_nll,
             "natural_nll": loop.natural_nll,
         },
     }
+
+
+def _rounded(loudness: float) -> float | None:
+    return round(loudness, 2) if np.isfinite(loudness) else None
 
 
 def _key(loops: Mapping[tuple[str, int], Loop], sample_rate: int) -> str | None:
@@ -455,14 +476,19 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
-def _full_disk(job: RoomJob, error: OSError) -> str:
-    return f"{job.folder} cannot be written ({error.strerror or error}); finished rooms are whole."
-
-
-def _named(job: RoomJob, reason: str) -> str:
-    """A reason that says which recording it is about, and of its folder by the name that it would have."""
-    reason = reason.replace(str(job.partial), str(job.folder))
-    return reason if str(job.room) in reason or str(job.folder) in reason else f"{job.room}: {reason}"
+@contextmanager
+def _named(job: RoomJob) -> Iterator[None]:
+    """Errors say which recording they are about, and of its folder by the name that it would have."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(
+            f"{job.folder} cannot be written ({error.strerror or error}); finished rooms are whole."
+        ) from error
+    except AudioError as error:
+        reason = str(error).replace(str(job.partial), str(job.folder))
+        is_named = str(job.room) in reason or str(job.folder) in reason
+        raise AudioError(reason if is_named else f"{job.room}: {reason}") from error
 
 
 def _say(tell: Tell | None, sentence: str) -> None:

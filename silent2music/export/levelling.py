@@ -60,27 +60,35 @@ class LoudnessMeter:
         self._hops.append(power[:n_whole].reshape(-1, self._n_hop).sum(axis=1))
         self._rest = power[n_whole:]
 
+    def blocks(self) -> NDArray[np.float64]:
+        """Loudness `[B]` in LUFS of all gating blocks, 0.1 s apart; of anything shorter than one, of the whole."""
+        per_block = round(GATING_SECONDS / HOP_SECONDS)
+        hops = np.concatenate([np.zeros(0), *self._hops])
+        if len(hops) < per_block:
+            return _lufs(np.array([hops.sum() + self._rest.sum()]) / max(1, self._n_samples))
+        return _lufs(np.convolve(hops, np.ones(per_block), "valid") / (per_block * self._n_hop))
+
     def integrated(self) -> float:
         """In LUFS; `-inf` for silence."""
-        per_block = round(GATING_SECONDS / HOP_SECONDS)
-        hops = np.concatenate([*self._hops, [self._rest.sum()], np.zeros(per_block)])
-        duration = self._n_samples / self._rate
-        n_blocks = max(1, round((duration - GATING_SECONDS) / HOP_SECONDS) + 1)
-        blocks = np.convolve(hops, np.ones(per_block))[per_block - 1 :][:n_blocks]
-        powers = blocks / (min(GATING_SECONDS, duration) * self._rate)
-        powers = powers[powers > _power(ABSOLUTE_GATE_LUFS)]
-        if len(powers) == 0:
-            return float("-inf")
-        powers = powers[powers > _power(_lufs(powers.mean()) + RELATIVE_GATE_LU)]
-        return _lufs(powers.mean())
+        blocks = self.blocks()
+        loud = blocks[blocks > gate(blocks)]
+        return float(_lufs(_power(loud).mean())) if len(loud) else float("-inf")
 
 
-def _power(lufs: float) -> float:
-    return float(10.0 ** ((lufs + 0.691) / 10.0))
+def gate(blocks: NDArray[np.float64]) -> float:
+    """The level in LUFS that blocks `[B]` must exceed to count, 10 LU under all that exceed the absolute gate."""
+    heard = blocks[blocks > ABSOLUTE_GATE_LUFS]
+    if len(heard) == 0:
+        return ABSOLUTE_GATE_LUFS
+    return max(ABSOLUTE_GATE_LUFS, float(_lufs(_power(heard).mean())) + RELATIVE_GATE_LU)
 
 
-def _lufs(power: float) -> float:
-    return -0.691 + 10.0 * math.log10(power)
+def _power(lufs: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(10.0 ** ((lufs + 0.691) / 10.0))
+
+
+def _lufs(power: NDArray[np.float64] | np.floating[Any]) -> NDArray[np.float64]:
+    return np.asarray(-0.691 + 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
 class _Kept:

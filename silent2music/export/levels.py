@@ -1,4 +1,9 @@
-"""Loudness of loops: each file at its target, together under one true peak, and whole when it repeats."""
+"""Loudness of loops: each file at its target, together under one true peak, and whole when it repeats.
+
+Loudness is that of the file, played once, as every meter and every engine's importer reads it. Played for ever it
+differs by what lies around the seam, which is measured then and not before: up to 0.3 LU where a lap holds one or
+two strokes, less than 0.1 LU in most. Each layer of a set is at the target by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,49 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
-from silent2music.export.levelling import NEARLY_NOTHING_LUFS
+from silent2music.export.levelling import HOP_SECONDS, NEARLY_NOTHING_LUFS, LoudnessMeter, gate
 
 N_ROUNDS = 12
 TOLERANCE_LU = 0.02
 
+GATE_MARGIN_LU = 0.1
+"""No gating block that matters lies nearer to the relative gate."""
+GATE_STEP_LU = 0.05
+"""Blocks at the gate matter where they move loudness by more than this."""
+
 
 def loudness_of(samples: FloatArray, sample_rate: int) -> float:
     """Integrated LUFS (ITU-R BS.1770) of `[C, N]`; of an AmbiX field its W, which is its mono fold-down."""
-    return audio.integrated_lufs(Waveform(samples[:1] if len(samples) == 4 else samples, sample_rate))
+    return audio.integrated_lufs(Waveform(_metered(samples), sample_rate))
+
+
+def _metered(samples: FloatArray) -> FloatArray:
+    return samples[:1] if len(samples) == 4 else samples
+
+
+def off_the_gate(samples: FloatArray, sample_rate: int) -> FloatArray:
+    """A lap `[C, N]` whose loudness all meters agree on: none of its gating blocks lies on the relative gate.
+
+    A block there counts or not by the last digit, and where few blocks are loud, loudness is not the same by two
+    meters, or before and after coding: with 11 of them, by 0.4 LU. Such a block swells or sinks by some tenths of a dB.
+    """
+    width = round(4 * HOP_SECONDS * sample_rate)
+    swell = GATE_MARGIN_LU * 2.0 * np.hanning(width)
+    for _ in range(N_ROUNDS):
+        meter = LoudnessMeter(sample_rate, len(_metered(samples)))
+        meter.add(_metered(samples))
+        blocks = meter.blocks()
+        above = blocks - gate(blocks)
+        at_gate = np.flatnonzero(np.abs(above) < GATE_MARGIN_LU)
+        n_loud = int((above >= GATE_MARGIN_LU).sum())
+        if len(at_gate) == 0 or n_loud == 0 or 10.0 * np.log10(1.0 + len(at_gate) / n_loud) < GATE_STEP_LU:
+            break
+        gain_db = np.zeros(max(width, samples.shape[1]))
+        for block in at_gate:
+            begin = round(block * HOP_SECONDS * sample_rate)
+            gain_db[begin : begin + width] += np.copysign(swell, above[block])[: len(gain_db) - begin]
+        samples = samples * (10.0 ** (gain_db[: samples.shape[1]] / 20.0)).astype(np.float32)
+    return samples
 
 
 def levelled_set(
@@ -31,6 +70,7 @@ def levelled_set(
     Returns:
         The layers, and for each whether it is nearly nothing.
     """
+    sounds = [off_the_gate(s, sample_rate) for s in sounds]
     loudness = [loudness_of(s, sample_rate) for s in sounds]
     quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
     gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]

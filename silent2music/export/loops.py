@@ -32,7 +32,7 @@ from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
 from silent2music.export.grid import Grid
 from silent2music.export.layers import Layer, steered
-from silent2music.export.seam import measure_seam, percentiles_at, remarkable
+from silent2music.export.seam import ONSET_MARGIN, measure_seam, onset_at, remarkable
 from silent2music.phase import inverse_stft, stft
 from silent2music.sampling import generate_codes
 
@@ -47,8 +47,8 @@ HEAD_SECONDS = 1.0
 LIKENESS_SECONDS = 0.5
 """Around a place, to compare it with the same place a lap later."""
 
-FAINT_ONSET = 0.6
-"""An onset at the seam that is stronger than this share of places must have been in the music before it was cut."""
+HARDER = 0.15
+"""By this share of the strongest onset a stroke may differ from what it was before the loop was cut and placed."""
 
 N_PROJECTIONS = 8
 HOPS_PER_FRAME = 2
@@ -88,12 +88,14 @@ class Loop:
         samples: `[N]`; its end leads into its beginning.
         head_nll: nats a token at which the model finds the beginning after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
+        onset_before: the onset that the music had at the seam before it was cut, as `seam.onset_at` has it.
         stands_out: by how much its seam is unlike other places, 0 if it is not.
     """
 
     samples: FloatArray
     head_nll: float
     natural_nll: float
+    onset_before: float
     stands_out: float
 
 
@@ -186,7 +188,7 @@ def close_loops(
         model.packed_decoder(), asked, model.null(asked), take.sampling, seeds, prefix=prefix
     )
     loops = []
-    start_sample = np.array([round(start / grid.frame_rate * model.codec.sample_rate)])
+    start_sample = round(start / grid.frame_rate * model.codec.sample_rate)
     for sound, lap, before, tails in zip(
         take.sounds, laps, context, written[:, :, n_context:].chunk(len(laps)), strict=True
     ):
@@ -194,8 +196,8 @@ def close_loops(
         heads = _head_nll(
             model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]
         )
-        onset = percentiles_at(sound, model.codec.sample_rate, start_sample)[-1, 0]
-        loops.append(_best(model, lap, tails, heads, float(onset), hear))
+        onset = onset_at(sound, model.codec.sample_rate, start_sample)
+        loops.append(_best(model, lap, tails, heads, onset, hear))
     return loops
 
 
@@ -207,16 +209,18 @@ def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset:
         lap: `[K, T]` codes with their natural tail.
         tails: `[R, K, w]`, the natural one first.
         heads: `[R]` nats a token at which the head follows.
-        onset: percentile of the onset that the music has there of itself.
+        onset: that the music has there of itself, as `onset_at` has it.
         hear: as for `close_loops`.
     """
     found: list[Loop] = []
     for i in heads.argsort().tolist():
         samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
         seam = measure_seam(*hear(samples))
-        stands_out = seam.excess + max(0.0, seam.onset - max(FAINT_ONSET, onset))
+        # Where the music is struck there of itself the seam may be, about as hard; elsewhere it is surely not.
+        allowed = onset + HARDER if onset > ONSET_MARGIN else -ONSET_MARGIN
+        stands_out = seam.excess + max(0.0, seam.onset - allowed)
         nll = (round(float(heads[i]), 4), round(float(heads[0]), 4))
-        found.append(Loop(samples, *nll, stands_out))
+        found.append(Loop(samples, *nll, round(onset, 4), stands_out))
         if stands_out == 0:
             break
     return min(found, key=lambda loop: loop.stands_out)

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`, each with its share of the work; one process without it."""
+"""The processes of `accelerate launch`, which wait for one another and tell what they did; one process without it."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class Workers:
             return None
         return str(self._state.device)
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's share of the items."""
-        return Worker(self.index, self.count).share(items)
+    @property
+    def worker(self) -> Worker:
+        """This process, as `batch.run` takes it."""
+        return Worker(self.index, self.count)
 
     def gathered(self, items: Sequence[T]) -> list[T]:
         """The items of all processes, in each of them, once all have come here."""

@@ -1,0 +1,139 @@
+"""`s2m check-ambience`: what it finds of good loops, and of spoilt ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rooms import RATE, steps_room
+from test_cli import one_sentence
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.export.check import (
+    FileCheck,
+    check_ambience,
+    described,
+    layer_densities,
+    three_laps_onsets,
+    wav_loop,
+)
+from silent2music.export.seam import measure_seam, onsets
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+@pytest.fixture(scope="module")
+def made(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of one room in two formats."""
+    from silent2music.config import AmbienceConfig
+    from silent2music.export.ambience import ambience
+
+    folder = tmp_path_factory.mktemp("checked")
+    audio.write(folder / "walk.wav", Waveform(steps_room(4.0), RATE))
+    config = AmbienceConfig(bars=1, layers=("calm", "intense"), formats=("wav", "ogg"), candidates=2)
+    assert ambience([folder / "walk.wav"], folder / "out", config, model_folder=model_folder).made
+    return folder / "out"
+
+
+@pytest.fixture
+def spoilt(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def faults(folder: Path) -> dict[str, str]:
+    return {Path(c.file).name: "; ".join(c.faults) for c in check_ambience(folder)}
+
+
+def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) -> None:
+    code, printed, _ = s2m("check-ambience", made, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [f["file"].split(".")[-1] for f in figures] == ["wav", "wav", "ogg", "ogg"]
+    for f in figures:
+        assert f["lufs"] == pytest.approx(-24.0, abs=0.1)
+        assert f["true_peak_dbtp"] < -1.0
+        assert f["lufs_made"] is not None
+        # A tiny model's music may have seams that stand out; nothing else may be wrong.
+        assert all("seam" in fault for fault in f["faults"]), f["faults"]
+    assert code == any(f["faults"] for f in figures)
+    assert "4 files," in printed
+    assert "walk: calm" in printed
+
+
+def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
+    """Three faint strokes beside ten strong ones are three, not as many as the noise between them."""
+    rate = 48_000
+    t = np.arange(2 * rate) / rate
+    checks = []
+    for layer, n_strokes in (("calm", 3), ("intense", 10)):
+        lap = 0.003 * np.random.default_rng(n_strokes).standard_normal(len(t))
+        for i in range(n_strokes):
+            after = (t - 0.07 - 2.0 * i / n_strokes) % 2.0
+            lap += 0.2 * np.exp(-after / 0.05) * np.sin(2 * np.pi * 660 * after)
+        audio.write(tmp_path / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        zeros = dict.fromkeys((f.name for f in dataclasses.fields(FileCheck)), 0.0)
+        named = {"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1}
+        checks.append(FileCheck(**{**zeros, **named}))  # type: ignore[arg-type]
+    # One more onset each may be found where the sounds are joined.
+    found = layer_densities(tmp_path, checks)["a"]
+    assert found == {"calm": pytest.approx(1.5, abs=0.5), "intense": pytest.approx(5.0, abs=0.5)}
+
+
+def test_spoilt_loops_are_named(spoilt: Path) -> None:
+    wav = next(spoilt.rglob("*calm_1.wav"))
+    data = bytearray(wav.read_bytes())
+    at = data.index(b"smpl")
+    data[at + 8 + 48 : at + 8 + 52] = struct.pack("<I", 7)
+    wav.write_bytes(data)
+    assert wav_loop(bytes(data))["smpl"] == (1, 0, 0, 7, 0)
+    ogg = next(spoilt.rglob("*calm_1.ogg"))
+    loud = audio.read(ogg)
+    audio.write(ogg, Waveform(np.clip(2 * loud.samples, -1, 1), loud.sample_rate), force=True)
+    found = faults(spoilt)
+    assert "smpl is (1, 0, 0, 7, 0)" in found[wav.name]
+    assert "LOOPSTART is None" in found[ogg.name]
+    assert "LUFS, not -24" in found[ogg.name]
+
+
+def test_an_onset_that_only_the_cut_made_is_named(spoilt: Path) -> None:
+    wav = next(spoilt.rglob("*intense_1.wav"))
+    record = json.loads((spoilt / "manifest.json").read_text())
+    for file in record["rooms"][0]["files"]:
+        file["seam"]["onset_before"] = -1.0
+    (spoilt / "manifest.json").write_text(json.dumps(record))
+    t = np.arange(96_000) / 48_000
+    tone = (0.1 * np.sin(2 * np.pi * 440 * t) * (1 + 0.3 * np.sin(2 * np.pi * t))).astype(np.float32)
+    tone *= np.linspace(0.02, 1.0, len(tone))[::-1] ** 2  # each lap starts anew
+    audio.write(wav, Waveform(np.stack([tone, tone]), 48_000), force=True)
+    assert "from the seam was not in the music" in faults(spoilt)[wav.name]
+
+
+def test_a_folder_without_a_manifest_is_refused(s2m, tmp_path: Path) -> None:
+    code, _, said = s2m("check-ambience", tmp_path)
+    assert code == 1
+    assert "expected a folder of s2m ambience" in one_sentence(said)
+
+
+@pytest.mark.parametrize("struck_at", [None, 0.0, 0.8])
+def test_onsets_at_the_seam_are_those_of_librosa(struck_at: float | None) -> None:
+    """Struck notes in noise on a lap of two seconds, one of them at the seam or none."""
+    rate = 48_000
+    t = np.arange(2 * rate) / rate
+    rng = np.random.default_rng(3)
+    lap = 0.002 * rng.standard_normal(len(t))
+    for start in (0.45, 1.3, *([] if struck_at is None else [struck_at])):
+        after = (t - start) % 2.0
+        lap += 0.3 * np.exp(-after / 0.1) * np.sin(2 * np.pi * 660 * after)
+    lap = lap.astype(np.float32)
+    found = three_laps_onsets(lap, rate)
+    at_seam = [x for x in found if min(abs(x - 2.0), abs(x - 4.0)) <= 0.05]
+    assert bool(at_seam) == (struck_at == 0.0) == (measure_seam(lap, rate).onset > 0)
+    middle = {round(x - 2.0, 2) for x in found if 2.0 <= x < 4.0}
+    places = np.flatnonzero(onsets(lap, rate) > 0) / 100
+    assert all(min(abs(p - x) for x in [*middle, 2.0]) <= 0.07 for p in places)
+    assert described(Path(), []).splitlines()[-1].startswith("0 files")
