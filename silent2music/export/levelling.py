@@ -176,7 +176,7 @@ def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
 
 def _gain(kept: _Kept, true_peak: float) -> float:
     """The gain to `TARGET_LUFS`: what the limiter takes away is asked for again, as far as it goes."""
-    target = TARGET_LUFS
+    target, step, before = TARGET_LUFS, 0.0, 0.0
     for _ in range(10):
         gain = audio.db_to_gain(target - kept.lufs)
         meter = LoudnessMeter(kept.sample_rate, kept.n_channels)
@@ -185,7 +185,10 @@ def _gain(kept: _Kept, true_peak: float) -> float:
         missing = TARGET_LUFS - meter.integrated()
         if abs(missing) < 0.05:
             break
-        target += missing
+        # Under the limiter a decibel gives less than one: as much as the last one gave.
+        given = (before - missing) / step if step else 1.0
+        step, before = missing / max(given, 0.25), missing
+        target += step
     return gain
 
 
