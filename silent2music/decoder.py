@@ -10,6 +10,9 @@ from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
+CELL_QUANTILE = 0.9
+"""Share of the frames of encoded music whose later codes lead no farther from the first than is allowed to drawn ones."""
+
 
 class DelayPattern:
     """Codebook k is written k columns later, so that each column holds one token of every codebook.
@@ -137,6 +140,8 @@ class Decoder(nn.Module):
     """
 
     vectors: Tensor
+    vector_rms: Tensor
+    cell_radii: Tensor
 
     def __init__(self, config: DecoderConfig, codebook_vectors: Tensor) -> None:
         super().__init__()
@@ -152,8 +157,10 @@ class Decoder(nn.Module):
             )
         self.config = config
         self.pattern = DelayPattern(config.n_codebooks, filler=config.codebook_size)
-        rms = codebook_vectors.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-8)
+        rms = codebook_vectors.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-8).float()
         self.register_buffer("vectors", (codebook_vectors / rms).float())
+        self.register_buffer("vector_rms", rms, persistent=False)
+        self.register_buffer("cell_radii", torch.full((config.n_codebooks,), float("inf")))
         n_codebooks, size, inner = expected
         self.embed_in = nn.Parameter(
             torch.randn(n_codebooks, inner, config.dim) * (inner * n_codebooks) ** -0.5
@@ -173,6 +180,22 @@ class Decoder(nn.Module):
                 nn.init.normal_(weight, std=config.dim**-0.5)
             for weight in (block.out.weight, block.down.weight):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
+
+    def codebook_vectors(self, codebook: Tensor, codes: Tensor) -> Tensor:
+        """What codes stand for, as the codec has it: `[..., codebook_dim]` for indices that broadcast."""
+        return self.vectors[codebook, codes] * self.vector_rms[codebook, 0]
+
+    def set_cell_radii(self, codes: Tensor) -> None:
+        """Measure how far the codes of a frame lead away from its first, for `sampling.Cells`.
+
+        Args:
+            codes: `[K, n]` of encoded music, a few thousand frames.
+        """
+        codebook = torch.arange(1, len(codes), device=codes.device)[:, None]
+        reach = self.codebook_vectors(codebook, codes[1:]).cumsum(dim=0).norm(dim=-1)
+        # A sort rather than a quantile, which torch refuses for many values.
+        rank = min(reach.shape[1] - 1, int(CELL_QUANTILE * reach.shape[1]))
+        self.cell_radii[1:] = reach.sort(dim=1).values[:, rank]
 
     def embedding_tables(self) -> Tensor:
         """`[K, V + 1, D]`; the last row is the filler's."""

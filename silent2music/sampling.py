@@ -10,44 +10,96 @@ from torch import Tensor
 
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
-from silent2music.decoder import DelayPattern
+from silent2music.decoder import Decoder, DelayPattern
 from silent2music.stepping import PackedDecoder, Stepper
 
 NOISE_BLOCK = 32
 """Columns whose noise is drawn at once."""
 
 
-def draw(logits: Tensor, sampling: SamplingConfig, noise: Tensor) -> Tensor:
+N_DRAWS = 8
+"""Tokens that are tried for a cell before the least bad of them is taken."""
+
+
+def draw(logits: Tensor, sampling: SamplingConfig, noise: Tensor, n_draws: int = 1) -> Tensor:
     """Tokens from logits by the Gumbel-max trick, in the order temperature, top-k, top-p.
+
+    The first that fits of several is a draw from the distribution restricted to those that fit.
 
     Args:
         logits: `[..., V]`.
         sampling: temperature 0 takes the most likely token.
         noise: `[..., V]` uniform in [0, 1), one independent draw for each entry.
+        n_draws: n, without replacement; at most as many as top-k leaves.
 
     Returns:
-        `[...]` int64.
+        `[..., n]` int64, in the order drawn.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
     size = logits.shape[-1]
     top_k = min(sampling.top_k, size) if sampling.top_k else size
+    n_draws = min(n_draws, top_k)
+    if sampling.temperature == 0:
+        return logits.topk(n_draws, dim=-1).indices
     logits = logits.float() / sampling.temperature
     if top_k == size and sampling.top_p == 1:
-        return (logits + gumbel(noise)).argmax(dim=-1)
+        return (logits + gumbel(noise)).topk(n_draws, dim=-1).indices
     # Noise belongs to a token, not to its rank: rounding that swaps two near-equal logits changes nothing.
     logits, tokens = logits.topk(top_k, dim=-1, sorted=sampling.top_p < 1)
     if sampling.top_p < 1:
         probabilities = logits.softmax(dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities
         logits = logits.masked_fill(before >= sampling.top_p, float("-inf"))
-    chosen = (logits + gumbel(noise.gather(-1, tokens))).argmax(dim=-1, keepdim=True)
-    return tokens.gather(-1, chosen).squeeze(-1)
+    chosen = (logits + gumbel(noise.gather(-1, tokens))).topk(n_draws, dim=-1).indices
+    return tokens.gather(-1, chosen)
 
 
 def gumbel(noise: Tensor) -> Tensor:
     """Gumbel noise from noise uniform in [0, 1)."""
     return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
+
+
+class Cells:
+    """Keeps the codes of each frame within the cell of its first one, where those of encoded music lie.
+
+    The later codes of a residual quantiser correct the first, and what they add up to stays near it, or another
+    would have been the first. Drawn one after another by a model, they may make the same correction again and again.
+    The frame is then louder than any that the model has heard, the next ones go on from there, and in the end
+    a single tone covers the music.
+
+    Args:
+        decoder: its `cell_radii` say how far codes may lead.
+        n_rows: B.
+    """
+
+    def __init__(self, decoder: Decoder, n_rows: int) -> None:
+        self._decoder = decoder
+        self.n_draws = N_DRAWS if decoder.cell_radii.isfinite().any() else 1
+        k, _, width = decoder.vectors.shape
+        self._codebook = torch.arange(k, device=decoder.vectors.device)
+        # What the codes after the first add up to so far, in the frame that each codebook writes next.
+        self._sums = decoder.vectors.new_zeros(n_rows, k, width)
+
+    def choose(self, drawn: Tensor) -> Tensor:
+        """Of tokens `[B, K, n]` the first ones that stay in their cells, or those that leave it least: `[B, K]`."""
+        if drawn.shape[-1] == 1:
+            return drawn[..., 0]
+        steps = self._decoder.codebook_vectors(self._codebook[:, None], drawn)
+        reach = (self._sums[:, :, None] + steps).norm(dim=-1)
+        fits = reach <= self._decoder.cell_radii[:, None]
+        # The first of equal maxima is not promised by argmax on every device; ranks are distinct.
+        rank = torch.arange(drawn.shape[-1], 0, -1, device=drawn.device)
+        chosen = torch.where(fits.any(dim=-1), (fits * rank).argmax(dim=-1), reach.argmin(dim=-1))
+        return drawn.gather(-1, chosen[..., None]).squeeze(-1)
+
+    def write(self, column: Tensor) -> None:
+        """Take note of the column `[B, K]` that was written."""
+        if self.n_draws == 1:
+            return
+        filler = self._decoder.pattern.filler
+        steps = self._decoder.codebook_vectors(self._codebook, column.clamp_max(filler - 1))
+        steps = steps.masked_fill((column == filler)[..., None], 0.0)
+        steps[:, 0] = 0.0
+        self._sums[:, 1:] = self._sums[:, :-1] + steps[:, :-1]
 
 
 def generate_columns(
@@ -84,9 +136,11 @@ def generate_columns(
     codebook = torch.arange(k, device=device)
     noises = _noise(seeds, (k, size), device)
     given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
+    cells = Cells(stepper.packed.decoder, b)
     column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
     for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
-        tokens = draw(stepper.step(column, frame, null_frames), sampling, next(noises))
+        logits = stepper.step(column, frame, null_frames)
+        tokens = cells.choose(draw(logits, sampling, next(noises), cells.n_draws))
         if t < len(given):
             tokens = torch.where(given[t] == pattern.filler, tokens, given[t])
         if t < k - 1 or t >= min(shortest, n_seen):
@@ -94,6 +148,7 @@ def generate_columns(
             valid = (cell >= 0) & (cell < ends.clamp_max(n_seen)[:, None])
             tokens = torch.where(valid, tokens, pattern.filler)
         column = tokens
+        cells.write(column)
         yield column
 
 

@@ -4,8 +4,9 @@ from test_decoder import make_conditioning, make_decoder
 
 from silent2music.conditioning import Conditioning, NullConditioning, drop, join
 from silent2music.config import SamplingConfig
+from silent2music.decoder import CELL_QUANTILE
 from silent2music.errors import ConfigError
-from silent2music.sampling import draw, generate_codes
+from silent2music.sampling import Cells, draw, generate_codes
 from silent2music.stepping import PackedDecoder
 
 
@@ -29,16 +30,71 @@ def run(seeds, guidance=2.0, seed_room=1, n=10, **settings):
 def test_draw_follows_the_probabilities():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(20_000, 3)
     noise = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
-    share = torch.bincount(draw(logits, SamplingConfig(top_k=0), noise), minlength=3) / 20_000
+    share = torch.bincount(draw(logits, SamplingConfig(top_k=0), noise)[:, 0], minlength=3) / 20_000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2]), atol=0.015, rtol=0)
 
 
 def test_top_k_and_top_p_leave_the_likeliest():
     logits = torch.log(torch.tensor([0.05, 0.5, 0.3, 0.15])).expand(2000, 4)
     noise = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0))
-    assert set(draw(logits, SamplingConfig(top_k=2), noise).tolist()) == {1, 2}
-    assert set(draw(logits, SamplingConfig(top_k=0, top_p=0.6), noise).tolist()) == {1, 2}
-    assert set(draw(logits, SamplingConfig(temperature=0), noise).tolist()) == {1}
+    assert set(draw(logits, SamplingConfig(top_k=2), noise)[:, 0].tolist()) == {1, 2}
+    assert set(draw(logits, SamplingConfig(top_k=0, top_p=0.6), noise)[:, 0].tolist()) == {1, 2}
+    assert set(draw(logits, SamplingConfig(temperature=0), noise)[:, 0].tolist()) == {1}
+
+
+def test_several_draws_are_distinct_and_follow_the_probabilities():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).expand(20_000, 3)
+    noise = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    drawn = draw(logits, SamplingConfig(top_k=0), noise, n_draws=8)
+    assert torch.equal(drawn.sort(dim=1).values, torch.tensor([0, 1, 2]).expand(20_000, 3))
+    # What comes first of those that are left is a draw among those: without token 0, 3 to 2.
+    second = drawn[drawn[:, 0] == 0, 1]
+    assert float((second == 1).float().mean()) == pytest.approx(0.6, abs=0.015)
+
+
+def reach_of(codes, decoder):
+    """How far the codes of `[K, T]` lead away from the first codebook's, `[K - 1, T]`."""
+    codebook = torch.arange(1, len(codes))[:, None]
+    return decoder.codebook_vectors(codebook, codes[1:]).cumsum(dim=0).norm(dim=-1)
+
+
+def test_drawn_codes_stay_in_their_cells():
+    conditioning, decoder = make_conditioning(2, 60), make_decoder()
+    sampling = SamplingConfig(guidance=1.0, top_k=0)
+
+    def reaches():
+        codes = generate_codes(PackedDecoder(decoder), conditioning, conditioning, sampling, [3, 4])
+        return torch.cat([reach_of(row, decoder) for row in codes], dim=1)
+
+    free = reaches()
+    decoder.cell_radii[1:] = torch.tensor([2.5, 2.8])
+    held = reaches()
+    beyond = (free > decoder.cell_radii[1:, None]).float().mean(dim=1)
+    assert float(beyond.min()) > 0.2
+    assert not (held > decoder.cell_radii[1:, None]).any()
+
+
+def test_cells_take_the_first_that_fits_and_else_the_nearest():
+    decoder = make_decoder()
+    decoder.cell_radii[1:] = torch.tensor([2.0, 2.0])
+    norms = decoder.codebook_vectors(torch.tensor([[1]]), torch.arange(11)[None])[0].norm(dim=-1)
+    order = norms.argsort()
+    inside, outside = order[norms[order] <= 2.0], order[norms[order] > 2.0]
+    cells = Cells(decoder, 1)
+    drawn = torch.stack([outside[0], inside[-1], inside[0]]).expand(1, 3, 3)
+    assert cells.choose(drawn)[0].tolist()[:2] == [int(outside[0]), int(inside[-1])]
+    drawn = torch.stack([outside[2], outside[0], outside[1]]).expand(1, 3, 3)
+    assert int(cells.choose(drawn)[0, 1]) == int(outside[0])
+
+
+def test_radii_are_measured_on_codes():
+    decoder = make_decoder()
+    codes = torch.randint(0, 11, (3, 4000), generator=torch.Generator().manual_seed(0))
+    decoder.set_cell_radii(codes)
+    reach = reach_of(codes, decoder)
+    share = (reach <= decoder.cell_radii[1:, None]).float().mean(dim=1)
+    torch.testing.assert_close(share, torch.full((2,), CELL_QUANTILE), atol=0.02, rtol=0)
+    assert decoder.cell_radii[0] == float("inf")
 
 
 def test_the_seed_decides():

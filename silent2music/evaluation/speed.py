@@ -280,7 +280,7 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
             with_room, without = out.logits.view(2, sizes.n_codebooks, -1)
             logits = without + settings.guidance * (with_room - without)
             uniform = torch.rand(logits.shape, generator=noise)
-            column = draw(logits[None], settings, uniform[None])
+            column = draw(logits[None], settings, uniform[None])[..., 0]
 
     def quietly() -> None:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):

@@ -26,7 +26,7 @@ from torch import Tensor
 from silent2music.audio import atomic_path
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, TrainingConfig, to_dict
-from silent2music.data.shards import Batch, PairDataset, batches
+from silent2music.data.shards import Batch, Example, PairDataset, batches
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 
@@ -114,10 +114,15 @@ def train(
     accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.seed)
     model = build_model(recipe, codec, n_codebooks)
+    examples = _sample(dataset)
     if start is None:
-        model.ambient.set_statistics(*_feature_sample(dataset))
+        frames = np.concatenate([example.features for example in examples])
+        scalars = np.stack([example.scalars for example in examples])
+        model.ambient.set_statistics(torch.from_numpy(frames), torch.from_numpy(scalars))
     else:
         model.load_weights(start)
+    codes = np.concatenate([example.codes[:n_codebooks] for example in examples], axis=1)
+    model.decoder.set_cell_radii(torch.from_numpy(codes))
     return _Run(accelerator, config, model, dataset, validation, out).go(resume)
 
 
@@ -137,12 +142,10 @@ def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2
     return Silent2Music(config, codec)
 
 
-def _feature_sample(dataset: PairDataset, n_pairs: int = 256) -> tuple[Tensor, Tensor]:
-    """Features `[n, n_features]` and scalars `[m, n_scalars]` of evenly chosen pairs."""
+def _sample(dataset: PairDataset, n_pairs: int = 256) -> list[Example]:
+    """Crops of evenly chosen pairs."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, n_pairs).astype(int))
-    examples = [dataset.crop(int(i)) for i in chosen]
-    frames = torch.from_numpy(np.concatenate([e.features for e in examples]))
-    return frames, torch.from_numpy(np.stack([e.scalars for e in examples]))
+    return [dataset.crop(int(i)) for i in chosen]
 
 
 class _Run:
