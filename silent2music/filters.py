@@ -49,7 +49,7 @@ class Biquads:
 
 
 class _Biquad:
-    """One section, whose recursion is walked in steps of `SPAN` samples; a matrix says what happens within a span.
+    """One section. Matrices say what happens within a span of samples, and from span to span of a block.
 
     The state s is that of the transposed direct form II: `y = b0 x + s[0]`, and from sample to sample
     `s = transition @ s + entry * x`.
@@ -58,39 +58,48 @@ class _Biquad:
     def __init__(self, b: DoubleArray, a: DoubleArray, n_channels: int) -> None:
         transition = np.array([[-a[1], 1.0], [-a[2], 0.0]])
         entry = np.array([b[1] - a[1] * b[0], b[2] - a[2] * b[0]])
-        powers = [np.eye(2)]
-        for _ in range(SPAN):
-            powers.append(transition @ powers[-1])
-        self._powers = np.stack(powers)
+        self._powers = _powers(transition, SPAN + 1)
         self._of_state = self._powers[:SPAN, 0]  # [SPAN, 2], what the state at a span's start adds to it
         self._to_state = self._powers[SPAN - 1 :: -1] @ entry  # [SPAN, 2], what a span leaves in the state
         response = np.append(b[0], self._powers[: SPAN - 1] @ entry @ [1.0, 0.0])
-        lags = np.arange(SPAN)[:, None] - np.arange(SPAN)
-        self._within = np.where(lags >= 0, response[lags], 0.0)
+        self._within = _lower_triangular(response[:, None, None])
+        # The same from span to span: states at the starts of spans, [2 * n], from what each of them leaves.
+        jumps = _powers(self._powers[SPAN], BLOCK // SPAN)
+        self._first = jumps.reshape(-1, 2)
+        self._between = _lower_triangular(np.concatenate([np.zeros((1, 2, 2)), jumps[:-1]]))
         self._states = np.zeros((n_channels, 2))
 
     def __call__(self, samples: DoubleArray) -> DoubleArray:
+        """The next at most `BLOCK` samples `[C, n]`."""
         n_channels, n_samples = samples.shape
         n_last = (n_samples - 1) % SPAN + 1
-        spans = np.pad(samples, ((0, 0), (0, SPAN - n_last))).reshape(n_channels, -1, SPAN)
-        starts = np.stack(
-            [self._walk(s, left) for s, left in zip(self._states, spans @ self._to_state, strict=True)]
-        )
+        if n_last < SPAN:
+            samples = np.pad(samples, ((0, 0), (0, SPAN - n_last)))
+        spans = samples.reshape(n_channels, -1, SPAN)
+        left = (spans @ self._to_state).reshape(n_channels, -1)
+        n = left.shape[1]
+        starts = self._states @ self._first[:n].T + left @ self._between[:n, :n].T
+        starts = starts.reshape(n_channels, -1, 2)
         out = spans @ self._within.T + starts @ self._of_state.T
         passed = starts[:, -1] @ self._powers[n_last].T
         self._states = passed + spans[:, -1, :n_last] @ self._to_state[SPAN - n_last :]
         return np.asarray(out.reshape(n_channels, -1)[:, :n_samples])
 
-    def _walk(self, state: DoubleArray, left: DoubleArray) -> DoubleArray:
-        """States `[n, 2]` at the start of spans that leave so much, `[n, 2]`, in it."""
-        # Plain numbers: a call of numpy costs more than these four products.
-        (p, q), (r, s) = self._powers[SPAN].tolist()
-        x, y = state.tolist()
-        starts = []
-        for dx, dy in left.tolist():
-            starts.append((x, y))
-            x, y = p * x + q * y + dx, r * x + s * y + dy
-        return np.array(starts)
+
+def _powers(matrix: DoubleArray, n: int) -> DoubleArray:
+    """`[n, 2, 2]` the powers from 0 to n - 1."""
+    powers = [np.eye(2)]
+    for _ in range(n - 1):
+        powers.append(matrix @ powers[-1])
+    return np.stack(powers)
+
+
+def _lower_triangular(blocks: DoubleArray) -> DoubleArray:
+    """The block Toeplitz matrix `[n * r, n * r]` whose block (i, j) is `blocks[i - j]`, of `[n, r, r]`."""
+    n, r, _ = blocks.shape
+    lags = np.arange(n)[:, None] - np.arange(n)
+    matrix = np.where((lags >= 0)[..., None, None], blocks[lags], 0.0)
+    return np.asarray(matrix.transpose(0, 2, 1, 3).reshape(n * r, n * r))
 
 
 def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ N_BANDS = 20
 BAND_LOW_HZ = 70.0
 BLOCK_SECONDS = 10
 BLOCK_FRAMES = 2000
+MEDIANS = 64
 CURVE_RATE_HZ = 10.0
 
 
@@ -177,7 +177,10 @@ def running_percentile(values: FloatArray, block: int, n_around: int, percentile
     # Blocks start at multiples of their length, so that a piece of the recording gets what the whole would.
     n_blocks = max(1, len(values) // block)
     edges = np.append(np.arange(n_blocks) * block, len(values))
-    medians = np.stack([np.median(values[a:b], axis=0) for a, b in itertools.pairwise(edges)])
+    whole = values[: edges[-2]].reshape(-1, block, *values.shape[1:])
+    # Some at a time: a median sorts a copy of what it is given.
+    medians = [np.median(whole[i : i + MEDIANS], axis=1) for i in range(0, len(whole), MEDIANS)]
+    medians = np.concatenate([*medians, np.median(values[edges[-2] :], axis=0)[None]])
     size = (n_around,) + (1,) * (medians.ndim - 1)
     smooth = percentile_filter(medians, percentile, size=size, mode="nearest")
     centres = (edges[:-1] + edges[1:]) / 2
