@@ -291,7 +291,7 @@ class AmbienceConfig:
         sample_rate: of the files, 44100 or 48000 Hz.
         lufs, true_peak: integrated loudness in LUFS of every file, and the limit in dBTP of each and of a sum
             of layers.
-        candidates: endings that are tried for the seam.
+        candidates: endings that are written for each fold of a loop.
         guidance: strength of the room, the model's own default where not given.
         temperature: boldness of the draw.
         licence: of the recordings, for the manifest.

@@ -48,7 +48,9 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 # ---- a room ----
 
 
-def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path) -> None:
+def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path, monkeypatch) -> None:
+    # An untrained model's music is full of strokes; what stands out is not looked at here.
+    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
@@ -92,11 +94,23 @@ def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, mode
 
 def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr("silent2music.export.levels.NEARLY_NOTHING_LUFS", 20.0)
+    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
     assert code == 0
     assert "a_loop_1.wav nearly nothing, as this room is" in one_sentence(said)
     assert json.loads(Path("out/manifest.json").read_text())["rooms"][0]["files"][0]["nearly_nothing"]
+
+
+def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.25)
+    hiss(Path("a.wav"), 1)
+    code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
+    assert code == 0
+    assert "of loop 1 the seam or the fold stands out" in one_sentence(said)
+    (file,) = json.loads(Path("out/manifest.json").read_text())["rooms"][0]["files"]
+    assert file["stands_out"] >= 0.25
+    assert 0 <= file["fold"]["sample"] <= file["loop_end"]
 
 
 # ---- a folder ----
@@ -275,7 +289,7 @@ def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> Non
         lambda m: m["rooms"][0]["grid"].update(bpm="fast"),
         lambda m: m["rooms"][0]["files"][0].pop("loop_end"),
         lambda m: m["rooms"][0].update(extra=1),
-        lambda m: m.update(version=2),
+        lambda m: m.update(version=3),
     ):
         spoilt = copy.deepcopy(manifest)
         spoil(spoilt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ import torch
 from rooms import RATE, steps_room
 
 from silent2music.acoustics import analyze
-from silent2music.audio import Waveform, rms_dbfs
+from silent2music.audio import FloatArray, Waveform, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
+from silent2music.export import loops
+from silent2music.export.circle import at_rate, circular_sound
 from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
 from silent2music.export.layers import LAYERS, PLAIN, steered
-from silent2music.export.loops import at_rate, choose_starts, circular_sound, close_loops, write_take
-from silent2music.export.seam import measure_seam, onset_at, onsets, places, remarkable
+from silent2music.export.loops import close_set, write_take
+from silent2music.export.seam import measure_seam, places, remarkable, stands_out
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 
@@ -117,7 +121,7 @@ def test_the_seam_of_a_whole_number_of_cycles_is_like_any_other_place() -> None:
     spectrum = np.fft.rfft(noise) * (np.arange(RATE + 1) < 3_000)
     whole = np.fft.irfft(spectrum).astype(np.float32)  # periodic by construction
     percentiles = [measure_seam(np.roll(whole, 999 * i), RATE) for i in range(40)]
-    inside = [p for p in percentiles if p.excess == 0]
+    inside = [p for p in percentiles if p.excess() == 0]
     assert len(inside) > 20
     cut = whole[: RATE + 777]
     assert measure_seam(cut * np.linspace(1, 3, len(cut), dtype=np.float32), RATE).derivative > 0.95
@@ -132,10 +136,25 @@ def test_places_are_figures_of_known_signals() -> None:
     assert np.delete(jump, [0, 1, 49, 50, 51, 99]).max() < 1e-6
     assert derivative[0] == pytest.approx(0.1)
     assert remarkable(step, RATE, np.array([0, 12_000])).min() > 0.9
-    found = onsets(step, RATE)  # from 0.1 back to 0.2 at the seam
-    assert found[0] == pytest.approx(1.0 - 1 / 21 - 0.07, abs=0.2)
-    assert onset_at(step, RATE, 0) == found[0] > 0 > found[25]
-    assert remarkable(step, RATE, np.array([0, 6_000]))[1] == 0
+
+
+def test_a_place_stands_out_by_its_figures_or_by_an_onset_that_the_music_has_not() -> None:
+    rng = np.random.default_rng(5)
+    struck = 0.01 * rng.standard_normal(2 * RATE).astype(np.float32)
+    for begin in (0.5, 1.4):
+        struck[round(begin * RATE) :][:4_000] += 0.2 * rng.standard_normal(4_000).astype(np.float32)
+    assert measure_seam(struck, RATE, at=RATE // 2).level_jump > 0.95
+    there, turned = measure_seam(struck, RATE, at=RATE // 2), measure_seam(np.roll(struck, -RATE // 2), RATE)
+    assert dataclasses.replace(there, onset=0.0) == dataclasses.replace(turned, onset=0.0)
+    assert there.onset > 0 < turned.onset
+    assert stands_out([struck], RATE, 0.25, onset_before=-1.0) > 0.5
+    assert 0 < stands_out([struck], RATE, 0.25, onset_before=0.5) < 0.1  # its level jumps still
+    assert stands_out([struck] * 2, RATE, 0.25, -1.0) == 2 * stands_out([struck], RATE, 0.25, -1.0)
+    plain = [at for at in np.linspace(0.1, 0.9, 17) if stands_out([struck], RATE, float(at), -1.0) == 0]
+    assert plain
+    assert all(abs(at - 0.25) > 0.02 and abs(at - 0.7) > 0.02 for at in plain)
+    remarked = remarkable(struck, RATE, np.round(np.array([0.25, *plain]) * 2 * RATE).astype(np.int64))
+    assert remarked[0] > 0.9 > remarked[1:].min()
 
 
 class _Tone:
@@ -194,7 +213,7 @@ def test_silence_is_closed_to_silence() -> None:
 
     lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
     assert not lap.any()
-    assert measure_seam(lap, RATE).excess == 0
+    assert measure_seam(lap, RATE).excess() == 0
 
 
 def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
@@ -217,22 +236,74 @@ def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
     assert not torch.equal(other[:, :, 30:], free[:, :, 30:])
 
 
-@pytest.mark.parametrize("room", [steps(), hiss()], ids=["pulse", "no pulse"])
-def test_a_loop_closes_like_the_music_it_is_cut_from(model: Silent2Music, room: Waveform) -> None:
+def as_it_is(samples: FloatArray) -> list[FloatArray]:
+    return [samples]
+
+
+def at_codec_rate(room: Waveform) -> tuple[Grid, Waveform]:
+    """A lap of some two seconds whose files have the codec's rate."""
     profile = analyze(room)
     grid = plan_grid(profile, AmbienceConfig(bars=1, seconds=2.2), FRAME_RATE, 60)
-    lap = room_lap(room, profile, grid, RATE)
-    take = write_take(model, lap, grid, PLAIN, SamplingConfig(), [5, 6])
-    start, *others = choose_starts([take], grid, RATE)
-    assert start not in others
-    assert start in (*grid.beat_frames, grid.n_frames) if grid.bars else start >= grid.n_frames // 2
-    loops = close_loops(model, take, grid, start, 4, lambda samples: (samples, RATE))
-    again = close_loops(model, take, grid, start, 4, lambda samples: (samples, RATE))
-    for loop, same in zip(loops, again, strict=True):
-        assert np.array_equal(loop.samples, same.samples)
-        assert loop.samples.shape == (grid.n_frames * 960,)
-        assert measure_seam(loop.samples, RATE).excess <= 0.05
-    assert not np.array_equal(loops[0].samples, loops[1].samples)
+    grid = dataclasses.replace(grid, n_samples=grid.n_frames * 960, sample_rate=RATE)
+    return grid, room_lap(room, profile, grid, RATE)
+
+
+@pytest.mark.parametrize("room", [steps(), hiss()], ids=["pulse", "no pulse"])
+def test_a_loop_closes_like_the_music_it_is_cut_from(
+    model: Silent2Music, room: Waveform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "MAX_STARTS", 2)
+    grid, lap = at_codec_rate(room)
+    takes = [write_take(model, lap, grid, PLAIN, SamplingConfig(), seeds) for seeds in ([5, 6], [7])]
+    (first, second), (third,) = made = close_set(model, takes, grid, 4, as_it_is)
+    again = close_set(model, takes, grid, 4, as_it_is)
+    n = grid.n_frames * 960
+    begins = set()
+    for take, rows, same_rows in zip(takes, made, again, strict=True):
+        for sound, loop, same in zip(take.sounds, rows, same_rows, strict=True):
+            assert np.array_equal(loop.samples, same.samples)
+            assert loop.samples.shape == (n,)
+            assert stands_out([loop.samples], RATE, 0.0, loop.onset_before) <= loop.stands_out + 1e-9
+            assert (
+                stands_out([loop.samples], RATE, loop.fold, loop.fold_onset_before) <= loop.stands_out + 1e-9
+            )
+            # Far from the fold it is the take, and at the same place of it in all loops.
+            fold = round(loop.fold * n)
+            piece = np.roll(loop.samples, -fold)[n // 4 : n // 2]
+            spectra = np.fft.rfft(sound, 2 * len(sound)), np.fft.rfft(piece, 2 * len(sound))
+            found = int(np.fft.irfft(spectra[0] * spectra[1].conj())[: len(sound)].argmax()) - n // 4
+            begins.add((found - fold) % n // 960)
+    assert len(begins) == 1
+    assert not grid.bars or begins < set(grid.beat_frames)
+    assert not np.array_equal(first.samples, second.samples)
+    assert not np.array_equal(first.samples, third.samples)
+
+
+def test_the_fold_that_is_not_heard_is_taken(model: Silent2Music, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All endings of the first fold are heard, and the first one of the second."""
+    grid, lap = at_codec_rate(hiss())
+    take = write_take(model, lap, grid, PLAIN, SamplingConfig(), [5])
+    monkeypatch.setattr(loops, "MAX_FOLDS", 3)
+    judged = iter([0.3] * loops.MAX_TAILS + [0.2, 0.0] + [0.0] * 10)
+    monkeypatch.setattr(loops, "stands_out", lambda *_: next(judged))
+    folds: list[int] = []
+    written = loops._write_tails
+
+    def write_tails(*given: Any) -> Any:
+        folds.append(given[4])
+        return written(*given)
+
+    monkeypatch.setattr(loops, "_write_tails", write_tails)
+    (loop,) = close_set(model, [take], grid, 6, as_it_is)[0]
+    assert len(set(folds)) == 2
+    assert loop.stands_out == 0
+    assert loop.fold_onset_before == loops._music(take.sounds[0], grid, as_it_is).onset_at(folds[1])
+    judged = iter([0.3, 0.3, 0.1] + [0.3] * 100)
+    folds.clear()
+    (loop,) = close_set(model, [take], grid, 3, as_it_is)[0]
+    assert len(folds) == loops.MAX_FOLDS
+    assert loop.stands_out > 0
+    assert loop.fold_onset_before == loops._music(take.sounds[0], grid, as_it_is).onset_at(folds[0])
 
 
 def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:

@@ -23,13 +23,15 @@ from silent2music.audio import FloatArray, Waveform
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
 from silent2music.errors import AudioError, CheckpointError
 from silent2music.export import batch, provenance
+from silent2music.export.circle import at_rate
 from silent2music.export.folders import RoomJob, check_writable, is_complete, move_into_place, plan_rooms
-from silent2music.export.formats import EXPORTERS
+from silent2music.export.formats import EXPORTERS, LOSSY
 from silent2music.export.grid import Grid, plan_grid, room_lap
+from silent2music.export.hearing import hearing
 from silent2music.export.infer import Failure, LoadedModel, Progress, default_model, load_model
 from silent2music.export.layers import LAYERS, PLAIN
 from silent2music.export.levels import TOLERANCE_LU, levelled_set, loudness_of, quantised
-from silent2music.export.loops import Hear, Loop, at_rate, choose_starts, close_loops, write_take
+from silent2music.export.loops import Loop, close_set, write_take
 from silent2music.export.manifest import LICENCE, RECORD, read_record, write_manifest
 from silent2music.export.seam import measure_seam
 from silent2music.export.space import Placement, check_format, fold_down, heard, place, placement
@@ -38,10 +40,7 @@ from silent2music.export.workers import Workers
 Tell = Callable[[str], None]
 """Called with a sentence for the user."""
 
-LOSSY = ("ogg",)
 MAX_REWRITES = 4
-MAX_STARTS = 3
-"""Places to cut a set of loops at, tried one after the other until no seam stands out."""
 
 
 @dataclass(frozen=True)
@@ -242,29 +241,21 @@ class _Studio:
         for i, (name, layer) in enumerate(layers.items()):
             steps = self._steps(job, i, len(layers))
             takes[name] = write_take(model, lap, grid, layer, sampling, seeds, steps)
-        best: dict[tuple[str, int], Loop] = {}
-        for start in choose_starts(list(takes.values()), grid, model.codec.sample_rate)[:MAX_STARTS]:
-            loops = {
-                (name, v): loop
-                for name, take in takes.items()
-                for v, loop in enumerate(
-                    close_loops(model, take, grid, start, config.candidates, self._hear(job, grid, where)), 1
-                )
-            }
-            if not best or _standing_out(loops) < _standing_out(best):
-                best = loops
-            if _standing_out(best) == 0:
-                break
-        return best
-
-    def _hear(self, job: RoomJob, grid: Grid, where: Placement) -> Hear:
-        """W of the field that a lap becomes, which is what all fold-downs have in common."""
-
-        def hear(samples: FloatArray) -> tuple[FloatArray, int]:
-            placed = place(at_rate(samples, grid.n_samples), grid.sample_rate, where, job.seed)
-            return placed[0], grid.sample_rate
-
-        return hear
+        hear = hearing(config, grid, where, model.codec.sample_rate, job.seed)
+        closed = close_set(model, list(takes.values()), grid, config.candidates, hear)
+        loops = {
+            (name, v): loop
+            for name, variations in zip(takes, closed, strict=True)
+            for v, loop in enumerate(variations, 1)
+        }
+        standing_out = [f"{name} {v}" for (name, v), loop in loops.items() if loop.stands_out > 0]
+        if standing_out:
+            _say(
+                self.tell,
+                f"{job.label}: of {', '.join(standing_out)} the seam or the fold stands out, whatever ending was tried; "
+                "the best is kept. Another seed may have a better one.",
+            )
+        return loops
 
     def _steps(self, job: RoomJob, done_layers: int, n_layers: int) -> Callable[[int, int], None] | None:
         if self.progress is None:
@@ -432,6 +423,7 @@ def _file_entry(
 ) -> dict[str, Any]:
     """The entry of a written file, measured on what it gives back."""
     mono = sound.samples[0] if facts["spatial"] == "ambix" else sound.samples
+    fold = round(loop.fold * sound.n_samples) % sound.n_samples
     return {
         "file": path.name,
         "sha256": provenance.sha256(path),
@@ -445,9 +437,15 @@ def _file_entry(
         "seam": {
             **dataclasses.asdict(measure_seam(mono, sound.sample_rate)),
             "onset_before": loop.onset_before,
+        },
+        "fold": {
+            "sample": fold,
+            **dataclasses.asdict(measure_seam(mono, sound.sample_rate, fold)),
+            "onset_before": loop.fold_onset_before,
             "head_nll": loop.head_nll,
             "natural_nll": loop.natural_nll,
         },
+        "stands_out": round(loop.stands_out, 4),
     }
 
 

@@ -1,7 +1,8 @@
 """Loops as others find them: a folder that `s2m ambience` wrote, measured by readers and meters that are not ours.
 
 Sample counts come from ffprobe, chunks from a parser of this module's own, tags from mutagen, loudness and true peak
-from ffmpeg's ebur128, onsets from librosa. Seam figures are measured anew on the files.
+from ffmpeg's ebur128, onsets from librosa. The figures of two places are measured anew on the files: the seam, where the
+file's end meets its beginning, and the fold, where the music was made to lead into its beginning.
 """
 
 from __future__ import annotations
@@ -23,11 +24,46 @@ from silent2music.audio import FloatArray, Waveform
 from silent2music.errors import AudioError
 from silent2music.export.layers import LAYERS
 from silent2music.export.manifest import MANIFEST, check_manifest
-from silent2music.export.seam import ONSET_SECONDS, measure_seam
+from silent2music.export.onsets import NEAR_SECONDS
+from silent2music.export.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, measure_seam
 
 MAX_LUFS_ERROR = 0.1
-LEAST_SHARE, GREATEST_SHARE = 0.05, 0.95
-N_LAPS = 3
+
+
+@dataclass(frozen=True)
+class PlaceCheck:
+    """What was found of a place in a loop.
+
+    Attributes:
+        name: `seam` or `fold`.
+        level_jump, spectral_flux, derivative: among those of the loop's other places, 0 to 1.
+        onsets: seconds from the place of onsets within 50 ms, in three laps.
+        is_in_music: whether there was an onset before the loop was made, by the manifest.
+    """
+
+    name: str
+    level_jump: float
+    spectral_flux: float
+    derivative: float
+    onsets: tuple[float, ...]
+    is_in_music: bool
+
+    @property
+    def faults(self) -> list[str]:
+        """What is not as it should be, in sentences."""
+        figures = {
+            "level jump": self.level_jump,
+            "spectral flux": self.spectral_flux,
+            "derivative": self.derivative,
+        }
+        found = [
+            f"the {self.name}'s {name} is at {value:.3f} of the loop's own"
+            for name, value in figures.items()
+            if not LEAST_SHARE <= value <= GREATEST_SHARE
+        ]
+        if self.onsets and not self.is_in_music:
+            found.append(f"an onset {self.onsets[0]:+.3f} s from the {self.name} was not in the music")
+        return found
 
 
 @dataclass(frozen=True)
@@ -42,9 +78,7 @@ class FileCheck:
         lufs: integrated loudness of the file by ebur128; None if it is nearly nothing.
         lufs_looped: of it played eight times, by pyloudnorm.
         true_peak_dbtp: by ebur128.
-        level_jump, spectral_flux, derivative: of the seam, among those of the loop's other places, 0 to 1.
-        seam_onsets: seconds from the seam of onsets within 50 ms, in three laps.
-        is_in_music: whether there was an onset before the loop was cut there, by the manifest.
+        seam, fold: the two places.
         onset_cover: share of the lap within 50 ms of an onset: how often a place drawn by chance has one.
         onsets_per_second: of a lap.
         lufs_made: loudness before levels were matched.
@@ -58,11 +92,8 @@ class FileCheck:
     lufs: float | None
     lufs_looped: float
     true_peak_dbtp: float
-    level_jump: float
-    spectral_flux: float
-    derivative: float
-    seam_onsets: tuple[float, ...]
-    is_in_music: bool
+    seam: PlaceCheck
+    fold: PlaceCheck
     onset_cover: float
     onsets_per_second: float
     lufs_made: float | None
@@ -121,26 +152,14 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
     mono = _mono(sound.samples)
-    seam = measure_seam(mono, sound.sample_rate)
     onsets = three_laps_onsets(mono, sound.sample_rate)
-    at_seam = [t - n * sound.seconds for n in (1, 2) for t in onsets]
-    at_seam = [round(t, 3) for t in at_seam if abs(t) <= ONSET_SECONDS]
+    seam = _check_place(mono, sound.sample_rate, onsets, "seam", 0, entry["seam"])
+    fold = _check_place(mono, sound.sample_rate, onsets, "fold", entry["fold"]["sample"], entry["fold"])
     inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
     chance = sound.seconds + np.arange(0.0, sound.seconds, 0.01)
-    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= ONSET_SECONDS
-    is_in_music = entry["seam"]["onset_before"] > 0
+    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= NEAR_SECONDS
     lufs, true_peak = _ebur128(path, entry["spatial"])
-    faults = _container_faults(path, room["grid"]) + [
-        f"the seam's {name.replace('_', ' ')} is at {value:.3f} of the loop's own"
-        for name, value in (
-            ("level_jump", seam.level_jump),
-            ("spectral_flux", seam.spectral_flux),
-            ("derivative", seam.derivative),
-        )
-        if not LEAST_SHARE <= value <= GREATEST_SHARE
-    ]
-    if at_seam and not is_in_music:
-        faults.append(f"an onset {at_seam[0]:+.3f} s from the seam was not in the music")
+    faults = [*_container_faults(path, room["grid"]), *seam.faults, *fold.faults]
     if not entry["nearly_nothing"] and not abs(lufs - room["levels"]["lufs"]) <= MAX_LUFS_ERROR:
         faults.append(f"it has {lufs:.2f} LUFS, not {room['levels']['lufs']:g}")
     if true_peak > room["levels"]["true_peak_dbtp"]:
@@ -156,15 +175,28 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
         lufs=None if entry["nearly_nothing"] else round(lufs, 3),
         lufs_looped=round(audio.integrated_lufs(repeated), 3),
         true_peak_dbtp=true_peak,
-        level_jump=seam.level_jump,
-        spectral_flux=seam.spectral_flux,
-        derivative=seam.derivative,
-        seam_onsets=tuple(at_seam),
-        is_in_music=is_in_music,
+        seam=seam,
+        fold=fold,
         onset_cover=round(float(cover.mean()), 3),
         onsets_per_second=round(len(inside) / sound.seconds, 2),
         lufs_made=entry["lufs_made"],
         faults=tuple(faults),
+    )
+
+
+def _check_place(
+    samples: FloatArray, sample_rate: int, onsets: FloatArray, name: str, at: int, entry: Mapping[str, Any]
+) -> PlaceCheck:
+    figures = measure_seam(samples, sample_rate, at)
+    passes = (at + len(samples) * np.arange(1, N_LAPS)) / sample_rate
+    away = (onsets[None] - passes[:, None]).flatten()
+    return PlaceCheck(
+        name,
+        figures.level_jump,
+        figures.spectral_flux,
+        figures.derivative,
+        tuple(round(float(t), 3) for t in away if abs(t) <= NEAR_SECONDS),
+        entry["onset_before"] > 0,
     )
 
 
@@ -247,27 +279,27 @@ def wav_loop(data: bytes) -> dict[str, Any]:
 
 def described(folder: Path, checks: Sequence[FileCheck]) -> str:
     """The figures of all files as a table, what they come to, and each fault in a line."""
-    names = ("LUFS", "looped", "peak", "jump", "flux", "deriv.", "onsets/s")
-    head = f"{'file':<44} " + " ".join(f"{n:>{w}}" for n, w in zip(names, (7, 7, 6, 6, 6, 6, 8), strict=True))
-    lines = [f"{head}  at seam"]
+    head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
+    lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in ("seam", "fold"))]
     for c in checks:
         lufs = "quiet" if c.lufs is None else f"{c.lufs:.2f}"
-        seam = f"{len(c.seam_onsets)}{', in the music' if c.is_in_music else ''}" if c.seam_onsets else "-"
-        lines.append(
-            f"{c.file[-44:]:<44} {lufs:>7} {c.lufs_looped:7.2f} {c.true_peak_dbtp:6.1f} {c.level_jump:6.3f} "
-            f"{c.spectral_flux:6.3f} {c.derivative:6.3f} {c.onsets_per_second:8.2f}  {seam}"
-        )
+        line = f"{c.file[-44:]:<44} {lufs:>7} {c.lufs_looped:7.2f} {c.true_peak_dbtp:6.1f} {c.onsets_per_second:8.2f}"
+        for p in (c.seam, c.fold):
+            onsets = f"{len(p.onsets)}{', in the music' if p.is_in_music else ''}" if p.onsets else "-"
+            line += f"  {p.level_jump:6.3f} {p.spectral_flux:6.3f} {p.derivative:6.3f}  {onsets:<16}"
+        lines.append(line.rstrip())
     lines += [
         f"{room}: "
         + " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
         + " onsets a second?"
         for room, layers in layer_densities(folder, checks).items()
     ]
-    struck = [c for c in checks if c.seam_onsets]
-    n_in_music, n_by_chance = sum(c.is_in_music for c in struck), sum(c.onset_cover for c in checks)
-    lines.append(
-        f"{len(checks)} files, {len(struck)} with an onset at the seam, of which {n_in_music} were in the music; "
-        f"at places drawn by chance {n_by_chance:.1f} would have one."
+    n_by_chance = sum(c.onset_cover for c in checks)
+    struck = {name: [p for p in (getattr(c, name) for c in checks) if p.onsets] for name in ("seam", "fold")}
+    found = " and ".join(
+        f"{len(places)} with an onset at the {name}, of which {sum(p.is_in_music for p in places)} were in the music"
+        for name, places in struck.items()
     )
+    lines.append(f"{len(checks)} files, {found}; at places drawn by chance {n_by_chance:.1f} would have one.")
     lines += [f"{c.file}: {fault}." for c in checks for fault in c.faults]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Loudness of loops: each file at its target, together under one true peak, and whole when it repeats.
 
 Loudness is that of the file, played once, as every meter and every engine's importer reads it. Played for ever it
-differs by what lies around the seam, which is measured then and not before: up to 0.3 LU where a lap holds one or
-two strokes, less than 0.1 LU in most. Each layer of a set is at the target by itself.
+differs by what lies around the seam, which is measured then and not before: up to 1 LU where few strokes
+make a lap's level and one lies there, less than 0.2 LU in most. Each layer of a set is at the target by itself.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Seamless loops: two laps in the token loop, the end of the second written so that it leads into its beginning.
 
 ```
-lap 1                    lap 2                            the loop
-|------------------------|--------a===========|-----      |a==================tail|a====...
-                                  '--- one lap ----'
+lap 1                    lap 2                            the circle           the file
+|---------------|--------|---------======|--------|--     |------------======|  |--======|------------|
+                fold               tail  one lap later    fold           tail  start  fold
 ```
 
 The room's lap is repeated, so that the conditioning is periodic, and the model writes two laps of it. A lap's
-worth of tokens is taken from where the second lap is most like the first. Its last second, the tail, is written
-several times; of all tails the one wins after which the model finds the loop's own beginning likeliest: sampling
-from the past, weighted by the future. At last the wave is closed: the phases of what sounds on through the seam
-are led to where the beginning has them, and the short-time transform is taken on the circle.
+worth of tokens is taken from where the second lap is most like the first and nothing is struck: the fold. Its last
+second, the tail, is written several times; those are tried first after which the model finds the loop's own beginning
+likeliest: sampling from the past, weighted by the future. The wave is closed on the circle, and what will be heard of
+it is measured; a fold that is heard gives way to the next ending, and at last to the next fold. Each loop of a set has
+a fold of its own. The circle is then turned so that all begin at the same place of the room's lap, on a beat where
+there is a pulse, chosen so that the file's ends meet where nothing stands out either.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ from silent2music.ambient import mel_filters
 from silent2music.audio import FloatArray, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
+from silent2music.export.circle import circular_sound
 from silent2music.export.grid import Grid
+from silent2music.export.hearing import Hear
 from silent2music.export.layers import Layer, steered
-from silent2music.export.seam import ONSET_MARGIN, measure_seam, onset_at, remarkable
-from silent2music.phase import inverse_stft, stft
+from silent2music.export.onsets import prominences, strongest_near
+from silent2music.export.seam import remarkable, stands_out
+from silent2music.phase import stft
 from silent2music.sampling import generate_codes
 
 if TYPE_CHECKING:
@@ -47,18 +52,14 @@ HEAD_SECONDS = 1.0
 LIKENESS_SECONDS = 0.5
 """Around a place, to compare it with the same place a lap later."""
 
-HARDER = 0.15
-"""By this share of the strongest onset a stroke may differ from what it was before the loop was cut and placed."""
-
-N_PROJECTIONS = 8
-HOPS_PER_FRAME = 2
-OVERLAPS = 4
-RISE = 2.0
-"""A bin that grows by more than this from one frame to the next is struck anew and brings its own phase."""
+MAX_FOLDS = 5
+"""Places to fold a loop at, tried one after the other until one is not heard."""
+MAX_TAILS = 3
+"""Endings that are listened to at one fold."""
+MAX_STARTS = 6
+"""Places for a set of loops to begin at, tried one after the other until none is heard."""
 
 Progress = Callable[[int, int], None]
-Hear = Callable[[FloatArray], tuple[FloatArray, int]]
-"""From a closed lap `[N]` at the codec's rate to what is heard of it and its sample rate."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,63 @@ class Loop:
 
     Attributes:
         samples: `[N]`; its end leads into its beginning.
-        head_nll: nats a token at which the model finds the beginning after the tail that was chosen.
+        fold: where its own end was folded onto its beginning, as a share of the lap.
+        head_nll: nats a token at which the model finds what follows the fold after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
-        onset_before: the onset that the music had at the seam before it was cut, as `seam.onset_at` has it.
-        stands_out: by how much its seam is unlike other places, 0 if it is not.
+        onset_before: the onset that the music had at the file's beginning before the loop was made, as `seam.Seam`
+            has it.
+        fold_onset_before: the same at the fold.
+        stands_out: by how much its fold or its ends are unlike other places, 0 if they are not.
     """
 
     samples: FloatArray
+    fold: float
     head_nll: float
     natural_nll: float
     onset_before: float
+    fold_onset_before: float
     stands_out: float
+
+
+@dataclass(frozen=True)
+class _Circle:
+    """A closed lap of one row of a take, before it is known where the file begins.
+
+    Attributes:
+        samples: `[N]` from the fold on.
+        fold: codec frame of the take.
+        head_nll, natural_nll, stands_out: as `Loop` has it, of the fold alone.
+    """
+
+    samples: FloatArray
+    fold: int
+    head_nll: float
+    natural_nll: float
+    stands_out: float
+
+
+@dataclass(frozen=True)
+class _Music:
+    """What is heard of a row of a take.
+
+    Attributes:
+        sound: `[M]` at the rate of the files.
+        onsets: their prominences.
+        grid: the lap.
+    """
+
+    sound: FloatArray
+    onsets: NDArray[np.float64]
+    grid: Grid
+
+    def at(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples of codec frames."""
+        return np.round(frames / self.grid.n_frames * self.grid.n_samples).astype(np.int64)
+
+    def onset_at(self, frame: int) -> float:
+        """The strongest onset near a codec frame, as `seam.Seam` has it."""
+        at = self.at(np.array([frame]))
+        return round(float(strongest_near(self.onsets, self.grid.sample_rate, at)[0]), 4)
 
 
 def write_take(
@@ -135,95 +182,138 @@ def write_take(
     return Take(conditioning, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
 
 
-def choose_starts(takes: Sequence[Take], grid: Grid, sample_rate: int) -> list[int]:
-    """Codec frames at which all loops of a set may be cut, the best first: a lap later is like it, nothing stands out.
+@torch.inference_mode()
+def close_set(
+    model: Silent2Music, takes: Sequence[Take], grid: Grid, n_candidates: int, hear: Hear
+) -> list[list[Loop]]:
+    """The loops of all takes of a set, one for each variation, that begin at the same place of the lap.
 
-    With a pulse it is a beat, and the loop's bars begin with it: the room tells beats, not which of them is the
-    first of a bar. Otherwise it is any frame that leaves the model the first half of the first lap to find in.
+    Args:
+        model: that wrote the takes.
+        takes: two laps each, on one grid.
+        grid: the lap's length.
+        n_candidates: tails to write for each fold, the natural one apart.
+        hear: what will be heard of a closed lap, by which it is judged.
     """
+    rows = [(take, row, _music(sound, grid, hear)) for take in takes for row, sound in enumerate(take.sounds)]
+    circles = [_close(model, take, row, music, grid, n_candidates, hear) for take, row, music in rows]
+    best: list[Loop] = []
+    for start in _choose_starts(circles, grid, hear)[:MAX_STARTS]:
+        loops = [
+            _begun_at(start, circle, music, grid, hear)
+            for circle, (_, _, music) in zip(circles, rows, strict=True)
+        ]
+        if not best or _worst(loops) < _worst(best):
+            best = loops
+        if _worst(best) == 0:
+            break
+    found = iter(best)
+    return [[next(found) for _ in take.sounds] for take in takes]
+
+
+def _worst(loops: Sequence[Loop]) -> float:
+    return max(loop.stands_out for loop in loops)
+
+
+def _music(sound: FloatArray, grid: Grid, hear: Hear) -> _Music:
+    heard = next(iter(hear(sound)))
+    return _Music(heard, prominences(heard, grid.sample_rate), grid)
+
+
+def _choose_folds(sound: FloatArray, music: _Music, codec_rate: int) -> list[int]:
+    """Codec frames to fold a take `[N]` at, the best first: a lap later is like it, and nothing stands out.
+
+    The model has the first half of the first lap to find in.
+    """
+    grid = music.grid
     margin = _steps(LIKENESS_SECONDS, grid)
-    if grid.bars:
-        starts = np.array([f for f in grid.beat_frames if f > margin] + [grid.n_frames])
-    else:
-        starts = np.arange(max(margin, grid.n_frames // 2), grid.n_frames + 1)
-    costs = np.zeros(len(starts))
-    for take in takes:
-        for sound in take.sounds:
-            bands = _bands(sound, sample_rate, grid.frame_rate)
-            change = np.linalg.norm(bands[grid.n_frames :] - bands[: len(bands) - grid.n_frames], axis=1)
-            smooth = np.convolve(change, np.ones(2 * margin + 1) / (2 * margin + 1), "same")
-            costs += smooth[starts] / max(float(np.median(smooth)), 1e-9)
-            samples_at = np.round(starts / grid.frame_rate * sample_rate).astype(np.int64)
-            costs += 2.0 * remarkable(sound, sample_rate, samples_at)
+    frames = np.arange(max(margin, grid.n_frames // 2), grid.n_frames + 1)
+    bands = _bands(sound, codec_rate, grid.frame_rate)
+    change = np.linalg.norm(bands[grid.n_frames :] - bands[: len(bands) - grid.n_frames], axis=1)
+    smooth = np.convolve(change, np.ones(2 * margin + 1) / (2 * margin + 1), "same")
+    costs = smooth[frames] / max(float(np.median(smooth)), 1e-9)
+    costs += 2.0 * remarkable(music.sound, grid.sample_rate, music.at(frames))
+    return _apart(frames, costs, margin // 2)
+
+
+def _apart(frames: NDArray[np.int64], costs: NDArray[np.float64], least: int) -> list[int]:
+    """Frames by rising cost, those left out that are nearer than `least` to one before."""
     chosen: list[int] = []
-    for frame in starts[np.argsort(costs, kind="stable")].tolist():
-        if all(abs(frame - other) >= margin // 2 for other in chosen):
+    for frame in frames[np.argsort(costs, kind="stable")].tolist():
+        if all(abs(frame - other) >= least for other in chosen):
             chosen.append(frame)
     return chosen
 
 
-@torch.inference_mode()
-def close_loops(
-    model: Silent2Music, take: Take, grid: Grid, start: int, n_candidates: int, hear: Hear
-) -> list[Loop]:
-    """Close the lap of every variation that begins at frame `start` of a take.
+def _close(
+    model: Silent2Music, take: Take, row: int, music: _Music, grid: Grid, n_candidates: int, hear: Hear
+) -> _Circle:
+    """Close the lap of one variation at the first of its folds that is not heard, or the one that is least."""
+    found: list[_Circle] = []
+    for fold in _choose_folds(take.sounds[row], music, model.codec.sample_rate)[:MAX_FOLDS]:
+        lap, tails, heads = _write_tails(model, take, row, grid, fold, n_candidates)
+        for i in heads.argsort()[:MAX_TAILS].tolist():
+            samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
+            # Turned by half a lap, so that the fold is not where a lossy file ends.
+            turned = hear(np.roll(samples, len(samples) // 2))
+            out = stands_out(turned, grid.sample_rate, 0.5, music.onset_at(fold))
+            found.append(_Circle(samples, fold, round(float(heads[i]), 4), round(float(heads[0]), 4), out))
+            if out == 0:
+                return found[-1]
+    return min(found, key=lambda circle: circle.stands_out)
 
-    Args:
-        model: that wrote the take.
-        take: two laps.
-        grid: the lap's length.
-        start: from `choose_starts`.
-        n_candidates: tails to write for each variation, the natural one apart.
-        hear: what will be heard of a closed lap, by which its seam is judged.
+
+def _write_tails(
+    model: Silent2Music, take: Take, row: int, grid: Grid, fold: int, n_candidates: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tails for the lap of one row that begins at a fold.
+
+    Returns:
+        The lap `[K, n_frames]`, tails `[1 + n_candidates, K, w]`, the natural one first, and `[1 + n_candidates]` nats
+        a token at which the lap's beginning follows them.
     """
     n_tail = _steps(TAIL_SECONDS, grid)
-    n_context = min(_steps(CONTEXT_SECONDS, grid), start + grid.n_frames - n_tail)
-    first = start + grid.n_frames - n_tail - n_context
-    laps = take.codes[:, :, start : start + grid.n_frames]
-    context = take.codes[:, :, first : first + n_context]
-    asked = _stretch(take.conditioning, first, n_context + n_tail, len(laps) * n_candidates)
-    prefix = context.repeat_interleave(n_candidates, dim=0)
-    seeds = [seed + 1 + i for seed in take.seeds for i in range(n_candidates)]
+    n_context = min(round(CONTEXT_SECONDS * grid.frame_rate), grid.n_frames - n_tail)
+    first = fold + grid.n_frames - n_tail - n_context
+    lap = take.codes[row, :, fold : fold + grid.n_frames]
+    context = take.codes[row, :, first : first + n_context]
+    asked = _stretch(take.conditioning, first, n_context + n_tail, n_candidates)
+    seeds = [take.seeds[row] + 1 + i for i in range(n_candidates)]
+    prefix = context.expand(n_candidates, -1, -1)
     written = generate_codes(
         model.packed_decoder(), asked, model.null(asked), take.sampling, seeds, prefix=prefix
     )
-    loops = []
-    start_sample = round(start / grid.frame_rate * model.codec.sample_rate)
-    for sound, lap, before, tails in zip(
-        take.sounds, laps, context, written[:, :, n_context:].chunk(len(laps)), strict=True
-    ):
-        tails = torch.cat([lap[None, :, -n_tail:], tails])
-        heads = _head_nll(
-            model, take.conditioning, first, before, tails, lap[:, : _steps(HEAD_SECONDS, grid)]
-        )
-        onset = onset_at(sound, model.codec.sample_rate, start_sample)
-        loops.append(_best(model, lap, tails, heads, onset, hear))
-    return loops
+    tails = torch.cat([lap[None, :, -n_tail:], written[:, :, n_context:]])
+    heads = _head_nll(model, take.conditioning, first, context, tails, lap[:, : _steps(HEAD_SECONDS, grid)])
+    return lap, tails, heads
 
 
-def _best(model: Silent2Music, lap: Tensor, tails: Tensor, heads: Tensor, onset: float, hear: Hear) -> Loop:
-    """Of the tails that lead into the head best, the first whose seam does not stand out, or the least that does.
+def _choose_starts(circles: Sequence[_Circle], grid: Grid, hear: Hear) -> list[int]:
+    """Codec frames of the lap at which all loops of a set may begin, the best first: nothing stands out there.
 
-    Args:
-        model: that wrote them.
-        lap: `[K, T]` codes with their natural tail.
-        tails: `[R, K, w]`, the natural one first.
-        heads: `[R]` nats a token at which the head follows.
-        onset: that the music has there of itself, as `onset_at` has it.
-        hear: as for `close_loops`.
+    With a pulse it is a beat, and the loop's bars begin with it: the room tells beats, not which of them is the
+    first of a bar. Otherwise it is any frame.
     """
-    found: list[Loop] = []
-    for i in heads.argsort().tolist():
-        samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
-        seam = measure_seam(*hear(samples))
-        # Where the music is struck there of itself the seam may be, about as hard; elsewhere it is surely not.
-        allowed = onset + HARDER if onset > ONSET_MARGIN else -ONSET_MARGIN
-        stands_out = seam.excess + max(0.0, seam.onset - allowed)
-        nll = (round(float(heads[i]), 4), round(float(heads[0]), 4))
-        found.append(Loop(samples, *nll, round(onset, 4), stands_out))
-        if stands_out == 0:
-            break
-    return min(found, key=lambda loop: loop.stands_out)
+    starts = np.array(grid.beat_frames if grid.bars else range(grid.n_frames))
+    costs = np.zeros(len(starts))
+    for circle in circles:
+        heard = next(iter(hear(circle.samples)))
+        at = (starts - circle.fold) % grid.n_frames / grid.n_frames * len(heard)
+        found = remarkable(np.tile(heard, 3), grid.sample_rate, np.round(at + len(heard)).astype(np.int64))
+        costs = np.maximum(costs, found)
+    return _apart(starts, costs, 1 if grid.bars else _steps(LIKENESS_SECONDS, grid) // 2)
+
+
+def _begun_at(start: int, circle: _Circle, music: _Music, grid: Grid, hear: Hear) -> Loop:
+    """The loop that begins at a codec frame of the lap."""
+    offset = (start - circle.fold) % grid.n_frames
+    samples = np.roll(circle.samples, -round(offset / grid.n_frames * len(circle.samples)))
+    fold = (-offset % grid.n_frames) / grid.n_frames
+    before, fold_before = music.onset_at(circle.fold + offset), music.onset_at(circle.fold)
+    heard = list(hear(samples))
+    out = stands_out(heard, grid.sample_rate, 0.0, before)
+    out += stands_out(heard, grid.sample_rate, fold, fold_before) if fold > 0 else 0.0
+    return Loop(samples, fold, circle.head_nll, circle.natural_nll, before, fold_before, out)
 
 
 def _head_nll(
@@ -246,63 +336,6 @@ def _head_nll(
         ]
     )
     return nll.mean(dim=(0, 2))
-
-
-def circular_sound(model: Silent2Music, codes: Tensor) -> FloatArray:
-    """The sound `[N]` of a lap of codes `[K, T]` that is repeated for ever, cut once.
-
-    Decoded three times over, the middle lap hears itself before and after. What sounds on through the seam then has
-    another phase than the beginning, by `d`; from its last attack on, its phase is turned back steadily, by `d` in
-    all, which detunes it by less than half a cycle over that stretch. Projections on the circle make a wave of it.
-    """
-    with torch.inference_mode():
-        sound = model.codec.decode(codes.repeat(1, 3)[None])[0, 0].float()
-        hop = round(model.codec.sample_rate / model.codec.frame_rate) // HOPS_PER_FRAME
-        n_fft = OVERLAPS * hop
-        n = codes.shape[1] * HOPS_PER_FRAME
-        spectrum = stft(sound, n_fft, hop)
-        lap, follows = spectrum[n : 2 * n], spectrum[2 * n : 2 * n + OVERLAPS]
-        magnitudes = lap.abs()
-        near = _over_lobe(follows * lap[:OVERLAPS].conj()).sum(dim=0)
-        turn = torch.where(near.abs() > 0, near.angle(), torch.zeros_like(near.real))
-        level = _over_lobe(magnitudes.square()).sqrt() + 1e-5
-        struck = level > RISE * level.roll(1, dims=0)
-        steps = torch.arange(n, device=sound.device)[:, None]
-        since = torch.where(struck, steps, 0).amax(dim=0)
-        share = ((steps - since) / (n - since)).clamp(0.0, 1.0)
-        # A bin that is struck at the beginning needs no past.
-        turn = torch.where(struck[0], torch.zeros_like(turn), turn)
-        phases = torch.polar(torch.ones_like(share), lap.angle() - turn * share)
-        for _ in range(N_PROJECTIONS):
-            phases = torch.sgn(_circular_stft(_circular_inverse(magnitudes * phases, n_fft, hop), n_fft, hop))
-        closed = _circular_inverse(magnitudes * phases, n_fft, hop)
-    return np.asarray(closed.clamp(-1.0, 1.0).cpu().numpy(), dtype=np.float32)
-
-
-def _over_lobe(values: Tensor) -> Tensor:
-    """The sum over two bins on either side, which a partial's main lobe shares, of `[..., F]`."""
-    padded = torch.nn.functional.pad(values, (2, 2))
-    return padded.unfold(-1, 5, 1).sum(dim=-1)
-
-
-def _circular_stft(sound: Tensor, n_fft: int, hop: int) -> Tensor:
-    margin = n_fft // hop * hop
-    return stft(torch.cat([sound[-margin:], sound, sound[:margin]]), n_fft, hop)[
-        n_fft // hop : -(n_fft // hop)
-    ]
-
-
-def _circular_inverse(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
-    n = n_fft // hop
-    return inverse_stft(torch.cat([spectrum[-n:], spectrum, spectrum[:n]]), n_fft, hop)[n * hop : -n * hop]
-
-
-def at_rate(samples: FloatArray, n_samples: int) -> FloatArray:
-    """A closed lap `[N]` as a closed lap of `n_samples`, resampled once, on the circle."""
-    import soxr
-
-    thrice = soxr.resample(np.tile(samples, 3), len(samples), n_samples, quality="VHQ")
-    return np.asarray(thrice[n_samples : 2 * n_samples], dtype=np.float32)
 
 
 def _laps(lap: Waveform, n: int) -> Waveform:

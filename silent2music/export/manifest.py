@@ -18,7 +18,7 @@ RECORD = "ambience.json"
 
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 FORMAT = "silent2music-ambience"
-VERSION = 1
+VERSION = 2
 
 LICENCE = {
     "music": "yours: silent2music claims no rights in what it makes",

@@ -81,13 +81,16 @@ def _draw_profile(axes: Any, room: Mapping[str, Any]) -> None:
 
 
 def _draw_seam(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
-    """The first loop turned by half, so that its seam stands in the middle."""
+    """The first loop turned by half, so that its seam stands in the middle, and its fold dotted."""
     file = room["files"][0]
     samples = _mono(out, room, file)
     low, high = _outline(np.roll(samples, len(samples) // 2))
     x = np.linspace(-room["grid"]["seconds"] / 2, room["grid"]["seconds"] / 2, len(low))
     axes.fill_between(x, low, high, color=COLOURS[file["layer"]], linewidth=0)
     axes.axvline(0.0, color="black", linewidth=0.8, linestyle="--")
+    fold = file["fold"]["sample"] / room["grid"]["sample_rate"]
+    fold -= room["grid"]["seconds"] if fold > x[-1] else 0.0
+    axes.axvline(fold, color="black", linewidth=0.8, linestyle=":")
     seam = file["seam"]
     figures = ", ".join(
         f"{name} {100 * seam[name]:.0f}" for name in ("level_jump", "spectral_flux", "derivative")
