@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from silent2music.errors import S2MError as S2MError
     from silent2music.model import Silent2Music as Silent2Music
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "AcousticProfile": "acoustics",
