@@ -21,7 +21,7 @@ from silent2music.cli.common import (
     named,
     progress_bar,
 )
-from silent2music.config import SamplingConfig
+from silent2music.config import Precision, SamplingConfig
 
 
 def validate(
@@ -109,6 +109,10 @@ def evaluate(
         Path | None,
         typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="How weights are held while it plays; the fastest by default."),
+    ] = None,
     seed: Seed = SAMPLING.seed,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
@@ -127,7 +131,9 @@ def evaluate(
     from silent2music.evaluation import benchmark
     from silent2music.export.infer import default_model
 
-    config = benchmark.EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
+    config = benchmark.EvalConfig(
+        n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision
+    )
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:
