@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from silent2music.errors import ConfigError
 
@@ -122,6 +122,13 @@ class ModelConfig:
     codec: str = "bundled"
     codec_checksum: str = ""
     guidance: float = 2.0
+
+
+Precision = Literal["fp32", "fp16", "int8", "bf16"]
+"""How weights are held while tokens are drawn: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on
+x86 CPUs; `bf16` products are for CUDA."""
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
 windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
-nothing jumps where two windows meet. Live, what was heard last is measured again and again, and what the
-encoder would like to know of the future is what it hears now.
+nothing jumps where two windows meet; what is said of the whole recording is joined from the same windows. Live,
+what was heard last is measured again and again, and what the encoder would like to know of the future is what it
+hears now.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.acoustics.joining import Part, joined
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
 from silent2music.audio import MIN_SECONDS, FloatArray, Recorded, Waveform
 from silent2music.conditioning import Conditioning
@@ -74,8 +76,54 @@ def n_steps_of(seconds: float, config: AmbientConfig) -> int:
     return int(np.ceil(seconds * config.frame_rate - 1e-6))
 
 
+class Measured:
+    """A room and the profiles of its windows, each measured once: for the music and for what is said of the room.
+
+    Args:
+        room: the recording.
+        config: its frame rate counts: windows begin with a step.
+    """
+
+    def __init__(self, room: Recorded, config: AmbientConfig) -> None:
+        self._room, self._config = room, config
+        self._profiles: dict[tuple[int, int], AcousticProfile] = {}
+
+    def windows(self, seconds: float) -> Iterator[tuple[int, int, int]]:
+        """First step, first sample and end of each window of the room, repeated if it is shorter than `seconds`."""
+        room, rate = self._room, self._config.frame_rate
+        n_samples, n_steps = room.n_samples, n_steps_of(max(room.seconds, seconds), self._config)
+        if room.seconds < seconds - 1e-9:
+            n_samples = int(np.ceil(seconds * room.sample_rate))
+        length, overlap = _window_steps(self._config)
+        for start in range(0, max(1, n_steps - overlap), length - overlap):
+            first = max(0, min(start, n_steps - length))
+            begin, end = (round(step * room.sample_rate / rate) for step in (first, first + length))
+            yield first, begin, min(end, n_samples)
+
+    def window(self, begin: int, end: int) -> tuple[Waveform, AcousticProfile]:
+        """Samples `[begin, end)`, in memory, and their profile."""
+        part = span(self._room, begin, end)
+        profile = self._profiles.get((begin, end)) or analyze(part)
+        if end <= self._room.n_samples:
+            self._profiles[begin, end] = profile
+        return part, profile
+
+    def profile(self) -> AcousticProfile:
+        """Of the whole room; windows that were not asked for so far are measured now."""
+        room = self._room
+        windows = [(begin, end) for _, begin, end in self.windows(room.seconds)]
+        return joined(
+            [Part(w[0] / room.sample_rate, self._profiles.get(w) or self.window(*w)[1]) for w in windows]
+        )
+
+
+def _window_steps(config: AmbientConfig) -> tuple[int, int]:
+    """Steps of a window, and of what it shares with the next."""
+    return round(WINDOW_SECONDS * config.frame_rate), round(OVERLAP_SECONDS * config.frame_rate)
+
+
 def listen(
-    room: Recorded, seconds: float, config: AmbientConfig, profile: AcousticProfile | None = None
+    room: Recorded, seconds: float, config: AmbientConfig, measured: Measured | None = None
 ) -> Iterator[AmbientFeatures]:
     """Features for `seconds` of music, in pieces of at most `PIECE_STEPS`.
 
@@ -83,44 +131,28 @@ def listen(
         room: the recording, repeated if it is shorter.
         seconds: of music.
         config: rates and mel bins.
-        profile: of the room, where it is measured already.
+        measured: takes the room's profiles from there, and leaves them there.
     """
+    measured = measured or Measured(room, config)
     n_wanted = n_steps_of(seconds, config)
-    extent = max(room.seconds, seconds)
-    length, overlap = (round(s * config.frame_rate) for s in (WINDOW_SECONDS, OVERLAP_SECONDS))
-    n_steps = n_steps_of(extent, config)
-    if n_steps <= length:
-        whole = repeated(room, seconds)
-        if profile is None or whole is not room:
-            profile = analyze(whole)
-        features = ambient_features(whole, profile, config)
-        yield from _pieces(features.frames[:n_wanted], features.scalars)
-        return
+    length, overlap = _window_steps(config)
     before: AmbientFeatures | None = None  # what the last window says of its last `overlap` steps
     done = 0
-    while done < n_wanted:
-        start = min(done, n_steps - length)
-        window = _window(room, start, length, extent, config)
+    for start, *stretch in measured.windows(seconds):
+        window = ambient_features(*measured.window(*stretch), config)
+        missing = max(0, length - len(window.frames))
+        frames = np.pad(window.frames, ((0, missing), (0, 0)), "edge")
         if before is not None:
-            n_shared = len(before.frames)
-            after = window.frames[done - start : done - start + n_shared]
-            yield from _crossfade(before, AmbientFeatures(after, window.scalars), n_wanted - done)
-            done += n_shared
+            after = AmbientFeatures(frames[done - start : done - start + overlap], window.scalars)
+            yield from _crossfade(before, after, n_wanted - done)
+            done += overlap
         is_last = start + length >= n_wanted
         end = min(n_wanted, start + length - (0 if is_last else overlap))
-        yield from _pieces(window.frames[done - start : end - start], window.scalars)
+        yield from _pieces(frames[done - start : end - start], window.scalars)
+        if is_last:
+            return
         done = max(done, end)
-        before = AmbientFeatures(window.frames[length - overlap :], window.scalars)
-
-
-def _window(room: Recorded, start: int, length: int, extent: float, config: AmbientConfig) -> AmbientFeatures:
-    """Features of the steps `[start, start + length)`."""
-    rate = room.sample_rate
-    begin, end = (round(step * rate / config.frame_rate) for step in (start, start + length))
-    part = span(room, begin, min(end, round(extent * rate)))
-    features = ambient_features(part, analyze(part), config)
-    missing = length - len(features.frames)
-    return AmbientFeatures(np.pad(features.frames, ((0, max(0, missing)), (0, 0)), "edge"), features.scalars)
+        before = AmbientFeatures(frames[length - overlap :], window.scalars)
 
 
 def _pieces(frames: FloatArray, scalars: FloatArray) -> Iterator[AmbientFeatures]:

@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.acoustics import analyze
 from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
 from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.conditioning import Conditioning, NullConditioning, drop
-from silent2music.config import ModelConfig, SamplingConfig, from_dict, to_dict
+from silent2music.config import ModelConfig, Precision, SamplingConfig, from_dict, to_dict
 from silent2music.decoder import Decoder
 from silent2music.errors import CheckpointError, S2MError
-from silent2music.listening import WINDOW_SECONDS, embed, listen, listen_live, n_steps_of, repeated
+from silent2music.listening import WINDOW_SECONDS, Measured, embed, listen, listen_live, n_steps_of, repeated
 from silent2music.sampling import generate_codes, generate_columns, undelayed
 from silent2music.stepping import PackedDecoder, Stepper
 
@@ -57,6 +57,9 @@ class Silent2Music(
         config: sizes and names.
         codec: turns tokens into sound; frozen here.
 
+    Attributes:
+        precision: of the products that generate; the device's best if None.
+
     Raises:
         CheckpointError: if the codec is another one than the config was written for.
     """
@@ -81,6 +84,7 @@ class Silent2Music(
         self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
         self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
         self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
+        self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
     # ---- from a room to music ----
@@ -116,7 +120,7 @@ class Silent2Music(
         seconds: float | None = None,
         drop_room: bool = False,
         progress: Progress | None = None,
-        profile: AcousticProfile | None = None,
+        measured: Measured | None = None,
     ) -> Iterator[Waveform]:
         """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
 
@@ -129,7 +133,7 @@ class Silent2Music(
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
-            profile: `analyze(room)`, where that is known already.
+            measured: of the room; takes its profiles from there, and leaves them there.
 
         Yields:
             `[C, n]` at the codec's rate.
@@ -138,7 +142,7 @@ class Silent2Music(
         live = not isinstance(room, Waveform | Recording)
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
-            heard = embed(self.ambient, listen(room, seconds, config, profile))
+            heard = embed(self.ambient, listen(room, seconds, config, measured))
             n_columns = n_steps_of(seconds, config) + self.decoder.pattern.n_codebooks - 1
             n_left = round(seconds * rate)
         else:
@@ -214,9 +218,9 @@ class Silent2Music(
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights laid out for generation: made once, and again after a change of the weights."""
-        state = (self.device, [weight._version for weight in self.decoder.parameters()])
+        state = (self.device, self.precision, [weight._version for weight in self.decoder.parameters()])
         if self._packed is None or self._packed[0] != state:
-            self._packed = (state, PackedDecoder(self.decoder))
+            self._packed = (state, PackedDecoder(self.decoder, self.precision))
         return self._packed[1]
 
     def features(self, room: Waveform, seconds: float | None = None) -> AmbientFeatures:

@@ -14,21 +14,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from silent2music.conditioning import Conditioning, join
+from silent2music.config import PRECISIONS, Precision
 from silent2music.decoder import Block, Decoder, rotary_tables
 from silent2music.errors import ConfigError
-
-Precision = Literal["fp32", "fp16", "int8", "bf16"]
-"""How weights are held: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on x86 CPUs; `bf16`
-products are for CUDA."""
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "bf16")
 
 ROTATION_BLOCK = 256
 """Positions whose rotations are computed at once."""

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from silent2music import audio
+from silent2music import audio, model
 from silent2music.audio import Waveform
+from silent2music.config import Precision
 from silent2music.data.pairs import Pair, write_pairs
+from silent2music.decoder import Decoder
 from silent2music.errors import DataError
 from silent2music.evaluation import probing
 from silent2music.evaluation.benchmark import EvalConfig, evaluate, evaluate_outputs, evaluate_rooms
+from silent2music.stepping import PackedDecoder
 
 RATE, SECONDS = 24_000, 10.0
 N_TEST, N_TRAIN = 6, 3
@@ -143,6 +146,25 @@ def test_quick_says_the_same_of_the_model_and_leaves_the_rest_out(
     assert quick["quality"]["model"] == report["quality"]["model"]
     assert not {"likelihood", "originality", "drift", "diversity"} & quick.keys()
     assert "dropped" not in quick["follow"]["labelled"]
+
+
+def test_the_precision_asked_for_is_that_which_plays(
+    s2m, pairs: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[str] = []
+
+    def seen(decoder: Decoder, precision: Precision | None = None) -> PackedDecoder:
+        packed.append(PackedDecoder(decoder, precision).precision)
+        return PackedDecoder(decoder, precision)
+
+    monkeypatch.setattr(model, "PackedDecoder", seen)
+    options = ("--quick", "--pairs", pairs, "--model", model_folder, "--n", 2, "--seconds", 2, "--workers", 1)
+    for precision in ("fp32", "bf16"):
+        code, printed, _ = s2m("eval", *options, "--precision", precision, "--out", tmp_path / precision)
+        assert code == 0 and f"weights in {precision}" in printed
+    assert packed == ["fp32", "bf16"]
+    code, _, told = s2m("eval", *options, "--precision", "fp8", "--out", tmp_path / "fp8")
+    assert code == 2 and "'fp8' is not one of" in told
 
 
 def test_real_recordings_are_turned_down_and_those_trained_on_left_out(

@@ -38,6 +38,11 @@ def test_costs_of_further_seconds_and_files(
     assert [step["cpu_seconds"] for step in report["further"]] == pytest.approx([0.05] * 3)
     assert printed.count("100.0 ms | 50.0 ms") == 3 and "| 60 min | 1 |" in printed
     assert (out / "growth.png").stat().st_size > 10_000
+    code, _, told = s2m("bench", "--growth", "--out", out, "--model", model_folder)
+    assert code == 1 and "growth.json exists already; give --force" in told
+    assert len(ran) == 10  # told before anything is measured
+    code, _, _ = s2m("bench", "--growth", "--out", out, "--model", model_folder, "--force")
+    assert code == 0 and len(ran) == 20
 
 
 def test_a_command_is_given_a_recording_as_long_as_its_music(

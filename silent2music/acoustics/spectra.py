@@ -179,8 +179,8 @@ def running_percentile(values: FloatArray, block: int, n_around: int, percentile
     edges = np.append(np.arange(n_blocks) * block, len(values))
     whole = values[: edges[-2]].reshape(-1, block, *values.shape[1:])
     # Some at a time: a median sorts a copy of what it is given.
-    medians = [np.median(whole[i : i + MEDIANS], axis=1) for i in range(0, len(whole), MEDIANS)]
-    medians = np.concatenate([*medians, np.median(values[edges[-2] :], axis=0)[None]])
+    parts = [np.median(whole[i : i + MEDIANS], axis=1) for i in range(0, len(whole), MEDIANS)]
+    medians = np.concatenate([*parts, np.median(values[edges[-2] :], axis=0)[None]])
     size = (n_around,) + (1,) * (medians.ndim - 1)
     smooth = percentile_filter(medians, percentile, size=size, mode="nearest")
     centres = (edges[:-1] + edges[1:]) / 2

@@ -10,6 +10,7 @@ import typer
 
 from silent2music.cli.common import (
     SAMPLING,
+    Force,
     Guidance,
     Model,
     Seed,
@@ -20,7 +21,7 @@ from silent2music.cli.common import (
     named,
     progress_bar,
 )
-from silent2music.config import SamplingConfig
+from silent2music.config import Precision, SamplingConfig
 
 
 def validate(
@@ -60,26 +61,29 @@ def bench(
     growth: Annotated[
         bool, typer.Option("--growth", help="Only time and memory to an hour, or as --minutes says.")
     ] = False,
+    force: Force = False,
 ) -> None:
     """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
     if candidates and growth:
         raise typer.BadParameter("give --candidates or --growth, not both.")
     from silent2music.audio import read
-    from silent2music.evaluation import candidates_report, speed, speed_report, step_candidates
+    from silent2music.evaluation import bench_files, candidates_report, speed, speed_report, step_candidates
     from silent2music.evaluation import growth as over_time
     from silent2music.export.infer import DEMO_ROOM, default_model
 
+    if not force:
+        bench_files.refuse_existing(out, "candidates" if candidates else "growth" if growth else "speed")
     folder, take = model or default_model(), read(room or DEMO_ROOM)
     with progress_bar() as steps:
         if candidates:
             compared = step_candidates.compare(folder, take, n_rounds, steps)
-            text = candidates_report.write_candidates(compared, out)
+            text = candidates_report.write_candidates(compared, out, force)
         elif growth:
             lengths = (10.0, *(60.0 * m for m in minutes)) if minutes else over_time.LENGTHS
-            text = over_time.write_growth(over_time.measure(folder, take, lengths, steps), out)
+            text = over_time.write_growth(over_time.measure(folder, take, lengths, steps), out, force)
         else:
             config = speed.BenchConfig(n_rounds, (10.0, *(60.0 * m for m in minutes or (1.0,))))
-            text = speed_report.write_speed_report(speed.bench(folder, take, config, steps), out)
+            text = speed_report.write_speed_report(speed.bench(folder, take, config, steps), out, force)
     print(text)
 
 
@@ -105,6 +109,10 @@ def evaluate(
         Path | None,
         typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="How weights are held while it plays; the fastest by default."),
+    ] = None,
     seed: Seed = SAMPLING.seed,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
@@ -123,7 +131,9 @@ def evaluate(
     from silent2music.evaluation import benchmark
     from silent2music.export.infer import default_model
 
-    config = benchmark.EvalConfig(n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers)
+    config = benchmark.EvalConfig(
+        n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision
+    )
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from silent2music.audio import atomic_path
-
-Report = dict[str, Any]
+from silent2music.evaluation.bench_files import Report, write_files
 
 
-def write_candidates(report: Report, folder: Path) -> str:
-    """Write `candidates.json` and `candidates.md` to a folder; existing ones are replaced.
+def write_candidates(report: Report, folder: Path, force: bool = False) -> str:
+    """Write `candidates.json` and `candidates.md` to a folder; see `bench_files.write_files`.
 
     Returns:
         The text of `candidates.md`.
-
-    Raises:
-        AudioError: if the folder cannot be written.
     """
-    text = table(report)
-    with atomic_path(folder / "candidates.json", force=True) as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / "candidates.md", force=True) as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    return text
+    return write_files(folder, "candidates", report, table(report), force=force)
 
 
 def table(report: Report) -> str:

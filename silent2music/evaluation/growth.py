@@ -7,18 +7,15 @@ time, which other programs disturb less, stands beside the time on the wall.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from silent2music.audio import Waveform, atomic_path
+from silent2music.audio import Waveform
+from silent2music.evaluation.bench_files import Report, write_files
 from silent2music.evaluation.speed import Progress, command_run, machine
-
-Report = dict[str, Any]
 
 LENGTHS = (10.0, 60.0, 600.0, 3600.0)
 """Seconds of music."""
@@ -78,23 +75,13 @@ def _further(runs: Mapping[float, Mapping[str, float]]) -> Iterator[dict[str, fl
         yield {"from_seconds": a, "to_seconds": b, **costs}
 
 
-def write_growth(report: Report, folder: Path) -> str:
-    """Write `growth.json`, `growth.md` and `growth.png` to a folder; existing ones are replaced.
+def write_growth(report: Report, folder: Path, force: bool = False) -> str:
+    """Write `growth.json`, `growth.md` and `growth.png` to a folder; see `bench_files.write_files`.
 
     Returns:
         The text of `growth.md`.
-
-    Raises:
-        AudioError: if the folder cannot be written.
     """
-    text = table(report)
-    with atomic_path(folder / "growth.json", force=True) as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / "growth.md", force=True) as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(folder / "growth.png", force=True) as path:
-        _draw(report, path)
-    return text
+    return write_files(folder, "growth", report, table(report), _draw, force=force)
 
 
 def table(report: Report) -> str:

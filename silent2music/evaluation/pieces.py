@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.audio import Waveform
-from silent2music.config import DataConfig, from_dict
+from silent2music.config import DataConfig, Precision, from_dict
 from silent2music.data.pairs import Pair, load_pair, read_pairs
 from silent2music.errors import S2MError
 from silent2music.evaluation import baselines, metrics
@@ -57,6 +57,7 @@ class EvalConfig:
             A script that asks for more than one guards its main module, as `multiprocessing` wants it.
         quick: the model beside the real music alone, for comparing settings: no piece without a room, no
             baselines and anchors, no likelihood, originality, drift or diversity.
+        precision: how weights are held while the model plays; the model's default if None.
     """
 
     n: int = 128
@@ -70,6 +71,7 @@ class EvalConfig:
     n_diverse: int = 16
     workers: int = 2
     quick: bool = False
+    precision: Precision | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from silent2music.ambient import AmbientFeatures
 from silent2music.audio import Waveform
-from silent2music.config import SamplingConfig
+from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
 from silent2music.evaluation import metrics, originality
 from silent2music.evaluation.features import MusicFeatures, describe
@@ -77,6 +77,7 @@ class Batch:
     """Music to make at once: for each room a seed; by default as long as the room."""
 
     folder: str
+    precision: Precision | None
     sampling: SamplingConfig
     rooms: Sequence[Waveform]
     seeds: Sequence[int]
@@ -114,7 +115,15 @@ class Subject:
         """The model's music for rooms; what is in a batch does not depend on the number of processes."""
         size = batch_size or self.config.batch_size
         jobs = [
-            Batch(self.folder, self.sampling, rooms[i : i + size], seeds[i : i + size], seconds, drop_room)
+            Batch(
+                self.folder,
+                self.config.precision,
+                self.sampling,
+                rooms[i : i + size],
+                seeds[i : i + size],
+                seconds,
+                drop_room,
+            )
             for i in range(0, len(rooms), size)
         ]
         return [music for batch in self.stages.run(name, _play, jobs) for music in batch]
@@ -125,9 +134,9 @@ class Subject:
 
 
 def _play(batch: Batch) -> list[Waveform]:
-    return loaded(batch.folder).generate_batch(
-        batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.drop_room
-    )
+    model = loaded(batch.folder)
+    model.precision = batch.precision
+    return model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.drop_room)
 
 
 def _encode(job: tuple[str, Waveform]) -> Codes:

@@ -102,6 +102,8 @@ def _preamble(report: Report) -> str:
     cut = f" of {seconds:g} s" if seconds else ""
     drawn = report.get("model", {}).get("sampling", {})
     settings = "".join(f", {name.replace('_', '-')} {drawn[name]:g}" for name in DRAWN if name in drawn)
+    if report["config"].get("precision"):
+        settings += f", weights in {report['config']['precision']}"
     return (
         f"{report['n']} {what}{cut}, seed {seed}{settings}. Means with 95 % bootstrap intervals; a difference in bold "
         "excludes zero. Onsets match one to one within 50 ms (mir_eval); onsets and tempo are asked of rhythmic "

@@ -27,12 +27,12 @@ import torch
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.conditioning import Conditioning
-from silent2music.config import SamplingConfig
+from silent2music.config import Precision, SamplingConfig
 from silent2music.decoder import DelayPattern
 from silent2music.listening import embed, listen, span
 from silent2music.model import Silent2Music
 from silent2music.sampling import draw, generate_codes
-from silent2music.stepping import PackedDecoder, Precision, Stepper
+from silent2music.stepping import PackedDecoder, Stepper
 
 Report = dict[str, Any]
 Progress = Callable[[str, int, int], None]

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from silent2music.audio import atomic_path
+from silent2music.evaluation.bench_files import Report, write_files
 from silent2music.evaluation.speed import growth
 
-Report = dict[str, Any]
 
-
-def write_speed_report(report: Report, folder: Path) -> str:
-    """Write `speed.json`, `speed.md` and `speed.png` to a folder; existing ones are replaced.
+def write_speed_report(report: Report, folder: Path, force: bool = False) -> str:
+    """Write `speed.json`, `speed.md` and `speed.png` to a folder; see `bench_files.write_files`.
 
     Returns:
         The text of `speed.md`.
-
-    Raises:
-        AudioError: if the folder cannot be written.
     """
-    text = table(report)
-    with atomic_path(folder / "speed.json", force=True) as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / "speed.md", force=True) as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(folder / "speed.png", force=True) as path:
-        _draw(report, path)
-    return text
+    return write_files(folder, "speed", report, table(report), _draw, force=force)
 
 
 def table(report: Report) -> str:

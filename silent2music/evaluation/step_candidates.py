@@ -28,14 +28,14 @@ from torch import Tensor
 
 from silent2music.audio import Waveform
 from silent2music.conditioning import Conditioning
-from silent2music.config import SamplingConfig
+from silent2music.config import Precision, SamplingConfig
 from silent2music.decoder import Decoder
 from silent2music.evaluation import runtimes
 from silent2music.evaluation.pure_step import PureStep, RingStepper, Run, StepState
 from silent2music.evaluation.speed import COST_OF_CHILD, Progress, heard_in, machine
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
-from silent2music.stepping import PackedDecoder, Precision, Stepper, best_precision
+from silent2music.stepping import PackedDecoder, Stepper, best_precision
 
 Report = dict[str, Any]
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]

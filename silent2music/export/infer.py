@@ -349,15 +349,15 @@ def infer(
     Raises:
         AudioError: if the output cannot be written.
     """
-    from silent2music.acoustics import analyze
+    from silent2music.listening import Measured
 
     sampling = dataclasses.replace(sampling, seed=job.seed)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     # Opened before the music is made: a place that cannot be written is told at once.
     with audio.atomic_path(job.out, force) as audio_path, audio.atomic_path(sidecar, force) as record_path:
-        profile = analyze(room)
-        music = loaded.model.stream(room, sampling, seconds, progress=step, profile=profile)
+        measured = Measured(room, loaded.model.config.ambient)
+        music = loaded.model.stream(room, sampling, seconds, progress=step, measured=measured)
         made: dict[str, Any] = {
             "input": {
                 "file": job.label,
@@ -384,6 +384,6 @@ def infer(
         except AudioError as error:
             raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
         output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-        record = {"output": output, **made, "room": profile.to_dict()}
+        record = {"output": output, **made, "room": measured.profile().to_dict()}
         record_path.write_text(provenance.to_text(record), encoding="utf-8")
     return record
