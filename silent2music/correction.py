@@ -73,7 +73,7 @@ class SpectrumCorrection(nn.Module):
         n_layers: blocks.
     """
 
-    ENTER_REACH = 1
+    ENTER_REACH = 2
     """Frames on either side that the first layer sees."""
 
     BLOCK_BEHIND, BLOCK_AHEAD = 4, 1

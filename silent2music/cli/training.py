@@ -150,7 +150,10 @@ def codec_bench(
         list[str] | None,
         typer.Option("--run", metavar="NAME=FOLDER", help="A training whose curve to draw; repeat."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most.")] = 28,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
+    ] = 14,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import parse_candidate, run_bench
@@ -167,9 +170,10 @@ def codec_bench(
     with progress_bar() as steps:
         text = run_bench(
             [parse_candidate(codec) for codec in codecs],
-            {group: files[:limit] for group, files in music.items() if files},
+            {group: files[:: -(-len(files) // limit)] for group, files in music.items() if files},
             out,
-            progress=steps,
+            seconds,
+            steps,
         )
     print(text)
 
