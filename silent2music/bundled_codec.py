@@ -90,7 +90,14 @@ class BundledCodec(nn.Module):
             VectorCorrection(n_components, dim, config.encoder_layers) if config.encoder_layers else None
         )
         self.decoder = (
-            SpectrumCorrection(n_components, n_features, dim, config.decoder_layers)
+            SpectrumCorrection(
+                n_components,
+                config.n_codebooks,
+                config.frames_per_code,
+                config.n_fft // 2 + 1,
+                dim,
+                config.decoder_layers,
+            )
             if config.decoder_layers
             else None
         )
@@ -215,18 +222,23 @@ class BundledCodec(nn.Module):
         )
         return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
 
-    def magnitudes(self, vectors: Tensor) -> Tensor:
-        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`."""
-        features = self.compressed(vectors)
+    def magnitudes(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
+        """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`.
+
+        Args:
+            vectors: as `vectors` gives them.
+            n_codebooks: how many codebooks they are the sum of; 0 for all.
+        """
+        features = self.compressed(vectors, n_codebooks)
         frames = features.reshape(len(vectors), -1, self.config.n_fft // 2 + 1)
         return frames.pow(1.0 / self.config.power)
 
-    def compressed(self, vectors: Tensor) -> Tensor:
-        """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]` of quantised vectors `[B, T, P]`."""
+    def compressed(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
+        """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]`, from what `magnitudes` takes."""
         features = vectors @ self.components
-        return (
-            features.clamp(min=0.0) if self.decoder is None else cast(Tensor, self.decoder(vectors, features))
-        )
+        if self.decoder is None:
+            return features.clamp(min=0.0)
+        return cast(Tensor, self.decoder(vectors, features, n_codebooks or self.n_codebooks))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`, or of those of the first codebooks alone.
@@ -245,10 +257,10 @@ class BundledCodec(nn.Module):
 
     @property
     def lookahead_seconds(self) -> float:
-        """How far behind the codes `decode_stream` gives sound, and also how far back it looks."""
+        """How far behind the codes `decode_stream` gives sound."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
-        n_frames += config.frames_per_code * self._reach
+        n_frames += config.frames_per_code * (0 if self.decoder is None else self.decoder.ahead)
         return n_frames * config.hop / config.sample_rate
 
     @torch.no_grad()
@@ -270,25 +282,21 @@ class BundledCodec(nn.Module):
         ):
             yield audio[:, None]
 
-    @property
-    def _reach(self) -> int:
-        """Codec frames on either side that the magnitudes of a frame depend on."""
-        return 0 if self.decoder is None else self.decoder.reach
-
     def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known."""
-        reach, span = self._reach, self.config.frames_per_code
-        known: Tensor | None = None  # vectors from `reach` before the next to be given on
+        behind, ahead = (0, 0) if self.decoder is None else (self.decoder.behind, self.decoder.ahead)
+        span, n_codebooks = self.config.frames_per_code, 0
+        known: Tensor | None = None  # vectors from `behind` before the next to be given on
         n_given = 0  # of those, whose magnitudes were given
         for block in blocks:
-            vectors = self.vectors(self._checked(block))
+            vectors, n_codebooks = self.vectors(self._checked(block)), block.shape[1]
             known = vectors if known is None else torch.cat([known, vectors], dim=1)
-            n_ready = known.shape[1] - reach
+            n_ready = known.shape[1] - ahead
             if n_ready > n_given:
-                yield self.magnitudes(known)[:, n_given * span : n_ready * span]
-                known, n_given = known[:, max(0, n_ready - reach) :], min(n_ready, reach)
-        if known is not None and reach:
-            yield self.magnitudes(known)[:, n_given * span :]
+                yield self.magnitudes(known, n_codebooks)[:, n_given * span : n_ready * span]
+                known, n_given = known[:, max(0, n_ready - behind) :], min(n_ready, behind)
+        if known is not None and ahead:
+            yield self.magnitudes(known, n_codebooks)[:, n_given * span :]
 
     def _checked(self, codes: Tensor) -> Tensor:
         """The codes, if they can be this codec's."""

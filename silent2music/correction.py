@@ -57,45 +57,105 @@ class VectorCorrection(nn.Module):
 class SpectrumCorrection(nn.Module):
     """A learned change of compressed magnitudes in the light of the vectors around them, for the decoder.
 
-    Every bin of every STFT frame gets a gain and an added noise floor, in units of its vector's length: what the
-    quantiser leaves out (weak partials, breath, the steepness of an attack) is guessed from what it tells, and
-    averages that it makes too small are raised. ConvNeXt blocks whose kernels look both ways.
+    First the magnitudes of the frames around are mixed into each frame, by weights for each band of it: the errors
+    of successive codes are not alike, so that where a partial is steady their mean is nearer to it and wavers less,
+    and where it begins nothing is mixed. Then every bin gets a gain and an added noise floor, in units of its
+    vector's length: what the quantiser leaves out (weak partials, breath, the steepness of an attack) is guessed
+    from what it tells, and averages that it makes too small are raised. ConvNeXt blocks decide; they look back
+    further than ahead, since only what lies ahead must be waited for.
+
+    Args:
+        n_components: P.
+        n_codebooks: K; how many of them the vectors are the sum of is told to the blocks.
+        frames_per_code: STFT frames in a codec frame.
+        n_bins: of an STFT frame.
+        dim: width.
+        n_layers: blocks.
     """
 
-    ENTER_REACH, BLOCK_REACH = 2, 1
-    """Frames on either side that the first layer sees, and each block more."""
+    ENTER_REACH = 2
+    """Frames on either side that the first layer sees."""
 
-    def __init__(self, n_components: int, n_features: int, dim: int, n_layers: int) -> None:
+    BLOCK_BEHIND, BLOCK_AHEAD = 4, 1
+    """Frames that each block sees more."""
+
+    MIX_BEHIND, MIX_AHEAD = 6, 4
+    """Frames whose magnitudes are mixed into one."""
+
+    N_BANDS = 40
+    """Bands with weights of their own, between which these are interpolated."""
+
+    hats: Tensor
+
+    def __init__(
+        self, n_components: int, n_codebooks: int, frames_per_code: int, n_bins: int, dim: int, n_layers: int
+    ) -> None:
         super().__init__()
+        self.frames_per_code = frames_per_code
         self.enter = nn.Conv1d(n_components + 1, dim, 2 * self.ENTER_REACH + 1, padding=self.ENTER_REACH)
-        kernel, reach = 2 * self.BLOCK_REACH + 1, self.BLOCK_REACH
+        self.known = nn.Embedding(n_codebooks, dim)
+        kernel = self.BLOCK_BEHIND + 1 + self.BLOCK_AHEAD
         self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
-        self.mix = nn.ModuleList(
-            [nn.Conv1d(dim, dim, kernel, groups=dim, padding=reach) for _ in range(n_layers)]
-        )
+        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, kernel, groups=dim) for _ in range(n_layers)])
         self.widen = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(n_layers)])
         self.narrow = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(n_layers)])
-        self.gain = nn.Linear(dim, n_features)
-        self.noise = nn.Linear(dim, n_features)
-        for layer, start in ((self.gain, 0.0), (self.noise, NOISE_START)):
+        n_taps = self.MIX_BEHIND + 1 + self.MIX_AHEAD
+        self.blend = nn.Linear(dim, n_taps * frames_per_code * self.N_BANDS)
+        self.gain = nn.Linear(dim, frames_per_code * n_bins)
+        self.noise = nn.Linear(dim, frames_per_code * n_bins)
+        nn.init.zeros_(self.known.weight)
+        for layer, start in ((self.blend, 0.0), (self.gain, 0.0), (self.noise, NOISE_START)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, start)
+        self.register_buffer("hats", _hats(self.N_BANDS, n_bins), persistent=False)
 
     @property
-    def reach(self) -> int:
-        """Frames on either side that a frame's correction depends on."""
-        return self.ENTER_REACH + self.BLOCK_REACH * len(self.mix)
+    def behind(self) -> int:
+        """Frames before a frame that its correction depends on."""
+        return max(self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix), self.MIX_BEHIND)
 
-    def forward(self, vectors: Tensor, features: Tensor) -> Tensor:
-        """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and what they say alone."""
+    @property
+    def ahead(self) -> int:
+        """Frames after a frame that its correction depends on."""
+        return max(self.ENTER_REACH + self.BLOCK_AHEAD * len(self.mix), self.MIX_AHEAD)
+
+    def forward(self, vectors: Tensor, features: Tensor, n_codebooks: int) -> Tensor:
+        """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and what they say alone.
+
+        Args:
+            vectors: quantised.
+            features: `[B, T, F]`, the magnitudes that the components make of them.
+            n_codebooks: how many codebooks the vectors are the sum of.
+        """
         inputs, length = _direction_and_level(vectors)
         # Entries of a direction are small: brought to about 1.
         inputs = torch.cat([inputs[..., :-1] * vectors.shape[-1] ** 0.5, inputs[..., -1:]], dim=-1)
-        hidden = self.enter(inputs.transpose(1, 2)).transpose(1, 2)
+        hidden = self.enter(inputs.transpose(1, 2)).transpose(1, 2) + self.known.weight[n_codebooks - 1]
         for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
-            mixed = mix(norm(hidden).transpose(1, 2)).transpose(1, 2)
-            hidden = hidden + narrow(functional.gelu(widen(mixed)))
+            around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, self.BLOCK_AHEAD))
+            hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
         gain = self.gain(hidden).clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
         noise = self.noise(hidden).clamp(max=0.0).exp()
-        magnitudes: Tensor = features.clamp(min=0.0) * gain + length * noise
+        # Silence stays silent beside sound.
+        mixed = torch.where(length > 0.0, self._blended(features, hidden), 0.0)
+        magnitudes: Tensor = mixed.clamp(min=0.0) * gain + length * noise
         return magnitudes
+
+    def _blended(self, features: Tensor, hidden: Tensor) -> Tensor:
+        """`[B, T, F]`: each frame and, by their weights, those around it."""
+        n_rows, n_frames, _ = features.shape
+        frames = features.reshape(n_rows, n_frames, self.frames_per_code, -1)
+        around = functional.pad(frames, (0, 0, 0, 0, self.MIX_BEHIND, self.MIX_AHEAD))
+        weights = self.blend(hidden).reshape(n_rows, n_frames, self.frames_per_code, -1, self.N_BANDS)
+        total = frames
+        for i in range(weights.shape[3]):
+            total = total + (weights[..., i, :] @ self.hats) * around[:, i : i + n_frames]
+        return total.reshape(features.shape)
+
+
+def _hats(n_bands: int, n_bins: int) -> Tensor:
+    """`[n_bands, n_bins]`: linear interpolation between bands, narrow ones at the bottom as the ear has them."""
+    # The mel scale's bend at 700 Hz, for the bins of 24 kHz.
+    scale = torch.log1p(torch.arange(n_bins) * (12_000 / 700 / (n_bins - 1)))
+    place = scale / scale[-1] * (n_bands - 1)
+    return (1.0 - (place - torch.arange(n_bands)[:, None]).abs()).clamp(min=0.0)

@@ -19,7 +19,8 @@ from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, 
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.training import codec_losses
 from silent2music.training.codec import extend_codec, fit_codec, kmeans
-from silent2music.training.codec_loop import crops, measure, train_codec
+from silent2music.training.codec_loop import measure, train_codec
+from silent2music.training.excerpts import code_music, crops
 
 RATE = 24_000
 SMALL = CodecConfig(n_fft=960, n_components=16, n_codebooks=3, codebook_size=16, griffin_lim_iterations=2)
@@ -201,12 +202,48 @@ def test_corrections_start_as_nothing(fitted: BundledCodec, music: list[Path]) -
     assert torch.allclose(*magnitudes, rtol=0.05, atol=1e-4)
 
 
+def test_a_correction_depends_on_the_frames_that_it_says(fitted: BundledCodec) -> None:
+    torch.manual_seed(0)
+    codec = BundledCodec(replace(fitted.config, decoder_layers=3, correction_dim=16))
+    codec.load_state_dict(fitted.state_dict(), strict=False)
+    decoder = codec.decoder
+    assert decoder is not None
+    for layer in (decoder.gain, decoder.blend, decoder.known):
+        torch.nn.init.normal_(layer.weight, std=0.2)
+    codes = torch.randint(1, 16, (1, 3, 60), generator=generator())
+    other = codes.clone()
+    other[:, 0, 30] = codes[:, 0, 30] % 15 + 1
+    first, second = (codec.magnitudes(codec.vectors(c)) for c in (codes, other))
+    changed = ((first - second).abs().amax(2) > 1e-9).reshape(60, -1).any(1).nonzero()[:, 0]
+    assert (int(changed.min()), int(changed.max())) == (30 - decoder.ahead, 30 + decoder.behind)
+    # The same vectors, said to be of fewer codebooks, are corrected otherwise.
+    assert not torch.equal(codec.magnitudes(codec.vectors(codes), 2), first)
+    codes[:, 0, 20:25] = SILENCE_CODE
+    assert not codec.magnitudes(codec.vectors(codes))[:, 40:50].any()
+
+
+def test_coded_music_is_the_music_and_is_kept(fitted: BundledCodec, music: list[Path], tmp_path: Path) -> None:
+    coded = code_music(fitted, music, 1.0, 0, tmp_path)
+    assert coded.codes.shape == (8, 3, 200)
+    assert coded.sound.shape == (8, 200 * fitted.config.samples_per_code)
+    for start, n_frames in ((0, 200), (0, 30), (77, 50), (190, 10)):
+        codes, features = coded.crops(fitted, [3, 5], start, n_frames)
+        sound = torch.from_numpy(coded.sound[[3, 5]].astype(np.float32) / 32768.0)
+        assert torch.allclose(features, fitted.features(sound)[:, start : start + n_frames], atol=1e-5)
+        assert torch.equal(codes, fitted.encode(sound[:, None])[..., start : start + n_frames])
+    made = (tmp_path / "codes.npy").stat().st_mtime_ns
+    code_music(fitted, music, 1.0, 0, tmp_path)
+    assert (tmp_path / "codes.npy").stat().st_mtime_ns == made
+    assert code_music(fitted, music, 0.5, 0, tmp_path).codes.shape == (4, 3, 200)
+
+
 def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: list[Path]) -> None:
     torch.manual_seed(0)
     codec = BundledCodec(replace(fitted.config, decoder_layers=2, correction_dim=16))
     codec.load_state_dict(fitted.state_dict(), strict=False)
     assert codec.decoder is not None
     torch.nn.init.normal_(codec.decoder.gain.weight, std=0.2)
+    torch.nn.init.normal_(codec.decoder.blend.weight, std=0.1)
     codes = codec.encode(sound(music))
     whole = codec.decode(codes)
     assert (whole - fitted.decode(codes)).abs().max() > 1e-3

@@ -93,7 +93,7 @@ def codec_fit(
 @codec_app.command("train")
 def codec_train(
     recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
-    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="As for fit.")],
+    music: Annotated[list[Path], typer.Argument(metavar="MUSIC...", help="As for fit; each counts alike.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
     start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
     validation: Annotated[
@@ -106,8 +106,8 @@ def codec_train(
     """Train what a codec learns after its fit."""
     from silent2music.training.codec_loop import train_codec
 
-    files = [file for path in music for file in _music_files(path)]
-    others = [file for path in validation or () for file in _music_files(path)]
+    files = _alike([_music_files(path) for path in music])
+    others = _alike([_music_files(p, "validation") or _music_files(p) for p in validation or ()])
     others = others or [f for path in music for f in _music_files(path, "validation")]
     if not others:
         raise S2MError(
@@ -150,7 +150,10 @@ def codec_bench(
         list[str] | None,
         typer.Option("--run", metavar="NAME=FOLDER", help="A training whose curve to draw; repeat."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most.")] = 28,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
+    ] = 14,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import parse_candidate, run_bench
@@ -167,9 +170,10 @@ def codec_bench(
     with progress_bar() as steps:
         text = run_bench(
             [parse_candidate(codec) for codec in codecs],
-            {group: files[:limit] for group, files in music.items() if files},
+            {group: files[:: -(-len(files) // limit)] for group, files in music.items() if files},
             out,
-            progress=steps,
+            seconds,
+            steps,
         )
     print(text)
 
@@ -184,6 +188,12 @@ def _music_files(path: Path, split: str = "train") -> list[Path]:
     if split != "train":
         return []
     return find_audio(path) if path.is_dir() else [path]
+
+
+def _alike(sources: list[list[Path]]) -> list[Path]:
+    """All files, those of smaller sources several times, so that each source counts about as much."""
+    largest = max(map(len, sources), default=0)
+    return [file for files in sources for file in files * max(1, round(largest / max(1, len(files))))]
 
 
 @codec_app.command("roundtrip")

@@ -65,7 +65,7 @@ class Candidate:
         codec = self.codec
         if not self.random_phases or not isinstance(codec, BundledCodec):
             return codec.decode(codes)
-        magnitudes = codec.magnitudes(codec.vectors(codes))
+        magnitudes = codec.magnitudes(codec.vectors(codes), codes.shape[1])
         angles = 2 * np.pi * torch.rand(magnitudes.shape, generator=torch.Generator().manual_seed(0))
         phases = torch.polar(torch.ones_like(magnitudes), angles)
         n_fft, hop = codec.config.n_fft, codec.config.hop

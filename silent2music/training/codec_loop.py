@@ -21,22 +21,23 @@ from accelerate.utils import ProjectConfiguration
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from silent2music import audio, distances
 from silent2music._torchaudio import ensure_torchaudio
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
-from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
+from silent2music.errors import CheckpointError, ConfigError
 from silent2music.phase import estimate_phases, griffin_lim, inverse_stft, stft
 from silent2music.training import codec_losses
+from silent2music.training.excerpts import code_music, crops
 from silent2music.training.loop import resolved_precision
 
 STATE_FILE = "state.safetensors"
 STEP_FILE = "state.json"
 LOG_FILE = "log.jsonl"
 CODEC_FOLDER = "codec"
+MUSIC_FOLDER = "music"
 
 TrainableCodec = BundledCodec | SeanetCodec
 
@@ -144,7 +145,7 @@ class BundledTrainer(nn.Module):
             with torch.no_grad():
                 codes = codec.quantise(vectors).transpose(1, 2)[:, :n_books]
                 quantised, commitment = codec.vectors(codes), vectors.new_zeros(())
-        magnitudes = codec.magnitudes(quantised)
+        magnitudes = codec.magnitudes(quantised, n_books)
         n_fft, hop = codec.config.n_fft, codec.config.hop
         with torch.no_grad():
             phases, _ = estimate_phases(magnitudes, n_fft, hop)
@@ -190,7 +191,7 @@ class MagnitudeTrainer(BundledTrainer):
 
     def forward(self, codes: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
         """Compressed magnitudes `[B, T, F]` of codes `[B, K, T]`, their vectors brought to a gain `[B, 1, 1]`."""
-        return self.codec.compressed(self.codec.vectors(codes) * gain)
+        return self.codec.compressed(self.codec.vectors(codes) * gain, codes.shape[1])
 
 
 def _ema_books(codec: BundledCodec) -> nn.ModuleList:
@@ -338,8 +339,12 @@ class _Run:
         n_books = self.codec.n_codebooks
         if rng.random() < self.config.codebook_dropout:
             return int(rng.integers(1, n_books + 1))
-        n_core = self.codec.config.n_core_codebooks if isinstance(self.codec, BundledCodec) else 0
+        n_core = self._n_core()
         return n_core if n_core and rng.random() < 0.5 else n_books
+
+    def _n_core(self) -> int:
+        """Codebooks that a token model writes, or 0 where nothing sets some apart."""
+        return self.codec.config.n_core_codebooks if isinstance(self.codec, BundledCodec) else 0
 
     def _descend(self, total: Tensor) -> None:
         """A step of the optimiser down the gradient of a loss, and what follows it."""
@@ -385,12 +390,17 @@ class _Run:
             kept.copy_(value)
 
     def _validate(self) -> dict[str, float]:
-        """Distance of unseen music through the averaged codec, and how much of each codebook it uses."""
+        """Distance of unseen music through the averaged codec, and how much of each codebook it uses.
+
+        Where there is a core, `log_mel_core` is the distance by its codebooks alone.
+        """
         config = self.config
         rng = np.random.default_rng(config.seed)
         n_samples, rate = self._crop_samples(), self.codec.sample_rate
         sound = crops(self.validation_files, config.n_validation_crops, n_samples, rate, rng, 0.0)
-        return measure(self.average, sound[:, None].to(self.accelerator.device))
+        sound = sound[:, None].to(self.accelerator.device)
+        figures, n_core = measure(self.average, sound), self._n_core()
+        return figures | ({"log_mel_core": measure(self.average, sound, n_core)["log_mel"]} if n_core else {})
 
     def _log(self, values: dict[str, float]) -> None:
         """To TensorBoard and, as a line, to `log.jsonl`."""
@@ -454,7 +464,10 @@ class _MagnitudeRun(_Run):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.frames = coded_frames(cast(BundledCodec, self.codec), self.files, self.config)
+        codec, config = cast(BundledCodec, self.codec), self.config
+        folder = self.out / MUSIC_FOLDER
+        with self.accelerator.main_process_first():
+            self.music = code_music(codec, self.files, config.cached_minutes, config.seed, folder)
 
     def _make_trainer(self) -> nn.Module:
         if not isinstance(self.codec, BundledCodec) or not self.config.freeze_tokens:
@@ -465,14 +478,14 @@ class _MagnitudeRun(_Run):
         """One step on excerpts of the coded music, some of them as if heard from farther away."""
         config, codec = self.config, cast(BundledCodec, self.codec)
         rng = np.random.default_rng([config.seed, self.step, self.accelerator.process_index])
-        codes, features = self.frames
-        n_frames = min(codes.shape[2], max(1, round(config.crop_seconds * codec.frame_rate)))
-        rows = torch.from_numpy(rng.integers(len(codes), size=config.batch_size))
-        start = int(rng.integers(codes.shape[2] - n_frames + 1))
+        n_excerpts, _, n_kept = self.music.codes.shape
+        n_frames = min(n_kept, max(1, round(config.crop_seconds * codec.frame_rate)))
+        rows = rng.integers(n_excerpts, size=config.batch_size).tolist()
+        start = int(rng.integers(n_kept - n_frames + 1))
+        codes, features = self.music.crops(codec, rows, start, n_frames)
         gain_db = config.quiet_db * rng.random(config.batch_size) * (rng.random(config.batch_size) < 0.25)
         gain = torch.from_numpy(10.0 ** (codec.config.power * gain_db / 20.0)).float()[:, None, None]
-        codes = codes[rows, : self._draw_books(rng), start : start + n_frames].long()
-        features = features[rows, start : start + n_frames].float() * gain
+        codes, features = codes[:, : self._draw_books(rng)], features * gain
         device = self.accelerator.device
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.step, config)
@@ -483,30 +496,6 @@ class _MagnitudeRun(_Run):
         weights = {"mel": config.mel_weight, "slope": config.slope_weight, "stft": config.stft_weight}
         self._descend(torch.stack([weight * losses[name] for name, weight in weights.items()]).sum())
         return self._finite({name: float(loss.detach()) for name, loss in losses.items()})
-
-
-def coded_frames(
-    codec: BundledCodec, files: Sequence[Path], config: CodecTrainingConfig, seconds: float = 8.0
-) -> tuple[Tensor, Tensor]:
-    """Codes `[n, K, T]` int16 and compressed magnitudes `[n, T, F]` in 16 bits of excerpts of music.
-
-    Args:
-        codec: its tokens.
-        files: music; an excerpt of each in a random order, again from the first if they are too few.
-        config: `cached_minutes` says how much in all, `seed` which.
-        seconds: length of an excerpt.
-    """
-    rng = np.random.default_rng(config.seed)
-    n_excerpts = max(1, round(60.0 * config.cached_minutes / seconds))
-    order = [files[i] for i in rng.permutation(len(files))]
-    codes, features = [], []
-    for i in range(n_excerpts):
-        n_samples = round(seconds * codec.frame_rate) * codec.config.samples_per_code
-        sound = crops(order[i % len(order) :][:1] or order, 1, n_samples, codec.sample_rate, rng, 0.0)
-        with torch.no_grad():
-            features.append(codec.features(sound)[0].half())
-            codes.append(codec.encode(sound[:, None])[0].short())
-    return torch.stack(codes), torch.stack(features)
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -520,50 +509,15 @@ def _learning_rate(step: int, config: CodecTrainingConfig) -> float:
     return config.learning_rate * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
-def crops(
-    files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
-) -> Tensor:
-    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some from farther away.
-
-    Args:
-        files: music.
-        n_crops: B.
-        n_samples: N; a shorter file is followed by silence.
-        rate: in Hz.
-        rng: decides everything.
-        quiet_db: half of the excerpts get a gain between this and 0 dB.
-
-    Raises:
-        DataError: if twenty files in a row cannot be read.
-    """
-    found: list[Tensor] = []
-    n_failed = 0
-    while len(found) < n_crops:
-        if not files or n_failed == 20:
-            raise DataError(f"None of {n_failed} files could be read as music; check the paths.")
-        try:
-            samples = audio.read(files[int(rng.integers(len(files)))]).mono().resampled(rate).samples[0]
-        except AudioError:
-            n_failed += 1
-            continue
-        n_failed = 0
-        for _ in range(min(4, n_crops - len(found))):
-            start = int(rng.integers(max(1, len(samples) - n_samples + 1)))
-            gain = audio.db_to_gain(quiet_db * rng.random()) if rng.random() < 0.5 else 1.0
-            crop = torch.from_numpy(samples[start : start + n_samples] * np.float32(gain))
-            found.append(functional.pad(crop, (0, n_samples - len(crop))))
-    return torch.stack(found)
-
-
 @torch.no_grad()
-def measure(codec: Codec | TrainableCodec, sound: Tensor) -> dict[str, float]:
-    """Figures for a model card from music `[B, C, N]` through a codec.
+def measure(codec: Codec | TrainableCodec, sound: Tensor, n_codebooks: int = 0) -> dict[str, float]:
+    """Figures for a model card from music `[B, C, N]` through the first codebooks of a codec; 0 for all.
 
     Returns:
         `log_mel`, the distance over four scales; `level_error_db`, the mean absolute error of each row's RMS
         level; `usage` and `entropy_bits`, the share of entries used and the bits of a code, means over codebooks.
     """
-    codes = codec.encode(sound)
+    codes = codec.encode(sound)[:, : n_codebooks or codec.n_codebooks]
     decoded = codec.decode(codes)[..., : sound.shape[-1]]
     rows = [x.flatten(0, 1) for x in (sound, decoded)]
     level = [10.0 * (x.square().mean(1) + 1e-9).log10() for x in rows]

@@ -1,0 +1,136 @@
+"""Excerpts of music that codecs are trained on: drawn from files, or coded once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from silent2music import audio
+from silent2music.bundled_codec import BundledCodec
+from silent2music.errors import AudioError, DataError
+
+EXCERPT_SECONDS = 8.0
+"""Of coded music: long beside a crop, so that few crops begin or end where an excerpt does."""
+
+EXCERPTS_PER_FILE = 2
+"""Of coded music, at each visit: most of the time goes into reading a file."""
+
+_SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
+
+
+def crops(
+    files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
+) -> Tensor:
+    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some from farther away.
+
+    Args:
+        files: music.
+        n_crops: B.
+        n_samples: N; a shorter file is followed by silence.
+        rate: in Hz.
+        rng: decides everything.
+        quiet_db: half of the excerpts get a gain between this and 0 dB.
+
+    Raises:
+        DataError: if twenty files in a row cannot be read.
+    """
+    found: list[Tensor] = []
+    n_failed = 0
+    while len(found) < n_crops:
+        if not files or n_failed == 20:
+            raise DataError(f"None of {n_failed} files could be read as music; check the paths.")
+        try:
+            samples = audio.read(files[int(rng.integers(len(files)))]).mono().resampled(rate).samples[0]
+        except AudioError:
+            n_failed += 1
+            continue
+        n_failed = 0
+        for _ in range(min(4, n_crops - len(found))):
+            start = int(rng.integers(max(1, len(samples) - n_samples + 1)))
+            gain = audio.db_to_gain(quiet_db * rng.random()) if rng.random() < 0.5 else 1.0
+            crop = torch.from_numpy(samples[start : start + n_samples] * np.float32(gain))
+            found.append(functional.pad(crop, (0, n_samples - len(crop))))
+    return torch.stack(found)
+
+
+class CodedMusic:
+    """Excerpts of music with their codes, read from disk as they are asked for: hours of them take no memory.
+
+    Attributes:
+        sound: `[n, N]` int16.
+        codes: `[n, K, T]` int16, `N = T * samples_per_code`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.sound: NDArray[np.int16] = np.load(folder / _SOUND_FILE, mmap_mode="r")
+        self.codes: NDArray[np.int16] = np.load(folder / _CODES_FILE, mmap_mode="r")
+
+    def crops(self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int) -> tuple[Tensor, Tensor]:
+        """Codes `[B, K, n_frames]` int64 and compressed magnitudes `[B, n_frames, F]` of a stretch of excerpts.
+
+        Args:
+            codec: whose codes they are.
+            rows: B excerpts.
+            start: first codec frame.
+            n_frames: of the stretch, which must lie inside the excerpts.
+        """
+        span = codec.config.samples_per_code
+        # A frame hangs over its neighbours' samples, so one more is read on either side; beyond the ends is silence.
+        first, last = max(0, start - 1), min(self.codes.shape[2], start + n_frames + 1)
+        sound = torch.from_numpy(self.sound[rows, first * span : last * span].astype(np.float32) / 32768.0)
+        features = codec.features(sound)[:, start - first :][:, :n_frames]
+        codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
+        return torch.from_numpy(codes), features
+
+
+def code_music(codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path) -> CodedMusic:
+    """Excerpts of music and their codes, made in a folder if they are not there already.
+
+    An hour takes 175 MB on disk. Files are visited in a random order, again from the first if they are too few.
+
+    Args:
+        codec: its tokens.
+        files: music.
+        minutes: of excerpts, in all.
+        seed: decides which.
+        folder: where they are kept.
+
+    Raises:
+        DataError: if the files cannot be read.
+    """
+    paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
+    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": paths}
+    try:
+        if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
+            return CodedMusic(folder)
+    except (OSError, ValueError):
+        pass
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _KEY_FILE).unlink(missing_ok=True)  # until the arrays are whole they are nobody's
+    rng = np.random.default_rng(seed)
+    n_frames = round(EXCERPT_SECONDS * codec.frame_rate)
+    n_samples = n_frames * codec.config.samples_per_code
+    n_excerpts = max(1, round(60.0 * minutes / EXCERPT_SECONDS))
+    made = np.lib.format.open_memmap  # an array on disk, written row by row
+    sound = made(folder / _SOUND_FILE, "w+", np.int16, (n_excerpts, n_samples))
+    codes = made(folder / _CODES_FILE, "w+", np.int16, (n_excerpts, codec.n_codebooks, n_frames))
+    order = [files[i] for i in rng.permutation(len(files))]
+    for i in range(0, n_excerpts, EXCERPTS_PER_FILE):
+        rows = slice(i, min(i + EXCERPTS_PER_FILE, n_excerpts))
+        visited = order[i // EXCERPTS_PER_FILE % max(1, len(order)) :][:1]
+        found = crops(visited, rows.stop - i, n_samples, codec.sample_rate, rng, 0.0)
+        sound[rows] = (found * 32767.0).round().clamp(-32768, 32767).short().numpy()
+        heard = torch.from_numpy(sound[rows].astype(np.float32) / 32768.0)
+        codes[rows] = codec.encode(heard[:, None]).short().numpy()
+    sound.flush()
+    codes.flush()
+    (folder / _KEY_FILE).write_text(json.dumps(key) + "\n", encoding="utf-8")
+    return CodedMusic(folder)
