@@ -222,7 +222,9 @@ def test_a_correction_depends_on_the_frames_that_it_says(fitted: BundledCodec) -
     assert not codec.magnitudes(codec.vectors(codes))[:, 40:50].any()
 
 
-def test_coded_music_is_the_music_and_is_kept(fitted: BundledCodec, music: list[Path], tmp_path: Path) -> None:
+def test_coded_music_is_the_music_and_is_kept(
+    fitted: BundledCodec, music: list[Path], tmp_path: Path
+) -> None:
     coded = code_music(fitted, music, 1.0, 0, tmp_path)
     assert coded.codes.shape == (8, 3, 200)
     assert coded.sound.shape == (8, 200 * fitted.config.samples_per_code)

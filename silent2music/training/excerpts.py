@@ -73,7 +73,9 @@ class CodedMusic:
         self.sound: NDArray[np.int16] = np.load(folder / _SOUND_FILE, mmap_mode="r")
         self.codes: NDArray[np.int16] = np.load(folder / _CODES_FILE, mmap_mode="r")
 
-    def crops(self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int) -> tuple[Tensor, Tensor]:
+    def crops(
+        self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
+    ) -> tuple[Tensor, Tensor]:
         """Codes `[B, K, n_frames]` int64 and compressed magnitudes `[B, n_frames, F]` of a stretch of excerpts.
 
         Args:
@@ -91,7 +93,9 @@ class CodedMusic:
         return torch.from_numpy(codes), features
 
 
-def code_music(codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path) -> CodedMusic:
+def code_music(
+    codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path
+) -> CodedMusic:
     """Excerpts of music and their codes, made in a folder if they are not there already.
 
     An hour takes 175 MB on disk. Files are visited in a random order, again from the first if they are too few.
