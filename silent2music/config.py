@@ -121,7 +121,7 @@ class ModelConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     codec: str = "bundled"
     codec_checksum: str = ""
-    guidance: float = 2.0
+    guidance: float = 1.25
 
 
 Precision = Literal["fp32", "fp16", "int8", "bf16"]
@@ -138,7 +138,7 @@ class SamplingConfig:
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
-    guidance: float = 2.0
+    guidance: float = 1.25
     seed: int = 0
 
     def __post_init__(self) -> None:
