@@ -86,6 +86,7 @@ class BundledCodec(nn.Module):
         )
         self.register_buffer("scales", torch.zeros(config.codebook_size))
         n_components, dim = config.n_components, config.correction_dim
+        self._waits = True
         self.encoder = (
             VectorCorrection(n_components, dim, config.encoder_layers) if config.encoder_layers else None
         )
@@ -249,10 +250,14 @@ class BundledCodec(nn.Module):
         blocks = (codes[..., i : i + DECODE_BLOCK] for i in range(0, max(1, codes.shape[-1]), DECODE_BLOCK))
         return torch.cat(list(self.decode_stream(blocks)), dim=-1)
 
-    def with_iterations(self, n_iterations: int) -> BundledCodec:
-        """The same codec, weights shared, with another effort of the phase."""
+    def live(self) -> BundledCodec:
+        """The same codec, weights shared, that gives sound as early as it can.
+
+        The phase makes less effort, and the correction waits for nothing: the newest vector stands for those to come.
+        """
         other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, griffin_lim_iterations=n_iterations)
+        other.config = dataclasses.replace(self.config, griffin_lim_iterations=LIVE_ITERATIONS)
+        other._waits = False
         return other
 
     @property
@@ -260,7 +265,8 @@ class BundledCodec(nn.Module):
         """How far behind the codes `decode_stream` gives sound."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
-        n_frames += config.frames_per_code * (0 if self.decoder is None else self.decoder.ahead)
+        if self.decoder is not None and self._waits:
+            n_frames += config.frames_per_code * self.decoder.ahead
         return n_frames * config.hop / config.sample_rate
 
     @torch.no_grad()
@@ -285,17 +291,21 @@ class BundledCodec(nn.Module):
     def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known."""
         behind, ahead = (0, 0) if self.decoder is None else (self.decoder.behind, self.decoder.ahead)
+        n_awaited = ahead if self._waits else 0
         span, n_codebooks = self.config.frames_per_code, 0
         known: Tensor | None = None  # vectors from `behind` before the next to be given on
         n_given = 0  # of those, whose magnitudes were given
         for block in blocks:
             vectors, n_codebooks = self.vectors(self._checked(block)), block.shape[1]
             known = vectors if known is None else torch.cat([known, vectors], dim=1)
-            n_ready = known.shape[1] - ahead
+            n_ready = known.shape[1] - n_awaited
             if n_ready > n_given:
-                yield self.magnitudes(known, n_codebooks)[:, n_given * span : n_ready * span]
+                held = known[:, -1:].expand(-1, ahead - n_awaited, -1)
+                yield self.magnitudes(torch.cat([known, held], dim=1), n_codebooks)[
+                    :, n_given * span : n_ready * span
+                ]
                 known, n_given = known[:, max(0, n_ready - behind) :], min(n_ready, behind)
-        if known is not None and ahead:
+        if known is not None and n_awaited:
             yield self.magnitudes(known, n_codebooks)[:, n_given * span :]
 
     def _checked(self, codes: Tensor) -> Tensor:

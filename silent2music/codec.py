@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.bundled_codec import DECODE_BLOCK, LIVE_ITERATIONS, BundledCodec, as_stored, digest
+from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, as_stored, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
 from silent2music.errors import CheckpointError, ConfigError
 
@@ -385,7 +385,7 @@ def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> 
             yield codec.decode(torch.cat(every, dim=-1))
         return
     if live:
-        yield from codec.with_iterations(LIVE_ITERATIONS).decode_stream(codes)
+        yield from codec.live().decode_stream(codes)
         return
     yield from codec.decode_stream(_blocks(iter(codes)))
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from silent2music import audio
+from silent2music.bundled_codec import BundledCodec
+from silent2music.codec import decode_stream, load_codec
 from silent2music.config import SamplingConfig
 from silent2music.evaluation.features import describe, power_spectrum
 from silent2music.evaluation.metrics import spectral_flatness
@@ -49,6 +52,25 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
     assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
     assert len(describe(demo).onset_seconds) >= demo.seconds / 2
+
+
+def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:
+    codec = load_codec(job.default_model() / "codec")
+    assert isinstance(codec, BundledCodec)
+    # A chunk of one frame, the delay of the last of the eight codebooks, and what the codec waits for.
+    assert 8 / codec.frame_rate + codec.live().lookahead_seconds < 0.5
+    take = audio.read(job.DEMO_ROOM).samples[:1, : 3 * codec.sample_rate]
+    codes = codec.encode(torch.from_numpy(take)[None])[:, :8]
+    pieces = [piece[0, 0] for piece in decode_stream(codec, codes.split(1, dim=2), live=True)]
+    n_late = codes.shape[2] - len(pieces)
+    assert max(0, n_late) / codec.frame_rate <= codec.live().lookahead_seconds
+    heard, whole = torch.cat(pieces), codec.decode(codes)[0, 0]
+    assert heard.shape == whole.shape
+    levels = [
+        20 * x[: len(x) // 960 * 960].view(-1, 960).square().mean(1).sqrt().clamp_min(1e-5).log10()
+        for x in (heard, whole)
+    ]
+    assert float((levels[0] - levels[1]).abs().median()) < 1.5
 
 
 def test_another_room_gives_other_music(tmp_path: Path) -> None:
