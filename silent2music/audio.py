@@ -6,6 +6,7 @@ only look at audio start at once.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import tempfile
@@ -369,6 +370,17 @@ def write_blocks(
                     file.write(block.T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
+
+
+def ogg_coded(sound: Waveform) -> Waveform:
+    """What comes back of an OGG Vorbis file, without writing one."""
+    import soundfile
+
+    coded = io.BytesIO()
+    soundfile.write(coded, sound.samples.T, sound.sample_rate, format="OGG", subtype="VORBIS")
+    coded.seek(0)
+    back, _ = soundfile.read(coded, dtype="float32", always_2d=True)
+    return Waveform(back.T, sound.sample_rate)
 
 
 def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:

@@ -6,7 +6,6 @@ tags LOOPSTART and LOOPLENGTH, in samples. There is no MP3: it pads its ends.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,17 +75,6 @@ def write_tagged(path: Path, sound: Waveform, bars: Sequence[int], record: Mappi
         "BARS": " ".join(map(str, bars)),
     }
     provenance.write_tags(path, record, tags)
-
-
-def ogg_coded(sound: Waveform) -> Waveform:
-    """What comes back of an OGG Vorbis file, without writing one."""
-    import soundfile
-
-    coded = io.BytesIO()
-    soundfile.write(coded, sound.samples.T, sound.sample_rate, format="OGG", subtype="VORBIS")
-    coded.seek(0)
-    back, _ = soundfile.read(coded, dtype="float32", always_2d=True)
-    return Waveform(back.T, sound.sample_rate)
 
 
 EXPORTERS: Mapping[str, Callable[[Path, Waveform, Sequence[int], Mapping[str, Any]], None]] = {

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from silent2music.audio import FloatArray, Waveform
+from silent2music.audio import FloatArray, Waveform, ogg_coded
 from silent2music.config import AmbienceConfig
 from silent2music.export.circle import at_rate
-from silent2music.export.formats import LOSSY, ogg_coded
+from silent2music.export.formats import LOSSY
 from silent2music.export.grid import Grid
 from silent2music.export.levels import loudness_of
 from silent2music.export.space import Placement, fold_down, place
