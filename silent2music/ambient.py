@@ -27,6 +27,7 @@ from silent2music.audio import FLOOR_DBFS, FloatArray, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
+from silent2music.filters import triangles
 
 FEATURE_VERSION = 1
 """Raised when the meaning or the order of the features changes; shards and checkpoints state it."""
@@ -122,9 +123,7 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> FloatArray:
     edges_mel = np.linspace(to_mel(40.0), to_mel(sample_rate / 2), n_mels + 2)
     edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
     bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    filters = np.maximum(0.0, np.minimum(rising, falling))
+    filters = triangles(edges, bins)
     nearest = np.abs(bins - edges[1:-1, None]).argmin(axis=1)
     filters[np.arange(n_mels), nearest] = np.maximum(filters[np.arange(n_mels), nearest], 0.5)
     return filters.astype(np.float32)

@@ -128,7 +128,7 @@ Precision = Literal["fp32", "fp16", "int8", "bf16"]
 """How weights are held while tokens are drawn: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on
 x86 CPUs; `bf16` products are for CUDA."""
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "bf16")
+PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 
 @dataclass(frozen=True)

@@ -157,3 +157,10 @@ def oversampled(samples: FloatArray) -> FloatArray:
         for i, tap in enumerate(taps[:, phase]):
             out[:, phase] += tap * padded[:, i : i + n_samples]
     return out
+
+
+def triangles(edges: NDArray[np.floating], at: NDArray[np.floating]) -> DoubleArray:
+    """Triangular filters `[n, A]` of peak 1 between ascending `edges` `[n + 2]`, at places `[A]` in the same unit."""
+    rising = (at - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - at) / (edges[2:] - edges[1:-1])[:, None]
+    return np.asarray(np.maximum(0.0, np.minimum(rising, falling)))

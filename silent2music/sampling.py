@@ -86,9 +86,8 @@ class Cells:
         steps = self._decoder.codebook_vectors(self._codebook[:, None], drawn)
         reach = (self._sums[:, :, None] + steps).norm(dim=-1)
         fits = reach <= self._decoder.cell_radii[:, None]
-        # The first of equal maxima is not promised by argmax on every device; ranks are distinct.
-        rank = torch.arange(drawn.shape[-1], 0, -1, device=drawn.device)
-        chosen = torch.where(fits.any(dim=-1), (fits * rank).argmax(dim=-1), reach.argmin(dim=-1))
+        # Of equal maxima argmax gives the first.
+        chosen = torch.where(fits.any(dim=-1), fits.int().argmax(dim=-1), reach.argmin(dim=-1))
         return drawn.gather(-1, chosen[..., None]).squeeze(-1)
 
     def write(self, column: Tensor) -> None:

@@ -232,19 +232,20 @@ def analyze(
 ) -> None:
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
-    from silent2music.audio import atomic_path, open_recording, read
+    from silent2music.audio import Waveform, atomic_path, open_recording, read
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
 
-    profile = measure(open_recording(room))
+    recording = open_recording(room)
+    profile = measure(recording)
     if json_file is not None:
         with atomic_path(json_file, force) as path:
             path.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         from silent2music.plotting import plot_profile
 
-        waveform = read(room)
+        waveform = Waveform(recording.stretch(0, recording.n_samples), recording.sample_rate)
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)

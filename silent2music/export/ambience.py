@@ -408,11 +408,6 @@ def variation_seed(seed: int, variation: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\n{variation}".encode()).digest()[:4], "big")
 
 
-def _standing_out(loops: Mapping[tuple[str, int], Loop]) -> float:
-    """How much the worst seam of a set stands out."""
-    return max(loop.stands_out for loop in loops.values())
-
-
 def _stem(job: RoomJob, layer: str, variation: int, kind: str, spatial: str) -> str:
     folded = "" if kind == spatial else f"_{kind}"
     return f"{job.folder.name}_{layer}_{variation}{folded}"

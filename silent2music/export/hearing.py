@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from silent2music.audio import FloatArray, Waveform, ogg_coded
+from silent2music.audio import FloatArray, Waveform, db_to_gain, ogg_coded
 from silent2music.config import AmbienceConfig
 from silent2music.export.circle import at_rate
 from silent2music.export.formats import LOSSY
@@ -43,7 +43,7 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: in
                 sound = fold_down(field, config.spatial)
                 gain_db = config.lufs - loudness_of(sound, grid.sample_rate)
                 if np.isfinite(gain_db):
-                    sound = sound * np.float32(10.0 ** (gain_db / 20.0))
+                    sound = sound * np.float32(db_to_gain(gain_db))
                 yield ogg_coded(Waveform(sound, grid.sample_rate)).mono().samples[0]
             else:
                 yield field[0]

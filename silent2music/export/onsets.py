@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FloatArray
+from silent2music.filters import triangles
 
 FloatArray64 = NDArray[np.float64]
 
@@ -98,7 +99,5 @@ def _slaney_filters(sample_rate: int) -> FloatArray:
     mels = np.linspace(0.0, top, N_MELS + 2)
     edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
     bins = np.fft.rfftfreq(WINDOW, 1.0 / sample_rate)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    filters = triangles(edges, bins) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
     return np.asarray(filters, dtype=np.float32)

@@ -399,8 +399,11 @@ class _Run:
         n_samples, rate = self._crop_samples(), self.codec.sample_rate
         sound = crops(self.validation_files, config.n_validation_crops, n_samples, rate, rng, 0.0)
         sound = sound[:, None].to(self.accelerator.device)
-        figures, n_core = measure(self.average, sound), self._n_core()
-        return figures | ({"log_mel_core": measure(self.average, sound, n_core)["log_mel"]} if n_core else {})
+        codes, n_core = self.average.encode(sound), self._n_core()
+        figures = measure(self.average, sound, codes)
+        if n_core:
+            figures["log_mel_core"] = measure(self.average, sound, codes[:, :n_core])["log_mel"]
+        return figures
 
     def _log(self, values: dict[str, float]) -> None:
         """To TensorBoard and, as a line, to `log.jsonl`."""
@@ -510,14 +513,15 @@ def _learning_rate(step: int, config: CodecTrainingConfig) -> float:
 
 
 @torch.no_grad()
-def measure(codec: Codec | TrainableCodec, sound: Tensor, n_codebooks: int = 0) -> dict[str, float]:
-    """Figures for a model card from music `[B, C, N]` through the first codebooks of a codec; 0 for all.
+def measure(codec: Codec | TrainableCodec, sound: Tensor, codes: Tensor | None = None) -> dict[str, float]:
+    """Figures for a model card from music `[B, C, N]` through a codec, or through those of its codes that are given.
 
     Returns:
         `log_mel`, the distance over four scales; `level_error_db`, the mean absolute error of each row's RMS
         level; `usage` and `entropy_bits`, the share of entries used and the bits of a code, means over codebooks.
     """
-    codes = codec.encode(sound)[:, : n_codebooks or codec.n_codebooks]
+    if codes is None:
+        codes = codec.encode(sound)
     decoded = codec.decode(codes)[..., : sound.shape[-1]]
     rows = [x.flatten(0, 1) for x in (sound, decoded)]
     level = [10.0 * (x.square().mean(1) + 1e-9).log10() for x in rows]
