@@ -181,9 +181,14 @@ class Decoder(nn.Module):
             for weight in (block.out.weight, block.down.weight):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
 
-    def codebook_vectors(self, codebook: Tensor, codes: Tensor) -> Tensor:
-        """What codes stand for, as the codec has it: `[..., codebook_dim]` for indices that broadcast."""
-        return self.vectors[codebook, codes] * self.vector_rms[codebook, 0]
+    def refinements(self) -> Tensor:
+        """What each code adds to the first of its frame, as the codec has it, `[K, V + 1, codebook_dim]`.
+
+        The first itself and filler add nothing.
+        """
+        table = functional.pad(self.vectors * self.vector_rms, (0, 0, 0, 1))
+        table[0] = 0.0
+        return table
 
     def set_cell_radii(self, codes: Tensor) -> None:
         """Measure how far the codes of a frame lead away from its first, for `sampling.Cells`.
@@ -192,7 +197,7 @@ class Decoder(nn.Module):
             codes: `[K, n]` of encoded music, a few thousand frames.
         """
         codebook = torch.arange(1, len(codes), device=codes.device)[:, None]
-        reach = self.codebook_vectors(codebook, codes[1:]).cumsum(dim=0).norm(dim=-1)
+        reach = self.refinements()[codebook, codes[1:]].cumsum(dim=0).norm(dim=-1)
         # A sort rather than a quantile, which torch refuses for many values.
         rank = min(reach.shape[1] - 1, int(CELL_QUANTILE * reach.shape[1]))
         self.cell_radii[1:] = reach.sort(dim=1).values[:, rank]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
-from silent2music.decoder import Decoder, DelayPattern
+from silent2music.decoder import DelayPattern
 from silent2music.stepping import PackedDecoder, Stepper
 
 NOISE_BLOCK = 32
@@ -67,38 +68,35 @@ class Cells:
     a single tone covers the music.
 
     Args:
-        decoder: its `cell_radii` say how far codes may lead.
+        packed: of a decoder whose `cell_radii` say how far codes may lead.
         n_rows: B.
     """
 
-    def __init__(self, decoder: Decoder, n_rows: int) -> None:
-        self._decoder = decoder
-        self.n_draws = N_DRAWS if decoder.cell_radii.isfinite().any() else 1
-        k, _, width = decoder.vectors.shape
-        self._codebook = torch.arange(k, device=decoder.vectors.device)
+    def __init__(self, packed: PackedDecoder, n_rows: int) -> None:
+        config, table = packed.decoder.config, packed.refinements
+        self._radii, self._table = packed.decoder.cell_radii[:, None], table
+        self.n_draws = N_DRAWS if self._radii.isfinite().any() else 1
+        self._offsets = torch.arange(config.n_codebooks, device=table.device) * (config.codebook_size + 1)
+        # Below any reach, the first draw lowest.
+        self._order = torch.arange(-self.n_draws, 0, dtype=table.dtype, device=table.device)
         # What the codes after the first add up to so far, in the frame that each codebook writes next.
-        self._sums = decoder.vectors.new_zeros(n_rows, k, width)
+        self._sums = table.new_zeros(n_rows, config.n_codebooks, table.shape[1])
 
     def choose(self, drawn: Tensor) -> Tensor:
         """Of tokens `[B, K, n]` the first ones that stay in their cells, or those that leave it least: `[B, K]`."""
-        if drawn.shape[-1] == 1:
+        n_draws = drawn.shape[-1]
+        if n_draws == 1:
             return drawn[..., 0]
-        steps = self._decoder.codebook_vectors(self._codebook[:, None], drawn)
+        steps = functional.embedding(drawn + self._offsets[:, None], self._table)
         reach = (self._sums[:, :, None] + steps).norm(dim=-1)
-        fits = reach <= self._decoder.cell_radii[:, None]
-        # Of equal maxima argmax gives the first.
-        chosen = torch.where(fits.any(dim=-1), fits.int().argmax(dim=-1), reach.argmin(dim=-1))
-        return drawn.gather(-1, chosen[..., None]).squeeze(-1)
+        chosen = torch.where(reach <= self._radii, self._order[:n_draws], reach).argmin(dim=-1, keepdim=True)
+        return drawn.gather(-1, chosen).squeeze(-1)
 
     def write(self, column: Tensor) -> None:
         """Take note of the column `[B, K]` that was written."""
-        if self.n_draws == 1:
-            return
-        filler = self._decoder.pattern.filler
-        steps = self._decoder.codebook_vectors(self._codebook, column.clamp_max(filler - 1))
-        steps = steps.masked_fill((column == filler)[..., None], 0.0)
-        steps[:, 0] = 0.0
-        self._sums[:, 1:] = self._sums[:, :-1] + steps[:, :-1]
+        if self.n_draws > 1:
+            steps = functional.embedding(column + self._offsets, self._table)
+            self._sums[:, 1:] = self._sums[:, :-1] + steps[:, :-1]
 
 
 def generate_columns(
@@ -135,7 +133,7 @@ def generate_columns(
     codebook = torch.arange(k, device=device)
     noises = _noise(seeds, (k, size), device)
     given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
-    cells = Cells(stepper.packed.decoder, b)
+    cells = Cells(stepper.packed, b)
     column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
     for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
         logits = stepper.step(column, frame, null_frames)

@@ -112,6 +112,7 @@ class PackedDecoder:
 
     Attributes:
         embedding: `[K * (V + 1), D]`.
+        refinements: `[K * (V + 1), codebook_dim]`, see `Decoder.refinements`.
         head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
     """
 
@@ -124,6 +125,7 @@ class PackedDecoder:
         self.order = torch.cat([pairs, torch.arange(2 * half, decoder.config.head_dim)])
         self.layers = [_Layer(cast(Block, block), self.order, self.precision) for block in decoder.blocks]
         self.embedding = decoder.embedding_tables().flatten(0, 1)
+        self.refinements = decoder.refinements().flatten(0, 1)
         self.norm = decoder.norm.weight * decoder.config.dim**0.5
         self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
         self.bias = decoder.bias.clone()

@@ -55,7 +55,7 @@ def test_several_draws_are_distinct_and_follow_the_probabilities():
 def reach_of(codes, decoder):
     """How far the codes of `[K, T]` lead away from the first codebook's, `[K - 1, T]`."""
     codebook = torch.arange(1, len(codes))[:, None]
-    return decoder.codebook_vectors(codebook, codes[1:]).cumsum(dim=0).norm(dim=-1)
+    return decoder.refinements()[codebook, codes[1:]].cumsum(dim=0).norm(dim=-1)
 
 
 def test_drawn_codes_stay_in_their_cells():
@@ -77,10 +77,10 @@ def test_drawn_codes_stay_in_their_cells():
 def test_cells_take_the_first_that_fits_and_else_the_nearest():
     decoder = make_decoder()
     decoder.cell_radii[1:] = torch.tensor([2.0, 2.0])
-    norms = decoder.codebook_vectors(torch.tensor([[1]]), torch.arange(11)[None])[0].norm(dim=-1)
+    norms = decoder.refinements()[1, :11].norm(dim=-1)
     order = norms.argsort()
     inside, outside = order[norms[order] <= 2.0], order[norms[order] > 2.0]
-    cells = Cells(decoder, 1)
+    cells = Cells(PackedDecoder(decoder), 1)
     drawn = torch.stack([outside[0], inside[-1], inside[0]]).expand(1, 3, 3)
     assert cells.choose(drawn)[0].tolist()[:2] == [int(outside[0]), int(inside[-1])]
     drawn = torch.stack([outside[2], outside[0], outside[1]]).expand(1, 3, 3)
