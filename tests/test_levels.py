@@ -78,3 +78,15 @@ def test_ffmpeg_finds_the_same_loudness(tmp_path: Path, suffix: str) -> None:
         found = float(re.findall(r"lavfi\.r128\.I=(\S+)", said)[-1])
         assert loudness_of(audio.read(path).samples, RATE) == pytest.approx(found, abs=0.02)
         assert suffix == "ogg" or found == pytest.approx(-24.0, abs=0.03)
+
+
+def test_the_limiter_leaves_no_block_on_the_gate() -> None:
+    """At loudnesses so high that it takes most of the first stroke, and with it lowers the gate."""
+    loop = struck()
+    bend = np.interp(np.arange(loop.shape[1]) / RATE, [0.0, 0.6, 1.0, 3.93], [0.0, 0.0, 1.0, 1.0])
+    for lufs in (-14.0, -12.0):
+        for end_db in np.arange(-3.0, 3.0, 0.5):
+            bent = loop * (10 ** (bend * end_db / 20)).astype(np.float32)
+            (levelled,), _ = levelled_set([bent], RATE, [lufs], -1.0)
+            assert off_the_gate(levelled, RATE) is levelled
+            assert audio.true_peak_dbtp(Waveform(levelled, RATE)) < -1.0

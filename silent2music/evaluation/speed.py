@@ -393,10 +393,8 @@ def command_run(
         room_seconds: of recording.
     """
     with tempfile.TemporaryDirectory() as folder:
-        recording, n_samples = Path(folder) / "room.wav", round(room_seconds * room.sample_rate)
-        starts = range(0, n_samples, round(PIECE_SECONDS * room.sample_rate))
-        blocks = (span(room, start, min(start + starts.step, n_samples)).samples for start in starts)
-        audio.write_blocks(recording, blocks, room.sample_rate, room.n_channels)
+        recording = Path(folder) / "room.wav"
+        write_room(recording, room, room_seconds)
         arguments = [
             "infer",
             str(recording),
@@ -407,6 +405,14 @@ def command_run(
         ]
         arguments += ["--seconds", str(seconds), "--device", "cpu"]
         return command_cost(arguments)
+
+
+def write_room(path: Path, room: Waveform, seconds: float) -> None:
+    """A recording of any length, block by block: the room's first `seconds`, repeated if it is shorter."""
+    n_samples = round(seconds * room.sample_rate)
+    starts = range(0, n_samples, round(PIECE_SECONDS * room.sample_rate))
+    blocks = (span(room, start, min(start + starts.step, n_samples)).samples for start in starts)
+    audio.write_blocks(path, blocks, room.sample_rate, room.n_channels)
 
 
 def command_cost(arguments: Sequence[str]) -> dict[str, float]:

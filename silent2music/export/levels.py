@@ -70,20 +70,21 @@ def levelled_set(
     Returns:
         The layers, and for each whether it is nearly nothing.
     """
-    sounds = [off_the_gate(s, sample_rate) for s in sounds]
     loudness = [loudness_of(s, sample_rate) for s in sounds]
     quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
     gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]
-    held = list(sounds)
+    held, limit = list(sounds), true_peak
     for _ in range(N_ROUNDS):
-        held = _held(
-            [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)], sample_rate, true_peak
-        )
+        louder = [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)]
+        # After the limiter, which may put a block on the gate as well as take one away.
+        held = [off_the_gate(h, sample_rate) for h in _held(louder, sample_rate, limit)]
         missing = [
             0.0 if q else t - loudness_of(h, sample_rate) for q, t, h in zip(quiet, lufs, held, strict=True)
         ]
-        if max(map(abs, missing)) < TOLERANCE_LU:
+        excess = _true_peak(held) - true_peak
+        if max(map(abs, missing)) < TOLERANCE_LU and excess <= 0.0:
             break
+        limit -= max(0.0, excess)
         gains_db = [g + m if math.isfinite(m) else g for g, m in zip(gains_db, missing, strict=True)]
     return held, quiet
 
@@ -95,6 +96,12 @@ def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> l
     thrice = audio.limited(np.tile(together, 3), sample_rate, true_peak).samples
     held = thrice[:, n_samples : 2 * n_samples]
     return [held[i * n_channels : (i + 1) * n_channels] for i in range(len(sounds))]
+
+
+def _true_peak(sounds: Sequence[FloatArray]) -> float:
+    """The highest true peak in dBTP of sounds and of their sum, on the circle."""
+    together = np.concatenate([*sounds, np.sum(sounds, axis=0)])
+    return audio.peak_dbtp(audio.oversampled_peaks(np.tile(together, 2)))
 
 
 def quantised(samples: FloatArray, seed: int, bits: int = 24) -> FloatArray:
