@@ -111,6 +111,18 @@ def test_boundaries_are_asked_where_the_labels_say_so() -> None:
     assert not pair_stats.measured_reference(profile, {"event_seconds": []}).changing
 
 
+def test_unlabelled_rooms_with_clear_events_are_rhythmic_without_a_pulse_too() -> None:
+    from silent2music.acoustics import analyze
+
+    noise = 1e-3 * np.random.default_rng(1).standard_normal(int(SECONDS * RATE))
+    uneven = np.array([0.7, 1.3, 3.1, 3.9, 6.2, 8.8, 9.3])
+    for gain, rhythmic in ((0.2, True), (0.002, False)):
+        samples = noise + _bursts(uneven, 0.05, gain)
+        profile = analyze(Waveform(samples[None].astype(np.float32), RATE))
+        assert not profile.pulse_seconds
+        assert pair_stats.measured_reference(profile).rhythmic is rhythmic
+
+
 def test_no_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(DataError, match="holds no pairs"):

@@ -37,6 +37,9 @@ RHYTHMIC_KINDS = ("steps", "machine", "muted")
 
 MIN_EVENTS = 4
 
+CLEAR_EVENT_DB = 10.0
+"""Above its noise floor: an event of an unlabelled recording that a listener would not miss."""
+
 N_SHUFFLES = 8
 """Other pairs that each room is compared with; the null of a room is their mean."""
 
@@ -83,14 +86,15 @@ def measured_reference(profile: AcousticProfile, labels: dict[str, Any] | None =
     """The room as `acoustics.analyze` measured it.
 
     Labels, where there are any, decide only what is asked of the room: onsets and tempo of rhythmic kinds,
-    boundaries of scenes that change. Without them a pulse or a measured boundary does.
+    boundaries of scenes that change. Without them `MIN_EVENTS` clear events or a measured boundary do: of steps on
+    a stair, too, no steady pulse is asked.
     """
     labels = labels or {}
     events = np.array([event.seconds for event in profile.events], np.float64)
     boundaries = np.array([boundary.seconds for boundary in profile.boundaries], np.float64)
     labelled = "event_seconds" in labels
     changes = _labelled_boundaries(labels, profile.seconds) if labelled else boundaries
-    pulsed = bool(profile.pulse_seconds) and events.size >= MIN_EVENTS
+    n_clear = sum(event.strength_db >= CLEAR_EVENT_DB for event in profile.events)
     return RoomReference(
         kind=str(labels.get("kind", "")),
         seconds=profile.seconds,
@@ -98,7 +102,7 @@ def measured_reference(profile: AcousticProfile, labels: dict[str, Any] | None =
         tempo_bpm=profile.tempo_bpm,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
         boundary_seconds=boundaries,
-        rhythmic=_is_rhythmic(labels, profile.seconds) if labelled else pulsed,
+        rhythmic=_is_rhythmic(labels, profile.seconds) if labelled else n_clear >= MIN_EVENTS,
         changing=bool(changes.size),
     )
 
