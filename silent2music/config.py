@@ -160,6 +160,10 @@ class TrainingConfig:
 
     `mixed_precision` is `no`, `bf16`, or `auto`: bf16 on hardware that multiplies in it, where it about doubles
     the speed, and not elsewhere, where emulation makes it tens of times slower.
+
+    With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
+    draws for the same rooms; `selfplay_beta`, per nat, says how soon a piece that has become likelier than its
+    counterpart is left alone.
     """
 
     batch_size: int = 16
@@ -172,6 +176,8 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
     conditioning_dropout: float = 0.15
+    selfplay_weight: float = 0.0
+    selfplay_beta: float = 0.02
     ema_decay: float = 0.999
     mixed_precision: str = "auto"
     validate_every: int = 500

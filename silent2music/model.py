@@ -268,7 +268,7 @@ class Silent2Music(
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
     def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
-        """Training loss of a batch of pairs; feature step s and codec frame s are the same stretch of time.
+        """Training losses of a batch of pairs; feature step s and codec frame s are the same stretch of time.
 
         Args:
             codes: `[B, K, T]` int64.
@@ -278,11 +278,14 @@ class Silent2Music(
             keep: `[B]` bool; the other rows learn "no room".
 
         Returns:
-            `[K]` mean over the rows, in nats a token.
+            `[B, K]`, in nats a token.
         """
+        return self.token_nll(codes, mask, self.condition_or_not(features, scalars, mask, keep))
+
+    def condition_or_not(self, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Conditioning:
+        """Conditioning embeddings of the rows to `keep` `[B]`, and "no room" for the others."""
         conditioning = self.condition(features, scalars, mask)
-        conditioning = drop(conditioning, self.null(conditioning), keep)
-        return self.token_nll(codes, mask, conditioning).mean(dim=0)
+        return drop(conditioning, self.null(conditioning), keep)
 
     def room_contrast(
         self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor

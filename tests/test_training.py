@@ -123,6 +123,51 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
         room_contrast(model, shards, crop_seconds=1.0, batch_size=3)
 
 
+def test_self_play_prefers_real_music_to_what_was_drawn_before(shards, codec_folder, tmp_path):
+    """For draws by other seeds than those of the training, and more than likelihood alone does."""
+    from silent2music.data.shards import PairDataset, batches
+    from silent2music.training.loop import _Opponent
+
+    recipe = with_training(max_steps=60, batch_size=4, ema_decay=0.9, warmup_steps=10)
+    first = train(recipe, shards, codec_folder, tmp_path / "first")
+    batch = next(batches(PairDataset(shards, "train", 1.0), 4, epoch=0))
+    rows = (batch.features, batch.scalars, batch.mask, torch.ones(4, dtype=torch.bool))
+    before = _Opponent(Silent2Music.from_pretrained(first))
+    drawn = torch.cat([before.draw(*rows, seed=10_000 + i) for i in range(4)])
+    assert torch.equal(drawn[:4], before.draw(*rows, seed=10_000))
+    more_rows = tuple(torch.cat([row] * 4) for row in rows)
+    margins = []
+    for weight in (0.0, 1.0):
+        settings = {"max_steps": 30, "learning_rate": 1e-3, "batch_size": 4, "ema_decay": 0.9}
+        recipe = with_training(**settings, selfplay_weight=weight)
+        after = _Opponent(
+            Silent2Music.from_pretrained(
+                train(recipe, shards, codec_folder, tmp_path / f"{weight}", start=first)
+            )
+        )
+        gained = [
+            float((before.losses(codes, *own) - after.losses(codes, *own)).mean())
+            for codes, own in ((batch.codes, rows), (drawn, more_rows))
+        ]
+        margins.append(gained[0] - gained[1])
+    assert margins[1] > margins[0] + 0.02
+
+
+def test_self_play_resumes_and_needs_an_opponent(shards, codec_folder, tmp_path):
+    first = train(with_training(max_steps=1), shards, codec_folder, tmp_path / "first")
+    with pytest.raises(ConfigError, match="give --start"):
+        train(with_training(selfplay_weight=1.0), shards, codec_folder, tmp_path / "alone")
+    folders = []
+    for name, parts in (("whole", (4,)), ("parts", (2, 4))):
+        folders.append(tmp_path / name)
+        for steps in parts:
+            # A rate that does not depend on where the run ends.
+            recipe = with_training(selfplay_weight=1.0, max_steps=steps, warmup_steps=100)
+            train(recipe, shards, codec_folder, folders[-1], resume=steps != parts[0], start=first)
+    whole, parts = map(weights, folders)
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
 def test_fine_tuning_starts_from_the_weights_given(shards, codec_folder, tmp_path):
     first = train(RECIPE, shards, codec_folder, tmp_path / "first")
     still = with_training(max_steps=1, learning_rate=0.0)

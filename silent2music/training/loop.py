@@ -3,6 +3,11 @@
 Every random choice (order, crops, dropped rooms, dropout) is a function of the seed and the step, and the
 learning rate of the step alone. So a checkpoint is weights, their average, the optimiser's moments and a step
 number, and a resumed run equals an uninterrupted one.
+
+Likelihood alone does not say what is drawn: a model that is unsure spreads over more than music is, and what it has
+drawn leads it on. So a trained model can be trained further by self-play (SPIN: Chen et al., "Self-Play Fine-Tuning
+Converts Weak Language Models to Strong Language Models", 2024): beside the likelihood of real music counts by how much
+more likely than before it has become than what the model drew before for the same rooms.
 """
 
 from __future__ import annotations
@@ -22,13 +27,15 @@ from accelerate.utils import ProjectConfiguration
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from silent2music.audio import atomic_path
 from silent2music.codec import Codec, load_codec
-from silent2music.config import ModelConfig, RecipeConfig, TrainingConfig, to_dict
+from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig, to_dict
 from silent2music.data.shards import Batch, Example, PairDataset, batches
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
+from silent2music.sampling import generate_codes
 
 STATE_FILE = "state.safetensors"
 STEP_FILE = "state.json"
@@ -98,6 +105,10 @@ def train(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and {codec_folder} makes "
             f"{checksum}; prepare the pairs again with this codec."
         )
+    if config.selfplay_weight > 0 and start is None:
+        raise ConfigError(
+            "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
+        )
     if (out / STEP_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
     accelerator = Accelerator(
@@ -121,9 +132,10 @@ def train(
         model.ambient.set_statistics(torch.from_numpy(frames), torch.from_numpy(scalars))
     else:
         model.load_weights(start)
+    former = deepcopy(model) if config.selfplay_weight > 0 else None
     codes = np.concatenate([example.codes[:n_codebooks] for example in examples], axis=1)
     model.decoder.set_cell_radii(torch.from_numpy(codes))
-    return _Run(accelerator, config, model, dataset, validation, out).go(resume)
+    return _Run(accelerator, config, model, dataset, validation, out, former).go(resume)
 
 
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
@@ -159,9 +171,11 @@ class _Run:
         dataset: PairDataset,
         validation: PairDataset,
         out: Path,
+        former: Silent2Music | None,
     ) -> None:
         self.accelerator, self.config, self.out = accelerator, config, out
         self.dataset, self.validation = dataset, validation
+        self.opponent = None if former is None else _Opponent(former.to(accelerator.device))
         self.step = 0
         weights = [p for p in model.parameters() if p.requires_grad]
         groups = [
@@ -182,7 +196,8 @@ class _Run:
             accelerator.end_training()
             return self.out / MODEL_FOLDER
         begun = saved = time.monotonic()
-        self.model.train()
+        # Dropout would blur what is compared with the opponent's.
+        self.model.train(self.opponent is None)
         for batch in self._batches():
             losses = self._update(batch)
             self.step += 1
@@ -231,9 +246,8 @@ class _Run:
             with accelerator.accumulate(self.model):
                 batch = part.to(accelerator.device)
                 keep = torch.rand(len(batch.ids), device=accelerator.device) >= config.conditioning_dropout
-                with accelerator.autocast():
-                    losses = self.model(batch.codes, batch.features, batch.scalars, batch.mask, keep)
-                accelerator.backward(losses.mean())
+                losses, wanted = self._losses(batch, keep)
+                accelerator.backward(wanted)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
                 self.optimizer.step()
@@ -246,6 +260,27 @@ class _Run:
             )
         self._follow()
         return total
+
+    def _losses(self, batch: Batch, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of real music per codebook `[K]`, and what is to be made small."""
+        rows = (batch.features, batch.scalars, batch.mask, keep)
+        if self.opponent is None:
+            with self.accelerator.autocast():
+                losses = self.model(batch.codes, *rows)
+            return losses.mean(dim=0), losses.mean()
+        config, n_rows = self.config, len(keep)
+        seed = int(torch.randint(2**40, ()))  # by the generator that the step has set
+        with self.accelerator.autocast():
+            drawn = self.opponent.draw(*rows, seed=seed)
+            both = (torch.cat([batch.codes, drawn]), *(torch.cat([row, row]) for row in rows))
+            losses, before = self.model(*both), self.opponent.losses(*both)
+        n_tokens = batch.codes.shape[1] * batch.mask.sum(dim=1)
+        gained = (before - losses).mean(dim=1)
+        margin = n_tokens * (gained[:n_rows] - gained[n_rows:])
+        # Over beta, and by the token: while nothing has been learned, weight 1 is the force of the likelihood's half.
+        beaten = functional.softplus(-config.selfplay_beta * margin) / (config.selfplay_beta * n_tokens)
+        real = losses[:n_rows]
+        return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -321,3 +356,31 @@ class _Run:
                     for key, value in moments.items()
                     if value is not None
                 }
+
+
+class _Opponent:
+    """The model that a run started from, as it was.
+
+    It draws from its whole distribution: of tokens that are cut off at the draw the one that comes after would learn
+    no more than to give them back.
+    """
+
+    def __init__(self, model: Silent2Music) -> None:
+        self._model = model.requires_grad_(False).eval()
+        self._model.decoder.cell_radii.fill_(float("inf"))
+        self._sampling = SamplingConfig(temperature=1.0, top_k=0, guidance=1.0)
+
+    @torch.no_grad()
+    def draw(self, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor, seed: int) -> Tensor:
+        """Codes `[B, K, T]` for the rooms of a batch."""
+        conditioning = self._model.condition_or_not(features, scalars, mask, keep)
+        null = self._model.null(conditioning)
+        seeds = [seed * len(keep) + row for row in range(len(keep))]
+        codes = generate_codes(self._model.packed_decoder(), conditioning, null, self._sampling, seeds)
+        return codes.clamp_max(self._model.decoder.config.codebook_size - 1).clone()
+
+    @torch.no_grad()
+    def losses(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+        """As `Silent2Music.forward`."""
+        found: Tensor = self._model(codes, features, scalars, mask, keep)
+        return found
