@@ -21,7 +21,7 @@ from silent2music.errors import DataError
 from silent2music.evaluation import pieces
 from silent2music.evaluation.pieces import EvalConfig, Item, Piece, inspect
 from silent2music.evaluation.report import write_report
-from silent2music.evaluation.stages import Progress, Stages
+from silent2music.evaluation.stages import Progress, Stages, one_thread
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
     Report,
@@ -70,7 +70,7 @@ def evaluate(
     config = config or EvalConfig()
     folder = Path(pairs)
     held_out, training = _splits(folder, config)
-    with probing.one_thread(), Stages(config.workers, progress) as stages:
+    with one_thread(), Stages(config.workers, progress) as stages:
         subject = probing.subject(model_dir, sampling, guidance, config, stages)
         items, reals, sounds = pieces.load_items(folder, held_out, config, stages)
         music = {"real": sounds, "model": probing.music_of(subject, items)}
@@ -230,7 +230,7 @@ def evaluate_rooms(
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(files))[: config.n])
     if len(chosen) < 2:
         raise DataError(f"{rooms} holds {len(files)} recordings to test on; expected 2 at least.")
-    with probing.one_thread(), Stages(config.workers, progress) as stages:
+    with one_thread(), Stages(config.workers, progress) as stages:
         subject = probing.subject(model_dir, sampling, guidance, config, stages)
         items = pieces.load_rooms(Path(rooms), [files[i] for i in chosen], config, stages)
         systems: dict[str, Sequence[Piece | None]] = {

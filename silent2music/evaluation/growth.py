@@ -18,7 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from silent2music import audio
 from silent2music.audio import Waveform
@@ -26,6 +25,7 @@ from silent2music.config import SamplingConfig
 from silent2music.evaluation.bench_files import Report, write_files
 from silent2music.evaluation.metrics.statistics import bootstrap_mean
 from silent2music.evaluation.speed import Progress, command_run, machine, write_room
+from silent2music.evaluation.stages import one_thread
 from silent2music.model import Silent2Music
 
 LENGTHS = (10.0, 60.0, 600.0, 3600.0)
@@ -91,28 +91,23 @@ def minutes_beside_short_pieces(
     """
     chosen = set(np.unique(np.linspace(2, n_minutes, N_MINUTES).round().astype(int)).tolist())
     found: list[dict[str, float]] = []
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         model = Silent2Music.from_pretrained(model_folder)
-        with tempfile.TemporaryDirectory() as folder:
-            short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
-            write_room(short, room, SHORT_SECONDS)
-            write_room(long, room, n_minutes * SHORT_SECONDS)
-            piece = _minutes(model, long)
-            for minute in range(1, n_minutes + 1):
-                if minute not in chosen:
-                    next(piece)
-                else:
-                    before, itself, after = (
-                        next(_minutes(model, short)),
-                        next(piece),
-                        next(_minutes(model, short)),
-                    )
-                    found.append({"minute": minute, "seconds": itself, "short_seconds": (before + after) / 2})
-                progress("minutes of a long piece", minute, n_minutes)
-    finally:
-        torch.set_num_threads(n_threads)
+        short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
+        write_room(short, room, SHORT_SECONDS)
+        write_room(long, room, n_minutes * SHORT_SECONDS)
+        piece = _minutes(model, long)
+        for minute in range(1, n_minutes + 1):
+            if minute not in chosen:
+                next(piece)
+            else:
+                before, itself, after = (
+                    next(_minutes(model, short)),
+                    next(piece),
+                    next(_minutes(model, short)),
+                )
+                found.append({"minute": minute, "seconds": itself, "short_seconds": (before + after) / 2})
+            progress("minutes of a long piece", minute, n_minutes)
     return found
 
 
@@ -184,10 +179,9 @@ def table(report: Report) -> str:
 def _said_of_minutes(minutes: Sequence[Mapping[str, float]]) -> str:
     """What minutes of the long piece cost beside pieces of one, with a 95 % bootstrap interval of the mean."""
     ratios = np.array([minute["seconds"] / minute["short_seconds"] for minute in minutes])
-    said = bootstrap_mean(ratios)
     numbers = ", ".join(f"{minute['minute']:g}" for minute in minutes)
     return (
-        f"A minute of the longest piece takes {said.mean:.3f} [{said.low:.3f}, {said.high:.3f}] times what a piece of a "
+        f"A minute of the longest piece takes {bootstrap_mean(ratios)} times what a piece of a "
         f"minute takes that is made just before and just after (minutes {numbers})."
     )
 

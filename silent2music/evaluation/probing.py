@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,17 +33,6 @@ END_SECONDS = 10.0
 DIVERSITY_SECONDS = 10.0
 N_QUERIES = 8
 """Pieces of music that one job of the likelihood asks about."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: its steps are too small to share, and the figures must not depend on the cores."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,7 @@ from silent2music.audio import Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import Precision, SamplingConfig
 from silent2music.decoder import DelayPattern
+from silent2music.evaluation.stages import one_thread
 from silent2music.listening import embed, listen, span
 from silent2music.model import Silent2Music
 from silent2music.sampling import draw, generate_codes
@@ -98,17 +99,13 @@ def bench(
     """
     config = config or BenchConfig()
     tell = progress or (lambda stage, done, total: None)
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         model = Silent2Music.from_pretrained(model_folder)
         with torch.inference_mode():
             report: Report = {"model": model.config.name, "machine": machine()}
             report |= _interleaved(_tasks(model, room, config), config.n_rounds, tell)
             report["limit"] = limit(model)
             report["parity"] = parity(model, room)
-    finally:
-        torch.set_num_threads(n_threads)
     helps = [command_cost(["--help"])["seconds"] for _ in range(config.n_rounds)]
     report["help_seconds"] = float(np.median(helps))
     report["runs"] = {}

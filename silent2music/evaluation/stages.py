@@ -23,6 +23,19 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: its steps are too small to share, and the figures must not depend on the cores."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of one thread each: several threads in each of them would wait for each other.
 

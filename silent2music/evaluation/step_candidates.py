@@ -33,6 +33,7 @@ from silent2music.decoder import Decoder
 from silent2music.evaluation import runtimes
 from silent2music.evaluation.pure_step import PureStep, RingStepper, Run, StepState
 from silent2music.evaluation.speed import COST_OF_CHILD, Progress, heard_in, machine
+from silent2music.evaluation.stages import one_thread
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.stepping import PackedDecoder, Stepper, best_precision
@@ -234,13 +235,8 @@ def compare(
     """
     tell = progress or (lambda stage, done, total: None)
     chosen = [c for c in candidates() if names is None or c.name in names]
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            return _compare(model_folder, room, n_rounds, tell, chosen, Path(name))
-    finally:
-        torch.set_num_threads(n_threads)
+    with one_thread(), tempfile.TemporaryDirectory() as name:
+        return _compare(model_folder, room, n_rounds, tell, chosen, Path(name))
 
 
 def _compare(

@@ -92,7 +92,7 @@ def levelled_set(
 def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> list[FloatArray]:
     """Sounds under one limiter, which hears each of them and their sum, on the circle."""
     n_channels, n_samples = sounds[0].shape
-    together = np.concatenate([*sounds, np.sum(sounds, axis=0)]).astype(np.float32)
+    together = _with_sum(sounds)
     thrice = audio.limited(np.tile(together, 3), sample_rate, true_peak).samples
     held = thrice[:, n_samples : 2 * n_samples]
     return [held[i * n_channels : (i + 1) * n_channels] for i in range(len(sounds))]
@@ -100,8 +100,12 @@ def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> l
 
 def _true_peak(sounds: Sequence[FloatArray]) -> float:
     """The highest true peak in dBTP of sounds and of their sum, on the circle."""
-    together = np.concatenate([*sounds, np.sum(sounds, axis=0)])
-    return audio.peak_dbtp(audio.oversampled_peaks(np.tile(together, 2)))
+    return audio.peak_dbtp(audio.oversampled_peaks(np.tile(_with_sum(sounds), 2)))
+
+
+def _with_sum(sounds: Sequence[FloatArray]) -> FloatArray:
+    """Sounds `[C, N]` and their sum, one below the other."""
+    return np.concatenate([*sounds, np.sum(sounds, axis=0)]).astype(np.float32)
 
 
 def quantised(samples: FloatArray, seed: int, bits: int = 24) -> FloatArray:

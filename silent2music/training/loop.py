@@ -93,6 +93,7 @@ def train(
     Raises:
         CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or codec and shards
             do not belong together.
+        ConfigError: if there are fewer pairs than a step uses, or self-play has no `start` to play against.
     """
     config = recipe.training
     codec = load_codec(codec_folder)
@@ -277,7 +278,7 @@ class _Run:
         n_tokens = batch.codes.shape[1] * batch.mask.sum(dim=1)
         gained = (before - losses).mean(dim=1)
         margin = n_tokens * (gained[:n_rows] - gained[n_rows:])
-        # Over beta, and by the token: while nothing has been learned, weight 1 is the force of the likelihood's half.
+        # Over beta, and by the token: at weight 1 its gradient starts with half the strength of the likelihood's.
         beaten = functional.softplus(-config.selfplay_beta * margin) / (config.selfplay_beta * n_tokens)
         real = losses[:n_rows]
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
@@ -372,12 +373,11 @@ class _Opponent:
 
     @torch.no_grad()
     def draw(self, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor, seed: int) -> Tensor:
-        """Codes `[B, K, T]` for the rooms of a batch."""
+        """Codes `[B, K, T]` for the rooms of a batch; filler where a row is padded."""
         conditioning = self._model.condition_or_not(features, scalars, mask, keep)
         null = self._model.null(conditioning)
         seeds = [seed * len(keep) + row for row in range(len(keep))]
-        codes = generate_codes(self._model.packed_decoder(), conditioning, null, self._sampling, seeds)
-        return codes.clamp_max(self._model.decoder.config.codebook_size - 1).clone()
+        return generate_codes(self._model.packed_decoder(), conditioning, null, self._sampling, seeds)
 
     @torch.no_grad()
     def losses(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
