@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import RATE, steps_room
 from safetensors.torch import load_file
 
@@ -166,6 +167,23 @@ def test_self_play_resumes_and_needs_an_opponent(shards, codec_folder, tmp_path)
             train(recipe, shards, codec_folder, folders[-1], resume=steps != parts[0], start=first)
     whole, parts = map(weights, folders)
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate lets a process choose its precision once."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_self_play_draws_in_a_half_precision_run_too(shards, codec_folder, tmp_path, fresh_accelerate):
+    recipe = with_training(max_steps=1, mixed_precision="bf16")
+    first = train(recipe, shards, codec_folder, tmp_path / "first")
+    recipe = with_training(max_steps=2, mixed_precision="bf16", selfplay_weight=1.0)
+    second = train(recipe, shards, codec_folder, tmp_path / "second", start=first)
+    before, after = load_file(first / "model.safetensors"), load_file(second / "model.safetensors")
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_fine_tuning_starts_from_the_weights_given(shards, codec_folder, tmp_path):

@@ -271,8 +271,8 @@ class _Run:
             return losses.mean(dim=0), losses.mean()
         config, n_rows = self.config, len(keep)
         seed = int(torch.randint(2**40, ()))  # by the generator that the step has set
+        drawn = self.opponent.draw(*rows, seed=seed)  # at the precision that music is made with
         with self.accelerator.autocast():
-            drawn = self.opponent.draw(*rows, seed=seed)
             both = (torch.cat([batch.codes, drawn]), *(torch.cat([row, row]) for row in rows))
             losses, before = self.model(*both), self.opponent.losses(*both)
         n_tokens = batch.codes.shape[1] * batch.mask.sum(dim=1)
