@@ -6,6 +6,9 @@ is rebuilt at the decoder:
     samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
     codes -> vectors summed -> components inverted -> ** 2.5 -> magnitudes -> phase -> samples
 
+The codebooks after a core can hold gains of bands instead, relative to the magnitudes that the core's codes decode
+to: errors are heard, and measured, on a logarithmic scale, and what the decoder has guessed already needs no bits.
+
 Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames are centred inside that span.
 """
 
@@ -16,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.config import CodecConfig
-from silent2music.correction import SILENCE_NORM, SpectrumCorrection, VectorCorrection
+from silent2music.correction import SILENCE_NORM, GainRefinement, SpectrumCorrection, VectorCorrection
+from silent2music.distances import MEL_FLOOR, mel_filters
 from silent2music.errors import AudioError, ConfigError
 from silent2music.phase import context_frames, rebuild, stft
 
@@ -38,6 +42,10 @@ DECODE_BLOCK = 250
 
 LIVE_ITERATIONS = 1
 """Projections of the phase where sound must come soon: each looks 80 ms further ahead."""
+
+
+MAX_GAIN = 4.0
+"""Of a band in nepers of its amplitude, that is coded: 35 dB."""
 
 
 _TOKEN_SETTINGS = (
@@ -57,8 +65,9 @@ class BundledCodec(nn.Module):
 
     Attributes:
         components: `[P, frames_per_code * (n_fft / 2 + 1)]`, orthonormal rows.
-        codebooks: `[K, V, P]`.
+        codebooks: `[K, V, P]`; with gains, those after the core have them in their first places.
         scales: `[V]`, by the code of the first codebook.
+        bands: `[G, n_fft / 2 + 1]`, triangles on the mel scale that the gains are of.
     """
 
     kind = "bundled"
@@ -66,6 +75,7 @@ class BundledCodec(nn.Module):
     components: Tensor
     codebooks: Tensor
     scales: Tensor
+    bands: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -77,6 +87,12 @@ class BundledCodec(nn.Module):
             raise ConfigError(
                 f"codec.n_core_codebooks is {config.n_core_codebooks}; expected 0 to codec.n_codebooks "
                 f"({config.n_codebooks})."
+            )
+        n_gains = config.frames_per_code * config.gain_bands
+        if n_gains and not (config.n_core_codebooks and n_gains <= config.n_components):
+            raise ConfigError(
+                f"codec.gain_bands is {config.gain_bands}; expected gains of codebooks after a core, "
+                f"{config.n_components // config.frames_per_code} at most."
             )
         self.config = config
         n_features = config.frames_per_code * (config.n_fft // 2 + 1)
@@ -102,6 +118,14 @@ class BundledCodec(nn.Module):
             if config.decoder_layers
             else None
         )
+        n_bins = config.n_fft // 2 + 1
+        self.refiner = (
+            GainRefinement(config.gain_bands, config.frames_per_code, n_bins, dim, config.refiner_layers)
+            if config.gain_bands and config.refiner_layers
+            else None
+        )
+        bands = mel_filters(config.n_fft, max(1, config.gain_bands), config.sample_rate)
+        self.register_buffer("bands", bands, persistent=False)
 
     @property
     def sample_rate(self) -> int:
@@ -137,19 +161,29 @@ class BundledCodec(nn.Module):
         if not 1 <= n_codebooks <= self.n_codebooks:
             raise AudioError(f"{n_codebooks} codebooks were asked for; the codec has {self.n_codebooks}.")
         values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
-        tensors = {k: v for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+        tensors = self.closed_form()
         n_core = self.config.n_core_codebooks
         if n_codebooks <= n_core:
             values["n_codebooks"] = n_core
             tensors["codebooks"] = self.codebooks[:n_core]
         elif n_core:
             values["n_core_codebooks"] = n_core
+        if n_codebooks > n_core and self.config.gain_bands:
+            # The gains are relative to what the core decodes to.
+            values["gain_bands"] = self.config.gain_bands
+            tensors |= {k: v for k, v in self.state_dict().items() if k.startswith("decoder.")}
         return digest({"kind": self.kind, **values}, tensors)
+
+    def closed_form(self) -> dict[str, Tensor]:
+        """The tensors by name, without what a decoder learns."""
+        learned = ("decoder.", "refiner.")
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(learned)}
 
     @property
     def decoder_version(self) -> str:
-        """The learned correction, phase method and its effort."""
-        learned = "" if self.decoder is None else digest({}, self.decoder.state_dict()) + "-"
+        """The learned corrections, phase method and its effort."""
+        networks = [m for m in (self.decoder, self.refiner) if m is not None]
+        learned = "".join(digest({}, network.state_dict()) + "-" for network in networks)
         return f"{learned}phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
 
     def codebook_vectors(self) -> Tensor:
@@ -173,18 +207,30 @@ class BundledCodec(nn.Module):
         """
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
             raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
-        return self.quantise(self.project(audio[:, 0].float())).transpose(1, 2)
+        features = self.features(audio[:, 0].float())
+        codes = self.quantise(self._projected(features)).transpose(1, 2)
+        if not self.config.gain_bands:
+            return codes
+        return torch.cat([codes, self._gain_codes(self.wanted_gains(features, codes), codes)], dim=1)
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
-        vectors = self.features(audio) @ self.components.T
+        return self._projected(self.features(audio))
+
+    def _projected(self, features: Tensor) -> Tensor:
+        vectors = features @ self.components.T
         return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
 
+    @property
+    def n_vector_codebooks(self) -> int:
+        """Codebooks of vectors: the core where the others hold gains, otherwise all."""
+        return self.config.n_core_codebooks if self.config.gain_bands else self.n_codebooks
+
     def quantise(self, vectors: Tensor) -> Tensor:
-        """Codes `[B, T, K]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
+        """Codes `[B, T, n_vector_codebooks]` of vectors `[B, T, P]`, in blocks of frames to bound memory."""
         flat = vectors.flatten(0, 1)
         codes = torch.cat([self._search(flat[i : i + 1024]) for i in range(0, len(flat), 1024)])
-        return codes.reshape(*vectors.shape[:2], self.n_codebooks)
+        return codes.reshape(*vectors.shape[:2], self.n_vector_codebooks)
 
     def _search(self, vectors: Tensor) -> Tensor:
         """Codes `[n, K]` of vectors `[n, P]` by the M best: M partial paths are kept from book to book.
@@ -192,7 +238,7 @@ class BundledCodec(nn.Module):
         After the core's last book only the best path goes on.
         """
         first = self.codebooks[0]
-        n_kept = [min(self.config.n_candidates, first.shape[0])] * self.n_codebooks
+        n_kept = [min(self.config.n_candidates, first.shape[0])] * self.n_vector_codebooks
         n_kept[self.config.n_core_codebooks - 1] = n_kept[-1] = 1
         score = vectors @ first.T - first.square().sum(-1) / 2
         # Nothing can be added to silence, so it must not stand in for a sound (louder than a sine of -80 dBFS)
@@ -201,27 +247,60 @@ class BundledCodec(nn.Module):
         best = score.topk(n_kept[0], dim=1).indices
         codes = best[..., None]
         residual = vectors[:, None] - first[best]
-        scale = self.scales[best]
-        for k in range(1, self.n_codebooks):
-            book = self.codebooks[k]
-            # |r - s c|^2 for every path and entry
-            error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
-            error += scale.square()[..., None] * book.square().sum(-1)
-            chosen = error.flatten(1).topk(n_kept[k], dim=1, largest=False).indices
-            path, entry = chosen // self.codebook_size, chosen % self.codebook_size
-            rows = torch.arange(len(vectors), device=vectors.device)[:, None]
-            codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)
-            scale = scale[rows, path]
-            residual = residual[rows, path] - scale[..., None] * book[entry]
+        codes = _search_on(codes, residual, self.scales[best], self.codebooks[1 : len(n_kept)], n_kept[1:])
         return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
 
+    @torch.no_grad()
+    def wanted_gains(self, features: Tensor, codes: Tensor) -> Tensor:
+        """Logarithmic gains `[B, T, frames_per_code * G]` that bring what the core decodes to nearest to the music.
+
+        Args:
+            features: of the music, `[B, T, F]`.
+            codes: of it, `[B, K, T]`.
+        """
+        blocks = codes[:, : self.config.n_core_codebooks].split(DECODE_BLOCK, dim=-1)
+        levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks)]
+        frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
+        wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in frames.split(1024, dim=1)]
+        gains = (torch.cat(wanted, dim=1) - torch.cat(levels, dim=1)).clamp(-MAX_GAIN, MAX_GAIN)
+        return gains.reshape(*features.shape[:2], -1)
+
+    def levels(self, magnitudes: Tensor) -> Tensor:
+        """Natural logarithms of the amplitudes in bands, `[..., G]`, of magnitudes `[..., n_fft / 2 + 1]`."""
+        return (magnitudes @ self.bands.T).clamp(min=MEL_FLOOR).log()
+
+    def _gain_codes(self, gains: Tensor, codes: Tensor) -> Tensor:
+        """Codes `[B, K - n_core_codebooks, T]` of gains `[B, T, n]`, by the M best; 0 where the core is silent."""
+        books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
+        n_kept = [self.config.n_candidates] * (len(books) - 1) + [1]
+        found = [
+            _search_on(
+                part.new_zeros(len(part), 1, 0).long(),
+                part[:, None],
+                part.new_ones(len(part), 1),
+                books,
+                n_kept,
+            )
+            for part in gains.flatten(0, 1).split(1024)
+        ]
+        chosen = torch.cat(found)[:, 0].reshape(*gains.shape[:2], -1).transpose(1, 2)
+        return torch.where(codes[:, :1] == SILENCE_CODE, 0, chosen)
+
     def vectors(self, codes: Tensor) -> Tensor:
-        """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`."""
-        rest = sum(
-            (self.codebooks[k][codes[:, k]] for k in range(1, codes.shape[1])),
-            start=torch.zeros((), device=codes.device),
-        )
-        return self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
+        """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`.
+
+        Behind the vectors come gains, `[B, T, P + frames_per_code * G]`, if there are codes of some.
+        """
+        n_vectors = min(codes.shape[1], self.n_vector_codebooks)
+        nothing = torch.zeros((), device=codes.device)
+        rest = sum((self.codebooks[k][codes[:, k]] for k in range(1, n_vectors)), start=nothing)
+        vectors = self.codebooks[0][codes[:, 0]] + self.scales[codes[:, 0]][..., None] * rest
+        if codes.shape[1] == n_vectors:
+            return vectors
+        n_gains = self.config.frames_per_code * self.config.gain_bands
+        books = range(n_vectors, codes.shape[1])
+        gains = sum((self.codebooks[k, :, :n_gains][codes[:, k]] for k in books), start=nothing)
+        return torch.cat([vectors, gains], dim=-1)
 
     def magnitudes(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
         """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`.
@@ -236,10 +315,30 @@ class BundledCodec(nn.Module):
 
     def compressed(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
         """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]`, from what `magnitudes` takes."""
+        n_codebooks = min(n_codebooks or self.n_codebooks, self.n_vector_codebooks)
+        vectors, gains = vectors.tensor_split([self.config.n_components], dim=-1)
         features = vectors @ self.components
         if self.decoder is None:
-            return features.clamp(min=0.0)
-        return cast(Tensor, self.decoder(vectors, features, n_codebooks or self.n_codebooks))
+            features = features.clamp(min=0.0)
+        else:
+            features = cast(Tensor, self.decoder(vectors, features, n_codebooks))
+        return self._refined(features, gains) if gains.shape[-1] else features
+
+    def _refined(self, features: Tensor, gains: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, F]` by the gains of bands `[B, T, frames_per_code * G]`."""
+        config = self.config
+        frames = features.reshape(*features.shape[:2], config.frames_per_code, -1)
+        bands = gains.reshape(*frames.shape[:3], config.gain_bands)
+        # Between the middles of bands gains are interpolated, beyond the outermost they are these bands'.
+        hats = self.bands / self.bands.sum(0).clamp(min=1e-6)
+        hats[0, 0] = hats[-1, -1] = 1.0
+        if self.refiner is None:
+            bins = bands @ hats
+        else:
+            bands, besides = self.refiner(bands, self.levels(frames.pow(1.0 / config.power)))
+            bins = bands @ hats + besides
+        bins = bins.clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
+        return (frames * (config.power * bins).exp()).reshape(features.shape)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`, or of those of the first codebooks alone.
@@ -265,9 +364,15 @@ class BundledCodec(nn.Module):
         """How far behind the codes `decode_stream` gives sound."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
-        if self.decoder is not None and self._waits:
-            n_frames += config.frames_per_code * self.decoder.ahead
+        if self._waits:
+            n_frames += config.frames_per_code * self._context(self.n_codebooks)[1]
         return n_frames * config.hop / config.sample_rate
+
+    def _context(self, n_codebooks: int) -> tuple[int, int]:
+        """Codec frames before and after a frame that its magnitudes depend on, by codes of the first codebooks."""
+        networks = [self.decoder, self.refiner if n_codebooks > self.n_vector_codebooks else None]
+        reach = [(n.behind, n.ahead) for n in networks if n is not None]
+        return sum(behind for behind, _ in reach), sum(ahead for _, ahead in reach)
 
     @torch.no_grad()
     def decode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -290,13 +395,13 @@ class BundledCodec(nn.Module):
 
     def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known."""
-        behind, ahead = (0, 0) if self.decoder is None else (self.decoder.behind, self.decoder.ahead)
-        n_awaited = ahead if self._waits else 0
-        span, n_codebooks = self.config.frames_per_code, 0
+        span, n_codebooks, n_awaited = self.config.frames_per_code, 0, 0
         known: Tensor | None = None  # vectors from `behind` before the next to be given on
         n_given = 0  # of those, whose magnitudes were given
         for block in blocks:
             vectors, n_codebooks = self.vectors(self._checked(block)), block.shape[1]
+            behind, ahead = self._context(n_codebooks)
+            n_awaited = ahead if self._waits else 0
             known = vectors if known is None else torch.cat([known, vectors], dim=1)
             n_ready = known.shape[1] - n_awaited
             if n_ready > n_given:
@@ -319,6 +424,31 @@ class BundledCodec(nn.Module):
                 f"The codec got a code outside 0 to {self.codebook_size - 1}; is it another codec's?"
             )
         return codes
+
+
+def _search_on(
+    codes: Tensor, residual: Tensor, scale: Tensor, books: Tensor, n_kept: Sequence[int]
+) -> Tensor:
+    """Paths `[n, n_kept[-1], k + len(books)]` that go on from paths `[n, M, k]` through more codebooks.
+
+    Args:
+        codes: of the paths so far.
+        residual: what they leave, `[n, M, P]`.
+        scale: of the codebooks' entries, `[n, M]`.
+        books: `[K, V, P]`.
+        n_kept: how many paths are kept at each codebook.
+    """
+    rows = torch.arange(len(codes), device=codes.device)[:, None]
+    for book, n_paths in zip(books, n_kept, strict=True):
+        # |r - s c|^2 for every path and entry
+        error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
+        error += scale.square()[..., None] * book.square().sum(-1)
+        chosen = error.flatten(1).topk(n_paths, dim=1, largest=False).indices
+        path, entry = chosen // len(book), chosen % len(book)
+        codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)
+        scale = scale[rows, path]
+        residual = residual[rows, path] - scale[..., None] * book[entry]
+    return codes
 
 
 def as_stored(tensor: Tensor) -> Tensor:

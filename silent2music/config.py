@@ -30,6 +30,10 @@ class CodecConfig:
     Learned corrections of the encoder and the decoder exist where their number of layers is not 0. The first
     `n_core_codebooks` are searched as if there were no others, so that their codes, which a token model writes,
     are those of a codec without them; with 0 all are searched together.
+
+    With `gain_bands` the codebooks after the core hold logarithmic gains of so many bands of each STFT frame: by
+    how much the music is louder there than what the core's codes decode to. `refiner_layers` are of a second
+    learned correction, which sees those gains.
     """
 
     sample_rate: int = 24_000
@@ -46,6 +50,8 @@ class CodecConfig:
     encoder_layers: int = 0
     decoder_layers: int = 0
     correction_dim: int = 192
+    gain_bands: int = 0
+    refiner_layers: int = 0
 
     @property
     def samples_per_code(self) -> int:

@@ -134,8 +134,9 @@ class SpectrumCorrection(nn.Module):
         for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
             around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, self.BLOCK_AHEAD))
             hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
-        gain = self.gain(hidden).clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
-        noise = self.noise(hidden).clamp(max=0.0).exp()
+        # Under autocast the layers' results have 8 bits, too few for what follows.
+        gain = self.gain(hidden).float().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
+        noise = self.noise(hidden).float().clamp(max=0.0).exp()
         # Silence stays silent beside sound.
         mixed = torch.where(length > 0.0, self._blended(features, hidden), 0.0)
         magnitudes: Tensor = mixed.clamp(min=0.0) * gain + length * noise
@@ -151,6 +152,79 @@ class SpectrumCorrection(nn.Module):
         for i in range(weights.shape[3]):
             total = total + (weights[..., i, :] @ self.hats) * around[:, i : i + n_frames]
         return total.reshape(features.shape)
+
+
+class GainRefinement(nn.Module):
+    """What coded gains of bands say of the gains that were meant, for the decoder.
+
+    The gains are quantised frame by frame, so that they waver where the music does not. Each band is smoothed along
+    time, by taps of its own, and ConvNeXt blocks on the gains and the levels around change the gains of bands and of
+    single bins.
+
+    Args:
+        n_bands: gains of an STFT frame.
+        frames_per_code: STFT frames in a codec frame.
+        n_bins: of an STFT frame.
+        dim: width.
+        n_layers: blocks.
+    """
+
+    ENTER_REACH = 2
+    """Frames on either side that the first layer and the taps see."""
+
+    BLOCK_BEHIND = 4
+    """Frames that each block sees more."""
+
+    LEVEL_CENTRE, LEVEL_SPREAD = -6.0, 2.5
+    """Of natural logarithms of levels, roughly: they are brought to about 1."""
+
+    def __init__(self, n_bands: int, frames_per_code: int, n_bins: int, dim: int, n_layers: int) -> None:
+        super().__init__()
+        n_gains = frames_per_code * n_bands
+        n_taps = 2 * self.ENTER_REACH * frames_per_code + 1
+        self.enter = nn.Conv1d(2 * n_gains, dim, 2 * self.ENTER_REACH + 1, padding=self.ENTER_REACH)
+        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
+        self.mix = nn.ModuleList(
+            [nn.Conv1d(dim, dim, self.BLOCK_BEHIND + 1, groups=dim) for _ in range(n_layers)]
+        )
+        self.widen = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(n_layers)])
+        self.narrow = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(n_layers)])
+        self.taps = nn.Conv1d(n_bands, n_bands, n_taps, padding=n_taps // 2, groups=n_bands, bias=False)
+        self.bands = nn.Linear(dim, n_gains)
+        self.bins = nn.Linear(dim, frames_per_code * n_bins)
+        nn.init.zeros_(self.taps.weight)
+        nn.init.ones_(self.taps.weight[..., n_taps // 2])
+        for layer in (self.bands, self.bins):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @property
+    def behind(self) -> int:
+        """Frames before a frame that its gains depend on."""
+        return self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix)
+
+    @property
+    def ahead(self) -> int:
+        """Frames after a frame that its gains depend on."""
+        return self.ENTER_REACH
+
+    def forward(self, gains: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Changed gains of bands `[B, T, frames_per_code, G]` and gains of bins besides, `[B, T, frames_per_code, F]`.
+
+        Args:
+            gains: `[B, T, frames_per_code, G]` as coded, in nepers of amplitude.
+            levels: of the same shape, natural logarithms of the amplitudes that the gains are of.
+        """
+        n_rows, n_frames, span, _ = gains.shape
+        level = (levels - self.LEVEL_CENTRE) / self.LEVEL_SPREAD
+        inputs = torch.cat([gains.flatten(2), level.flatten(2)], dim=-1)
+        hidden = self.enter(inputs.transpose(1, 2)).transpose(1, 2)
+        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
+            around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, 0))
+            hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
+        smooth = self.taps(gains.flatten(1, 2).transpose(1, 2)).transpose(1, 2).reshape(gains.shape)
+        bands = smooth.float() + self.bands(hidden).float().reshape(gains.shape)
+        return bands, self.bins(hidden).float().reshape(n_rows, n_frames, span, -1)
 
 
 def _hats(n_bands: int, n_bins: int) -> Tensor:

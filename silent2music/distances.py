@@ -50,12 +50,37 @@ def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> T
         >>> round(float(log_mel_distance(sound, sound, 24000)), 6)
         0.0
     """
-    total = torch.zeros(len(reference), device=reference.device)
+    errors = log_mel_errors(reference, estimate, sample_rate)
+    return torch.stack([error.abs().mean((1, 2)) for error in errors]).mean(0)
+
+
+def log_mel_errors(reference: Tensor, estimate: Tensor, sample_rate: int) -> list[Tensor]:
+    """What `log_mel_distance` is the mean of: the estimate's level less the reference's, `[B, n_mels, L]` per scale."""
+    errors = []
     for n_fft, n_mels in MEL_SCALES:
         filters = mel_filters(n_fft, n_mels, sample_rate).to(reference.device)
         levels = [(filters @ spectrum(x, n_fft)).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
-        total = total + (levels[0] - levels[1]).abs().mean((1, 2))
-    return total / len(MEL_SCALES)
+        errors.append(levels[1] - levels[0])
+    return errors
+
+
+def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """How far a sound is from another, each a mean over all sounds.
+
+    Args:
+        reference, estimate: samples `[B, N]`.
+        sample_rate: in Hz.
+
+    Returns:
+        `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
+        scale, in which attacks and roughness are; `stft`, that of `stft_distance`.
+    """
+    errors = log_mel_errors(reference, estimate, sample_rate)
+    return {
+        "mel": torch.stack([error.abs().mean() for error in errors]).mean(),
+        "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
+        "stft": stft_distance(reference, estimate).mean(),
+    }
 
 
 def magnitude_distances(

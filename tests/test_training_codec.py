@@ -111,6 +111,118 @@ def test_a_codec_is_extended_behind_its_core(fitted: BundledCodec, music: list[P
         extend_codec(fitted, [], 5)
 
 
+@pytest.fixture(scope="module")
+def gains(fitted: BundledCodec, music: list[Path]) -> BundledCodec:
+    """Two codebooks of gains behind a core of three, whose sound is corrected: here, made duller."""
+    torch.manual_seed(0)
+    core = BundledCodec(replace(fitted.config, decoder_layers=1, correction_dim=16))
+    core.load_state_dict(fitted.state_dict(), strict=False)
+    assert core.decoder is not None
+    torch.nn.init.normal_(core.decoder.gain.weight, std=0.05)
+    return extend_codec(core, music, 5, n_iterations=4, gain_bands=8)
+
+
+def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCodec, music: list[Path]) -> None:
+    audio_in = sound(music)
+    codes = gains.encode(audio_in)
+    assert codes.shape[1] == 5
+    assert torch.equal(codes[:, :3], fitted.encode(audio_in))
+    assert gains.token_checksum(3) == fitted.checksum
+    assert gains.vectors(codes[:, :3]).shape[-1] == 16
+    assert gains.vectors(codes).shape[-1] == 16 + 2 * 8
+    # Each codebook brings the gains nearer to those wanted, and the magnitudes to the music's.
+    features = gains.features(audio_in[:, 0])
+    wanted = gains.wanted_gains(features, codes)
+    rest = [wanted] + [wanted - gains.vectors(codes[:, :k])[..., 16:] for k in (4, 5)]
+    errors = [float(x.square().mean()) for x in rest]
+    assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
+    levels = gains.levels(features.reshape(1, -1, 481).pow(2.5))
+    distance = [
+        float((gains.levels(gains.magnitudes(gains.vectors(codes[:, :k]), k)) - levels).abs().mean())
+        for k in (3, 5)
+    ]
+    assert distance[1] < 0.9 * distance[0]
+    # Of such a codec the core alone is fitted, and codebooks behind a core are replaced.
+    wanted_config = replace(SMALL, n_codebooks=5, n_core_codebooks=3, gain_bands=8)
+    assert fit_codec(music, wanted_config, n_iterations=6).checksum == fitted.checksum
+    assert extend_codec(gains, music, 4, n_iterations=1, gain_bands=8).token_checksum(3) == fitted.checksum
+
+
+def test_gains_of_silence_are_none(gains: BundledCodec) -> None:
+    codes = gains.encode(torch.zeros(1, 1, 9600))
+    assert codes.eq(0).all()
+    codes[:, 3:] = 7
+    assert gains.decode(codes).abs().max() == 0.0
+
+
+def test_the_checksum_of_gains_is_of_the_correction_too(gains: BundledCodec) -> None:
+    other = BundledCodec(gains.config)
+    other.load_state_dict(gains.state_dict())
+    assert other.checksum == gains.checksum
+    assert other.decoder is not None
+    torch.nn.init.ones_(other.decoder.gain.bias)
+    assert other.checksum != gains.checksum
+    assert other.token_checksum(3) == gains.token_checksum(3)
+
+
+def test_gains_need_a_core_and_room() -> None:
+    with pytest.raises(
+        ConfigError, match="gain_bands is 8; expected gains of codebooks after a core, 8 at most"
+    ):
+        BundledCodec(replace(SMALL, gain_bands=8))
+    with pytest.raises(ConfigError, match="gain_bands is 9"):
+        BundledCodec(replace(SMALL, gain_bands=9, n_core_codebooks=2))
+
+
+def test_gains_stream_as_they_decode(gains: BundledCodec, music: list[Path]) -> None:
+    """A refinement starts as nothing; changed, it depends on the frames that it says."""
+    torch.manual_seed(0)
+    codec = BundledCodec(replace(gains.config, refiner_layers=2))
+    codec.load_state_dict(gains.state_dict(), strict=False)
+    codes = gains.encode(sound(music))
+    assert torch.allclose(codec.decode(codes), gains.decode(codes), atol=1e-6)
+    assert torch.equal(codec.encode(sound(music)), codes)
+    assert codec.checksum == gains.checksum
+    assert codec.decoder_version != gains.decoder_version
+    assert codec.refiner is not None
+    for layer in (codec.refiner.bands, codec.refiner.bins, codec.refiner.taps):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    whole = codec.decode(codes)
+    assert (whole - gains.decode(codes)).abs().max() > 1e-3
+    for n_frames in (1, 7, 60):
+        pieces = torch.cat(list(codec.decode_stream(codes.split(n_frames, dim=-1))), dim=-1)
+        assert torch.allclose(pieces, whole, atol=1e-4)
+    live = torch.cat(list(codec.live().decode_stream(codes.split(1, dim=-1))), dim=-1)
+    assert live.shape == whole.shape
+    assert live.isfinite().all()
+    assert torch.equal(codec.decode(codes[:, :3]), gains.decode(codes[:, :3]))
+
+
+def test_training_refines_gains_alone(gains: BundledCodec, music: list[Path], tmp_path: Path) -> None:
+    save_codec(gains, tmp_path / "gains")
+    settings = recipe(
+        objective="coded_sound",
+        cached_minutes=0.3,
+        max_steps=80,
+        validate_every=80,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        ema_decay=0.9,
+    )
+    settings = replace(settings, codec=replace(settings.codec, refiner_layers=1))
+    trained = load_codec(train_codec(settings, music, music, tmp_path / "run", tmp_path / "gains"))
+    assert isinstance(trained, BundledCodec)
+    assert trained.checksum == load_codec(tmp_path / "gains").checksum
+    codes = gains.encode(sound(music))
+    assert torch.equal(trained.decode(codes[:, :3]), load_codec(tmp_path / "gains").decode(codes[:, :3]))
+    before, after = (measure(codec, sound(music), codes)["log_mel"] for codec in (gains, trained))
+    assert after < 0.97 * before
+    free = replace(settings, codec_training=replace(settings.codec_training, freeze_tokens=False))
+    free = replace(free, codec_training=replace(free.codec_training, objective="sound"))
+    with pytest.raises(ConfigError, match="A codec of gains keeps its tokens"):
+        train_codec(free, music, music, tmp_path / "free", tmp_path / "gains")
+
+
 def test_progress_is_told(music: list[Path]) -> None:
     told: list[tuple[str, float]] = []
     fit_codec(music, SMALL, n_iterations=1, progress=lambda stage, fraction: told.append((stage, fraction)))
@@ -149,6 +261,16 @@ def test_losses_have_finite_gradients_at_silence() -> None:
     loss.sum().backward()
     assert silent.grad is not None
     assert silent.grad.isfinite().all()
+
+
+def test_sound_distances_tell_a_steady_error_from_a_wavering_one() -> None:
+    noise = 0.1 * torch.randn(1, RATE, generator=generator())
+    tremolo = 1.0 + 0.5 * torch.sin(2 * np.pi * 20.0 * torch.arange(RATE) / RATE)
+    steady, wavering = (distances.sound_distances(noise, noise * gain, RATE) for gain in (0.5, tremolo))
+    assert torch.allclose(steady["mel"], distances.log_mel_distance(noise, noise * 0.5, RATE).mean())
+    assert steady["slope"] < 0.01
+    assert wavering["slope"] > 5.0 * steady["slope"]
+    assert torch.allclose(steady["stft"], distances.stft_distance(noise, noise * 0.5).mean())
 
 
 def test_hinge_losses() -> None:
@@ -233,6 +355,9 @@ def test_coded_music_is_the_music_and_is_kept(
         sound = torch.from_numpy(coded.sound[[3, 5]].astype(np.float32) / 32768.0)
         assert torch.allclose(features, fitted.features(sound)[:, start : start + n_frames], atol=1e-5)
         assert torch.equal(codes, fitted.encode(sound[:, None])[..., start : start + n_frames])
+        again, heard = coded.sound_crops(fitted, [3, 5], start, n_frames)
+        assert torch.equal(again, codes)
+        assert torch.equal(heard, sound[:, start * 960 : (start + n_frames) * 960])
     made = (tmp_path / "codes.npy").stat().st_mtime_ns
     code_music(fitted, music, 1.0, 0, tmp_path)
     assert (tmp_path / "codes.npy").stat().st_mtime_ns == made
@@ -256,7 +381,7 @@ def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: li
     assert silence.abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("objective", "n_steps"), [("sound", 60), ("magnitudes", 150)])
+@pytest.mark.parametrize(("objective", "n_steps"), [("sound", 60), ("coded_sound", 60), ("magnitudes", 150)])
 def test_training_the_decoder_helps_and_keeps_the_tokens(
     fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path, objective: str, n_steps: int
 ) -> None:
@@ -284,6 +409,7 @@ def test_training_the_decoder_helps_and_keeps_the_tokens(
         ("bundled", "sound", True, True),
         ("bundled", "sound", False, False),
         ("bundled", "magnitudes", False, True),
+        ("bundled", "coded_sound", False, True),
         ("seanet", "sound", True, False),
         ("seanet", "sound", False, True),
     ],
@@ -333,7 +459,7 @@ def test_what_cannot_be_trained_is_said(music: list[Path], start: Path, tmp_path
         train_codec(recipe(kind="vinyl"), music, music, tmp_path / "a")
     with pytest.raises(ConfigError, match="needs a fitted one"):
         train_codec(recipe(), music, music, tmp_path / "b")
-    with pytest.raises(ConfigError, match="objective is 'taste'; expected sound or magnitudes"):
+    with pytest.raises(ConfigError, match="objective is 'taste'; expected sound, coded_sound or"):
         train_codec(recipe(objective="taste"), music, music, tmp_path / "f", start)
     with pytest.raises(ConfigError, match="Only the bundled codec with freeze_tokens"):
         train_codec(recipe(objective="magnitudes", kind="seanet"), music, music, tmp_path / "g")

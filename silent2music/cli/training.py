@@ -66,7 +66,9 @@ def codec_fit(
     extend: Annotated[
         Path | None,
         typer.Option(
-            "--extend", help="Codec folder to give more codebooks (codec.n_codebooks), its codes kept."
+            "--extend",
+            help="Codec folder to give more codebooks (codec.n_codebooks; of gains with codec.gain_bands), its "
+            "codes kept.",
         ),
     ] = None,
     overrides: Set = None,
@@ -85,7 +87,15 @@ def codec_fit(
             core = load_codec(extend)
             if not isinstance(core, BundledCodec):
                 raise S2MError(f"{extend} holds another kind of codec; expected a bundled one.")
-            codec = extend_codec(core, files, config.n_codebooks, seed, hours, fractions(steps))
+            codec = extend_codec(
+                core,
+                files,
+                config.n_codebooks,
+                seed,
+                hours,
+                fractions(steps),
+                gain_bands=config.gain_bands,
+            )
     save_codec(codec, out)
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
 

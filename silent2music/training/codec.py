@@ -39,6 +39,8 @@ def fit_codec(
 ) -> BundledCodec:
     """Fit the bundled codec in closed form: principal components, then residual k-means.
 
+    Of a codec with gains the core alone is fitted: `extend_codec` adds them when its correction has been learned.
+
     Args:
         files: music, any rate, any number of channels (mixed to one).
         config: of the codec.
@@ -56,8 +58,14 @@ def fit_codec(
     """
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
-    config = replace(config, encoder_layers=0, decoder_layers=0)  # what is learned comes later
+    config = replace(
+        config, encoder_layers=0, decoder_layers=0, refiner_layers=0
+    )  # what is learned comes later
     codec = BundledCodec(config)
+    if config.gain_bands:
+        # Gains are of what the core decodes to when it has learned that.
+        config = replace(config, n_codebooks=config.n_core_codebooks, n_core_codebooks=0, gain_bands=0)
+        codec = BundledCodec(config)
     order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
     n_features = codec.components.shape[1]
     moment = torch.zeros(n_features, n_features, dtype=torch.float64)
@@ -89,53 +97,86 @@ def extend_codec(
     progress: Progress | None = None,
     n_iterations: int = 12,
     max_vectors: int = 150_000,
+    gain_bands: int = 0,
 ) -> BundledCodec:
     """Give a codec more codebooks, fitted to what its own leave; these become the core, and their codes stay.
+
+    With `gain_bands` they are fitted to the gains that the core's sound still needs in so many bands, its learned
+    correction included.
 
     Args:
         core: the codec; if it has a core already, that stays the core.
         files, seed, max_hours, progress, n_iterations, max_vectors: as for `fit_codec`.
         n_codebooks: how many the result has.
+        gain_bands: bands of an STFT frame whose gains the new codebooks hold; 0 for vectors as the core's.
 
     Returns:
-        The codec with the new codebooks, its decoder's correction left out, which is of other codebooks.
+        The codec with the new codebooks. Without gains its decoder's correction is left out, being of other
+        codebooks; with them it stays, and codebooks after a core that the codec has already are replaced.
 
     Raises:
         ConfigError: if the codec has as many codebooks already.
         DataError: if the files hold too little sound.
     """
-    n_core = core.n_codebooks
+    n_core = (core.config.n_core_codebooks if gain_bands else 0) or core.n_codebooks
     if n_codebooks <= n_core:
         raise ConfigError(f"The codec has {n_core} codebooks already; expected more, not {n_codebooks}.")
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
+    codec = _with_room(core, n_core, n_codebooks, gain_bands)
+    order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
+    find = _lacking_gains if gain_bands else _projected
+    kept = [
+        find(codec, features)
+        for features in _features(codec, order, max_hours, lambda f: report("projection", f))
+    ]
+    vectors = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
+    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
+    if len(vectors) < 2 * codec.codebook_size:
+        raise DataError(_too_little(len(vectors), codec.config))
+    if not gain_bands:
+        vectors = _some_farther_away(vectors, codec.config.power, generator)
+        codes = core.quantise(vectors[None])[0]
+        scale = codec.scales[codes[:, 0]]
+        heard = scale > 0.0
+        vectors = (vectors - core.vectors(codes.T[None])[0])[heard] / scale[heard, None]
+    _fit_residual(codec, n_core, vectors, generator, n_iterations, report)
+    _round(codec)
+    return codec
+
+
+def _with_room(core: BundledCodec, n_core: int, n_codebooks: int, gain_bands: int) -> BundledCodec:
+    """The codec with the first codebooks alone and room for others; with its learned correction if they hold gains."""
     config = replace(
         core.config,
         n_codebooks=n_codebooks,
         n_core_codebooks=core.config.n_core_codebooks or n_core,
-        decoder_layers=0,
+        gain_bands=gain_bands,
+        decoder_layers=core.config.decoder_layers if gain_bands else 0,
+        refiner_layers=0,
     )
     codec = BundledCodec(config)
-    own = {k: v for k, v in core.state_dict().items() if not k.startswith("decoder.")}
-    room = codec.codebooks[n_core:]
-    codec.load_state_dict({**own, "codebooks": torch.cat([core.codebooks, room])})
-    order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
-    kept = [
-        features @ codec.components.T
-        for features in _features(codec, order, max_hours, lambda f: report("projection", f))
-    ]
-    vectors = torch.cat(kept) if kept else torch.zeros(0, config.n_components)
-    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
-    if len(vectors) < 2 * config.codebook_size:
-        raise DataError(_too_little(len(vectors), config))
-    vectors = _some_farther_away(vectors, config.power, generator)
-    codes = core.quantise(vectors[None])[0]
-    scale = codec.scales[codes[:, 0]]
-    heard = scale > 0.0
-    residual = (vectors - core.vectors(codes.T[None])[0])[heard] / scale[heard, None]
-    _fit_residual(codec, n_core, residual, generator, n_iterations, report)
-    _round(codec)
+    own = codec.state_dict()
+    known = core.state_dict() if gain_bands else core.closed_form()
+    known["codebooks"] = torch.cat([core.codebooks[:n_core], codec.codebooks[n_core:]])
+    if codec.decoder is not None:
+        # What is learned of codebooks that are no more has no use.
+        room = torch.zeros(n_codebooks, config.correction_dim)
+        room[:n_core] = known["decoder.known.weight"][:n_core]
+        known["decoder.known.weight"] = room
+    codec.load_state_dict({k: v for k, v in known.items() if k in own})
     return codec
+
+
+def _projected(codec: BundledCodec, features: Tensor) -> Tensor:
+    """Vectors `[n, P]` of features `[n, F]`."""
+    return features @ codec.components.T
+
+
+def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
+    """Gains `[n, frames_per_code * G]` that the sound of the core needs to be as features `[T, F]`, where it has any."""
+    codes = codec.quantise(_projected(codec, features)[None]).transpose(1, 2)
+    return codec.wanted_gains(features[None], codes)[0, codes[0, 0] != SILENCE_CODE]
 
 
 def fit_quantiser(
@@ -177,8 +218,9 @@ def _fit_residual(
     """K-means for each codebook from `first` on, on what those before leave, `[n, P]` in its scale."""
     books = codec.codebooks
     for k in range(first, len(books)):
-        books[k] = kmeans(residual, codec.codebook_size, generator, n_iterations)
-        residual -= books[k][_nearest(residual, books[k])]
+        found = kmeans(residual, codec.codebook_size, generator, n_iterations)
+        books[k, :, : found.shape[1]] = found
+        residual -= found[_nearest(residual, found)]
         report("codebooks", (k + 1) / len(books))
 
 

@@ -80,9 +80,11 @@ def train_codec(
     torch.manual_seed(config.seed)
     codec, average = _make(recipe, start), _make(recipe, start)
     average.load_state_dict(codec.state_dict())
-    if config.objective not in ("sound", "magnitudes"):
-        raise ConfigError(f"codec_training.objective is '{config.objective}'; expected sound or magnitudes.")
-    run = _Run if config.objective == "sound" else _MagnitudeRun
+    if config.objective not in ("sound", "coded_sound", "magnitudes"):
+        raise ConfigError(
+            f"codec_training.objective is '{config.objective}'; expected sound, coded_sound or magnitudes."
+        )
+    run = _Run if config.objective == "sound" else _CodedRun
     return run(accelerator, config, codec, average, files, validation_files, out).go(resume)
 
 
@@ -101,7 +103,8 @@ def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
     if not isinstance(fitted, BundledCodec):
         raise ConfigError(f"{start} holds another kind of codec; expected a bundled one.")
     sizes = {
-        name: getattr(recipe.codec, name) for name in ("encoder_layers", "decoder_layers", "correction_dim")
+        name: getattr(recipe.codec, name)
+        for name in ("encoder_layers", "decoder_layers", "correction_dim", "refiner_layers")
     }
     codec = BundledCodec(type(fitted.config)(**{**to_dict(fitted.config), **sizes}))
     own = codec.state_dict()
@@ -114,7 +117,8 @@ class BundledTrainer(nn.Module):
     """The bundled codec as a differentiable function, its quantiser following by moving averages.
 
     Args:
-        codec: to train; with `freeze_tokens` only its decoder's correction.
+        codec: to train; with `freeze_tokens` only its decoder's correction, or if its tokens are relative to what
+            that gives, only what refines their gains.
     """
 
     def __init__(self, codec: BundledCodec, config: CodecTrainingConfig) -> None:
@@ -123,9 +127,15 @@ class BundledTrainer(nn.Module):
         self.books = nn.ModuleList() if config.freeze_tokens else _ema_books(codec)
         if codec.encoder is not None:
             codec.encoder.requires_grad_(not config.freeze_tokens)
+        if codec.config.gain_bands:
+            if not config.freeze_tokens:
+                raise ConfigError("A codec of gains keeps its tokens; set codec_training.freeze_tokens=true.")
+            if codec.decoder is not None:
+                codec.decoder.requires_grad_(False)
         if not any(p.requires_grad for p in codec.parameters()):
             raise ConfigError(
-                "There is nothing to train; set codec.decoder_layers to 2, or freeze_tokens to false."
+                "There is nothing to train; set codec.decoder_layers (of a codec of gains: codec.refiner_layers) "
+                "to 2, or freeze_tokens to false."
             )
 
     def forward(self, sound: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
@@ -138,20 +148,22 @@ class BundledTrainer(nn.Module):
 
     def _forward(self, sound: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
         codec = self.codec
-        vectors = codec.project(sound)
         if self.books:
-            quantised, commitment = self._quantise(vectors, n_books)
+            quantised, commitment = self._quantise(codec.project(sound), n_books)
         else:
-            with torch.no_grad():
-                codes = codec.quantise(vectors).transpose(1, 2)[:, :n_books]
-                quantised, commitment = codec.vectors(codes), vectors.new_zeros(())
-        magnitudes = codec.magnitudes(quantised, n_books)
-        n_fft, hop = codec.config.n_fft, codec.config.hop
+            codes = codec.encode(sound[:, None])[:, :n_books]
+            quantised, commitment = codec.vectors(codes), sound.new_zeros(())
+        return self._rebuilt(codec.magnitudes(quantised, n_books)), commitment
+
+    def _rebuilt(self, magnitudes: Tensor) -> Tensor:
+        """Samples `[B, N]` of magnitudes `[B, L, n_fft / 2 + 1]`, their phases taken as given."""
+        config = self.codec.config
+        n_fft, hop = config.n_fft, config.hop
         with torch.no_grad():
             phases, _ = estimate_phases(magnitudes, n_fft, hop)
-            rebuilt = griffin_lim(magnitudes, phases, n_fft, hop, codec.config.griffin_lim_iterations)
+            rebuilt = griffin_lim(magnitudes, phases, n_fft, hop, config.griffin_lim_iterations)
             phases = torch.sgn(stft(rebuilt, n_fft, hop))
-        return inverse_stft(magnitudes * phases, n_fft, hop), commitment
+        return inverse_stft(magnitudes * phases, n_fft, hop)
 
     def _quantise(self, vectors: Tensor, n_books: int) -> tuple[Tensor, Tensor]:
         """Quantised vectors `[B, T, P]`, straight through, and how far the encoder is from them.
@@ -191,7 +203,21 @@ class MagnitudeTrainer(BundledTrainer):
 
     def forward(self, codes: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
         """Compressed magnitudes `[B, T, F]` of codes `[B, K, T]`, their vectors brought to a gain `[B, 1, 1]`."""
-        return self.codec.compressed(self.codec.vectors(codes) * gain, codes.shape[1])
+        return self.codec.compressed(_scaled(self.codec, codes, gain), codes.shape[1])
+
+
+class CodedSoundTrainer(BundledTrainer):
+    """The bundled codec's decoder from codes to sound."""
+
+    def forward(self, codes: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
+        """Samples `[B, N]` of codes `[B, K, T]`, their vectors brought to a gain `[B, 1, 1]`."""
+        return self._rebuilt(self.codec.magnitudes(_scaled(self.codec, codes, gain), codes.shape[1]))
+
+
+def _scaled(codec: BundledCodec, codes: Tensor, gain: Tensor) -> Tensor:
+    """What codes `[B, K, T]` stand for, as of a sound with a gain `[B, 1, 1]` on its compressed magnitudes."""
+    vectors, gains = codec.vectors(codes).tensor_split([codec.config.n_components], dim=-1)
+    return torch.cat([vectors * gain, gains], dim=-1)
 
 
 def _ema_books(codec: BundledCodec) -> nn.ModuleList:
@@ -336,11 +362,12 @@ class _Run:
 
     def _draw_books(self, rng: np.random.Generator) -> int:
         """How many codebooks a step decodes: all, the core alone as often, and sometimes any number."""
-        n_books = self.codec.n_codebooks
+        n_books, n_core = self.codec.n_codebooks, self._n_core()
+        gains = isinstance(self.codec, BundledCodec) and self.codec.config.gain_bands > 0
         if rng.random() < self.config.codebook_dropout:
-            return int(rng.integers(1, n_books + 1))
-        n_core = self._n_core()
-        return n_core if n_core and rng.random() < 0.5 else n_books
+            # What gains change is all that can be learned of a codec that has some.
+            return int(rng.integers(n_core + 1 if gains else 1, n_books + 1))
+        return n_core if n_core and not gains and rng.random() < 0.5 else n_books
 
     def _n_core(self) -> int:
         """Codebooks that a token model writes, or 0 where nothing sets some apart."""
@@ -462,8 +489,8 @@ class _Run:
             ) from error
 
 
-class _MagnitudeRun(_Run):
-    """The decoder's correction trained on magnitudes: no phases, no transforms, and all music coded beforehand."""
+class _CodedRun(_Run):
+    """The decoder's correction trained on music that is coded beforehand."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -474,8 +501,11 @@ class _MagnitudeRun(_Run):
 
     def _make_trainer(self) -> nn.Module:
         if not isinstance(self.codec, BundledCodec) or not self.config.freeze_tokens:
-            raise ConfigError("Only the bundled codec with freeze_tokens can be trained on magnitudes.")
-        return MagnitudeTrainer(self.codec, self.config)
+            raise ConfigError(
+                "Only the bundled codec with freeze_tokens can be trained on music that is coded beforehand."
+            )
+        trainer = CodedSoundTrainer if self.config.objective == "coded_sound" else MagnitudeTrainer
+        return trainer(self.codec, self.config)
 
     def _update(self) -> dict[str, float]:
         """One step on excerpts of the coded music, some of them as if heard from farther away."""
@@ -485,20 +515,37 @@ class _MagnitudeRun(_Run):
         n_frames = min(n_kept, max(1, round(config.crop_seconds * codec.frame_rate)))
         rows = rng.integers(n_excerpts, size=config.batch_size).tolist()
         start = int(rng.integers(n_kept - n_frames + 1))
-        codes, features = self.music.crops(codec, rows, start, n_frames)
         gain_db = config.quiet_db * rng.random(config.batch_size) * (rng.random(config.batch_size) < 0.25)
-        gain = torch.from_numpy(10.0 ** (codec.config.power * gain_db / 20.0)).float()[:, None, None]
-        codes, features = codes[:, : self._draw_books(rng)], features * gain
-        device = self.accelerator.device
+        gain = torch.from_numpy(10.0 ** (gain_db / 20.0)).float()[:, None, None]
+        n_books = self._draw_books(rng)
         for group in self.optimizer.param_groups:
             group["lr"] = _learning_rate(self.step, config)
-        guess = self.trainer(codes.to(device), gain.to(device))
-        n_bins = codec.config.n_fft // 2 + 1
-        wanted, got = (x.reshape(len(x), -1, n_bins) for x in (features.to(device), guess))
-        losses = distances.magnitude_distances(wanted, got, codec.config.power, codec.sample_rate)
+        distances_at = self._sound_losses if config.objective == "coded_sound" else self._magnitude_losses
+        losses = distances_at(rows, start, n_frames, n_books, gain)
         weights = {"mel": config.mel_weight, "slope": config.slope_weight, "stft": config.stft_weight}
         self._descend(torch.stack([weight * losses[name] for name, weight in weights.items()]).sum())
         return self._finite({name: float(loss.detach()) for name, loss in losses.items()})
+
+    def _magnitude_losses(
+        self, rows: list[int], start: int, n_frames: int, n_books: int, gain: Tensor
+    ) -> dict[str, Tensor]:
+        """Of magnitudes: no phases, no transforms. The gain `[B, 1, 1]` is one of amplitude."""
+        codec, device = cast(BundledCodec, self.codec), self.accelerator.device
+        codes, features = self.music.crops(codec, rows, start, n_frames)
+        gain = gain.pow(codec.config.power)
+        guess = self.trainer(codes[:, :n_books].to(device), gain.to(device))
+        n_bins = codec.config.n_fft // 2 + 1
+        wanted, got = (x.reshape(len(x), -1, n_bins) for x in ((features * gain).to(device), guess))
+        return distances.magnitude_distances(wanted, got, codec.config.power, codec.sample_rate)
+
+    def _sound_losses(
+        self, rows: list[int], start: int, n_frames: int, n_books: int, gain: Tensor
+    ) -> dict[str, Tensor]:
+        """Of the sound that is heard in the end. The gain `[B, 1, 1]` is one of amplitude."""
+        codec, device = cast(BundledCodec, self.codec), self.accelerator.device
+        codes, sound = self.music.sound_crops(codec, rows, start, n_frames)
+        guess = self.trainer(codes[:, :n_books].to(device), gain.pow(codec.config.power).to(device))
+        return distances.sound_distances((sound * gain[:, 0]).to(device), guess, codec.sample_rate)
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

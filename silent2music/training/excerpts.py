@@ -73,6 +73,15 @@ class CodedMusic:
         self.sound: NDArray[np.int16] = np.load(folder / _SOUND_FILE, mmap_mode="r")
         self.codes: NDArray[np.int16] = np.load(folder / _CODES_FILE, mmap_mode="r")
 
+    def sound_crops(
+        self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of a stretch of excerpts; arguments as of `crops`."""
+        span = codec.config.samples_per_code
+        sound = self.sound[rows, start * span : (start + n_frames) * span].astype(np.float32) / 32768.0
+        codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
+        return torch.from_numpy(codes), torch.from_numpy(sound)
+
     def crops(
         self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
     ) -> tuple[Tensor, Tensor]:
