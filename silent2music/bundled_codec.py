@@ -170,7 +170,7 @@ class BundledCodec(nn.Module):
             values["n_core_codebooks"] = n_core
         if n_codebooks > n_core and self.config.gain_bands:
             # The gains are relative to what the core decodes to.
-            values["gain_bands"] = self.config.gain_bands
+            values |= {name: getattr(self.config, name) for name in ("gain_bands", "gain_emphasis")}
             tensors |= {k: v for k, v in self.state_dict().items() if k.startswith("decoder.")}
         return digest({"kind": self.kind, **values}, tensors)
 
@@ -211,7 +211,7 @@ class BundledCodec(nn.Module):
         codes = self.quantise(self._projected(features)).transpose(1, 2)
         if not self.config.gain_bands:
             return codes
-        return torch.cat([codes, self._gain_codes(self.wanted_gains(features, codes), codes)], dim=1)
+        return torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes), codes)], dim=1)
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
@@ -251,37 +251,43 @@ class BundledCodec(nn.Module):
         return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
 
     @torch.no_grad()
-    def wanted_gains(self, features: Tensor, codes: Tensor) -> Tensor:
-        """Logarithmic gains `[B, T, frames_per_code * G]` that bring what the core decodes to nearest to the music.
+    def wanted_gains(self, features: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithmic gains that bring what the core decodes to nearest to the music, and how much each counts.
 
         Args:
             features: of the music, `[B, T, F]`.
             codes: of it, `[B, K, T]`.
+
+        Returns:
+            Both `[B, T, frames_per_code * G]`; what counts is 1 for the loudest band of a codec frame.
         """
         blocks = codes[:, : self.config.n_core_codebooks].split(DECODE_BLOCK, dim=-1)
         levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks)]
         frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
         wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in frames.split(1024, dim=1)]
-        gains = (torch.cat(wanted, dim=1) - torch.cat(levels, dim=1)).clamp(-MAX_GAIN, MAX_GAIN)
-        return gains.reshape(*features.shape[:2], -1)
+        music, core = (torch.cat(x, dim=1).reshape(*features.shape[:2], -1) for x in (wanted, levels))
+        counts = (self.config.gain_emphasis * (music - music.amax(-1, keepdim=True))).exp()
+        return (music - core).clamp(-MAX_GAIN, MAX_GAIN), counts
 
     def levels(self, magnitudes: Tensor) -> Tensor:
         """Natural logarithms of the amplitudes in bands, `[..., G]`, of magnitudes `[..., n_fft / 2 + 1]`."""
         return (magnitudes @ self.bands.T).clamp(min=MEL_FLOOR).log()
 
-    def _gain_codes(self, gains: Tensor, codes: Tensor) -> Tensor:
+    def _gain_codes(self, gains: Tensor, counts: Tensor, codes: Tensor) -> Tensor:
         """Codes `[B, K - n_core_codebooks, T]` of gains `[B, T, n]`, by the M best; 0 where the core is silent."""
         books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
         n_kept = [self.config.n_candidates] * (len(books) - 1) + [1]
+        parts = zip(gains.flatten(0, 1).split(1024), counts.flatten(0, 1).split(1024), strict=True)
         found = [
             _search_on(
-                part.new_zeros(len(part), 1, 0).long(),
+                torch.zeros(len(part), 1, 0, dtype=torch.int64, device=part.device),
                 part[:, None],
                 part.new_ones(len(part), 1),
                 books,
                 n_kept,
+                weights,
             )
-            for part in gains.flatten(0, 1).split(1024)
+            for part, weights in parts
         ]
         chosen = torch.cat(found)[:, 0].reshape(*gains.shape[:2], -1).transpose(1, 2)
         return torch.where(codes[:, :1] == SILENCE_CODE, 0, chosen)
@@ -427,7 +433,12 @@ class BundledCodec(nn.Module):
 
 
 def _search_on(
-    codes: Tensor, residual: Tensor, scale: Tensor, books: Tensor, n_kept: Sequence[int]
+    codes: Tensor,
+    residual: Tensor,
+    scale: Tensor,
+    books: Tensor,
+    n_kept: Sequence[int],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Paths `[n, n_kept[-1], k + len(books)]` that go on from paths `[n, M, k]` through more codebooks.
 
@@ -437,12 +448,15 @@ def _search_on(
         scale: of the codebooks' entries, `[n, M]`.
         books: `[K, V, P]`.
         n_kept: how many paths are kept at each codebook.
+        weights: of the squared errors, `[n, P]`; all alike without.
     """
     rows = torch.arange(len(codes), device=codes.device)[:, None]
     for book, n_paths in zip(books, n_kept, strict=True):
         # |r - s c|^2 for every path and entry
-        error = residual.square().sum(-1, keepdim=True) - 2.0 * scale[..., None] * (residual @ book.T)
-        error += scale.square()[..., None] * book.square().sum(-1)
+        weighted = residual if weights is None else weights[:, None] * residual
+        error = (weighted * residual).sum(-1, keepdim=True) - 2.0 * scale[..., None] * (weighted @ book.T)
+        squares = book.square().sum(-1) if weights is None else (weights @ book.square().T)[:, None]
+        error += scale.square()[..., None] * squares
         chosen = error.flatten(1).topk(n_paths, dim=1, largest=False).indices
         path, entry = chosen // len(book), chosen % len(book)
         codes = torch.cat([codes[rows, path], entry[..., None]], dim=-1)

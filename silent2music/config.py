@@ -32,8 +32,9 @@ class CodecConfig:
     are those of a codec without them; with 0 all are searched together.
 
     With `gain_bands` the codebooks after the core hold logarithmic gains of so many bands of each STFT frame: by
-    how much the music is louder there than what the core's codes decode to. `refiner_layers` are of a second
-    learned correction, which sees those gains.
+    how much the music is louder there than what the core's codes decode to. A gain's squared error counts by the
+    band's amplitude relative to the loudest, to the power `gain_emphasis`. `refiner_layers` are of a second learned
+    correction, which sees those gains.
     """
 
     sample_rate: int = 24_000
@@ -51,6 +52,7 @@ class CodecConfig:
     decoder_layers: int = 0
     correction_dim: int = 192
     gain_bands: int = 0
+    gain_emphasis: float = 0.0
     refiner_layers: int = 0
 
     @property

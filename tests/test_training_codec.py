@@ -73,6 +73,13 @@ def test_kmeans_heeds_weights() -> None:
     vectors = torch.tensor([[0.0], [1.0]]).repeat(50, 1)
     weights = torch.tensor([1.0, 3.0]).repeat(50)
     assert torch.allclose(kmeans(vectors, 1, generator(), 3, weights), torch.tensor([[0.75]]))
+    # In two places they count otherwise; as one weight to a vector where both are alike.
+    twice = vectors.expand(-1, 2).contiguous()
+    by_place = torch.stack([weights, torch.ones(100)], dim=1)
+    assert torch.allclose(kmeans(twice, 1, generator(), 3, by_place), torch.tensor([[0.75, 0.5]]))
+    noise = torch.randn(200, 2, generator=generator(1))
+    alike = [kmeans(noise, 4, generator(), 5, w) for w in (None, torch.full((200, 2), 2.0))]
+    assert torch.allclose(*alike, atol=1e-5)
 
 
 def test_the_fit_depends_on_the_seed_alone(music: list[Path], fitted: BundledCodec) -> None:
@@ -119,7 +126,7 @@ def gains(fitted: BundledCodec, music: list[Path]) -> BundledCodec:
     core.load_state_dict(fitted.state_dict(), strict=False)
     assert core.decoder is not None
     torch.nn.init.normal_(core.decoder.gain.weight, std=0.05)
-    return extend_codec(core, music, 5, n_iterations=4, gain_bands=8)
+    return extend_codec(core, music, 5, n_iterations=4, gain_bands=8, gain_emphasis=0.25)
 
 
 def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCodec, music: list[Path]) -> None:
@@ -132,9 +139,10 @@ def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCode
     assert gains.vectors(codes).shape[-1] == 16 + 2 * 8
     # Each codebook brings the gains nearer to those wanted, and the magnitudes to the music's.
     features = gains.features(audio_in[:, 0])
-    wanted = gains.wanted_gains(features, codes)
+    wanted, counts = gains.wanted_gains(features, codes)
+    assert torch.equal(counts.amax(-1), torch.ones(1, counts.shape[1]))
     rest = [wanted] + [wanted - gains.vectors(codes[:, :k])[..., 16:] for k in (4, 5)]
-    errors = [float(x.square().mean()) for x in rest]
+    errors = [float((counts * x.square()).mean()) for x in rest]
     assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
     levels = gains.levels(features.reshape(1, -1, 481).pow(2.5))
     distance = [

@@ -95,6 +95,7 @@ def codec_fit(
                 hours,
                 fractions(steps),
                 gain_bands=config.gain_bands,
+                gain_emphasis=config.gain_emphasis,
             )
     save_codec(codec, out)
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")

@@ -98,6 +98,7 @@ def extend_codec(
     n_iterations: int = 12,
     max_vectors: int = 150_000,
     gain_bands: int = 0,
+    gain_emphasis: float = 0.0,
 ) -> BundledCodec:
     """Give a codec more codebooks, fitted to what its own leave; these become the core, and their codes stay.
 
@@ -109,6 +110,7 @@ def extend_codec(
         files, seed, max_hours, progress, n_iterations, max_vectors: as for `fit_codec`.
         n_codebooks: how many the result has.
         gain_bands: bands of an STFT frame whose gains the new codebooks hold; 0 for vectors as the core's.
+        gain_emphasis: how much more the gains of loud bands count, see `CodecConfig`.
 
     Returns:
         The codec with the new codebooks. Without gains its decoder's correction is left out, being of other
@@ -123,7 +125,7 @@ def extend_codec(
         raise ConfigError(f"The codec has {n_core} codebooks already; expected more, not {n_codebooks}.")
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
-    codec = _with_room(core, n_core, n_codebooks, gain_bands)
+    codec = _with_room(core, n_core, n_codebooks, gain_bands, gain_emphasis)
     order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
     find = _lacking_gains if gain_bands else _projected
     kept = [
@@ -131,27 +133,33 @@ def extend_codec(
         for features in _features(codec, order, max_hours, lambda f: report("projection", f))
     ]
     vectors = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
+    weights = None
     vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
     if len(vectors) < 2 * codec.codebook_size:
         raise DataError(_too_little(len(vectors), codec.config))
-    if not gain_bands:
+    if gain_bands:
+        vectors, weights = vectors.chunk(2, dim=1)
+    else:
         vectors = _some_farther_away(vectors, codec.config.power, generator)
         codes = core.quantise(vectors[None])[0]
         scale = codec.scales[codes[:, 0]]
         heard = scale > 0.0
         vectors = (vectors - core.vectors(codes.T[None])[0])[heard] / scale[heard, None]
-    _fit_residual(codec, n_core, vectors, generator, n_iterations, report)
+    _fit_residual(codec, n_core, vectors, generator, n_iterations, report, weights)
     _round(codec)
     return codec
 
 
-def _with_room(core: BundledCodec, n_core: int, n_codebooks: int, gain_bands: int) -> BundledCodec:
+def _with_room(
+    core: BundledCodec, n_core: int, n_codebooks: int, gain_bands: int, gain_emphasis: float
+) -> BundledCodec:
     """The codec with the first codebooks alone and room for others; with its learned correction if they hold gains."""
     config = replace(
         core.config,
         n_codebooks=n_codebooks,
         n_core_codebooks=core.config.n_core_codebooks or n_core,
         gain_bands=gain_bands,
+        gain_emphasis=gain_emphasis,
         decoder_layers=core.config.decoder_layers if gain_bands else 0,
         refiner_layers=0,
     )
@@ -174,9 +182,13 @@ def _projected(codec: BundledCodec, features: Tensor) -> Tensor:
 
 
 def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
-    """Gains `[n, frames_per_code * G]` that the sound of the core needs to be as features `[T, F]`, where it has any."""
+    """Gains that the sound of the core needs to be as features `[T, F]`, where it has any, and what each counts.
+
+    Side by side, `[n, 2 * frames_per_code * G]`.
+    """
     codes = codec.quantise(_projected(codec, features)[None]).transpose(1, 2)
-    return codec.wanted_gains(features[None], codes)[0, codes[0, 0] != SILENCE_CODE]
+    gains = torch.cat(codec.wanted_gains(features[None], codes), dim=-1)
+    return gains[0, codes[0, 0] != SILENCE_CODE]
 
 
 def fit_quantiser(
@@ -214,13 +226,14 @@ def _fit_residual(
     generator: torch.Generator,
     n_iterations: int,
     report: Progress,
+    weights: Tensor | None = None,
 ) -> None:
     """K-means for each codebook from `first` on, on what those before leave, `[n, P]` in its scale."""
     books = codec.codebooks
     for k in range(first, len(books)):
-        found = kmeans(residual, codec.codebook_size, generator, n_iterations)
+        found = kmeans(residual, codec.codebook_size, generator, n_iterations, weights)
         books[k, :, : found.shape[1]] = found
-        residual -= found[_nearest(residual, found)]
+        residual = residual - found[_nearest(residual, found, weights)]
         report("codebooks", (k + 1) / len(books))
 
 
@@ -254,41 +267,51 @@ def kmeans(
         n_clusters: V.
         generator: draws the start and the replacements.
         n_iterations: passes.
-        weights: `[n]`, what an error in each vector costs; all alike without.
+        weights: what an error in each vector costs, `[n]`, or in each of its places, `[n, P]`; all alike without.
 
     Returns:
         Centroids `[V, P]`.
     """
     n_vectors = len(vectors)
     weights = torch.ones(n_vectors) if weights is None else weights
+    by_place = weights if weights.ndim == 2 else None
     centroids = vectors[torch.randint(n_vectors, (n_clusters,), generator=generator)].clone()
-    energy = vectors.square().sum(1)
+    energy = (vectors.square() if by_place is None else by_place * vectors.square()).sum(1)
     for iteration in range(n_iterations):
-        sums, mass = torch.zeros_like(centroids), torch.zeros(n_clusters)
+        sums, mass = torch.zeros_like(centroids), torch.zeros(n_clusters, *weights.shape[1:])
         counts, errors = torch.zeros(n_clusters), torch.empty(n_vectors)
-        half_square = centroids.square().sum(1) / 2
         for start in range(0, n_vectors, 16_384):
             rows = slice(start, start + 16_384)
-            score, nearest = (vectors[rows] @ centroids.T - half_square).max(1)
+            part = weights[rows] if by_place is not None else weights[rows, None]
+            score, nearest = _scores(vectors[rows], centroids, None if by_place is None else part).max(1)
             errors[rows] = (energy[rows] - 2.0 * score).clamp(min=0.0)
-            sums.index_add_(0, nearest, vectors[rows] * weights[rows, None])
+            sums.index_add_(0, nearest, vectors[rows] * part)
             mass.index_add_(0, nearest, weights[rows])
             counts += torch.bincount(nearest, minlength=n_clusters)
-        centroids = torch.where(mass[:, None] > 0, sums / mass.clamp(min=1e-12)[:, None], centroids)
+        shared = mass if by_place is not None else mass[:, None]
+        centroids = torch.where(shared > 0, sums / shared.clamp(min=1e-12), centroids)
         dead = (counts < 3).nonzero()[:, 0]
         if len(dead) and iteration + 1 < n_iterations:
-            cost = (errors * weights).double() + 1e-12
+            cost = (errors if by_place is not None else errors * weights).double() + 1e-12
             edges = cost.cumsum(0)
             draws = torch.rand(len(dead), generator=generator, dtype=torch.float64) * edges[-1]
             centroids[dead] = vectors[torch.searchsorted(edges, draws).clamp(max=n_vectors - 1)]
     return centroids
 
 
-def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """Index of the nearest centroid for each vector, `[n]`."""
-    half_square = centroids.square().sum(1) / 2
-    blocks = (vectors[i : i + 16_384] for i in range(0, len(vectors), 16_384))
-    return torch.cat([(block @ centroids.T - half_square).argmax(1) for block in blocks])
+def _scores(vectors: Tensor, centroids: Tensor, weights: Tensor | None) -> Tensor:
+    """`[n, V]`, half of what each centroid takes from a vector's (weighted) energy."""
+    if weights is None:
+        return vectors @ centroids.T - centroids.square().sum(1) / 2
+    return (weights * vectors) @ centroids.T - weights @ centroids.square().T / 2
+
+
+def _nearest(vectors: Tensor, centroids: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Index of the nearest centroid for each vector, `[n]`; weights as of `kmeans`, but by place."""
+    blocks = (slice(i, i + 16_384) for i in range(0, len(vectors), 16_384))
+    return torch.cat(
+        [_scores(vectors[b], centroids, None if weights is None else weights[b]).argmax(1) for b in blocks]
+    )
 
 
 def _features(
