@@ -218,6 +218,7 @@ class BundledCodec(nn.Module):
         return self._projected(self.features(audio))
 
     def _projected(self, features: Tensor) -> Tensor:
+        """As `project`, of features `[B, T, F]`."""
         vectors = features @ self.components.T
         return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
 

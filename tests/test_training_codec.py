@@ -150,6 +150,8 @@ def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCode
         for k in (3, 5)
     ]
     assert distance[1] < 0.9 * distance[0]
+    with pytest.raises(ConfigError, match="has codebooks of gains; replace them"):
+        extend_codec(gains, music, 7)
     # Of such a codec the core alone is fitted, and codebooks behind a core are replaced.
     wanted_config = replace(SMALL, n_codebooks=5, n_core_codebooks=3, gain_bands=8)
     assert fit_codec(music, wanted_config, n_iterations=6).checksum == fitted.checksum

@@ -58,9 +58,8 @@ def fit_codec(
     """
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
-    config = replace(
-        config, encoder_layers=0, decoder_layers=0, refiner_layers=0
-    )  # what is learned comes later
+    # What is learned comes later.
+    config = replace(config, encoder_layers=0, decoder_layers=0, refiner_layers=0)
     codec = BundledCodec(config)
     if config.gain_bands:
         # Gains are of what the core decodes to when it has learned that.
@@ -117,12 +116,14 @@ def extend_codec(
         codebooks; with them it stays, and codebooks after a core that the codec has already are replaced.
 
     Raises:
-        ConfigError: if the codec has as many codebooks already.
+        ConfigError: if the codec has as many codebooks already, or codebooks of vectors would follow gains.
         DataError: if the files hold too little sound.
     """
     n_core = (core.config.n_core_codebooks if gain_bands else 0) or core.n_codebooks
     if n_codebooks <= n_core:
         raise ConfigError(f"The codec has {n_core} codebooks already; expected more, not {n_codebooks}.")
+    if core.config.gain_bands and not gain_bands:
+        raise ConfigError("The codec has codebooks of gains; replace them, with codec.gain_bands above 0.")
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
     codec = _with_room(core, n_core, n_codebooks, gain_bands, gain_emphasis)
@@ -132,8 +133,8 @@ def extend_codec(
         find(codec, features)
         for features in _features(codec, order, max_hours, lambda f: report("projection", f))
     ]
+    weights: Tensor | None = None
     vectors = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
-    weights = None
     vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
     if len(vectors) < 2 * codec.codebook_size:
         raise DataError(_too_little(len(vectors), codec.config))
