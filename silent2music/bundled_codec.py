@@ -262,10 +262,10 @@ class BundledCodec(nn.Module):
         Returns:
             Both `[B, T, frames_per_code * G]`; what counts is 1 for the loudest band of a codec frame.
         """
-        blocks = codes[:, : self.config.n_core_codebooks].split(DECODE_BLOCK, dim=-1)
+        blocks = torch.split(codes[:, : self.config.n_core_codebooks], DECODE_BLOCK, dim=-1)
         levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks)]
         frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
-        wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in frames.split(1024, dim=1)]
+        wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in torch.split(frames, 1024, 1)]
         music, core = (torch.cat(x, dim=1).reshape(*features.shape[:2], -1) for x in (wanted, levels))
         counts = (self.config.gain_emphasis * (music - music.amax(-1, keepdim=True))).exp()
         return (music - core).clamp(-MAX_GAIN, MAX_GAIN), counts
@@ -278,7 +278,7 @@ class BundledCodec(nn.Module):
         """Codes `[B, K - n_core_codebooks, T]` of gains `[B, T, n]`, by the M best; 0 where the core is silent."""
         books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
         n_kept = [self.config.n_candidates] * (len(books) - 1) + [1]
-        parts = zip(gains.flatten(0, 1).split(1024), counts.flatten(0, 1).split(1024), strict=True)
+        parts = zip(*(torch.split(x.flatten(0, 1), 1024) for x in (gains, counts)), strict=True)
         found = [
             _search_on(
                 torch.zeros(len(part), 1, 0, dtype=torch.int64, device=part.device),
