@@ -219,6 +219,7 @@ class CodecTrainingConfig:
     mel_weight: float = 2.0
     stft_weight: float = 1.0
     slope_weight: float = 1.0
+    level_weight: float = 0.0
     commitment_weight: float = 0.25
     adversarial: bool = False
     adversarial_weight: float = 1.0

@@ -73,14 +73,40 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
 
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
-        scale, in which attacks and roughness are; `stft`, that of `stft_distance`.
+        scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`.
     """
     errors = log_mel_errors(reference, estimate, sample_rate)
     return {
         "mel": torch.stack([error.abs().mean() for error in errors]).mean(),
         "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
         "stft": stft_distance(reference, estimate).mean(),
+        "level": level_distance(
+            *(spectrum(x, 2048).transpose(1, 2) for x in (reference, estimate)), sample_rate
+        ).mean(),
     }
+
+
+def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
+    """Mean absolute difference of natural log levels over a whole stretch, of all of it and of its mel bands.
+
+    A mean absolute difference of logarithms frame by frame is smallest at medians, which have less energy than what
+    varies about them has, so that what is best by it is too quiet. The energy over a stretch has next to no such bias.
+
+    Args:
+        reference, estimate: magnitudes `[B, L, n_fft / 2 + 1]`.
+        sample_rate: in Hz.
+
+    Returns:
+        `[B]`, half by the energy of everything and half by that in each of 32 bands, floored at `MEL_FLOOR`.
+    """
+    n_bins = reference.shape[-1]
+    bands = mel_filters(2 * (n_bins - 1), 32, sample_rate).to(reference.device)
+    difference = torch.zeros((), device=reference.device)
+    for filters in (bands, bands.new_ones(1, n_bins)):
+        energies = [x.square().mean(1) @ filters.T for x in (reference, estimate)]
+        levels = [0.5 * x.clamp(min=MEL_FLOOR**2).log() for x in energies]
+        difference = difference + 0.5 * (levels[1] - levels[0]).abs().mean(1)
+    return difference
 
 
 def magnitude_distances(
@@ -96,7 +122,7 @@ def magnitude_distances(
     Returns:
         `mel`, the mean absolute difference of natural log-mel magnitudes at two resolutions, floored at
         `MEL_FLOOR`; `slope`, that of their steps from frame to frame, in which attacks and roughness are; `stft`,
-        that of the compressed magnitudes over their mean.
+        that of the compressed magnitudes over their mean; `level`, that of `level_distance`.
     """
     n_fft = 2 * (reference.shape[-1] - 1)
     # A power above 1 has no slope at zero, from which nothing could be learned.
@@ -109,7 +135,8 @@ def magnitude_distances(
         mel = mel + difference.abs().mean() / 2.0
         slope = slope + difference.diff(dim=1).abs().mean() / 2.0
     stft = (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)
-    return {"mel": mel, "slope": slope, "stft": stft}
+    level = level_distance(plain[0], plain[1], sample_rate).mean()
+    return {"mel": mel, "slope": slope, "stft": stft, "level": level}
 
 
 def stft_distance(reference: Tensor, estimate: Tensor) -> Tensor:

@@ -283,6 +283,15 @@ def test_sound_distances_tell_a_steady_error_from_a_wavering_one() -> None:
     assert torch.allclose(steady["stft"], distances.stft_distance(noise, noise * 0.5).mean())
 
 
+def test_level_distance_sees_the_energy_and_not_when_it_comes() -> None:
+    noise = 0.1 * torch.randn(1, RATE, generator=generator())
+    halved = distances.sound_distances(noise, noise * 0.5, RATE)["level"]
+    assert halved == pytest.approx(np.log(2.0), abs=1e-3)
+    tremolo = 1.0 + 0.5 * torch.sin(2 * np.pi * 20.0 * torch.arange(RATE) / RATE)
+    wavering = distances.sound_distances(noise, noise * tremolo / 1.125**0.5, RATE)
+    assert wavering["level"] < 0.2 * wavering["mel"]
+
+
 def test_hinge_losses() -> None:
     sure, fooled = [torch.full((1, 2), 2.0)], [torch.full((1, 2), -2.0)]
     assert codec_losses.discriminator_loss(sure, fooled) == 0.0

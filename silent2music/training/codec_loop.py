@@ -522,7 +522,7 @@ class _CodedRun(_Run):
             group["lr"] = _learning_rate(self.step, config)
         distances_at = self._sound_losses if config.objective == "coded_sound" else self._magnitude_losses
         losses = distances_at(rows, start, n_frames, n_books, gain)
-        weights = {"mel": config.mel_weight, "slope": config.slope_weight, "stft": config.stft_weight}
+        weights = {name: getattr(config, f"{name}_weight") for name in losses}
         self._descend(torch.stack([weight * losses[name] for name, weight in weights.items()]).sum())
         return self._finite({name: float(loss.detach()) for name, loss in losses.items()})
 
