@@ -76,13 +76,12 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
         scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`.
     """
     errors = log_mel_errors(reference, estimate, sample_rate)
+    wanted, got = (spectrum(x, 2048).transpose(1, 2) for x in (reference, estimate))
     return {
         "mel": torch.stack([error.abs().mean() for error in errors]).mean(),
         "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
         "stft": stft_distance(reference, estimate).mean(),
-        "level": level_distance(
-            *(spectrum(x, 2048).transpose(1, 2) for x in (reference, estimate)), sample_rate
-        ).mean(),
+        "level": level_distance(wanted, got, sample_rate).mean(),
     }
 
 
