@@ -67,7 +67,7 @@ class EvalConfig:
     n_train: int = 128
     n_arranged: int = 32
     n_likelihood: int = 64
-    n_long: int = 8
+    n_long: int = 32
     n_diverse: int = 16
     workers: int = 2
     quick: bool = False
