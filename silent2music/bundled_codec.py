@@ -89,7 +89,8 @@ class BundledCodec(nn.Module):
                 f"({config.n_codebooks})."
             )
         n_gains = config.frames_per_code * config.gain_bands
-        if n_gains and not (config.n_core_codebooks and n_gains <= config.n_components):
+        n_behind = config.n_codebooks - config.n_core_codebooks if config.n_core_codebooks else 0
+        if n_gains and not (n_behind and n_gains <= config.n_components):
             raise ConfigError(
                 f"codec.gain_bands is {config.gain_bands}; expected gains of codebooks after a core, "
                 f"{config.n_components // config.frames_per_code} at most."
@@ -149,7 +150,7 @@ class BundledCodec(nn.Module):
 
     @property
     def checksum(self) -> str:
-        """Of the transform, the components and the quantiser, as stored in 16 bits."""
+        """Of the transform, the components, the quantiser and, with gains, the correction, as stored in 16 bits."""
         return self.token_checksum(self.n_codebooks)
 
     def token_checksum(self, n_codebooks: int) -> str:
@@ -208,16 +209,16 @@ class BundledCodec(nn.Module):
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
             raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
         features = self.features(audio[:, 0].float())
-        codes = self.quantise(self._projected(features)).transpose(1, 2)
+        codes = self.quantise(self.projected(features)).transpose(1, 2)
         if not self.config.gain_bands:
             return codes
         return torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes), codes)], dim=1)
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
-        return self._projected(self.features(audio))
+        return self.projected(self.features(audio))
 
-    def _projected(self, features: Tensor) -> Tensor:
+    def projected(self, features: Tensor) -> Tensor:
         """As `project`, of features `[B, T, F]`."""
         vectors = features @ self.components.T
         return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
@@ -263,7 +264,7 @@ class BundledCodec(nn.Module):
             Both `[B, T, frames_per_code * G]`; what counts is 1 for the loudest band of a codec frame.
         """
         blocks = torch.split(codes[:, : self.config.n_core_codebooks], DECODE_BLOCK, dim=-1)
-        levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks)]
+        levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks, waits=True)]
         frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
         wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in torch.split(frames, 1024, 1)]
         music, core = (torch.cat(x, dim=1).reshape(*features.shape[:2], -1) for x in (wanted, levels))
@@ -277,7 +278,7 @@ class BundledCodec(nn.Module):
     def _gain_codes(self, gains: Tensor, counts: Tensor, codes: Tensor) -> Tensor:
         """Codes `[B, K - n_core_codebooks, T]` of gains `[B, T, n]`, by the M best; 0 where the core is silent."""
         books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
-        n_kept = [self.config.n_candidates] * (len(books) - 1) + [1]
+        n_kept = [min(self.config.n_candidates, self.codebook_size)] * (len(books) - 1) + [1]
         parts = zip(*(torch.split(x.flatten(0, 1), 1024) for x in (gains, counts)), strict=True)
         found = [
             _search_on(
@@ -368,7 +369,7 @@ class BundledCodec(nn.Module):
 
     @property
     def lookahead_seconds(self) -> float:
-        """How far behind the codes `decode_stream` gives sound."""
+        """How far behind the codes of all codebooks `decode_stream` gives sound; behind those of a core a little less."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
         if self._waits:
@@ -396,19 +397,29 @@ class BundledCodec(nn.Module):
         """
         config = self.config
         for audio in rebuild(
-            self._magnitude_stream(blocks), config.n_fft, config.hop, config.griffin_lim_iterations
+            self._magnitude_stream(blocks, self._waits),
+            config.n_fft,
+            config.hop,
+            config.griffin_lim_iterations,
         ):
             yield audio[:, None]
 
-    def _magnitude_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known."""
+    def _magnitude_stream(self, blocks: Iterable[Tensor], waits: bool) -> Iterator[Tensor]:
+        """Magnitudes in order, each as soon as the vectors that its correction looks ahead to are known.
+
+        If it does not wait for them, the newest stands for those.
+        """
         span, n_codebooks, n_awaited = self.config.frames_per_code, 0, 0
         known: Tensor | None = None  # vectors from `behind` before the next to be given on
         n_given = 0  # of those, whose magnitudes were given
         for block in blocks:
             vectors, n_codebooks = self.vectors(self._checked(block)), block.shape[1]
             behind, ahead = self._context(n_codebooks)
-            n_awaited = ahead if self._waits else 0
+            n_awaited = ahead if waits else 0
+            if known is not None and known.shape[2] != vectors.shape[2]:
+                raise AudioError(
+                    "The codec got blocks of codes of fewer or more codebooks than those before."
+                )
             known = vectors if known is None else torch.cat([known, vectors], dim=1)
             n_ready = known.shape[1] - n_awaited
             if n_ready > n_given:

@@ -200,7 +200,9 @@ class CodecTrainingConfig:
 
     With `freeze_tokens` the encoder and the quantiser stay as they are, so that a token model goes on to fit. With
     the `objective` "magnitudes" the decoder's correction is trained on magnitudes alone, of `cached_minutes` of
-    music that are coded once: many more steps in the same time than with "sound".
+    music that are coded once: many more steps in the same time than with "sound". "coded_sound" is between the two: such
+    music, and the sound that the decoder makes of its codes. `slope_weight` is of these two objectives, `level_weight`
+    of "coded_sound".
     """
 
     kind: str = "bundled"

@@ -16,7 +16,7 @@ from silent2music import audio, distances
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
-from silent2music.errors import CheckpointError, ConfigError, DataError
+from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
 from silent2music.training import codec_losses
 from silent2music.training.codec import extend_codec, fit_codec, kmeans
 from silent2music.training.codec_loop import measure, train_codec
@@ -180,6 +180,8 @@ def test_gains_need_a_core_and_room() -> None:
         ConfigError, match="gain_bands is 8; expected gains of codebooks after a core, 8 at most"
     ):
         BundledCodec(replace(SMALL, gain_bands=8))
+    with pytest.raises(ConfigError, match="gain_bands is 4"):
+        BundledCodec(replace(SMALL, gain_bands=4, n_core_codebooks=SMALL.n_codebooks))
     with pytest.raises(ConfigError, match="gain_bands is 9"):
         BundledCodec(replace(SMALL, gain_bands=9, n_core_codebooks=2))
 
@@ -206,6 +208,9 @@ def test_gains_stream_as_they_decode(gains: BundledCodec, music: list[Path]) -> 
     assert live.shape == whole.shape
     assert live.isfinite().all()
     assert torch.equal(codec.decode(codes[:, :3]), gains.decode(codes[:, :3]))
+    assert torch.equal(codec.live().encode(sound(music)), codes)
+    with pytest.raises(AudioError, match="fewer or more codebooks than those before"):
+        list(codec.decode_stream([codes[:, :3], codes]))
 
 
 def test_training_refines_gains_alone(gains: BundledCodec, music: list[Path], tmp_path: Path) -> None:
@@ -227,6 +232,9 @@ def test_training_refines_gains_alone(gains: BundledCodec, music: list[Path], tm
     assert torch.equal(trained.decode(codes[:, :3]), load_codec(tmp_path / "gains").decode(codes[:, :3]))
     before, after = (measure(codec, sound(music), codes)["log_mel"] for codec in (gains, trained))
     assert after < 0.97 * before
+    duller = replace(settings, codec=replace(settings.codec, decoder_layers=2))
+    with pytest.raises(ConfigError, match="codec.decoder_layers is 2 and .* has 1; a codec of gains keeps"):
+        train_codec(duller, music, music, tmp_path / "duller", tmp_path / "gains")
     free = replace(settings, codec_training=replace(settings.codec_training, freeze_tokens=False))
     free = replace(free, codec_training=replace(free.codec_training, objective="sound"))
     with pytest.raises(ConfigError, match="A codec of gains keeps its tokens"):

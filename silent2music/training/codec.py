@@ -178,8 +178,8 @@ def _with_room(
 
 
 def _projected(codec: BundledCodec, features: Tensor) -> Tensor:
-    """Vectors `[n, P]` of features `[n, F]`."""
-    return features @ codec.components.T
+    """Vectors `[n, P]` of features `[n, F]`, as encoding quantises them."""
+    return codec.projected(features[None])[0]
 
 
 def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:

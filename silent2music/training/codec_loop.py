@@ -106,10 +106,16 @@ def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
     fitted = load_codec(start)
     if not isinstance(fitted, BundledCodec):
         raise ConfigError(f"{start} holds another kind of codec; expected a bundled one.")
-    sizes = {
-        name: getattr(recipe.codec, name)
-        for name in ("encoder_layers", "decoder_layers", "correction_dim", "refiner_layers")
-    }
+    names = ("encoder_layers", "decoder_layers", "correction_dim", "refiner_layers")
+    sizes = {name: getattr(recipe.codec, name) for name in names}
+    if fitted.config.gain_bands:
+        # Its tokens are relative to what the correction gives, which has to stay as it is.
+        for name in names[:3]:
+            if getattr(fitted.config, name) != sizes[name]:
+                raise ConfigError(
+                    f"codec.{name} is {sizes[name]} and {start} has {getattr(fitted.config, name)}; a codec of gains "
+                    "keeps what they are relative to: set the same."
+                )
     codec = BundledCodec(type(fitted.config)(**{**to_dict(fitted.config), **sizes}))
     own = codec.state_dict()
     known = {k: v for k, v in fitted.state_dict().items() if k in own and own[k].shape == v.shape}
@@ -217,7 +223,7 @@ class _Run:
         return self._finite(figures | {name: float(loss.detach()) for name, loss in losses.items()})
 
     def _draw_books(self, rng: np.random.Generator) -> int:
-        """How many codebooks a step decodes: all, the core alone as often, and sometimes any number."""
+        """How many codebooks a step decodes: all, a core of vectors alone as often, and sometimes any number."""
         n_books, n_core = self.codec.n_codebooks, self._n_core()
         gains = isinstance(self.codec, BundledCodec) and self.codec.config.gain_bands > 0
         if rng.random() < self.config.codebook_dropout:

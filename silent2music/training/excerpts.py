@@ -142,7 +142,7 @@ def code_music(
         found = crops(visited, rows.stop - i, n_samples, codec.sample_rate, rng, 0.0)
         sound[rows] = (found * 32767.0).round().clamp(-32768, 32767).short().numpy()
         heard = torch.from_numpy(sound[rows].astype(np.float32) / 32768.0)
-        codes[rows] = codec.encode(heard[:, None]).short().numpy()
+        codes[rows] = codec.encode(heard[:, None].to(codec.components.device)).cpu().short().numpy()
     sound.flush()
     codes.flush()
     (folder / _KEY_FILE).write_text(json.dumps(key) + "\n", encoding="utf-8")
