@@ -233,7 +233,7 @@ def test_training_refines_gains_alone(gains: BundledCodec, music: list[Path], tm
     before, after = (measure(codec, sound(music), codes)["log_mel"] for codec in (gains, trained))
     assert after < 0.97 * before
     duller = replace(settings, codec=replace(settings.codec, decoder_layers=2))
-    with pytest.raises(ConfigError, match="codec.decoder_layers is 2 and .* has 1; a codec of gains keeps"):
+    with pytest.raises(ConfigError, match=r"codec.decoder_layers is 2 and .* has 1; a codec of gains keeps"):
         train_codec(duller, music, music, tmp_path / "duller", tmp_path / "gains")
     free = replace(settings, codec_training=replace(settings.codec_training, freeze_tokens=False))
     free = replace(free, codec_training=replace(free.codec_training, objective="sound"))
