@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Tests run in two processes, which must not each ask for all cores; said before numpy is loaded.
@@ -21,6 +23,14 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages are compared as text: no colours, and lines that are never wrapped."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate lets a process choose its precision once, and tests choose several."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -103,8 +103,9 @@ def test_the_ceiling_is_above_its_null(report: dict) -> None:
 
 
 def test_music_without_a_room_is_not_better_than_its_null_by_much(report: dict) -> None:
-    hits = report["follow"]["labelled"]
-    assert hits["dropped"]["onset_hit_rate"]["mean"] < hits["real"]["onset_hit_rate"]["mean"] - 0.2
+    """By F: an untrained model plays onsets without end, which hit many of any room's events."""
+    follow = report["follow"]["labelled"]
+    assert follow["dropped"]["onset_f"]["mean"] < follow["real"]["onset_f"]["mean"] - 0.2
 
 
 def test_noise_is_worst_in_every_quality_figure(report: dict) -> None:

@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import RATE, steps_room
 from safetensors.torch import load_file
 
@@ -169,15 +168,7 @@ def test_self_play_resumes_and_needs_an_opponent(shards, codec_folder, tmp_path)
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
-@pytest.fixture
-def fresh_accelerate():
-    """Accelerate lets a process choose its precision once."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_self_play_draws_in_a_half_precision_run_too(shards, codec_folder, tmp_path, fresh_accelerate):
+def test_self_play_draws_in_a_half_precision_run_too(shards, codec_folder, tmp_path):
     recipe = with_training(max_steps=1, mixed_precision="bf16")
     first = train(recipe, shards, codec_folder, tmp_path / "first")
     recipe = with_training(max_steps=2, mixed_precision="bf16", selfplay_weight=1.0)
