@@ -68,6 +68,7 @@ class BundledCodec(nn.Module):
         codebooks: `[K, V, P]`; with gains, those after the core have them in their first places.
         scales: `[V]`, by the code of the first codebook.
         bands: `[G, n_fft / 2 + 1]`, triangles on the mel scale that the gains are of.
+        hats: the same shape, which interpolate gains of bands to bins.
     """
 
     kind = "bundled"
@@ -76,6 +77,7 @@ class BundledCodec(nn.Module):
     codebooks: Tensor
     scales: Tensor
     bands: Tensor
+    hats: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -127,6 +129,10 @@ class BundledCodec(nn.Module):
         )
         bands = mel_filters(config.n_fft, max(1, config.gain_bands), config.sample_rate)
         self.register_buffer("bands", bands, persistent=False)
+        # Between the middles of bands gains are interpolated, beyond the outermost they are these bands'.
+        hats = bands / bands.sum(0).clamp(min=1e-6)
+        hats[0, 0] = hats[-1, -1] = 1.0
+        self.register_buffer("hats", hats, persistent=False)
 
     @property
     def sample_rate(self) -> int:
@@ -337,14 +343,11 @@ class BundledCodec(nn.Module):
         config = self.config
         frames = features.reshape(*features.shape[:2], config.frames_per_code, -1)
         bands = gains.reshape(*frames.shape[:3], config.gain_bands)
-        # Between the middles of bands gains are interpolated, beyond the outermost they are these bands'.
-        hats = self.bands / self.bands.sum(0).clamp(min=1e-6)
-        hats[0, 0] = hats[-1, -1] = 1.0
         if self.refiner is None:
-            bins = bands @ hats
+            bins = bands @ self.hats
         else:
             bands, besides = self.refiner(bands, self.levels(frames.pow(1.0 / config.power)))
-            bins = bands @ hats + besides
+            bins = bands @ self.hats + besides
         bins = bins.clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
         return (frames * (config.power * bins).exp()).reshape(features.shape)
 

@@ -54,7 +54,28 @@ class VectorCorrection(nn.Module):
         return vectors + length * change
 
 
-class SpectrumCorrection(nn.Module):
+class _Blocks(nn.Module):
+    """ConvNeXt blocks (Liu et al., 2022), normalised before they mix, for the decoder's networks."""
+
+    BLOCK_BEHIND, BLOCK_AHEAD = 4, 0
+    """Frames that each block sees more."""
+
+    def _make_blocks(self, dim: int, n_layers: int) -> None:
+        kernel = self.BLOCK_BEHIND + 1 + self.BLOCK_AHEAD
+        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
+        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, kernel, groups=dim) for _ in range(n_layers)])
+        self.widen = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(n_layers)])
+        self.narrow = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(n_layers)])
+
+    def _through_blocks(self, hidden: Tensor) -> Tensor:
+        """`[B, T, dim]` to `[B, T, dim]`."""
+        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
+            around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, self.BLOCK_AHEAD))
+            hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
+        return hidden
+
+
+class SpectrumCorrection(_Blocks):
     """A learned change of compressed magnitudes in the light of the vectors around them, for the decoder.
 
     First the magnitudes of the frames around are mixed into each frame, by weights for each band of it: the errors
@@ -76,8 +97,7 @@ class SpectrumCorrection(nn.Module):
     ENTER_REACH = 2
     """Frames on either side that the first layer sees."""
 
-    BLOCK_BEHIND, BLOCK_AHEAD = 4, 1
-    """Frames that each block sees more."""
+    BLOCK_AHEAD = 1
 
     MIX_BEHIND, MIX_AHEAD = 6, 4
     """Frames whose magnitudes are mixed into one."""
@@ -94,11 +114,7 @@ class SpectrumCorrection(nn.Module):
         self.frames_per_code = frames_per_code
         self.enter = nn.Conv1d(n_components + 1, dim, 2 * self.ENTER_REACH + 1, padding=self.ENTER_REACH)
         self.known = nn.Embedding(n_codebooks, dim)
-        kernel = self.BLOCK_BEHIND + 1 + self.BLOCK_AHEAD
-        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
-        self.mix = nn.ModuleList([nn.Conv1d(dim, dim, kernel, groups=dim) for _ in range(n_layers)])
-        self.widen = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(n_layers)])
-        self.narrow = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(n_layers)])
+        self._make_blocks(dim, n_layers)
         n_taps = self.MIX_BEHIND + 1 + self.MIX_AHEAD
         self.blend = nn.Linear(dim, n_taps * frames_per_code * self.N_BANDS)
         self.gain = nn.Linear(dim, frames_per_code * n_bins)
@@ -131,9 +147,7 @@ class SpectrumCorrection(nn.Module):
         # Entries of a direction are small: brought to about 1.
         inputs = torch.cat([inputs[..., :-1] * vectors.shape[-1] ** 0.5, inputs[..., -1:]], dim=-1)
         hidden = self.enter(inputs.transpose(1, 2)).transpose(1, 2) + self.known.weight[n_codebooks - 1]
-        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
-            around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, self.BLOCK_AHEAD))
-            hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
+        hidden = self._through_blocks(hidden)
         # Under autocast the layers' results have 8 bits, too few for what follows.
         gain = self.gain(hidden).float().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
         noise = self.noise(hidden).float().clamp(max=0.0).exp()
@@ -154,7 +168,7 @@ class SpectrumCorrection(nn.Module):
         return total.reshape(features.shape)
 
 
-class GainRefinement(nn.Module):
+class GainRefinement(_Blocks):
     """What coded gains of bands say of the gains that were meant, for the decoder.
 
     The gains are quantised frame by frame, so that they waver where the music does not. Each band is smoothed along
@@ -172,9 +186,6 @@ class GainRefinement(nn.Module):
     ENTER_REACH = 2
     """Frames on either side that the first layer and the taps see."""
 
-    BLOCK_BEHIND = 4
-    """Frames that each block sees more."""
-
     LEVEL_CENTRE, LEVEL_SPREAD = -6.0, 2.5
     """Of natural logarithms of levels, roughly: they are brought to about 1."""
 
@@ -183,12 +194,7 @@ class GainRefinement(nn.Module):
         n_gains = frames_per_code * n_bands
         n_taps = 2 * self.ENTER_REACH * frames_per_code + 1
         self.enter = nn.Conv1d(2 * n_gains, dim, 2 * self.ENTER_REACH + 1, padding=self.ENTER_REACH)
-        self.norm = nn.ModuleList([nn.LayerNorm(dim) for _ in range(n_layers)])
-        self.mix = nn.ModuleList(
-            [nn.Conv1d(dim, dim, self.BLOCK_BEHIND + 1, groups=dim) for _ in range(n_layers)]
-        )
-        self.widen = nn.ModuleList([nn.Linear(dim, 2 * dim) for _ in range(n_layers)])
-        self.narrow = nn.ModuleList([nn.Linear(2 * dim, dim) for _ in range(n_layers)])
+        self._make_blocks(dim, n_layers)
         self.taps = nn.Conv1d(n_bands, n_bands, n_taps, padding=n_taps // 2, groups=n_bands, bias=False)
         self.bands = nn.Linear(dim, n_gains)
         self.bins = nn.Linear(dim, frames_per_code * n_bins)
@@ -218,10 +224,7 @@ class GainRefinement(nn.Module):
         n_rows, n_frames, span, _ = gains.shape
         level = (levels - self.LEVEL_CENTRE) / self.LEVEL_SPREAD
         inputs = torch.cat([gains.flatten(2), level.flatten(2)], dim=-1)
-        hidden = self.enter(inputs.transpose(1, 2)).transpose(1, 2)
-        for mix, norm, widen, narrow in zip(self.mix, self.norm, self.widen, self.narrow, strict=True):
-            around = functional.pad(norm(hidden).transpose(1, 2), (self.BLOCK_BEHIND, 0))
-            hidden = hidden + narrow(functional.gelu(widen(mix(around).transpose(1, 2))))
+        hidden = self._through_blocks(self.enter(inputs.transpose(1, 2)).transpose(1, 2))
         smooth = self.taps(gains.flatten(1, 2).transpose(1, 2)).transpose(1, 2).reshape(gains.shape)
         bands = smooth.float() + self.bands(hidden).float().reshape(gains.shape)
         return bands, self.bins(hidden).float().reshape(n_rows, n_frames, span, -1)

@@ -336,5 +336,7 @@ def _features(
 
 def _round(codec: BundledCodec) -> None:
     """Bring the tensors to what 16 bits on disk can hold."""
-    for buffer in codec.buffers():
-        buffer.copy_(buffer.half().float())
+    stored = codec.closed_form()  # not what is derived from the settings, which loading derives again in full
+    for name, buffer in codec.named_buffers():
+        if name in stored:
+            buffer.copy_(buffer.half().float())

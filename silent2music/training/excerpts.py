@@ -77,10 +77,13 @@ class CodedMusic:
         self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
     ) -> tuple[Tensor, Tensor]:
         """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of a stretch of excerpts; arguments as of `crops`."""
-        span = codec.config.samples_per_code
-        sound = self.sound[rows, start * span : (start + n_frames) * span].astype(np.float32) / 32768.0
         codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
-        return torch.from_numpy(codes), torch.from_numpy(sound)
+        return torch.from_numpy(codes), self._samples(codec, rows, start, start + n_frames)
+
+    def _samples(self, codec: BundledCodec, rows: Sequence[int], first: int, last: int) -> Tensor:
+        """`[B, N]` of the codec frames from `first` to before `last`."""
+        span = codec.config.samples_per_code
+        return torch.from_numpy(self.sound[rows, first * span : last * span].astype(np.float32) / 32768.0)
 
     def crops(
         self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
@@ -93,11 +96,9 @@ class CodedMusic:
             start: first codec frame.
             n_frames: of the stretch, which must lie inside the excerpts.
         """
-        span = codec.config.samples_per_code
         # A frame hangs over its neighbours' samples, so one more is read on either side; beyond the ends is silence.
         first, last = max(0, start - 1), min(self.codes.shape[2], start + n_frames + 1)
-        sound = torch.from_numpy(self.sound[rows, first * span : last * span].astype(np.float32) / 32768.0)
-        features = codec.features(sound)[:, start - first :][:, :n_frames]
+        features = codec.features(self._samples(codec, rows, first, last))[:, start - first :][:, :n_frames]
         codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
         return torch.from_numpy(codes), features
 
