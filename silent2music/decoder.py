@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +14,12 @@ from silent2music.errors import ConfigError
 
 CELL_QUANTILE = 0.9
 """Share of the frames of encoded music whose later codes lead no farther from the first than is allowed to drawn ones."""
+
+REST_SHARES = (0.01, 0.03, 0.1, 0.3)
+"""Shares of the frames of encoded music that count as quiet, each in its own way, for how long it stays so."""
+
+REST_QUANTILE = 0.97
+"""Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
 
 
 class DelayPattern:
@@ -142,6 +150,8 @@ class Decoder(nn.Module):
     vectors: Tensor
     vector_rms: Tensor
     cell_radii: Tensor
+    rest_loudness: Tensor
+    rest_limits: Tensor
 
     def __init__(self, config: DecoderConfig, codebook_vectors: Tensor) -> None:
         super().__init__()
@@ -161,6 +171,8 @@ class Decoder(nn.Module):
         self.register_buffer("vectors", (codebook_vectors / rms).float())
         self.register_buffer("vector_rms", rms, persistent=False)
         self.register_buffer("cell_radii", torch.full((config.n_codebooks,), float("inf")))
+        self.register_buffer("rest_loudness", torch.zeros(len(REST_SHARES)))
+        self.register_buffer("rest_limits", torch.full((len(REST_SHARES),), float("inf")))
         n_codebooks, size, inner = expected
         self.embed_in = nn.Parameter(
             torch.randn(n_codebooks, inner, config.dim) * (inner * n_codebooks) ** -0.5
@@ -201,6 +213,24 @@ class Decoder(nn.Module):
         # A sort rather than a quantile, which torch refuses for many values.
         rank = min(reach.shape[1] - 1, int(CELL_QUANTILE * reach.shape[1]))
         self.cell_radii[1:] = reach.sort(dim=1).values[:, rank]
+
+    def first_loudness(self) -> Tensor:
+        """Length of each vector of the first codebook, `[V]`: how loud a frame is that it begins."""
+        return (self.vectors[0] * self.vector_rms[0]).norm(dim=-1)
+
+    def set_rests(self, pieces: Sequence[Tensor]) -> None:
+        """Measure how long music stays quiet, for `sampling.Rests`.
+
+        Args:
+            pieces: codes `[K, T]` of encoded music.
+        """
+        loudness = [self.first_loudness()[codes[0]] for codes in pieces]
+        ranked = torch.cat(loudness).sort().values
+        for i, share in enumerate(REST_SHARES):
+            threshold = ranked[int(share * (len(ranked) - 1))]
+            runs = torch.cat([_runs(piece <= threshold) for piece in loudness]).sort().values
+            self.rest_loudness[i] = threshold
+            self.rest_limits[i] = runs[int(REST_QUANTILE * (len(runs) - 1))].float()
 
     def embedding_tables(self) -> Tensor:
         """`[K, V + 1, D]`; the last row is the filler's."""
@@ -266,6 +296,12 @@ class Decoder(nn.Module):
             x, keys, values = block(x, mask, n_tokens, cos, sin)
             written.append((keys, values))
         return torch.stack([keys for keys, _ in written]), torch.stack([values for _, values in written])
+
+
+def _runs(marked: Tensor) -> Tensor:
+    """Lengths of the runs of marked places of `[n]`."""
+    edges = functional.pad(marked.int(), (1, 1)).diff()
+    return (edges < 0).nonzero()[:, 0] - (edges > 0).nonzero()[:, 0]
 
 
 def hold_last(frames: Tensor, n_columns: int) -> Tensor:

@@ -99,6 +99,40 @@ class Cells:
             self._sums[:, 1:] = self._sums[:, :-1] + steps[:, :-1]
 
 
+class Rests:
+    """Keeps drawn music from staying quiet for longer than encoded music does.
+
+    A model that has fallen quiet hears quiet music behind it, and is likely to go on with it: with every frame it is
+    farther from any music that it has heard. So where nearly all encoded music would have come back, codes that begin a
+    frame as quiet are no longer drawn.
+
+    Args:
+        packed: of a decoder whose `rest_limits` say how long quiet may last.
+        n_rows: B.
+    """
+
+    def __init__(self, packed: PackedDecoder, n_rows: int) -> None:
+        decoder, loudness = packed.decoder, packed.decoder.first_loudness()
+        # Something must be left to draw.
+        quiet = (loudness <= decoder.rest_loudness[:, None]) & (loudness < loudness.max())
+        self._limits, self._quiet = decoder.rest_limits, quiet
+        self._counts = functional.pad(quiet, (0, 1)).t().float()  # filler is no rest
+        self._bounded = bool(self._limits.isfinite().any())
+        self._lasted = torch.zeros(n_rows, len(quiet), device=quiet.device)
+
+    def end(self, logits: Tensor) -> Tensor:
+        """Logits `[B, K, V]` without the first codes by which a rest would last too long."""
+        if self._bounded:
+            over = (self._lasted >= self._limits)[..., None] & self._quiet
+            logits[:, 0].masked_fill_(over.any(dim=1), float("-inf"))
+        return logits
+
+    def write(self, column: Tensor) -> None:
+        """Take note of the column `[B, K]` that was written."""
+        if self._bounded:
+            self._lasted = (self._lasted + 1.0) * self._counts[column[:, 0]]
+
+
 def generate_columns(
     stepper: Stepper,
     frames: Iterable[Tensor],
@@ -133,10 +167,10 @@ def generate_columns(
     codebook = torch.arange(k, device=device)
     noises = _noise(seeds, (k, size), device)
     given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
-    cells = Cells(stepper.packed, b)
+    cells, rests = Cells(stepper.packed, b), Rests(stepper.packed, b)
     column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
     for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
-        logits = stepper.step(column, frame, null_frames)
+        logits = rests.end(stepper.step(column, frame, null_frames))
         tokens = cells.choose(draw(logits, sampling, next(noises), cells.n_draws))
         if t < len(given):
             tokens = torch.where(given[t] == pattern.filler, tokens, given[t])
@@ -146,6 +180,7 @@ def generate_columns(
             tokens = torch.where(valid, tokens, pattern.filler)
         column = tokens
         cells.write(column)
+        rests.write(column)
         yield column
 
 

@@ -172,3 +172,47 @@ def test_dropped_rows_become_null():
 def test_impossible_settings_are_named(setting, message):
     with pytest.raises(ConfigError, match=message):
         SamplingConfig(**setting)
+
+
+def longest_rest(codes, quiet):
+    """Longest run of `[B, K, T]` whose first codes are quiet."""
+    longest = 0
+    for row in codes[:, 0]:
+        lasted = 0
+        for code in row.tolist():
+            lasted = lasted + 1 if quiet[code] else 0
+            longest = max(longest, lasted)
+    return longest
+
+
+def test_music_comes_back_from_a_rest_in_time():
+    conditioning, decoder = make_conditioning(2, 80), make_decoder()
+    quiet = decoder.first_loudness() <= decoder.first_loudness().sort().values[8]
+    with torch.no_grad():
+        decoder.bias[0, quiet] += 8.0  # a model that likes to be quiet
+    sampling = SamplingConfig(guidance=1.0, top_k=0)
+
+    def drawn():
+        return generate_codes(PackedDecoder(decoder), conditioning, conditioning, sampling, [3, 4])
+
+    free = drawn()
+    assert longest_rest(free, quiet) > 20
+    decoder.rest_loudness[1] = decoder.first_loudness()[quiet].max()
+    decoder.rest_limits[1] = 7
+    held = drawn()
+    assert longest_rest(held, quiet) == 7
+    # Until the first rest ends nothing is changed.
+    loud = ~quiet[held[0, 0]]
+    assert torch.equal(held[0, :1, : int(loud.nonzero()[0])], free[0, :1, : int(loud.nonzero()[0])])
+
+
+def test_rests_are_measured_on_pieces():
+    decoder = make_decoder()
+    order = decoder.first_loudness().argsort()
+    quiet, loud = int(order[0]), int(order[-1])
+    # 99 rests of two frames and one of nine: 2 is what 97 % of them do not exceed.
+    piece = ([quiet] * 2 + [loud] * 40) * 99 + [quiet] * 9 + [loud]
+    decoder.set_rests([torch.tensor([piece] * 3)] * 2)
+    assert decoder.rest_loudness[:2].tolist() == [float(decoder.first_loudness()[quiet])] * 2
+    assert decoder.rest_limits[:2].tolist() == [2.0, 2.0]
+    assert decoder.rest_limits[3] > 1000  # all is as quiet as that

@@ -134,8 +134,9 @@ def train(
     else:
         model.load_weights(start)
     former = deepcopy(model) if config.selfplay_weight > 0 else None
-    codes = np.concatenate([example.codes[:n_codebooks] for example in examples], axis=1)
-    model.decoder.set_cell_radii(torch.from_numpy(codes))
+    pieces = [torch.from_numpy(example.codes[:n_codebooks]) for example in examples]
+    model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
+    model.decoder.set_rests(pieces)
     return _Run(accelerator, config, model, dataset, validation, out, former).go(resume)
 
 
@@ -369,6 +370,7 @@ class _Opponent:
     def __init__(self, model: Silent2Music) -> None:
         self._model = model.requires_grad_(False).eval()
         self._model.decoder.cell_radii.fill_(float("inf"))
+        self._model.decoder.rest_limits.fill_(float("inf"))
         self._sampling = SamplingConfig(temperature=1.0, top_k=0, guidance=1.0)
 
     @torch.no_grad()
