@@ -19,7 +19,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -48,6 +49,10 @@ MAX_GAIN = 4.0
 """Of a band in nepers of its amplitude, that is coded: 35 dB."""
 
 
+MAX_STEP = 1.5
+"""Of what a gain is predicted from, in nepers: what is farther off is no held note."""
+
+
 _TOKEN_SETTINGS = (
     "sample_rate", "n_fft", "hop", "frames_per_code", "power", "n_components", "n_codebooks", "codebook_size",
     "n_candidates",
@@ -67,6 +72,8 @@ class BundledCodec(nn.Module):
         components: `[P, frames_per_code * (n_fft / 2 + 1)]`, orthonormal rows.
         codebooks: `[K, V, P]`; with gains, those after the core have them in their first places.
         scales: `[V]`, by the code of the first codebook.
+        prediction: `[2, frames_per_code * G]`, of gains that are predicted: how much counts what the frame before was
+            lifted by, and how much the step from it, lifted, to this frame.
         bands: `[G, n_fft / 2 + 1]`, triangles on the mel scale that the gains are of.
         hats: the same shape, which interpolate gains of bands to bins.
     """
@@ -76,6 +83,7 @@ class BundledCodec(nn.Module):
     components: Tensor
     codebooks: Tensor
     scales: Tensor
+    prediction: Tensor
     bands: Tensor
     hats: Tensor
 
@@ -121,6 +129,8 @@ class BundledCodec(nn.Module):
             if config.decoder_layers
             else None
         )
+        if config.gain_run > 1:
+            self.register_buffer("prediction", torch.zeros(2, n_gains))
         n_bins = config.n_fft // 2 + 1
         self.refiner = (
             GainRefinement(config.gain_bands, config.frames_per_code, n_bins, dim, config.refiner_layers)
@@ -171,13 +181,15 @@ class BundledCodec(nn.Module):
         tensors = self.closed_form()
         n_core = self.config.n_core_codebooks
         if n_codebooks <= n_core:
+            tensors.pop("prediction", None)
             values["n_codebooks"] = n_core
             tensors["codebooks"] = self.codebooks[:n_core]
         elif n_core:
             values["n_core_codebooks"] = n_core
         if n_codebooks > n_core and self.config.gain_bands:
             # The gains are relative to what the core decodes to.
-            values |= {name: getattr(self.config, name) for name in ("gain_bands", "gain_emphasis")}
+            names = ("gain_bands", "gain_emphasis", *(("gain_run",) if self.config.gain_run > 1 else ()))
+            values |= {name: getattr(self.config, name) for name in names}
             tensors |= {k: v for k, v in self.state_dict().items() if k.startswith("decoder.")}
         return digest({"kind": self.kind, **values}, tensors)
 
@@ -218,7 +230,7 @@ class BundledCodec(nn.Module):
         codes = self.quantise(self.projected(features)).transpose(1, 2)
         if not self.config.gain_bands:
             return codes
-        return torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes), codes)], dim=1)
+        return torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes))], dim=1)
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
@@ -259,7 +271,7 @@ class BundledCodec(nn.Module):
         return torch.where(codes[:, 0, :1] == SILENCE_CODE, SILENCE_CODE, codes[:, 0])
 
     @torch.no_grad()
-    def wanted_gains(self, features: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def wanted_gains(self, features: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logarithmic gains that bring what the core decodes to nearest to the music, and how much each counts.
 
         Args:
@@ -267,7 +279,8 @@ class BundledCodec(nn.Module):
             codes: of it, `[B, K, T]`.
 
         Returns:
-            Both `[B, T, frames_per_code * G]`; what counts is 1 for the loudest band of a codec frame.
+            The gains, what they count (1 for the loudest band of a codec frame) and the levels that they are of, each
+            `[B, T, frames_per_code * G]`.
         """
         blocks = torch.split(codes[:, : self.config.n_core_codebooks], DECODE_BLOCK, dim=-1)
         levels = [self.levels(magnitudes) for magnitudes in self._magnitude_stream(blocks, waits=True)]
@@ -275,30 +288,96 @@ class BundledCodec(nn.Module):
         wanted = [self.levels(block.pow(1.0 / self.config.power)) for block in torch.split(frames, 1024, 1)]
         music, core = (torch.cat(x, dim=1).reshape(*features.shape[:2], -1) for x in (wanted, levels))
         counts = (self.config.gain_emphasis * (music - music.amax(-1, keepdim=True))).exp()
-        return (music - core).clamp(-MAX_GAIN, MAX_GAIN), counts
+        return (music - core).clamp(-MAX_GAIN, MAX_GAIN), counts, core
 
     def levels(self, magnitudes: Tensor) -> Tensor:
         """Natural logarithms of the amplitudes in bands, `[..., G]`, of magnitudes `[..., n_fft / 2 + 1]`."""
         return (magnitudes @ self.bands.T).clamp(min=MEL_FLOOR).log()
 
-    def _gain_codes(self, gains: Tensor, counts: Tensor, codes: Tensor) -> Tensor:
-        """Codes `[B, K - n_core_codebooks, T]` of gains `[B, T, n]`, by the M best; 0 where the core is silent."""
+    def _gain_codes(self, gains: Tensor, counts: Tensor, levels: Tensor) -> Tensor:
+        """Codes `[B, K - n_core_codebooks, T]` of what `wanted_gains` gives; 0 where the core is silent.
+
+        The runs that predictions reach through are coded side by side.
+        """
+        n_rows, n_frames, n_gains = gains.shape
+        run = self.config.gain_run
+        missing = -n_frames % run
+        # Beyond the end is silence.
+        parts = zip(
+            *(
+                torch.split(functional.pad(x, (0, 0, 0, missing), value=fill).reshape(-1, run, n_gains), 1024)
+                for x, fill in ((gains, 0.0), (counts, 0.0), (levels, math.log(MEL_FLOOR)))
+            ),
+            strict=True,
+        )
+        found = torch.cat([self.search_gains(*part)[0] for part in parts])
+        return found.reshape(n_rows, n_frames + missing, -1)[:, :n_frames].transpose(1, 2)
+
+    def search_gains(
+        self, gains: Tensor, counts: Tensor, levels: Tensor, n_candidates: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Codes and predictions of the gains of runs, by the M best in each frame.
+
+        Args:
+            gains, counts, levels: as `wanted_gains` gives them, `[n, gain_run, frames_per_code * G]`.
+            n_candidates: M; by default the codec's.
+
+        Returns:
+            Codes `[n, gain_run, K - n_core_codebooks]`, 0 where the core is silent, and `[n, gain_run, 2,
+            frames_per_code * G]`, what the predictions were made of.
+        """
         books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
-        n_kept = [min(self.config.n_candidates, self.codebook_size)] * (len(books) - 1) + [1]
-        parts = zip(*(torch.split(x.flatten(0, 1), 1024) for x in (gains, counts)), strict=True)
-        found = [
-            _search_on(
-                torch.zeros(len(part), 1, 0, dtype=torch.int64, device=part.device),
-                part[:, None],
-                part.new_ones(len(part), 1),
-                books,
-                n_kept,
-                weights,
-            )
-            for part, weights in parts
-        ]
-        chosen = torch.cat(found)[:, 0].reshape(*gains.shape[:2], -1).transpose(1, 2)
-        return torch.where(codes[:, :1] == SILENCE_CODE, 0, chosen)
+        n_candidates = min(n_candidates or self.config.n_candidates, self.codebook_size)
+        n_kept = [n_candidates] * (len(books) - 1) + [1]
+        heard = is_heard(levels)
+        codes: list[Tensor] = []
+        nothing = torch.zeros(len(gains), 1, 0, dtype=torch.int64, device=gains.device)
+
+        def chosen(t: int, predicted: Tensor) -> Tensor:
+            rest = (gains[:, t] - predicted)[:, None]
+            found = _search_on(nothing, rest, rest.new_ones(rest.shape[:2]), books, n_kept, counts[:, t])[:, 0]
+            codes.append(torch.where(heard[:, t], found, 0))
+            return torch.stack([books[k][found[:, k]] for k in range(len(books))]).sum(0)
+
+        grounds = self._run_gains(levels, chosen)[2]
+        return torch.stack(codes, dim=1), grounds
+
+    def _run_gains(
+        self,
+        levels: Tensor,
+        quantised: Callable[[int, Tensor], Tensor],
+        start: int = 0,
+        past: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Gains frame by frame: what is predicted of each, and what is coded of the rest.
+
+        A gain of a held note goes on as it was, and so does the note's level; how much each of the two is worth in a
+        band is what `prediction` holds.
+
+        Args:
+            levels: of the core, `[B, T, frames_per_code * G]`.
+            quantised: gives, for a frame and what is predicted of its gains `[B, n]`, what is added to that.
+            start: number of the first frame in the whole sound.
+            past: `[B, 2, G]` levels of the last STFT frame before, with gains and without; none at the start.
+
+        Returns:
+            Gains `[B, T, n]`, the past of what follows, and what the predictions were made of, `[B, T, 2, n]`.
+        """
+        span, run = self.config.frames_per_code, self.config.gain_run
+        heard = is_heard(levels)
+        gains, grounds = torch.zeros_like(levels), levels.new_zeros(*levels.shape[:2], 2, levels.shape[2])
+        for t in range(levels.shape[1]):
+            level = levels[:, t]
+            predicted = torch.zeros_like(level)
+            if past is not None and (start + t) % run:
+                after, before = (x.repeat(1, span) for x in past.unbind(1))
+                grounds[:, t] = torch.stack([after - before, after - level], 1).clamp(-MAX_STEP, MAX_STEP)
+                predicted = (self.prediction * grounds[:, t]).sum(1)
+            gains[:, t] = torch.where(heard[:, t], predicted + quantised(t, predicted), 0.0)
+            if run > 1:
+                last = level.unflatten(1, (span, -1))[:, -1]
+                past = torch.stack([last + gains[:, t].unflatten(1, (span, -1))[:, -1], last], 1)
+        return gains, past, grounds
 
     def vectors(self, codes: Tensor) -> Tensor:
         """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`.
@@ -320,36 +399,54 @@ class BundledCodec(nn.Module):
         """Short-time magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors `[B, T, P]`.
 
         Args:
-            vectors: as `vectors` gives them.
+            vectors: as `vectors` gives them, from the start of a sound or of a run of predicted gains on.
             n_codebooks: how many codebooks they are the sum of; 0 for all.
         """
-        features = self.compressed(vectors, n_codebooks)
-        frames = features.reshape(len(vectors), -1, self.config.n_fft // 2 + 1)
-        return frames.pow(1.0 / self.config.power)
+        return self._expanded(self.compressed(vectors, n_codebooks))
 
     def compressed(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
         """Compressed magnitudes `[B, T, frames_per_code * (n_fft / 2 + 1)]`, from what `magnitudes` takes."""
+        core = self._core(vectors, n_codebooks)
+        n_features = self.components.shape[1]
+        if core.shape[-1] == n_features:
+            return core
+        features, coded = core.tensor_split([n_features], dim=-1)
+        gains, _, _ = self._run_gains(self._levels_of(features), lambda t, _: coded[:, t])
+        return self._refined(torch.cat([features, gains], dim=-1))
+
+    def _core(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
+        """As `compressed`, by the core alone; what is coded of gains comes behind, as it is."""
         n_codebooks = min(n_codebooks or self.n_codebooks, self.n_vector_codebooks)
-        vectors, gains = vectors.tensor_split([self.config.n_components], dim=-1)
+        vectors, coded = vectors.tensor_split([self.config.n_components], dim=-1)
         features = vectors @ self.components
         if self.decoder is None:
             features = features.clamp(min=0.0)
         else:
             features = cast(Tensor, self.decoder(vectors, features, n_codebooks))
-        return self._refined(features, gains) if gains.shape[-1] else features
+        return torch.cat([features, coded], dim=-1)
 
-    def _refined(self, features: Tensor, gains: Tensor) -> Tensor:
-        """Compressed magnitudes `[B, T, F]` by the gains of bands `[B, T, frames_per_code * G]`."""
+    def _refined(self, core: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, F]` of those of the core and gains of bands behind them."""
         config = self.config
-        frames = features.reshape(*features.shape[:2], config.frames_per_code, -1)
-        bands = gains.reshape(*frames.shape[:3], config.gain_bands)
+        features, gains = core.tensor_split([self.components.shape[1]], dim=-1)
+        frames = features.unflatten(2, (config.frames_per_code, -1))
+        bands = gains.unflatten(2, (config.frames_per_code, -1))
         if self.refiner is None:
             bins = bands @ self.hats
         else:
-            bands, besides = self.refiner(bands, self.levels(frames.pow(1.0 / config.power)))
+            bands, besides = self.refiner(bands, self._levels_of(features).reshape(bands.shape))
             bins = bands @ self.hats + besides
         bins = bins.clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
-        return (frames * (config.power * bins).exp()).reshape(features.shape)
+        return (frames * (config.power * bins).exp()).flatten(2)
+
+    def _levels_of(self, features: Tensor) -> Tensor:
+        """Levels in bands `[B, T, frames_per_code * G]` of compressed magnitudes `[B, T, F]`."""
+        return self.levels(self._expanded(features)).reshape(*features.shape[:2], -1)
+
+    def _expanded(self, features: Tensor) -> Tensor:
+        """Magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of compressed ones `[B, T, F]`."""
+        frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
+        return frames.pow(1.0 / self.config.power)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Samples `[B, 1, T * samples_per_code]` of codes `[B, K, T]`, or of those of the first codebooks alone.
@@ -376,14 +473,9 @@ class BundledCodec(nn.Module):
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
         if self._waits:
-            n_frames += config.frames_per_code * self._context(self.n_codebooks)[1]
+            ahead = sum(network.ahead for network in (self.decoder, self.refiner) if network is not None)
+            n_frames += config.frames_per_code * ahead
         return n_frames * config.hop / config.sample_rate
-
-    def _context(self, n_codebooks: int) -> tuple[int, int]:
-        """Codec frames before and after a frame that its magnitudes depend on, by codes of the first codebooks."""
-        networks = [self.decoder, self.refiner if n_codebooks > self.n_vector_codebooks else None]
-        reach = [(n.behind, n.ahead) for n in networks if n is not None]
-        return sum(behind for behind, _ in reach), sum(ahead for _, ahead in reach)
 
     @torch.no_grad()
     def decode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -412,27 +504,37 @@ class BundledCodec(nn.Module):
 
         If it does not wait for them, the newest stands for those.
         """
-        span, n_codebooks, n_awaited = self.config.frames_per_code, 0, 0
-        known: Tensor | None = None  # vectors from `behind` before the next to be given on
-        n_given = 0  # of those, whose magnitudes were given
+        blocks = iter(blocks)
+        first = next(blocks, None)
+        if first is None:
+            return
+        n_codebooks = first.shape[1]
+        vectors = self._vector_stream(chain([first], blocks), n_codebooks)
+        core = _windowed(vectors, self.decoder, waits, lambda x: self._core(x, n_codebooks))
+        if n_codebooks > self.n_vector_codebooks:
+            core = _windowed(self._gain_stream(core), self.refiner, waits, self._refined)
+        for features in core:
+            yield self._expanded(features)
+
+    def _vector_stream(self, blocks: Iterable[Tensor], n_codebooks: int) -> Iterator[Tensor]:
+        """What `vectors` gives, block by block."""
         for block in blocks:
-            vectors, n_codebooks = self.vectors(self._checked(block)), block.shape[1]
-            behind, ahead = self._context(n_codebooks)
-            n_awaited = ahead if waits else 0
-            if known is not None and known.shape[2] != vectors.shape[2]:
+            if block.ndim == 3 and block.shape[1] != n_codebooks:
                 raise AudioError(
                     "The codec got blocks of codes of fewer or more codebooks than those before."
                 )
-            known = vectors if known is None else torch.cat([known, vectors], dim=1)
-            n_ready = known.shape[1] - n_awaited
-            if n_ready > n_given:
-                held = known[:, -1:].expand(-1, ahead - n_awaited, -1)
-                yield self.magnitudes(torch.cat([known, held], dim=1), n_codebooks)[
-                    :, n_given * span : n_ready * span
-                ]
-                known, n_given = known[:, max(0, n_ready - behind) :], min(n_ready, behind)
-        if known is not None and n_awaited:
-            yield self.magnitudes(known, n_codebooks)[:, n_given * span :]
+            yield self.vectors(self._checked(block))
+
+    def _gain_stream(self, core: Iterator[Tensor]) -> Iterator[Tensor]:
+        """What `_core` gives, block by block, with the gains in place of what is coded of them."""
+        past: Tensor | None = None
+        start = 0
+        for block in core:
+            features, coded = block.tensor_split([self.components.shape[1]], dim=-1)
+            levels = self._levels_of(features)
+            gains, past, _ = self._run_gains(levels, lambda t, _, coded=coded: coded[:, t], start, past)
+            start += block.shape[1]
+            yield torch.cat([features, gains], dim=-1)
 
     def _checked(self, codes: Tensor) -> Tensor:
         """The codes, if they can be this codec's."""
@@ -445,6 +547,40 @@ class BundledCodec(nn.Module):
                 f"The codec got a code outside 0 to {self.codebook_size - 1}; is it another codec's?"
             )
         return codes
+
+
+def is_heard(levels: Tensor) -> Tensor:
+    """`[..., 1]`: whether levels `[..., n]` are of anything."""
+    return (levels > math.log(MEL_FLOOR) + 1e-4).any(-1, keepdim=True)
+
+
+def _windowed(
+    blocks: Iterable[Tensor],
+    network: SpectrumCorrection | GainRefinement | None,
+    waits: bool,
+    function: Callable[[Tensor], Tensor],
+) -> Iterator[Tensor]:
+    """A function of frames and those around them, on blocks `[B, n, X]` in order, each frame as soon as it can be.
+
+    Args:
+        blocks: of frames.
+        network: says how many frames around a frame count; none, if none.
+        waits: for those ahead; otherwise the newest stands for them.
+        function: from `[B, n, X]` to `[B, n, Y]`.
+    """
+    behind, ahead = (0, 0) if network is None else (network.behind, network.ahead)
+    n_awaited = ahead if waits else 0
+    known: Tensor | None = None  # frames from `behind` before the next to be given on
+    n_given = 0  # of those, what was given
+    for block in blocks:
+        known = block if known is None else torch.cat([known, block], dim=1)
+        n_ready = known.shape[1] - n_awaited
+        if n_ready > n_given:
+            held = known[:, -1:].expand(-1, ahead - n_awaited, -1)
+            yield function(torch.cat([known, held], dim=1))[:, n_given:n_ready]
+            known, n_given = known[:, max(0, n_ready - behind) :], min(n_ready, behind)
+    if known is not None and n_awaited:
+        yield function(known)[:, n_given:]
 
 
 def _search_on(

@@ -33,8 +33,9 @@ class CodecConfig:
 
     With `gain_bands` the codebooks after the core hold logarithmic gains of so many bands of each STFT frame: by
     how much the music is louder there than what the core's codes decode to. A gain's squared error counts by the
-    band's amplitude relative to the loudest, to the power `gain_emphasis`. `refiner_layers` are of a second learned
-    correction, which sees those gains.
+    band's amplitude relative to the loudest, to the power `gain_emphasis`. With a `gain_run` above 1 they are predicted
+    from the codec frame before and the rest is coded, begun anew after so many frames. `refiner_layers` are of a second
+    learned correction, which sees those gains.
     """
 
     sample_rate: int = 24_000
@@ -53,6 +54,7 @@ class CodecConfig:
     correction_dim: int = 192
     gain_bands: int = 0
     gain_emphasis: float = 0.0
+    gain_run: int = 1
     refiner_layers: int = 0
 
     @property

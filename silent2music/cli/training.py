@@ -96,6 +96,7 @@ def codec_fit(
                 fractions(steps),
                 gain_bands=config.gain_bands,
                 gain_emphasis=config.gain_emphasis,
+                gain_run=config.gain_run,
             )
     save_codec(codec, out)
     print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
+from silent2music.bundled_codec import SILENCE_CODE, BundledCodec, is_heard
 from silent2music.config import CodecConfig
 from silent2music.errors import AudioError, ConfigError, DataError
 
@@ -26,6 +26,9 @@ QUIET_SHARE = 0.2
 
 QUIETEST_DB = -50.0
 """By how much, at most."""
+
+N_TURNS = 5
+"""Of fitting codebooks of gains and of what predicts them."""
 
 
 def fit_codec(
@@ -98,6 +101,7 @@ def extend_codec(
     max_vectors: int = 150_000,
     gain_bands: int = 0,
     gain_emphasis: float = 0.0,
+    gain_run: int = 1,
 ) -> BundledCodec:
     """Give a codec more codebooks, fitted to what its own leave; these become the core, and their codes stay.
 
@@ -110,6 +114,7 @@ def extend_codec(
         n_codebooks: how many the result has.
         gain_bands: bands of an STFT frame whose gains the new codebooks hold; 0 for vectors as the core's.
         gain_emphasis: how much more the gains of loud bands count, see `CodecConfig`.
+        gain_run: codec frames through which gains are predicted from frame to frame; 1 for none.
 
     Returns:
         The codec with the new codebooks. Without gains its decoder's correction is left out, being of other
@@ -126,33 +131,33 @@ def extend_codec(
         raise ConfigError("The codec has codebooks of gains; replace them, with codec.gain_bands above 0.")
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
-    codec = _with_room(core, n_core, n_codebooks, gain_bands, gain_emphasis)
+    codec = _with_room(core, n_core, n_codebooks, gain_bands, gain_emphasis, gain_run)
     order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
     find = _lacking_gains if gain_bands else _projected
     kept = [
         find(codec, features)
         for features in _features(codec, order, max_hours, lambda f: report("projection", f))
     ]
-    weights: Tensor | None = None
-    vectors = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
-    vectors = vectors[torch.randperm(len(vectors), generator=generator)[:max_vectors]]
-    if len(vectors) < 2 * codec.codebook_size:
-        raise DataError(_too_little(len(vectors), codec.config))
+    found = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
+    n_each = gain_run if gain_bands else 1
+    found = found[torch.randperm(len(found), generator=generator)[: max_vectors // n_each]]
+    if len(found) * n_each < 2 * codec.codebook_size:
+        raise DataError(_too_little(len(found) * n_each, codec.config))
     if gain_bands:
-        vectors, weights = vectors.chunk(2, dim=1)
+        _fit_gains(codec, found, generator, n_iterations, report)
     else:
-        vectors = _some_farther_away(vectors, codec.config.power, generator)
+        vectors = _some_farther_away(found, codec.config.power, generator)
         codes = core.quantise(vectors[None])[0]
         scale = codec.scales[codes[:, 0]]
         heard = scale > 0.0
         vectors = (vectors - core.vectors(codes.T[None])[0])[heard] / scale[heard, None]
-    _fit_residual(codec, n_core, vectors, generator, n_iterations, report, weights)
+        _fit_residual(codec, n_core, vectors, generator, n_iterations, report)
     _round(codec)
     return codec
 
 
 def _with_room(
-    core: BundledCodec, n_core: int, n_codebooks: int, gain_bands: int, gain_emphasis: float
+    core: BundledCodec, n_core: int, n_codebooks: int, gain_bands: int, gain_emphasis: float, gain_run: int
 ) -> BundledCodec:
     """The codec with the first codebooks alone and room for others; with its learned correction if they hold gains."""
     config = replace(
@@ -161,6 +166,7 @@ def _with_room(
         n_core_codebooks=core.config.n_core_codebooks or n_core,
         gain_bands=gain_bands,
         gain_emphasis=gain_emphasis,
+        gain_run=gain_run,
         decoder_layers=core.config.decoder_layers if gain_bands else 0,
         refiner_layers=0,
     )
@@ -173,7 +179,7 @@ def _with_room(
         room = torch.zeros(n_codebooks, config.correction_dim)
         room[:n_core] = known["decoder.known.weight"][:n_core]
         known["decoder.known.weight"] = room
-    codec.load_state_dict({k: v for k, v in known.items() if k in own})
+    codec.load_state_dict({k: known.get(k, v) if k != "prediction" else v for k, v in own.items()})
     return codec
 
 
@@ -183,13 +189,48 @@ def _projected(codec: BundledCodec, features: Tensor) -> Tensor:
 
 
 def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
-    """Gains that the sound of the core needs to be as features `[T, F]`, where it has any, and what each counts.
+    """Runs of gains that the sound of the core needs to be as features `[T, F]`, with what else coding them takes.
 
-    Side by side, `[n, 2 * frames_per_code * G]`.
+    `[n, gain_run, 3, frames_per_code * G]`: gains, what they count, levels, as `BundledCodec.wanted_gains` gives them.
     """
     codes = codec.quantise(_projected(codec, features)[None]).transpose(1, 2)
-    gains = torch.cat(codec.wanted_gains(features[None], codes), dim=-1)
-    return gains[0, codes[0, 0] != SILENCE_CODE]
+    run = codec.config.gain_run
+    n_runs = len(features) // run
+    found = torch.stack(codec.wanted_gains(features[None], codes), dim=2)[0, : n_runs * run]
+    return found.unflatten(0, (n_runs, run))
+
+
+def _fit_gains(
+    codec: BundledCodec, runs: Tensor, generator: torch.Generator, n_iterations: int, report: Progress
+) -> None:
+    """Codebooks of gains and their prediction from runs `[n, gain_run, 3, G]`, in turns.
+
+    What is predicted depends on what was coded before, and what is coded on what was predicted; the first codebooks
+    are of whole gains.
+    """
+    gains, counts, levels = runs.unbind(2)
+    heard = is_heard(levels)[..., 0]
+    predicted = torch.zeros_like(gains)
+    for turn in range(N_TURNS if codec.config.gain_run > 1 else 1):
+        if turn:
+            grounds = torch.cat([codec.search_gains(*part, n_candidates=1)[1] for part in _parts(gains, counts, levels)])
+            codec.prediction.copy_(_least_squares(grounds[heard], gains[heard], counts[heard]))
+            predicted = (codec.prediction * grounds).sum(2)
+        rest = (gains - predicted)[heard]
+        _fit_residual(codec, codec.n_vector_codebooks, rest, generator, n_iterations, report, counts[heard])
+
+
+def _parts(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of all, some at a time."""
+    yield from zip(*(torch.split(each, 1024) for each in rows), strict=True)
+
+
+def _least_squares(grounds: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
+    """`[k, P]` by which grounds `[n, k, P]` come nearest to what is wanted, `[n, P]`, each place on its own."""
+    products = torch.einsum("np,nip,njp->pij", counts, grounds, grounds)
+    # A place with next to nothing to learn from takes next to nothing.
+    products = products + 1e-3 * products.mean(0, keepdim=True)
+    return torch.linalg.solve(products, torch.einsum("np,nip,np->pi", counts, grounds, wanted)).T
 
 
 def fit_quantiser(

@@ -376,7 +376,8 @@ class _CodedRun(_Run):
         n_excerpts, _, n_kept = self.music.codes.shape
         n_frames = min(n_kept, max(1, round(config.crop_seconds * codec.frame_rate)))
         rows = rng.integers(n_excerpts, size=config.batch_size).tolist()
-        start = int(rng.integers(n_kept - n_frames + 1))
+        # A run of predicted gains can be decoded from its start on only.
+        start = int(rng.integers(n_kept - n_frames + 1)) // codec.config.gain_run * codec.config.gain_run
         gain_db = config.quiet_db * rng.random(config.batch_size) * (rng.random(config.batch_size) < 0.25)
         gain = torch.from_numpy(10.0 ** (gain_db / 20.0)).float()[:, None, None]
         n_books = self._draw_books(rng)
