@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from library import write_scores
+from typer.testing import CliRunner
 
 from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.cli import app
 from silent2music.codec import load_codec
 from silent2music.config import DataConfig
 from silent2music.data.medleys import FAMILIES, render_medleys
@@ -22,6 +26,7 @@ from silent2music.evaluation.codec_metrics import (
     si_sdr_db,
 )
 from silent2music.evaluation.codec_plots import plot_curves
+from silent2music.training import codec_candidates
 
 RATE = 24_000
 NO_ONSETS = np.zeros(0)
@@ -39,6 +44,8 @@ def test_the_same_sound_is_perfect() -> None:
     assert figures["chroma"] == pytest.approx(1.0)
     assert figures["onset_f"] == 1.0
     assert figures["roughness"] == 0.0
+    assert figures["level_db"] == 0.0
+    assert compare(notes.astype(np.float32), 0.5 * notes.astype(np.float32), RATE)["level_db"] == pytest.approx(-6.02, abs=0.01)
     assert figures["si_sdr_db"] > 90.0
 
 
@@ -97,6 +104,45 @@ def test_a_candidate_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
     with pytest.raises(ConfigError, match="asks for 5 codebooks; the codec has 4"):
         parse_candidate(f"a={codec_folder}:5")
     assert load_codec(codec_folder).n_codebooks == 4
+
+
+def test_candidates_are_fitted_compared_and_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command; what is there is not made again."""
+    monkeypatch.setattr(codec_candidates, "CODED_MINUTES", {"train": 0.6, "validation": 0.3})
+    monkeypatch.setattr(
+        codec_candidates, "SIZE", replace(codec_candidates.SIZE, dim=32, n_layers=1, n_heads=2)
+    )
+    rng = np.random.default_rng(0)
+    for name in ("fit", "real"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            notes = [tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)]
+            samples = np.concatenate(notes).astype(np.float32)[None]
+            audio.write(tmp_path / name / f"{i}.wav", Waveform(samples, RATE))
+    (tmp_path / "some.toml").write_text(
+        "[coarse]\nn_codebooks = 2\ncodebook_size = 8\nn_components = 16\n"
+        "[fine]\nn_codebooks = 4\ncodebook_size = 32\nn_components = 16\n"
+    )
+    command = ["codec", "candidates", str(tmp_path / "some.toml"), str(tmp_path / "fit")]
+    command += ["--real", str(tmp_path / "real"), "--out", str(tmp_path / "out"), "--seconds", "2"]
+    command += ["--foretell", "1", "--minutes", "0.05"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / "bench.md").read_text()
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    assert rows["fine"][0]["log_mel"] < rows["coarse"][0]["log_mel"]
+    found = json.loads((tmp_path / "out" / "tokens" / "fine" / "tokens.json").read_text())
+    assert 0.0 < found["bits_per_token"] < 5.0  # those of a draw from 32 entries
+    assert found["bits_per_second"] == pytest.approx(found["bits_per_token"] * 4 * 25)
+    assert f"| fine | {found['bits_per_second']:.0f} |" in text
+    made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*.safetensors")}
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert {f: f.stat().st_mtime_ns for f in made} == made
+    assert json.loads((tmp_path / "out" / "tokens" / "fine" / "tokens.json").read_text()) == found
+    (tmp_path / "some.toml").write_text("[odd]\nbooks = 2\n")
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code != 0
+    assert "Unknown setting 'odd.books'" in str(refused.exception)
 
 
 def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:

@@ -171,23 +171,78 @@ def codec_bench(
     from silent2music.evaluation.codec_bench import parse_candidate, run_bench
     from silent2music.evaluation.codec_plots import plot_curves
 
-    music = {
-        "families": _music_files(families) if families else [],
-        "pairs": _music_files(pairs, "validation") if pairs else [],
-        "real": _music_files(real) if real else [],
-    }
     if runs:
         curves = dict(run.partition("=")[::2] for run in runs)
         plot_curves({name: Path(folder) for name, folder in curves.items()}, out / "curves.png")
     with progress_bar() as steps:
         text = run_bench(
             [parse_candidate(codec) for codec in codecs],
-            {group: files[:: -(-len(files) // limit)] for group, files in music.items() if files},
+            _held_out(families, pairs, real, limit),
             out,
             seconds,
             steps,
         )
     print(text)
+
+
+@codec_app.command("candidates")
+def codec_candidates(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML with a table of codec settings for each.")],
+    music: Annotated[
+        list[Path], typer.Argument(metavar="MUSIC...", help="Music to fit to: files, folders, pair folders.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the codecs and the table; what is there is kept.")],
+    families: Annotated[
+        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music each is fitted to.")] = 1.0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
+    ] = 14,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    n_foretold: Annotated[
+        int, typer.Option("--foretell", min=0, help="How many, best by log-mel, a token model is trained on.")
+    ] = 3,
+    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Of training each token model.")] = 5.0,
+    seed: Seed = SAMPLING.seed,
+) -> None:
+    """Fit codecs by other settings to the same music, compare them, and see how well their tokens are foretold."""
+    from silent2music.evaluation.codec_bench import Candidate, mean_log_mel, run_bench
+    from silent2music.training.codec_candidates import fit_candidates, read_candidates, tabulate_bits, token_bits
+
+    train = [found for path in music for found in _music_files(path)]
+    held_out = _held_out(families, pairs, real, limit)
+    with progress_bar() as steps:
+        fitted = fit_candidates(read_candidates(file), train, out, hours, seed, fractions(steps))
+        text = run_bench(
+            [Candidate(name, codec, codec.n_codebooks) for name, codec in fitted.items()],
+            held_out,
+            out,
+            seconds,
+            steps,
+        )
+        best = sorted(fitted, key=mean_log_mel(out).__getitem__)[:n_foretold]
+        music_of = {"train": train, "validation": [each for those in held_out.values() for each in those]}
+        bits = {name: token_bits(fitted[name], music_of, out / "tokens" / name, minutes, seed) for name in best}
+    text += tabulate_bits(bits)
+    (out / "bench.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _held_out(
+    families: Path | None, pairs: Path | None, real: Path | None, limit: int
+) -> dict[str, list[Path]]:
+    """Music to compare codecs on, by group: some files of each, evenly spread."""
+    music = {
+        "families": _music_files(families) if families else [],
+        "pairs": _music_files(pairs, "validation") if pairs else [],
+        "real": _music_files(real) if real else [],
+    }
+    return {group: files[:: -(-len(files) // limit)] for group, files in music.items() if files}
 
 
 def _music_files(path: Path, split: str = "train") -> list[Path]:

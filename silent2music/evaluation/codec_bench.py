@@ -23,7 +23,7 @@ from silent2music.phase import griffin_lim
 
 Progress = Callable[[str, int, int], None]
 
-FIGURES = ("log_mel", "chroma", "onset_f", "roughness", "si_sdr_db")
+FIGURES = ("log_mel", "chroma", "onset_f", "roughness", "level_db", "si_sdr_db")
 
 RANDOM_ITERATIONS = 16
 """Of Griffin-Lim from random phases, for what magnitudes alone would sound like."""
@@ -143,6 +143,17 @@ def run_bench(
     return text
 
 
+def mean_log_mel(folder: Path) -> dict[str, float]:
+    """By candidate, the mean over groups of what `run_bench` found and wrote to a folder."""
+    rows = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["rows"]
+    found = {}
+    for name, those in rows.items():
+        groups = {row["group"] for row in those}
+        means = [np.mean([row["log_mel"] for row in those if row["group"] == group]) for group in groups]
+        found[name] = float(np.mean(means))
+    return found
+
+
 def measure_speed(candidates: Sequence[Candidate], samples: Any) -> dict[str, list[float]]:
     """Encoding and decoding as multiples of real time, the faster of two runs each, on the threads that torch has.
 
@@ -214,10 +225,10 @@ def _tables(
 
 
 def _head(first: str) -> str:
-    columns = f"| {first} | log-mel | chroma | onset F | roughness added | SI-SDR dB |"
+    columns = f"| {first} | log-mel | chroma | onset F | roughness added | level dB | SI-SDR dB |"
     return columns + "\n|" + "---|" * (columns.count("|") - 1)
 
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     means = [float(np.nanmean([row[figure] for row in rows])) for figure in FIGURES]
-    return f"| {name} | " + " | ".join(f"{m:.3f}" for m in means[:-1]) + f" | {means[-1]:.1f} |"
+    return f"| {name} | " + " | ".join(f"{m:.3f}" for m in means[:-2]) + " | {:+.1f} | {:.1f} |".format(*means[-2:])

@@ -38,7 +38,7 @@ def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> di
 
     Returns:
         `log_mel`, `chroma`, `onset_f`, `roughness` (modulation added to held notes), `roughness_reference`,
-        `si_sdr_db`. `onset_f` is NaN where the reference has no onset, `roughness` where it holds no note.
+        `level_db` (RMS of the estimate over that of the reference), `si_sdr_db`. `onset_f` is NaN where the reference has no onset, `roughness` where it holds no note.
     """
     rows = [torch.from_numpy(np.ascontiguousarray(x, np.float32))[None] for x in (reference, estimate)]
     onsets = [describe(Waveform(x[None], sample_rate)).onset_seconds for x in (reference, estimate)]
@@ -49,8 +49,13 @@ def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> di
         "onset_f": onset_scores(onsets[0], onsets[1]).f_measure if len(onsets[0]) else float("nan"),
         "roughness": float(np.maximum(rough[1] - rough[0], 0.0).mean()) if len(rough[0]) else float("nan"),
         "roughness_reference": float(rough[0].mean()) if len(rough[0]) else float("nan"),
+        "level_db": _level_db(estimate) - _level_db(reference),
         "si_sdr_db": si_sdr_db(reference, estimate),
     }
+
+
+def _level_db(samples: FloatArray) -> float:
+    return float(10.0 * np.log10(np.mean(np.square(samples, dtype=np.float64)) + 1e-12))
 
 
 def chroma_similarity(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> float:

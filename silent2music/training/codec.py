@@ -27,8 +27,14 @@ QUIET_SHARE = 0.2
 QUIETEST_DB = -50.0
 """By how much, at most."""
 
-N_TURNS = 5
-"""Of fitting codebooks of gains and of what predicts them."""
+N_TURNS = 6
+"""Of coding and fitting gains."""
+
+N_SWEEPS = 2
+"""Over all codebooks in each turn, since each one's entries depend on the others'."""
+
+MIN_MASS = 0.3
+"""Sum of weights from which on a mean says something."""
 
 
 def fit_codec(
@@ -203,26 +209,59 @@ def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
 def _fit_gains(
     codec: BundledCodec, runs: Tensor, generator: torch.Generator, n_iterations: int, report: Progress
 ) -> None:
-    """Codebooks of gains and their prediction from runs `[n, gain_run, 3, G]`, in turns.
+    """Codebooks of gains and their prediction from runs `[n, gain_run, 3, G]`.
 
-    What is predicted depends on what was coded before, and what is coded on what was predicted; the first codebooks
-    are of whole gains.
+    Residual k-means on whole gains starts them and, where gains are predicted, once more on what the first prediction
+    leaves. Then coding and fitting take turns: what is predicted depends on what was coded before, an entry is best
+    by what the other codebooks leave of the frames that chose it, and paths are chosen by all together.
     """
     gains, counts, levels = runs.unbind(2)
     heard = is_heard(levels)[..., 0]
-    predicted = torch.zeros_like(gains)
-    for turn in range(N_TURNS if codec.config.gain_run > 1 else 1):
-        if turn:
-            grounds = torch.cat([codec.search_gains(*part, n_candidates=1)[1] for part in _parts(gains, counts, levels)])
-            codec.prediction.copy_(_least_squares(grounds[heard], gains[heard], counts[heard]))
-            predicted = (codec.prediction * grounds).sum(2)
-        rest = (gains - predicted)[heard]
-        _fit_residual(codec, codec.n_vector_codebooks, rest, generator, n_iterations, report, counts[heard])
+    wanted, weights = gains[heard], counts[heard]
+    first = codec.n_vector_codebooks
+    _fit_residual(codec, first, wanted, generator, n_iterations, report, weights)
+    if codec.config.gain_run > 1:
+        _, grounds = _searched(codec, runs, heard)
+        codec.prediction.copy_(_least_squares(grounds, wanted, weights))
+        rest = wanted - (codec.prediction * grounds).sum(1)
+        _fit_residual(codec, first, rest, generator, n_iterations, report, weights)
+    for turn in range(N_TURNS):
+        codes, grounds = _searched(codec, runs, heard)
+        entries = _settle_entries(codec, codes, wanted, grounds, weights)
+        if codec.config.gain_run > 1:
+            codec.prediction.copy_(_least_squares(grounds, wanted - entries, weights))
+        report("turns", (turn + 1) / N_TURNS)
 
 
-def _parts(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Rows of all, some at a time."""
-    yield from zip(*(torch.split(each, 1024) for each in rows), strict=True)
+def _searched(codec: BundledCodec, runs: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes `[m, K]` of the frames that are heard, `heard` `[n, gain_run]`, and what their predictions are made of."""
+    found = [codec.search_gains(*part.unbind(2)) for part in torch.split(runs, 1024)]
+    codes, grounds = (torch.cat(each)[heard] for each in zip(*found, strict=True))
+    return codes, grounds
+
+
+def _settle_entries(
+    codec: BundledCodec, codes: Tensor, wanted: Tensor, grounds: Tensor, weights: Tensor
+) -> Tensor:
+    """Move every entry to the mean of what the others leave where it was chosen; what codes `[m, K]` now add up to.
+
+    Args:
+        codec: whose codebooks of gains are changed.
+        codes: of m frames, by these codebooks.
+        wanted, weights: gains and what they count, `[m, G]`.
+        grounds: of their predictions, `[m, 2, G]`.
+    """
+    books = [book[:, : wanted.shape[1]] for book in codec.codebooks[codec.n_vector_codebooks :]]
+    predicted = (codec.prediction * grounds).sum(1) if codec.config.gain_run > 1 else torch.zeros_like(wanted)
+    error = wanted - predicted - torch.stack([b[c] for b, c in zip(books, codes.T, strict=True)]).sum(0)
+    for book, chosen in [*zip(books, codes.T, strict=True)] * N_SWEEPS:
+        left = error + book[chosen]
+        mass = torch.zeros_like(book).index_add_(0, chosen, weights)
+        sums = torch.zeros_like(book).index_add_(0, chosen, weights * left)
+        # An entry that was hardly chosen stays where it is.
+        book.copy_(torch.where(mass > MIN_MASS, sums / mass.clamp(min=MIN_MASS), book))
+        error = left - book[chosen]
+    return wanted - predicted - error
 
 
 def _least_squares(grounds: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
