@@ -218,8 +218,10 @@ class BundledCodec(nn.Module):
         return compressed.reshape(len(audio), -1, self.components.shape[1])
 
     @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
+    def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Codes `[B, K, T]` int64 of samples `[B, 1, N]` in [-1, 1], `T = ceil(N / samples_per_code)`.
+
+        With `n_codebooks` those of so many first codebooks alone; what a core does not need is not computed.
 
         Raises:
             AudioError: on another shape.
@@ -228,9 +230,10 @@ class BundledCodec(nn.Module):
             raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
         features = self.features(audio[:, 0].float())
         codes = self.quantise(self.projected(features)).transpose(1, 2)
-        if not self.config.gain_bands:
-            return codes
-        return torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes))], dim=1)
+        n_codebooks = n_codebooks or self.n_codebooks
+        if n_codebooks > codes.shape[1]:
+            codes = torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes))], dim=1)
+        return codes[:, :n_codebooks]
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
@@ -335,7 +338,9 @@ class BundledCodec(nn.Module):
 
         def chosen(t: int, predicted: Tensor) -> Tensor:
             rest = (gains[:, t] - predicted)[:, None]
-            found = _search_on(nothing, rest, rest.new_ones(rest.shape[:2]), books, n_kept, counts[:, t])[:, 0]
+            found = _search_on(nothing, rest, rest.new_ones(rest.shape[:2]), books, n_kept, counts[:, t])[
+                :, 0
+            ]
             codes.append(torch.where(heard[:, t], found, 0))
             return torch.stack([books[k][found[:, k]] for k in range(len(books))]).sum(0)
 
@@ -375,8 +380,8 @@ class BundledCodec(nn.Module):
                 predicted = (self.prediction * grounds[:, t]).sum(1)
             gains[:, t] = torch.where(heard[:, t], predicted + quantised(t, predicted), 0.0)
             if run > 1:
-                last = level.unflatten(1, (span, -1))[:, -1]
-                past = torch.stack([last + gains[:, t].unflatten(1, (span, -1))[:, -1], last], 1)
+                last, gain = (x.reshape(len(x), span, -1)[:, -1] for x in (level, gains[:, t]))
+                past = torch.stack([last + gain, last], 1)
         return gains, past, grounds
 
     def vectors(self, codes: Tensor) -> Tensor:
@@ -411,7 +416,7 @@ class BundledCodec(nn.Module):
         if core.shape[-1] == n_features:
             return core
         features, coded = core.tensor_split([n_features], dim=-1)
-        gains, _, _ = self._run_gains(self._levels_of(features), lambda t, _: coded[:, t])
+        gains, _, _ = self._run_gains(self._levels_of(features), _as_coded(coded))
         return self._refined(torch.cat([features, gains], dim=-1))
 
     def _core(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
@@ -429,15 +434,14 @@ class BundledCodec(nn.Module):
         """Compressed magnitudes `[B, T, F]` of those of the core and gains of bands behind them."""
         config = self.config
         features, gains = core.tensor_split([self.components.shape[1]], dim=-1)
-        frames = features.unflatten(2, (config.frames_per_code, -1))
-        bands = gains.unflatten(2, (config.frames_per_code, -1))
+        frames, bands = (x.reshape(*x.shape[:2], config.frames_per_code, -1) for x in (features, gains))
         if self.refiner is None:
             bins = bands @ self.hats
         else:
             bands, besides = self.refiner(bands, self._levels_of(features).reshape(bands.shape))
             bins = bands @ self.hats + besides
         bins = bins.clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
-        return (frames * (config.power * bins).exp()).flatten(2)
+        return (frames * (config.power * bins).exp()).reshape(features.shape)
 
     def _levels_of(self, features: Tensor) -> Tensor:
         """Levels in bands `[B, T, frames_per_code * G]` of compressed magnitudes `[B, T, F]`."""
@@ -532,7 +536,7 @@ class BundledCodec(nn.Module):
         for block in core:
             features, coded = block.tensor_split([self.components.shape[1]], dim=-1)
             levels = self._levels_of(features)
-            gains, past, _ = self._run_gains(levels, lambda t, _, coded=coded: coded[:, t], start, past)
+            gains, past, _ = self._run_gains(levels, _as_coded(coded), start, past)
             start += block.shape[1]
             yield torch.cat([features, gains], dim=-1)
 
@@ -552,6 +556,11 @@ class BundledCodec(nn.Module):
 def is_heard(levels: Tensor) -> Tensor:
     """`[..., 1]`: whether levels `[..., n]` are of anything."""
     return (levels > math.log(MEL_FLOOR) + 1e-4).any(-1, keepdim=True)
+
+
+def _as_coded(coded: Tensor) -> Callable[[int, Tensor], Tensor]:
+    """For a frame of `[B, T, n]` what is coded of it, whatever was predicted."""
+    return lambda t, predicted: coded[:, t]
 
 
 def _windowed(

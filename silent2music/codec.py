@@ -68,8 +68,11 @@ class Codec(Protocol):
         """Identifies how tokens are turned into sound."""
         ...
 
-    def encode(self, audio: Tensor) -> Tensor:
-        """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`."""
+    def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
+        """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`.
+
+        With `n_codebooks` those of so many first codebooks alone, which do not depend on the others.
+        """
         ...
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -160,10 +163,11 @@ class SeanetCodec(nn.Module):
         return torch.stack([layer.codebook.detach() for layer in self.quantizer.layers]).float()
 
     @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
+    def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Codes `[B, K, T]` of samples `[B, 1, N]`."""
         padded = functional.pad(audio, (0, -audio.shape[-1] % self.config.samples_per_code))
-        return cast(Tensor, self.quantizer.encode(self.encoder(padded))).transpose(0, 1)
+        n_codebooks = n_codebooks or self.n_codebooks
+        return cast(Tensor, self.quantizer.encode(self.encoder(padded), n_q=n_codebooks)).transpose(0, 1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -223,11 +227,11 @@ class EncodecCodec(nn.Module):
         return torch.stack([layer.codebook.embed.detach() for layer in layers]).float()
 
     @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
+    def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Codes `[B, K, T]` of samples `[B, C, N]`."""
         padded = functional.pad(audio, (0, -audio.shape[-1] % self.samples_per_code))
         residual, codes = self.model.encoder(padded), []
-        for layer in self.model.quantizer.layers[: self.n_codebooks]:
+        for layer in self.model.quantizer.layers[: n_codebooks or self.n_codebooks]:
             codes.append(layer.encode(residual))
             residual = residual - layer.decode(codes[-1])
         return torch.stack(codes, dim=1)

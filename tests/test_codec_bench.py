@@ -45,7 +45,9 @@ def test_the_same_sound_is_perfect() -> None:
     assert figures["onset_f"] == 1.0
     assert figures["roughness"] == 0.0
     assert figures["level_db"] == 0.0
-    assert compare(notes.astype(np.float32), 0.5 * notes.astype(np.float32), RATE)["level_db"] == pytest.approx(-6.02, abs=0.01)
+    assert compare(notes.astype(np.float32), 0.5 * notes.astype(np.float32), RATE)[
+        "level_db"
+    ] == pytest.approx(-6.02, abs=0.01)
     assert figures["si_sdr_db"] > 90.0
 
 
@@ -116,7 +118,9 @@ def test_candidates_are_fitted_compared_and_foretold(tmp_path: Path, monkeypatch
     for name in ("fit", "real"):
         (tmp_path / name).mkdir()
         for i in range(2):
-            notes = [tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)]
+            notes = [
+                tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)
+            ]
             samples = np.concatenate(notes).astype(np.float32)[None]
             audio.write(tmp_path / name / f"{i}.wav", Waveform(samples, RATE))
     (tmp_path / "some.toml").write_text(

@@ -209,11 +209,11 @@ class DyingCodec:
     def __getattr__(self, name: str) -> object:
         return getattr(self.codec, name)
 
-    def encode(self, audio: torch.Tensor) -> torch.Tensor:
+    def encode(self, audio: torch.Tensor, n_codebooks: int = 0) -> torch.Tensor:
         self.n_calls -= 1
         if self.n_calls < 0:
             raise KeyboardInterrupt
-        return self.codec.encode(audio)
+        return self.codec.encode(audio, n_codebooks)
 
 
 def test_a_killed_run_goes_on_where_it_was(

@@ -136,6 +136,7 @@ def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCode
     codes = gains.encode(audio_in)
     assert codes.shape[1] == 5
     assert torch.equal(codes[:, :3], fitted.encode(audio_in))
+    assert all(torch.equal(gains.encode(audio_in, n), codes[:, :n]) for n in (1, 3, 4))
     assert gains.token_checksum(3) == fitted.checksum
     assert gains.vectors(codes[:, :3]).shape[-1] == 16
     assert gains.vectors(codes).shape[-1] == 16 + 2 * 8

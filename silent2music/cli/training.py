@@ -187,11 +187,15 @@ def codec_bench(
 
 @codec_app.command("candidates")
 def codec_candidates(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="TOML with a table of codec settings for each.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="TOML with a table of codec settings for each.")
+    ],
     music: Annotated[
         list[Path], typer.Argument(metavar="MUSIC...", help="Music to fit to: files, folders, pair folders.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the codecs and the table; what is there is kept.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the codecs and the table; what is there is kept.")
+    ],
     families: Annotated[
         Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
     ] = None,
@@ -212,7 +216,12 @@ def codec_candidates(
 ) -> None:
     """Fit codecs by other settings to the same music, compare them, and see how well their tokens are foretold."""
     from silent2music.evaluation.codec_bench import Candidate, mean_log_mel, run_bench
-    from silent2music.training.codec_candidates import fit_candidates, read_candidates, tabulate_bits, token_bits
+    from silent2music.training.codec_candidates import (
+        fit_candidates,
+        read_candidates,
+        tabulate_bits,
+        token_bits,
+    )
 
     train = [found for path in music for found in _music_files(path)]
     held_out = _held_out(families, pairs, real, limit)
@@ -227,7 +236,9 @@ def codec_candidates(
         )
         best = sorted(fitted, key=mean_log_mel(out).__getitem__)[:n_foretold]
         music_of = {"train": train, "validation": [each for those in held_out.values() for each in those]}
-        bits = {name: token_bits(fitted[name], music_of, out / "tokens" / name, minutes, seed) for name in best}
+        bits = {
+            name: token_bits(fitted[name], music_of, out / "tokens" / name, minutes, seed) for name in best
+        }
     text += tabulate_bits(bits)
     (out / "bench.md").write_text(text, encoding="utf-8")
     print(text)

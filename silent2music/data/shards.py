@@ -305,7 +305,7 @@ def _encode_pair(
         music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
         silent = _first_seconds(silent, seconds)
         with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None])[0, :n_codebooks].cpu().numpy()
+            codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
         profile = analyze(silent)
         features = ambient_features(silent, profile, config)
     except S2MError as error:

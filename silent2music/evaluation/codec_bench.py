@@ -57,7 +57,11 @@ class Candidate:
 
     def through(self, sound: Tensor) -> Tensor:
         """Samples `[1, 1, N]` coded and decoded."""
-        return self.decode(self.codec.encode(sound)[:, : self.n_codebooks])[..., : sound.shape[-1]]
+        return self.decode(self.encode(sound))[..., : sound.shape[-1]]
+
+    def encode(self, sound: Tensor) -> Tensor:
+        """Codes `[1, n_codebooks, T]` of samples `[1, 1, N]`."""
+        return self.codec.encode(sound, self.n_codebooks)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -161,13 +165,12 @@ def measure_speed(candidates: Sequence[Candidate], samples: Any) -> dict[str, li
     """
     n_needed = round(SPEED_SECONDS * 24_000)
     sound = torch.from_numpy(np.resize(samples, n_needed))[None, None]
-    jobs: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Any], int]]
-    jobs = {c.name: (c.codec.encode, c.decode, c.n_codebooks) for c in candidates}
-    jobs["EnCodec 24 kHz, random weights"] = (*_encodec(), 0)
+    jobs: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Any]]]
+    jobs = {c.name: (c.encode, c.decode) for c in candidates}
+    jobs["EnCodec 24 kHz, random weights"] = _encodec()
     found = {}
-    for name, (encode, decode, n_codebooks) in jobs.items():
+    for name, (encode, decode) in jobs.items():
         codes = encode(sound)
-        codes = codes[:, :n_codebooks] if n_codebooks else codes
         found[name] = [SPEED_SECONDS / _time(encode, sound), SPEED_SECONDS / _time(decode, codes)]
     return found
 
@@ -231,4 +234,8 @@ def _head(first: str) -> str:
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     means = [float(np.nanmean([row[figure] for row in rows])) for figure in FIGURES]
-    return f"| {name} | " + " | ".join(f"{m:.3f}" for m in means[:-2]) + " | {:+.1f} | {:.1f} |".format(*means[-2:])
+    return (
+        f"| {name} | "
+        + " | ".join(f"{m:.3f}" for m in means[:-2])
+        + " | {:+.1f} | {:.1f} |".format(*means[-2:])
+    )

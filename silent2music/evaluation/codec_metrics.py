@@ -38,7 +38,8 @@ def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> di
 
     Returns:
         `log_mel`, `chroma`, `onset_f`, `roughness` (modulation added to held notes), `roughness_reference`,
-        `level_db` (RMS of the estimate over that of the reference), `si_sdr_db`. `onset_f` is NaN where the reference has no onset, `roughness` where it holds no note.
+        `level_db` (RMS of the estimate over that of the reference), `si_sdr_db`. `onset_f` is
+        NaN where the reference has no onset, `roughness` where it holds no note.
     """
     rows = [torch.from_numpy(np.ascontiguousarray(x, np.float32))[None] for x in (reference, estimate)]
     onsets = [describe(Waveform(x[None], sample_rate)).onset_seconds for x in (reference, estimate)]

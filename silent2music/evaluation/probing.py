@@ -137,7 +137,7 @@ def encoded(model: Silent2Music, music: Waveform) -> Codes:
     samples = music.mono().resampled(model.codec.sample_rate).samples
     samples = np.repeat(samples, model.codec.channels, axis=0)
     with torch.inference_mode():
-        codes = model.codec.encode(torch.from_numpy(samples)[None])[0, : model.config.decoder.n_codebooks]
+        codes = model.codec.encode(torch.from_numpy(samples)[None], model.config.decoder.n_codebooks)[0]
     return np.asarray(codes.cpu().numpy(), np.int64)
 
 

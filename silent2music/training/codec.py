@@ -203,7 +203,7 @@ def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
     run = codec.config.gain_run
     n_runs = len(features) // run
     found = torch.stack(codec.wanted_gains(features[None], codes), dim=2)[0, : n_runs * run]
-    return found.unflatten(0, (n_runs, run))
+    return found.reshape(n_runs, run, *found.shape[1:])
 
 
 def _fit_gains(
@@ -235,7 +235,10 @@ def _fit_gains(
 
 def _searched(codec: BundledCodec, runs: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
     """Codes `[m, K]` of the frames that are heard, `heard` `[n, gain_run]`, and what their predictions are made of."""
-    found = [codec.search_gains(*part.unbind(2)) for part in torch.split(runs, 1024)]
+    found = []
+    for part in torch.split(runs, 1024):
+        gains, counts, levels = part.unbind(2)
+        found.append(codec.search_gains(gains, counts, levels))
     codes, grounds = (torch.cat(each)[heard] for each in zip(*found, strict=True))
     return codes, grounds
 
@@ -269,7 +272,8 @@ def _least_squares(grounds: Tensor, wanted: Tensor, counts: Tensor) -> Tensor:
     products = torch.einsum("np,nip,njp->pij", counts, grounds, grounds)
     # A place with next to nothing to learn from takes next to nothing.
     products = products + 1e-3 * products.mean(0, keepdim=True)
-    return torch.linalg.solve(products, torch.einsum("np,nip,np->pi", counts, grounds, wanted)).T
+    found: Tensor = torch.linalg.solve(products, torch.einsum("np,nip,np->pi", counts, grounds, wanted))
+    return found.T
 
 
 def fit_quantiser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -68,10 +69,8 @@ def fit_candidates(
     for name, config in candidates.items():
         folder = out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
         codec: Any = None
-        try:
+        with contextlib.suppress(S2MError):  # none there yet, or another tool's
             codec = load_codec(folder)
-        except S2MError:
-            pass
         if codec is None or codec.config != config:
             report = (lambda stage, done, name=name: progress(f"{name}: {stage}", done)) if progress else None
             codec = fit_codec(files, config, seed, hours, report)
@@ -105,7 +104,8 @@ def token_bits(
     except (OSError, ValueError):
         pass
     music = {
-        name: code_music(codec, those, CODED_MINUTES[name], seed, folder / name) for name, those in files.items()
+        name: code_music(codec, those, CODED_MINUTES[name], seed, folder / name)
+        for name, those in files.items()
     }
     torch.manual_seed(seed)
     n_codebooks, size, width = codec.codebook_vectors().shape
@@ -123,15 +123,16 @@ def token_bits(
         rows = torch.randint(len(music["train"].codes), (BATCH_SIZE,), generator=generator).tolist()
         loss = _loss(model, _codes(music["train"], rows, n_frames))
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         steps += 1
         done = (time.monotonic() - begun) / (60.0 * minutes)
     found = music["validation"]
     with torch.no_grad():
-        parts = torch.arange(len(found.codes)).split(BATCH_SIZE)
-        losses = [float(_loss(model, _codes(found, part.tolist(), n_frames))) * len(part) for part in parts]
+        rows = list(range(len(found.codes)))
+        parts = [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)]
+        losses = [float(_loss(model, _codes(found, part, n_frames))) * len(part) for part in parts]
     bits = sum(losses) / len(found.codes) / math.log(2.0)
     result = {
         "bits_per_second": bits * n_codebooks * codec.frame_rate,

@@ -56,7 +56,7 @@ class BundledTrainer(nn.Module):
         if self.books:
             quantised, commitment = self._quantise(codec.project(sound), n_books)
         else:
-            codes = codec.encode(sound[:, None])[:, :n_books]
+            codes = codec.encode(sound[:, None], n_books)
             quantised, commitment = codec.vectors(codes), sound.new_zeros(())
         return self._rebuilt(codec.magnitudes(quantised, n_books)), commitment
 
