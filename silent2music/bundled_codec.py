@@ -432,16 +432,19 @@ class BundledCodec(nn.Module):
 
     def _refined(self, core: Tensor) -> Tensor:
         """Compressed magnitudes `[B, T, F]` of those of the core and gains of bands behind them."""
-        config = self.config
         features, gains = core.tensor_split([self.components.shape[1]], dim=-1)
-        frames, bands = (x.reshape(*x.shape[:2], config.frames_per_code, -1) for x in (features, gains))
+        bands = gains.reshape(*gains.shape[:2], self.config.frames_per_code, -1)
         if self.refiner is None:
-            bins = bands @ self.hats
-        else:
-            bands, besides = self.refiner(bands, self._levels_of(features).reshape(bands.shape))
-            bins = bands @ self.hats + besides
-        bins = bins.clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
-        return (frames * (config.power * bins).exp()).reshape(features.shape)
+            return self._lifted(features, bands @ self.hats)
+        bands, besides, hidden = self.refiner(bands, self._levels_of(features).reshape(bands.shape))
+        lifted = self._lifted(features, bands @ self.hats + besides)
+        # Silence stays silent beside sound.
+        return torch.where(features > 0.0, self.refiner.blend.mixed(lifted, hidden).clamp(min=0.0), 0.0)
+
+    def _lifted(self, features: Tensor, gains: Tensor) -> Tensor:
+        """Compressed magnitudes `[B, T, F]` by gains of bins, `[B, T, frames_per_code, n_fft / 2 + 1]`."""
+        gains = gains.reshape(features.shape).clamp(-2.0 * MAX_GAIN, 2.0 * MAX_GAIN)
+        return features * (self.config.power * gains).exp()
 
     def _levels_of(self, features: Tensor) -> Tensor:
         """Levels in bands `[B, T, frames_per_code * G]` of compressed magnitudes `[B, T, F]`."""

@@ -75,15 +75,47 @@ class _Blocks(nn.Module):
         return hidden
 
 
+class _Blend(nn.Linear):
+    """Compressed magnitudes of the frames around mixed into each frame, by weights for each band of it.
+
+    The errors of successive codes are not alike, so that where a partial is steady their mean is nearer to it and wavers
+    less, and where it begins nothing is mixed: so the weights, which come from hidden states, start at nothing.
+    """
+
+    BEHIND, AHEAD = 6, 4
+    """Codec frames whose magnitudes are mixed into one."""
+
+    N_BANDS = 40
+    """Bands with weights of their own, between which these are interpolated."""
+
+    hats: Tensor
+
+    def __init__(self, dim: int, frames_per_code: int, n_bins: int) -> None:
+        super().__init__(dim, (self.BEHIND + 1 + self.AHEAD) * frames_per_code * self.N_BANDS)
+        self.frames_per_code = frames_per_code
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+        self.register_buffer("hats", _hats(self.N_BANDS, n_bins), persistent=False)
+
+    def mixed(self, features: Tensor, hidden: Tensor) -> Tensor:
+        """`[B, T, F]`: each frame of that shape and, by weights from hidden `[B, T, dim]`, those around it."""
+        n_rows, n_frames, _ = features.shape
+        frames = features.reshape(n_rows, n_frames, self.frames_per_code, -1)
+        around = functional.pad(frames, (0, 0, 0, 0, self.BEHIND, self.AHEAD))
+        weights = self(hidden).reshape(n_rows, n_frames, self.frames_per_code, -1, self.N_BANDS)
+        total = frames
+        for i in range(weights.shape[3]):
+            total = total + (weights[..., i, :] @ self.hats) * around[:, i : i + n_frames]
+        return total.reshape(features.shape)
+
+
 class SpectrumCorrection(_Blocks):
     """A learned change of compressed magnitudes in the light of the vectors around them, for the decoder.
 
-    First the magnitudes of the frames around are mixed into each frame, by weights for each band of it: the errors
-    of successive codes are not alike, so that where a partial is steady their mean is nearer to it and wavers less,
-    and where it begins nothing is mixed. Then every bin gets a gain and an added noise floor, in units of its
-    vector's length: what the quantiser leaves out (weak partials, breath, the steepness of an attack) is guessed
-    from what it tells, and averages that it makes too small are raised. ConvNeXt blocks decide; they look back
-    further than ahead, since only what lies ahead must be waited for.
+    First the magnitudes of the frames around are mixed into each frame (`_Blend`). Then every bin gets a gain and an
+    added noise floor, in units of its vector's length: what the quantiser leaves out (weak partials, breath, the
+    steepness of an attack) is guessed from what it tells, and averages that it makes too small are raised. ConvNeXt
+    blocks decide; they look back further than ahead, since only what lies ahead must be waited for.
 
     Args:
         n_components: P.
@@ -99,41 +131,30 @@ class SpectrumCorrection(_Blocks):
 
     BLOCK_AHEAD = 1
 
-    MIX_BEHIND, MIX_AHEAD = 6, 4
-    """Frames whose magnitudes are mixed into one."""
-
-    N_BANDS = 40
-    """Bands with weights of their own, between which these are interpolated."""
-
-    hats: Tensor
-
     def __init__(
         self, n_components: int, n_codebooks: int, frames_per_code: int, n_bins: int, dim: int, n_layers: int
     ) -> None:
         super().__init__()
-        self.frames_per_code = frames_per_code
         self.enter = nn.Conv1d(n_components + 1, dim, 2 * self.ENTER_REACH + 1, padding=self.ENTER_REACH)
         self.known = nn.Embedding(n_codebooks, dim)
         self._make_blocks(dim, n_layers)
-        n_taps = self.MIX_BEHIND + 1 + self.MIX_AHEAD
-        self.blend = nn.Linear(dim, n_taps * frames_per_code * self.N_BANDS)
+        self.blend = _Blend(dim, frames_per_code, n_bins)
         self.gain = nn.Linear(dim, frames_per_code * n_bins)
         self.noise = nn.Linear(dim, frames_per_code * n_bins)
         nn.init.zeros_(self.known.weight)
-        for layer, start in ((self.blend, 0.0), (self.gain, 0.0), (self.noise, NOISE_START)):
+        for layer, start in ((self.gain, 0.0), (self.noise, NOISE_START)):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, start)
-        self.register_buffer("hats", _hats(self.N_BANDS, n_bins), persistent=False)
 
     @property
     def behind(self) -> int:
         """Frames before a frame that its correction depends on."""
-        return max(self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix), self.MIX_BEHIND)
+        return max(self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix), self.blend.BEHIND)
 
     @property
     def ahead(self) -> int:
         """Frames after a frame that its correction depends on."""
-        return max(self.ENTER_REACH + self.BLOCK_AHEAD * len(self.mix), self.MIX_AHEAD)
+        return max(self.ENTER_REACH + self.BLOCK_AHEAD * len(self.mix), self.blend.AHEAD)
 
     def forward(self, vectors: Tensor, features: Tensor, n_codebooks: int) -> Tensor:
         """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and what they say alone.
@@ -152,28 +173,17 @@ class SpectrumCorrection(_Blocks):
         gain = self.gain(hidden).float().clamp(-MAX_LOG_GAIN, MAX_LOG_GAIN).exp()
         noise = self.noise(hidden).float().clamp(max=0.0).exp()
         # Silence stays silent beside sound.
-        mixed = torch.where(length > 0.0, self._blended(features, hidden), 0.0)
+        mixed = torch.where(length > 0.0, self.blend.mixed(features, hidden), 0.0)
         magnitudes: Tensor = mixed.clamp(min=0.0) * gain + length * noise
         return magnitudes
-
-    def _blended(self, features: Tensor, hidden: Tensor) -> Tensor:
-        """`[B, T, F]`: each frame and, by their weights, those around it."""
-        n_rows, n_frames, _ = features.shape
-        frames = features.reshape(n_rows, n_frames, self.frames_per_code, -1)
-        around = functional.pad(frames, (0, 0, 0, 0, self.MIX_BEHIND, self.MIX_AHEAD))
-        weights = self.blend(hidden).reshape(n_rows, n_frames, self.frames_per_code, -1, self.N_BANDS)
-        total = frames
-        for i in range(weights.shape[3]):
-            total = total + (weights[..., i, :] @ self.hats) * around[:, i : i + n_frames]
-        return total.reshape(features.shape)
 
 
 class GainRefinement(_Blocks):
     """What coded gains of bands say of the gains that were meant, for the decoder.
 
     The gains are quantised frame by frame, so that they waver where the music does not. Each band is smoothed along
-    time, by taps of its own, and ConvNeXt blocks on the gains and the levels around change the gains of bands and of
-    single bins.
+    time, by taps of its own, ConvNeXt blocks on the gains and the levels around change the gains of bands and of single
+    bins, and the magnitudes that come out are mixed with those around (`_Blend`).
 
     Args:
         n_bands: gains of an STFT frame.
@@ -198,6 +208,7 @@ class GainRefinement(_Blocks):
         self.taps = nn.Conv1d(n_bands, n_bands, n_taps, padding=n_taps // 2, groups=n_bands, bias=False)
         self.bands = nn.Linear(dim, n_gains)
         self.bins = nn.Linear(dim, frames_per_code * n_bins)
+        self.blend = _Blend(dim, frames_per_code, n_bins)
         nn.init.zeros_(self.taps.weight)
         nn.init.ones_(self.taps.weight[..., n_taps // 2])
         for layer in (self.bands, self.bins):
@@ -206,16 +217,17 @@ class GainRefinement(_Blocks):
 
     @property
     def behind(self) -> int:
-        """Frames before a frame that its gains depend on."""
-        return self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix)
+        """Frames before a frame that its magnitudes depend on."""
+        return self.ENTER_REACH + self.BLOCK_BEHIND * len(self.mix) + self.blend.BEHIND
 
     @property
     def ahead(self) -> int:
-        """Frames after a frame that its gains depend on."""
-        return self.ENTER_REACH
+        """Frames after a frame that its magnitudes depend on."""
+        return self.ENTER_REACH + self.blend.AHEAD
 
-    def forward(self, gains: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Changed gains of bands `[B, T, frames_per_code, G]` and gains of bins besides, `[B, T, frames_per_code, F]`.
+    def forward(self, gains: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Changed gains of bands `[B, T, frames_per_code, G]`, gains of bins besides, `[B, T, frames_per_code, F]`, and
+        hidden states for `blend`.
 
         Args:
             gains: `[B, T, frames_per_code, G]` as coded, in nepers of amplitude.
@@ -227,7 +239,7 @@ class GainRefinement(_Blocks):
         hidden = self._through_blocks(self.enter(inputs.transpose(1, 2)).transpose(1, 2))
         smooth = self.taps(gains.flatten(1, 2).transpose(1, 2)).transpose(1, 2).reshape(gains.shape)
         bands = smooth.float() + self.bands(hidden).float().reshape(gains.shape)
-        return bands, self.bins(hidden).float().reshape(n_rows, n_frames, span, -1)
+        return bands, self.bins(hidden).float().reshape(n_rows, n_frames, span, -1), hidden
 
 
 def _hats(n_bands: int, n_bins: int) -> Tensor:

@@ -220,7 +220,7 @@ def test_gains_stream_as_they_decode(gains: BundledCodec, music: list[Path]) -> 
     assert codec.checksum == gains.checksum
     assert codec.decoder_version != gains.decoder_version
     assert codec.refiner is not None
-    for layer in (codec.refiner.bands, codec.refiner.bins, codec.refiner.taps):
+    for layer in (codec.refiner.bands, codec.refiner.bins, codec.refiner.taps, codec.refiner.blend):
         torch.nn.init.normal_(layer.weight, std=0.1)
     whole = codec.decode(codes)
     assert (whole - gains.decode(codes)).abs().max() > 1e-3
