@@ -216,7 +216,8 @@ class Decoder(nn.Module):
 
     def first_loudness(self) -> Tensor:
         """Length of each vector of the first codebook, `[V]`: how loud a frame is that it begins."""
-        return (self.vectors[0] * self.vector_rms[0]).norm(dim=-1)
+        loudness: Tensor = (self.vectors[0] * self.vector_rms[0]).norm(dim=-1)
+        return loudness
 
     def set_rests(self, pieces: Sequence[Tensor]) -> None:
         """Measure how long music stays quiet, for `sampling.Rests`.
