@@ -11,6 +11,9 @@ from torch import Tensor
 MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 """Window in samples and number of mel bands of each scale; the hop is a quarter of the window."""
 
+STFT_SCALES = (512, 1024, 2048)
+"""Windows of `stft_distance`, in samples; `MEL_SCALES` has them too."""
+
 MEL_FLOOR = 1e-4
 """Of a magnitude in which a sine of amplitude 1 is about 1: -80 dBFS."""
 
@@ -50,16 +53,23 @@ def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> T
         >>> round(float(log_mel_distance(sound, sound, 24000)), 6)
         0.0
     """
-    errors = log_mel_errors(reference, estimate, sample_rate)
+    errors = _log_mel_errors(_spectra(reference), _spectra(estimate), sample_rate)
     return torch.stack([error.abs().mean((1, 2)) for error in errors]).mean(0)
 
 
-def log_mel_errors(reference: Tensor, estimate: Tensor, sample_rate: int) -> list[Tensor]:
+def _spectra(audio: Tensor) -> dict[int, Tensor]:
+    """By window in samples, at all of `MEL_SCALES`."""
+    return {n_fft: spectrum(audio, n_fft) for n_fft, _ in MEL_SCALES}
+
+
+def _log_mel_errors(
+    reference: dict[int, Tensor], estimate: dict[int, Tensor], sample_rate: int
+) -> list[Tensor]:
     """What `log_mel_distance` is the mean of: the estimate's level less the reference's, `[B, n_mels, L]` per scale."""
     errors = []
     for n_fft, n_mels in MEL_SCALES:
-        filters = mel_filters(n_fft, n_mels, sample_rate).to(reference.device)
-        levels = [(filters @ spectrum(x, n_fft)).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
+        filters = mel_filters(n_fft, n_mels, sample_rate).to(reference[n_fft].device)
+        levels = [(filters @ x[n_fft]).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
         errors.append(levels[1] - levels[0])
     return errors
 
@@ -75,12 +85,13 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
         scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`.
     """
-    errors = log_mel_errors(reference, estimate, sample_rate)
-    wanted, got = (spectrum(x, 2048).transpose(1, 2) for x in (reference, estimate))
+    spectra = [_spectra(x) for x in (reference, estimate)]
+    errors = _log_mel_errors(spectra[0], spectra[1], sample_rate)
+    wanted, got = (x[2048].transpose(1, 2) for x in spectra)
     return {
         "mel": torch.stack([error.abs().mean() for error in errors]).mean(),
         "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
-        "stft": stft_distance(reference, estimate).mean(),
+        "stft": _stft_distance(spectra[0], spectra[1]).mean(),
         "level": level_distance(wanted, got, sample_rate).mean(),
     }
 
@@ -140,8 +151,9 @@ def magnitude_distances(
 
 def stft_distance(reference: Tensor, estimate: Tensor) -> Tensor:
     """Mean absolute difference of magnitudes to the power 0.4 at three windows, `[B]` of samples `[B, N]`."""
-    differences = [
-        (spectrum(reference, n).pow(0.4) - spectrum(estimate, n).pow(0.4)).abs().mean((1, 2))
-        for n in (512, 1024, 2048)
-    ]
+    return _stft_distance(*({n: spectrum(x, n) for n in STFT_SCALES} for x in (reference, estimate)))
+
+
+def _stft_distance(reference: dict[int, Tensor], estimate: dict[int, Tensor]) -> Tensor:
+    differences = [(reference[n].pow(0.4) - estimate[n].pow(0.4)).abs().mean((1, 2)) for n in STFT_SCALES]
     return torch.stack(differences).mean(0)
