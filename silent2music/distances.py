@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 """Window in samples and number of mel bands of each scale; the hop is a quarter of the window."""
@@ -83,7 +84,8 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
 
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
-        scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`.
+        scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`;
+        `modulation`, that of `modulation_distance`.
     """
     spectra = [_spectra(x) for x in (reference, estimate)]
     errors = _log_mel_errors(spectra[0], spectra[1], sample_rate)
@@ -93,7 +95,49 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
         "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
         "stft": _stft_distance(spectra[0], spectra[1]).mean(),
         "level": level_distance(wanted, got, sample_rate).mean(),
+        "modulation": modulation_distance(reference, estimate, sample_rate).mean(),
     }
+
+
+def modulation_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
+    """How unlike two sounds are in how much they waver fast, relative to their levels.
+
+    The envelopes of bands about 190 Hz wide waver at 15 Hz and more where partials beat, in attacks, and where the
+    magnitudes or phases of held notes are wrong from frame to frame, which sounds rough. How much is compared, not when.
+
+    Args:
+        reference, estimate: samples `[B, N]`.
+        sample_rate: in Hz.
+
+    Returns:
+        `[B]`, mean absolute difference of the RMS of modulation over a third of a second, over the bands and moments in
+        which the reference is within 40 dB of its loudest.
+    """
+    n_fft = 2 ** round(math.log2(sample_rate / 94.0))
+    window = torch.hann_window(n_fft, device=reference.device)
+    hop = max(1, sample_rate // 500)
+    levels, amounts = [], []
+    for audio in (reference, estimate):
+        found = torch.stft(audio, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
+        envelope = (torch.view_as_real(found).square().sum(-1) + 1e-10).sqrt()
+        around = _running_mean(envelope, 0.32 * sample_rate / hop)
+        # What is left by a mean over a period of 15 Hz.
+        fast = envelope - _running_mean(envelope, sample_rate / hop / 15.0)
+        power = _running_mean(fast.square(), 0.32 * sample_rate / hop).clamp(min=0.0)
+        levels.append(around)
+        amounts.append((power + 1e-10).sqrt() / around.clamp(min=1e-5))
+    heard = levels[0] > 0.01 * levels[0].amax((1, 2), keepdim=True)
+    difference = (amounts[1] - amounts[0]).abs().clamp(max=1.0) * heard
+    return difference.sum((1, 2)) / heard.sum((1, 2)).clamp(min=1)
+
+
+def _running_mean(rows: Tensor, length: float) -> Tensor:
+    """Of `[B, F, L]` along its last axis, over so many values about each; fewer at the ends."""
+    half, n = int(length) // 2, rows.shape[-1]
+    sums = functional.pad(rows.cumsum(-1), (1, 0))
+    first = (torch.arange(n, device=rows.device) - half).clamp(min=0)
+    last = (torch.arange(n, device=rows.device) + half + 1).clamp(max=n)
+    return (sums[..., last] - sums[..., first]) / (last - first)
 
 
 def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
