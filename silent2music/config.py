@@ -204,7 +204,7 @@ class CodecTrainingConfig:
     the `objective` "magnitudes" the decoder's correction is trained on magnitudes alone, of `cached_minutes` of
     music that are coded once: many more steps in the same time than with "sound". "coded_sound" is between the two: such
     music, and the sound that the decoder makes of its codes. `slope_weight` is of these two objectives, `level_weight`
-    and `modulation_weight` are of "coded_sound".
+    and `roughness_weight` are of "coded_sound".
     """
 
     kind: str = "bundled"
@@ -224,7 +224,7 @@ class CodecTrainingConfig:
     stft_weight: float = 1.0
     slope_weight: float = 1.0
     level_weight: float = 0.0
-    modulation_weight: float = 0.0
+    roughness_weight: float = 0.0
     commitment_weight: float = 0.25
     adversarial: bool = False
     adversarial_weight: float = 1.0

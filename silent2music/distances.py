@@ -85,7 +85,7 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
         scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`;
-        `modulation`, that of `modulation_distance`.
+        `roughness`, that of `added_roughness`.
     """
     spectra = [_spectra(x) for x in (reference, estimate)]
     errors = _log_mel_errors(spectra[0], spectra[1], sample_rate)
@@ -95,22 +95,23 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
         "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
         "stft": _stft_distance(spectra[0], spectra[1]).mean(),
         "level": level_distance(wanted, got, sample_rate).mean(),
-        "modulation": modulation_distance(reference, estimate, sample_rate).mean(),
+        "roughness": added_roughness(reference, estimate, sample_rate).mean(),
     }
 
 
-def modulation_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
-    """How unlike two sounds are in how much they waver fast, relative to their levels.
+def added_roughness(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
+    """By how much more than the reference a sound wavers fast, relative to its level.
 
     The envelopes of bands about 190 Hz wide waver at 15 Hz and more where partials beat, in attacks, and where the
-    magnitudes or phases of held notes are wrong from frame to frame, which sounds rough. How much is compared, not when.
+    magnitudes or phases of held notes are wrong from frame to frame, which sounds rough. How much is compared, not when;
+    wavering that is missing is what other distances see.
 
     Args:
         reference, estimate: samples `[B, N]`.
         sample_rate: in Hz.
 
     Returns:
-        `[B]`, mean absolute difference of the RMS of modulation over a third of a second, over the bands and moments in
+        `[B]`, mean of what is added to the RMS of modulation over a third of a second, over the bands and moments in
         which the reference is within 40 dB of its loudest.
     """
     n_fft = 2 ** round(math.log2(sample_rate / 94.0))
@@ -127,8 +128,8 @@ def modulation_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -
         levels.append(around)
         amounts.append((power + 1e-10).sqrt() / around.clamp(min=1e-5))
     heard = levels[0] > 0.01 * levels[0].amax((1, 2), keepdim=True)
-    difference = (amounts[1] - amounts[0]).abs().clamp(max=1.0) * heard
-    return difference.sum((1, 2)) / heard.sum((1, 2)).clamp(min=1)
+    added = (amounts[1] - amounts[0]).clamp(0.0, 1.0) * heard
+    return added.sum((1, 2)) / heard.sum((1, 2)).clamp(min=1)
 
 
 def _running_mean(rows: Tensor, length: float) -> Tensor:
