@@ -134,6 +134,23 @@ def test_shards_of_the_first_codebooks(
         np.testing.assert_array_equal(two.codes, three.codes[:2])
 
 
+def test_features_come_at_the_rate_of_the_codec(folder: Path, tmp_path: Path) -> None:
+    config = CodecConfig(
+        sample_rate=RATE,
+        n_fft=320,
+        hop=160,
+        frames_per_code=1,
+        n_components=12,
+        n_codebooks=2,
+        codebook_size=16,
+    )
+    codec = fit_codec(sorted(folder.glob("*.music.flac")), config, n_iterations=1)
+    prepare(folder, tmp_path, codec)
+    dataset = PairDataset(tmp_path, "train")
+    assert dataset.meta["frame_rate"] == 50.0
+    assert dataset[0].codes.shape[1] == len(dataset[0].features)
+
+
 def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) -> None:
     event = 1.52
     for name, gain, floor in (("a.wav", 0.01, 1e-4), ("b.wav", 0.5, 1e-3)):

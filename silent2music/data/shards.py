@@ -100,7 +100,7 @@ def prepare(
         folder: a pair folder.
         out: where the shards go; created if needed.
         codec: the codec that the model will speak; sent to the workers.
-        ambient: settings of the ambient features.
+        ambient: settings of the ambient features; by default at the codec's frame rate.
         workers: processes, each on one thread.
         pairs_per_shard: rows of a full shard.
         progress: called with (pairs done, pairs to do) after each pair of this run.
@@ -112,7 +112,7 @@ def prepare(
             features differ, or no pair at all could be prepared.
     """
     root, target = Path(folder), Path(out)
-    config = ambient or AmbientConfig()
+    config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
     todo, n_waiting = _complete_pairs(root, read_pairs(root, growing=True))
     kept = _keep_good_shards(target, {pair.id: mark for pair, mark in todo})
