@@ -129,7 +129,7 @@ def test_candidates_are_fitted_compared_and_foretold(tmp_path: Path, monkeypatch
     )
     command = ["codec", "candidates", str(tmp_path / "some.toml"), str(tmp_path / "fit")]
     command += ["--real", str(tmp_path / "real"), "--out", str(tmp_path / "out"), "--seconds", "2"]
-    command += ["--foretell", "1", "--minutes", "0.05"]
+    command += ["--foretell", "1", "--steps", "20"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "out" / "bench.md").read_text()

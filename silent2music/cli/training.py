@@ -211,7 +211,7 @@ def codec_candidates(
     n_foretold: Annotated[
         int, typer.Option("--foretell", min=0, help="How many, best by log-mel, a token model is trained on.")
     ] = 3,
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Of training each token model.")] = 5.0,
+    n_steps: Annotated[int, typer.Option("--steps", min=1, help="Of training each token model.")] = 300,
     seed: Seed = SAMPLING.seed,
 ) -> None:
     """Fit codecs by other settings to the same music, compare them, and see how well their tokens are foretold."""
@@ -237,7 +237,7 @@ def codec_candidates(
         best = sorted(fitted, key=mean_log_mel(out).__getitem__)[:n_foretold]
         music_of = {"train": train, "validation": [each for those in held_out.values() for each in those]}
         bits = {
-            name: token_bits(fitted[name], music_of, out / "tokens" / name, minutes, seed) for name in best
+            name: token_bits(fitted[name], music_of, out / "tokens" / name, n_steps, seed) for name in best
         }
     text += tabulate_bits(bits)
     (out / "bench.md").write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +79,9 @@ def fit_candidates(
 
 
 def token_bits(
-    codec: BundledCodec, files: Mapping[str, Sequence[Path]], folder: Path, minutes: float, seed: int
+    codec: BundledCodec, files: Mapping[str, Sequence[Path]], folder: Path, n_steps: int, seed: int
 ) -> dict[str, float]:
-    """How well tokens are foretold by a small model that learned them for so long: what they cost it on other music.
+    """How well tokens are foretold by a small model that learned from so much music: what they cost it on other music.
 
     A transformer of `SIZE` on the codec's vectors, without a room.
 
@@ -90,17 +89,17 @@ def token_bits(
         codec: whose tokens.
         files: music by `train` and `validation`.
         folder: where coded music is kept, and the result, which is not made anew.
-        minutes: of training by the clock.
+        n_steps: of training, on `BATCH_SIZE` crops each.
         seed: of weights and crops.
 
     Returns:
-        `bits_per_second` of the other music, `bits_per_token`, `steps`, `minutes`.
+        `bits_per_second` of the other music and `bits_per_token`.
     """
-    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed}
+    key = {"checksum": codec.checksum, "steps": n_steps, "seed": seed}
     try:
         known = json.loads((folder / TOKEN_FILE).read_text(encoding="utf-8"))
         if {name: known.get(name) for name in key} == key:
-            return {name: known[name] for name in ("bits_per_second", "bits_per_token", "steps", "minutes")}
+            return {name: known[name] for name in ("bits_per_second", "bits_per_token")}
     except (OSError, ValueError):
         pass
     music = {
@@ -114,10 +113,9 @@ def token_bits(
     model = Decoder(config, codec.codebook_vectors())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     n_frames = round(CROP_SECONDS * codec.frame_rate)
-    begun, steps, done = time.monotonic(), 0, 0.0
-    while done < 1.0:
-        generator = torch.Generator().manual_seed(seed * 100_003 + steps)
-        rate = min(1.0, (steps + 1) / 20) * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * done)))
+    for step in range(n_steps):
+        generator = torch.Generator().manual_seed(seed * 100_003 + step)
+        rate = min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * step / n_steps)))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rate
         rows = torch.randint(len(music["train"].codes), (BATCH_SIZE,), generator=generator).tolist()
@@ -126,22 +124,16 @@ def token_bits(
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        steps += 1
-        done = (time.monotonic() - begun) / (60.0 * minutes)
     found = music["validation"]
     with torch.no_grad():
         rows = list(range(len(found.codes)))
         parts = [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)]
         losses = [float(_loss(model, _codes(found, part, n_frames))) * len(part) for part in parts]
     bits = sum(losses) / len(found.codes) / math.log(2.0)
-    result = {
-        "bits_per_second": bits * n_codebooks * codec.frame_rate,
-        "bits_per_token": bits,
-        "steps": steps,
-    }
+    result = {"bits_per_second": bits * n_codebooks * codec.frame_rate, "bits_per_token": bits}
     with atomic_path(folder / TOKEN_FILE, force=True) as file:
         file.write_text(json.dumps(key | result, indent=1) + "\n", encoding="utf-8")
-    return {**result, "minutes": minutes}
+    return result
 
 
 def _codes(music: CodedMusic, rows: Sequence[int], n_frames: int) -> Tensor:
@@ -170,10 +162,9 @@ def tabulate_bits(bits: Mapping[str, Mapping[str, float]]) -> str:
     if not bits:
         return ""
     lines = ["", "Tokens foretold by a small model, on held-out music:", ""]
-    lines += ["| codec | bits a second | bits a token | minutes | steps |", "|---|---|---|---|---|"]
+    lines += ["| codec | bits a second | bits a token |", "|---|---|---|"]
     lines += [
-        f"| {name} | {found['bits_per_second']:.0f} | {found['bits_per_token']:.2f} | {found['minutes']:g} | "
-        f"{found['steps']} |"
+        f"| {name} | {found['bits_per_second']:.0f} | {found['bits_per_token']:.2f} |"
         for name, found in bits.items()
     ]
     return "\n".join(lines) + "\n"
