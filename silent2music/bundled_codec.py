@@ -105,6 +105,8 @@ class BundledCodec(nn.Module):
                 f"codec.gain_bands is {config.gain_bands}; expected gains of codebooks after a core, "
                 f"{config.n_components // config.frames_per_code} at most."
             )
+        if config.gain_run < 1:
+            raise ConfigError(f"codec.gain_run is {config.gain_run}; expected 1 codec frame or more.")
         self.config = config
         n_features = config.frames_per_code * (config.n_fft // 2 + 1)
         self.register_buffer("components", torch.zeros(config.n_components, n_features))
@@ -129,7 +131,7 @@ class BundledCodec(nn.Module):
             if config.decoder_layers
             else None
         )
-        if config.gain_run > 1:
+        if n_gains and config.gain_run > 1:
             self.register_buffer("prediction", torch.zeros(2, n_gains))
         n_bins = config.n_fft // 2 + 1
         self.refiner = (
@@ -224,13 +226,15 @@ class BundledCodec(nn.Module):
         With `n_codebooks` those of so many first codebooks alone; what a core does not need is not computed.
 
         Raises:
-            AudioError: on another shape.
+            AudioError: on another shape, or if the codec has fewer codebooks.
         """
         if audio.ndim != 3 or audio.shape[1] != 1 or audio.shape[2] < 1:
             raise AudioError(f"The codec got samples of shape {tuple(audio.shape)}; expected [B, 1, N].")
+        n_codebooks = n_codebooks or self.n_codebooks
+        if n_codebooks > self.n_codebooks:
+            raise AudioError(f"{n_codebooks} codebooks were asked for; the codec has {self.n_codebooks}.")
         features = self.features(audio[:, 0].float())
         codes = self.quantise(self.projected(features)).transpose(1, 2)
-        n_codebooks = n_codebooks or self.n_codebooks
         if n_codebooks > codes.shape[1]:
             codes = torch.cat([codes, self._gain_codes(*self.wanted_gains(features, codes))], dim=1)
         return codes[:, :n_codebooks]
@@ -316,22 +320,18 @@ class BundledCodec(nn.Module):
         found = torch.cat([self.search_gains(*part)[0] for part in parts])
         return found.reshape(n_rows, n_frames + missing, -1)[:, :n_frames].transpose(1, 2)
 
-    def search_gains(
-        self, gains: Tensor, counts: Tensor, levels: Tensor, n_candidates: int = 0
-    ) -> tuple[Tensor, Tensor]:
+    def search_gains(self, gains: Tensor, counts: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and predictions of the gains of runs, by the M best in each frame.
 
         Args:
             gains, counts, levels: as `wanted_gains` gives them, `[n, gain_run, frames_per_code * G]`.
-            n_candidates: M; by default the codec's.
 
         Returns:
             Codes `[n, gain_run, K - n_core_codebooks]`, 0 where the core is silent, and `[n, gain_run, 2,
             frames_per_code * G]`, what the predictions were made of.
         """
         books = self.codebooks[self.n_vector_codebooks :, :, : gains.shape[-1]]
-        n_candidates = min(n_candidates or self.config.n_candidates, self.codebook_size)
-        n_kept = [n_candidates] * (len(books) - 1) + [1]
+        n_kept = [min(self.config.n_candidates, self.codebook_size)] * (len(books) - 1) + [1]
         heard = is_heard(levels)
         codes: list[Tensor] = []
         nothing = torch.zeros(len(gains), 1, 0, dtype=torch.int64, device=gains.device)
@@ -515,7 +515,7 @@ class BundledCodec(nn.Module):
         first = next(blocks, None)
         if first is None:
             return
-        n_codebooks = first.shape[1]
+        n_codebooks = self._checked(first).shape[1]
         vectors = self._vector_stream(chain([first], blocks), n_codebooks)
         core = _windowed(vectors, self.decoder, waits, lambda x: self._core(x, n_codebooks))
         if n_codebooks > self.n_vector_codebooks:

@@ -225,10 +225,17 @@ class Decoder(nn.Module):
         Args:
             pieces: codes `[K, T]` of encoded music.
         """
-        loudness = [self.first_loudness()[codes[0]] for codes in pieces]
+        entries = self.first_loudness()
+        loudness = [entries[codes[0]] for codes in pieces]
         ranked = torch.cat(loudness).sort().values
         for i, share in enumerate(REST_SHARES):
             threshold = ranked[int(share * (len(ranked) - 1))]
+            # Halfway to the next louder entry, so that no rounding makes one quiet or loud.
+            threshold = (
+                (threshold + entries[entries > threshold].min()) / 2
+                if entries.max() > threshold
+                else threshold
+            )
             runs = torch.cat([_runs(piece <= threshold) for piece in loudness]).sort().values
             self.rest_loudness[i] = threshold
             self.rest_limits[i] = runs[int(REST_QUANTILE * (len(runs) - 1))].float()

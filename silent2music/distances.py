@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -14,6 +15,9 @@ MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 
 STFT_SCALES = (512, 1024, 2048)
 """Windows of `stft_distance`, in samples; `MEL_SCALES` has them too."""
+
+SOUND_DISTANCES = ("mel", "slope", "stft", "level", "roughness")
+"""What `sound_distances` knows."""
 
 MEL_FLOOR = 1e-4
 """Of a magnitude in which a sine of amplitude 1 is about 1: -80 dBFS."""
@@ -75,12 +79,15 @@ def _log_mel_errors(
     return errors
 
 
-def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> dict[str, Tensor]:
+def sound_distances(
+    reference: Tensor, estimate: Tensor, sample_rate: int, names: Sequence[str] = SOUND_DISTANCES
+) -> dict[str, Tensor]:
     """How far a sound is from another, each a mean over all sounds.
 
     Args:
         reference, estimate: samples `[B, N]`.
         sample_rate: in Hz.
+        names: of those that are wanted.
 
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
@@ -90,13 +97,14 @@ def sound_distances(reference: Tensor, estimate: Tensor, sample_rate: int) -> di
     spectra = [_spectra(x) for x in (reference, estimate)]
     errors = _log_mel_errors(spectra[0], spectra[1], sample_rate)
     wanted, got = (x[2048].transpose(1, 2) for x in spectra)
-    return {
-        "mel": torch.stack([error.abs().mean() for error in errors]).mean(),
-        "slope": torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
-        "stft": _stft_distance(spectra[0], spectra[1]).mean(),
-        "level": level_distance(wanted, got, sample_rate).mean(),
-        "roughness": added_roughness(reference, estimate, sample_rate).mean(),
+    distances = {
+        "mel": lambda: torch.stack([error.abs().mean() for error in errors]).mean(),
+        "slope": lambda: torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
+        "stft": lambda: _stft_distance(spectra[0], spectra[1]).mean(),
+        "level": lambda: level_distance(wanted, got, sample_rate).mean(),
+        "roughness": lambda: added_roughness(reference, estimate, sample_rate).mean(),
     }
+    return {name: distances[name]() for name in names}
 
 
 def added_roughness(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
@@ -126,7 +134,7 @@ def added_roughness(reference: Tensor, estimate: Tensor, sample_rate: int) -> Te
         fast = envelope - _running_mean(envelope, sample_rate / hop / 15.0)
         power = _running_mean(fast.square(), 0.32 * sample_rate / hop).clamp(min=0.0)
         levels.append(around)
-        amounts.append((power + 1e-10).sqrt() / around.clamp(min=1e-5))
+        amounts.append((power + 1e-14).sqrt() / around.clamp(min=1e-5))
     heard = levels[0] > 0.01 * levels[0].amax((1, 2), keepdim=True)
     added = (amounts[1] - amounts[0]).clamp(0.0, 1.0) * heard
     return added.sum((1, 2)) / heard.sum((1, 2)).clamp(min=1)

@@ -201,9 +201,11 @@ def test_music_comes_back_from_a_rest_in_time():
     decoder.rest_limits[1] = 7
     held = drawn()
     assert longest_rest(held, quiet) == 7
-    # Until the first rest ends nothing is changed.
-    loud = ~quiet[held[0, 0]]
-    assert torch.equal(held[0, :1, : int(loud.nonzero()[0])], free[0, :1, : int(loud.nonzero()[0])])
+    # Until the first rest would last too long nothing is changed.
+    for free_row, held_row in zip(free, held, strict=True):
+        n_same = int((free_row[0] == held_row[0]).int().cumprod(0).sum())
+        assert 7 <= n_same < 80
+        assert quiet[free_row[0, n_same - 7 : n_same + 1]].all()
 
 
 def test_rests_are_measured_on_pieces():
@@ -213,6 +215,8 @@ def test_rests_are_measured_on_pieces():
     # 99 rests of two frames and one of nine: 2 is what 97 % of them do not exceed.
     piece = ([quiet] * 2 + [loud] * 40) * 99 + [quiet] * 9 + [loud]
     decoder.set_rests([torch.tensor([piece] * 3)] * 2)
-    assert decoder.rest_loudness[:2].tolist() == [float(decoder.first_loudness()[quiet])] * 2
+    # No rounding makes a code quiet or loud: the threshold lies halfway to the next.
+    loudness = decoder.first_loudness()[order]
+    torch.testing.assert_close(decoder.rest_loudness[:2], loudness[:2].mean().expand(2))
     assert decoder.rest_limits[:2].tolist() == [2.0, 2.0]
     assert decoder.rest_limits[3] > 1000  # all is as quiet as that

@@ -144,10 +144,13 @@ def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCode
     features = gains.features(audio_in[:, 0])
     wanted, counts, _ = gains.wanted_gains(features, codes)
     assert torch.equal(counts.amax(-1), torch.ones(1, counts.shape[1]))
-    if gains.config.gain_run == 1:
-        rest = [wanted] + [wanted - gains.vectors(codes[:, :k])[..., 16:] for k in (4, 5)]
-        errors = [float((counts * x.square()).mean()) for x in rest]
-        assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
+    music_levels = gains.levels(features.reshape(1, -1, 481).pow(2.5)).reshape(wanted.shape)
+    got = [
+        gains.levels(gains.magnitudes(gains.vectors(codes[:, :k]), k)).reshape(wanted.shape)
+        for k in (3, 4, 5)
+    ]
+    errors = [float((counts * (x - music_levels).square()).mean()) for x in got]
+    assert errors[0] > 1.1 * errors[1] > 1.1**2 * errors[2]
     levels = gains.levels(features.reshape(1, -1, 481).pow(2.5))
     distance = [
         float((gains.levels(gains.magnitudes(gains.vectors(codes[:, :k]), k)) - levels).abs().mean())
@@ -157,15 +160,46 @@ def test_gains_follow_a_core_that_stays(fitted: BundledCodec, gains: BundledCode
     with pytest.raises(ConfigError, match="has codebooks of gains; replace them"):
         extend_codec(gains, music, 7)
     # Of such a codec the core alone is fitted, and codebooks behind a core are replaced.
-    wanted_config = replace(SMALL, n_codebooks=5, n_core_codebooks=3, gain_bands=8)
+    wanted_config = replace(SMALL, n_codebooks=5, n_core_codebooks=3, gain_bands=8, gain_run=8)
     assert fit_codec(music, wanted_config, n_iterations=6).checksum == fitted.checksum
     assert extend_codec(gains, music, 4, n_iterations=1, gain_bands=8).token_checksum(3) == fitted.checksum
 
 
-def test_predicted_gains_are_nearer_to_what_is_wanted(gains: BundledCodec, music: list[Path]) -> None:
-    """What is predicted needs no bits: without its prediction the same codec says less."""
+def test_what_is_coded_is_what_was_meant(gains: BundledCodec, music: list[Path]) -> None:
+    """By hand, frame by frame and for two sounds of which neither ends with a run: decoding predicts as encoding did."""
+    audio_in = torch.cat([sound(music), 0.5 * sound(music).flip(-1)])[..., : 61 * 320]
+    codes = gains.encode(audio_in)
+    assert all(torch.equal(gains.encode(audio_in[i : i + 1]), codes[i : i + 1]) for i in (0, 1))
+    features = gains.features(audio_in[:, 0])
+    wanted, _, levels = gains.wanted_gains(features, codes)
+    coded = gains.vectors(codes)[..., 16:]
+    past = torch.zeros(2, 8), torch.zeros(2, 8)
+    own = []
+    for t in range(wanted.shape[1]):
+        predicted = torch.zeros(2, 16)
+        if t % gains.config.gain_run:
+            held, step = (past[0] - past[1]).repeat(1, 2), past[0].repeat(1, 2) - levels[:, t]
+            predicted = (gains.prediction * torch.stack([held, step], 1).clamp(-1.5, 1.5)).sum(1)
+        own.append(torch.where((levels[:, t] > -9.2).any(1, keepdim=True), predicted + coded[:, t], 0.0))
+        past = levels[:, t, 8:] + own[-1][:, 8:], levels[:, t, 8:]
+    core = gains.compressed(gains.vectors(codes[:, :3]), 3)
+    expected = core.reshape(2, -1, 481) * (0.4 * torch.stack(own, 1).reshape(2, -1, 8) @ gains.hats).exp()
+    got = gains.compressed(gains.vectors(codes))
+    assert torch.allclose(got.reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_gains_of_next_to_nothing_are_refused(fitted: BundledCodec, tmp_path: Path) -> None:
+    audio.write(tmp_path / "silence.wav", audio.Waveform(np.zeros((1, 20 * RATE), np.float32), RATE))
+    with pytest.raises(DataError, match="hold 0 codec frames"):
+        extend_codec(fitted, [tmp_path / "silence.wav"], 5, gain_bands=8, gain_run=4)
+    with pytest.raises(ConfigError, match="gain_run is 0; expected 1"):
+        BundledCodec(replace(SMALL, n_core_codebooks=2, gain_bands=4, gain_run=0))
+
+
+def test_predictions_say_something(gains: BundledCodec, music: list[Path]) -> None:
+    """Without them the same codec says less."""
     if gains.config.gain_run == 1:
-        return
+        pytest.skip("nothing is predicted")
     audio_in = sound(music)
     features = gains.features(audio_in[:, 0])
     music_levels = gains.levels(features.reshape(1, -1, 481).pow(2.5))

@@ -218,6 +218,7 @@ def codec_candidates(
     from silent2music.evaluation.codec_bench import Candidate, mean_log_mel, run_bench
     from silent2music.training.codec_candidates import (
         fit_candidates,
+        folder_of,
         read_candidates,
         tabulate_bits,
         token_bits,
@@ -225,6 +226,8 @@ def codec_candidates(
 
     train = [found for path in music for found in _music_files(path)]
     held_out = _held_out(families, pairs, real, limit)
+    if not held_out:
+        raise typer.BadParameter("give music to compare on: --families, --pairs or --real.")
     with progress_bar() as steps:
         fitted = fit_candidates(read_candidates(file), train, out, hours, seed, fractions(steps))
         text = run_bench(
@@ -237,7 +240,8 @@ def codec_candidates(
         best = sorted(fitted, key=mean_log_mel(out).__getitem__)[:n_foretold]
         music_of = {"train": train, "validation": [each for those in held_out.values() for each in those]}
         bits = {
-            name: token_bits(fitted[name], music_of, out / "tokens" / name, n_steps, seed) for name in best
+            name: token_bits(fitted[name], music_of, out / "tokens" / folder_of(name), n_steps, seed)
+            for name in best
         }
     text += tabulate_bits(bits)
     (out / "bench.md").write_text(text, encoding="utf-8")

@@ -68,7 +68,7 @@ def fit_codec(
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
     # What is learned comes later.
-    config = replace(config, encoder_layers=0, decoder_layers=0, refiner_layers=0)
+    config = replace(config, encoder_layers=0, decoder_layers=0, refiner_layers=0, gain_run=1)
     codec = BundledCodec(config)
     if config.gain_bands:
         # Gains are of what the core decodes to when it has learned that.
@@ -146,9 +146,10 @@ def extend_codec(
     ]
     found = torch.cat(kept) if kept else torch.zeros(0, codec.config.n_components)
     n_each = gain_run if gain_bands else 1
-    found = found[torch.randperm(len(found), generator=generator)[: max_vectors // n_each]]
-    if len(found) * n_each < 2 * codec.codebook_size:
-        raise DataError(_too_little(len(found) * n_each, codec.config))
+    found = found[torch.randperm(len(found), generator=generator)[: max(1, max_vectors // n_each)]]
+    n_frames = int(is_heard(found[:, :, 2]).sum()) if gain_bands and kept else len(found)
+    if n_frames < 2 * codec.codebook_size:
+        raise DataError(_too_little(n_frames, codec.config))
     if gain_bands:
         _fit_gains(codec, found, generator, n_iterations, report)
     else:
@@ -172,7 +173,7 @@ def _with_room(
         n_core_codebooks=core.config.n_core_codebooks or n_core,
         gain_bands=gain_bands,
         gain_emphasis=gain_emphasis,
-        gain_run=gain_run,
+        gain_run=gain_run if gain_bands else 1,
         decoder_layers=core.config.decoder_layers if gain_bands else 0,
         refiner_layers=0,
     )
@@ -185,7 +186,10 @@ def _with_room(
         room = torch.zeros(n_codebooks, config.correction_dim)
         room[:n_core] = known["decoder.known.weight"][:n_core]
         known["decoder.known.weight"] = room
-    codec.load_state_dict({k: known.get(k, v) if k != "prediction" else v for k, v in own.items()})
+    known = {k: v for k, v in known.items() if k in own}
+    if codec.config.gain_run > 1:
+        known["prediction"] = own["prediction"]
+    codec.load_state_dict(known)
     return codec
 
 
@@ -209,7 +213,7 @@ def _lacking_gains(codec: BundledCodec, features: Tensor) -> Tensor:
 def _fit_gains(
     codec: BundledCodec, runs: Tensor, generator: torch.Generator, n_iterations: int, report: Progress
 ) -> None:
-    """Codebooks of gains and their prediction from runs `[n, gain_run, 3, G]`.
+    """Codebooks of gains and their prediction from runs `[n, gain_run, 3, frames_per_code * G]`.
 
     Residual k-means on whole gains starts them and, where gains are predicted, once more on what the first prediction
     leaves. Then coding and fitting take turns: what is predicted depends on what was coded before, an entry is best
@@ -251,8 +255,8 @@ def _settle_entries(
     Args:
         codec: whose codebooks of gains are changed.
         codes: of m frames, by these codebooks.
-        wanted, weights: gains and what they count, `[m, G]`.
-        grounds: of their predictions, `[m, 2, G]`.
+        wanted, weights: gains and what they count, `[m, frames_per_code * G]`.
+        grounds: of their predictions, `[m, 2, frames_per_code * G]`.
     """
     books = [book[:, : wanted.shape[1]] for book in codec.codebooks[codec.n_vector_codebooks :]]
     predicted = (codec.prediction * grounds).sum(1) if codec.config.gain_run > 1 else torch.zeros_like(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +18,18 @@ from silent2music.audio import atomic_path
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec, save_codec
 from silent2music.conditioning import Conditioning
-from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values
+from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values, to_dict
 from silent2music.decoder import Decoder
-from silent2music.errors import S2MError
+from silent2music.errors import ConfigError
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music
 
+FIT_FILE = "fit.json"
 TOKEN_FILE = "tokens.json"
 
 CODED_MINUTES = {"train": 40.0, "validation": 8.0}
 """Of music whose tokens a token model learns, and is asked about."""
 
-CROP_SECONDS = 8.0
 BATCH_SIZE = 8
 LEARNING_RATE = 2e-3
 
@@ -41,9 +41,19 @@ def read_candidates(file: Path) -> dict[str, CodecConfig]:
     """Settings of codecs by name, from a TOML file with a table for each that says what differs from the defaults.
 
     Raises:
-        ConfigError: if the file cannot be read or a setting does not exist.
+        ConfigError: if the file cannot be read, a setting does not exist, or a codec would be more than a closed form.
     """
-    return {name: from_dict(CodecConfig, table, name) for name, table in read_values(file).items()}
+    found = {}
+    for name, table in read_values(file).items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{file}: '{name}' is {table!r}; expected a table of codec settings.")
+        config = from_dict(CodecConfig, table, name)
+        if config.gain_bands or config.encoder_layers or config.decoder_layers:
+            raise ConfigError(
+                f"{file}: '{name}' has gains or layers; expected a closed form, without what is learned."
+            )
+        found[name] = config
+    return found
 
 
 def fit_candidates(
@@ -54,7 +64,7 @@ def fit_candidates(
     seed: int,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, BundledCodec]:
-    """Fit codecs to the same music, each in a folder of its name; one that is there already is kept.
+    """Fit codecs to the same music, each in a folder of its name; one that is there already, fitted alike, is kept.
 
     Args:
         candidates: settings by name.
@@ -66,16 +76,39 @@ def fit_candidates(
     """
     fitted = {}
     for name, config in candidates.items():
-        folder = out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
-        codec: Any = None
-        with contextlib.suppress(S2MError):  # none there yet, or another tool's
-            codec = load_codec(folder)
-        if codec is None or codec.config != config:
+        folder = out / folder_of(name)
+        key = {"settings": to_dict(config), "hours": hours, "seed": seed, "files": _digest(files)}
+        codec: Any = load_codec(folder) if _read(folder / FIT_FILE) == key else None
+        if codec is None:
             report = (lambda stage, done, name=name: progress(f"{name}: {stage}", done)) if progress else None
             codec = fit_codec(files, config, seed, hours, report)
             save_codec(codec, folder)
+            _write(folder / FIT_FILE, key)
         fitted[name] = codec
     return fitted
+
+
+def folder_of(name: str) -> str:
+    """Where a candidate of a name lies."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    return hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> Any:
+    """What a JSON file holds, or nothing."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: Path, values: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file, force=True) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def token_bits(
@@ -90,18 +123,16 @@ def token_bits(
         files: music by `train` and `validation`.
         folder: where coded music is kept, and the result, which is not made anew.
         n_steps: of training, on `BATCH_SIZE` crops each.
-        seed: of weights and crops.
+        seed: of weights and of which excerpts are heard when.
 
     Returns:
         `bits_per_second` of the other music and `bits_per_token`.
     """
-    key = {"checksum": codec.checksum, "steps": n_steps, "seed": seed}
-    try:
-        known = json.loads((folder / TOKEN_FILE).read_text(encoding="utf-8"))
-        if {name: known.get(name) for name in key} == key:
-            return {name: known[name] for name in ("bits_per_second", "bits_per_token")}
-    except (OSError, ValueError):
-        pass
+    hashes = {name: _digest(those) for name, those in files.items()}
+    key = {"checksum": codec.checksum, "steps": n_steps, "seed": seed, **hashes}
+    known = _read(folder / TOKEN_FILE) or {}
+    if {name: known.get(name) for name in key} == key:
+        return {name: known[name] for name in ("bits_per_second", "bits_per_token")}
     music = {
         name: code_music(codec, those, CODED_MINUTES[name], seed, folder / name)
         for name, those in files.items()
@@ -112,14 +143,13 @@ def token_bits(
     config = replace(config, attention_window=round(SIZE.attention_window * codec.frame_rate / 25.0))
     model = Decoder(config, codec.codebook_vectors())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    n_frames = round(CROP_SECONDS * codec.frame_rate)
     for step in range(n_steps):
         generator = torch.Generator().manual_seed(seed * 100_003 + step)
         rate = min(1.0, (step + 1) / 20) * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * step / n_steps)))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * rate
         rows = torch.randint(len(music["train"].codes), (BATCH_SIZE,), generator=generator).tolist()
-        loss = _loss(model, _codes(music["train"], rows, n_frames))
+        loss = _loss(model, _codes(music["train"], rows))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -128,16 +158,15 @@ def token_bits(
     with torch.no_grad():
         rows = list(range(len(found.codes)))
         parts = [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)]
-        losses = [float(_loss(model, _codes(found, part, n_frames))) * len(part) for part in parts]
+        losses = [float(_loss(model, _codes(found, part))) * len(part) for part in parts]
     bits = sum(losses) / len(found.codes) / math.log(2.0)
     result = {"bits_per_second": bits * n_codebooks * codec.frame_rate, "bits_per_token": bits}
-    with atomic_path(folder / TOKEN_FILE, force=True) as file:
-        file.write_text(json.dumps(key | result, indent=1) + "\n", encoding="utf-8")
+    _write(folder / TOKEN_FILE, key | result)
     return result
 
 
-def _codes(music: CodedMusic, rows: Sequence[int], n_frames: int) -> Tensor:
-    return torch.from_numpy(music.codes[rows, :, :n_frames].astype("int64"))
+def _codes(music: CodedMusic, rows: Sequence[int]) -> Tensor:
+    return torch.from_numpy(music.codes[rows].astype("int64"))
 
 
 def _loss(model: Decoder, codes: Tensor) -> Tensor:

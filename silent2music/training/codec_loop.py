@@ -377,7 +377,8 @@ class _CodedRun(_Run):
         n_frames = min(n_kept, max(1, round(config.crop_seconds * codec.frame_rate)))
         rows = rng.integers(n_excerpts, size=config.batch_size).tolist()
         # A run of predicted gains can be decoded from its start on only.
-        start = int(rng.integers(n_kept - n_frames + 1)) // codec.config.gain_run * codec.config.gain_run
+        run = codec.config.gain_run
+        start = run * int(rng.integers((n_kept - n_frames) // run + 1))
         gain_db = config.quiet_db * rng.random(config.batch_size) * (rng.random(config.batch_size) < 0.25)
         gain = torch.from_numpy(10.0 ** (gain_db / 20.0)).float()[:, None, None]
         n_books = self._draw_books(rng)
@@ -408,7 +409,9 @@ class _CodedRun(_Run):
         codec, device = cast(BundledCodec, self.codec), self.accelerator.device
         codes, sound = self.music.sound_crops(codec, rows, start, n_frames)
         guess = self.trainer(codes[:, :n_books].to(device), gain.pow(codec.config.power).to(device))
-        return distances.sound_distances((sound * gain[:, 0]).to(device), guess, codec.sample_rate)
+        sound = (sound * gain[:, 0]).to(device)
+        names = [name for name in distances.SOUND_DISTANCES if getattr(self.config, f"{name}_weight")]
+        return distances.sound_distances(sound, guess, codec.sample_rate, names)
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
