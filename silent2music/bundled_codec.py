@@ -526,11 +526,12 @@ class BundledCodec(nn.Module):
     def _vector_stream(self, blocks: Iterable[Tensor], n_codebooks: int) -> Iterator[Tensor]:
         """What `vectors` gives, block by block."""
         for block in blocks:
-            if block.ndim == 3 and block.shape[1] != n_codebooks:
+            codes = self._checked(block)
+            if codes.shape[1] != n_codebooks:
                 raise AudioError(
                     "The codec got blocks of codes of fewer or more codebooks than those before."
                 )
-            yield self.vectors(self._checked(block))
+            yield self.vectors(codes)
 
     def _gain_stream(self, core: Iterator[Tensor]) -> Iterator[Tensor]:
         """What `_core` gives, block by block, with the gains in place of what is coded of them."""

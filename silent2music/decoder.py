@@ -231,11 +231,9 @@ class Decoder(nn.Module):
         for i, share in enumerate(REST_SHARES):
             threshold = ranked[int(share * (len(ranked) - 1))]
             # Halfway to the next louder entry, so that no rounding makes one quiet or loud.
-            threshold = (
-                (threshold + entries[entries > threshold].min()) / 2
-                if entries.max() > threshold
-                else threshold
-            )
+            louder = entries[entries > threshold]
+            if len(louder):
+                threshold = (threshold + louder.min()) / 2
             runs = torch.cat([_runs(piece <= threshold) for piece in loudness]).sort().values
             self.rest_loudness[i] = threshold
             self.rest_limits[i] = runs[int(REST_QUANTILE * (len(runs) - 1))].float()

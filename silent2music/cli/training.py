@@ -51,6 +51,13 @@ def run_recipe(
 
 # ---- codec ----
 
+# Music to compare codecs on.
+Families = Annotated[Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")]
+HeldOutPairs = Annotated[Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")]
+Real = Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")]
+Seconds = Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")]
+
 
 @codec_app.command("fit")
 def codec_fit(
@@ -151,21 +158,15 @@ def codec_bench(
         typer.Option("--codec", metavar="NAME=FOLDER[:BOOKS][@random]", help="A codec to compare; repeat."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for bench.md and bench.json.")],
-    families: Annotated[
-        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
-    ] = None,
-    pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
-    ] = None,
-    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    families: Families = None,
+    pairs: HeldOutPairs = None,
+    real: Real = None,
     runs: Annotated[
         list[str] | None,
         typer.Option("--run", metavar="NAME=FOLDER", help="A training whose curve to draw; repeat."),
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
-    ] = 14,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    limit: Limit = 14,
+    seconds: Seconds = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import parse_candidate, run_bench
@@ -196,18 +197,12 @@ def codec_candidates(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the codecs and the table; what is there is kept.")
     ],
-    families: Annotated[
-        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
-    ] = None,
-    pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
-    ] = None,
-    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    families: Families = None,
+    pairs: HeldOutPairs = None,
+    real: Real = None,
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much music each is fitted to.")] = 1.0,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
-    ] = 14,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    limit: Limit = 14,
+    seconds: Seconds = 6.0,
     n_foretold: Annotated[
         int, typer.Option("--foretell", min=0, help="How many, best by log-mel, a token model is trained on.")
     ] = 3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_valu
 from silent2music.decoder import Decoder
 from silent2music.errors import ConfigError
 from silent2music.training.codec import fit_codec
-from silent2music.training.excerpts import CodedMusic, code_music
+from silent2music.training.excerpts import CodedMusic, code_music, digest_of
 
 FIT_FILE = "fit.json"
 TOKEN_FILE = "tokens.json"
@@ -77,7 +76,7 @@ def fit_candidates(
     fitted = {}
     for name, config in candidates.items():
         folder = out / folder_of(name)
-        key = {"settings": to_dict(config), "hours": hours, "seed": seed, "files": _digest(files)}
+        key = {"settings": to_dict(config), "hours": hours, "seed": seed, "files": digest_of(files)}
         codec: Any = load_codec(folder) if _read(folder / FIT_FILE) == key else None
         if codec is None:
             report = (lambda stage, done, name=name: progress(f"{name}: {stage}", done)) if progress else None
@@ -91,10 +90,6 @@ def fit_candidates(
 def folder_of(name: str) -> str:
     """Where a candidate of a name lies."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    return hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
 
 
 def _read(file: Path) -> Any:
@@ -128,7 +123,7 @@ def token_bits(
     Returns:
         `bits_per_second` of the other music and `bits_per_token`.
     """
-    hashes = {name: _digest(those) for name, those in files.items()}
+    hashes = {name: digest_of(those) for name, those in files.items()}
     key = {"checksum": codec.checksum, "steps": n_steps, "seed": seed, **hashes}
     known = _read(folder / TOKEN_FILE) or {}
     if {name: known.get(name) for name in key} == key:

@@ -103,6 +103,11 @@ class CodedMusic:
         return torch.from_numpy(codes), features
 
 
+def digest_of(files: Sequence[Path]) -> str:
+    """The first 16 hex digits of the SHA-256 of paths in their order: whether something was made of the same files."""
+    return hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
+
+
 def code_music(
     codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path
 ) -> CodedMusic:
@@ -120,8 +125,7 @@ def code_music(
     Raises:
         DataError: if the files cannot be read.
     """
-    paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
-    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": paths}
+    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": digest_of(files)}
     try:
         if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
             return CodedMusic(folder)
