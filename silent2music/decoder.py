@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
@@ -20,6 +20,29 @@ REST_SHARES = (0.01, 0.03, 0.1, 0.3)
 
 REST_QUANTILE = 0.97
 """Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What steers the decoder, embedded.
+
+    Attributes:
+        frames: `[B, S, D]`, added to the column of each codec frame.
+        mask: `[B, S]` bool, false where a row is padding.
+        tokens: `[B, G, D]`, global embeddings that every column may attend to.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    tokens: Tensor
+
+    def stretch(self, first: int, n: int, n_rows: int = 1) -> Conditioning:
+        """Frames `first` to before `first + n`; a single row for each of `n_rows` rows."""
+        frames, mask = self.frames[:, first : first + n], self.mask[:, first : first + n]
+        if n_rows == 1:
+            return Conditioning(frames, mask, self.tokens)
+        tokens = self.tokens.expand(n_rows, -1, -1)
+        return Conditioning(frames.expand(n_rows, -1, -1), mask.expand(n_rows, -1), tokens)
 
 
 class DelayPattern:
