@@ -219,7 +219,7 @@ class Silent2Music(nn.Module):
                 given, null = embedded
                 if loop is None:
                     stepper, loop = token_loop(self.packed_decoder(), given, null, sampling, [sampling.seed])
-                stepper.listen_whole(given, null)
+                stepper.set_tokens(given, null)
                 frames = list(zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
                 last = frames[-1]
             if piece is None and loop is not None:

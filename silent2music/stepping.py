@@ -182,10 +182,10 @@ class Stepper:
         self._mask = torch.full((n_places,), float("-inf"), device=device)
         self._mask[: self.n_tokens] = 0
         self._rotations: Tensor | None = None
-        self.hear(conditioning, null)
+        self.set_tokens(conditioning, null)
         self._graph: _Graph | None = None
 
-    def hear(self, conditioning: Conditioning, null: Conditioning) -> None:
+    def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
         """Put other global tokens in the place of those that the next columns attend to."""
         keys, values = self.packed.decoder.prefix(self._tokens(conditioning, null))
         self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
