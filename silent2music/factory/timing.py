@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.data.ensembles import Style
-from silent2music.data.plan import ENERGY_RATE_HZ, SceneTruth
-from silent2music.data.scores import Passage
+from silent2music.factory.ensembles import Style
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, SceneTruth
+from silent2music.factory.scores import Passage
 
 FloatArray = NDArray[np.float64]
 

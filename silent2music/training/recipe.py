@@ -77,7 +77,7 @@ def run_recipe(
 
 
 def _build_pairs(run: _Run) -> None:
-    from silent2music.data.factory import build
+    from silent2music.factory.build import build
 
     settings = run.recipe.run
     build(

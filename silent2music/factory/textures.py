@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.data.ensembles import INSTRUMENTS, Style, Voice
-from silent2music.data.plan import ENERGY_RATE_HZ, Part
-from silent2music.data.scores import Notes, Passage
-from silent2music.data.timing import Section, Slots
+from silent2music.factory.ensembles import INSTRUMENTS, Style, Voice
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part
+from silent2music.factory.scores import Notes, Passage
+from silent2music.factory.timing import Section, Slots
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
