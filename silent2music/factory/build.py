@@ -89,12 +89,7 @@ class Factory:
 
 
 def build(
-    config: DataConfig,
-    out: Path,
-    hours: float,
-    seed: int,
-    workers: int = 1,
-    progress: Progress | None = None,
+    config: DataConfig, out: Path, hours: float, seed: int, workers: int = 1, progress: Progress | None = None
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 

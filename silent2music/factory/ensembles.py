@@ -72,9 +72,8 @@ class Voice:
         texture: `line` (the score's upper line), `pad` (held chords), `chords` (short chords on strong onsets),
             `arpeggio`, `roots` (bass on strong onsets), `ostinato` (bass on every beat), `hits` (a drum on
             events) or `kit`.
-        centre: MIDI note number around which it plays.
+        centre: MIDI note number around which it plays; of `hits` the drum's key.
         level: added to velocity.
-        key: drum key of `hits`.
     """
 
     instrument: str
@@ -82,7 +81,6 @@ class Voice:
     texture: str
     centre: int = 60
     level: int = 0
-    key: int = 76
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,6 @@ class Style:
     """How a scene kind sounds.
 
     Attributes:
-        ensembles: instruments with their duties, from dark and thin to bright and full.
         tempo_bpm: lowest and highest welcome tempo.
         gap_seconds: shortest time between onsets that no event asks for.
         fill: share of the onsets between events that is kept where there are events.
@@ -98,12 +95,12 @@ class Style:
         articulation: share of the time to the next onset that a note lasts; over 1 overlaps.
         longest_seconds: a note's longest duration.
         velocity: of an unaccented note.
+        range_db: widest range of the loudness automation.
         mode: mode preferred in the choice of a passage, or empty.
         rhythmic: whether every event must be met.
-        range_db: widest range of the loudness automation.
+        ensembles: instruments with their duties, from dark and thin to bright and full.
     """
 
-    ensembles: tuple[tuple[Voice, ...], ...]
     tempo_bpm: tuple[float, float]
     gap_seconds: float
     fill: float
@@ -111,222 +108,94 @@ class Style:
     articulation: float
     longest_seconds: float
     velocity: int
-    mode: str = ""
-    rhythmic: bool = False
-    range_db: float = 24.0
+    range_db: float
+    mode: str
+    rhythmic: bool
+    ensembles: tuple[tuple[Voice, ...], ...]
 
 
-def _solo(instrument: str, centre: int, chordal: bool) -> tuple[Voice, ...]:
-    """One instrument alone, with its own bass notes if it can play several at once."""
-    line = Voice(instrument, "melody", "line", centre)
-    return (line, Voice(instrument, "bass", "roots", centre - 17, -12)) if chordal else (line,)
+_ENSEMBLES = {
+    "room": (
+        "piano: melody line 55, piano: bass roots 40 -2",
+        "piano: melody line 67, piano: bass roots 50 -8",
+        "piano: melody line 82 6, piano: harmony chords 67 -8",
+    ),
+    "hall": (
+        "strings: harmony pad 50, double bass: bass roots 36, harp: melody line 57 8",
+        "church organ: harmony pad 60 -8, harp: melody line 69 12",
+        "choir: harmony pad 70 6, strings: harmony pad 76 -10, celesta: melody line 84 14",
+    ),
+    "steps": (
+        "pizzicato strings: melody line 52 10, bass: bass roots 36, drums: percussion hits 41",
+        "marimba: melody line 67 4, bass: bass roots 40, drums: percussion hits 76",
+        "xylophone: melody line 81, guitar: harmony chords 62 4, drums: percussion hits 37",
+    ),
+    "street": (
+        "guitar: melody line 55 8, bass: bass roots 36 6",
+        "accordion: melody line 69, guitar: harmony chords 57 -4, bass: bass roots 40 6",
+        "violin: melody line 81 4, accordion: harmony chords 70 -4, bass: bass roots 45 -4, "
+        "drums: percussion kit 60 8",
+    ),
+    "weather": (
+        "harp: harmony arpeggio 50, strings: harmony pad 48 -12",
+        "harp: harmony arpeggio 62, clarinet: melody line 67, strings: harmony pad 62 -16",
+        "vibraphone: harmony arpeggio 74 8, flute: melody line 84 4, strings: harmony pad 76 -14",
+    ),
+    "machine": (
+        "double bass: bass ostinato 36 8, strings: harmony pad 46 -8, drums: percussion hits 41",
+        "cello: bass ostinato 45 4, marimba: melody line 64 6, strings: harmony pad 55 -14, "
+        "drums: percussion hits 45",
+        "bassoon: bass ostinato 50 4, xylophone: melody line 81, strings: harmony pad 70 -12, "
+        "drums: percussion hits 37",
+    ),
+    # One instrument alone, with its own bass notes if it can play several at once.
+    "muted": (
+        "accordion: melody line 67, accordion: bass roots 50 -12",
+        "bass: melody line 43",
+        "bassoon: melody line 52",
+        "cello: melody line 53",
+        "guitar: melody line 64, guitar: bass roots 47 -12",
+        "piano: melody line 67, piano: bass roots 50 -12",
+        "tuba: melody line 43",
+        "ukulele: melody line 69",
+        "violin: melody line 74",
+        "flute: melody line 77",
+        "drums: percussion kit 60 6",
+    ),
+    "leak": (
+        "cello: melody line 53 4, strings: harmony pad 48 -12, double bass: bass roots 36",
+        "violin: melody line 76 4, piano: harmony chords 62, cello: bass roots 45",
+        "flute: melody line 84 8, accordion: harmony chords 69 -6, guitar: bass roots 52 4, "
+        "drums: percussion kit",
+    ),
+}
+"""By scene kind; a voice is written `instrument: role texture centre level`, see `Voice`."""
+
+_MANNERS = {
+    # the fields of `Style` in their order, without the ensembles
+    "room": ((52.0, 84.0), 0.62, 0.7, 0.3, 3.0, 5.0, 52, 24.0, "", False),
+    "hall": ((50.0, 72.0), 1.4, 0.5, 0.35, 1.5, 8.0, 66, 16.0, "minor", False),
+    "steps": ((70.0, 140.0), 0.3, 0.2, 0.1, 0.8, 1.2, 78, 24.0, "", True),
+    "street": ((92.0, 132.0), 0.25, 0.5, 0.16, 0.75, 1.5, 78, 18.0, "major", False),
+    "weather": ((60.0, 92.0), 0.5, 0.6, 0.25, 0.95, 4.0, 66, 16.0, "minor", False),
+    "machine": ((80.0, 130.0), 0.26, 0.4, 0.12, 0.6, 1.0, 72, 20.0, "minor", True),
+    "muted": ((60.0, 120.0), 0.22, 1.0, 0.12, 0.9, 3.0, 74, 20.0, "", False),
+    "leak": ((66.0, 120.0), 0.22, 1.0, 0.12, 0.9, 3.0, 76, 18.0, "", False),
+}
+
+
+def _voices(ensemble: str) -> tuple[Voice, ...]:
+    """The voices of an ensemble as it is written above."""
+    voices = []
+    for voice in ensemble.split(", "):
+        instrument, duty = voice.split(": ")
+        role, texture, *numbers = duty.split()
+        voices.append(Voice(instrument, role, texture, *(int(number) for number in numbers)))
+    return tuple(voices)
 
 
 STYLES = {
-    "room": Style(
-        ensembles=(
-            (Voice("piano", "melody", "line", 55), Voice("piano", "bass", "roots", 40, -2)),
-            (Voice("piano", "melody", "line", 67), Voice("piano", "bass", "roots", 50, -8)),
-            (Voice("piano", "melody", "line", 82, 6), Voice("piano", "harmony", "chords", 67, -8)),
-        ),
-        tempo_bpm=(52.0, 84.0),
-        gap_seconds=0.62,
-        fill=0.7,
-        event_gap_seconds=0.3,
-        articulation=3.0,
-        longest_seconds=5.0,
-        velocity=52,
-    ),
-    "hall": Style(
-        ensembles=(
-            (
-                Voice("strings", "harmony", "pad", 50),
-                Voice("double bass", "bass", "roots", 36),
-                Voice("harp", "melody", "line", 57, 8),
-            ),
-            (
-                Voice("church organ", "harmony", "pad", 60, -8),
-                Voice("harp", "melody", "line", 69, 12),
-            ),
-            (
-                Voice("choir", "harmony", "pad", 70, 6),
-                Voice("strings", "harmony", "pad", 76, -10),
-                Voice("celesta", "melody", "line", 84, 14),
-            ),
-        ),
-        tempo_bpm=(50.0, 72.0),
-        gap_seconds=1.4,
-        fill=0.5,
-        event_gap_seconds=0.35,
-        articulation=1.5,
-        longest_seconds=8.0,
-        velocity=66,
-        mode="minor",
-        range_db=16.0,
-    ),
-    "steps": Style(
-        ensembles=(
-            (
-                Voice("pizzicato strings", "melody", "line", 52, 10),
-                Voice("bass", "bass", "roots", 36),
-                Voice("drums", "percussion", "hits", key=41),
-            ),
-            (
-                Voice("marimba", "melody", "line", 67, 4),
-                Voice("bass", "bass", "roots", 40),
-                Voice("drums", "percussion", "hits", key=76),
-            ),
-            (
-                Voice("xylophone", "melody", "line", 81),
-                Voice("guitar", "harmony", "chords", 62, 4),
-                Voice("drums", "percussion", "hits", key=37),
-            ),
-        ),
-        tempo_bpm=(70.0, 140.0),
-        gap_seconds=0.3,
-        fill=0.2,
-        event_gap_seconds=0.1,
-        articulation=0.8,
-        longest_seconds=1.2,
-        velocity=78,
-        rhythmic=True,
-    ),
-    "street": Style(
-        ensembles=(
-            (
-                Voice("guitar", "melody", "line", 55, 8),
-                Voice("bass", "bass", "roots", 36, 6),
-            ),
-            (
-                Voice("accordion", "melody", "line", 69),
-                Voice("guitar", "harmony", "chords", 57, -4),
-                Voice("bass", "bass", "roots", 40, 6),
-            ),
-            (
-                Voice("violin", "melody", "line", 81, 4),
-                Voice("accordion", "harmony", "chords", 70, -4),
-                Voice("bass", "bass", "roots", 45, -4),
-                Voice("drums", "percussion", "kit", level=8),
-            ),
-        ),
-        tempo_bpm=(92.0, 132.0),
-        gap_seconds=0.25,
-        fill=0.5,
-        event_gap_seconds=0.16,
-        articulation=0.75,
-        longest_seconds=1.5,
-        velocity=78,
-        mode="major",
-        range_db=18.0,
-    ),
-    "weather": Style(
-        ensembles=(
-            (
-                Voice("harp", "harmony", "arpeggio", 50),
-                Voice("strings", "harmony", "pad", 48, -12),
-            ),
-            (
-                Voice("harp", "harmony", "arpeggio", 62),
-                Voice("clarinet", "melody", "line", 67),
-                Voice("strings", "harmony", "pad", 62, -16),
-            ),
-            (
-                Voice("vibraphone", "harmony", "arpeggio", 74, 8),
-                Voice("flute", "melody", "line", 84, 4),
-                Voice("strings", "harmony", "pad", 76, -14),
-            ),
-        ),
-        tempo_bpm=(60.0, 92.0),
-        gap_seconds=0.5,
-        fill=0.6,
-        event_gap_seconds=0.25,
-        articulation=0.95,
-        longest_seconds=4.0,
-        velocity=66,
-        mode="minor",
-        range_db=16.0,
-    ),
-    "machine": Style(
-        ensembles=(
-            (
-                Voice("double bass", "bass", "ostinato", 36, 8),
-                Voice("strings", "harmony", "pad", 46, -8),
-                Voice("drums", "percussion", "hits", key=41),
-            ),
-            (
-                Voice("cello", "bass", "ostinato", 45, 4),
-                Voice("marimba", "melody", "line", 64, 6),
-                Voice("strings", "harmony", "pad", 55, -14),
-                Voice("drums", "percussion", "hits", key=45),
-            ),
-            (
-                Voice("bassoon", "bass", "ostinato", 50, 4),
-                Voice("xylophone", "melody", "line", 81),
-                Voice("strings", "harmony", "pad", 70, -12),
-                Voice("drums", "percussion", "hits", key=37),
-            ),
-        ),
-        tempo_bpm=(80.0, 130.0),
-        gap_seconds=0.26,
-        fill=0.4,
-        event_gap_seconds=0.12,
-        articulation=0.6,
-        longest_seconds=1.0,
-        velocity=72,
-        mode="minor",
-        rhythmic=True,
-        range_db=20.0,
-    ),
-    "muted": Style(
-        ensembles=(
-            _solo("accordion", 67, True),
-            _solo("bass", 43, False),
-            _solo("bassoon", 52, False),
-            _solo("cello", 53, False),
-            _solo("guitar", 64, True),
-            _solo("piano", 67, True),
-            _solo("tuba", 43, False),
-            _solo("ukulele", 69, False),
-            _solo("violin", 74, False),
-            _solo("flute", 77, False),
-            (Voice("drums", "percussion", "kit", level=6),),
-        ),
-        tempo_bpm=(60.0, 120.0),
-        gap_seconds=0.22,
-        fill=1.0,
-        event_gap_seconds=0.12,
-        articulation=0.9,
-        longest_seconds=3.0,
-        velocity=74,
-        range_db=20.0,
-    ),
-    "leak": Style(
-        ensembles=(
-            (
-                Voice("cello", "melody", "line", 53, 4),
-                Voice("strings", "harmony", "pad", 48, -12),
-                Voice("double bass", "bass", "roots", 36),
-            ),
-            (
-                Voice("violin", "melody", "line", 76, 4),
-                Voice("piano", "harmony", "chords", 62),
-                Voice("cello", "bass", "roots", 45),
-            ),
-            (
-                Voice("flute", "melody", "line", 84, 8),
-                Voice("accordion", "harmony", "chords", 69, -6),
-                Voice("guitar", "bass", "roots", 52, 4),
-                Voice("drums", "percussion", "kit"),
-            ),
-        ),
-        tempo_bpm=(66.0, 120.0),
-        gap_seconds=0.22,
-        fill=1.0,
-        event_gap_seconds=0.12,
-        articulation=0.9,
-        longest_seconds=3.0,
-        velocity=76,
-        range_db=18.0,
-    ),
+    kind: Style(*_MANNERS[kind], tuple(_voices(ensemble) for ensemble in ensembles))
+    for kind, ensembles in _ENSEMBLES.items()
 }
 """How each scene kind sounds."""

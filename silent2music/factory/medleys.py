@@ -74,10 +74,7 @@ def render_medleys(
         raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")
     names = [credit.path for credit in licensed_scores(folder)[0]]
     aside = held_out([names], config.validation_share)
-    stocks = {
-        "train": [n for n in names if n not in aside],
-        "validation": [n for n in names if n in aside],
-    }
+    stocks = {"train": [n for n in names if n not in aside], "validation": [n for n in names if n in aside]}
     lines = []
     for number in range(n_pieces):
         rng = np.random.default_rng([seed, number])

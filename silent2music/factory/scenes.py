@@ -327,11 +327,7 @@ FROM_MUSIC = ("muted", "leak")
 
 
 def _record(
-    kind: str,
-    sketch: Sketch,
-    rng: np.random.Generator,
-    levels: Levels,
-    level_dbfs: float | None = None,
+    kind: str, sketch: Sketch, rng: np.random.Generator, levels: Levels, level_dbfs: float | None = None
 ) -> Scene:
     """Room, recording chain, level, self-noise and 16-bit steps; then measure what came out.
 

@@ -43,10 +43,7 @@ class _Run:
 
 
 def run_recipe(
-    recipe: RecipeConfig,
-    out: Path,
-    stages: Sequence[str] = (),
-    progress: Progress | None = None,
+    recipe: RecipeConfig, out: Path, stages: Sequence[str] = (), progress: Progress | None = None
 ) -> Path:
     """Carry out a recipe, or some of its stages.
 
