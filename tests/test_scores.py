@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import symusic
 
-from silent2music.data.scores import (
+from silent2music.factory.scores import (
     all_notes,
     estimate_key,
     load_score,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
-from silent2music.data.ensembles import INSTRUMENTS
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.factory.ensembles import INSTRUMENTS
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.errors import DataError
 
 FloatArray = NDArray[np.float32]

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import READABLE_SUFFIXES, FloatArray, Waveform, atomic_path, read
-from silent2music.data.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
+from silent2music.factory.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
 from silent2music.errors import AudioError, DataError
 
 CACHE_VERSION = 6
