@@ -323,9 +323,8 @@ class _Run:
         with audio.atomic_path(self.out / STATE_FILE, force=True) as file:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
         with audio.atomic_path(self.out / STEP_FILE, force=True) as file:
-            file.write_text(
-                json.dumps({"step": self.step, "settings": to_dict(self.config)}, indent=2) + "\n"
-            )
+            state = {"step": self.step, "settings": to_dict(self.config)}
+            file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)
 
     def _load(self) -> None:

@@ -326,9 +326,8 @@ class _Run:
         with atomic_path(self.out / STATE_FILE, force=True) as file:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
         with atomic_path(self.out / STEP_FILE, force=True) as file:
-            file.write_text(
-                json.dumps({"step": self.step, "training": to_dict(self.config)}, indent=2) + "\n"
-            )
+            state = {"step": self.step, "training": to_dict(self.config)}
+            file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         self.average.save_pretrained(self.out / MODEL_FOLDER)
 
     def _load(self) -> None:
