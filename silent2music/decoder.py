@@ -36,13 +36,14 @@ class Conditioning:
     mask: Tensor
     tokens: Tensor
 
-    def stretch(self, first: int, n: int, n_rows: int = 1) -> Conditioning:
-        """Frames `first` to before `first + n`; a single row for each of `n_rows` rows."""
-        frames, mask = self.frames[:, first : first + n], self.mask[:, first : first + n]
-        if n_rows == 1:
-            return Conditioning(frames, mask, self.tokens)
-        tokens = self.tokens.expand(n_rows, -1, -1)
-        return Conditioning(frames.expand(n_rows, -1, -1), mask.expand(n_rows, -1), tokens)
+    def slice(self, begin: int, end: int) -> Conditioning:
+        """Frames `begin` to before `end`."""
+        return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens)
+
+    def expand(self, n_rows: int) -> Conditioning:
+        """A single row as that of each of `n_rows` rows."""
+        frames, tokens = self.frames.expand(n_rows, -1, -1), self.tokens.expand(n_rows, -1, -1)
+        return Conditioning(frames, self.mask.expand(n_rows, -1), tokens)
 
 
 class DelayPattern:

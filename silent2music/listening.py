@@ -122,7 +122,9 @@ def _window_steps(config: AmbientConfig) -> tuple[int, int]:
     return round(WINDOW_SECONDS * config.frame_rate), round(OVERLAP_SECONDS * config.frame_rate)
 
 
-def listen_whole(room: Recorded, seconds: float, config: ModelConfig, known: Mapping[str, Any] | None = None) -> Signals:
+def listen_whole(
+    room: Recorded, seconds: float, config: ModelConfig, known: Mapping[str, Any] | None = None
+) -> Signals:
     """Signals for `seconds` of music, one row: of the room's first stretch, or of the room repeated, measured whole.
 
     Args:
@@ -306,5 +308,4 @@ class Steering:
 
     def _embedded(self, known: Signals, n_ready: int, n_held: int) -> tuple[Conditioning, Conditioning]:
         given, null = self._embed(known.held(n_held))
-        n = n_ready - self._n_before
-        return given.stretch(self._n_before, n), null.stretch(self._n_before, n)
+        return given.slice(self._n_before, n_ready), null.slice(self._n_before, n_ready)

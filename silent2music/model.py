@@ -19,16 +19,24 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.audio import FloatArray, Recorded, Recording, Waveform, open_recording
+from silent2music.arrays import FloatArray, IntArray
+from silent2music.audio import Recorded, Recording, Waveform, open_recording
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.config import ModelConfig, Precision, SamplingConfig, default_model, from_dict, to_dict
 from silent2music.decoder import Conditioning, Decoder
-from silent2music.errors import AudioError, CheckpointError, S2MError
-from silent2music.listening import WINDOW_SECONDS, Measured, Steering, listen, listen_live, listen_whole, n_steps_of
+from silent2music.errors import AudioError, CheckpointError, S2MError, require
+from silent2music.listening import (
+    WINDOW_SECONDS,
+    Measured,
+    Steering,
+    listen,
+    listen_live,
+    listen_whole,
+    n_steps_of,
+)
 from silent2music.sampling import TokenLoop, generate_codes, token_loop
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
@@ -53,7 +61,7 @@ class Piece(Waveform):
         codes: `[K, T]` int64, of the codebooks that the model writes.
     """
 
-    codes: NDArray[np.int64]
+    codes: IntArray
 
 
 class Silent2Music(nn.Module):
@@ -253,7 +261,8 @@ class Silent2Music(nn.Module):
             own = zip(rooms, seeds, strict=True)
             return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
         heard = [
-            listen_whole(room, length, self.config, controls) for room, length in zip(rooms, lengths, strict=True)
+            listen_whole(room, length, self.config, controls)
+            for room, length in zip(rooms, lengths, strict=True)
         ]
         given, null = self.steer(Signals.collate(heard).to(self.device), without)
         sampling = self.resolved(sampling)
@@ -290,18 +299,18 @@ class Silent2Music(nn.Module):
         return self._packed[1]
 
     @torch.inference_mode()
-    def encode(self, music: Sound, sample_rate: int | None = None) -> NDArray[np.int64]:
+    def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
         """Codes `[K, T]` of music, of the codebooks that the model writes."""
         recorded = _recorded(music, sample_rate)
-        whole = Waveform(recorded.stretch(0, recorded.n_samples), recorded.sample_rate).mono()
+        whole = Waveform(recorded.slice(0, recorded.n_samples), recorded.sample_rate).mono()
         samples = np.repeat(whole.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
         codes = self.codec.encode(
             torch.from_numpy(samples)[None].to(self.device), self.config.decoder.n_codebooks
         )
-        return cast(NDArray[np.int64], codes[0].cpu().numpy())
+        return cast(IntArray, codes[0].cpu().numpy())
 
     @torch.inference_mode()
-    def decode(self, codes: NDArray[np.int64] | Tensor) -> Waveform:
+    def decode(self, codes: IntArray | Tensor) -> Waveform:
         """The sound of codes `[K, T]`."""
         samples = self.codec.decode(torch.as_tensor(codes, device=self.device)[None])[0].cpu().numpy()
         return Waveform(np.clip(samples, -1.0, 1.0), self.codec.sample_rate)
@@ -409,7 +418,7 @@ class Silent2Music(nn.Module):
             repo_id: `owner/name`, created if it is not there.
             options: as `huggingface_hub.upload_folder` takes them (`token`, `commit_message`, ...).
         """
-        hub = _hub()
+        hub = require("huggingface_hub", "hub")
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             hub.create_repo(repo_id, exist_ok=True, token=options.get("token"))
@@ -484,20 +493,9 @@ def _read_config(folder: Path) -> ModelConfig:
         raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
 
 
-def _hub() -> Any:
-    """`huggingface_hub`, which only those need who fetch models or publish them."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise CheckpointError(
-            "The Hugging Face hub needs the package huggingface_hub; pip install huggingface_hub, or give a folder."
-        ) from error
-    return huggingface_hub
-
-
 def _fetched(name: str, **options: Any) -> Path:
     """A repository of the hub, as a folder."""
-    hub = _hub()
+    hub = require("huggingface_hub", "hub")
     try:
         return Path(hub.snapshot_download(name, **options))
     except (OSError, ValueError) as error:

@@ -99,7 +99,9 @@ class Cells:
     def __init__(self, packed: PackedDecoder, n_rows: int) -> None:
         config, table = packed.decoder.config, packed.refinements
         self._radii, self._table = packed.decoder.cell_radii[:, None], table
-        self._offsets = torch.arange(config.n_codebooks, device=table.device)[:, None] * (config.codebook_size + 1)
+        self._offsets = torch.arange(config.n_codebooks, device=table.device)[:, None] * (
+            config.codebook_size + 1
+        )
         # Below any reach, the first draw lowest.
         self._order = torch.arange(-N_DRAWS, 0, dtype=table.dtype, device=table.device)
         # What the codes after the first add up to so far, in the frame that each codebook writes next.

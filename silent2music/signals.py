@@ -161,7 +161,9 @@ class Signals:
 
     def kept(self, keep: Mapping[str, Tensor]) -> Signals:
         """With each control that is named absent in the rows where its `keep` `[B]` is false."""
-        present = {name: there & keep[name] if name in keep else there for name, there in self.present.items()}
+        present = {
+            name: there & keep[name] if name in keep else there for name, there in self.present.items()
+        }
         return replace(self, present=present)
 
     def exchanged(self, other: Signals, *names: str) -> Signals:
@@ -193,7 +195,9 @@ class Signals:
                 rows.append(padded)
             return torch.cat(rows)
 
-        names = {axis: dict.fromkeys(n for p in parts for n in getattr(p, axis)) for axis in ("along", "whole")}
+        names = {
+            axis: dict.fromkeys(n for p in parts for n in getattr(p, axis)) for axis in ("along", "whole")
+        }
         absent = [part.mask.new_zeros(part.n_rows) for part in parts]
         present = {
             name: torch.cat([part.present.get(name, none) for part, none in zip(parts, absent, strict=True)])

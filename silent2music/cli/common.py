@@ -39,7 +39,9 @@ Device = Annotated[
 ]
 Control = Annotated[
     list[str] | None,
-    typer.Option("--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."),
+    typer.Option(
+        "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]

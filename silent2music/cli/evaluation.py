@@ -33,8 +33,8 @@ def validate(
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.audio import atomic_path
-    from silent2music.evaluation.likelihood import room_contrast
     from silent2music.config import default_model
+    from silent2music.evaluation.likelihood import room_contrast
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
@@ -107,8 +107,8 @@ def evaluate(
         raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
     import logging
 
-    from silent2music.evaluation import benchmark
     from silent2music.config import default_model
+    from silent2music.evaluation import benchmark
 
     config = benchmark.EvalConfig(
         n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision

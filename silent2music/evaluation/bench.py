@@ -106,7 +106,7 @@ def _tasks(model: Silent2Music, room: Waveform) -> list[Task]:
     codes = generate_codes(packed, heard, null, settings, [0])
 
     def steps(n_rows: int) -> Callable[[], object]:
-        rows, nulls = (one.stretch(0, one.frames.shape[1], n_rows) for one in (heard, null))
+        rows, nulls = (one.expand(n_rows) for one in (heard, null))
         return lambda: generate_codes(packed, rows, nulls, settings, range(n_rows))
 
     return [

@@ -178,7 +178,7 @@ def write_take(
         signals = listen_whole(room, room.seconds, model.config).to(model.device)
         conditioning, null = model.steer(signals)
         n_frames = 2 * grid.n_frames + _steps(LIKENESS_SECONDS, grid)
-        asked = [c.stretch(0, n_frames, len(seeds)) for c in (conditioning, null)]
+        asked = [c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null)]
         codes = generate_codes(model.packed_decoder(), *asked, sampling, seeds, progress)
         sounds = torch.cat([model.codec.decode(row[None])[:, 0] for row in codes])
     return Take(conditioning, null, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
@@ -279,7 +279,8 @@ def _write_tails(
     first = fold + grid.n_frames - n_tail - n_context
     lap = take.codes[row, :, fold : fold + grid.n_frames]
     context = take.codes[row, :, first : first + n_context]
-    asked = [c.stretch(first, n_context + n_tail, n_candidates) for c in (take.conditioning, take.null)]
+    until = first + n_context + n_tail
+    asked = [c.slice(first, until).expand(n_candidates) for c in (take.conditioning, take.null)]
     seeds = [take.seeds[row] + 1 + i for i in range(n_candidates)]
     prefix = context.expand(n_candidates, -1, -1)
     written = generate_codes(model.packed_decoder(), *asked, take.sampling, seeds, prefix=prefix)
@@ -324,7 +325,7 @@ def _head_nll(
     codes = torch.cat([context.expand(n_rows, -1, -1), tails, head.expand(n_rows, -1, -1)], dim=2)
     n_frames, n_before = codes.shape[2], codes.shape[2] - head.shape[1]
     grid = model.decoder.pattern.apply(codes)
-    logits = model.decoder(grid, conditioning.stretch(first, n_frames, n_rows))
+    logits = model.decoder(grid, conditioning.slice(first, first + n_frames).expand(n_rows))
     nll = torch.stack(
         [
             torch.nn.functional.cross_entropy(

@@ -25,9 +25,11 @@ import numpy as np
 from silent2music import config as settings
 from silent2music.audio import FloatArray, Waveform, atomic_path, write
 from silent2music.config import DataConfig
-from silent2music.factory.arranging import arrange
 from silent2music.data.pairs import MANIFEST, Pair
+from silent2music.errors import ConfigError, DataError
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.arranging import arrange
+from silent2music.factory.foley import pick_room
 from silent2music.factory.rendering import render
 from silent2music.factory.scenes import (
     FROM_MUSIC,
@@ -40,9 +42,7 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.scores import Score, load_score
-from silent2music.factory.foley import pick_room
 from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
-from silent2music.errors import ConfigError, DataError
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""

@@ -13,13 +13,13 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.config import DataConfig
-from silent2music.factory.build import LOADERS, licensed_scores
+from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, Part
+from silent2music.factory.build import LOADERS, licensed_scores
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import Score, ScorePart
 from silent2music.factory.sources import held_out
-from silent2music.errors import DataError
 
 FAMILIES = {
     "piano": range(8),

@@ -18,6 +18,8 @@ from itertools import pairwise
 import numpy as np
 
 from silent2music.audio import FloatArray, Waveform, db_to_gain, rms_dbfs
+from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
 from silent2music.factory.chain import (
     coloured_noise,
     fitted,
@@ -27,9 +29,6 @@ from silent2music.factory.chain import (
     recording_chain,
     rms,
 )
-from silent2music.factory.muted import mechanical_noise
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.factory.foley import (
     Sketch,
     boundaries,
@@ -44,8 +43,9 @@ from silent2music.factory.foley import (
     take_notes,
     walk,
 )
+from silent2music.factory.muted import mechanical_noise
+from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.factory.sources import Credit, Library, Room
-from silent2music.errors import DataError
 
 NOISE_MARGIN_DB = 6.0
 """So far under the quietest section of a scene that changes stays the microphone's own noise."""
