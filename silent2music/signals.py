@@ -326,7 +326,7 @@ class Embedder(nn.Module):
 
     def embed(self, name: str, signals: Signals) -> Tensor:
         """One control: `[B, S, D]` along time, `[B, n_tokens, D]` of the whole."""
-        null = self.nulls[name]
+        null: Tensor = self.nulls[name]
         if CONTROLS[name].axis == "along":
             null = null.expand(signals.n_rows, signals.n_frames, -1)
             if name not in signals.along:

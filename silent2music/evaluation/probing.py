@@ -124,7 +124,7 @@ class Subject:
 def _play(batch: Batch) -> list[Waveform]:
     model = loaded(batch.folder)
     model.precision = batch.precision
-    return model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.without)
+    return [*model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.without)]
 
 
 def _encode(job: tuple[str, Waveform]) -> Codes:
