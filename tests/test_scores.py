@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import symusic
 
+from silent2music.errors import DataError
 from silent2music.factory.scores import (
     all_notes,
     estimate_key,
@@ -11,7 +12,6 @@ from silent2music.factory.scores import (
     phrases,
     pick_passage,
 )
-from silent2music.errors import DataError
 
 TPQ = 480
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
