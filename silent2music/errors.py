@@ -5,6 +5,9 @@ catches `S2MError` once, prints the sentence and exits with 1; any other excepti
 keeps its traceback.
 """
 
+from importlib import import_module
+from typing import Any
+
 
 class S2MError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -24,3 +27,22 @@ class ConfigError(S2MError):
 
 class CheckpointError(S2MError):
     """A model or codec folder that is missing, incomplete or does not fit the code."""
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module that only an extra of this package brings.
+
+    Args:
+        module: its name, which may be that of a submodule.
+        extra: the extra in whose list it is.
+
+    Raises:
+        S2MError: if it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise S2MError(
+            f"{name} is not installed, which this needs; give `pip install 'silent2music[{extra}]'`."
+        ) from error

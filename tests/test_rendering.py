@@ -14,7 +14,7 @@ from silent2music.data.rendering import MUSIC_LUFS, PEAK_DBFS, render
 from silent2music.data.scores import Score, ScorePart
 from silent2music.errors import DataError
 from silent2music.evaluation.features import describe
-from silent2music.evaluation.metrics import energy_correlation, onset_scores
+from silent2music.evaluation.following import energy_correlation, onset_scores
 
 SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
 RATE = 24_000

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
 from silent2music.audio import Waveform
 from silent2music.errors import DataError
-
-FloatArray = NDArray[np.float64]
+from silent2music.evaluation.features import FloatArray
 
 HALL_RT60_SECONDS = 1.4
 GRAIN_SECONDS = 0.05
@@ -89,7 +87,7 @@ def arranged(
     return None
 
 
-def noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def white_noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """White noise at `NOISE_DBFS`: what every quality figure must call bad."""
     samples = rng.standard_normal((1, round(seconds * sample_rate))) * 10.0 ** (NOISE_DBFS / 20.0)
     return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)

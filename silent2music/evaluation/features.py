@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.filters import triangles
 
 FloatArray = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ def describe(music: Waveform) -> MusicFeatures:
         tempo_bpm=tempo,
         beat_strength=strength,
         energy_db=energy,
-        boundary_seconds=np.zeros(0) if silent else find_boundaries(mel_db, chroma),
+        boundary_seconds=np.zeros(0) if silent else section_boundaries(mel_db, chroma),
         chroma=chroma,
         density_hz=onsets.size * SAMPLE_RATE / samples.size,
         percussiveness=0.0 if silent else percussiveness(bands),
@@ -245,7 +246,7 @@ def _refined_lag(correlation: FloatArray, lag: float, reach: float) -> float:
     return float(peak + 0.5 * (left - right) / curvature)
 
 
-def find_boundaries(
+def section_boundaries(
     mel_db: FloatArray, chroma: FloatArray, window_seconds: float = 6.0, threshold: float = 0.045
 ) -> FloatArray:
     """Times at which the music changes its colour, texture or harmony for good.
@@ -264,6 +265,8 @@ def find_boundaries(
     Returns:
         `[J]` seconds, ascending, at least 2.5 s from either end and 4 s from each other.
     """
+    from scipy.ndimage import maximum_filter1d
+
     reach, edge = int(4.0 * TONAL_RATE_HZ), int(2.5 * TONAL_RATE_HZ)
     n_frames = mel_db.shape[1]
     if n_frames <= 2 * edge:
@@ -272,14 +275,9 @@ def find_boundaries(
     motion = np.abs(np.diff(heard, axis=1, prepend=heard[:, :1]))
     features = np.concatenate([heard - heard.mean(axis=0), 2.0 * motion, 2.0 * np.sqrt(chroma)])
     novelty = _likelihood_ratio(features, int(window_seconds * TONAL_RATE_HZ))
-    peaks: list[int] = []
-    for frame in np.argsort(-novelty, kind="stable"):
-        if novelty[frame] < threshold:
-            break
-        inside = edge <= frame <= n_frames - edge
-        if inside and _is_peak(novelty, frame, reach) and all(abs(frame - p) >= reach for p in peaks):
-            peaks.append(int(frame))
-    return np.sort(np.asarray(peaks, np.float64)) / TONAL_RATE_HZ
+    highest = maximum_filter1d(novelty, 2 * reach + 1, mode="constant", cval=-np.inf)
+    peaks = np.flatnonzero((novelty == highest) & (novelty >= threshold))
+    return np.asarray(peaks[(peaks >= edge) & (peaks <= n_frames - edge)] / TONAL_RATE_HZ, np.float64)
 
 
 def _likelihood_ratio(features: FloatArray, window: int, floor: float = 0.4) -> FloatArray:
@@ -288,26 +286,20 @@ def _likelihood_ratio(features: FloatArray, window: int, floor: float = 0.4) -> 
     frames = np.arange(n_frames)
     first, last = np.maximum(frames - window, 0), np.minimum(frames + window, n_frames)
     n_left, n_right = np.maximum(frames - first, 1), np.maximum(last - frames, 1)
-    zero = np.zeros((features.shape[0], 1))
-    total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
-    squares = np.concatenate([zero, np.cumsum(np.square(features), axis=1)], axis=1)
-
-    def moments(
-        start: NDArray[np.int64], end: NDArray[np.int64], n: NDArray[np.int64]
-    ) -> tuple[FloatArray, FloatArray]:
-        mean = (total[:, end] - total[:, start]) / n
-        return mean, np.maximum((squares[:, end] - squares[:, start]) / n - np.square(mean), 0.0)
-
-    left, within_left = moments(first, frames, n_left)
-    right, within_right = moments(frames, last, n_right)
+    moments = np.stack([features, np.square(features)])
+    total = np.cumsum(np.pad(moments, ((0, 0), (0, 0), (1, 0))), axis=2)
+    (left, left_square), (right, right_square) = (
+        (total[..., end] - total[..., start]) / n
+        for start, end, n in ((first, frames, n_left), (frames, last, n_right))
+    )
+    within_left, within_right = (
+        np.maximum(square - np.square(mean), 0.0)
+        for mean, square in ((left, left_square), (right, right_square))
+    )
     together = 0.5 * (within_left + within_right) + 0.25 * np.square(right - left)
     ratio = np.log(together + floor) - 0.5 * np.log((within_left + floor) * (within_right + floor))
     # A window that has shrunk to a few frames has moments of no meaning.
     return np.asarray(ratio.mean(axis=0) * np.minimum(n_left, n_right) / window)
-
-
-def _is_peak(curve: FloatArray, frame: int, reach: int) -> bool:
-    return bool(curve[frame] >= curve[max(0, frame - reach) : frame + reach + 1].max())
 
 
 def percussiveness(bands: FloatArray) -> float:
@@ -375,79 +367,59 @@ def chroma_from_power(power: FloatArray) -> FloatArray:
         `[12, F]`, C first, sum 1 where there is sound (less than 60 dB below the loudest frame), else 0.
     """
     folded = np.zeros((12, power.shape[1]))
-    notes = _semitone_matrix() @ np.sqrt(power)
+    notes = _semitone_filterbank() @ np.sqrt(power)
     np.add.at(folded, _SEMITONES % 12, notes)
     total = folded.sum(axis=0)
     silent = total <= max(1e-3 * total.max(), 1e-9)
     return np.asarray(np.where(silent, 0.0, folded / np.where(silent, 1.0, total)))
 
 
-def quality_feature_names() -> list[str]:
-    """The names of the columns of `quality_features`, in order."""
-    names = [f"mel_{stat}_{i:02d}" for stat in ("mean", "std") for i in range(_N_MELS)]
-    names += [f"mfcc_{stat}_{i:02d}" for stat in ("mean", "std") for i in range(_N_MFCC)]
-    names += [f"chroma_sorted_{i:02d}" for i in range(12)]
-    names += [f"chroma_std_{i:02d}" for i in range(12)]
-    names += [f"tonnetz_{stat}_{i}" for stat in ("mean", "std") for i in range(6)]
-    names += [f"contrast_{stat}_{i}" for stat in ("mean", "std") for i in range(len(_CONTRAST_EDGES_HZ) - 1)]
-    return [
-        *names,
-        "onset_rate_hz",
-        "onset_strength",
-        "onset_strength_std",
-        "ioi_median",
-        "ioi_iqr",
-        "beat_strength",
-    ]
-
-
 def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SECONDS) -> FloatArray:
     """The fixed feature set of the distances, one row per window (version `QUALITY_VERSION`).
+
+    Returns:
+        `[n, D]`, the entries of `quality_window` in order, for n whole windows (one if the music is shorter).
+    """
+    samples = _prepared(music)
+    size = int(window_seconds * SAMPLE_RATE)
+    n_windows = max(1, samples.size // size)
+    windows = (quality_window(samples[i * size : (i + 1) * size]) for i in range(n_windows))
+    return np.stack([np.concatenate(list(window.values())) for window in windows])
+
+
+def quality_window(samples: FloatArray) -> dict[str, FloatArray]:
+    """What a window `[N]` of music sounds like, by name.
 
     Means and standard deviations over the window of: 32 log-mel bands (dB re the window's mean power, so gain
     does not count), 13 MFCC, chroma (means sorted by strength, so that the key does not count), tonnetz
     (Harte, Sandler and Gasser, 2006; of the chroma rotated to its strongest class), spectral contrast (Jiang
     et al., 2002; 7 bands); then onsets per second, their strength and its spread, median and quartile range
     of the intervals between onsets, and beat strength.
-
-    Returns:
-        `[n, D]` for n whole windows (one if the music is shorter), D = `len(quality_feature_names())`.
     """
-    samples = _prepared(music)
-    size = int(window_seconds * SAMPLE_RATE)
-    n_windows = max(1, samples.size // size)
-    return np.stack([_quality_row(samples[i * size : (i + 1) * size]) for i in range(n_windows)])
-
-
-def _quality_row(samples: FloatArray) -> FloatArray:
-    power = _long_power(samples)
-    mel_db = _mel_db(power)
-    mel_db = mel_db - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     from scipy.fft import dct
 
-    mfcc = dct(mel_db, axis=0, norm="ortho")[:_N_MFCC]
+    power = _long_power(samples)
+    mel_db = _mel_db(power) - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     chroma = chroma_from_power(power)
     mean_chroma = chroma.mean(axis=1)
     rotated = np.roll(chroma, -int(np.argmax(mean_chroma)), axis=0)
-    tonnetz = _TONNETZ @ rotated
-    contrast = _spectral_contrast(power)
+    curves = {"mel": mel_db, "mfcc": dct(mel_db, axis=0, norm="ortho")[:_N_MFCC], "chroma": rotated}
+    curves |= {"tonnetz": _TONNETZ @ rotated, "contrast": _spectral_contrast(power)}
+    found = {}
+    for name, curve in curves.items():
+        found[f"{name}_mean"] = np.sort(mean_chroma)[::-1] if name == "chroma" else curve.mean(axis=1)
+        found[f"{name}_std"] = curve.std(axis=1)
     bands = _log_bands(samples)
     envelope = onset_envelope(bands) if samples.any() else np.zeros(bands.shape[1])
     frames = pick_onsets(envelope)
     intervals = np.diff(frames) / ONSET_RATE_HZ if frames.size >= 3 else np.full(2, 2.0)
     strengths = envelope[frames] if frames.size else np.zeros(1)
-    rhythm = [
-        frames.size * SAMPLE_RATE / samples.size,
-        strengths.mean(),
-        strengths.std(),
-        float(np.median(intervals)),
-        float(np.subtract(*np.percentile(intervals, [75, 25]))),
-        estimate_tempo(envelope)[1],
-    ]
-    blocks = [mel_db.mean(axis=1), mel_db.std(axis=1), mfcc.mean(axis=1), mfcc.std(axis=1)]
-    blocks += [np.sort(mean_chroma)[::-1], rotated.std(axis=1), tonnetz.mean(axis=1), tonnetz.std(axis=1)]
-    blocks += [contrast.mean(axis=1), contrast.std(axis=1), np.asarray(rhythm)]
-    return np.concatenate(blocks)
+    density_hz = frames.size * SAMPLE_RATE / samples.size
+    quartile_range = float(np.subtract(*np.percentile(intervals, [75, 25])))
+    found["onsets"] = np.array([density_hz, strengths.mean(), strengths.std()])
+    found["intervals"] = np.array([float(np.median(intervals)), quartile_range])
+    found["beat_strength"] = np.array([estimate_tempo(envelope)[1]])
+    return found
 
 
 def _spectral_contrast(power: FloatArray) -> FloatArray:
@@ -517,7 +489,7 @@ def _brightness_hz(power: FloatArray) -> float:
 
 
 def _register_midi(power: FloatArray) -> float:
-    notes = (_semitone_matrix() @ power).sum(axis=1)
+    notes = (_semitone_filterbank() @ power).sum(axis=1)
     share = np.cumsum(notes) / max(notes.sum(), 1e-30)
     return float(np.interp(0.5, share, _SEMITONES))
 
@@ -535,35 +507,29 @@ _TONNETZ = np.where(np.arange(6)[:, None] % 2 == 0, np.sin(_CIRCLES), np.cos(_CI
 @lru_cache(maxsize=1)
 def _log_filterbank() -> FloatArray:
     """`[M, 513]` triangles, 24 to the octave from 30 Hz to 11 kHz, at least one bin apart."""
-    frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
-    bins = np.unique(np.round(centres / frequencies[1]).astype(int))
-    return _triangles(bins[bins < frequencies.size].astype(np.float64), frequencies.size)
+    bins = np.unique(np.round(centres * _SHORT_FFT / SAMPLE_RATE).astype(int))
+    return _filterbank(bins.astype(np.float64), _SHORT_FFT)
 
 
 @lru_cache(maxsize=1)
 def _mel_filterbank() -> FloatArray:
     """`[_N_MELS, 2049]` triangles on the mel scale (2595 log10(1 + f / 700)), 40 Hz to 11.5 kHz."""
     low, high = (2595.0 * np.log10(1.0 + f / 700.0) for f in (40.0, 11500.0))
-    mel = np.linspace(low, high, _N_MELS + 2)
-    bins = 700.0 * (10.0 ** (mel / 2595.0) - 1.0) * _LONG_FFT / SAMPLE_RATE
-    return _triangles(bins, _LONG_FFT // 2 + 1)
+    hz = 700.0 * (10.0 ** (np.linspace(low, high, _N_MELS + 2) / 2595.0) - 1.0)
+    return _filterbank(hz * _LONG_FFT / SAMPLE_RATE, _LONG_FFT)
+
+
+def _filterbank(edges: FloatArray, n_fft: int) -> FloatArray:
+    """Triangular filters of unit area between `edges` in bins of a spectrum."""
+    filters = triangles(edges, np.arange(n_fft // 2 + 1))
+    return np.asarray(filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-12))
 
 
 @lru_cache(maxsize=1)
-def _semitone_matrix() -> FloatArray:
+def _semitone_filterbank() -> FloatArray:
     """`[73, 2049]` a triangle per note of `_SEMITONES`, a semitone to either side, 1.5 bins at least."""
     centres = 440.0 * 2.0 ** ((_SEMITONES - 69) / 12.0) * _LONG_FFT / SAMPLE_RATE
     half_width = np.maximum(centres * (2.0 ** (1 / 12.0) - 1.0), 1.5)
     distance = np.abs(np.arange(_LONG_FFT // 2 + 1)[None] - centres[:, None])
     return np.asarray(np.maximum(1.0 - distance / half_width[:, None], 0.0))
-
-
-def _triangles(bins: FloatArray, n_bins: int) -> FloatArray:
-    """Triangular filters of unit area with corners at successive entries of `bins`."""
-    position = np.arange(n_bins)[None]
-    left, centre, right = bins[:-2, None], bins[1:-1, None], bins[2:, None]
-    rise = (position - left) / (centre - left)
-    fall = (right - position) / (right - centre)
-    filters = np.maximum(np.minimum(rise, fall), 0.0)
-    return np.asarray(filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-12))

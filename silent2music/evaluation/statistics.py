@@ -6,9 +6,8 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.evaluation.features import FloatArray
 
 N_RESAMPLES = 2000
 

@@ -1,13 +1,15 @@
-"""How does it sound? Distances between sets of features, and what goes wrong in one piece."""
+"""How does it sound? Distances between sets of features, and what goes wrong in one piece.
+
+Metrics in the shape of mir_eval, as in `following`.
+"""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.evaluation.features import FloatArray
 
 MAJOR_PROFILE = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 MINOR_PROFILE = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
@@ -213,12 +215,3 @@ def repetition(chroma: FloatArray, rate_hz: float, min_lag_seconds: float = 2.0)
     spectrum = np.fft.rfft(deviation, 2 * n_frames, axis=1)
     sums = np.fft.irfft(np.square(np.abs(spectrum)).sum(axis=0))[: n_frames // 2 + 1]
     return float(np.clip((sums[lags] / (n_frames - lags)).max(), 0.0, 1.0))
-
-
-def beat_strength(onset_envelope: FloatArray, rate_hz: float) -> float:
-    """Highest autocorrelation of an onset envelope at a beat of 40 to 220 bpm, 0 (no pulse) to 1."""
-    from silent2music.evaluation.features import estimate_tempo
-
-    if not validate_samples(onset_envelope):
-        return 0.0
-    return estimate_tempo(onset_envelope, rate_hz)[1]
