@@ -327,14 +327,17 @@ class Silent2Music(
         save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
         save_codec(self.codec, save_directory / CODEC_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
-        (save_directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        (save_directory / CONFIG_FILE).write_text(
+            json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         card = save_directory / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())
             card.write_text(
                 "---\nlibrary_name: silent2music\nlicense: apache-2.0\ntags: [music-generation, audio]\n---\n\n"
                 f"# {self.config.name}\n\nA silent2music model with {n_weights / 1e6:.1f} M weights. "
-                "Say here what it was trained on, for how long, and what was measured.\n"
+                "Say here what it was trained on, for how long, and what was measured.\n",
+                encoding="utf-8",
             )
 
     @classmethod

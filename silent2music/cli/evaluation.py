@@ -22,6 +22,7 @@ from silent2music.cli.common import (
     progress_bar,
 )
 from silent2music.config import Precision, SamplingConfig
+from silent2music.errors import require
 
 
 def validate(
@@ -106,6 +107,8 @@ def evaluate(
         raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
     import logging
 
+    require("mir_eval", "eval")
+    require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
     from silent2music.export.infer import default_model
 

@@ -42,7 +42,7 @@ from silent2music.data.scenes import (
 from silent2music.data.scores import Score, load_score
 from silent2music.data.sketching import pick_room
 from silent2music.data.sources import Credit, Library, held_out, open_library, read_licences
-from silent2music.errors import ConfigError, DataError
+from silent2music.errors import ConfigError, DataError, require
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
@@ -114,6 +114,8 @@ def build(
         ConfigError: if hours, seed or workers are out of range.
         DataError: if the sources are missing or unusable, or `out` was built with other settings.
     """
+    for module in ("symusic", "pyroomacoustics"):
+        require(module, "train")
     if not hours > 0 or not math.isfinite(hours):
         raise ConfigError(f"hours is {hours}; expected more than 0.")
     if seed < 0 or workers < 1:

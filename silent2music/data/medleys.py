@@ -19,7 +19,7 @@ from silent2music.data.rendering import render
 from silent2music.data.rooms import simulated_room
 from silent2music.data.scores import Score, ScorePart
 from silent2music.data.sources import held_out
-from silent2music.errors import DataError
+from silent2music.errors import DataError, require
 
 FAMILIES = {
     "piano": range(8),
@@ -69,6 +69,8 @@ def render_medleys(
     Raises:
         DataError: if the scores or the synthesiser are missing or unusable.
     """
+    for module in ("symusic", "pyroomacoustics"):
+        require(module, "train")
     folder = Path(config.scores)
     if not config.scores or not folder.is_dir():
         raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")

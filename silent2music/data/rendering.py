@@ -160,7 +160,7 @@ def _synthesise(
         arguments += ["-r", str(sample_rate)]
         arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
         done = subprocess.run(
-            [*arguments, str(soundfont), str(midi)], capture_output=True, text=True, check=False
+            [*arguments, str(soundfont), str(midi)], capture_output=True, encoding="utf-8", errors="replace"
         )
         if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
             reason = (done.stderr.strip().splitlines() or ["no message"])[0]

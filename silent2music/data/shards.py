@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from silent2music import audio
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
-from silent2music.errors import DataError, S2MError
+from silent2music.errors import DataError, S2MError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +111,7 @@ def prepare(
         DataError: if `out` was prepared with another codec or other features, or the frame rates of codec and
             features differ, or no pair at all could be prepared.
     """
+    require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
@@ -489,6 +490,7 @@ class PairDataset:
         in_memory: bool = True,
         cache_dir: Path | str | None = None,
     ) -> None:
+        require("pyarrow", "train")
         self.meta = read_meta(folder)
         self.seed = seed
         self.epoch = 0

@@ -33,7 +33,7 @@ from silent2music.audio import atomic_path
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig, to_dict
 from silent2music.data.shards import Batch, Example, PairDataset, batches
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, require
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 
@@ -112,6 +112,7 @@ def train(
         )
     if (out / STEP_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
+    require("tensorboard", "train")  # accelerate would leave the log out and fail later
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation,
@@ -326,9 +327,8 @@ class _Run:
         with atomic_path(self.out / STATE_FILE, force=True) as file:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
         with atomic_path(self.out / STEP_FILE, force=True) as file:
-            file.write_text(
-                json.dumps({"step": self.step, "training": to_dict(self.config)}, indent=2) + "\n"
-            )
+            state = {"step": self.step, "training": to_dict(self.config)}
+            file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         self.average.save_pretrained(self.out / MODEL_FOLDER)
 
     def _load(self) -> None:
