@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.acoustics.boundaries import likelihood_ratio
 from silent2music.audio import FLOOR_DBFS, Waveform
 from silent2music.filters import mel_filters, triangles
 
@@ -272,7 +273,7 @@ def find_boundaries(
     heard = np.maximum(mel_db, mel_db.max() - 60.0) / 10.0
     motion = np.abs(np.diff(heard, axis=1, prepend=heard[:, :1]))
     features = np.concatenate([heard - heard.mean(axis=0), 2.0 * motion, 2.0 * np.sqrt(chroma)])
-    novelty = _likelihood_ratio(features, int(window_seconds * TONAL_RATE_HZ))
+    novelty = likelihood_ratio(features.T, int(window_seconds * TONAL_RATE_HZ), variance_floor=0.4)[:-1]
     peaks: list[int] = []
     for frame in np.argsort(-novelty, kind="stable"):
         if novelty[frame] < threshold:
@@ -281,30 +282,6 @@ def find_boundaries(
         if inside and _is_peak(novelty, frame, reach) and all(abs(frame - p) >= reach for p in peaks):
             peaks.append(int(frame))
     return np.sort(np.asarray(peaks, np.float64)) / TONAL_RATE_HZ
-
-
-def _likelihood_ratio(features: FloatArray, window: int, floor: float = 0.4) -> FloatArray:
-    """Log likelihood of two windows over one around each frame of `[D, F]`; `floor` is added to every variance."""
-    n_frames = features.shape[1]
-    frames = np.arange(n_frames)
-    first, last = np.maximum(frames - window, 0), np.minimum(frames + window, n_frames)
-    n_left, n_right = np.maximum(frames - first, 1), np.maximum(last - frames, 1)
-    zero = np.zeros((features.shape[0], 1))
-    total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
-    squares = np.concatenate([zero, np.cumsum(np.square(features), axis=1)], axis=1)
-
-    def moments(
-        start: NDArray[np.int64], end: NDArray[np.int64], n: NDArray[np.int64]
-    ) -> tuple[FloatArray, FloatArray]:
-        mean = (total[:, end] - total[:, start]) / n
-        return mean, np.maximum((squares[:, end] - squares[:, start]) / n - np.square(mean), 0.0)
-
-    left, within_left = moments(first, frames, n_left)
-    right, within_right = moments(frames, last, n_right)
-    together = 0.5 * (within_left + within_right) + 0.25 * np.square(right - left)
-    ratio = np.log(together + floor) - 0.5 * np.log((within_left + floor) * (within_right + floor))
-    # A window that has shrunk to a few frames has moments of no meaning.
-    return np.asarray(ratio.mean(axis=0) * np.minimum(n_left, n_right) / window)
 
 
 def _is_peak(curve: FloatArray, frame: int, reach: int) -> bool:
