@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
-from silent2music.audio import Waveform, atomic_path
+from silent2music.arrays import DoubleArray
+from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError, require
+from silent2music.files import atomic_path
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_COLUMNS = 2000
@@ -152,7 +153,7 @@ def _title(profile: AcousticProfile) -> str:
     )
 
 
-def _spectrogram_db(room: Waveform) -> NDArray[np.float64]:
+def _spectrogram_db(room: Waveform) -> DoubleArray:
     """Power in dB re full scale of at most `MAX_COLUMNS` spectra spread over the recording, `[bins, columns]`."""
     mono = room.mono().samples[0]
     mono = np.pad(mono, (0, max(0, N_FFT - mono.size)))

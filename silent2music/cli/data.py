@@ -82,8 +82,8 @@ def data_stats(
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
-    from silent2music.audio import atomic_path
     from silent2music.evaluation.pair_stats import pair_stats
+    from silent2music.files import atomic_path
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)

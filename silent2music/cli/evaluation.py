@@ -33,9 +33,9 @@ def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
-    from silent2music.audio import atomic_path
     from silent2music.evaluation.likelihood import room_contrast
     from silent2music.export.infer import default_model
+    from silent2music.files import atomic_path
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import DataError
-from silent2music.evaluation.features import FloatArray
 
 HALL_RT60_SECONDS = 1.4
 GRAIN_SECONDS = 0.05
 NOISE_DBFS = -18.0
 
 
-def room_vector(profile: AcousticProfile) -> FloatArray:
+def room_vector(profile: AcousticProfile) -> DoubleArray:
     """A room as a few figures on comparable scales, for finding one like it."""
     energy = np.asarray(profile.energy_dbfs, np.float64)
     return np.array(
@@ -35,7 +35,7 @@ def room_vector(profile: AcousticProfile) -> FloatArray:
     )
 
 
-def nearest_room(room: FloatArray, others: Sequence[FloatArray]) -> int:
+def nearest_room(room: DoubleArray, others: Sequence[DoubleArray]) -> int:
     """Index of the room vector nearest to `room` in Euclidean distance."""
     return int(np.argmin([np.linalg.norm(room - other) for other in others]))
 

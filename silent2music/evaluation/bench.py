@@ -30,6 +30,7 @@ from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError
 from silent2music.evaluation.stages import Progress, one_thread
+from silent2music.files import atomic_path
 from silent2music.listening import embed, listen, span
 from silent2music.model import Silent2Music
 from silent2music.sampling import draw, generate_codes
@@ -202,7 +203,7 @@ def write_bench(report: dict[str, Any], folder: Path, force: bool = False) -> st
     """
     text = table(report)
     for name, content in (("speed.json", json.dumps(report, indent=2)), ("speed.md", text)):
-        with audio.atomic_path(folder / name, force) as path:
+        with atomic_path(folder / name, force) as path:
             path.write_text(content + "\n", encoding="utf-8")
     return text
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import CheckpointError
-from silent2music.evaluation.features import FloatArray
 from silent2music.evaluation.quality import frechet_distance, kernel_distance
 from silent2music.evaluation.stages import Stages
 
@@ -45,7 +45,7 @@ def load_embedder(folder: str) -> tuple[Any, Any]:
     return extractor, model.eval()
 
 
-def embedding_rows(folder: str, music: Waveform) -> FloatArray:
+def embedding_rows(folder: str, music: Waveform) -> DoubleArray:
     """`[n, D]` embeddings of whole windows of `WINDOW_SECONDS`, one if the music is shorter.
 
     CLAP's audio embedding, or of another model the mean of the last hidden states.

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import require
-from silent2music.evaluation.features import FloatArray, MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, describe
 
 RHYTHMIC_KINDS = ("steps", "machine", "muted")
 """Scene kinds whose events a listener would tap to."""
@@ -90,7 +91,7 @@ class RetrievalScores(NamedTuple):
     chance_mean_reciprocal_rank: float
 
 
-def validate_times(reference_seconds: FloatArray, estimated_seconds: FloatArray) -> bool:
+def validate_times(reference_seconds: DoubleArray, estimated_seconds: DoubleArray) -> bool:
     """Check two lists of times; True where both have entries.
 
     Warns:
@@ -110,7 +111,7 @@ def validate_times(reference_seconds: FloatArray, estimated_seconds: FloatArray)
 
 
 def onset_scores(
-    reference_onset_seconds: FloatArray, estimated_onset_seconds: FloatArray, window_seconds: float = 0.05
+    reference_onset_seconds: DoubleArray, estimated_onset_seconds: DoubleArray, window_seconds: float = 0.05
 ) -> MatchScores:
     """Hit rate, precision and F of onsets, matched one to one within ±50 ms.
 
@@ -130,7 +131,7 @@ def onset_scores(
 
 
 def loris_beat_scores(
-    reference_onset_seconds: FloatArray, estimated_onset_seconds: FloatArray, seconds: float
+    reference_onset_seconds: DoubleArray, estimated_onset_seconds: DoubleArray, seconds: float
 ) -> LorisScores:
     """BCS and BHS in the definition of LORIS: onsets put into bins of 1 s, a bin counted once.
 
@@ -191,7 +192,7 @@ within_8_percent_octave=1.0)
     return TempoAgreement(*(float(error <= t + edge) for error in (strict, octave) for t in (0.04, 0.08)))
 
 
-def validate_curves(reference_db: FloatArray, estimated_db: FloatArray) -> bool:
+def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> bool:
     """Check two energy curves; True where both have at least 3 frames and vary.
 
     Warns:
@@ -211,8 +212,8 @@ def validate_curves(reference_db: FloatArray, estimated_db: FloatArray) -> bool:
 
 
 def energy_correlation(
-    reference_db: FloatArray,
-    estimated_db: FloatArray,
+    reference_db: DoubleArray,
+    estimated_db: DoubleArray,
     rate_hz: float = 10.0,
     max_lag_seconds: float = 1.0,
     range_db: float = 60.0,
@@ -248,27 +249,27 @@ def energy_correlation(
     return EnergyCorrelation(pearson[best], spearman, lags[best] / rate_hz)
 
 
-def _shifted(reference: FloatArray, estimated: FloatArray, lag: int) -> tuple[FloatArray, FloatArray]:
+def _shifted(reference: DoubleArray, estimated: DoubleArray, lag: int) -> tuple[DoubleArray, DoubleArray]:
     """The overlapping parts when the estimate is `lag` frames late."""
     n = reference.size
     return reference[max(0, -lag) : n - max(0, lag)], estimated[max(0, lag) : n - max(0, -lag)]
 
 
-def _rank(values: FloatArray) -> FloatArray:
+def _rank(values: DoubleArray) -> DoubleArray:
     """Ranks, ties sharing their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - 0.5 * (counts - 1))[inverse], np.float64)
 
 
-def _pearson(x: FloatArray, y: FloatArray) -> float:
+def _pearson(x: DoubleArray, y: DoubleArray) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 1e-12 else 0.0
 
 
 def boundary_scores(
-    reference_boundary_seconds: FloatArray,
-    estimated_boundary_seconds: FloatArray,
+    reference_boundary_seconds: DoubleArray,
+    estimated_boundary_seconds: DoubleArray,
     seconds: float,
     window_seconds: float = 0.5,
 ) -> MatchScores:
@@ -293,7 +294,7 @@ def boundary_scores(
     return MatchScores(float(recall), float(precision), float(f_measure))
 
 
-def validate_similarities(similarities: FloatArray) -> bool:
+def validate_similarities(similarities: DoubleArray) -> bool:
     """Check a square matrix of similarities; True where it has entries.
 
     Warns:
@@ -311,7 +312,7 @@ def validate_similarities(similarities: FloatArray) -> bool:
     return bool(similarities.size)
 
 
-def ranks(similarities: FloatArray) -> FloatArray:
+def ranks(similarities: DoubleArray) -> DoubleArray:
     """Rank, from 1, of the true item for each query, the true item being on the diagonal.
 
     Ties take their middle rank, so that a judge that says the same of everything is at chance and not first.
@@ -325,7 +326,7 @@ def ranks(similarities: FloatArray) -> FloatArray:
     )
 
 
-def retrieval_scores(similarities: FloatArray) -> RetrievalScores:
+def retrieval_scores(similarities: DoubleArray) -> RetrievalScores:
     """R@1, R@5 and MRR of finding the room from the music, with what chance would give.
 
     Args:
@@ -357,10 +358,10 @@ class RoomReference:
     """
 
     seconds: float
-    event_seconds: FloatArray
+    event_seconds: DoubleArray
     tempo_bpm: float | None
-    energy_db: FloatArray
-    boundary_seconds: FloatArray
+    energy_db: DoubleArray
+    boundary_seconds: DoubleArray
     rhythmic: bool
     changing: bool
 
@@ -368,7 +369,7 @@ class RoomReference:
 def labelled_reference(profile: AcousticProfile, labels: Mapping[str, Any]) -> RoomReference:
     """The room as its labels know it; the energy curve is the measured one, which is its own truth."""
 
-    def times(values: Sequence[float]) -> FloatArray:
+    def times(values: Sequence[float]) -> DoubleArray:
         # The room may have been cut shorter than its labels.
         return np.sort(np.asarray([t for t in values if t < profile.seconds], np.float64))
 

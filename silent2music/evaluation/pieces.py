@@ -13,6 +13,7 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.config import DataConfig, Precision, from_dict
 from silent2music.data.pairs import Pair, load_pair, read_pairs
@@ -20,7 +21,6 @@ from silent2music.errors import S2MError
 from silent2music.evaluation import baselines, quality
 from silent2music.evaluation.features import (
     TONAL_RATE_HZ,
-    FloatArray,
     MusicFeatures,
     describe,
     power_spectrum,
@@ -74,7 +74,7 @@ class Inspected:
     """All that is kept of a piece of music."""
 
     features: MusicFeatures
-    quality: FloatArray
+    quality: DoubleArray
     faults: dict[str, float]
 
 
@@ -183,7 +183,7 @@ def retrieved(
     return [pieces[i] for i in nearest]
 
 
-def _room_vector(folder: Path, seconds: float | None, pair: Pair) -> FloatArray:
+def _room_vector(folder: Path, seconds: float | None, pair: Pair) -> DoubleArray:
     return baselines.room_vector(analyze(first_seconds(load_pair(folder, pair)[0], seconds)))
 
 

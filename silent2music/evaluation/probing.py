@@ -9,22 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from silent2music.ambient import AmbientFeatures
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
 from silent2music.evaluation import originality
-from silent2music.evaluation.features import FloatArray, MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.following import ranks
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
 from silent2music.evaluation.tables import GROUP, Figures, grouped, plain_interval, spread
 from silent2music.model import Silent2Music
-
-Codes = NDArray[np.int64]
 
 LIKELIHOOD_SECONDS = 8.0
 LONG_SECONDS = 120.0
@@ -76,7 +74,7 @@ class Subject:
         play = partial(_play, self.folder, self.config.precision, self.sampling, seconds, drop_room)
         return [music for batch in self.stages.run(name, play, jobs) for music in batch]
 
-    def tokens(self, name: str, music: Sequence[Waveform]) -> list[Codes]:
+    def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
         """Codes `[K, T]` of music."""
         return self.stages.run(name, partial(_encode, self.folder), music)
 
@@ -113,7 +111,7 @@ def _play(
     return model.generate_batch(job[0], sampling, job[1], seconds, drop_room)
 
 
-def _encode(folder: str, music: Waveform) -> Codes:
+def _encode(folder: str, music: Waveform) -> IntArray:
     """Codes `[K, T]` of the codebooks that the model writes."""
     model = loaded(folder)
     samples = music.mono().resampled(model.codec.sample_rate).samples
@@ -136,13 +134,13 @@ def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Wavefor
     return subject.play("music without a room", rooms, seeds, drop_room=True)
 
 
-def through_codec(subject: Subject, codes: Sequence[Codes], music: Sequence[Waveform]) -> list[Waveform]:
+def through_codec(subject: Subject, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
     """Real music after the codec, the ceiling of any model that writes its tokens."""
     jobs = [(own, real.seconds) for own, real in zip(codes, music, strict=True)]
     return subject.stages.run("codec", partial(_decode, subject.folder), jobs)
 
 
-def _decode(folder: str, job: tuple[Codes, float]) -> Waveform:
+def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
     codes, seconds = job
     codec = loaded(folder).codec
     with torch.inference_mode():
@@ -151,7 +149,7 @@ def _decode(folder: str, job: tuple[Codes, float]) -> Waveform:
     return Waveform(np.clip(samples, -1.0, 1.0), codec.sample_rate)
 
 
-def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) -> Figures:
+def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
     """The model as judge: rank of the true room among up to 32 by the teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
@@ -199,7 +197,7 @@ def _features(folder: str, room: Waveform) -> AmbientFeatures:
 
 
 @torch.inference_mode()
-def _losses(folder: str, job: tuple[list[AmbientFeatures], list[Codes]]) -> list[FloatArray]:
+def _losses(folder: str, job: tuple[list[AmbientFeatures], list[IntArray]]) -> list[DoubleArray]:
     """For each piece its loss under every room, then under none."""
     features, codes = job
     model = loaded(folder)
@@ -220,7 +218,7 @@ def _losses(folder: str, job: tuple[list[AmbientFeatures], list[Codes]]) -> list
 
 def training_music(
     subject: Subject, folder: Path, training: Sequence[Pair]
-) -> tuple[dict[str, MusicFeatures], list[Codes]]:
+) -> tuple[dict[str, MusicFeatures], list[IntArray]]:
     """Training music as the model was taught it, through the codec: measured, by name; and its codes."""
     taught = partial(_taught, subject.folder, folder, subject.config.seconds)
     found = subject.stages.run("training music", taught, training)
@@ -230,7 +228,7 @@ def training_music(
 
 def _taught(
     model_folder: str, folder: Path, seconds: float | None, pair: Pair
-) -> tuple[MusicFeatures, Codes]:
+) -> tuple[MusicFeatures, IntArray]:
     music = read_music(folder, seconds, pair)
     codes = _encode(model_folder, music)
     return describe(_decode(model_folder, (codes, music.seconds))), codes
@@ -248,7 +246,9 @@ def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str
     return dict(zip((pair.music for pair in training), described, strict=True))
 
 
-def token_runs(subject: Subject, library: Sequence[Codes], tokens: Mapping[str, Sequence[Codes]]) -> Figures:
+def token_runs(
+    subject: Subject, library: Sequence[IntArray], tokens: Mapping[str, Sequence[IntArray]]
+) -> Figures:
     """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
     rows = [codes[0] for codes in library]
     if not rows:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from silent2music.audio import atomic_path
 from silent2music.evaluation.tables import Figures
+from silent2music.files import atomic_path
 from silent2music.plotting import new_figure, save
 
 SYSTEMS = {

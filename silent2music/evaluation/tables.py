@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.evaluation import originality
-from silent2music.evaluation.features import QUALITY_VERSION, FloatArray, MusicFeatures
+from silent2music.evaluation.features import QUALITY_VERSION, MusicFeatures
 from silent2music.evaluation.following import (
     MIN_EVENTS,
     SCORES,
@@ -220,7 +220,7 @@ def _retrieval(items: Sequence[Item], pieces: Pieces) -> Figures:
     }
 
 
-def grouped(n: int) -> list[NDArray[np.int64]]:
+def grouped(n: int) -> list[IntArray]:
     """Numbers 0 to n - 1 in groups of `GROUP` or a few more; one group if there are fewer."""
     return [group.astype(np.int64) for group in np.array_split(np.arange(n), max(1, n // GROUP))]
 
@@ -234,7 +234,7 @@ def _quality(systems: Mapping[str, Pieces]) -> dict[str, dict[str, float]]:
     reference = np.concatenate([p.quality for p in systems["real"][::2] if p])
     mean, spread = reference.mean(axis=0), reference.std(axis=0) + 1e-6
 
-    def scaled(rows: FloatArray) -> FloatArray:
+    def scaled(rows: DoubleArray) -> DoubleArray:
         return np.asarray(np.clip((rows - mean) / spread, -10.0, 10.0))
 
     result = {}
@@ -345,7 +345,7 @@ def originality_of(
     return report
 
 
-def _nearest(library: Mapping[str, FloatArray], features: MusicFeatures) -> originality.Nearest:
+def _nearest(library: Mapping[str, DoubleArray], features: MusicFeatures) -> originality.Nearest:
     queries = [originality.fingerprint(features, late) for late in (False, True)]
     # A library of pieces too short for an alignment is as far as can be.
     return originality.nearest(queries, library) or originality.Nearest("", 1.0)
