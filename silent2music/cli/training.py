@@ -43,7 +43,7 @@ def run_recipe(
     overrides: Set = None,
 ) -> None:
     """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
-    from silent2music.pipeline import run_recipe as carry_out
+    from silent2music.training.recipe import run_recipe as carry_out
 
     with progress_bar() as steps:
         made = carry_out(settings_of(recipe, overrides), out, [s for s in stages.split(",") if s], steps)
@@ -146,7 +146,7 @@ def codec_music(
     overrides: Set = None,
 ) -> None:
     """Render scores with instruments of every family, to fit and to test codecs on."""
-    from silent2music.data.medleys import render_medleys
+    from silent2music.factory.medleys import render_medleys
 
     with progress_bar() as steps:
         data = replace(settings_of(None, overrides).data, scores=str(scores))

@@ -43,10 +43,7 @@ class _Run:
 
 
 def run_recipe(
-    recipe: RecipeConfig,
-    out: Path,
-    stages: Sequence[str] = (),
-    progress: Progress | None = None,
+    recipe: RecipeConfig, out: Path, stages: Sequence[str] = (), progress: Progress | None = None
 ) -> Path:
     """Carry out a recipe, or some of its stages.
 
@@ -77,7 +74,7 @@ def run_recipe(
 
 
 def _build_pairs(run: _Run) -> None:
-    from silent2music.data.factory import build
+    from silent2music.factory.build import build
 
     settings = run.recipe.run
     build(
