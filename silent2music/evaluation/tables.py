@@ -63,7 +63,10 @@ def tabulate(
         "config": stated(config),
         **follow_tables(
             [item.references for item in items],
-            {name: [piece and piece.features for piece in pieces] for name, pieces in systems.items()},
+            {
+                name: [piece.features if piece else None for piece in pieces]
+                for name, pieces in systems.items()
+            },
             partner,
             config.seed,
         ),
