@@ -33,8 +33,8 @@ def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
+    from silent2music.config import default_model
     from silent2music.evaluation.likelihood import room_contrast
-    from silent2music.export.infer import default_model
     from silent2music.files import atomic_path
     from silent2music.model import Silent2Music
 
@@ -56,8 +56,9 @@ def bench(
 ) -> None:
     """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
     from silent2music.audio import read
+    from silent2music.config import default_model
     from silent2music.evaluation import bench as speed
-    from silent2music.export.infer import DEMO_ROOM, default_model
+    from silent2music.export.infer import DEMO_ROOM
 
     if not force:
         speed.refuse_existing(out)
@@ -107,10 +108,11 @@ def evaluate(
         raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
     import logging
 
+    from silent2music.config import default_model
+
     require("mir_eval", "eval")
     require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
-    from silent2music.export.infer import default_model
 
     config = benchmark.EvalConfig(
         n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision

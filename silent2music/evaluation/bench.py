@@ -8,7 +8,6 @@ depend on them.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import platform
@@ -26,12 +25,11 @@ import torch
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.conditioning import Conditioning
-from silent2music.config import SamplingConfig
+from silent2music.decoder import Conditioning
 from silent2music.errors import AudioError
 from silent2music.evaluation.stages import Progress, one_thread
 from silent2music.files import atomic_path
-from silent2music.listening import embed, listen, span
+from silent2music.listening import listen_whole, span
 from silent2music.model import Silent2Music
 from silent2music.sampling import draw, generate_codes
 
@@ -101,16 +99,12 @@ def _interleaved(tasks: Mapping[str, Task], n_rounds: int, tell: Progress) -> di
 
 def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
     """All that is timed inside the process."""
-    settings = SamplingConfig(guidance=model.config.guidance)
-    heard = _conditioning(model, room, STEP_SECONDS)
-    packed, null = model.packed_decoder(), model.null(heard)
+    settings, packed = model.resolved(), model.packed_decoder()
+    heard, null = _conditioning(model, room, STEP_SECONDS)
     codes = generate_codes(packed, heard, null, settings, [0])
 
     def steps(n_rows: int) -> Task:
-        rows, nulls = (
-            Conditioning(*(part.expand(n_rows, *part.shape[1:]) for part in dataclasses.astuple(one)))
-            for one in (heard, null)
-        )
+        rows, nulls = (one.expand(n_rows) for one in (heard, null))
         return n_rows * STEP_SECONDS, lambda: generate_codes(packed, rows, nulls, settings, range(n_rows))
 
     return {
@@ -124,12 +118,9 @@ def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
     }
 
 
-def _conditioning(model: Silent2Music, room: Waveform, seconds: float) -> Conditioning:
-    """What the decoder is told of a room."""
-    parts = list(embed(model.ambient, listen(room, seconds, model.config.ambient)))
-    frames = torch.cat([part.frames for part in parts], dim=1)
-    mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-    return Conditioning(frames, mask, parts[0].tokens, parts[0].tokens_mask)
+def _conditioning(model: Silent2Music, room: Waveform, seconds: float) -> tuple[Conditioning, Conditioning]:
+    """What the decoder is told of a room, and of none."""
+    return model.steer(listen_whole(room, seconds, model.config).to(model.device))
 
 
 def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
@@ -144,7 +135,7 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
     logging.set_verbosity_error()
-    sizes, settings = model.config.decoder, SamplingConfig(guidance=model.config.guidance)
+    sizes, settings = model.config.decoder, model.resolved()
     filler = sizes.codebook_size
     config = MusicgenDecoderConfig(
         vocab_size=sizes.codebook_size,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from silent2music.ambient import AmbientFeatures
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
@@ -22,7 +21,9 @@ from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_se
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
 from silent2music.evaluation.tables import GROUP, Figures, grouped, plain_interval, spread
+from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
+from silent2music.signals import ROOM, Signals
 
 LIKELIHOOD_SECONDS = 8.0
 LONG_SECONDS = 120.0
@@ -62,7 +63,7 @@ class Subject:
         rooms: Sequence[Waveform],
         seeds: Sequence[int],
         seconds: float | None = None,
-        drop_room: bool = False,
+        without: Sequence[str] = (),
         batch_size: int | None = None,
     ) -> list[Waveform]:
         """The model's music for rooms, for each a seed; by default as long as the room.
@@ -71,7 +72,7 @@ class Subject:
         """
         size = batch_size or self.config.batch_size
         jobs = [(rooms[i : i + size], seeds[i : i + size]) for i in range(0, len(rooms), size)]
-        play = partial(_play, self.folder, self.config.precision, self.sampling, seconds, drop_room)
+        play = partial(_play, self.folder, self.config.precision, self.sampling, seconds, without)
         return [music for batch in self.stages.run(name, play, jobs) for music in batch]
 
     def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
@@ -93,9 +94,8 @@ def subject(
     """
     # The folder may hold another model than when it was read last.
     loaded.cache_clear()
-    guidance = loaded(str(folder)).config.guidance if guidance is None else guidance
     drawing = replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
-    return Subject(str(folder), drawing, config, stages)
+    return Subject(str(folder), loaded(str(folder)).resolved(drawing), config, stages)
 
 
 def _play(
@@ -103,12 +103,12 @@ def _play(
     precision: Precision | None,
     sampling: SamplingConfig,
     seconds: float | None,
-    drop_room: bool,
+    without: Sequence[str],
     job: tuple[Sequence[Waveform], Sequence[int]],
 ) -> list[Waveform]:
     model = loaded(folder)
     model.precision = precision
-    return model.generate_batch(job[0], sampling, job[1], seconds, drop_room)
+    return [*model.generate_batch(job[0], sampling, job[1], seconds, without)]
 
 
 def _encode(folder: str, music: Waveform) -> IntArray:
@@ -131,7 +131,7 @@ def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Wavefor
     """The same seeds without a room. Partners get the same piece: one for both is made."""
     rooms = [item.room for item in items[::2]]
     seeds = [subject.config.seed + i for i in range(len(rooms))]
-    return subject.play("music without a room", rooms, seeds, drop_room=True)
+    return subject.play("music without a room", rooms, seeds, without=(ROOM,))
 
 
 def through_codec(subject: Subject, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
@@ -159,7 +159,7 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     n_frames = int(min(LIKELIHOOD_SECONDS * subject.model.codec.frame_rate, shortest))
     order = np.random.default_rng(seed).permutation(len(items))[: subject.config.n_likelihood]
     rooms = [items[i].room for i in order]
-    features = subject.stages.run("features of rooms", partial(_features, subject.folder), rooms)
+    features = subject.stages.run("features of rooms", partial(_signals, subject.folder), rooms)
     groups = grouped(len(order))
     jobs = [
         ([features[k] for k in group], [codes[order[k]][:, :n_frames] for k in queries])
@@ -192,26 +192,23 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     }
 
 
-def _features(folder: str, room: Waveform) -> AmbientFeatures:
-    return loaded(folder).features(room)
+def _signals(folder: str, room: Waveform) -> Signals:
+    return listen_whole(room, room.seconds, loaded(folder).config)
 
 
 @torch.inference_mode()
-def _losses(folder: str, job: tuple[list[AmbientFeatures], list[IntArray]]) -> list[DoubleArray]:
+def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[DoubleArray]:
     """For each piece its loss under every room, then under none."""
-    features, codes = job
+    rooms, codes = job
     model = loaded(folder)
-    n_frames = codes[0].shape[1]
-    frames = torch.stack([torch.from_numpy(f.frames[:n_frames]) for f in features])
-    scalars = torch.stack([torch.from_numpy(f.scalars) for f in features])
-    mask = torch.ones(len(features), n_frames, dtype=torch.bool)
-    conditioning = model.condition(frames, scalars, mask)
-    null = model.null(model.condition(frames[: len(codes)], scalars[: len(codes)], mask[: len(codes)]))
+    signals = Signals.collate(rooms).slice(0, codes[0].shape[1])
     every = torch.stack([torch.from_numpy(own) for own in codes])
-    dropped = model.token_nll(every, mask[: len(codes)], null).mean(dim=1).double().numpy()
+    no_room = model.condition(signals.without(ROOM).rows(range(len(codes))))
+    dropped = model.token_nll(every, no_room).mean(dim=1).double().numpy()
+    conditioning = model.condition(signals)
     rows = []
     for own, none in zip(every, dropped, strict=True):
-        nll = model.token_nll(own[None].expand(len(features), -1, -1), mask, conditioning)
+        nll = model.token_nll(own[None].expand(len(rooms), -1, -1), conditioning)
         rows.append(np.append(nll.mean(dim=1).double().numpy(), none))
     return rows
 

@@ -35,7 +35,7 @@ from silent2music.training.codec_trainers import (
     SeanetTrainer,
 )
 from silent2music.training.excerpts import code_music, crops
-from silent2music.training.loop import resolved_precision
+from silent2music.training.state import resolved_precision
 
 STATE_FILE = "state.safetensors"
 STEP_FILE = "state.json"

@@ -125,12 +125,12 @@ def _encode_tokens(run: _Run) -> None:
 
 def _train_model(run: _Run) -> None:
     from silent2music.plotting import plot_losses
-    from silent2music.training.loop import LOG_FILE, STEP_FILE, train
+    from silent2music.training.loop import LOG_FILE, STATE_FILE, train
 
     _need(run.out / "tokens" / "meta.json", "tokens")
     training = run.out / "training"
     start = Path(run.recipe.run.start) if run.recipe.run.start else None
-    resume = (training / STEP_FILE).exists()
+    resume = (training / STATE_FILE).exists()
     model = train(run.recipe, run.out / "tokens", run.codec, training, resume, start)
     shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
     plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
