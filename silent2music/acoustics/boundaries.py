@@ -123,7 +123,9 @@ def evidence(cells: FloatArray) -> dict[str, DoubleArray]:
         "abrupt": np.minimum(abrupt, MAX_STEP_DB).mean(axis=1),
         "colour": colour.std(axis=1),
         "distance": _distance(quiet),
-        "likelihood": _likelihood_ratio(loud),
+        "likelihood": likelihood_ratio(loud, _cells(LASTING_SECONDS), VARIANCE_FLOOR_DB2)
+        * 1.5
+        * CELL_RATE_HZ,
         "floor_drift": np.abs(lasting.mean(axis=1)),
         "level_drift": np.abs(level.mean(axis=1)),
         "peak_drift": np.abs(peak.mean(axis=1)),
@@ -177,28 +179,37 @@ def _distance(quiet: DoubleArray) -> DoubleArray:
     return np.asarray(np.sqrt(np.mean(np.minimum(distance, MAX_DISTANCE) ** 2, axis=1)))
 
 
-def _likelihood_ratio(loud: DoubleArray) -> DoubleArray:
-    """`[n + 1]` log likelihood per second of two Gaussians of diagonal covariance against one, mean over bands.
+def likelihood_ratio(features: DoubleArray, window: int, variance_floor: float) -> DoubleArray:
+    """Log likelihood of two Gaussians of diagonal covariance, one on each side, against a single one for both.
 
     Willsky and Jones, "A generalized likelihood ratio approach to the detection and estimation of jumps in
     linear systems", IEEE TAC 21(1), 1976. Where one side is shorter, the ratio counts for less.
+
+    Args:
+        features: `[T, D]`.
+        window: frames that count on either side.
+        variance_floor: added to the variance of every dimension.
+
+    Returns:
+        `[T + 1]`, at the border before each frame and after the last: per frame, mean over dimensions; 0 at both ends.
     """
-    n, side = len(loud), _cells(LASTING_SECONDS)
-    zero = np.zeros((1, N_BANDS))
-    total = np.concatenate([zero, np.cumsum(loud, axis=0, dtype=np.float64)])
-    squares = np.concatenate([zero, np.cumsum(np.square(loud, dtype=np.float64), axis=0)])
+    n = len(features)
+    total, squares = (
+        np.pad(np.cumsum(x, axis=0, dtype=np.float64), ((1, 0), (0, 0)))
+        for x in (features, np.square(features, dtype=np.float64))
+    )
     at = np.arange(n + 1)
-    first, last = np.maximum(at - side, 0), np.minimum(at + side, n)
+    first, last = np.maximum(at - window, 0), np.minimum(at + window, n)
 
     def moments(start: IntArray, end: IntArray) -> tuple[DoubleArray, DoubleArray]:
         count = np.maximum(end - start, 1)[:, None]
         mean = (total[end] - total[start]) / count
-        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + VARIANCE_FLOOR_DB2
+        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + variance_floor
 
     (left, left_variance), (right, right_variance) = moments(first, at), moments(at, last)
     together = (left_variance + right_variance) / 2 + (right - left) ** 2 / 4
     ratio = np.log(together) - np.log(left_variance * right_variance) / 2
-    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / side * 1.5 * CELL_RATE_HZ)
+    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / window)
 
 
 def _density_distance(events: tuple[Event, ...], n_cells: int) -> DoubleArray:

@@ -12,7 +12,7 @@ import torch
 
 from silent2music.data.shards import PairDataset, batches
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import Interval, bootstrap_mean, paired_difference
 from silent2music.model import Silent2Music
 
 ROOMS = ("true", "shuffled", "dropped")

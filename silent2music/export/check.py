@@ -21,7 +21,7 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, require
 from silent2music.export.layers import LAYERS
 from silent2music.export.manifest import MANIFEST, check_manifest
 from silent2music.export.onsets import NEAR_SECONDS
@@ -109,6 +109,7 @@ def check_ambience(folder: Path) -> list[FileCheck]:
     path = folder / MANIFEST
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
+    require("librosa")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
