@@ -57,4 +57,4 @@ def test_music_that_sounds_at_the_events_follows_them() -> None:
     for shift in (0.1, 0.35):
         samples = np.exp(-((t - shift) % 0.5) / 0.05) * np.sin(2 * np.pi * 880 * t)
         scores.append(s2m.follow_score(room, s2m.Waveform(0.3 * samples[None].astype(np.float32), RATE)))
-    assert scores[0]["hit_rate"] > 0.7 > 0.2 > scores[1]["hit_rate"]
+    assert scores[0]["onset_hit_rate"] > 0.7 > 0.2 > scores[1]["onset_hit_rate"]
