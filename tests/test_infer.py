@@ -85,7 +85,8 @@ def test_record_says_how_the_piece_was_made(
     assert record["input"]["sha256"] == provenance.sha256(room_file)
     assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
     assert record["model"]["name"] == "tiny"
-    assert record["settings"] == dataclasses.asdict(SAMPLING) | {"seed": 5, "seconds": 1.0, "device": "cpu"}
+    drawn = dataclasses.asdict(SAMPLING) | {"seed": 5, "guidance": 1.5, "constraints": ["cells", "rests"]}
+    assert record["settings"] == drawn | {"controls": {}, "seconds": 1.0, "device": "cpu"}
     assert set(record["versions"]) >= {"silent2music", "torch", "python"}
     assert record["room"]["level_dbfs"] == pytest.approx(-60.0, abs=0.5)
     tags = provenance.read_tags(tmp_path / "out.flac")
