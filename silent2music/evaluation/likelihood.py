@@ -102,17 +102,17 @@ def room_contrast(
         kinds += batch.kinds
         if progress is not None:
             progress(len(kinds), n_batches * batch_size)
-    losses = {name: np.asarray(values) for name, values in found.items()}
+    under = {name: np.asarray(values) for name, values in found.items()}
 
     def differences(rows: Any) -> tuple[Interval, Interval]:
         shuffled, dropped = (
-            paired_difference(losses[name][rows], losses["true"][rows], seed) for name in ROOMS[1:]
+            paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]
         )
         return shuffled, dropped
 
     return Contrast(
         len(kinds),
-        {name: bootstrap_mean(values, seed) for name, values in losses.items()},
+        {name: bootstrap_mean(values, seed) for name, values in under.items()},
         *differences(slice(None)),
         {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},
     )
