@@ -73,13 +73,6 @@ class Silent2Music(
                 f"The model was trained on codec tokens {config.codec_checksum}, and the codec given makes "
                 f"{checksum}; use the codec that came with the model."
             )
-        n_vectors = getattr(codec, "n_vector_codebooks", n_codebooks)
-        if n_codebooks > n_vectors:
-            # Gains say something only from the start of a run on, and a loop is cut anywhere.
-            raise CheckpointError(
-                f"decoder.n_codebooks is {n_codebooks}, and of the codec's {n_vectors} hold vectors, the others gains; "
-                f"a model writes {n_vectors} at most."
-            )
         if config.ambient.frame_rate != codec.frame_rate:
             raise CheckpointError(
                 f"ambient.frame_rate is {config.ambient.frame_rate} Hz and the codec's {codec.frame_rate} Hz; "
