@@ -152,7 +152,7 @@ class BundledCodec(nn.Module):
 
     def quantise(self, vectors: Tensor) -> Tensor:
         """Codes `[B, T, K]` of vectors `[B, T, P]`."""
-        codes = torch.cat([self._search(block) for block in vectors.flatten(0, 1).split(SEARCH_BLOCK)])
+        codes = torch.cat([self._search(block) for block in torch.split(vectors.flatten(0, 1), SEARCH_BLOCK)])
         return codes.reshape(*vectors.shape[:2], self.n_codebooks)
 
     def _search(self, vectors: Tensor) -> Tensor:

@@ -28,32 +28,21 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Codec(Protocol):
-    """Sound as tokens. K codebooks of V entries, T codec frames, all of it deterministic."""
+    """Sound as tokens and back, all of it deterministic.
 
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the sound taken and given, in Hz."""
-        ...
+    Attributes:
+        sample_rate: of the sound taken and given, in Hz.
+        frame_rate: codec frames per second.
+        channels: C, of the sound taken and given.
+        n_codebooks: K, codes in a codec frame.
+        codebook_size: V, entries of a codebook.
+    """
 
-    @property
-    def frame_rate(self) -> float:
-        """Codec frames per second."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """C, channels of the sound taken and given."""
-        ...
-
-    @property
-    def n_codebooks(self) -> int:
-        """K, codes in a codec frame."""
-        ...
-
-    @property
-    def codebook_size(self) -> int:
-        """V, entries of a codebook."""
-        ...
+    sample_rate: int
+    frame_rate: float
+    channels: int
+    n_codebooks: int
+    codebook_size: int
 
     @property
     def checksum(self) -> str:

@@ -95,7 +95,7 @@ def _features(
             waveform = audio.read(file).mono().resampled(codec.sample_rate)
         except AudioError:
             continue
-        for block in torch.from_numpy(waveform.samples).split(120 * codec.sample_rate, dim=1):
+        for block in torch.split(torch.from_numpy(waveform.samples), 120 * codec.sample_rate, dim=1):
             yield codec.features(block)[0]
         seconds += waveform.seconds
         report(max((i + 1) / len(files), seconds / (3600.0 * max_hours)))
@@ -189,7 +189,7 @@ def _scores(vectors: Tensor, centroids: Tensor) -> Tensor:
 
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid for each vector, `[n]`."""
-    return torch.cat([_scores(block, centroids).argmax(1) for block in vectors.split(KMEANS_BLOCK)])
+    return torch.cat([_scores(block, centroids).argmax(1) for block in torch.split(vectors, KMEANS_BLOCK)])
 
 
 def _round(codec: BundledCodec) -> None:

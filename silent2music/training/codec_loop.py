@@ -261,7 +261,7 @@ class _Run:
         if self.config.objective == "magnitudes" and isinstance(codec, BundledCodec):
             n_bins, power = codec.config.n_fft // 2 + 1, codec.config.power
             frames = [x.reshape(len(x), -1, n_bins) for x in (wanted, decoded)]
-            found = distances.magnitude_distances(*frames, power, codec.sample_rate)
+            found = distances.magnitude_distances(frames[0], frames[1], power, codec.sample_rate)
         else:
             names = [name for name in distances.SOUND_DISTANCES if getattr(self.config, f"{name}_weight")]
             found = distances.sound_distances(wanted, decoded, codec.sample_rate, names)
