@@ -196,7 +196,9 @@ def rebuild(blocks: Iterable[Tensor], n_fft: int, hop: int, n_iterations: int) -
     magnitudes = next(blocks, None)  # of the frames from n_before before the next to be given on
     if magnitudes is None:
         return
-    phases = magnitudes[:, :0].to(torch.complex64)  # of the same frames but the last, which waits for its successor
+    phases = magnitudes[:, :0].to(
+        torch.complex64
+    )  # of the same frames but the last, which waits for its successor
     carry: Carry | None = None
     n_before = 0
     for block in chain([magnitudes[:, :0]], blocks):
