@@ -27,15 +27,8 @@ T = TypeVar("T")
 class CodecConfig:
     """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase.
 
-    Learned corrections of the encoder and the decoder exist where their number of layers is not 0. The first
-    `n_core_codebooks` are searched as if there were no others, so that their codes, which a token model writes,
-    are those of a codec without them; with 0 all are searched together.
-
-    With `gain_bands` the codebooks after the core hold logarithmic gains of so many bands of each STFT frame: by
-    how much the music is louder there than what the core's codes decode to. A gain's squared error counts by the
-    band's amplitude relative to the loudest, to the power `gain_emphasis`. With a `gain_run` above 1 they are predicted
-    from the codec frame before and the rest is coded, begun anew after so many frames. `refiner_layers` are of a second
-    learned correction, which sees those gains.
+    `n_candidates` paths are kept in the quantiser's search. The decoder's learned correction exists where
+    `decoder_layers` is not 0; `correction_dim` is its width.
     """
 
     sample_rate: int = 24_000
@@ -45,17 +38,11 @@ class CodecConfig:
     power: float = 0.4
     n_components: int = 256
     n_codebooks: int = 8
-    n_core_codebooks: int = 0
     codebook_size: int = 1024
     n_candidates: int = 4
     griffin_lim_iterations: int = 4
-    encoder_layers: int = 0
     decoder_layers: int = 0
     correction_dim: int = 192
-    gain_bands: int = 0
-    gain_emphasis: float = 0.0
-    gain_run: int = 1
-    refiner_layers: int = 0
 
     @property
     def samples_per_code(self) -> int:
@@ -216,17 +203,16 @@ class TrainingConfig:
 class CodecTrainingConfig:
     """The codec's training loop; the closed form comes before it.
 
-    With `freeze_tokens` the encoder and the quantiser stay as they are, so that a token model goes on to fit. With
-    the `objective` "magnitudes" the decoder's correction is trained on magnitudes alone, of `cached_minutes` of
-    music that are coded once: many more steps in the same time than with "sound". "coded_sound" is between the two: such
-    music, and the sound that the decoder makes of its codes. `slope_weight` is of these two objectives, `level_weight`
-    and `roughness_weight` are of "coded_sound".
+    Of the bundled codec (`kind`) the decoder's correction is trained, on `cached_minutes` of music that are coded once,
+    and tokens stay as they are, so that a token model goes on to fit; of `seanet` everything. `objective` is `sound`, or
+    `magnitudes` of the bundled codec alone: many more steps in the same time, since no phase is rebuilt. The weights
+    are of `distances.sound_distances`; `roughness_weight` is of sound alone. An `adversarial_weight` above 0 adds
+    EnCodec's discriminator: then it and `feature_weight` are shares of the gradient, beside 1 for all distances.
     """
 
     kind: str = "bundled"
     objective: str = "sound"
     cached_minutes: float = 60.0
-    freeze_tokens: bool = True
     batch_size: int = 8
     crop_seconds: float = 2.0
     learning_rate: float = 5e-4
@@ -242,9 +228,8 @@ class CodecTrainingConfig:
     level_weight: float = 0.0
     roughness_weight: float = 0.0
     commitment_weight: float = 0.25
-    adversarial: bool = False
-    adversarial_weight: float = 1.0
-    feature_weight: float = 2.0
+    adversarial_weight: float = 0.0
+    feature_weight: float = 0.67
     discriminator_filters: int = 16
     codebook_dropout: float = 0.1
     mixed_precision: str = "auto"

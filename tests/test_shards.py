@@ -141,13 +141,10 @@ def test_meta_states_codec_features_and_counts(prepared: Path, codec: BundledCod
 def test_shards_of_the_first_codebooks(
     folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
 ) -> None:
-    core = BundledCodec(replace(codec.config, n_core_codebooks=2))
-    core.load_state_dict(codec.state_dict())
-    prepare(folder, tmp_path / "two", core, AMBIENT, n_codebooks=2)
-    prepare(folder, tmp_path / "three", core, AMBIENT)
-    meta = read_meta(tmp_path / "two")
-    assert (meta["n_codebooks"], meta["codec_checksum"]) == (2, core.token_checksum(2))
-    for two, three in zip(whole_rows(tmp_path / "two"), whole_rows(tmp_path / "three"), strict=True):
+    prepare(folder, tmp_path, codec, AMBIENT, n_codebooks=2)
+    meta = read_meta(tmp_path)
+    assert (meta["n_codebooks"], meta["codec_checksum"]) == (2, codec.token_checksum(2))
+    for two, three in zip(whole_rows(tmp_path), whole_rows(prepared), strict=True):
         np.testing.assert_array_equal(two.codes, three.codes[:2])
 
 

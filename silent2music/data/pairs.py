@@ -201,6 +201,20 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
 
 
+def music_files(path: Path, split: str = "train") -> list[Path]:
+    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio.
+
+    Args:
+        path: pair folder, another folder, or an audio file.
+        split: `train` or `validation`.
+    """
+    if (path / MANIFEST).exists():
+        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+    if split != "train":
+        return []
+    return audio.find_audio(path) if path.is_dir() else [path]
+
+
 def _lines(manifest: Path) -> Iterator[tuple[int, str, bool]]:
     """Line numbers and texts of a manifest, blank lines left out, and whether the line end is there."""
     try:

@@ -33,7 +33,7 @@ _BAND_FFT, _BAND_HOP = 256, 48
 """Bands 190 Hz wide at 24 kHz, their envelopes sampled every 2 ms."""
 
 
-def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
+def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
     """All figures of an estimate.
 
     Returns:
