@@ -15,11 +15,12 @@ from typing import Annotated
 import typer
 
 from silent2music import __version__
+from silent2music.cli.codec import codec_app
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer
-from silent2music.cli.training import codec_app, run_recipe, train
+from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
 
 app = typer.Typer(

@@ -18,7 +18,6 @@ scores belong to one split only; rooms and instruments are tools that both split
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -176,17 +175,6 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def append_pair(folder: Path | str, pair: Pair) -> None:
-    """Add one line to the manifest with a single write, so that a reader never sees two halves mixed."""
-    manifest = Path(folder) / MANIFEST
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, (pair.to_line() + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
     """The two sides of a pair as recorded, cut to `start` and `end`.
 
@@ -211,6 +199,20 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
         )
     first, last = round(start * waveform.sample_rate), round(end * waveform.sample_rate)
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
+
+
+def music_files(path: Path, split: str = "train") -> list[Path]:
+    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio.
+
+    Args:
+        path: pair folder, another folder, or an audio file.
+        split: `train` or `validation`.
+    """
+    if (path / MANIFEST).exists():
+        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+    if split != "train":
+        return []
+    return audio.find_audio(path) if path.is_dir() else [path]
 
 
 def _lines(manifest: Path) -> Iterator[tuple[int, str, bool]]:

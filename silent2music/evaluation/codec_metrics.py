@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from silent2music.audio import Waveform
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import describe
-from silent2music.evaluation.metrics import onset_scores
+from silent2music.evaluation.following import onset_scores
 
 FloatArray = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ _BAND_FFT, _BAND_HOP = 256, 48
 """Bands 190 Hz wide at 24 kHz, their envelopes sampled every 2 ms."""
 
 
-def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
+def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
     """All figures of an estimate.
 
     Returns:
