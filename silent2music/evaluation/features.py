@@ -50,7 +50,7 @@ class MusicFeatures:
 
     Attributes:
         seconds: duration.
-        onset_seconds: `[E]` note onsets, ascending; onset_strengths: `[E]`, height of the flux at each.
+        onset_seconds: `[E]` note onsets, ascending.
         onset_envelope: `[seconds * ONSET_RATE_HZ]` spectral flux, mean 1 unless silent.
         tempo_bpm: most likely tempo, or None for fewer than 4 onsets or no periodicity.
         beat_strength: autocorrelation of the envelope at the beat, 0 (no pulse) to 1.
@@ -66,7 +66,6 @@ class MusicFeatures:
 
     seconds: float
     onset_seconds: DoubleArray
-    onset_strengths: DoubleArray
     onset_envelope: DoubleArray
     tempo_bpm: float | None
     beat_strength: float
@@ -81,13 +80,8 @@ class MusicFeatures:
 
     def kind_descriptors(self) -> dict[str, float]:
         """The five figures that tell kinds of music apart, by name."""
-        return {
-            "density_hz": self.density_hz,
-            "percussiveness": self.percussiveness,
-            "brightness_hz": self.brightness_hz,
-            "register_midi": self.register_midi,
-            "reverberance_seconds": self.reverberance_seconds,
-        }
+        names = ("density_hz", "percussiveness", "brightness_hz", "register_midi", "reverberance_seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 def describe(music: Waveform) -> MusicFeatures:
@@ -100,8 +94,7 @@ def describe(music: Waveform) -> MusicFeatures:
     silent = energy.max() < SILENCE_DBFS
     bands = _log_bands(samples)
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
-    onset_frames = pick_onsets(envelope)
-    onsets = onset_frames / ONSET_RATE_HZ
+    onsets = pick_onsets(envelope) / ONSET_RATE_HZ
     tempo, strength = estimate_tempo(envelope) if onsets.size >= 4 else (None, 0.0)
     power = _long_power(samples)
     mel_db = _mel_db(power)
@@ -109,7 +102,6 @@ def describe(music: Waveform) -> MusicFeatures:
     return MusicFeatures(
         seconds=samples.size / SAMPLE_RATE,
         onset_seconds=onsets,
-        onset_strengths=envelope[onset_frames],
         onset_envelope=envelope,
         tempo_bpm=tempo,
         beat_strength=strength,

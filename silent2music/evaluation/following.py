@@ -1,8 +1,9 @@
 """Does the music follow the room? Onsets, tempo, energy, boundaries and retrieval.
 
 In the shape of mir_eval: every metric takes `reference_*` (the room's side) before `estimated_*` (the music's),
-with the unit in the name, checks its input with a `validate_*` of its kind, scores identity best, and warns and
-scores 0 on empty input. Times are seconds, ascending. `follow_scores` evaluates all of them on one piece of music.
+with the unit in the name, and scores identity best. Its `validate_*` is True where there is something to score;
+else it warns, with a `UserWarning`, and the score is 0. Malformed input is a `ValueError`. Times are seconds,
+ascending. `follow_scores` evaluates all of them on one piece of music.
 """
 
 from __future__ import annotations
@@ -92,14 +93,7 @@ class RetrievalScores(NamedTuple):
 
 
 def validate_times(reference_seconds: DoubleArray, estimated_seconds: DoubleArray) -> bool:
-    """Check two lists of times; True where both have entries.
-
-    Warns:
-        UserWarning: where a list is empty; the metric is then its worst.
-
-    Raises:
-        ValueError: if a list is not one-dimensional, not finite, negative or not ascending.
-    """
+    """Whether both lists have entries; they must be one-dimensional, finite, ascending and not negative."""
     for name, times in (("reference", reference_seconds), ("estimated", estimated_seconds)):
         if times.ndim != 1 or not np.isfinite(times).all() or (times < 0).any() or (np.diff(times) < 0).any():
             raise ValueError(
@@ -157,14 +151,7 @@ def loris_beat_scores(
 
 
 def validate_tempi(reference_bpm: float | None, estimated_bpm: float | None) -> bool:
-    """Check two tempi; True where both are known.
-
-    Warns:
-        UserWarning: where one is None; the metric is then its worst.
-
-    Raises:
-        ValueError: if a tempo is not finite and positive.
-    """
+    """Whether both tempi are known; they must be finite and positive."""
     for name, bpm in (("reference", reference_bpm), ("estimated", estimated_bpm)):
         if bpm is None:
             warnings.warn(f"{name} tempo is not known; the score is 0.", stacklevel=3)
@@ -193,14 +180,7 @@ within_8_percent_octave=1.0)
 
 
 def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> bool:
-    """Check two energy curves; True where both have at least 3 frames and vary.
-
-    Warns:
-        UserWarning: where a curve is too short or constant; the metric is then its worst.
-
-    Raises:
-        ValueError: if a curve is not one-dimensional or not finite.
-    """
+    """Whether both curves have at least 3 frames and vary; they must be one-dimensional and finite."""
     for name, curve in (("reference", reference_db), ("estimated", estimated_db)):
         if curve.ndim != 1 or not np.isfinite(curve).all():
             raise ValueError(
@@ -295,14 +275,7 @@ def boundary_scores(
 
 
 def validate_similarities(similarities: DoubleArray) -> bool:
-    """Check a square matrix of similarities; True where it has entries.
-
-    Warns:
-        UserWarning: where it is empty; the metric is then its worst.
-
-    Raises:
-        ValueError: if it is not square or not finite.
-    """
+    """Whether the matrix has entries; it must be square and finite."""
     if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
         raise ValueError(f"similarities must be [n, n], got shape {similarities.shape}.")
     if not np.isfinite(similarities).all():

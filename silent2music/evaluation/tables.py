@@ -24,7 +24,7 @@ from silent2music.evaluation.following import (
     retrieval_scores,
 )
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, partners_of
-from silent2music.evaluation.quality import frechet_distance, kernel_distance
+from silent2music.evaluation.quality import evaluate_distances
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, mean_difference, paired_difference
 
@@ -246,13 +246,8 @@ def _quality(systems: Mapping[str, Pieces]) -> dict[str, dict[str, float]]:
             # The same pieces in another order, or those of the reference itself.
             continue
         rows = np.concatenate([p.quality for p in pieces]) if pieces else reference[:0]
-        # A covariance or a kernel of one row is none.
-        if min(len(rows), len(reference)) >= 2:
-            result[name] = {
-                "frechet": frechet_distance(scaled(reference), scaled(rows)),
-                "kernel": kernel_distance(scaled(reference), scaled(rows)),
-                "n_rows": float(len(rows)),
-            }
+        if found := evaluate_distances(scaled(reference), scaled(rows)):
+            result[name] = found
     return result
 
 
