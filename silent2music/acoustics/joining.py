@@ -14,8 +14,8 @@ from silent2music.acoustics.boundaries import MIN_DISTANCE_SECONDS
 from silent2music.acoustics.events import REFRACTORY_SECONDS
 from silent2music.acoustics.profile import AcousticProfile, Boundary, Event
 from silent2music.acoustics.pulse import tempo_of
-from silent2music.acoustics.spectra import to_dbfs
 from silent2music.arrays import DoubleArray
+from silent2music.audio import to_dbfs
 
 Mark = TypeVar("Mark", Event, Boundary)
 
@@ -57,7 +57,7 @@ def joined(parts: Sequence[Part]) -> AcousticProfile:
     return replace(
         profiles[0],
         seconds=end,
-        level_dbfs=float(to_dbfs(np.array(np.mean(10.0 ** (energy_dbfs / 10.0))))),
+        level_dbfs=float(to_dbfs(float(np.mean(10.0 ** (energy_dbfs / 10.0))))),
         peak_dbfs=max(profile.peak_dbfs for profile in profiles),
         noise_floor_dbfs=float(np.percentile(energy_dbfs, 5)),
         spectral_centroid_hz=float(np.average([p.spectral_centroid_hz for p in profiles], weights=powers)),

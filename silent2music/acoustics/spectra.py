@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
-from silent2music.audio import FLOOR_DBFS, WHOLE_SECONDS, Recorded, Stored
+from silent2music.audio import WHOLE_SECONDS, Recorded, Stored
 from silent2music.filters import Biquads, high_pass
 
 ANALYSIS_RATE = 24_000
@@ -59,11 +59,6 @@ class Sound(NamedTuple):
     power: float
     peak: float
     energy: DoubleArray
-
-
-def to_dbfs(power: DoubleArray) -> DoubleArray:
-    """Mean power in dB re full scale, not below the floor."""
-    return np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
 def _mean(room: Recorded) -> DoubleArray:

@@ -37,7 +37,9 @@ from silent2music.audio.waveform import (
     Stored,
     Waveform,
     db_to_gain,
+    level_curve_dbfs,
     rms_dbfs,
+    to_dbfs,
 )
 from silent2music.files import atomic_path
 
@@ -59,6 +61,7 @@ __all__ = [
     "find_audio",
     "gate",
     "integrated_lufs",
+    "level_curve_dbfs",
     "limited",
     "normalised",
     "ogg_coded",
@@ -68,6 +71,7 @@ __all__ = [
     "read",
     "read_blocks",
     "rms_dbfs",
+    "to_dbfs",
     "true_peak_dbtp",
     "write",
     "write_blocks",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -144,6 +144,11 @@ Recorded = Waveform | Recording
 """What can be listened to a slice at a time."""
 
 
+def to_dbfs(power: DoubleArray | float) -> DoubleArray:
+    """Mean square in dB re full scale, not below `FLOOR_DBFS`."""
+    return np.asarray(np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30))))
+
+
 def rms_dbfs(samples: FloatArray) -> float:
     """RMS level in dB re full scale (a full-scale square wave is 0 dBFS), not below `FLOOR_DBFS`.
 
@@ -151,8 +156,20 @@ def rms_dbfs(samples: FloatArray) -> float:
         >>> round(rms_dbfs(np.sin(np.arange(48000) * 0.1)[None].astype(np.float32)), 1)
         -3.0
     """
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return max(FLOOR_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+    return float(to_dbfs(float(np.mean(np.square(samples, dtype=np.float64)))))
+
+
+def level_curve_dbfs(samples: FloatArray | DoubleArray, n_block: int) -> DoubleArray:
+    """`[max(1, N // n_block)]` RMS level of consecutive blocks of `n_block` samples, of `[N]` or over channels `[C, N]`.
+
+    What is left over at the end is dropped; of fewer samples than a block, the level is that of all.
+    """
+    power = np.square(samples, dtype=np.float64)
+    if power.ndim == 2:
+        power = power.mean(axis=0)
+    n_block = min(n_block, len(power))
+    n_blocks = len(power) // n_block
+    return to_dbfs(power[: n_blocks * n_block].reshape(n_blocks, n_block).mean(axis=1))
 
 
 def db_to_gain(db: float) -> float:
