@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from silent2music.arrays import FloatArray
-from silent2music.audio.waveform import Recorded, Recording, Stored, Waveform
+from silent2music.audio.waveform import Recorded, Recording, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
 
@@ -62,13 +62,15 @@ def open_recording(path: Path | str) -> Recorded:
         announced, rate = file.frames, file.samplerate
         if announced <= WHOLE_SECONDS * rate:
             return read(path)
-        stored = Stored(file.channels)
+        recording = Recording(file.channels, rate)
         while (block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True).T).shape[1]:
-            stored.append(_checked(path, block, rate).samples)
-    _check_length(path, announced, stored.n_samples, rate)
-    if stored.n_samples <= WHOLE_SECONDS * rate:  # a stream whose header promised more than anyone could send
-        return Waveform(stored.slice(0, stored.n_samples), rate)
-    return Recording(stored, rate)
+            recording.append(_checked(path, block, rate).samples)
+    _check_length(path, announced, recording.n_samples, rate)
+    if (
+        recording.n_samples <= WHOLE_SECONDS * rate
+    ):  # a stream whose header promised more than anyone could send
+        return Waveform(recording.slice(0, recording.n_samples), rate)
+    return recording
 
 
 @contextmanager

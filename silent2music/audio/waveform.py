@@ -90,19 +90,27 @@ class Waveform:
         return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
 
 
-class Stored:
-    """Samples that wait in a temporary file of 32-bit floats, or in memory as long as they are few.
+class Recording:
+    """Samples on disk, read a slice at a time: a `Waveform` that is too long for memory.
+
+    They are held in a temporary file of 32-bit floats, in memory as long as they are few.
 
     Args:
         n_channels: C.
+        sample_rate: in Hz.
     """
 
-    def __init__(self, n_channels: int) -> None:
-        self.n_channels, self.n_samples = n_channels, 0
+    def __init__(self, n_channels: int, sample_rate: int) -> None:
+        self.n_channels, self.sample_rate, self.n_samples = n_channels, sample_rate, 0
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
 
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / self.sample_rate
+
     def append(self, samples: FloatArray) -> None:
-        """Go on with `[C, n]`.
+        """Add `[C, n]` at the end; the caller has checked them.
 
         Raises:
             AudioError: if the disk is full.
@@ -125,23 +133,8 @@ class Stored:
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
 
 
-class Recording:
-    """A long recording: what `Waveform` says of it, and its samples a slice at a time.
-
-    Args:
-        stored: its samples, checked.
-        sample_rate: in Hz.
-    """
-
-    def __init__(self, stored: Stored, sample_rate: int) -> None:
-        self._stored, self.sample_rate = stored, sample_rate
-        self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
-        self.seconds = self.n_samples / sample_rate
-        self.slice = stored.slice
-
-
 Recorded = Waveform | Recording
-"""What can be listened to a slice at a time."""
+"""What `acoustics` and `listening` take: sound in memory or on disk."""
 
 
 def to_dbfs(power: DoubleArray | float) -> DoubleArray:

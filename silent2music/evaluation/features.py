@@ -498,7 +498,9 @@ def _log_filterbank() -> FloatArray:
     frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
     bins = np.unique(np.round(centres / frequencies[1]).astype(int))
-    filters = triangles(bins[bins < frequencies.size].astype(np.float64), np.arange(frequencies.size))
+    filters = triangles(
+        bins[bins < frequencies.size].astype(np.float64), np.arange(frequencies.size, dtype=np.float64)
+    )
     return np.asarray(filters / filters.sum(axis=1, keepdims=True))
 
 
