@@ -36,10 +36,10 @@ __all__ = [
 
 
 def analyze(room: Recorded) -> AcousticProfile:
-    """Measure a recording; of a long one no more than band powers, 55 MiB an hour, is held in memory.
+    """The acoustic profile of a recording: level, spectrum, events, pulse, decay, energy curve, changes of scene.
 
-    Deterministic. Scaling the recording changes the fields in dBFS alone. Digital silence gives the floor,
-    no events, no pulse and no decay.
+    Of a long recording only band powers, 55 MiB an hour, are held in memory. Deterministic. Scaling the recording
+    changes the fields in dBFS alone. Digital silence gives the floor, no events, no pulse and no decay.
 
     Example:
         >>> from silent2music.audio import Waveform

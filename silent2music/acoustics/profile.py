@@ -12,7 +12,7 @@ from silent2music.errors import DataError
 
 @dataclass(frozen=True)
 class Event:
-    """A transient: when it starts, how far it stands above the local noise floor, how sure it is (0 to 1)."""
+    """A transient: onset time, strength above the local noise floor, confidence (0 to 1)."""
 
     seconds: float
     strength_db: float
@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A change of scene: when, and how sure it is (0 to 1)."""
+    """A change of scene: its time and confidence (0 to 1)."""
 
     seconds: float
     confidence: float

@@ -53,7 +53,7 @@ class Signal:
 
 
 class Sound(NamedTuple):
-    """`signal` at the analysis rate with unit RMS; power, peak and energy cells on the input's scale."""
+    """The signal to be analysed, of unit RMS, with mean power, peak and energy curve on the recording's own scale."""
 
     signal: Signal
     power: float
@@ -61,7 +61,7 @@ class Sound(NamedTuple):
     energy: DoubleArray
 
 
-def _mean(room: Recorded) -> DoubleArray:
+def _channel_means(room: Recorded) -> DoubleArray:
     """`[C]` mean of each channel."""
     step = round(WHOLE_SECONDS * room.sample_rate)
     slices = (room.slice(i, i + step) for i in range(0, room.n_samples, step))
@@ -84,11 +84,11 @@ def _downmix_weights(room: Recorded, mean: DoubleArray) -> FloatArray:
 
 
 def prepare(room: Recorded) -> Sound:
-    """High-pass, mix, resample and scale, block by block."""
+    """High-pass a recording, mix it down, resample it to `ANALYSIS_RATE` and scale it, block by block."""
     import soxr
 
     rate = room.sample_rate
-    mean = _mean(room)
+    mean = _channel_means(room)
     weights = _downmix_weights(room, mean)
     low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), room.n_channels)
     resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")

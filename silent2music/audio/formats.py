@@ -51,8 +51,9 @@ def read(path: Path | str) -> Waveform:
 
 
 def open_recording(path: Path | str) -> Recorded:
-    """As `read`, in memory that does not grow with the length: what is longer than `WHOLE_SECONDS` is decoded once,
-    block by block, to a temporary file of 4 bytes a sample.
+    """As `read`, in memory that does not grow with the length.
+
+    What is longer than `WHOLE_SECONDS` is decoded once, block by block, to a temporary file of 4 bytes a sample.
 
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
@@ -75,7 +76,7 @@ def open_recording(path: Path | str) -> Recorded:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A sound file, whose failures to open or to be read are told in a sentence."""
+    """An open sound file; failures to open or read it become an `AudioError` of one sentence."""
     import soundfile
 
     if path.is_dir():
@@ -193,7 +194,7 @@ def write_blocks(
 
 
 def ogg_coded(sound: Waveform) -> Waveform:
-    """What comes back of an OGG Vorbis file, without writing one."""
+    """A waveform after OGG Vorbis coding and decoding in memory."""
     import soundfile
 
     coded = io.BytesIO()
