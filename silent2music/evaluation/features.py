@@ -18,7 +18,7 @@ import numpy as np
 
 from silent2music.acoustics.boundaries import likelihood_ratio
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.audio import Waveform, level_curve_dbfs
 from silent2music.filters import mel_filters, triangles
 
 SAMPLE_RATE = 24_000
@@ -90,7 +90,7 @@ def describe(music: Waveform) -> MusicFeatures:
     Silence gives empty arrays, no tempo and zeros.
     """
     samples = _prepared(music)
-    energy = energy_curve_db(samples, SAMPLE_RATE)
+    energy = level_curve_dbfs(samples, round(SAMPLE_RATE / ENERGY_RATE_HZ))
     silent = energy.max() < SILENCE_DBFS
     bands = _log_bands(samples)
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
@@ -119,25 +119,6 @@ def describe(music: Waveform) -> MusicFeatures:
 def power_spectrum(music: Waveform) -> DoubleArray:
     """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
     return _long_power(_prepared(music))
-
-
-def energy_curve_db(samples: DoubleArray, sample_rate: int, rate_hz: float = ENERGY_RATE_HZ) -> DoubleArray:
-    """RMS in dBFS of consecutive frames of `1 / rate_hz` seconds, not below `FLOOR_DBFS`.
-
-    Args:
-        samples: `[N]` mono.
-        sample_rate: in Hz.
-        rate_hz: frames per second.
-
-    Returns:
-        `[max(1, floor(N / sample_rate * rate_hz))]`; what is left over at the end is dropped.
-    """
-    n_frames = max(1, int(samples.size / sample_rate * rate_hz + 1e-6))
-    edges = np.round(np.arange(n_frames + 1) * sample_rate / rate_hz).astype(int)
-    edges[-1] = min(edges[-1], samples.size)
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    power = np.maximum(np.diff(total[edges]), 0.0) / np.maximum(np.diff(edges), 1)
-    return np.asarray(np.maximum(10.0 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS))
 
 
 def onset_envelope(bands: DoubleArray) -> DoubleArray:
@@ -311,7 +292,7 @@ def reverberance_seconds(samples: DoubleArray) -> float:
     from scipy.ndimage import uniform_filter1d
 
     rate_hz = 50.0
-    level = uniform_filter1d(energy_curve_db(samples, SAMPLE_RATE, rate_hz), 3)
+    level = uniform_filter1d(level_curve_dbfs(samples, round(SAMPLE_RATE / rate_hz)), 3)
     falling = np.concatenate([[False], np.diff(level) < 0, [False]])
     edges = np.flatnonzero(np.diff(falling.astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]
