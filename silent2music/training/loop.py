@@ -33,7 +33,7 @@ from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
 from silent2music.training.state import (
     STATE_FILE,
-    Optimized,
+    Optimizers,
     learning_rate,
     read_state,
     resolved_precision,
@@ -302,7 +302,7 @@ class _Run:
         """Go on from the last checkpoint."""
         self.step = read_state(self.out / STATE_FILE, *self._state())
 
-    def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Optimized]]:
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
         """What a checkpoint holds, as `write_state` takes it."""
         parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
         return parts, {"model": (self.plain, self.optimizer)}
