@@ -11,13 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
-from silent2music.audio import Waveform
+from silent2music.audio import Waveform, read
 from silent2music.errors import require
 from silent2music.evaluation.features import MusicFeatures, describe
 
@@ -420,7 +421,7 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
     return scores
 
 
-def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
+def follow_score(room: Waveform | Path | str, music: Waveform | Path | str) -> dict[str, float]:
     """How far music follows a recording of a room, measured on the sound of both; 1 is best in every figure.
 
     No figure means anything without its null, since dense music hits the events of any room and the best lag is
@@ -429,8 +430,8 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
     the mean over several such rooms.
 
     Args:
-        room: the recording.
-        music: made for it; both begin together, and the shorter one counts.
+        room: the recording, or the path of its file.
+        music: made for it, likewise; both begin together, and the shorter one counts.
 
     Returns:
         By name: `onset_hit_rate` (share of the room's events that meet a note within 50 ms), `onset_precision`,
@@ -441,6 +442,7 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
 
     Raises:
         S2MError: if `mir_eval` is not installed, which the extra `[eval]` brings.
+        AudioError: if a file cannot be read.
 
     Example:
         >>> ticks = np.zeros((1, 96000), np.float32)
@@ -449,4 +451,5 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
         >>> follow_score(Waveform(ticks, 24000), Waveform(ticks, 24000))["onset_hit_rate"]
         1.0
     """
-    return follow_scores(measured_reference(analyze(room)), describe(music))
+    heard, played = (sound if isinstance(sound, Waveform) else read(sound) for sound in (room, music))
+    return follow_scores(measured_reference(analyze(heard)), describe(played))
