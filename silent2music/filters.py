@@ -19,7 +19,7 @@ Section = tuple[DoubleArray, DoubleArray]
 """`b [3]` and `a [3]`, a[0] = 1, of `y[n] = b0 x[n] + b1 x[n-1] + b2 x[n-2] - a1 y[n-1] - a2 y[n-2]`."""
 
 SPAN = 64
-"""Samples that a recursive filter takes at once: a matrix of this size costs as little as the steps it spares."""
+"""Samples that a recursive filter computes by one matrix product."""
 
 BLOCK = SPAN**2
 """Products of this size BLAS computes by itself: its threads, once awake, keep another core busy for nothing."""
@@ -30,7 +30,7 @@ REACH = 10
 
 
 class Biquads:
-    """Second-order sections one after another, which go on from block to block.
+    """A cascade of second-order IIR sections that keeps its state from block to block.
 
     Args:
         sections: in their order.
@@ -51,7 +51,7 @@ class Biquads:
 
 
 class _Biquad:
-    """One section. Matrices say what happens within a span of samples, and from span to span of a block.
+    """One second-order section, computed by matrix products over spans of samples instead of sample by sample.
 
     The state s is that of the transposed direct form II: `y = b0 x + s[0]`, and from sample to sample
     `s = transition @ s + entry * x`.
@@ -105,7 +105,7 @@ def _lower_triangular(blocks: DoubleArray) -> DoubleArray:
 
 
 def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
-    """Butterworth's of second order, by the bilinear transform."""
+    """Butterworth high-pass of second order, by the bilinear transform."""
     k = math.tan(math.pi * cutoff_hz / sample_rate)
     gain = 1.0 / (1.0 + math.sqrt(2.0) * k + k * k)
     a = np.array([1.0, 2.0 * (k * k - 1.0) * gain, (1.0 - math.sqrt(2.0) * k + k * k) * gain])
@@ -113,7 +113,7 @@ def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
 
 
 def k_weighting(sample_rate: float) -> list[Section]:
-    """The two filters before a loudness (ITU-R BS.1770-4, annex 1), for any rate.
+    """The K-weighting filters of loudness (ITU-R BS.1770-4, annex 1), for any rate.
 
     High shelf of 4 dB and high-pass whose coefficients at 48 kHz are the standard's own, by B. De Man, "Evaluation
     of implementations of the EBU R128 loudness measurement", AES 145, 2018; those of ffmpeg and libebur128 too.
@@ -142,7 +142,7 @@ def _warped(hz: float, q: float, sample_rate: float) -> tuple[float, float]:
 
 
 def oversampled(samples: FloatArray) -> FloatArray:
-    """`OVERSAMPLING` times as many samples `[C, OVERSAMPLING, N]`: those from each given one up to the next.
+    """Samples `[C, N]` oversampled to `[C, OVERSAMPLING, N]`: those from each given one up to the next.
 
     By a low-pass of linear phase under a Kaiser window (beta 5), as `scipy.signal.resample_poly` does it.
     """

@@ -81,10 +81,10 @@ def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path
     from silent2music.acoustics import analyze
     from silent2music.evaluation.features import ENERGY_RATE_HZ, describe
 
+    figure = new_figure(12, 7)
     profile, features = analyze(silent), describe(music)
     events = labels.get("event_seconds", [event.seconds for event in profile.events])
     boundaries = labels.get("boundaries", [boundary.seconds for boundary in profile.boundaries])
-    figure = new_figure(12, 7)
     room, played, level = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     for axes, side, title in ((room, silent, "room"), (played, music, "music")):
         _draw_spectrogram(figure, axes, side)

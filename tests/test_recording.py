@@ -13,7 +13,7 @@ from rooms import RATE, steps_room
 from silent2music import audio, listening
 from silent2music.acoustics import analyze, boundaries
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
-from silent2music.audio import Recording, Stored, Waveform
+from silent2music.audio import Recording, Waveform
 from silent2music.config import AmbientConfig
 from silent2music.errors import AudioError
 
@@ -78,14 +78,14 @@ def test_what_cannot_be_heard_is_refused_as_ever(tmp_path: Path, short_recording
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Stored(1)
+    recording = Recording(1, RATE)
 
     def full(data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored._file, "write", full)
+    monkeypatch.setattr(recording._file, "write", full)
     with pytest.raises(AudioError, match=r"No space left on device.*TMPDIR"):
-        stored.append(np.zeros((1, 10), np.float32))
+        recording.append(np.zeros((1, 10), np.float32))
 
 
 @pytest.mark.parametrize("seconds", [13.0, 20.0])

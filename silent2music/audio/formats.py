@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from silent2music.arrays import FloatArray
-from silent2music.audio.waveform import Recorded, Recording, Stored, Waveform
+from silent2music.audio.waveform import Recorded, Recording, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
 
@@ -51,8 +51,9 @@ def read(path: Path | str) -> Waveform:
 
 
 def open_recording(path: Path | str) -> Recorded:
-    """As `read`, in memory that does not grow with the length: what is longer than `WHOLE_SECONDS` is decoded once,
-    block by block, to a temporary file of 4 bytes a sample.
+    """As `read`, in memory that does not grow with the length.
+
+    What is longer than `WHOLE_SECONDS` is decoded once, block by block, to a temporary file of 4 bytes a sample.
 
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
@@ -62,18 +63,20 @@ def open_recording(path: Path | str) -> Recorded:
         announced, rate = file.frames, file.samplerate
         if announced <= WHOLE_SECONDS * rate:
             return read(path)
-        stored = Stored(file.channels)
+        recording = Recording(file.channels, rate)
         while (block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True).T).shape[1]:
-            stored.append(_checked(path, block, rate).samples)
-    _check_length(path, announced, stored.n_samples, rate)
-    if stored.n_samples <= WHOLE_SECONDS * rate:  # a stream whose header promised more than anyone could send
-        return Waveform(stored.slice(0, stored.n_samples), rate)
-    return Recording(stored, rate)
+            recording.append(_checked(path, block, rate).samples)
+    _check_length(path, announced, recording.n_samples, rate)
+    if (
+        recording.n_samples <= WHOLE_SECONDS * rate
+    ):  # a stream whose header promised more than anyone could send
+        return Waveform(recording.slice(0, recording.n_samples), rate)
+    return recording
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A sound file, whose failures to open or to be read are told in a sentence."""
+    """An open sound file; failures to open or read it become an `AudioError` of one sentence."""
     import soundfile
 
     if path.is_dir():
@@ -191,7 +194,7 @@ def write_blocks(
 
 
 def ogg_coded(sound: Waveform) -> Waveform:
-    """What comes back of an OGG Vorbis file, without writing one."""
+    """A waveform after OGG Vorbis coding and decoding in memory."""
     import soundfile
 
     coded = io.BytesIO()

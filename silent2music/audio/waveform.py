@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -90,19 +90,27 @@ class Waveform:
         return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
 
 
-class Stored:
-    """Samples that wait in a temporary file of 32-bit floats, or in memory as long as they are few.
+class Recording:
+    """Samples on disk, read a slice at a time: a `Waveform` that is too long for memory.
+
+    They are held in a temporary file of 32-bit floats, in memory as long as they are few.
 
     Args:
         n_channels: C.
+        sample_rate: in Hz.
     """
 
-    def __init__(self, n_channels: int) -> None:
-        self.n_channels, self.n_samples = n_channels, 0
+    def __init__(self, n_channels: int, sample_rate: int) -> None:
+        self.n_channels, self.sample_rate, self.n_samples = n_channels, sample_rate, 0
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
 
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / self.sample_rate
+
     def append(self, samples: FloatArray) -> None:
-        """Go on with `[C, n]`.
+        """Add `[C, n]` at the end; the caller has checked them.
 
         Raises:
             AudioError: if the disk is full.
@@ -125,23 +133,13 @@ class Stored:
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
 
 
-class Recording:
-    """A long recording: what `Waveform` says of it, and its samples a slice at a time.
-
-    Args:
-        stored: its samples, checked.
-        sample_rate: in Hz.
-    """
-
-    def __init__(self, stored: Stored, sample_rate: int) -> None:
-        self._stored, self.sample_rate = stored, sample_rate
-        self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
-        self.seconds = self.n_samples / sample_rate
-        self.slice = stored.slice
-
-
 Recorded = Waveform | Recording
-"""What can be listened to a slice at a time."""
+"""What `acoustics` and `listening` take: sound in memory or on disk."""
+
+
+def to_dbfs(power: DoubleArray | float) -> DoubleArray:
+    """Mean square in dB re full scale, not below `FLOOR_DBFS`."""
+    return np.asarray(np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30))))
 
 
 def rms_dbfs(samples: FloatArray) -> float:
@@ -151,8 +149,20 @@ def rms_dbfs(samples: FloatArray) -> float:
         >>> round(rms_dbfs(np.sin(np.arange(48000) * 0.1)[None].astype(np.float32)), 1)
         -3.0
     """
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return max(FLOOR_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+    return float(to_dbfs(float(np.mean(np.square(samples, dtype=np.float64)))))
+
+
+def level_curve_dbfs(samples: FloatArray | DoubleArray, n_block: int) -> DoubleArray:
+    """`[max(1, N // n_block)]` RMS level of consecutive blocks of `n_block` samples, of `[N]` or over channels `[C, N]`.
+
+    What is left over at the end is dropped; of fewer samples than a block, the level is that of all.
+    """
+    power = np.square(samples, dtype=np.float64)
+    if power.ndim == 2:
+        power = power.mean(axis=0)
+    n_block = min(n_block, len(power))
+    n_blocks = len(power) // n_block
+    return to_dbfs(power[: n_blocks * n_block].reshape(n_blocks, n_block).mean(axis=1))
 
 
 def db_to_gain(db: float) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import SAMPLING, Seed, Set, Workers, complain, named, progress_bar, settings_of
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 data_app = typer.Typer(
     help="Build, check and prepare pairs of a room and its music.",
@@ -82,6 +82,7 @@ def data_stats(
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
+    require("mir_eval", "eval")
     from silent2music.evaluation.pair_stats import pair_stats
     from silent2music.files import atomic_path
 

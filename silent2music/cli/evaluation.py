@@ -115,9 +115,14 @@ def evaluate(
     from silent2music.evaluation import benchmark
 
     config = benchmark.EvalConfig(
-        n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision
+        n=n_pairs,
+        seed=seed,
+        seconds=seconds,
+        quick=quick,
+        workers=workers,
+        precision=precision,
+        sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance),
     )
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:
         if steps is None:
@@ -126,9 +131,7 @@ def evaluate(
         if outputs is not None:
             benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
         elif rooms is not None:
-            folder = model or default_model()
-            benchmark.evaluate_rooms(folder, rooms, out, pairs, config, sampling, guidance, steps)
+            benchmark.evaluate_rooms(model or default_model(), rooms, out, pairs, config, steps)
         elif pairs is not None:
-            folder = model or default_model()
-            benchmark.evaluate(folder, pairs, out, config, sampling, guidance, embedding, steps)
+            benchmark.evaluate(model or default_model(), pairs, out, config, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))

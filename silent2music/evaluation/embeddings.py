@@ -12,7 +12,7 @@ import numpy as np
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import CheckpointError
-from silent2music.evaluation.quality import frechet_distance, kernel_distance
+from silent2music.evaluation.quality import evaluate_distances
 from silent2music.evaluation.stages import Stages
 
 WINDOW_SECONDS = 5.0
@@ -89,10 +89,6 @@ def embedding_distances(
     table = {}
     for name, music in sounds.items():
         found = np.concatenate(stages.run(f"embeddings of {name}", rows, music[1::2]))
-        if min(len(found), len(reference)) >= 2:
-            table[name] = {
-                "frechet": frechet_distance(reference, found),
-                "kernel": kernel_distance(reference, found),
-                "n_rows": float(len(found)),
-            }
+        if distances := evaluate_distances(reference, found):
+            table[name] = distances
     return {"model": str(model.config.model_type), "distances": table}

@@ -18,7 +18,7 @@ import numpy as np
 
 from silent2music.acoustics.boundaries import likelihood_ratio
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.audio import Waveform, level_curve_dbfs
 from silent2music.filters import mel_filters, triangles
 
 SAMPLE_RATE = 24_000
@@ -50,7 +50,7 @@ class MusicFeatures:
 
     Attributes:
         seconds: duration.
-        onset_seconds: `[E]` note onsets, ascending; onset_strengths: `[E]`, height of the flux at each.
+        onset_seconds: `[E]` note onsets, ascending.
         onset_envelope: `[seconds * ONSET_RATE_HZ]` spectral flux, mean 1 unless silent.
         tempo_bpm: most likely tempo, or None for fewer than 4 onsets or no periodicity.
         beat_strength: autocorrelation of the envelope at the beat, 0 (no pulse) to 1.
@@ -66,7 +66,6 @@ class MusicFeatures:
 
     seconds: float
     onset_seconds: DoubleArray
-    onset_strengths: DoubleArray
     onset_envelope: DoubleArray
     tempo_bpm: float | None
     beat_strength: float
@@ -81,13 +80,8 @@ class MusicFeatures:
 
     def kind_descriptors(self) -> dict[str, float]:
         """The five figures that tell kinds of music apart, by name."""
-        return {
-            "density_hz": self.density_hz,
-            "percussiveness": self.percussiveness,
-            "brightness_hz": self.brightness_hz,
-            "register_midi": self.register_midi,
-            "reverberance_seconds": self.reverberance_seconds,
-        }
+        names = ("density_hz", "percussiveness", "brightness_hz", "register_midi", "reverberance_seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 def describe(music: Waveform) -> MusicFeatures:
@@ -96,12 +90,11 @@ def describe(music: Waveform) -> MusicFeatures:
     Silence gives empty arrays, no tempo and zeros.
     """
     samples = _prepared(music)
-    energy = energy_curve_db(samples, SAMPLE_RATE)
+    energy = level_curve_dbfs(samples, round(SAMPLE_RATE / ENERGY_RATE_HZ))
     silent = energy.max() < SILENCE_DBFS
     bands = _log_bands(samples)
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
-    onset_frames = pick_onsets(envelope)
-    onsets = onset_frames / ONSET_RATE_HZ
+    onsets = pick_onsets(envelope) / ONSET_RATE_HZ
     tempo, strength = estimate_tempo(envelope) if onsets.size >= 4 else (None, 0.0)
     power = _long_power(samples)
     mel_db = _mel_db(power)
@@ -109,7 +102,6 @@ def describe(music: Waveform) -> MusicFeatures:
     return MusicFeatures(
         seconds=samples.size / SAMPLE_RATE,
         onset_seconds=onsets,
-        onset_strengths=envelope[onset_frames],
         onset_envelope=envelope,
         tempo_bpm=tempo,
         beat_strength=strength,
@@ -127,25 +119,6 @@ def describe(music: Waveform) -> MusicFeatures:
 def power_spectrum(music: Waveform) -> DoubleArray:
     """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
     return _long_power(_prepared(music))
-
-
-def energy_curve_db(samples: DoubleArray, sample_rate: int, rate_hz: float = ENERGY_RATE_HZ) -> DoubleArray:
-    """RMS in dBFS of consecutive frames of `1 / rate_hz` seconds, not below `FLOOR_DBFS`.
-
-    Args:
-        samples: `[N]` mono.
-        sample_rate: in Hz.
-        rate_hz: frames per second.
-
-    Returns:
-        `[max(1, floor(N / sample_rate * rate_hz))]`; what is left over at the end is dropped.
-    """
-    n_frames = max(1, int(samples.size / sample_rate * rate_hz + 1e-6))
-    edges = np.round(np.arange(n_frames + 1) * sample_rate / rate_hz).astype(int)
-    edges[-1] = min(edges[-1], samples.size)
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    power = np.maximum(np.diff(total[edges]), 0.0) / np.maximum(np.diff(edges), 1)
-    return np.asarray(np.maximum(10.0 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS))
 
 
 def onset_envelope(bands: DoubleArray) -> DoubleArray:
@@ -319,7 +292,7 @@ def reverberance_seconds(samples: DoubleArray) -> float:
     from scipy.ndimage import uniform_filter1d
 
     rate_hz = 50.0
-    level = uniform_filter1d(energy_curve_db(samples, SAMPLE_RATE, rate_hz), 3)
+    level = uniform_filter1d(level_curve_dbfs(samples, round(SAMPLE_RATE / rate_hz)), 3)
     falling = np.concatenate([[False], np.diff(level) < 0, [False]])
     edges = np.flatnonzero(np.diff(falling.astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

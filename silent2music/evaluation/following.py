@@ -1,8 +1,9 @@
 """Does the music follow the room? Onsets, tempo, energy, boundaries and retrieval.
 
 In the shape of mir_eval: every metric takes `reference_*` (the room's side) before `estimated_*` (the music's),
-with the unit in the name, checks its input with a `validate_*` of its kind, scores identity best, and warns and
-scores 0 on empty input. Times are seconds, ascending. `follow_scores` evaluates all of them on one piece of music.
+with the unit in the name, and scores identity best. Its `validate_*` is True where there is something to score;
+else it warns, with a `UserWarning`, and the score is 0. Malformed input is a `ValueError`. Times are seconds,
+ascending. `follow_scores` evaluates all of them on one piece of music.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
-from silent2music.audio import Waveform
+from silent2music.audio import Waveform, read
 from silent2music.errors import require
 from silent2music.evaluation.features import MusicFeatures, describe
 
@@ -92,14 +94,7 @@ class RetrievalScores(NamedTuple):
 
 
 def validate_times(reference_seconds: DoubleArray, estimated_seconds: DoubleArray) -> bool:
-    """Check two lists of times; True where both have entries.
-
-    Warns:
-        UserWarning: where a list is empty; the metric is then its worst.
-
-    Raises:
-        ValueError: if a list is not one-dimensional, not finite, negative or not ascending.
-    """
+    """Whether both lists have entries; they must be one-dimensional, finite, ascending and not negative."""
     for name, times in (("reference", reference_seconds), ("estimated", estimated_seconds)):
         if times.ndim != 1 or not np.isfinite(times).all() or (times < 0).any() or (np.diff(times) < 0).any():
             raise ValueError(
@@ -157,14 +152,7 @@ def loris_beat_scores(
 
 
 def validate_tempi(reference_bpm: float | None, estimated_bpm: float | None) -> bool:
-    """Check two tempi; True where both are known.
-
-    Warns:
-        UserWarning: where one is None; the metric is then its worst.
-
-    Raises:
-        ValueError: if a tempo is not finite and positive.
-    """
+    """Whether both tempi are known; they must be finite and positive."""
     for name, bpm in (("reference", reference_bpm), ("estimated", estimated_bpm)):
         if bpm is None:
             warnings.warn(f"{name} tempo is not known; the score is 0.", stacklevel=3)
@@ -193,14 +181,7 @@ within_8_percent_octave=1.0)
 
 
 def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> bool:
-    """Check two energy curves; True where both have at least 3 frames and vary.
-
-    Warns:
-        UserWarning: where a curve is too short or constant; the metric is then its worst.
-
-    Raises:
-        ValueError: if a curve is not one-dimensional or not finite.
-    """
+    """Whether both curves have at least 3 frames and vary; they must be one-dimensional and finite."""
     for name, curve in (("reference", reference_db), ("estimated", estimated_db)):
         if curve.ndim != 1 or not np.isfinite(curve).all():
             raise ValueError(
@@ -295,14 +276,7 @@ def boundary_scores(
 
 
 def validate_similarities(similarities: DoubleArray) -> bool:
-    """Check a square matrix of similarities; True where it has entries.
-
-    Warns:
-        UserWarning: where it is empty; the metric is then its worst.
-
-    Raises:
-        ValueError: if it is not square or not finite.
-    """
+    """Whether the matrix has entries; it must be square and finite."""
     if similarities.ndim != 2 or similarities.shape[0] != similarities.shape[1]:
         raise ValueError(f"similarities must be [n, n], got shape {similarities.shape}.")
     if not np.isfinite(similarities).all():
@@ -447,7 +421,7 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
     return scores
 
 
-def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
+def follow_score(room: Waveform | Path | str, music: Waveform | Path | str) -> dict[str, float]:
     """How far music follows a recording of a room, measured on the sound of both; 1 is best in every figure.
 
     No figure means anything without its null, since dense music hits the events of any room and the best lag is
@@ -456,8 +430,8 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
     the mean over several such rooms.
 
     Args:
-        room: the recording.
-        music: made for it; both begin together, and the shorter one counts.
+        room: the recording, or the path of its file.
+        music: made for it, likewise; both begin together, and the shorter one counts.
 
     Returns:
         By name: `onset_hit_rate` (share of the room's events that meet a note within 50 ms), `onset_precision`,
@@ -468,6 +442,7 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
 
     Raises:
         S2MError: if `mir_eval` is not installed, which the extra `[eval]` brings.
+        AudioError: if a file cannot be read.
 
     Example:
         >>> ticks = np.zeros((1, 96000), np.float32)
@@ -476,4 +451,5 @@ def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
         >>> follow_score(Waveform(ticks, 24000), Waveform(ticks, 24000))["onset_hit_rate"]
         1.0
     """
-    return follow_scores(measured_reference(analyze(room)), describe(music))
+    heard, played = (sound if isinstance(sound, Waveform) else read(sound) for sound in (room, music))
+    return follow_scores(measured_reference(analyze(heard)), describe(played))

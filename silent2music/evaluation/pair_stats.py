@@ -19,7 +19,6 @@ from silent2music.data.pairs import Pair, load_pair, read_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.following import RoomReference, references_of
-from silent2music.evaluation.pieces import partners_of
 from silent2music.evaluation.report import follow_text
 from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import Figures, follow_tables
@@ -100,7 +99,7 @@ def pair_stats(
         kinds=dict(sorted(Counter(p.kind for p in pairs).items())),
         splits=dict(sorted(Counter(p.split for p in pairs).items())),
         licences=dict(sorted(licences.items())),
-        **follow_tables(references, {"real": music}, partners_of(len(measured)), seed),
+        **follow_tables(references, {"real": music}, seed),
     )
 
 

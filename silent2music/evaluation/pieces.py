@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
-from silent2music.config import DataConfig, Precision, from_dict
+from silent2music.config import DataConfig, Precision, SamplingConfig, from_dict
 from silent2music.data.pairs import Pair, load_pair, read_pairs
 from silent2music.errors import S2MError
 from silent2music.evaluation import baselines, quality
@@ -53,6 +53,7 @@ class EvalConfig:
         quick: the model beside the real music alone, for comparing settings: no piece without a room, no
             baselines and anchors, no likelihood, originality, drift or diversity.
         precision: how weights are held while the model plays; the model's default if None.
+        sampling: how tokens are drawn, but for the seed, which is the one above.
     """
 
     n: int = 128
@@ -67,6 +68,7 @@ class EvalConfig:
     workers: int = 2
     quick: bool = False
     precision: Precision | None = None
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
 @dataclass(frozen=True)

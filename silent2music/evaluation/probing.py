@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -75,27 +75,43 @@ class Subject:
         play = partial(_play, self.folder, self.config.precision, self.sampling, seconds, without)
         return [music for batch in self.stages.run(name, play, jobs) for music in batch]
 
+    def music_of(self, items: Sequence[Item]) -> list[Waveform]:
+        """The model's music for every room, partners sharing a seed."""
+        seeds = [self.config.seed + i // 2 for i in range(len(items))]
+        return self.play("music", [item.room for item in items], seeds)
+
+    def without_rooms(self, items: Sequence[Item]) -> tuple[list[Waveform], list[Inspected]]:
+        """Music of the same seeds without a room, one piece for each two partners; and for each room its piece."""
+        rooms = [item.room for item in items[::2]]
+        seeds = [self.config.seed + i for i in range(len(rooms))]
+        music = self.play("music without a room", rooms, seeds, without=(ROOM,))
+        found = self.stages.run("pieces without a room", inspect, music)
+        return music, [found[i // 2] for i in range(len(items))]
+
     def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
         """Codes `[K, T]` of music."""
         return self.stages.run(name, partial(_encode, self.folder), music)
 
+    def through_codec(self, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
+        """Real music after the codec, the ceiling of any model that writes its tokens."""
+        jobs = [(own, real.seconds) for own, real in zip(codes, music, strict=True)]
+        return self.stages.run("codec", partial(_decode, self.folder), jobs)
 
-def subject(
-    folder: Path | str,
-    sampling: SamplingConfig | None,
-    guidance: float | None,
-    config: EvalConfig,
-    stages: Stages,
-) -> Subject:
-    """The model of a folder as it is to be tested: guidance its own if not given, the seed that of `config`.
+    def stated(self) -> Figures:
+        """What a report says of the model."""
+        return {"name": self.model.config.name, "sampling": asdict(self.sampling)}
+
+
+def subject(folder: Path | str, config: EvalConfig, stages: Stages) -> Subject:
+    """The model of a folder as it is to be tested.
 
     Raises:
         CheckpointError: if the model does not load.
     """
     # The folder may hold another model than when it was read last.
     loaded.cache_clear()
-    drawing = replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
-    return Subject(str(folder), loaded(str(folder)).resolved(drawing), config, stages)
+    sampling = loaded(str(folder)).resolved(replace(config.sampling, seed=config.seed))
+    return Subject(str(folder), sampling, config, stages)
 
 
 def _play(
@@ -119,25 +135,6 @@ def _encode(folder: str, music: Waveform) -> IntArray:
     with torch.inference_mode():
         codes = model.codec.encode(torch.from_numpy(samples)[None], model.config.decoder.n_codebooks)[0]
     return np.asarray(codes.cpu().numpy(), np.int64)
-
-
-def music_of(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
-    """The model's music for every room, partners sharing a seed."""
-    seeds = [subject.config.seed + i // 2 for i in range(len(items))]
-    return subject.play("music", [item.room for item in items], seeds)
-
-
-def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
-    """The same seeds without a room. Partners get the same piece: one for both is made."""
-    rooms = [item.room for item in items[::2]]
-    seeds = [subject.config.seed + i for i in range(len(rooms))]
-    return subject.play("music without a room", rooms, seeds, without=(ROOM,))
-
-
-def through_codec(subject: Subject, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
-    """Real music after the codec, the ceiling of any model that writes its tokens."""
-    jobs = [(own, real.seconds) for own, real in zip(codes, music, strict=True)]
-    return subject.stages.run("codec", partial(_decode, subject.folder), jobs)
 
 
 def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
@@ -238,7 +235,7 @@ def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str
         whole = read_music(folder, subject.config.seconds, pair).mono()
         samples = np.ascontiguousarray(whole.samples[:, whole.n_samples // 4 :])
         middles.append(Waveform(samples, whole.sample_rate))
-    coded = through_codec(subject, subject.tokens("tokens of copies", middles), middles)
+    coded = subject.through_codec(subject.tokens("tokens of copies", middles), middles)
     described = subject.stages.run("copies", describe, coded)
     return dict(zip((pair.music for pair in training), described, strict=True))
 

@@ -1,6 +1,7 @@
 """How does it sound? Distances between sets of features, and what goes wrong in one piece.
 
-Metrics in the shape of mir_eval, as in `following`.
+Metrics in the shape of mir_eval, as in `following`: where there is nothing to score, they warn and are at their
+worst.
 """
 
 from __future__ import annotations
@@ -14,14 +15,7 @@ from silent2music.keys import key_correlations
 
 
 def validate_features(reference_features: DoubleArray, estimated_features: DoubleArray) -> bool:
-    """Check two sets of feature rows; True where both have at least two rows.
-
-    Warns:
-        UserWarning: where a set has fewer than two rows; the distance is then infinite.
-
-    Raises:
-        ValueError: if a set is not `[n, D]`, the widths differ or a value is not finite.
-    """
+    """Whether both sets have at least two rows; they must be `[n, D]` of one D and finite."""
     if reference_features.ndim != 2 or estimated_features.ndim != 2:
         raise ValueError(
             f"features must be [n, D], got {reference_features.shape} and {estimated_features.shape}."
@@ -91,15 +85,21 @@ def kernel_distance(
     return 100.0 * (within - 2.0 * mean_kernel(reference_features, estimated_features, n * m, 0))
 
 
+def evaluate_distances(
+    reference_features: DoubleArray, estimated_features: DoubleArray
+) -> dict[str, float] | None:
+    """Both distances and the number of estimated rows, by name; None where a set has fewer than two rows."""
+    if min(len(reference_features), len(estimated_features)) < 2:
+        return None
+    return {
+        "frechet": frechet_distance(reference_features, estimated_features),
+        "kernel": kernel_distance(reference_features, estimated_features),
+        "n_rows": float(len(estimated_features)),
+    }
+
+
 def validate_samples(samples: DoubleArray) -> bool:
-    """Check one piece of audio or a curve; True where it has entries.
-
-    Warns:
-        UserWarning: where it is empty; the metric is then its worst.
-
-    Raises:
-        ValueError: if it is not one-dimensional or not finite.
-    """
+    """Whether a piece of audio or a curve has entries; it must be one-dimensional and finite."""
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise ValueError(f"expected one list of finite values, got shape {samples.shape}.")
     if samples.size == 0:
@@ -154,14 +154,7 @@ def spectral_flatness(power: DoubleArray) -> float:
 
 
 def validate_chroma(chroma: DoubleArray) -> bool:
-    """Check a chromagram `[12, F]`; True where any of it sounds.
-
-    Warns:
-        UserWarning: where it is empty or all zero; the metric is then its worst.
-
-    Raises:
-        ValueError: if it is not `[12, F]`, finite and non-negative.
-    """
+    """Whether any of a chromagram sounds; it must be `[12, F]`, finite and not negative."""
     if chroma.ndim != 2 or chroma.shape[0] != 12 or not np.isfinite(chroma).all() or (chroma < 0).any():
         raise ValueError(f"chroma must be [12, frames], finite and >= 0, got shape {chroma.shape}.")
     if not chroma.any():

@@ -37,14 +37,7 @@ class Interval:
 
 
 def validate_items(values: DoubleArray) -> bool:
-    """Check a list of scores; True where it has entries.
-
-    Warns:
-        UserWarning: where it is empty; mean and interval are then NaN.
-
-    Raises:
-        ValueError: if it is not one-dimensional or not finite.
-    """
+    """Whether a list of scores has entries, else mean and interval are NaN; it must be one-dimensional and finite."""
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError(f"expected one list of finite scores, got shape {values.shape}.")
     if values.size == 0:

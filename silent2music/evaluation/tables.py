@@ -23,8 +23,8 @@ from silent2music.evaluation.following import (
     onset_scores,
     retrieval_scores,
 )
-from silent2music.evaluation.pieces import EvalConfig, Inspected, Item
-from silent2music.evaluation.quality import frechet_distance, kernel_distance
+from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, partners_of
+from silent2music.evaluation.quality import evaluate_distances
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, mean_difference, paired_difference
 
@@ -48,11 +48,11 @@ LOWER_IS_A_FAULT = ("key_clarity", "beat_strength")
 def tabulate(
     items: Sequence[Item],
     systems: Mapping[str, Pieces],
-    partner: Sequence[int],
-    anchors: Mapping[str, Sequence[Inspected]],
     config: EvalConfig,
+    anchors: Mapping[str, Sequence[Inspected]] | None = None,
 ) -> Figures:
     """Everything that needs no model: following, kinds, retrieval, quality and faults of each system."""
+    anchors, partner = anchors or {}, partners_of(len(items))
     systems = {name: pieces for name, pieces in systems.items() if any(pieces)}
     everything = _with_shuffled(systems, partner) | dict(anchors)
     limits = fault_limits([p.faults for p in systems.get("real", ()) if p])
@@ -67,7 +67,6 @@ def tabulate(
                 name: [piece.features if piece else None for piece in pieces]
                 for name, pieces in systems.items()
             },
-            partner,
             config.seed,
         ),
         "kinds": {name: _by_kind(items, pieces) for name, pieces in systems.items()},
@@ -90,7 +89,6 @@ def tabulate(
 def follow_tables(
     references: Sequence[Mapping[str, RoomReference]],
     systems: Mapping[str, Sequence[MusicFeatures | None]],
-    partner: Sequence[int],
     seed: int,
 ) -> Figures:
     """How far each system follows the rooms, as measured and as labelled, and by how much more than its null.
@@ -98,7 +96,6 @@ def follow_tables(
     Args:
         references: for each room `measured`, and `labelled` where there are labels.
         systems: for each system its music for these rooms, where it played.
-        partner: for each room the one whose music is its null.
         seed: of the intervals.
 
     Returns:
@@ -106,6 +103,7 @@ def follow_tables(
         system over that of its null, item by item. All with intervals.
     """
     report: Figures = {"follow": {}, "differences": {}}
+    partner = partners_of(len(references))
     for side in ("measured", "labelled"):
         scores = {
             name: [
@@ -125,7 +123,8 @@ def follow_tables(
 
 def stated(config: EvalConfig) -> Figures:
     """What a report says of how it was made: all that decides its figures."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name != "workers"}
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in ("workers", "sampling")}
 
 
 def _with_shuffled(systems: Mapping[str, Sequence[Any]], partner: Sequence[int]) -> dict[str, Sequence[Any]]:
@@ -247,13 +246,8 @@ def _quality(systems: Mapping[str, Pieces]) -> dict[str, dict[str, float]]:
             # The same pieces in another order, or those of the reference itself.
             continue
         rows = np.concatenate([p.quality for p in pieces]) if pieces else reference[:0]
-        # A covariance or a kernel of one row is none.
-        if min(len(rows), len(reference)) >= 2:
-            result[name] = {
-                "frechet": frechet_distance(scaled(reference), scaled(rows)),
-                "kernel": kernel_distance(scaled(reference), scaled(rows)),
-                "n_rows": float(len(rows)),
-            }
+        if found := evaluate_distances(scaled(reference), scaled(rows)):
+            result[name] = found
     return result
 
 
