@@ -91,20 +91,3 @@ def _place(truth: SceneTruth) -> str:
     if truth.kind == "leak":
         return "behind a wall"
     return "in a large hall" if rt60 >= 1.6 else "in a room" if rt60 >= 0.45 else "in a small dry room"
-
-
-def melody_chroma(arrangement: Arrangement, rate_hz: float) -> FloatArray:
-    """Pitch classes of the melody, `[n, 12]` with n = round(seconds * rate_hz); 1 where sounding, else 0.
-
-    The melody is the parts of that role, or all pitched parts where there is none.
-    """
-    n_frames = round(arrangement.seconds * rate_hz)
-    chroma = np.zeros((n_frames, 12))
-    pitched = [part for part in arrangement.parts if not part.is_drum]
-    melody = [part for part in pitched if part.role == "melody"] or pitched
-    for part in melody:
-        first = np.floor(part.start_seconds * rate_hz).astype(np.int64)
-        last = np.ceil(part.end_seconds * rate_hz).astype(np.int64)
-        for start, end, pitch in zip(first, last, part.pitches, strict=True):
-            chroma[start:end, int(pitch) % 12] = 1.0
-    return chroma
