@@ -3,14 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
+from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
 from silent2music.factory.arranging import arrange, automation, energy_levels, key_shift
 from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Style
 from silent2music.factory.moods import affect_curves
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-from silent2music.factory.scores import PITCH_NAMES, Score, ScorePart
+from silent2music.factory.scores import Score, ScorePart
 from silent2music.factory.textures import in_range
 from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
-from silent2music.errors import DataError
+from silent2music.keys import PITCH_NAMES
 
 SECONDS = 30.0
 N_FRAMES = round(SECONDS * ENERGY_RATE_HZ)

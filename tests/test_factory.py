@@ -18,10 +18,10 @@ from library import write_ambience, write_rooms, write_scores
 
 from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
-from silent2music.factory.build import attribution, build, make_pair, open_factory
 from silent2music.data.pairs import check, read_pairs
-from silent2music.factory.scenes import FROM_MUSIC, KINDS
 from silent2music.errors import ConfigError, DataError
+from silent2music.factory.build import attribution, build, make_pair, open_factory
+from silent2music.factory.scenes import FROM_MUSIC, KINDS
 
 SECONDS = 6.0
 

@@ -245,7 +245,7 @@ def analyze(
     if plot is not None:
         from silent2music.plotting import plot_profile
 
-        waveform = Waveform(recording.stretch(0, recording.n_samples), recording.sample_rate)
+        waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)

@@ -61,8 +61,8 @@ def arranged(
     Raises:
         DataError: if fluidsynth or the soundfont is missing.
     """
-    from silent2music.factory.arranging import arrange
     from silent2music.factory.arrangement import SceneTruth
+    from silent2music.factory.arranging import arrange
     from silent2music.factory.rendering import render
     from silent2music.factory.scores import load_score
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.filters import mel_filters, triangles
 
 FloatArray = NDArray[np.float64]
 
@@ -501,7 +502,8 @@ def _log_bands(samples: FloatArray) -> FloatArray:
 
 def _mel_db(power: FloatArray) -> FloatArray:
     """`[_N_MELS, F]` mel power in dB, not below 80 dB under its maximum."""
-    return _level_db(_mel_filterbank() @ power, 80.0)
+    filters = mel_filters(SAMPLE_RATE, _LONG_FFT, _N_MELS, low_hz=40.0, high_hz=11500.0, norm="sum")
+    return _level_db(filters @ power, 80.0)
 
 
 def _level_db(power: FloatArray, range_db: float) -> FloatArray:
@@ -538,16 +540,8 @@ def _log_filterbank() -> FloatArray:
     frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
     bins = np.unique(np.round(centres / frequencies[1]).astype(int))
-    return _triangles(bins[bins < frequencies.size].astype(np.float64), frequencies.size)
-
-
-@lru_cache(maxsize=1)
-def _mel_filterbank() -> FloatArray:
-    """`[_N_MELS, 2049]` triangles on the mel scale (2595 log10(1 + f / 700)), 40 Hz to 11.5 kHz."""
-    low, high = (2595.0 * np.log10(1.0 + f / 700.0) for f in (40.0, 11500.0))
-    mel = np.linspace(low, high, _N_MELS + 2)
-    bins = 700.0 * (10.0 ** (mel / 2595.0) - 1.0) * _LONG_FFT / SAMPLE_RATE
-    return _triangles(bins, _LONG_FFT // 2 + 1)
+    filters = triangles(bins[bins < frequencies.size].astype(np.float64), np.arange(frequencies.size))
+    return np.asarray(filters / filters.sum(axis=1, keepdims=True))
 
 
 @lru_cache(maxsize=1)
@@ -557,13 +551,3 @@ def _semitone_matrix() -> FloatArray:
     half_width = np.maximum(centres * (2.0 ** (1 / 12.0) - 1.0), 1.5)
     distance = np.abs(np.arange(_LONG_FFT // 2 + 1)[None] - centres[:, None])
     return np.asarray(np.maximum(1.0 - distance / half_width[:, None], 0.0))
-
-
-def _triangles(bins: FloatArray, n_bins: int) -> FloatArray:
-    """Triangular filters of unit area with corners at successive entries of `bins`."""
-    position = np.arange(n_bins)[None]
-    left, centre, right = bins[:-2, None], bins[1:-1, None], bins[2:, None]
-    rise = (position - left) / (centre - left)
-    fall = (right - position) / (right - centre)
-    filters = np.maximum(np.minimum(rise, fall), 0.0)
-    return np.asarray(filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-12))

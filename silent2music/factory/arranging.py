@@ -8,13 +8,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
 from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
 from silent2music.factory.moods import affect_curves, describe
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.factory.scores import PITCH_NAMES, Score, pick_passage
+from silent2music.factory.scores import Score, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
-from silent2music.errors import DataError
+from silent2music.keys import PITCH_NAMES
 
 FloatArray = NDArray[np.float64]
 

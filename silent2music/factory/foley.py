@@ -78,6 +78,7 @@ class SceneDraft:
         """Start and end in seconds of the stretches between changes of scene."""
         return pairwise([0.0, *self.boundary_seconds, self.seconds])
 
+
 def quiet_room(draft: SceneDraft) -> None:
     """Indoor tone: a real bed of the kind `room` or, through a wall, of another kind, with hiss and mains hum."""
     from scipy.signal import butter, sosfilt

@@ -13,13 +13,13 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.config import DataConfig
-from silent2music.factory.build import licensed_scores, usable_score
+from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, Part
+from silent2music.factory.build import licensed_scores, usable_score
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import Score, ScorePart
 from silent2music.factory.sources import held_out
-from silent2music.errors import DataError
 
 FAMILIES = {
     "piano": range(8),
@@ -101,9 +101,7 @@ def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrange
     if sum(len(part.pitches) for part in parts) < 12:
         raise DataError(f"The passage of {score.source} has hardly any notes; expected at least 12.")
     gain_db = np.full(int(10 * SECONDS), -20.0 * rng.random())
-    return Arrangement(
-        SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key, source=score.source
-    )
+    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key, source=score.source)
 
 
 def _parts(score: Score, family: str, rng: np.random.Generator) -> tuple[Part, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
-from silent2music.factory.ensembles import INSTRUMENTS
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.factory.ensembles import INSTRUMENTS
 
 FloatArray = NDArray[np.float32]
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.factory.ensembles import Style
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, SceneTruth
+from silent2music.factory.ensembles import Style
 from silent2music.factory.scores import Passage
 
 FloatArray = NDArray[np.float64]
