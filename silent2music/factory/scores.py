@@ -15,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.errors import DataError
 from silent2music.keys import PITCH_NAMES, estimate_key
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 VOCAL_PROGRAMS = (52, 53, 54)
 """General MIDI's choir aahs, voice oohs and synth voice."""
@@ -59,8 +56,8 @@ class ScorePart:
 
     name: str
     program: int
-    start_beats: FloatArray
-    end_beats: FloatArray
+    start_beats: DoubleArray
+    end_beats: DoubleArray
     pitches: IntArray
     velocities: IntArray
 
@@ -104,8 +101,8 @@ class Score:
 class Notes:
     """Notes of all parts together, as parallel arrays `[n]` sorted by start."""
 
-    starts: FloatArray
-    ends: FloatArray
+    starts: DoubleArray
+    ends: DoubleArray
     pitches: IntArray
     velocities: IntArray
 
@@ -161,7 +158,7 @@ def load_score(path: Path) -> Score:
     return Score(str(path), parts, n_beats, bar_beats[bar_beats < n_beats], tempos, tonic, mode)
 
 
-def _tempos(raw: Any, beat_ticks: FloatArray) -> tuple[tuple[float, float], ...]:
+def _tempos(raw: Any, beat_ticks: DoubleArray) -> tuple[tuple[float, float], ...]:
     """(beat, beats per minute) of every change of tempo."""
     tempos = []
     for tempo in raw.tempos:
@@ -172,7 +169,7 @@ def _tempos(raw: Any, beat_ticks: FloatArray) -> tuple[tuple[float, float], ...]
     return tuple(tempos) or ((0.0, 120.0),)
 
 
-def _part(track: Any, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
+def _part(track: Any, beat_ticks: DoubleArray, keep_program: bool) -> ScorePart:
     """A symusic track in beats; a vocal line left alone is given to the piano."""
     arrays = track.notes.numpy()
     order = np.lexsort((arrays["pitch"], arrays["time"]))
@@ -189,7 +186,7 @@ def _part(track: Any, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
     )
 
 
-def _metre(raw: Any, end_tick: int) -> tuple[FloatArray, IntArray]:
+def _metre(raw: Any, end_tick: int) -> tuple[DoubleArray, IntArray]:
     """Beat positions in ticks (one beyond the end) and beat indices of bar starts."""
     tpq = int(raw.tpq)
     changes = [(int(s.time), int(s.numerator), int(s.denominator)) for s in raw.time_signatures]

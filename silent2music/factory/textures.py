@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part
 from silent2music.factory.ensembles import INSTRUMENTS, Style, Voice
 from silent2music.factory.scores import Notes, Passage
 from silent2music.factory.timing import Section, Slots, thin_out
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 RELEASE_SECONDS = 0.03
 """All notes end this long before their section does."""
@@ -71,7 +68,7 @@ class SectionMusic:
     notes: Notes
     slots: Slots
     style: Style
-    loudness: FloatArray
+    loudness: DoubleArray
     rng: np.random.Generator
 
     @property
@@ -154,7 +151,7 @@ def _outer_note(notes: Notes, beat: float, highest: bool) -> int | None:
     return int(notes.pitches[near].max() if highest else notes.pitches[near].min())
 
 
-def _sounding_until(music: SectionMusic, beats: FloatArray) -> FloatArray:
+def _sounding_until(music: SectionMusic, beats: DoubleArray) -> DoubleArray:
     """For each position the time in seconds at which the score next falls silent for over half a beat."""
     if not len(music.notes.starts):
         return music.section.seconds_at(beats)
