@@ -63,14 +63,12 @@ def arrange(
     solo = int(rng.integers(len(style.ensembles)))
     for section, rank in zip(sections, fullness, strict=True):
         passage = pick_passage(score, section.n_beats, rng, style.mode)
-        shift = key_shift(passage.tonic, passage.mode) if normalise_key else 0
-        keys.append(
-            (section.stop_seconds - section.start_seconds, (passage.tonic + shift) % 12, passage.mode)
-        )
-        notes = dataclasses.replace(passage.notes, pitches=passage.notes.pitches + shift)
+        if normalise_key:
+            passage = passage.transposed(key_shift(passage.tonic, passage.mode))
+        keys.append((section.stop_seconds - section.start_seconds, passage.tonic, passage.mode))
         gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
         slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
-        music = SectionMusic(section, passage, notes, slots, style, loudness, rng)
+        music = SectionMusic(section, passage, slots, style, loudness, rng)
         for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
             if truth.kind == "muted":
                 voice = _moved(voice, REGISTERS[rank])

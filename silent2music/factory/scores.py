@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,11 @@ class Passage:
     bar_beats: IntArray
     tonic: int
     mode: str
+
+    def transposed(self, semitones: int) -> Passage:
+        """The passage so many semitones higher."""
+        notes = replace(self.notes, pitches=self.notes.pitches + semitones)
+        return replace(self, notes=notes, tonic=(self.tonic + semitones) % 12)
 
 
 def load_score(path: Path) -> Score:
