@@ -65,9 +65,11 @@ def test_a_fault_comes_through_and_the_jobs_after_it_are_not_all_taken(workers: 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_fault_at_the_start_of_a_worker_comes_through(workers: int) -> None:
-    with Pool(workers, failing_start, ("The folder is gone.",)) as pool:
-        with pytest.raises(DataError, match="The folder is gone"):
-            list(pool.map(add, [1]))
+    with (
+        Pool(workers, failing_start, ("The folder is gone.",)) as pool,
+        pytest.raises(DataError, match="The folder is gone"),
+    ):
+        list(pool.map(add, [1]))
 
 
 def test_workers_have_one_thread_each_and_the_environment_is_left_alone(monkeypatch) -> None:
@@ -107,6 +109,6 @@ def test_threads_are_limited_before_numpy_is_imported(tmp_path: Path) -> None:
 def test_a_killed_worker_is_told_in_one_sentence() -> None:
     with (
         Pool(2) as pool,
-        pytest.raises(S2MError, match="One of 2 worker processes was killed.*fewer workers"),
+        pytest.raises(S2MError, match=r"One of 2 worker processes was killed.*fewer workers"),
     ):
         list(pool.map(die, range(5)))

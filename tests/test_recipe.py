@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from silent2music.config import (
     RecipeConfig,
     RunConfig,
     TrainingConfig,
+    to_dict,
 )
-from silent2music.errors import ConfigError, DataError
+from silent2music.errors import ConfigError
 from silent2music.model import Silent2Music
-from silent2music.training import recipe as pipeline
+from silent2music.training.recipe import run_recipe
 
 SECONDS = 4.0
 
@@ -52,17 +54,22 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> RecipeConfig:
     )
 
 
-def test_one_command_goes_from_data_folders_to_a_model_and_on_where_it_was(recipe, tmp_path, monkeypatch):
-    out = tmp_path / "run"
-    with pytest.raises(DataError, match=r"pairs.jsonl is missing; run the stage 'pairs' first"):
-        pipeline.run_recipe(recipe, out, ["codec"])
+def test_one_command_goes_from_data_folders_to_a_model_and_on_where_it_was(
+    recipe, tmp_path, monkeypatch, s2m
+):
+    out, folder = tmp_path / "run", tmp_path / "run" / "model"
+    (tmp_path / "recipe.json").write_text(json.dumps(to_dict(recipe)))
+    command = ("run", tmp_path / "recipe.json", "--out", out)
+    code, _, said = s2m(*command, "--stages", "codec")
+    assert code == 1
+    assert "pairs.jsonl is missing; run the stage 'pairs' first." in said
+    assert s2m(*command, "--stages", "pairs,codec") == (0, f"{folder}\n", "")
     told: list[str] = []
-    folder = pipeline.run_recipe(
-        recipe, out, ["pairs", "codec", "tokens", "model"], lambda stage, done, total: told.append(stage)
-    )
+    stages = ["pairs", "tokens", "model"]
+    assert run_recipe(recipe, out, stages, lambda stage, done, total: told.append(stage)) == folder
+    assert {"pairs", "tokens"} <= set(told)
     assert Silent2Music.from_pretrained(folder).config.decoder.n_codebooks == 4
     assert (folder / "ATTRIBUTION.md").exists()
-    assert {"pairs", "tokens"} <= set(told)
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors") if "model" not in path.parts}
 
     evaluated: list[tuple[Path, Path, int]] = []
@@ -70,15 +77,15 @@ def test_one_command_goes_from_data_folders_to_a_model_and_on_where_it_was(recip
         "silent2music.evaluation.benchmark.evaluate",
         lambda model, pairs, report, config, progress: evaluated.append((model, report, config.n)),
     )
-    pipeline.run_recipe(recipe, out)
+    assert s2m(*command)[:2] == (0, f"{folder}\n")
     assert evaluated == [(folder, folder, 2)]
     assert made and made == {path: path.stat().st_mtime_ns for path in made}, "a complete stage was run again"
 
     longer = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, max_steps=3))
-    pipeline.run_recipe(longer, out, ["model"])
+    run_recipe(longer, out, ["model"])
     assert '"step": 3' in (out / "training" / "state.json").read_text()
 
 
 def test_an_unknown_stage_is_named(recipe, tmp_path):
     with pytest.raises(ConfigError, match="Stage 'songs' is unknown; expected some of pairs, codec, tokens"):
-        pipeline.run_recipe(recipe, tmp_path, ["songs"])
+        run_recipe(recipe, tmp_path, ["songs"])

@@ -60,8 +60,8 @@ def make_score() -> Score:
     starts, ends = np.concatenate([eighths, bars]), np.concatenate([eighths + 0.45, bars + 3.8])
     order = np.lexsort((pitches, starts))
     line = ScorePart("", 0, starts[order], ends[order], pitches[order], np.full(len(order), 80))
-    signature, tempo = ((0, 4, 4),), ((0.0, 100.0),)
-    return Score("a.mid", (line,), 160, np.arange(0, 160, 4), signature, tempo, 0, "major", 2.0, (48, 84))
+    tempo = ((0.0, 100.0),)
+    return Score("a.mid", (line,), 160, np.arange(0, 160, 4), tempo, 0, "major")
 
 
 def block(starts, **options) -> Part:

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from silent2music.conditioning import Conditioning
 from torch import Tensor
 from torch.nn import functional
 
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import save_codec
-from silent2music.conditioning import Conditioning
 from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values
 from silent2music.data.pairs import music_files
 from silent2music.decoder import Decoder

@@ -7,8 +7,8 @@ The factory writes it and a user with a microphone writes it by hand; there is o
      "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
 
 `silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut
-both files alike; `split` is `train` (default) or `validation`; `labels` is free, and `KNOWN_LABELS` names the
-keys that the rest of the program understands. Blank lines are ignored.
+both files alike; `split` is `train` (default) or `validation`; `labels` is free.
+Blank lines are ignored.
 
 An entry of `labels.sources` is `{"path", "licence", "author", "role"}`. The optional `role` says what the
 source gave: `recording` (the default), `score`, `room` (an impulse response) or `instrument`. Recordings and
@@ -32,25 +32,6 @@ from silent2music.errors import AudioError, DataError
 MANIFEST = "pairs.jsonl"
 SPLITS = ("train", "validation")
 KEYS = ("silent", "music", "start", "end", "split", "labels")
-KNOWN_LABELS = (
-    "kind",
-    "tempo_bpm",
-    "beats",
-    "bars",
-    "boundaries",
-    "valence",
-    "arousal",
-    "instruments",
-    "key",
-    "caption",
-    "rt60_seconds",
-    "level_dbfs",
-    "event_seconds",
-    "event_strengths",
-    "sources",
-    "score",
-    "seed",
-)
 SOURCE_ROLES = ("recording", "score", "room", "instrument")
 
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
@@ -69,7 +50,7 @@ class Pair:
         start: first second used, in both files; None is the beginning.
         end: last second used, in both files; None is the end.
         split: `train` or `validation`.
-        labels: what is known of the pair, see `KNOWN_LABELS`.
+        labels: what is known of the pair, under free names.
     """
 
     silent: str

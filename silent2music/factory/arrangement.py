@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.arrays import DoubleArray, IntArray
 
 ENERGY_RATE_HZ = 10.0
 """Rate of every energy, valence and arousal curve."""
 
 
-def _empty() -> FloatArray:
+def _empty() -> DoubleArray:
     return np.zeros(0)
 
 
@@ -40,11 +39,11 @@ class SceneTruth:
 
     kind: str
     seconds: float
-    event_seconds: FloatArray = field(default_factory=_empty)
-    event_strengths: FloatArray = field(default_factory=_empty)
-    beat_seconds: FloatArray = field(default_factory=_empty)
-    boundary_seconds: FloatArray = field(default_factory=_empty)
-    energy_db: FloatArray = field(default_factory=_empty)
+    event_seconds: DoubleArray = field(default_factory=_empty)
+    event_strengths: DoubleArray = field(default_factory=_empty)
+    beat_seconds: DoubleArray = field(default_factory=_empty)
+    boundary_seconds: DoubleArray = field(default_factory=_empty)
+    energy_db: DoubleArray = field(default_factory=_empty)
     rt60_seconds: float | None = None
     level_dbfs: float = -60.0
 
@@ -67,10 +66,10 @@ class Part:
     program: int
     is_drum: bool
     role: str
-    start_seconds: FloatArray
-    end_seconds: FloatArray
-    pitches: NDArray[np.int64]
-    velocities: NDArray[np.int64]
+    start_seconds: DoubleArray
+    end_seconds: DoubleArray
+    pitches: IntArray
+    velocities: IntArray
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,13 @@ class Arrangement:
 
     seconds: float
     parts: tuple[Part, ...]
-    gain_db: FloatArray
-    beat_seconds: FloatArray = field(default_factory=_empty)
-    bar_seconds: FloatArray = field(default_factory=_empty)
-    boundary_seconds: FloatArray = field(default_factory=_empty)
+    gain_db: DoubleArray
+    beat_seconds: DoubleArray = field(default_factory=_empty)
+    bar_seconds: DoubleArray = field(default_factory=_empty)
+    boundary_seconds: DoubleArray = field(default_factory=_empty)
     tempo_bpm: float = 120.0
     key: str = ""
-    valence: FloatArray = field(default_factory=_empty)
-    arousal: FloatArray = field(default_factory=_empty)
+    valence: DoubleArray = field(default_factory=_empty)
+    arousal: DoubleArray = field(default_factory=_empty)
     caption: str = ""
     source: str = ""

@@ -6,8 +6,8 @@ import dataclasses
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
 from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
@@ -16,8 +16,6 @@ from silent2music.factory.scores import Score, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES
-
-FloatArray = NDArray[np.float64]
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""
@@ -60,19 +58,17 @@ def arrange(
     sections = plan_sections(truth, style, score.tempo_bpm, rng)
     fullness = section_fullness(sections, truth, level, rng)
     drafts: dict[tuple[str, str], Draft] = {}
-    bars: list[FloatArray] = []
+    bars: list[DoubleArray] = []
     keys: list[tuple[float, int, str]] = []
     solo = int(rng.integers(len(style.ensembles)))
     for section, rank in zip(sections, fullness, strict=True):
         passage = pick_passage(score, section.n_beats, rng, style.mode)
-        shift = key_shift(passage.tonic, passage.mode) if normalise_key else 0
-        keys.append(
-            (section.stop_seconds - section.start_seconds, (passage.tonic + shift) % 12, passage.mode)
-        )
-        notes = dataclasses.replace(passage.notes, pitches=passage.notes.pitches + shift)
+        if normalise_key:
+            passage = passage.transposed(key_shift(passage.tonic, passage.mode))
+        keys.append((section.stop_seconds - section.start_seconds, passage.tonic, passage.mode))
         gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
         slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
-        music = SectionMusic(section, passage, notes, slots, style, loudness, rng)
+        music = SectionMusic(section, passage, slots, style, loudness, rng)
         for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
             if truth.kind == "muted":
                 voice = _moved(voice, REGISTERS[rank])
@@ -110,7 +106,7 @@ def _moved(voice: Voice, semitones: int) -> Voice:
 
 
 def section_fullness(
-    sections: list[Section], truth: SceneTruth, level_dbfs: FloatArray, rng: np.random.Generator
+    sections: list[Section], truth: SceneTruth, level_dbfs: DoubleArray, rng: np.random.Generator
 ) -> list[int]:
     """Which of three ensembles, dark and thin to bright and full, plays each section: the louder, the fuller.
 
@@ -138,7 +134,7 @@ def key_shift(tonic: int, mode: str) -> int:
     return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
 
 
-def energy_levels(truth: SceneTruth, n_frames: int) -> FloatArray:
+def energy_levels(truth: SceneTruth, n_frames: int) -> DoubleArray:
     """The scene's short-term level in dBFS on the pair's frames; constant where the scene has no curve."""
     curve = truth.energy_db
     if not len(curve):
@@ -146,7 +142,7 @@ def energy_levels(truth: SceneTruth, n_frames: int) -> FloatArray:
     return np.interp(np.arange(n_frames), np.arange(len(curve)), curve)
 
 
-def automation(truth: SceneTruth, level_dbfs: FloatArray) -> tuple[FloatArray, FloatArray]:
+def automation(truth: SceneTruth, level_dbfs: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     """Loudness automation and relative loudness of the music.
 
     The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
@@ -175,7 +171,7 @@ def automation(truth: SceneTruth, level_dbfs: FloatArray) -> tuple[FloatArray, F
     return gain, np.clip(smoothed(relative, 5), 0.0, 1.0)
 
 
-def smoothed(curve: FloatArray, width: int) -> FloatArray:
+def smoothed(curve: DoubleArray, width: int) -> DoubleArray:
     """A centred moving mean that does not shrink at the edges."""
     kernel = np.ones(width)
     return np.convolve(curve, kernel, "same") / np.convolve(np.ones(len(curve)), kernel, "same")
@@ -188,10 +184,10 @@ def _stillness(truth: SceneTruth) -> float:
     return 1.0 + 0.8 * float(np.clip((-55.0 - truth.level_dbfs) / 20.0, 0.0, 1.0))
 
 
-def _activity(level_dbfs: FloatArray, loudness: FloatArray) -> FloatArray:
+def _activity(level_dbfs: DoubleArray, loudness: DoubleArray) -> DoubleArray:
     """Chance of an onset that no event asks for: fewer where the scene is still, hardly any in digital silence."""
     return np.where(level_dbfs > SILENT_DBFS, np.clip(0.35 + 1.6 * loudness, 0.0, 1.0), 0.04)
 
 
-def _inside(times: FloatArray, seconds: float) -> FloatArray:
+def _inside(times: DoubleArray, seconds: float) -> DoubleArray:
     return times[(times >= 0.0) & (times < seconds)]

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from silent2music import config as settings
-from silent2music.audio import FloatArray, Waveform, atomic_path, write
+from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform, write
 from silent2music.config import DataConfig
 from silent2music.data.pairs import MANIFEST, Pair
 from silent2music.errors import ConfigError, DataError, require
@@ -37,6 +38,7 @@ from silent2music.factory.scenes import (
 )
 from silent2music.factory.scores import Score, load_score
 from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
+from silent2music.files import atomic_path
 from silent2music.processes import Pool
 
 Progress = Callable[[int, int], None]

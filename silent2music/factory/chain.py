@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.audio import FloatArray, db_to_gain, level_curve_dbfs
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import db_to_gain, level_curve_dbfs
 from silent2music.factory.arrangement import ENERGY_RATE_HZ
 from silent2music.factory.rooms import SAMPLE_RATE
-
-Coefficients = NDArray[np.float64]
 
 
 def in_room(
@@ -49,7 +48,7 @@ def recording_chain(samples: FloatArray, rng: np.random.Generator, probability: 
     import soxr
     from scipy.signal import butter, sosfilt, tf2sos
 
-    sections: list[NDArray[np.float64]] = []
+    sections: list[DoubleArray] = []
     for _ in range(2):
         if rng.random() < probability:
             b, a = _peaking(
@@ -73,8 +72,8 @@ def recording_chain(samples: FloatArray, rng: np.random.Generator, probability: 
 
 def _peaking(
     frequency_hz: float, gain_db: float, rng: np.random.Generator
-) -> tuple[Coefficients, Coefficients]:
-    """Coefficients of a peaking equaliser (Bristow-Johnson, Audio EQ Cookbook)."""
+) -> tuple[DoubleArray, DoubleArray]:
+    """DoubleArray of a peaking equaliser (Bristow-Johnson, Audio EQ Cookbook)."""
     w = 2 * np.pi * frequency_hz / SAMPLE_RATE
     amplitude, alpha = 10 ** (gain_db / 40), np.sin(w) / (2 * float(rng.uniform(0.4, 1.5)))
     b = np.array([1 + alpha * amplitude, -2 * np.cos(w), 1 - alpha * amplitude])
@@ -116,7 +115,7 @@ def quantised(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
     ) / np.float32(32768)
 
 
-def measured_energy_db(samples: FloatArray) -> NDArray[np.float64]:
+def measured_energy_db(samples: FloatArray) -> DoubleArray:
     """`[seconds * ENERGY_RATE_HZ]` RMS of `[N]` samples in dBFS, in frames of 100 ms, not below the floor."""
     frame = round(SAMPLE_RATE / ENERGY_RATE_HZ)
     n_frames = max(1, round(samples.size / frame))
@@ -125,13 +124,24 @@ def measured_energy_db(samples: FloatArray) -> NDArray[np.float64]:
 
 def coloured_noise(rng: np.random.Generator, n: int, slope: float) -> FloatArray:
     """`[n]` Gaussian noise of RMS 1 whose power falls with frequency to the power of `slope`, flat under 40 Hz."""
+    noise = shaped_noise(rng, n, lambda frequency_hz: np.maximum(frequency_hz, 40.0) ** (-slope / 2))
+    return np.asarray(noise / np.float32(rms(noise)))
+
+
+def shaped_noise(rng: np.random.Generator, n: int, gain: Callable[[DoubleArray], DoubleArray]) -> FloatArray:
+    """`[n]` Gaussian noise whose spectrum has the gain that the function gives for frequencies in Hz."""
     from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
     size = next_fast_len(n, real=True)
-    spectrum = rfft(rng.standard_normal(size, dtype=np.float32))
-    shape = np.maximum(rfftfreq(size, 1 / SAMPLE_RATE), 40.0) ** (-slope / 2)
-    noise = irfft(spectrum * shape.astype(np.float32), size)[:n].astype(np.float32)
-    return np.asarray(noise / np.float32(rms(noise)))
+    shape = gain(rfftfreq(size, 1 / SAMPLE_RATE)).astype(np.float32)
+    spectrum = rfft(rng.standard_normal(size, dtype=np.float32)) * shape
+    return np.asarray(irfft(spectrum, size)[:n], np.float32)
+
+
+def frame_powers(samples: FloatArray, frame: int) -> FloatArray:
+    """`[N // frame]` mean square of consecutive frames of `[N]` samples; what is left over at the end is left out."""
+    n_frames = samples.size // frame
+    return np.asarray(np.square(samples[: n_frames * frame]).reshape(n_frames, frame).mean(axis=1))
 
 
 def rms(samples: FloatArray) -> float:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.audio import FloatArray, db_to_gain
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import db_to_gain
 from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.chain import coloured_noise, rms
 from silent2music.factory.rooms import SAMPLE_RATE
@@ -321,7 +321,7 @@ def _hit(draft: SceneDraft, shot: OneShot, time: float, above_db: float, loudest
 
 
 def take_notes(
-    draft: SceneDraft, arrangement: Arrangement, onsets: NDArray[np.float64], strengths: NDArray[np.float64]
+    draft: SceneDraft, arrangement: Arrangement, onsets: DoubleArray, strengths: DoubleArray
 ) -> None:
     """Take events, beats and boundaries from an arrangement; onsets within 30 ms are one event, the strongest."""
     inside = (onsets >= 0) & (onsets < arrangement.seconds - 0.05)

@@ -7,6 +7,7 @@ level, dry and in rooms. Scores are divided into splits as for pairs, so that on
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,8 @@ def render_medleys(
         lap = number // len(FAMILIES)
         share = config.validation_share
         split = "validation" if int((lap + 1) * share) > int(lap * share) and aside else "train"
-        name, arrangement = usable_score(
-            folder, stocks[split], rng, lambda score: _arrangement(score, family, rng)
-        )
+        arranged = partial(_arrangement, family=family, rng=rng)
+        name, arrangement = usable_score(folder, stocks[split], rng, arranged)
         path = out / split / f"{family}-{number:04d}.flac"
         lines.append(f"{path.relative_to(out)}\t{name}\n")
         if not path.exists():

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-
-FloatArray = NDArray[np.float64]
+from silent2music.arrays import DoubleArray
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part, SceneTruth
 
 RULE_WINDOW_SECONDS = 4.0
 """Density, register and articulation are heard over about this long."""
 
 
 def affect_curves(
-    parts: tuple[Part, ...], gain_db: FloatArray, tempo_bpm: float, mode: str
-) -> tuple[FloatArray, FloatArray]:
+    parts: tuple[Part, ...], gain_db: DoubleArray, tempo_bpm: float, mode: str
+) -> tuple[DoubleArray, DoubleArray]:
     """Valence and arousal, `[n]` each at `ENERGY_RATE_HZ`, -1 to 1.
 
     The directions are the primary rules of Livingstone, Muhlberger, Brown & Thompson, "Changing Musical
@@ -49,11 +47,11 @@ def affect_curves(
     return np.clip(valence, -1.0, 1.0), np.clip(arousal, -1.0, 1.0)
 
 
-def _joined(arrays: list[FloatArray]) -> FloatArray:
+def _joined(arrays: list[DoubleArray]) -> DoubleArray:
     return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
-def _framed(seconds: FloatArray, values: FloatArray, n_frames: int) -> FloatArray:
+def _framed(seconds: DoubleArray, values: DoubleArray, n_frames: int) -> DoubleArray:
     """Sums of values over a centred window of `RULE_WINDOW_SECONDS` at every frame."""
     frames = np.clip((seconds * ENERGY_RATE_HZ).astype(np.int64), 0, max(n_frames - 1, 0))
     total = np.concatenate([[0.0], np.cumsum(np.bincount(frames, weights=values, minlength=n_frames))])
@@ -62,12 +60,12 @@ def _framed(seconds: FloatArray, values: FloatArray, n_frames: int) -> FloatArra
     return np.asarray(total[np.minimum(index + half, n_frames)] - total[np.maximum(index - half, 0)])
 
 
-def _mean(sums: FloatArray, counts: FloatArray, default: float) -> FloatArray:
+def _mean(sums: DoubleArray, counts: DoubleArray, default: float) -> DoubleArray:
     return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1.0), default))
 
 
 def describe(
-    parts: tuple[Part, ...], truth: SceneTruth, tempo_bpm: float, valence: FloatArray, arousal: FloatArray
+    parts: tuple[Part, ...], truth: SceneTruth, tempo_bpm: float, valence: DoubleArray, arousal: DoubleArray
 ) -> str:
     """A caption such as "slow, melancholic solo cello in a large hall"."""
     names = list(dict.fromkeys(part.name for part in parts))
@@ -91,20 +89,3 @@ def _place(truth: SceneTruth) -> str:
     if truth.kind == "leak":
         return "behind a wall"
     return "in a large hall" if rt60 >= 1.6 else "in a room" if rt60 >= 0.45 else "in a small dry room"
-
-
-def melody_chroma(arrangement: Arrangement, rate_hz: float) -> FloatArray:
-    """Pitch classes of the melody, `[n, 12]` with n = round(seconds * rate_hz); 1 where sounding, else 0.
-
-    The melody is the parts of that role, or all pitched parts where there is none.
-    """
-    n_frames = round(arrangement.seconds * rate_hz)
-    chroma = np.zeros((n_frames, 12))
-    pitched = [part for part in arrangement.parts if not part.is_drum]
-    melody = [part for part in pitched if part.role == "melody"] or pitched
-    for part in melody:
-        first = np.floor(part.start_seconds * rate_hz).astype(np.int64)
-        last = np.ceil(part.end_seconds * rate_hz).astype(np.int64)
-        for start, end, pitch in zip(first, last, part.pitches, strict=True):
-            chroma[start:end, int(pitch) % 12] = 1.0
-    return chroma

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.audio import FloatArray, db_to_gain
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import db_to_gain
 from silent2music.factory.arrangement import Part
+from silent2music.factory.chain import shaped_noise
 from silent2music.factory.rooms import SAMPLE_RATE
 
 
@@ -49,28 +50,18 @@ TOUCHES: dict[str, Touch] = {
 }
 """By plain instrument name. An instrument is looked up by the first name that its own contains, see `touch_of`."""
 
-RELATIVES: tuple[tuple[str, str], ...] = (
-    ("contrabass", "cello"),
-    ("viola", "violin"),
-    ("string", "violin"),
-    ("fiddle", "violin"),
+RELATIVES = (
+    ("cello", "contrabass"),
+    ("violin", "viola string fiddle"),
     ("bass", "bass"),
-    ("oboe", "bassoon"),
-    ("clarinet", "bassoon"),
-    ("sax", "bassoon"),
-    ("horn", "tuba"),
-    ("trumpet", "tuba"),
-    ("trombone", "tuba"),
-    ("brass", "tuba"),
-    ("organ", "accordion"),
-    ("recorder", "flute"),
-    ("whistle", "flute"),
-    ("harp", "guitar"),
-    ("vibraphone", "drums"),
-    ("marimba", "drums"),
-    ("percussion", "drums"),
+    ("bassoon", "oboe clarinet sax"),
+    ("tuba", "horn trumpet trombone brass"),
+    ("accordion", "organ"),
+    ("flute", "recorder whistle"),
+    ("guitar", "harp"),
+    ("drums", "vibraphone marimba percussion"),
 )
-"""Part of an instrument's name -> whose touch it shares."""
+"""Whose touch an instrument shares, by parts of its name; the first row that fits decides."""
 
 
 def touch_of(name: str, is_drum: bool = False) -> Touch:
@@ -86,12 +77,13 @@ def touch_of(name: str, is_drum: bool = False) -> Touch:
     exact = [key for key in TOUCHES if key in lowered]
     if exact:
         return TOUCHES[max(exact, key=len)]
-    return next((TOUCHES[key] for part, key in RELATIVES if part in lowered), TOUCHES["piano"])
+    related = (key for key, parts in RELATIVES if any(part in lowered for part in parts.split()))
+    return TOUCHES[next(related, "piano")]
 
 
 def mechanical_noise(
     parts: Sequence[Part], n: int, rng: np.random.Generator
-) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[FloatArray, DoubleArray, DoubleArray]:
     """The noise of all notes of an arrangement.
 
     Args:
@@ -118,9 +110,8 @@ def mechanical_noise(
                 _add(out, noise, float(start), gain * db_to_gain(touch.sustain_db))
             if touch.release_db is not None and length > 0.08:
                 release = _click(touch, int(pitch) - 5, rng)
-                _add(
-                    out, release, float(end), gain * db_to_gain(touch.release_db) * float(rng.uniform(0.5, 1))
-                )
+                fraction = db_to_gain(touch.release_db) * float(rng.uniform(0.5, 1))
+                _add(out, release, float(end), gain * fraction)
             onsets.append(float(start))
             strengths.append(float(velocity) / 127)
     return out, np.array(onsets), np.array(strengths)
@@ -166,10 +157,9 @@ def _stroke(touch: Touch, pitch: int, seconds: float, rng: np.random.Generator) 
 
 def _band_noise(n: int, centre_hz: float, width: float, rng: np.random.Generator) -> FloatArray:
     """`[n]` noise with a bell-shaped spectrum on a logarithmic axis, `width` octaves wide."""
-    from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
 
-    size = next_fast_len(n, real=True)
-    frequencies = np.maximum(rfftfreq(size, 1 / SAMPLE_RATE), 1.0)
-    shape = np.exp(-0.5 * (np.log2(frequencies / centre_hz) / width) ** 2).astype(np.float32)
-    spectrum = rfft(rng.standard_normal(size, dtype=np.float32)) * shape
-    return np.asarray(irfft(spectrum, size)[:n], np.float32)
+    def bell(frequency_hz: DoubleArray) -> DoubleArray:
+        octaves = np.log2(np.maximum(frequency_hz, 1.0) / centre_hz)
+        return np.asarray(np.exp(-0.5 * (octaves / width) ** 2))
+
+    return shaped_noise(rng, n, bell)

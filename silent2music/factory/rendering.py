@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.factory.ensembles import INSTRUMENTS
-
-FloatArray = NDArray[np.float32]
 
 TICKS_PER_SECOND = 2000
 """MIDI time resolution: half a millisecond."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from silent2music.audio import FloatArray
+from silent2music.arrays import FloatArray
 
 SAMPLE_RATE = 24_000
 """Rate of everything on the silent side, in Hz."""

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from silent2music.audio import FloatArray, Waveform, db_to_gain, rms_dbfs
+from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform, db_to_gain, rms_dbfs
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
 from silent2music.factory.chain import (
     coloured_noise,
     fitted,
+    frame_powers,
     in_room,
     measured_energy_db,
     quantised,
@@ -210,8 +212,7 @@ def _gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
 
 def _quietest_dbfs(draft: SceneDraft, samples: FloatArray) -> float:
     """Level of the quietest section between changes of scene, in its quieter moments, in dBFS of 50 ms."""
-    window = SAMPLE_RATE // 20
-    power = np.mean(np.square(samples[: samples.size // window * window].reshape(-1, window)), axis=1)
+    power = frame_powers(samples, SAMPLE_RATE // 20)
     sections = (power[round(start * 20) : round(end * 20)] for start, end in draft.sections())
     quiet = min(float(np.percentile(section, 20)) for section in sections if section.size)
     return 10 * float(np.log10(quiet + 1e-12))

@@ -10,18 +10,15 @@ from __future__ import annotations
 import csv
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.errors import DataError
 from silent2music.keys import PITCH_NAMES, estimate_key
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 VOCAL_PROGRAMS = (52, 53, 54)
 """General MIDI's choir aahs, voice oohs and synth voice."""
@@ -59,8 +56,8 @@ class ScorePart:
 
     name: str
     program: int
-    start_beats: FloatArray
-    end_beats: FloatArray
+    start_beats: DoubleArray
+    end_beats: DoubleArray
     pitches: IntArray
     velocities: IntArray
 
@@ -74,24 +71,18 @@ class Score:
         parts: instrumental parts, none empty.
         n_beats: length.
         bar_beats: `[Q]` beat index of every bar start, ascending.
-        time_signatures: (beat, numerator, denominator) of every change.
         tempos: (beat, beats per minute) of every change; never empty.
         tonic: pitch class of the key, 0 is C.
         mode: `major` or `minor`.
-        density: distinct onsets per beat.
-        pitch_range: lowest and highest MIDI note number.
     """
 
     source: str
     parts: tuple[ScorePart, ...]
     n_beats: int
     bar_beats: IntArray
-    time_signatures: tuple[tuple[int, int, int], ...]
     tempos: tuple[tuple[float, float], ...]
     tonic: int
     mode: str
-    density: float
-    pitch_range: tuple[int, int]
 
     @property
     def key(self) -> str:
@@ -110,18 +101,10 @@ class Score:
 class Notes:
     """Notes of all parts together, as parallel arrays `[n]` sorted by start."""
 
-    starts: FloatArray
-    ends: FloatArray
+    starts: DoubleArray
+    ends: DoubleArray
     pitches: IntArray
     velocities: IntArray
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """A stretch of a score from bar start to bar start, in beats."""
-
-    start_beat: int
-    end_beat: int
 
 
 @dataclass(frozen=True)
@@ -140,6 +123,11 @@ class Passage:
     bar_beats: IntArray
     tonic: int
     mode: str
+
+    def transposed(self, semitones: int) -> Passage:
+        """The passage so many semitones higher."""
+        notes = replace(self.notes, pitches=self.notes.pitches + semitones)
+        return replace(self, notes=notes, tonic=(self.tonic + semitones) % 12)
 
 
 def load_score(path: Path) -> Score:
@@ -164,48 +152,29 @@ def load_score(path: Path) -> Score:
         raise DataError(f"{path} holds no notes; expected a score with at least one pitched part.")
     instrumental = [track for track in tracks if not _is_vocal(track, _listed_parts(path))]
     kept = instrumental or tracks
-    beat_ticks, bar_beats, signatures = _metre(raw, max(int(track.end()) for track in kept))
+    beat_ticks, bar_beats = _metre(raw, max(int(track.end()) for track in kept))
     parts = tuple(_part(track, beat_ticks, bool(instrumental)) for track in kept)
-    return _described(str(path), parts, beat_ticks, bar_beats, signatures, raw)
+    n_beats = max(1, int(np.ceil(max(float(part.end_beats.max()) for part in parts) - 1e-3)))
+    tonic, mode = estimate_key(
+        np.concatenate([part.pitches for part in parts]),
+        np.concatenate([part.end_beats - part.start_beats for part in parts]),
+    )
+    tempos = _tempos(raw, beat_ticks)
+    return Score(str(path), parts, n_beats, bar_beats[bar_beats < n_beats], tempos, tonic, mode)
 
 
-def _described(
-    source: str,
-    parts: tuple[ScorePart, ...],
-    beat_ticks: FloatArray,
-    bar_beats: IntArray,
-    signatures: tuple[tuple[int, int, int], ...],
-    raw: Any,
-) -> Score:
-    """A score with everything that follows from its notes."""
+def _tempos(raw: Any, beat_ticks: DoubleArray) -> tuple[tuple[float, float], ...]:
+    """(beat, beats per minute) of every change of tempo."""
     tempos = []
     for tempo in raw.tempos:
         beat = float(np.interp(tempo.time, beat_ticks, np.arange(len(beat_ticks))))
-        quarters = (
-            beat_ticks[min(int(beat) + 1, len(beat_ticks) - 1)]
-            - beat_ticks[min(int(beat), len(beat_ticks) - 2)]
-        )
-        tempos.append((beat, float(tempo.qpm) * float(raw.tpq) / max(float(quarters), 1.0)))
-    pitches = np.concatenate([part.pitches for part in parts])
-    durations = np.concatenate([part.end_beats - part.start_beats for part in parts])
-    tonic, mode = estimate_key(pitches, durations)
-    onsets = np.unique(np.round(np.concatenate([part.start_beats for part in parts]), 3))
-    n_beats = max(1, int(np.ceil(max(float(part.end_beats.max()) for part in parts) - 1e-3)))
-    return Score(
-        source=source,
-        parts=parts,
-        n_beats=n_beats,
-        bar_beats=bar_beats[bar_beats < n_beats],
-        time_signatures=signatures,
-        tempos=tuple(tempos) or ((0.0, 120.0),),
-        tonic=tonic,
-        mode=mode,
-        density=len(onsets) / n_beats,
-        pitch_range=(int(pitches.min()), int(pitches.max())),
-    )
+        following, last = min(int(beat) + 1, len(beat_ticks) - 1), min(int(beat), len(beat_ticks) - 2)
+        ticks = float(beat_ticks[following] - beat_ticks[last])
+        tempos.append((beat, float(tempo.qpm) * float(raw.tpq) / max(ticks, 1.0)))
+    return tuple(tempos) or ((0.0, 120.0),)
 
 
-def _part(track: Any, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
+def _part(track: Any, beat_ticks: DoubleArray, keep_program: bool) -> ScorePart:
     """A symusic track in beats; a vocal line left alone is given to the piano."""
     arrays = track.notes.numpy()
     order = np.lexsort((arrays["pitch"], arrays["time"]))
@@ -222,8 +191,8 @@ def _part(track: Any, beat_ticks: FloatArray, keep_program: bool) -> ScorePart:
     )
 
 
-def _metre(raw: Any, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tuple[int, int, int], ...]]:
-    """Beat positions in ticks (one beyond the end), beat indices of bar starts, and the signatures by beat."""
+def _metre(raw: Any, end_tick: int) -> tuple[DoubleArray, IntArray]:
+    """Beat positions in ticks (one beyond the end) and beat indices of bar starts."""
     tpq = int(raw.tpq)
     changes = [(int(s.time), int(s.numerator), int(s.denominator)) for s in raw.time_signatures]
     changes = [c for c in changes if c[1] > 0 and c[2] > 0]
@@ -231,20 +200,16 @@ def _metre(raw: Any, end_tick: int) -> tuple[FloatArray, IntArray, tuple[tuple[i
         changes.insert(0, (0, 4, 4))
     ticks: list[float] = []
     bars: list[int] = []
-    signatures = []
     for index, (start, numerator, denominator) in enumerate(changes):
         stop = changes[index + 1][0] if index + 1 < len(changes) else end_tick + 4 * tpq
         compound = denominator >= 8 and numerator % 3 == 0
         beat = tpq * 4 / denominator * (3 if compound else 1)
         beats_in_bar = numerator // 3 if compound else numerator
         n_beats = max(0, round((stop - start) / beat))
-        if n_beats == 0:
-            continue
-        signatures.append((len(ticks), numerator, denominator))
         bars.extend(len(ticks) + b for b in range(0, n_beats, beats_in_bar))
         ticks.extend(start + beat * b for b in range(n_beats))
     ticks.append(max(float(end_tick), ticks[-1] + 1.0) if ticks[-1] < end_tick else ticks[-1] + tpq)
-    return np.array(ticks), np.array(bars, np.int64), tuple(signatures)
+    return np.array(ticks), np.array(bars, np.int64)
 
 
 def _is_vocal(track: Any, listed: tuple[str, ...]) -> bool:
@@ -288,8 +253,8 @@ def all_notes(score: Score) -> Notes:
     return Notes(starts[order], ends[order], pitches[order], velocities[order])
 
 
-def phrases(score: Score) -> list[Phrase]:
-    """Split at the bar lines where a listener hears an end.
+def phrase_starts(score: Score) -> list[int]:
+    """Beats of the bar lines where a listener hears an end and a new beginning, from 0 on.
 
     The strength of a bar line is, after the proximity rules of Cambouropoulos' Local Boundary Detection Model
     (2001), the rest before it plus how long over a beat the last onset lies back (a long note, a cadence). A
@@ -307,20 +272,16 @@ def phrases(score: Score) -> list[Phrase]:
         n_started = int(np.searchsorted(notes.starts, bar - 1e-3))
         rest = max(0.0, bar - float(ends[n_started - 1])) if n_started else float(bar)
         strength[index] = rest + max(0.0, float(bar - last) - 1.0)
-    cuts = [0]
+    starts = [0]
     for index in range(1, len(bars)):
-        window = strength[max(1, index - 1) : index + 2]
-        far_enough = bars[index] - cuts[-1] >= MIN_PHRASE_BEATS
-        heard = far_enough and strength[index] >= max(0.5, float(window.max()))
-        if heard or bars[index] - cuts[-1] >= 32:
-            cuts.append(int(bars[index]))
-    cuts = [cut for cut in cuts if cut == 0 or score.n_beats - cut >= 2]
-    return [Phrase(a, b) for a, b in zip(cuts, [*cuts[1:], score.n_beats], strict=True)]
+        length = bars[index] - starts[-1]
+        strongest = max(0.5, float(strength[max(1, index - 1) : index + 2].max()))
+        if (length >= MIN_PHRASE_BEATS and strength[index] >= strongest) or length >= 32:
+            starts.append(int(bars[index]))
+    return [start for start in starts if start == 0 or score.n_beats - start >= 2]
 
 
-def pick_passage(
-    score: Score, n_beats: int, rng: np.random.Generator, mode: str = "", avoid: tuple[int, ...] = ()
-) -> Passage:
+def pick_passage(score: Score, n_beats: int, rng: np.random.Generator, mode: str = "") -> Passage:
     """A contiguous passage from a phrase start on, going on over the phrases; a short score loops to another.
 
     Args:
@@ -328,66 +289,48 @@ def pick_passage(
         n_beats: needed length.
         rng: chooses the phrase.
         mode: `major` or `minor` if passages of that mode are preferred.
-        avoid: start beats already used, less likely to be taken again.
     """
-    pieces: list[tuple[int, int]] = []
-    candidates = phrases(score)
-    notes = all_notes(score)
-    start = _choose_start(candidates, notes, score, n_beats, rng, mode, avoid)
-    remaining = n_beats
-    while remaining > 0:
-        taken = min(remaining, score.n_beats - start)
-        pieces.append((start, taken))
-        remaining -= taken
-        start = _choose_start(candidates, notes, score, remaining, rng, mode, ())
-    return _joined(score, notes, pieces)
+    starts, notes = phrase_starts(score), all_notes(score)
+    pieces: list[Notes] = []
+    bars: list[IntArray] = []
+    done = 0
+    start = _choose_start(starts, notes, score, n_beats, rng, mode)
+    while done < n_beats:
+        length = min(n_beats - done, score.n_beats - start)
+        inside = (notes.starts >= start - 1e-6) & (notes.starts < start + length - 1e-6)
+        cut = np.minimum(notes.ends[inside], start + length)
+        columns = (notes.starts[inside] - start + done, cut - start + done)
+        pieces.append(Notes(*columns, notes.pitches[inside], notes.velocities[inside]))
+        here = score.bar_beats[(score.bar_beats >= start) & (score.bar_beats < start + length)]
+        bars.append(here - start + done)
+        done += length
+        start = _choose_start(starts, notes, score, n_beats - done, rng, mode)
+    whole = Notes(
+        np.concatenate([piece.starts for piece in pieces]),
+        np.concatenate([piece.ends for piece in pieces]),
+        np.concatenate([piece.pitches for piece in pieces]),
+        np.concatenate([piece.velocities for piece in pieces]),
+    )
+    tonic, found_mode = score.tonic, score.mode
+    if len(whole.starts):
+        tonic, found_mode = estimate_key(whole.pitches, whole.ends - whole.starts)
+    return Passage(done, whole, np.concatenate(bars), tonic, found_mode)
 
 
 def _choose_start(
-    candidates: list[Phrase],
-    notes: Notes,
-    score: Score,
-    n_beats: int,
-    rng: np.random.Generator,
-    mode: str,
-    avoid: tuple[int, ...],
+    starts: list[int], notes: Notes, score: Score, n_beats: int, rng: np.random.Generator, mode: str
 ) -> int:
-    """Start beat of a phrase: long enough to the end, full of notes, in the wanted mode, not yet used."""
-    weights = np.zeros(len(candidates))
-    for index, phrase in enumerate(candidates):
-        stop = min(phrase.start_beat + max(n_beats, 8), score.n_beats)
-        inside = (notes.starts >= phrase.start_beat) & (notes.starts < stop)
+    """Start beat of a phrase: long enough to the end, full of notes, in the wanted mode."""
+    weights = np.zeros(len(starts))
+    for index, start in enumerate(starts):
+        stop = min(start + max(n_beats, 8), score.n_beats)
+        inside = (notes.starts >= start) & (notes.starts < stop)
         beats = np.unique(notes.starts[inside].astype(np.int64))
-        filled = len(beats) / max(stop - phrase.start_beat, 1)
-        weight = 0.02 + filled**2
-        if score.n_beats - phrase.start_beat < n_beats:
-            weight *= 0.2 * (score.n_beats - phrase.start_beat) / n_beats
+        weight = 0.02 + (len(beats) / max(stop - start, 1)) ** 2
+        if score.n_beats - start < n_beats:
+            weight *= 0.2 * (score.n_beats - start) / n_beats
         if mode and inside.any():
             durations = notes.ends[inside] - notes.starts[inside]
             weight *= 1.0 if estimate_key(notes.pitches[inside], durations)[1] == mode else 0.3
-        if phrase.start_beat in avoid:
-            weight *= 0.05
         weights[index] = weight
-    return candidates[int(rng.choice(len(candidates), p=weights / weights.sum()))].start_beat
-
-
-def _joined(score: Score, notes: Notes, pieces: list[tuple[int, int]]) -> Passage:
-    """Pieces (start beat, beats) of a score set one after the other."""
-    columns: list[list[NDArray[np.float64]]] = [[], [], [], []]
-    bars: list[IntArray] = []
-    offset = 0
-    for start, length in pieces:
-        inside = (notes.starts >= start - 1e-6) & (notes.starts < start + length - 1e-6)
-        columns[0].append(notes.starts[inside] - start + offset)
-        columns[1].append(np.minimum(notes.ends[inside], start + length) - start + offset)
-        columns[2].append(notes.pitches[inside].astype(np.float64))
-        columns[3].append(notes.velocities[inside].astype(np.float64))
-        here = score.bar_beats[(score.bar_beats >= start) & (score.bar_beats < start + length)]
-        bars.append(here - start + offset)
-        offset += length
-    starts, ends, pitches, velocities = (np.concatenate(column) for column in columns)
-    whole = Notes(starts, ends, pitches.astype(np.int64), velocities.astype(np.int64))
-    tonic, mode = (
-        estimate_key(whole.pitches, whole.ends - whole.starts) if len(starts) else (score.tonic, score.mode)
-    )
-    return Passage(offset, whole, np.concatenate(bars), tonic, mode)
+    return starts[int(rng.choice(len(starts), p=weights / weights.sum()))]

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.audio import READABLE_SUFFIXES, FloatArray, Waveform, atomic_path, read
+from silent2music.arrays import FloatArray
+from silent2music.audio import READABLE_SUFFIXES, Waveform, read
 from silent2music.errors import AudioError, DataError
+from silent2music.factory.chain import frame_powers
 from silent2music.factory.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
+from silent2music.files import atomic_path
 
 CACHE_VERSION = 6
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
@@ -33,81 +36,45 @@ N_SIMULATED_ROOMS = 60
 BED = "bed"
 EVENT = "event"
 
-ROLES: tuple[tuple[str, str, str], ...] = (
-    ("footstep", "steps hall street", EVENT),
-    ("walking", "steps hall street", EVENT),
-    ("shoes", "steps street", EVENT),
-    ("gravel", "steps street", EVENT),
-    ("stairs", "steps hall", EVENT),
-    ("stomp", "steps hall street", EVENT),
-    ("clock-tick", "steps room", EVENT),
-    ("street_perc", "steps street", EVENT),
-    ("stick", "steps", EVENT),
-    ("scraping", "steps machine", EVENT),
-    ("egg_beater", "steps machine", EVENT),
-    ("doorbell", "street", EVENT),
-    ("door", "room hall street machine", EVENT),
-    ("key", "steps room", EVENT),
-    ("chair", "room hall", EVENT),
-    ("blinds", "room", EVENT),
-    ("paper", "room machine", EVENT),
-    ("train_brakes", "machine street", EVENT),
-    ("wind_chimes", "weather", EVENT),
-    ("water_hit", "steps weather", EVENT),
-    ("water_glass", "steps room", EVENT),
-    ("water_bottle", "room", EVENT),
-    ("water_plunge", "weather", EVENT),
-    ("water_on", "weather", EVENT),
-    ("water_in", "weather room", EVENT),
-    ("water_bubbles", "weather", EVENT),
-    ("watersplash", "weather", EVENT),
-    ("waterpump", "machine", BED),
-    ("coffee_machine", "machine", BED),
-    ("coffee-shop", "street", BED),
-    ("garbage_truck", "street machine", BED),
-    ("children", "street", BED),
-    ("crowd", "street", BED),
-    ("city", "street", BED),
-    ("outdoors", "street", BED),
-    ("outside", "street", BED),
-    ("street", "street", BED),
-    ("boston_subway", "street", BED),
-    ("birds", "weather street", BED),
-    ("hallway", "hall", BED),
-    ("ambiance", "room hall", BED),
-    ("background", "room hall", BED),
-    ("radiator", "room hall machine", BED),
-    ("elevator", "room hall machine", BED),
-    ("rain", "weather", BED),
-    ("rainstick", "weather", BED),
-    ("storm", "weather", BED),
-    ("wind", "weather", BED),
-    ("waves", "weather", BED),
-    ("sea", "weather", BED),
-    ("waterfall", "weather", BED),
-    ("stream", "weather", BED),
-    ("fire", "weather", BED),
-    ("summer-night", "weather", BED),
-    ("shower", "weather", BED),
-    ("running_water", "weather", BED),
-    ("water", "weather", BED),
-    ("train", "machine", BED),
-    ("subway", "machine", BED),
-    ("underground", "machine", BED),
-    ("engine", "machine", BED),
-    ("fan", "machine room", BED),
-    ("dryer", "machine", BED),
-    ("clothesdryer", "machine", BED),
-    ("hair-dryer", "machine", BED),
-    ("airblower", "machine", BED),
-    ("aircompressor", "machine", BED),
-    ("boat", "machine", BED),
-    ("car", "machine", BED),
-    ("chainsaw", "machine", BED),
-    ("helicopter", "machine", BED),
-    ("copier", "machine", BED),
-    ("vacuum", "machine", BED),
+_ROLES = (
+    ("steps hall street", EVENT, "footstep walking"),
+    ("steps street", EVENT, "shoes gravel"),
+    ("steps hall", EVENT, "stairs"),
+    ("steps hall street", EVENT, "stomp"),
+    ("steps room", EVENT, "clock-tick"),
+    ("steps street", EVENT, "street_perc"),
+    ("steps", EVENT, "stick"),
+    ("steps machine", EVENT, "scraping egg_beater"),
+    ("street", EVENT, "doorbell"),
+    ("room hall street machine", EVENT, "door"),
+    ("steps room", EVENT, "key"),
+    ("room hall", EVENT, "chair"),
+    ("room", EVENT, "blinds"),
+    ("room machine", EVENT, "paper"),
+    ("machine street", EVENT, "train_brakes"),
+    ("weather", EVENT, "wind_chimes"),
+    ("steps weather", EVENT, "water_hit"),
+    ("steps room", EVENT, "water_glass"),
+    ("room", EVENT, "water_bottle"),
+    ("weather", EVENT, "water_plunge water_on"),
+    ("weather room", EVENT, "water_in"),
+    ("weather", EVENT, "water_bubbles watersplash"),
+    ("machine", BED, "waterpump coffee_machine"),
+    ("street", BED, "coffee-shop"),
+    ("street machine", BED, "garbage_truck"),
+    ("street", BED, "children crowd city outdoors outside street boston_subway"),
+    ("weather street", BED, "birds"),
+    ("hall", BED, "hallway"),
+    ("room hall", BED, "ambiance background"),
+    ("room hall machine", BED, "radiator elevator"),
+    ("weather", BED, "rain rainstick storm wind waves sea"),
+    ("weather", BED, "waterfall stream fire summer-night shower running_water water"),
+    ("machine", BED, "train subway underground engine"),
+    ("machine room", BED, "fan"),
+    ("machine", BED, "dryer clothesdryer hair-dryer airblower aircompressor"),
+    ("machine", BED, "boat car chainsaw helicopter copier vacuum"),
 )
+ROLES = tuple((stem, kinds, role) for kinds, role, stems in _ROLES for stem in stems.split())
 """Start of a word in a file's or folder's name -> scene kinds, role. The first line that fits decides."""
 
 
@@ -303,18 +270,16 @@ def cut_shots(samples: FloatArray, sample_rate: int = SAMPLE_RATE, max_shots: in
 
     high = sosfilt(butter(2, 80.0, "highpass", fs=sample_rate, output="sos"), samples).astype(np.float32)
     hop = sample_rate // 200
-    n_frames = high.size // hop
-    if n_frames < 20:
+    level = 10 * np.log10(frame_powers(high, hop) + 1e-12)
+    if level.size < 20:
         return ()
-    level = 10 * np.log10(np.square(high[: n_frames * hop]).reshape(n_frames, hop).mean(axis=1) + 1e-12)
-    before = np.concatenate([np.full(6, level[:6].min()), level[:-6]])
-    rise = level - before
+    rise = level - np.concatenate([np.full(6, level[:6].min()), level[:-6]])
     peaks = (rise == maximum_filter1d(rise, 25)) & (rise > 8) & (level > np.percentile(level, 25) + 10)
     frames = np.flatnonzero(peaks)
     envelope = uniform_filter1d(np.abs(high), max(1, sample_rate // 1000))
     shots: list[tuple[float, Shot]] = []
     for i, frame in enumerate(frames):
-        limit = min(int(frames[i + 1]) - 6 if i + 1 < frames.size else n_frames, int(frame) + 120)
+        limit = min(int(frames[i + 1]) - 6 if i + 1 < frames.size else level.size, int(frame) + 120)
         window = level[frame:limit]
         if window.size < 6:
             continue
@@ -364,10 +329,8 @@ class Library:
     def shot(self, clip: Clip, shot: Shot) -> FloatArray:
         """A one-shot `[N]` with short fades, whose loudest 10 ms have RMS 1."""
         piece = self.audio(clip, shot.start, shot.stop)
-        n_in, n_out = (
-            max(1, min(shot.attack, SAMPLE_RATE // 300)),
-            max(1, min(piece.size // 3, SAMPLE_RATE // 40)),
-        )
+        n_in = max(1, min(shot.attack, SAMPLE_RATE // 300))
+        n_out = max(1, min(piece.size // 3, SAMPLE_RATE // 40))
         piece[:n_in] *= np.linspace(0, 1, n_in, dtype=np.float32)
         piece[-n_out:] *= np.linspace(1, 0, n_out, dtype=np.float32)
         frame = SAMPLE_RATE // 100
@@ -405,7 +368,6 @@ def open_library(
     rooms: Path | None,
     cache: Path,
     n_simulated: int = N_SIMULATED_ROOMS,
-    progress: Callable[[str], None] = lambda message: None,
 ) -> Library:
     """Read the library of a folder, from the cache if it was made from the same files.
 
@@ -414,27 +376,23 @@ def open_library(
         rooms: folder of measured responses with licences, or None for simulated rooms only.
         cache: folder for the decoded clips; made if missing.
         n_simulated: how many rooms are simulated, RT60 from 0.2 to 4 s.
-        progress: is told what is being done.
 
     Raises:
         DataError: if the folder is missing, has no index or no usable recording.
     """
     files, refused = _usable_files(ambience, READABLE_SUFFIXES)
-    room_files, room_refused = _usable_files(rooms, (".wav", ".flac")) if rooms else ([], [])
-    fingerprint = _fingerprint([ambience, rooms], [files, room_files], n_simulated)
-    path = cache / f"library-{fingerprint}"
+    room_files, room_refused = _usable_files(rooms, (".wav", ".flac")) if rooms else ({}, [])
+    path = cache / f"library-{_fingerprint({**files, **room_files}, n_simulated)}"
     if not path.with_suffix(".json").exists():
-        progress("decoding the ambience")
         samples, clips = _decode(ambience, files)
-        progress("simulating rooms")
-        bank = _measured_rooms(rooms, room_files) + _simulated_rooms(n_simulated)
+        bank = _measured_rooms(room_files) + _simulated_rooms(n_simulated)
         cache.mkdir(parents=True, exist_ok=True)
         _save(path, samples, clips, bank)
     return _load(path, tuple(refused + room_refused))
 
 
-def _usable_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Credit], list[str]]:
-    """Audio files of a folder that have a licence entry, and the names of those that have none."""
+def _usable_files(folder: Path, suffixes: Sequence[str]) -> tuple[dict[Path, Credit], list[str]]:
+    """Audio files of a folder that have a licence entry, with it, and the names of those that have none."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} is no folder; expected recordings with an index.tsv, set it in the recipe."
@@ -444,37 +402,34 @@ def _usable_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Credit], 
         p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes
     )
     credits = [dataclasses.replace(licences[_plain(n)], path=n) for n in found if _plain(n) in licences]
-    return credits, [name for name in found if _plain(name) not in licences]
+    files = {folder / credit.path: credit for credit in credits}
+    return files, [name for name in found if _plain(name) not in licences]
 
 
-def _fingerprint(folders: Sequence[Path | None], files: Sequence[Sequence[Credit]], n_simulated: int) -> str:
+def _fingerprint(files: Mapping[Path, Credit], n_simulated: int) -> str:
     """A short hash of what the cache depends on: names, sizes, credits and versions."""
     digest = hashlib.sha256(f"{CACHE_VERSION} {n_simulated} {ROLES}".encode())
-    for folder, credits in zip(folders, files, strict=True):
-        for credit in credits:
-            assert folder is not None
-            digest.update(f"{credit} {(folder / credit.path).stat().st_size}\n".encode())
+    for path, credit in files.items():
+        digest.update(f"{credit} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], list[Clip]]:
+def _decode(folder: Path, files: Mapping[Path, Credit]) -> tuple[NDArray[np.int16], list[Clip]]:
     """All usable clips at 24 kHz mono as int16 of full range, with their one-shots."""
     blocks: list[NDArray[np.int16]] = []
     clips: list[Clip] = []
     offset = 0
-    for credit in files:
+    for path, credit in files.items():
         roles = roles_of(credit.path)
         if roles is None:
             continue
         try:
-            samples = read(folder / credit.path).mono().resampled(SAMPLE_RATE).samples[0]
+            samples = read(path).mono().resampled(SAMPLE_RATE).samples[0]
         except AudioError as error:
             raise DataError(f"{error} Remove it from the ambience folder or from its index.tsv.") from error
         samples = _without_fades(samples - samples.mean(dtype=np.float64).astype(np.float32))
-        peak, rms = (
-            float(np.abs(samples).max()),
-            float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))),
-        )
+        peak = float(np.abs(samples).max())
+        rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
         if peak < 1e-4:
             continue
         kinds, role = roles
@@ -491,35 +446,28 @@ def _decode(folder: Path, files: Sequence[Credit]) -> tuple[NDArray[np.int16], l
 
 def _level_spread_db(samples: FloatArray) -> float:
     """Standard deviation in dB of the level in frames of half a second."""
-    frame = SAMPLE_RATE // 2
-    n_frames = samples.size // frame
-    power = np.square(samples[: n_frames * frame]).reshape(n_frames, frame).mean(axis=1)
-    return round(float(np.std(10 * np.log10(power + 1e-12))), 3) if n_frames else 0.0
+    power = frame_powers(samples, SAMPLE_RATE // 2)
+    return round(float(np.std(10 * np.log10(power + 1e-12))), 3) if power.size else 0.0
 
 
 def _without_fades(samples: FloatArray) -> FloatArray:
     """A recording without the fades and silence at its ends: what lies 12 dB under its median level there."""
     frame = SAMPLE_RATE // 10
-    n_frames = samples.size // frame
-    power = np.square(samples[: n_frames * frame]).reshape(n_frames, frame).mean(axis=1)
+    power = frame_powers(samples, frame)
     loud = np.flatnonzero(power > np.median(power) / 16)
-    if loud.size * 2 < n_frames:
+    if loud.size * 2 < power.size:
         return samples
     return samples[loud[0] * frame : (loud[-1] + 1) * frame]
 
 
-def _measured_rooms(folder: Path | None, files: Sequence[Credit]) -> list[Room]:
+def _measured_rooms(files: Mapping[Path, Credit]) -> list[Room]:
     """Measured responses; of a B-format file the first channel, W, which hears all directions alike."""
     rooms = []
-    for credit in files:
-        assert folder is not None
-        waveform = read(folder / credit.path)
-        mono = (
-            Waveform(waveform.samples[:1], waveform.sample_rate)
-            if waveform.n_channels == 4
-            else waveform.mono()
-        )
-        response = prepared_response(mono.resampled(SAMPLE_RATE).samples[0])
+    for path, credit in files.items():
+        waveform = read(path)
+        if waveform.n_channels == 4:
+            waveform = Waveform(waveform.samples[:1], waveform.sample_rate)
+        response = prepared_response(waveform.mono().resampled(SAMPLE_RATE).samples[0])
         rooms.append(Room(credit.path, response, round(measured_rt60(response), 4), credit))
     return rooms
 
@@ -560,17 +508,11 @@ def _save(path: Path, samples: NDArray[np.int16], clips: Sequence[Clip], rooms: 
 def _load(path: Path, refused: tuple[str, ...]) -> Library:
     """The library of a cache; the clips stay on disk and are mapped."""
     index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    clips = tuple(
-        Clip(
-            **{
-                **row,
-                "credit": Credit(**row["credit"]),
-                "kinds": tuple(row["kinds"]),
-                "shots": tuple(Shot(**shot) for shot in row["shots"]),
-            }
-        )
-        for row in index["clips"]
-    )
+    clips = []
+    for row in index["clips"]:
+        shots = tuple(Shot(**shot) for shot in row.pop("shots"))
+        kinds, credit = tuple(row.pop("kinds")), Credit(**row.pop("credit"))
+        clips.append(Clip(**row, kinds=kinds, credit=credit, shots=shots))
     responses = np.load(path.with_suffix(".rooms.npy"))
     rooms, start = [], 0
     for row in index["rooms"]:
@@ -578,4 +520,6 @@ def _load(path: Path, refused: tuple[str, ...]) -> Library:
         credit = Credit(**row["credit"]) if row["credit"] else None
         rooms.append(Room(row["name"], responses[start:stop], row["rt60_seconds"], credit))
         start = stop
-    return Library(clips, tuple(rooms), refused, np.load(path.with_suffix(".clips.npy"), mmap_mode="r"))
+    return Library(
+        tuple(clips), tuple(rooms), refused, np.load(path.with_suffix(".clips.npy"), mmap_mode="r")
+    )

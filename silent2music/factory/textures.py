@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part
 from silent2music.factory.ensembles import INSTRUMENTS, Style, Voice
 from silent2music.factory.scores import Notes, Passage
 from silent2music.factory.timing import Section, Slots, thin_out
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 RELEASE_SECONDS = 0.03
 """All notes end this long before their section does."""
@@ -59,7 +56,7 @@ class SectionMusic:
 
     Attributes:
         section: its time map.
-        passage: the music that fills it, in the score's key; notes: the same, transposed.
+        passage: the music that fills it.
         slots: where notes start.
         style: of the scene kind.
         loudness: `[seconds * ENERGY_RATE_HZ]` of the whole pair, 0 to 1.
@@ -68,10 +65,9 @@ class SectionMusic:
 
     section: Section
     passage: Passage
-    notes: Notes
     slots: Slots
     style: Style
-    loudness: FloatArray
+    loudness: DoubleArray
     rng: np.random.Generator
 
     @property
@@ -127,7 +123,7 @@ class Player:
 
     def outer_notes(self, beats: Sequence[float], highest: bool) -> list[int | None]:
         """The score's highest or lowest note at each position, all by the octaves that bring them near the centre."""
-        picked = [_outer_note(self.music.notes, beat, highest) for beat in beats]
+        picked = [_outer_note(self.music.passage.notes, beat, highest) for beat in beats]
         pitches = [pitch for pitch in picked if pitch is not None]
         shift = 12 * round((self.voice.centre - float(np.median(pitches))) / 12.0) if pitches else 0
         return [None if pitch is None else pitch + shift for pitch in picked]
@@ -154,12 +150,12 @@ def _outer_note(notes: Notes, beat: float, highest: bool) -> int | None:
     return int(notes.pitches[near].max() if highest else notes.pitches[near].min())
 
 
-def _sounding_until(music: SectionMusic, beats: FloatArray) -> FloatArray:
+def _sounding_until(music: SectionMusic, beats: DoubleArray) -> DoubleArray:
     """For each position the time in seconds at which the score next falls silent for over half a beat."""
-    if not len(music.notes.starts):
+    if not len(music.passage.notes.starts):
         return music.section.seconds_at(beats)
-    ends = np.maximum.accumulate(music.notes.ends)
-    last = np.append(music.notes.starts[1:] - ends[:-1] > 0.5, True)
+    ends = np.maximum.accumulate(music.passage.notes.ends)
+    last = np.append(music.passage.notes.starts[1:] - ends[:-1] > 0.5, True)
     stops = ends[last]
     index = np.minimum(np.searchsorted(stops, beats + 1e-6), len(stops) - 1)
     return music.section.seconds_at(np.maximum(stops[index], beats))
@@ -191,7 +187,7 @@ def _chords_of(music: SectionMusic) -> Iterator[tuple[float, float, tuple[int, .
         middle = start + round((end - start) / 2.0)
         cuts = [start, middle, end] if seconds >= 3.2 and start < middle < end else [start, end]
         for first, last in pairwise(cuts):
-            yield first, last, _triad(music.notes, first, last)
+            yield first, last, _triad(music.passage.notes, first, last)
 
 
 def _line(player: Player) -> None:
@@ -239,7 +235,7 @@ def _chords(player: Player) -> None:
     for index, start, space in _strong_slots(player.music, max(0.42, 1.4 * style.gap_seconds)):
         beat = float(slots.beats[index])
         length = min(space * style.articulation, style.longest_seconds)
-        pitches = [player.near(p) for p in _triad(player.music.notes, beat - 0.5, beat + 1.5)]
+        pitches = [player.near(p) for p in _triad(player.music.passage.notes, beat - 0.5, beat + 1.5)]
         player.play(start, start + length, pitches, 0.6 * float(slots.strengths[index]))
 
 

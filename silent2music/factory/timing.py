@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, SceneTruth
 from silent2music.factory.ensembles import Style
 from silent2music.factory.scores import Passage
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 SLOWEST_BPM, FASTEST_BPM = 50.0, 160.0
 """Tempi that are still felt as a beat; a pulse outside them is halved or doubled."""
@@ -34,18 +31,18 @@ class Section:
 
     start_seconds: float
     stop_seconds: float
-    beat_seconds: FloatArray
+    beat_seconds: DoubleArray
 
     @property
     def n_beats(self) -> int:
         """Beats of music that the section needs."""
         return len(self.beat_seconds) - 1
 
-    def seconds_at(self, beats: FloatArray) -> FloatArray:
+    def seconds_at(self, beats: DoubleArray) -> DoubleArray:
         """Times of score positions, by straight lines between beats."""
         return np.interp(beats, np.arange(len(self.beat_seconds)), self.beat_seconds)
 
-    def beats_at(self, seconds: FloatArray) -> FloatArray:
+    def beats_at(self, seconds: DoubleArray) -> DoubleArray:
         """Score positions of times."""
         return np.interp(seconds, self.beat_seconds, np.arange(len(self.beat_seconds)))
 
@@ -60,12 +57,12 @@ class Slots:
         strengths: 0 to 1; 0 where no event asks for the onset.
     """
 
-    seconds: FloatArray
-    beats: FloatArray
-    strengths: FloatArray
+    seconds: DoubleArray
+    beats: DoubleArray
+    strengths: DoubleArray
 
 
-def section_edges(truth: SceneTruth) -> FloatArray:
+def section_edges(truth: SceneTruth) -> DoubleArray:
     """Start, boundaries and end in seconds, without boundaries too near to another or to an end."""
     edges = [0.0]
     for boundary in np.sort(truth.boundary_seconds):
@@ -117,7 +114,7 @@ def preferred_tempo(score_bpm: float, style: Style, rng: np.random.Generator) ->
     return float(np.clip(tempo * rng.uniform(0.93, 1.07), low, high))
 
 
-def _filled(beats: FloatArray, period: float) -> FloatArray:
+def _filled(beats: DoubleArray, period: float) -> DoubleArray:
     """Beats with the gaps between them filled by evenly spaced ones, about `period` seconds apart."""
     filled = [beats[:1]]
     for before, after in pairwise(beats):
@@ -126,7 +123,7 @@ def _filled(beats: FloatArray, period: float) -> FloatArray:
     return np.concatenate(filled)
 
 
-def _at_level(pulse: FloatArray, tempo_bpm: float) -> FloatArray:
+def _at_level(pulse: DoubleArray, tempo_bpm: float) -> DoubleArray:
     """The metrical level of a pulse (itself, halves or doubles of its rate) nearest to a tempo."""
     bpm = 60.0 / float(np.median(np.diff(pulse)))
     factors = [f for f in (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0) if SLOWEST_BPM <= bpm * f <= FASTEST_BPM]
@@ -138,7 +135,7 @@ def _at_level(pulse: FloatArray, tempo_bpm: float) -> FloatArray:
     return np.asarray(np.interp(positions, np.arange(len(pulse)), pulse))
 
 
-def _event_anchors(truth: SceneTruth, style: Style, start: float, stop: float, period: float) -> FloatArray:
+def _event_anchors(truth: SceneTruth, style: Style, start: float, stop: float, period: float) -> DoubleArray:
     """Events that beats are put on: all for rhythmic kinds, else only if they are far between."""
     events = truth.event_seconds[(truth.event_seconds >= start) & (truth.event_seconds < stop)]
     if not style.rhythmic and len(events) > (stop - start) / (2.0 * period):
@@ -151,8 +148,8 @@ def _event_anchors(truth: SceneTruth, style: Style, start: float, stop: float, p
 
 
 def _beats(
-    anchors: FloatArray, start: float, stop: float, period: float, on_pulse: bool, rng: np.random.Generator
-) -> FloatArray:
+    anchors: DoubleArray, start: float, stop: float, period: float, on_pulse: bool, rng: np.random.Generator
+) -> DoubleArray:
     """Beats over a section, through its anchors, about `period` seconds apart."""
     if not len(anchors):
         return _free_beats(start, stop, period, rng, 0.0 if on_pulse else 0.02)
@@ -172,7 +169,7 @@ def _beats(
 
 def _free_beats(
     start: float, stop: float, period: float, rng: np.random.Generator, drift: float
-) -> FloatArray:
+) -> DoubleArray:
     """Beats from `start` on whose tempo breathes slowly by the share `drift`."""
     n_beats = int(np.ceil((stop - start) / period * (1.0 + drift))) + 2
     phase = rng.uniform(0.0, 2.0 * np.pi)
@@ -181,7 +178,7 @@ def _free_beats(
     return beats[: int(np.searchsorted(beats, stop)) + 1]
 
 
-def thin_out(seconds: FloatArray, weights: FloatArray, gap_seconds: float) -> IntArray:
+def thin_out(seconds: DoubleArray, weights: DoubleArray, gap_seconds: float) -> IntArray:
     """Indices, ascending, of the times that remain when the one of more weight of two too near ones is kept."""
     kept: list[int] = []
     for index in np.argsort(-weights, kind="stable"):
@@ -196,7 +193,7 @@ def choose_slots(
     truth: SceneTruth,
     style: Style,
     gap_seconds: float,
-    activity: FloatArray,
+    activity: DoubleArray,
     rng: np.random.Generator,
 ) -> Slots:
     """Onsets of a section: every event, the section's start, and as many of the score's as there is room for.
@@ -241,7 +238,7 @@ def choose_slots(
     return Slots(every[order], beats[order], np.concatenate([strengths, np.zeros(len(fill))])[order])
 
 
-def _nearest(beats: FloatArray, candidates: FloatArray) -> FloatArray:
+def _nearest(beats: DoubleArray, candidates: DoubleArray) -> DoubleArray:
     """Each position moved to the nearest candidate if one is within half a beat."""
     if not len(candidates) or not len(beats):
         return beats
@@ -249,7 +246,7 @@ def _nearest(beats: FloatArray, candidates: FloatArray) -> FloatArray:
     return np.where(np.abs(nearest - beats) <= 0.5, nearest, beats)
 
 
-def _salience(beats: FloatArray, passage: Passage) -> FloatArray:
+def _salience(beats: DoubleArray, passage: Passage) -> DoubleArray:
     """Metrical weight: 1 on a bar's first beat, 0.75 on a beat, 0.5 on its half, 0.25 elsewhere."""
     on_bar = np.isin(np.round(beats, 2), passage.bar_beats)
     off_beat = np.abs(beats - np.round(beats))
