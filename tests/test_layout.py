@@ -16,7 +16,7 @@ PACKAGE = ROOT / "silent2music"
 
 HOMES = {
     "typer": ("cli/",),
-    "soundfile": ("audio.py",),
+    "soundfile": ("audio/formats.py",),
     "accelerate": ("training/", "export/workers.py"),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),

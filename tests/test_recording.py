@@ -23,9 +23,9 @@ CONFIG = AmbientConfig(dim=16, n_layers=2, n_mels=8, n_fft=512, n_global_tokens=
 @pytest.fixture
 def short_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything over a second is long, and blocks and windows are short."""
-    monkeypatch.setattr(audio, "WHOLE_SECONDS", 1.0)
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 5000)
-    monkeypatch.setattr(audio, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(audio.formats, "WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(audio.formats, "BLOCK_SAMPLES", 5000)
+    monkeypatch.setattr(audio.waveform, "IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr(listening, "WINDOW_SECONDS", 6.0)
     monkeypatch.setattr(listening, "OVERLAP_SECONDS", 2.0)
 
