@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from silent2music.config import RecipeConfig, SamplingConfig, apply_overrides, from_dict, load_recipe
+from silent2music.shipped import find_recipe
 
 Steps = Callable[[str, int, int], None]
 
@@ -85,9 +86,9 @@ def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
 
 
 def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
-    """The settings of a recipe, or the defaults, with overrides."""
+    """The settings of a recipe, which may be the bare name of one that ships, or the defaults, with overrides."""
     if path is not None:
-        return load_recipe(path, overrides or ())
+        return load_recipe(find_recipe(path), overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
 
 

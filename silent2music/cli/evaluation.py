@@ -34,7 +34,7 @@ def validate(
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.audio import atomic_path
     from silent2music.evaluation.likelihood import room_contrast
-    from silent2music.export.infer import default_model
+    from silent2music.shipped import default_model
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
@@ -69,7 +69,7 @@ def bench(
     from silent2music.audio import read
     from silent2music.evaluation import bench_files, candidates_report, speed, speed_report, step_candidates
     from silent2music.evaluation import growth as over_time
-    from silent2music.export.infer import DEMO_ROOM, default_model
+    from silent2music.shipped import DEMO_ROOM, default_model
 
     if not force:
         bench_files.refuse_existing(out, "candidates" if candidates else "growth" if growth else "speed")
@@ -129,7 +129,7 @@ def evaluate(
     import logging
 
     from silent2music.evaluation import benchmark
-    from silent2music.export.infer import default_model
+    from silent2music.shipped import default_model
 
     config = benchmark.EvalConfig(
         n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision

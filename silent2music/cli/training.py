@@ -283,7 +283,7 @@ def codec_roundtrip(
     force: Force = False,
 ) -> None:
     """Hear what the codec does to a sound."""
-    from silent2music.export.infer import default_model
+    from silent2music.shipped import default_model
     from silent2music.export.roundtrip import roundtrip
 
     rate = roundtrip(source, target, codec or default_model() / "codec", force)

@@ -80,7 +80,7 @@ class Outcome:
 
 
 def plan(
-    rooms: Sequence[Path], seed: int, target: Callable[[Path], Path]
+    rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]
 ) -> tuple[list[Job], list[Outcome]]:
     """What to make of the files and folders that were named.
 
@@ -91,7 +91,8 @@ def plan(
     Args:
         rooms: files and folders; what is named twice is made once.
         seed: the base seed.
-        target: from a recording's path, relative to the folder that was named, to what is made of it.
+        folder: of all that is made; the trees of folders are mirrored below it.
+        renamed: from a recording's path, relative to the folder that was named, to that of what is made of it.
 
     Returns:
         Jobs in the order given, and what cannot become one: two recordings whose music would meet in one place, also
@@ -109,14 +110,15 @@ def plan(
         for path in found:
             relative = path.relative_to(room) if room.is_dir() else Path(path.name)
             own_seed = seed_for(seed, relative) if room.is_dir() else seed
-            job = Job(path, target(portable(relative)), own_seed, relative.as_posix(), room.is_dir())
-            place = unicodedata.normalize("NFC", str(job.out.absolute())).casefold()
+            out = folder / portable(renamed(relative))
+            job = Job(path, out, own_seed, relative.as_posix(), room.is_dir())
+            place = unicodedata.normalize("NFC", str(out.absolute())).casefold()
             other = taken.get(place)
             if other is None:
                 taken[place] = path
                 jobs.append(job)
             elif other != path:
-                reason = f"{path} and {other} would both be written to {job.out}; rename one of them."
+                reason = f"{path} and {other} would both be written to {out}; rename one of them."
                 failures.append(Outcome(job.name, "failed", reason=reason))
     return jobs, failures
 
@@ -156,19 +158,14 @@ def hashed_seed(seed: int, name: object) -> int:
 
 
 def portable(relative: Path) -> Path:
-    """A relative path of which every platform can make files: reserved characters and names get underscores.
+    """A relative path that can be made on every platform: reserved characters and names get underscores.
 
     Example:
         >>> portable(Path("a: hall./con.wav")).as_posix()
-        'a_ hall_/con_.wav'
+        'a_ hall_/_con.wav'
     """
-    parts = []
-    for part in relative.parts:
-        part = re.sub(r'[<>:"\\|?*\x00-\x1f]|[. ]$', "_", part)
-        stem, dot, rest = part.partition(".")
-        stem = re.sub(r" $", "_", stem) if not dot or "." not in rest else stem
-        parts.append(f"{stem}_{dot}{rest}" if stem.casefold() in WINDOWS_DEVICES else stem + dot + rest)
-    return Path(*parts)
+    parts = [re.sub(r'[<>:"\\|?*\x00-\x1f]|[. ]+$', "_", part) for part in relative.parts]
+    return Path(*(f"_{part}" if part.split(".")[0].casefold() in WINDOWS_DEVICES else part for part in parts))
 
 
 # ---- shares ----
@@ -254,5 +251,5 @@ class Manifest:
             entries = dict(sorted(self.read().items()))
             lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries.values())
             with atomic_path(self.path, force=True) as temporary:
-                temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+                temporary.write_bytes("".join(lines).encode())
         return entries
