@@ -20,9 +20,11 @@ from silent2music.audio.formats import (
     write_blocks,
 )
 from silent2music.audio.loudness import (
+    HOP_SECONDS,
+    LoudnessMeter,
+    gate,
     integrated_lufs,
     limited,
-    loudness_meter,
     normalised,
     oversampled_peaks,
     peak_dbtp,
@@ -41,11 +43,13 @@ from silent2music.files import atomic_path
 
 __all__ = [
     "FLOOR_DBFS",
+    "HOP_SECONDS",
     "MIN_SECONDS",
     "READABLE_SUFFIXES",
     "SUFFIX_SUBTYPES",
     "WHOLE_SECONDS",
     "FloatArray",
+    "LoudnessMeter",
     "Recorded",
     "Recording",
     "Stored",
@@ -53,9 +57,9 @@ __all__ = [
     "atomic_path",
     "db_to_gain",
     "find_audio",
+    "gate",
     "integrated_lufs",
     "limited",
-    "loudness_meter",
     "normalised",
     "ogg_coded",
     "open_recording",

@@ -76,7 +76,7 @@ class FileCheck:
         layer: `loop`, or the intensity layer.
         variation: from 1.
         lufs: integrated loudness of the file by ebur128; None if it is nearly nothing.
-        lufs_looped: of it played eight times, by pyloudnorm.
+        lufs_looped: of it played eight times, by our own meter.
         true_peak_dbtp: by ebur128.
         seam, fold: the two places.
         onset_cover: share of the lap within 50 ms of an onset: how often a place drawn by chance has one.
