@@ -50,7 +50,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 
 def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path, monkeypatch) -> None:
     # An untrained model's music is full of strokes; what stands out is not looked at here.
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.0)
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
@@ -93,8 +93,8 @@ def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, mode
 
 
 def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr("silent2music.export.levels.NEARLY_NOTHING_LUFS", 20.0)
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
+    monkeypatch.setattr("silent2music.export.ambience.writing.NEARLY_NOTHING_LUFS", 20.0)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.0)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
     assert code == 0
@@ -103,7 +103,7 @@ def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, mon
 
 
 def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.25)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.25)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
     assert code == 0

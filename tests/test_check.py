@@ -15,8 +15,8 @@ from test_cli import one_sentence
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.export import onsets
-from silent2music.export.check import (
+from silent2music.export.ambience import seam as onsets
+from silent2music.export.ambience.check import (
     FileCheck,
     check_ambience,
     described,
@@ -24,7 +24,7 @@ from silent2music.export.check import (
     three_laps_onsets,
     wav_loop,
 )
-from silent2music.export.seam import measure_seam
+from silent2music.export.ambience.seam import measure_seam
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg i
 def made(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of one room in two formats."""
     from silent2music.config import AmbienceConfig
-    from silent2music.export.ambience import ambience
+    from silent2music.export.ambience.job import ambience
 
     folder = tmp_path_factory.mktemp("checked")
     audio.write(folder / "walk.wav", Waveform(steps_room(4.0), RATE))

@@ -15,7 +15,7 @@ import soundfile
 
 from silent2music.audio import Waveform
 from silent2music.export.formats import EXPORTERS
-from silent2music.export.levels import quantised
+from silent2music.export.ambience.writing import quantised
 
 N = 44_111
 BARS = (0, 22_056)

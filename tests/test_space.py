@@ -15,8 +15,8 @@ from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError
-from silent2music.export.levels import levelled_set, loudness_of, quantised
-from silent2music.export.space import (
+from silent2music.export.ambience.writing import levelled_set, loudness_of, quantised
+from silent2music.export.ambience.space import (
     LAYOUT_AZIMUTHS,
     Placement,
     W,

@@ -41,7 +41,13 @@ LAUNCHERS = (
 )
 """Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10))}
+WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10)),
+}
 """Names that no file may have on Windows, whatever its suffix."""
 
 

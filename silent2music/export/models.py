@@ -100,7 +100,11 @@ class LazyModel:
 
     def settled(self, sampling: SamplingConfig) -> SamplingConfig:
         """Sampling with the model's own guidance where none was asked for."""
-        return sampling if sampling.guidance is not None else dataclasses.replace(sampling, guidance=self.guidance)
+        return (
+            sampling
+            if sampling.guidance is not None
+            else dataclasses.replace(sampling, guidance=self.guidance)
+        )
 
     def stream(
         self,

@@ -22,10 +22,9 @@ import numpy as np
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
 from silent2music.errors import AudioError
-from silent2music.export.layers import LAYERS
-from silent2music.export.manifest import MANIFEST, check_manifest
-from silent2music.export.onsets import NEAR_SECONDS
-from silent2music.export.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, measure_seam
+from silent2music.export.ambience.folders import MANIFEST
+from silent2music.export.ambience.lap import LAYERS
+from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
 
 MAX_LUFS_ERROR = 0.1
 
@@ -113,7 +112,6 @@ def check_ambience(folder: Path) -> list[FileCheck]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
-    check_manifest(manifest)
     return [_check_file(folder, room, entry) for room in manifest["rooms"] for entry in room["files"]]
 
 
@@ -157,7 +155,7 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
     fold = _check_place(mono, sound.sample_rate, onsets, "fold", entry["fold"]["sample"], entry["fold"])
     inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
     chance = sound.seconds + np.arange(0.0, sound.seconds, 0.01)
-    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= NEAR_SECONDS
+    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= ONSET_SECONDS
     lufs, true_peak = _ebur128(path, entry["spatial"])
     faults = [*_container_faults(path, room["grid"]), *seam.faults, *fold.faults]
     if not entry["nearly_nothing"] and not abs(lufs - room["levels"]["lufs"]) <= MAX_LUFS_ERROR:
@@ -195,7 +193,7 @@ def _check_place(
         figures.level_jump,
         figures.spectral_flux,
         figures.derivative,
-        tuple(round(float(t), 3) for t in away if abs(t) <= NEAR_SECONDS),
+        tuple(round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS),
         entry["onset_before"] > 0,
     )
 

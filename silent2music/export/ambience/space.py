@@ -163,16 +163,6 @@ def place(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0
     return np.asarray(np.sqrt(1.0 - share) * direct + np.sqrt(share) * diffuse, dtype=np.float32)
 
 
-def decode_to_ring(field: FloatArray, azimuths_degrees: Sequence[float]) -> FloatArray:
-    """Speaker signals `[M, N]` of a field `[4, N]` on a horizontal ring, with the max-rE weight of first order.
-
-    Gerzon (1992): the weight is cos 45 degrees in two dimensions.
-    """
-    angles = np.radians(np.asarray(azimuths_degrees, dtype=np.float64))[:, None]
-    directed = np.cos(angles) * field[X] + np.sin(angles) * field[Y]
-    return np.asarray((field[W] + 2.0 * np.sqrt(0.5) * directed) / len(angles), dtype=np.float32)
-
-
 def fold_down(field: FloatArray, spatial: str) -> FloatArray:
     """A field `[4, N]` as `stereo` `[2, N]` or `mono` `[1, N]`, of the power that W has; `ambix` stays.
 

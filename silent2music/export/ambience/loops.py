@@ -18,7 +18,7 @@ there is a pulse, chosen so that the file's ends meet where nothing stands out e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,10 @@ from silent2music.ambient import mel_filters
 from silent2music.audio import FloatArray, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
-from silent2music.export.circle import circular_sound
-from silent2music.export.grid import Grid
-from silent2music.export.hearing import Hear
-from silent2music.export.layers import Layer, steered
-from silent2music.export.onsets import prominences, strongest_near
-from silent2music.export.seam import remarkable, stands_out
+from silent2music.export.ambience.circle import circular_sound
+from silent2music.export.ambience.grid import Grid
+from silent2music.export.ambience.lap import Layer, steered
+from silent2music.export.ambience.seam import prominences, remarkable, stands_out, strongest_near
 from silent2music.phase import stft
 from silent2music.sampling import generate_codes
 
@@ -59,7 +57,8 @@ MAX_TAILS = 3
 MAX_STARTS = 6
 """Places for a set of loops to begin at, tried one after the other until none is heard."""
 
-Progress = Callable[[int, int], None]
+Hear = Callable[[FloatArray], Iterable[FloatArray]]
+"""From sound `[N]` at the codec's rate to all that is heard of it, `[M]` each at the rate of the files."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Loop:
 
     Attributes:
         samples: `[N]`; its end leads into its beginning.
+        seed: that its take was drawn from.
         fold: where its own end was folded onto its beginning, as a share of the lap.
         head_nll: nats a token at which the model finds what follows the fold after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
@@ -97,6 +97,7 @@ class Loop:
     """
 
     samples: FloatArray
+    seed: int
     fold: float
     head_nll: float
     natural_nll: float
@@ -111,11 +112,13 @@ class _Circle:
 
     Attributes:
         samples: `[N]` from the fold on.
+        seed: of the row.
         fold: codec frame of the take.
         head_nll, natural_nll, stands_out: as `Loop` has it, of the fold alone.
     """
 
     samples: FloatArray
+    seed: int
     fold: int
     head_nll: float
     natural_nll: float
@@ -153,7 +156,7 @@ def write_take(
     layer: Layer,
     sampling: SamplingConfig,
     seeds: Sequence[int],
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Take:
     """Let the model write two laps, the second in the light of the first.
 
@@ -257,7 +260,8 @@ def _close(
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = hear(np.roll(samples, len(samples) // 2))
             out = stands_out(turned, grid.sample_rate, 0.5, music.onset_at(fold))
-            found.append(_Circle(samples, fold, round(float(heads[i]), 4), round(float(heads[0]), 4), out))
+            nll = [round(float(heads[j]), 4) for j in (i, 0)]
+            found.append(_Circle(samples, take.seeds[row], fold, *nll, out))
             if out == 0:
                 return found[-1]
     return min(found, key=lambda circle: circle.stands_out)
@@ -313,7 +317,7 @@ def _begun_at(start: int, circle: _Circle, music: _Music, grid: Grid, hear: Hear
     heard = list(hear(samples))
     out = stands_out(heard, grid.sample_rate, 0.0, before)
     out += stands_out(heard, grid.sample_rate, fold, fold_before) if fold > 0 else 0.0
-    return Loop(samples, fold, circle.head_nll, circle.natural_nll, before, fold_before, out)
+    return Loop(samples, circle.seed, fold, circle.head_nll, circle.natural_nll, before, fold_before, out)
 
 
 def _head_nll(
