@@ -148,7 +148,7 @@ class SamplingConfig:
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
-    guidance: float | None = None
+    guidance: float = 1.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,7 +158,7 @@ class SamplingConfig:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if self.guidance is not None and not self.guidance >= 0:
+        if not self.guidance >= 0:
             raise ConfigError(f"guidance is {self.guidance}; expected 0 or more (1 is off).")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")

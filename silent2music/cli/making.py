@@ -230,8 +230,8 @@ def check_ambience(
     checks = check.check_ambience(folder)
     print(check.described(folder, checks))
     if json_file is not None:
-        _write_json(json_file, [dataclasses.asdict(c) for c in checks], force)
-    if any(c.faults for c in checks):
+        _write_json(json_file, checks, force)
+    if any(c["faults"] for c in checks):
         raise typer.Exit(1)
 
 

@@ -7,138 +7,85 @@ file's end meets its beginning, and the fold, where the music was made to lead i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from silent2music import audio
+from silent2music.arrays import DoubleArray
 from silent2music.audio import FloatArray, Waveform
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, require
 from silent2music.export.ambience.folders import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
+from silent2music.export.ambience.writing import loudness_of
 
 MAX_LUFS_ERROR = 0.1
+PLACES = ("seam", "fold")
 
 
-@dataclass(frozen=True)
-class PlaceCheck:
-    """What was found of a place in a loop.
+Check = Mapping[str, Any]
+"""What was found of one file, JSON-ready.
 
-    Attributes:
-        name: `seam` or `fold`.
-        level_jump, spectral_flux, derivative: among those of the loop's other places, 0 to 1.
-        onsets: seconds from the place of onsets within 50 ms, in three laps.
-        is_in_music: whether there was an onset before the loop was made, by the manifest.
-    """
-
-    name: str
-    level_jump: float
-    spectral_flux: float
-    derivative: float
-    onsets: tuple[float, ...]
-    is_in_music: bool
-
-    @property
-    def faults(self) -> list[str]:
-        """What is not as it should be, in sentences."""
-        figures = {
-            "level jump": self.level_jump,
-            "spectral flux": self.spectral_flux,
-            "derivative": self.derivative,
-        }
-        found = [
-            f"the {self.name}'s {name} is at {value:.3f} of the loop's own"
-            for name, value in figures.items()
-            if not LEAST_SHARE <= value <= GREATEST_SHARE
-        ]
-        if self.onsets and not self.is_in_music:
-            found.append(f"an onset {self.onsets[0]:+.3f} s from the {self.name} was not in the music")
-        return found
+`file` (path below the folder), `room` (its folder), `layer` and `variation` name it. `lufs` and `true_peak_dbtp` are by
+ebur128, `lufs` None if the file is nearly nothing; `lufs_looped` is of it played eight times, `lufs_made` before levels
+were matched. `seam` and `fold` hold `level_jump`, `spectral_flux` and `derivative` of the place among the loop's other
+places, 0 to 1, `onsets` within 50 ms of it in three laps, in seconds from it, and `is_in_music`: by the manifest there was
+an onset before the loop was made. `onsets_per_second` are of a lap, `onset_cover` is the share of it within 50 ms of an
+onset: how often a place drawn by chance has one. `faults` are sentences.
+"""
 
 
-@dataclass(frozen=True)
-class FileCheck:
-    """What was found of one file.
-
-    Attributes:
-        file: path below the folder.
-        room: its room's folder.
-        layer: `loop`, or the intensity layer.
-        variation: from 1.
-        lufs: integrated loudness of the file by ebur128; None if it is nearly nothing.
-        lufs_looped: of it played eight times, by our own meter.
-        true_peak_dbtp: by ebur128.
-        seam, fold: the two places.
-        onset_cover: share of the lap within 50 ms of an onset: how often a place drawn by chance has one.
-        onsets_per_second: of a lap.
-        lufs_made: loudness before levels were matched.
-        faults: what is not as it should be, in sentences.
-    """
-
-    file: str
-    room: str
-    layer: str
-    variation: int
-    lufs: float | None
-    lufs_looped: float
-    true_peak_dbtp: float
-    seam: PlaceCheck
-    fold: PlaceCheck
-    onset_cover: float
-    onsets_per_second: float
-    lufs_made: float | None
-    faults: tuple[str, ...]
-
-
-def check_ambience(folder: Path) -> list[FileCheck]:
+def check_ambience(folder: Path) -> list[Check]:
     """Measure all files that the manifest of a folder lists.
 
     Raises:
-        AudioError: if there is no manifest, it does not fit its schema, or ffmpeg is not installed.
+        AudioError: if there is no manifest, a file cannot be read, or ffmpeg is not installed.
     """
     path = folder / MANIFEST
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
-    return [_check_file(folder, room, entry) for room in manifest["rooms"] for entry in room["files"]]
+    return [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
 
 
-def layer_densities(folder: Path, checks: Sequence[FileCheck]) -> dict[str, dict[str, float]]:
+def layer_densities(folder: Path, checks: Sequence[Check]) -> dict[str, dict[str, float]]:
     """Onsets a second of the intensity layers of each room that has several, in its first variation.
 
     The layers, which are equally loud, are joined before onsets are looked for: librosa's threshold is a share of the
     strongest onset, so that a layer of its own would be measured by another scale.
     """
-    from librosa.onset import onset_detect
-
-    rooms: dict[str, dict[str, str]] = {}
+    rooms: dict[str, dict[str, Waveform]] = {}
     for check in checks:
-        if check.layer in LAYERS and check.variation == 1:
-            rooms.setdefault(check.room, {}).setdefault(check.layer, check.file)
+        layers = rooms.setdefault(check["room"], {})
+        if check["layer"] in LAYERS and check["variation"] == 1 and check["layer"] not in layers:
+            layers[check["layer"]] = audio.read(folder / check["file"])
     densities: dict[str, dict[str, float]] = {}
-    for room, files in rooms.items():
-        names = [name for name in LAYERS if name in files]
-        sounds = [audio.read(folder / files[name]) for name in names]
+    for room, layers in rooms.items():
+        names = [name for name in LAYERS if name in layers]
         if len(names) > 1:
-            joined = np.concatenate([_mono(sound.samples) for sound in sounds])
-            found = onset_detect(y=joined, sr=sounds[0].sample_rate, units="time") / sounds[0].seconds
-            n_onsets = np.bincount(found.astype(int), minlength=len(names))
-            densities[room] = {
-                n: round(float(c) / sounds[0].seconds, 2) for n, c in zip(names, n_onsets, strict=True)
-            }
+            seconds, rate = layers[names[0]].seconds, layers[names[0]].sample_rate
+            onsets = librosa_onsets(np.concatenate([_mono(layers[n].samples) for n in names]), rate)
+            n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
+            densities[room] = {n: round(float(c) / seconds, 2) for n, c in zip(names, n_onsets, strict=True)}
     return densities
+
+
+def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
+    """Times in seconds of the onsets that librosa finds in `[N]`."""
+    onset_detect = require("librosa.onset").onset_detect
+    return np.asarray(onset_detect(y=samples, sr=sample_rate, units="time"))
 
 
 def _mono(samples: FloatArray) -> FloatArray:
@@ -146,64 +93,48 @@ def _mono(samples: FloatArray) -> FloatArray:
     return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
 
 
-def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> FileCheck:
+def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Check:
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
     mono = _mono(sound.samples)
-    onsets = three_laps_onsets(mono, sound.sample_rate)
-    seam = _check_place(mono, sound.sample_rate, onsets, "seam", 0, entry["seam"])
-    fold = _check_place(mono, sound.sample_rate, onsets, "fold", entry["fold"]["sample"], entry["fold"])
-    inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
-    chance = sound.seconds + np.arange(0.0, sound.seconds, 0.01)
-    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= ONSET_SECONDS
+    onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
+    faults = _container_faults(path, room["grid"])
+    places = {}
+    for name, at in zip(PLACES, (0, entry["fold"]["sample"]), strict=True):
+        figures = dataclasses.asdict(measure_seam(mono, sound.sample_rate, at))
+        del figures["onset"]
+        passes = (at + len(mono) * np.arange(1, N_LAPS)) / sound.sample_rate
+        away = (onsets[None] - passes[:, None]).flatten()
+        near = [round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS]
+        is_in_music = entry[name]["onset_before"] > 0
+        places[name] = {**figures, "onsets": near, "is_in_music": is_in_music}
+        for figure, share in figures.items():
+            if not LEAST_SHARE <= share <= GREATEST_SHARE:
+                faults.append(f"the {name}'s {figure.replace('_', ' ')} is at {share:.3f} of the loop's own")
+        if near and not is_in_music:
+            faults.append(f"an onset {near[0]:+.3f} s from the {name} was not in the music")
     lufs, true_peak = _ebur128(path, entry["spatial"])
-    faults = [*_container_faults(path, room["grid"]), *seam.faults, *fold.faults]
     if not entry["nearly_nothing"] and not abs(lufs - room["levels"]["lufs"]) <= MAX_LUFS_ERROR:
         faults.append(f"it has {lufs:.2f} LUFS, not {room['levels']['lufs']:g}")
     if true_peak > room["levels"]["true_peak_dbtp"]:
         faults.append(f"its true peak is {true_peak:.1f} dBTP")
-    repeated = Waveform(
-        np.tile(sound.samples[:1] if len(sound.samples) == 4 else sound.samples, (1, 8)), sound.sample_rate
-    )
-    return FileCheck(
-        file=f"{room['folder']}/{entry['file']}",
-        room=room["folder"],
-        layer=entry["layer"],
-        variation=entry["variation"],
-        lufs=None if entry["nearly_nothing"] else round(lufs, 3),
-        lufs_looped=round(audio.integrated_lufs(repeated), 3),
-        true_peak_dbtp=true_peak,
-        seam=seam,
-        fold=fold,
-        onset_cover=round(float(cover.mean()), 3),
-        onsets_per_second=round(len(inside) / sound.seconds, 2),
-        lufs_made=entry["lufs_made"],
-        faults=tuple(faults),
-    )
-
-
-def _check_place(
-    samples: FloatArray, sample_rate: int, onsets: FloatArray, name: str, at: int, entry: Mapping[str, Any]
-) -> PlaceCheck:
-    figures = measure_seam(samples, sample_rate, at)
-    passes = (at + len(samples) * np.arange(1, N_LAPS)) / sample_rate
-    away = (onsets[None] - passes[:, None]).flatten()
-    return PlaceCheck(
-        name,
-        figures.level_jump,
-        figures.spectral_flux,
-        figures.derivative,
-        tuple(round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS),
-        entry["onset_before"] > 0,
-    )
-
-
-def three_laps_onsets(samples: FloatArray, sample_rate: int) -> FloatArray:
-    """Times in seconds of the onsets that librosa finds in three laps of `[N]`."""
-    from librosa.onset import onset_detect
-
-    laps = np.tile(samples, N_LAPS)
-    return np.asarray(onset_detect(y=laps, sr=sample_rate, units="time"))
+    inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
+    chance = sound.seconds + np.arange(0.0, sound.seconds, 0.01)
+    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= ONSET_SECONDS
+    return {
+        "file": f"{room['folder']}/{entry['file']}",
+        "room": room["folder"],
+        "layer": entry["layer"],
+        "variation": entry["variation"],
+        "lufs": None if entry["nearly_nothing"] else round(lufs, 3),
+        "lufs_looped": round(loudness_of(np.tile(sound.samples, (1, 8)), sound.sample_rate), 3),
+        "true_peak_dbtp": true_peak,
+        **places,
+        "onset_cover": round(float(cover.mean()), 3),
+        "onsets_per_second": round(len(inside) / sound.seconds, 2),
+        "lufs_made": entry["lufs_made"],
+        "faults": faults,
+    }
 
 
 def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
@@ -242,9 +173,7 @@ def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
         expected |= {"smpl": (1, 0, 0, n_samples - 1, 0), "cue": bars}
         found |= wav_loop(path.read_bytes())
     else:
-        import mutagen
-
-        tags = mutagen.File(path).tags
+        tags = require("mutagen").File(path).tags
         expected |= {"LOOPSTART": ["0"], "LOOPLENGTH": [str(n_samples)], "BARS": [" ".join(map(str, bars))]}
         found |= {name: tags.get(name) for name in ("LOOPSTART", "LOOPLENGTH", "BARS")}
     return [
@@ -275,29 +204,27 @@ def wav_loop(data: bytes) -> dict[str, Any]:
     return found
 
 
-def described(folder: Path, checks: Sequence[FileCheck]) -> str:
+def described(folder: Path, checks: Sequence[Check]) -> str:
     """The figures of all files as a table, what they come to, and each fault in a line."""
     head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
-    lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in ("seam", "fold"))]
+    lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in PLACES)]
     for c in checks:
-        lufs = "quiet" if c.lufs is None else f"{c.lufs:.2f}"
-        line = f"{c.file[-44:]:<44} {lufs:>7} {c.lufs_looped:7.2f} {c.true_peak_dbtp:6.1f} {c.onsets_per_second:8.2f}"
-        for p in (c.seam, c.fold):
-            onsets = f"{len(p.onsets)}{', in the music' if p.is_in_music else ''}" if p.onsets else "-"
-            line += f"  {p.level_jump:6.3f} {p.spectral_flux:6.3f} {p.derivative:6.3f}  {onsets:<16}"
+        lufs = "quiet" if c["lufs"] is None else f"{c['lufs']:.2f}"
+        line = f"{c['file'][-44:]:<44} {lufs:>7} {c['lufs_looped']:7.2f} {c['true_peak_dbtp']:6.1f}"
+        line += f" {c['onsets_per_second']:8.2f}"
+        for p in (c[name] for name in PLACES):
+            onsets = f"{len(p['onsets'])}{', in the music' if p['is_in_music'] else ''}" if p["onsets"] else "-"
+            line += f"  {p['level_jump']:6.3f} {p['spectral_flux']:6.3f} {p['derivative']:6.3f}  {onsets:<16}"
         lines.append(line.rstrip())
-    lines += [
-        f"{room}: "
-        + " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
-        + " onsets a second?"
-        for room, layers in layer_densities(folder, checks).items()
-    ]
-    n_by_chance = sum(c.onset_cover for c in checks)
-    struck = {name: [p for p in (getattr(c, name) for c in checks) if p.onsets] for name in ("seam", "fold")}
+    for room, layers in layer_densities(folder, checks).items():
+        ordered = " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
+        lines.append(f"{room}: {ordered} onsets a second?")
+    struck = {name: [c[name] for c in checks if c[name]["onsets"]] for name in PLACES}
     found = " and ".join(
-        f"{len(places)} with an onset at the {name}, of which {sum(p.is_in_music for p in places)} were in the music"
+        f"{len(places)} with an onset at the {name}, of which {sum(p['is_in_music'] for p in places)} were in the music"
         for name, places in struck.items()
     )
+    n_by_chance = sum(c["onset_cover"] for c in checks)
     lines.append(f"{len(checks)} files, {found}; at places drawn by chance {n_by_chance:.1f} would have one.")
-    lines += [f"{c.file}: {fault}." for c in checks for fault in c.faults]
+    lines += [f"{c['file']}: {fault}." for c in checks for fault in c["faults"]]
     return "\n".join(lines)

@@ -255,13 +255,13 @@ def _close(
     found: list[_Circle] = []
     for fold in _choose_folds(take.sounds[row], music, model.codec.sample_rate)[:MAX_FOLDS]:
         lap, tails, heads = _write_tails(model, take, row, grid, fold, n_candidates)
+        nll = [round(head, 4) for head in heads.tolist()]
         for i in heads.argsort()[:MAX_TAILS].tolist():
             samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = hear(np.roll(samples, len(samples) // 2))
             out = stands_out(turned, grid.sample_rate, 0.5, music.onset_at(fold))
-            nll = [round(float(heads[j]), 4) for j in (i, 0)]
-            found.append(_Circle(samples, take.seeds[row], fold, *nll, out))
+            found.append(_Circle(samples, take.seeds[row], fold, nll[i], nll[0], out))
             if out == 0:
                 return found[-1]
     return min(found, key=lambda circle: circle.stands_out)

@@ -168,7 +168,7 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: in
                 gain_db = config.lufs - loudness_of(sound, grid.sample_rate)
                 if np.isfinite(gain_db):
                     sound = sound * np.float32(db_to_gain(gain_db))
-                yield ogg_coded(Waveform(sound, grid.sample_rate)).mono().samples[0]
+                yield audio.ogg_coded(Waveform(sound, grid.sample_rate)).mono().samples[0]
             else:
                 yield field[0]
 
