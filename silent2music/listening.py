@@ -42,7 +42,7 @@ REFRESH_SECONDS = 0.2
 def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
     """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if too short."""
     if end <= room.n_samples:
-        return Waveform(room.stretch(begin, end), room.sample_rate)
+        return Waveform(room.slice(begin, end), room.sample_rate)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
     lap = room.n_samples - fade
     index = np.arange(begin, end)
@@ -51,7 +51,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
-    samples[:, joined] = samples[:, joined] * ramp[at] + room.stretch(lap, lap + fade)[:, at] * ramp[::-1][at]
+    samples[:, joined] = samples[:, joined] * ramp[at] + room.slice(lap, lap + fade)[:, at] * ramp[::-1][at]
     return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
 
 
@@ -60,7 +60,7 @@ def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray
     while begin < end:
         place = begin % lap
         n_samples = min(end - begin, lap - place)
-        yield room.stretch(place, place + n_samples)
+        yield room.slice(place, place + n_samples)
         begin += n_samples
 
 

@@ -67,7 +67,7 @@ def open_recording(path: Path | str) -> Recorded:
             stored.append(_checked(path, block, rate).samples)
     _check_length(path, announced, stored.n_samples, rate)
     if stored.n_samples <= WHOLE_SECONDS * rate:  # a stream whose header promised more than anyone could send
-        return Waveform(stored.stretch(0, stored.n_samples), rate)
+        return Waveform(stored.slice(0, stored.n_samples), rate)
     return Recording(stored, rate)
 
 

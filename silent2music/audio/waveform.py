@@ -66,7 +66,7 @@ class Waveform:
         """The duration in seconds."""
         return self.n_samples / self.sample_rate
 
-    def stretch(self, begin: int, end: int) -> FloatArray:
+    def slice(self, begin: int, end: int) -> FloatArray:
         """Samples `[C, n]` from `begin` to before `end`, or to where the sound ends."""
         return self.samples[:, begin:end]
 
@@ -117,7 +117,7 @@ class Stored:
             ) from error
         self.n_samples += samples.shape[1]
 
-    def stretch(self, begin: int, end: int) -> FloatArray:
+    def slice(self, begin: int, end: int) -> FloatArray:
         """Samples `[C, n]` from `begin` to before `end`, or to where they end."""
         end = min(end, self.n_samples)
         self._file.seek(4 * self.n_channels * begin)
@@ -126,7 +126,7 @@ class Stored:
 
 
 class Recording:
-    """A long recording: what `Waveform` says of it, and its samples a stretch at a time.
+    """A long recording: what `Waveform` says of it, and its samples a slice at a time.
 
     Args:
         stored: its samples, checked.
@@ -137,11 +137,11 @@ class Recording:
         self._stored, self.sample_rate = stored, sample_rate
         self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
         self.seconds = self.n_samples / sample_rate
-        self.stretch = stored.stretch
+        self.slice = stored.slice
 
 
 Recorded = Waveform | Recording
-"""What can be listened to a stretch at a time."""
+"""What can be listened to a slice at a time."""
 
 
 def rms_dbfs(samples: FloatArray) -> float:

@@ -259,7 +259,7 @@ def analyze(
         from silent2music.files import atomic_path
         from silent2music.plotting import plot_profile
 
-        waveform = Waveform(recording.stretch(0, recording.n_samples), recording.sample_rate)
+        waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)
