@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rooms import RATE, steps_room
+from silent2music.export.folders import plan_rooms
+from silent2music.export.manifest import check_manifest, schema
 from test_cli import full_disk, one_sentence
 
 from silent2music import audio
@@ -24,8 +26,6 @@ from silent2music.cli import main
 from silent2music.config import AmbienceConfig, load_recipe
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export import ambience as job
-from silent2music.export.folders import plan_rooms
-from silent2music.export.manifest import check_manifest, schema
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--loop", "2s", "--set", "ambience.candidates=2"]

@@ -18,9 +18,9 @@ from library import write_ambience, write_rooms, write_scores
 
 from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
-from silent2music.data.factory import attribution, build, make_pair, open_factory
+from silent2music.factory.build import attribution, build, make_pair, open_factory
 from silent2music.data.pairs import check, read_pairs
-from silent2music.data.scenes import FROM_MUSIC, KINDS
+from silent2music.factory.scenes import FROM_MUSIC, KINDS
 from silent2music.errors import ConfigError, DataError
 
 SECONDS = 6.0
@@ -112,7 +112,7 @@ def test_two_workers_write_the_same_bytes_as_one(built: Path, config: DataConfig
 
 
 def test_more_workers_than_places_in_the_first_batch_lose_no_pair(config: DataConfig) -> None:
-    from silent2music.data import factory as module
+    from silent2music.factory import build as module
 
     class Immediate:
         def submit(self, work: object, index: int) -> object:
@@ -133,7 +133,7 @@ def test_a_build_killed_hard_ends_as_if_it_had_not_been(
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)), encoding="utf-8")
     code = (
         "import json, sys; from pathlib import Path; from silent2music.config import DataConfig;"
-        "from silent2music.data.factory import build;"
+        "from silent2music.factory.build import build;"
         f"config = DataConfig(**json.load(open({str(tmp_path / 'config.json')!r})));"
         f"build(config, Path({str(out)!r}), {4 * SECONDS / 3600!r}, 3)"
     )

@@ -12,9 +12,9 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile
+from silent2music.export.formats import EXPORTERS
 
 from silent2music.audio import Waveform
-from silent2music.export.formats import EXPORTERS
 from silent2music.export.ambience.writing import quantised
 
 N = 44_111

@@ -43,6 +43,7 @@ NOT_FOR_INFER = (
     "scipy.stats",
     "silent2music.data",
     "silent2music.evaluation",
+    "silent2music.factory",
     "silent2music.training",
     "sklearn",
     "sympy",

@@ -7,11 +7,11 @@ import pytest
 
 from silent2music.audio import db_to_gain, integrated_lufs, rms_dbfs
 from silent2music.config import DataConfig
-from silent2music.data import rendering
-from silent2music.data.arranging import arrange
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-from silent2music.data.rendering import MUSIC_LUFS, PEAK_DBFS, render
-from silent2music.data.scores import Score, ScorePart
+from silent2music.factory import rendering
+from silent2music.factory.arranging import arrange
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.rendering import MUSIC_LUFS, PEAK_DBFS, render
+from silent2music.factory.scores import Score, ScorePart
 from silent2music.errors import DataError
 from silent2music.evaluation.features import describe
 from silent2music.evaluation.metrics import energy_correlation, onset_scores

@@ -10,11 +10,11 @@ import pytest
 from library import RATE, response, write_ambience, write_rooms
 
 from silent2music.audio import Waveform, rms_dbfs
-from silent2music.data.chain import coded, in_room, measured_energy_db, quantised
-from silent2music.data.muted import TOUCHES, mechanical_noise, touch_of
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
-from silent2music.data.rooms import measured_rt60
-from silent2music.data.scenes import (
+from silent2music.factory.chain import coded, in_room, measured_energy_db, quantised
+from silent2music.factory.muted import TOUCHES, mechanical_noise, touch_of
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.factory.rooms import measured_rt60
+from silent2music.factory.scenes import (
     KINDS,
     Levels,
     Scene,
@@ -24,7 +24,7 @@ from silent2music.data.scenes import (
     muted_scene,
     usable_kinds,
 )
-from silent2music.data.sources import Library, open_library
+from silent2music.factory.sources import Library, open_library
 from silent2music.errors import DataError
 
 SECONDS = 30.0

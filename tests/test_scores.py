@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import symusic
 
-from silent2music.data.scores import (
+from silent2music.errors import DataError
+from silent2music.factory.scores import (
     all_notes,
     load_score,
     phrases,
     pick_passage,
 )
-from silent2music.errors import DataError
 
 TPQ = 480
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)

@@ -15,7 +15,6 @@ from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError
-from silent2music.export.ambience.writing import levelled_set, loudness_of, quantised
 from silent2music.export.ambience.space import (
     LAYOUT_AZIMUTHS,
     Placement,
@@ -32,6 +31,7 @@ from silent2music.export.ambience.space import (
     place,
     placement,
 )
+from silent2music.export.ambience.writing import levelled_set, loudness_of, quantised
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
 NOISE = (0.1 * np.random.default_rng(9).standard_normal(48_000)).astype(np.float32)

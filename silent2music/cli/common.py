@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from silent2music.config import RecipeConfig, SamplingConfig, apply_overrides, from_dict, load_recipe
-from silent2music.shipped import find_recipe
 
 Steps = Callable[[str, int, int], None]
 
@@ -37,6 +36,12 @@ TopP = Annotated[
 Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
+]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
@@ -88,8 +93,13 @@ def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
 def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
     """The settings of a recipe, which may be the bare name of one that ships, or the defaults, with overrides."""
     if path is not None:
-        return load_recipe(find_recipe(path), overrides or ())
+        return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
+
+
+def controls_of(control: Sequence[str] | None) -> dict[str, Any]:
+    """What `--control` gave, by name; values are read as those of `--set`."""
+    return apply_overrides({}, control or ())
 
 
 def complain(sentence: str) -> None:

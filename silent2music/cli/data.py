@@ -27,7 +27,7 @@ def data_build(
     overrides: Set = None,
 ) -> None:
     """Build pairs; run again after a kill, it goes on where it was."""
-    from silent2music.data.factory import build
+    from silent2music.factory.build import build
 
     with progress_bar() as steps:
         build(settings_of(recipe, overrides).data, out, hours, seed, workers, named(steps, "pairs"))

@@ -15,6 +15,7 @@ import typer
 from silent2music.cli.common import (
     SAMPLING,
     AsJson,
+    Control,
     Device,
     Force,
     Guidance,
@@ -26,6 +27,7 @@ from silent2music.cli.common import (
     TopK,
     TopP,
     complain,
+    controls_of,
     progress_bar,
     settings_of,
 )
@@ -54,6 +56,7 @@ def infer(
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
+    control: Control = None,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -77,13 +80,14 @@ def infer(
         raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
     from silent2music.export.batch import this_worker
     from silent2music.export.infer import infer_many, plan
-    from silent2music.export.models import LazyModel
+    from silent2music.export.models import LazyModel, Request
 
     sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
+    request = Request(sampling, seconds, controls_of(control))
     if stream:
         from silent2music.export.streaming import send
 
-        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), sampling, seconds, raw)
+        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), request, raw)
         return
     jobs, failures = plan(rooms, seed, output, out)
     worker = this_worker()
@@ -92,7 +96,7 @@ def infer(
     folder = (out or Path()) if is_folder else None
     outcomes = []
     with progress_bar() as steps:
-        made = infer_many(jobs, LazyModel(model, device), sampling, seconds, force, steps, folder)
+        made = infer_many(jobs, LazyModel(model, device), request, force, steps, folder)
         for outcome in itertools.chain(failures, made):
             outcomes.append(outcome)
             if outcome.status == "failed":
@@ -147,13 +151,12 @@ def demo(
     device: Device = None,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
-    from silent2music.export.infer import infer_many, plan
+    from silent2music.export.infer import DEMO_ROOM, infer_many, plan
     from silent2music.export.models import LazyModel
-    from silent2music.shipped import DEMO_ROOM
 
     jobs, _ = plan([DEMO_ROOM], seed, output)
     with progress_bar() as steps:
-        (made,) = infer_many(jobs, LazyModel(model, device), SAMPLING, force=True, progress=steps)
+        (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
     print(f"From {DEMO_ROOM}")

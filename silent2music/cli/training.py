@@ -42,7 +42,7 @@ def run_recipe(
     overrides: Set = None,
 ) -> None:
     """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
-    from silent2music.pipeline import run_recipe as carry_out
+    from silent2music.training.recipe import run_recipe as carry_out
 
     with progress_bar() as steps:
         made = carry_out(settings_of(recipe, overrides), out, [s for s in stages.split(",") if s], steps)
@@ -144,7 +144,7 @@ def codec_music(
     overrides: Set = None,
 ) -> None:
     """Render scores with instruments of every family, to fit and to test codecs on."""
-    from silent2music.data.medleys import render_medleys
+    from silent2music.factory.medleys import render_medleys
 
     with progress_bar() as steps:
         data = replace(settings_of(None, overrides).data, scores=str(scores))
@@ -283,7 +283,7 @@ def codec_roundtrip(
     force: Force = False,
 ) -> None:
     """Hear what the codec does to a sound."""
-    from silent2music.shipped import default_model
+    from silent2music.config import default_model
     from silent2music.export.roundtrip import roundtrip
 
     rate = roundtrip(source, target, codec or default_model() / "codec", force)

@@ -61,10 +61,10 @@ def arranged(
     Raises:
         DataError: if fluidsynth or the soundfont is missing.
     """
-    from silent2music.data.arranging import arrange
-    from silent2music.data.plan import SceneTruth
-    from silent2music.data.rendering import render
-    from silent2music.data.scores import load_score
+    from silent2music.factory.arrangement import SceneTruth
+    from silent2music.factory.arranging import arrange
+    from silent2music.factory.rendering import render
+    from silent2music.factory.scores import load_score
 
     strengths = np.array([event.strength_db for event in room.events], np.float64)
     reverberant = (room.rt60_seconds or 0.0) >= HALL_RT60_SECONDS

@@ -80,7 +80,7 @@ def room_contrast(
         CheckpointError: if the shards were prepared with another codec than the model's.
         DataError: if there are fewer pairs than one batch.
     """
-    dataset = PairDataset(shards, "validation", crop_seconds, seed)
+    dataset = PairDataset(shards, "validation", crop_seconds, seed, model.config.controls)
     if dataset.meta["codec_checksum"] != model.codec_checksum:
         raise CheckpointError(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
@@ -96,7 +96,7 @@ def room_contrast(
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
         batch = batch.to(model.device)
-        losses = model.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+        losses = model.room_contrast(batch.codes, batch.signals)
         for name in ROOMS:
             found[name] += losses[name].float().cpu().tolist()
         kinds += batch.kinds

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from silent2music.ambient import AmbientFeatures
 from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
@@ -21,7 +20,9 @@ from silent2music.evaluation.features import MusicFeatures, describe
 from silent2music.evaluation.pieces import EvalConfig, Item, Piece, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.tables import GROUP, grouped, plain_interval, spread
+from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
+from silent2music.signals import ROOM, Signals
 
 FloatArray = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -55,9 +56,8 @@ def subject(
     """
     # The folder may hold another model than when it was read last.
     loaded.cache_clear()
-    guidance = loaded(str(folder)).config.guidance if guidance is None else guidance
     drawing = replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
-    return Subject(str(folder), drawing, config, stages)
+    return Subject(str(folder), loaded(str(folder)).resolved(drawing), config, stages)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Batch:
     rooms: Sequence[Waveform]
     seeds: Sequence[int]
     seconds: float | None
-    drop_room: bool
+    without: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Subject:
         rooms: Sequence[Waveform],
         seeds: Sequence[int],
         seconds: float | None = None,
-        drop_room: bool = False,
+        without: Sequence[str] = (),
         batch_size: int | None = None,
     ) -> list[Waveform]:
         """The model's music for rooms; what is in a batch does not depend on the number of processes."""
@@ -110,7 +110,7 @@ class Subject:
                 rooms[i : i + size],
                 seeds[i : i + size],
                 seconds,
-                drop_room,
+                without,
             )
             for i in range(0, len(rooms), size)
         ]
@@ -124,7 +124,7 @@ class Subject:
 def _play(batch: Batch) -> list[Waveform]:
     model = loaded(batch.folder)
     model.precision = batch.precision
-    return model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.drop_room)
+    return [*model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.without)]
 
 
 def _encode(job: tuple[str, Waveform]) -> Codes:
@@ -151,7 +151,7 @@ def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Wavefor
     """The same seeds without a room. Partners get the same piece: one for both is made."""
     rooms = [item.room for item in items[::2]]
     seeds = [subject.config.seed + i for i in range(len(rooms))]
-    return subject.play("music without a room", rooms, seeds, drop_room=True)
+    return subject.play("music without a room", rooms, seeds, without=(ROOM,))
 
 
 def through_codec(subject: Subject, codes: Sequence[Codes], music: Sequence[Waveform]) -> list[Waveform]:
@@ -179,7 +179,7 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) 
     n_frames = int(min(LIKELIHOOD_SECONDS * subject.model.codec.frame_rate, shortest))
     order = np.random.default_rng(seed).permutation(len(items))[: subject.config.n_likelihood]
     features = subject.stages.run(
-        "features of rooms", _features, [(subject.folder, items[i].room) for i in order]
+        "features of rooms", _signals, [(subject.folder, items[i].room) for i in order]
     )
     groups = grouped(len(order))
     jobs = [
@@ -213,27 +213,24 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) 
     }
 
 
-def _features(job: tuple[str, Waveform]) -> AmbientFeatures:
+def _signals(job: tuple[str, Waveform]) -> Signals:
     folder, room = job
-    return loaded(folder).features(room)
+    return listen_whole(room, room.seconds, loaded(folder).config)
 
 
 @torch.inference_mode()
-def _losses(job: tuple[str, list[AmbientFeatures], list[Codes]]) -> list[FloatArray]:
+def _losses(job: tuple[str, list[Signals], list[Codes]]) -> list[FloatArray]:
     """For each piece its loss under every room, then under none."""
-    folder, features, codes = job
+    folder, rooms, codes = job
     model = loaded(folder)
-    n_frames = codes[0].shape[1]
-    frames = torch.stack([torch.from_numpy(f.frames[:n_frames]) for f in features])
-    scalars = torch.stack([torch.from_numpy(f.scalars) for f in features])
-    mask = torch.ones(len(features), n_frames, dtype=torch.bool)
-    conditioning = model.condition(frames, scalars, mask)
-    null = model.null(model.condition(frames[: len(codes)], scalars[: len(codes)], mask[: len(codes)]))
+    signals = Signals.collate(rooms).slice(0, codes[0].shape[1])
     every = torch.stack([torch.from_numpy(own) for own in codes])
-    dropped = model.token_nll(every, mask[: len(codes)], null).mean(dim=1).double().numpy()
+    no_room = model.condition(signals.without(ROOM).rows(range(len(codes))))
+    dropped = model.token_nll(every, no_room).mean(dim=1).double().numpy()
+    conditioning = model.condition(signals)
     rows = []
     for own, none in zip(every, dropped, strict=True):
-        nll = model.token_nll(own[None].expand(len(features), -1, -1), mask, conditioning)
+        nll = model.token_nll(own[None].expand(len(rooms), -1, -1), conditioning)
         rows.append(np.append(nll.mean(dim=1).double().numpy(), none))
     return rows
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import silent2music
 from silent2music import audio
 from silent2music.audio import Recorded
 from silent2music.config import SamplingConfig
@@ -20,8 +20,11 @@ from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MErr
 from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
 from silent2music.export.levelling import write_music
-from silent2music.export.models import LazyModel
+from silent2music.export.models import LazyModel, Request
 from silent2music.files import atomic_path
+
+DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
+"""The near-silent recording that comes with the package."""
 
 
 def plan(
@@ -44,8 +47,7 @@ def plan(
 def infer_many(
     jobs: Sequence[Job],
     model: LazyModel,
-    sampling: SamplingConfig,
-    seconds: float | None = None,
+    request: Request | None = None,
     force: bool = False,
     progress: Progress | None = None,
     folder: Path | None = None,
@@ -55,8 +57,7 @@ def infer_many(
     Args:
         jobs: from `plan`.
         model: loaded when the first recording turns out to be good, so that a wrong name is told at once.
-        sampling: how tokens are drawn; each job brings its own seed.
-        seconds: length of every piece, by default each room's own.
+        request: each job brings its own seed.
         force: replace files that exist.
         progress: told of every step.
         folder: above all outputs; its `manifest.jsonl` is to list them.
@@ -67,19 +68,18 @@ def infer_many(
     Raises:
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
     """
-    if seconds is not None and not (math.isfinite(seconds) and seconds >= audio.MIN_SECONDS):
-        raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
+    request = request or Request()
     manifest = None if folder is None else batch.Manifest(folder)
     for job in batch.this_worker().share(jobs):
         try:
-            record = None if force or not job.found else _kept(job, model, sampling, seconds)
+            record = None if force or not job.found else _kept(job, model, request)
             if record is not None:
                 outcome = Outcome(job.name, "kept", record)
             else:
                 again = force or _is_left_over(job.out)
                 _check_target(job, again)
                 room = audio.open_recording(job.room)
-                made = infer(job, room, model, sampling, seconds, again, progress)
+                made = infer(job, room, model, request, again, progress)
                 outcome = Outcome(job.name, "made", made)
         except (CheckpointError, ConfigError):
             raise
@@ -96,8 +96,7 @@ def infer(
     job: Job,
     room: Recorded,
     model: LazyModel,
-    sampling: SamplingConfig,
-    seconds: float | None = None,
+    request: Request,
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -107,8 +106,7 @@ def infer(
         job: names and seed.
         room: the recording, as read from `job.room`.
         model: the model.
-        sampling: how tokens are drawn, but for the seed.
-        seconds: length of the music; the file has exactly `round(seconds * rate)` samples.
+        request: what is asked for, but for the seed; the file has exactly `round(seconds * rate)` samples.
         force: replace files that exist.
         progress: told of every step.
 
@@ -120,7 +118,7 @@ def infer(
     """
     from silent2music.listening import Measured
 
-    sampling = dataclasses.replace(model.settled(sampling), seed=job.seed)
+    sampling = model.settled(request.sampling, job.seed)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     record: dict[str, Any] = {}
@@ -128,15 +126,13 @@ def infer(
         # Opened before the music is made: a place that cannot be written is told at once.
         with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
             measured = Measured(room, model.model.config.ambient)
-            music = model.stream(room, sampling, seconds, step, measured)
+            music = model.model.stream(
+                room, sampling, request.seconds, progress=step, measured=measured, **request.controls
+            )
             made: dict[str, Any] = {
                 "input": provenance.described_input(job.label, job.room, room),
                 "model": model.described(),
-                "settings": {
-                    **dataclasses.asdict(sampling),
-                    "seconds": room.seconds if seconds is None else seconds,
-                    "device": model.device,
-                },
+                "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
                 "versions": provenance.versions(),
             }
             try:
@@ -181,24 +177,32 @@ def _is_left_over(out: Path) -> bool:
     return False
 
 
-def _kept(
-    job: Job, model: LazyModel, sampling: SamplingConfig, seconds: float | None
-) -> dict[str, Any] | None:
+def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None:
     """The record of a job's music, if it is there, whole and just what would be made now."""
-    wanted = dataclasses.asdict(dataclasses.replace(model.settled(sampling), seed=job.seed))
+    sampling = model.settled(request.sampling, job.seed)
     try:
         record: dict[str, Any] = json.loads(provenance.sidecar_path(job.out).read_text(encoding="utf-8"))
-        made, settings = record["input"], record["settings"]
-        wanted["seconds"] = made["seconds"] if seconds is None else seconds
+        wanted = _settings(sampling, request, record["input"]["seconds"])
         is_same = (
-            all(settings[name] == value for name, value in wanted.items())
-            and made["sha256"] == provenance.sha256(job.room)
+            all(record["settings"][name] == value for name, value in wanted.items())
+            and record["input"]["sha256"] == provenance.sha256(job.room)
             and record["model"]["sha256"] == model.sha256
             and record["output"]["sha256"] == provenance.sha256(job.out)
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if is_same else None
+
+
+def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -> dict[str, Any]:
+    """What a record says of how the music was asked for, as it comes back from JSON."""
+    seconds = room_seconds if request.seconds is None else request.seconds
+    settings = {
+        **dataclasses.asdict(sampling),
+        "controls": dict(request.controls),
+        "seconds": seconds,
+    }
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _manifest_entry(outcome: Outcome) -> Mapping[str, Any]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from silent2music.audio import Recorded, Waveform
-from silent2music.config import SamplingConfig
+from silent2music.audio import MIN_SECONDS
+from silent2music.config import SamplingConfig, default_model
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
-from silent2music.shipped import default_model
 
 if TYPE_CHECKING:
-    from silent2music.listening import Measured
     from silent2music.model import Silent2Music
 
 N_THREADS = 1
@@ -25,6 +25,25 @@ N_THREADS = 1
 and the music must not depend on how many cores there are."""
 
 DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What music is asked for, whatever the room.
+
+    Attributes:
+        sampling: how tokens are drawn.
+        seconds: length of the music, by default the room's own.
+        controls: what steers the model beside the room, by name.
+    """
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seconds: float | None = None
+    controls: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):
+            raise ConfigError(f"--seconds is {self.seconds}; expected at least {MIN_SECONDS}.")
 
 
 class LazyModel:
@@ -98,25 +117,10 @@ class LazyModel:
         torch.set_num_threads(N_THREADS)
         return Silent2Music.from_pretrained(self.folder).to(self.device)
 
-    def settled(self, sampling: SamplingConfig) -> SamplingConfig:
-        """Sampling with the model's own guidance where none was asked for."""
-        return (
-            sampling
-            if sampling.guidance is not None
-            else dataclasses.replace(sampling, guidance=self.guidance)
-        )
-
-    def stream(
-        self,
-        room: Recorded | Iterable[Waveform],
-        sampling: SamplingConfig,
-        seconds: float | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        measured: Measured | None = None,
-    ) -> Iterator[Waveform]:
-        """The music of a room, piece by piece; arguments as for `Silent2Music.stream`."""
-        sampling = self.settled(sampling)
-        return self.model.stream(room, sampling, seconds, progress=progress, measured=measured)
+    def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:
+        """Sampling by a seed, with the model's own guidance where none was asked for."""
+        guidance = self.guidance if sampling.guidance is None else sampling.guidance
+        return dataclasses.replace(sampling, seed=seed, guidance=guidance)
 
     def described(self) -> dict[str, str]:
         """What a record says of the model."""

@@ -12,9 +12,8 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError
-from silent2music.export.models import LazyModel
+from silent2music.export.models import LazyModel, Request
 
 LIVE = Path("-")
 """The name of the room that comes on standard input: mono, 16-bit little-endian, at `LIVE_RATE`."""
@@ -29,8 +28,7 @@ def send(
     source: BinaryIO,
     sink: BinaryIO,
     model: LazyModel,
-    sampling: SamplingConfig,
-    seconds: float | None = None,
+    request: Request,
     raw: bool = False,
 ) -> None:
     """Write the music of a room to a stream as it is made, 16 bit, at the level that the model chose.
@@ -41,7 +39,8 @@ def send(
         room: a recording, or `LIVE` for sound that comes from `source`.
         source: read for a live room only.
         sink: where the music goes.
-        model, sampling, seconds: as for `infer.infer_many`.
+        model: the model.
+        request: what is asked for; live music is as long as what is heard.
         raw: little-endian samples without a WAV header.
 
     Raises:
@@ -50,8 +49,9 @@ def send(
     """
     recording = None if room == LIVE else audio.open_recording(room)
     codec = model.model.codec
-    length = None if recording is None else seconds or recording.seconds
-    pieces = model.stream(recording or _heard(source, codec.frame_rate), sampling, length)
+    length = None if recording is None else request.seconds or recording.seconds
+    heard = recording or _heard(source, codec.frame_rate)
+    pieces = model.model.stream(heard, request.sampling, length, **request.controls)
     try:
         if not raw:
             n_samples = None if length is None else round(length * codec.sample_rate)

@@ -16,9 +16,8 @@ from torch.nn import functional
 from silent2music.audio import atomic_path
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec, save_codec
-from silent2music.conditioning import Conditioning
 from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values, to_dict
-from silent2music.decoder import Decoder
+from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import ConfigError
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music, digest_of
@@ -172,7 +171,6 @@ def _loss(model: Decoder, codes: Tensor) -> Tensor:
         torch.zeros(len(codes), codes.shape[2], width),
         torch.ones(len(codes), codes.shape[2], dtype=torch.bool),
         torch.zeros(len(codes), 0, width),
-        torch.ones(len(codes), 0, dtype=torch.bool),
     )
     with torch.autocast(codes.device.type, torch.bfloat16):
         logits = model(grid, nothing)

@@ -35,7 +35,7 @@ from silent2music.training.codec_trainers import (
     SeanetTrainer,
 )
 from silent2music.training.excerpts import code_music, crops
-from silent2music.training.loop import resolved_precision
+from silent2music.training.state import resolved_precision
 
 STATE_FILE = "state.safetensors"
 STEP_FILE = "state.json"
@@ -323,9 +323,8 @@ class _Run:
         with audio.atomic_path(self.out / STATE_FILE, force=True) as file:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
         with audio.atomic_path(self.out / STEP_FILE, force=True) as file:
-            file.write_text(
-                json.dumps({"step": self.step, "settings": to_dict(self.config)}, indent=2) + "\n"
-            )
+            state = {"step": self.step, "settings": to_dict(self.config)}
+            file.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)
 
     def _load(self) -> None:

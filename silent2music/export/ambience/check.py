@@ -38,9 +38,9 @@ Check = Mapping[str, Any]
 `file` (path below the folder), `room` (its folder), `layer` and `variation` name it. `lufs` and `true_peak_dbtp` are by
 ebur128, `lufs` None if the file is nearly nothing; `lufs_looped` is of it played eight times, `lufs_made` before levels
 were matched. `seam` and `fold` hold `level_jump`, `spectral_flux` and `derivative` of the place among the loop's other
-places, 0 to 1, `onsets` within 50 ms of it in three laps, in seconds from it, and `is_in_music`: by the manifest there was
-an onset before the loop was made. `onsets_per_second` are of a lap, `onset_cover` is the share of it within 50 ms of an
-onset: how often a place drawn by chance has one. `faults` are sentences.
+places, 0 to 1, `onsets` within 50 ms of it in three laps, in seconds from it, and `is_in_music`: by the manifest there
+was an onset before the loop was made. `onsets_per_second` are of a lap, `onset_cover` is the share of it within 50 ms of
+an onset: how often a place drawn by chance has one. `faults` are sentences.
 """
 
 
@@ -150,7 +150,8 @@ def _ffmpeg(path: Path, meter: str) -> tuple[float, float]:
     done = subprocess.run(
         ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af", chain, "-f", "null", "-"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
     peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
@@ -163,7 +164,7 @@ def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
     """What readers of the file find other than the manifest says: samples, rate, loop points, bars."""
     n_samples, bars = grid["n_samples"], list(grid["bar_samples"])
     command = ["ffprobe", "-v", "error", "-show_entries", "stream=sample_rate,duration_ts", "-of", "json"]
-    probed = subprocess.run([*command, path], capture_output=True, text=True)
+    probed = subprocess.run([*command, path], capture_output=True, encoding="utf-8", errors="replace")
     streams = json.loads(probed.stdout or "{}").get("streams", [])
     if probed.returncode != 0 or probed.stderr or len(streams) != 1:
         return [f"ffprobe cannot read it ({probed.stderr.strip()})"]
@@ -213,7 +214,9 @@ def described(folder: Path, checks: Sequence[Check]) -> str:
         line = f"{c['file'][-44:]:<44} {lufs:>7} {c['lufs_looped']:7.2f} {c['true_peak_dbtp']:6.1f}"
         line += f" {c['onsets_per_second']:8.2f}"
         for p in (c[name] for name in PLACES):
-            onsets = f"{len(p['onsets'])}{', in the music' if p['is_in_music'] else ''}" if p["onsets"] else "-"
+            onsets = (
+                f"{len(p['onsets'])}{', in the music' if p['is_in_music'] else ''}" if p["onsets"] else "-"
+            )
             line += f"  {p['level_jump']:6.3f} {p['spectral_flux']:6.3f} {p['derivative']:6.3f}  {onsets:<16}"
         lines.append(line.rstrip())
     for room, layers in layer_densities(folder, checks).items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from library import write_ambience, write_rooms, write_scores
 
-from silent2music import pipeline
+from silent2music.training import recipe as pipeline
 from silent2music.config import (
     AmbientConfig,
     CodecConfig,

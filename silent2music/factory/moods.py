@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
 
 FloatArray = NDArray[np.float64]
 

@@ -18,7 +18,9 @@ from itertools import pairwise
 import numpy as np
 
 from silent2music.audio import FloatArray, Waveform, db_to_gain, rms_dbfs
-from silent2music.data.chain import (
+from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.chain import (
     coloured_noise,
     fitted,
     in_room,
@@ -27,10 +29,7 @@ from silent2music.data.chain import (
     recording_chain,
     rms,
 )
-from silent2music.data.muted import mechanical_noise
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.data.rooms import SAMPLE_RATE
-from silent2music.data.sketching import (
+from silent2music.factory.foley import (
     Sketch,
     boundaries,
     change_levels,
@@ -44,8 +43,9 @@ from silent2music.data.sketching import (
     take_notes,
     walk,
 )
-from silent2music.data.sources import Credit, Library, Room
-from silent2music.errors import DataError
+from silent2music.factory.muted import mechanical_noise
+from silent2music.factory.rooms import SAMPLE_RATE
+from silent2music.factory.sources import Credit, Library, Room
 
 NOISE_MARGIN_DB = 6.0
 """So far under the quietest section of a scene that changes stays the microphone's own noise."""
@@ -327,11 +327,7 @@ FROM_MUSIC = ("muted", "leak")
 
 
 def _record(
-    kind: str,
-    sketch: Sketch,
-    rng: np.random.Generator,
-    levels: Levels,
-    level_dbfs: float | None = None,
+    kind: str, sketch: Sketch, rng: np.random.Generator, levels: Levels, level_dbfs: float | None = None
 ) -> Scene:
     """Room, recording chain, level, self-noise and 16-bit steps; then measure what came out.
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FloatArray, db_to_gain
-from silent2music.data.chain import coloured_noise, fitted, rms
-from silent2music.data.plan import Arrangement
-from silent2music.data.rooms import SAMPLE_RATE
-from silent2music.data.sources import BED, EVENT, Clip, Credit, Library, Room
+from silent2music.factory.arrangement import Arrangement
+from silent2music.factory.chain import coloured_noise, fitted, rms
+from silent2music.factory.rooms import SAMPLE_RATE
+from silent2music.factory.sources import BED, EVENT, Clip, Credit, Library, Room
 
 MIN_SECTION_SECONDS = 8.0
 BOUNDARY_SHARE = 0.35

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FloatArray, db_to_gain
-from silent2music.data.plan import Part
-from silent2music.data.rooms import SAMPLE_RATE
+from silent2music.factory.arrangement import Part
+from silent2music.factory.rooms import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

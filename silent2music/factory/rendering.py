@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
-from silent2music.data.ensembles import INSTRUMENTS
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.factory.ensembles import INSTRUMENTS
 
 FloatArray = NDArray[np.float32]
 
@@ -160,7 +160,7 @@ def _synthesise(
         arguments += ["-r", str(sample_rate)]
         arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
         done = subprocess.run(
-            [*arguments, str(soundfont), str(midi)], capture_output=True, text=True, check=False
+            [*arguments, str(soundfont), str(midi)], capture_output=True, encoding="utf-8", errors="replace"
         )
         if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
             reason = (done.stderr.strip().splitlines() or ["no message"])[0]

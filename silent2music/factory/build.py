@@ -25,11 +25,13 @@ import numpy as np
 from silent2music import config as settings
 from silent2music.audio import FloatArray, Waveform, atomic_path, write
 from silent2music.config import DataConfig
-from silent2music.data.arranging import arrange
 from silent2music.data.pairs import MANIFEST, Pair
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.data.rendering import render
-from silent2music.data.scenes import (
+from silent2music.errors import ConfigError, DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.arranging import arrange
+from silent2music.factory.foley import pick_room
+from silent2music.factory.rendering import render
+from silent2music.factory.scenes import (
     FROM_MUSIC,
     Levels,
     Scene,
@@ -39,10 +41,8 @@ from silent2music.data.scenes import (
     muted_scene,
     usable_kinds,
 )
-from silent2music.data.scores import Score, load_score
-from silent2music.data.sketching import pick_room
-from silent2music.data.sources import Credit, Library, held_out, open_library, read_licences
-from silent2music.errors import ConfigError, DataError
+from silent2music.factory.scores import Score, load_score
+from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
@@ -89,12 +89,7 @@ class Factory:
 
 
 def build(
-    config: DataConfig,
-    out: Path,
-    hours: float,
-    seed: int,
-    workers: int = 1,
-    progress: Progress | None = None,
+    config: DataConfig, out: Path, hours: float, seed: int, workers: int = 1, progress: Progress | None = None
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.config import DataConfig
-from silent2music.data.factory import LOADERS, licensed_scores
-from silent2music.data.plan import Arrangement, Part
-from silent2music.data.rendering import render
-from silent2music.data.rooms import simulated_room
-from silent2music.data.scores import Score, ScorePart
-from silent2music.data.sources import held_out
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import Arrangement, Part
+from silent2music.factory.build import LOADERS, licensed_scores
+from silent2music.factory.rendering import render
+from silent2music.factory.rooms import simulated_room
+from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.sources import held_out
 
 FAMILIES = {
     "piano": range(8),
@@ -74,10 +74,7 @@ def render_medleys(
         raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")
     names = [credit.path for credit in licensed_scores(folder)[0]]
     aside = held_out([names], config.validation_share)
-    stocks = {
-        "train": [n for n in names if n not in aside],
-        "validation": [n for n in names if n in aside],
-    }
+    stocks = {"train": [n for n in names if n not in aside], "validation": [n for n in names if n in aside]}
     lines = []
     for number in range(n_pieces):
         rng = np.random.default_rng([seed, number])

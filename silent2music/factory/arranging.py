@@ -8,13 +8,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.data.ensembles import INSTRUMENTS, STYLES, Voice
-from silent2music.data.moods import affect_curves, describe
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.data.scores import Score, pick_passage
-from silent2music.data.textures import TEXTURES, Draft, SectionMusic
-from silent2music.data.timing import Section, choose_slots, plan_sections
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
+from silent2music.factory.moods import affect_curves, describe
+from silent2music.factory.scores import Score, pick_passage
+from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
+from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES
 
 FloatArray = NDArray[np.float64]
@@ -77,7 +77,7 @@ def arrange(
             if truth.kind == "muted":
                 voice = _moved(voice, REGISTERS[rank])
             draft = drafts.setdefault((voice.instrument, voice.role), Draft(voice.instrument, voice.role))
-            TEXTURES[voice.texture](music, voice, draft)
+            TEXTURES[voice.texture](Player(music, voice, draft))
         bars.append(section.seconds_at(passage.bar_beats.astype(np.float64)))
     finished = (draft.finished(truth.seconds) for draft in drafts.values())
     parts = tuple(part for part in finished if len(part.pitches))

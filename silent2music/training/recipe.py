@@ -43,10 +43,7 @@ class _Run:
 
 
 def run_recipe(
-    recipe: RecipeConfig,
-    out: Path,
-    stages: Sequence[str] = (),
-    progress: Progress | None = None,
+    recipe: RecipeConfig, out: Path, stages: Sequence[str] = (), progress: Progress | None = None
 ) -> Path:
     """Carry out a recipe, or some of its stages.
 
@@ -77,7 +74,7 @@ def run_recipe(
 
 
 def _build_pairs(run: _Run) -> None:
-    from silent2music.data.factory import build
+    from silent2music.factory.build import build
 
     settings = run.recipe.run
     build(
@@ -128,12 +125,13 @@ def _encode_tokens(run: _Run) -> None:
 
 def _train_model(run: _Run) -> None:
     from silent2music.plotting import plot_losses
-    from silent2music.training.loop import LOG_FILE, STEP_FILE, train
+    from silent2music.training.loop import LOG_FILE, train
+    from silent2music.training.state import STATE_FILE
 
     _need(run.out / "tokens" / "meta.json", "tokens")
     training = run.out / "training"
     start = Path(run.recipe.run.start) if run.recipe.run.start else None
-    resume = (training / STEP_FILE).exists()
+    resume = (training / STATE_FILE).exists()
     model = train(run.recipe, run.out / "tokens", run.codec, training, resume, start)
     shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
     plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import READABLE_SUFFIXES, FloatArray, Waveform, atomic_path, read
-from silent2music.data.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
 from silent2music.errors import AudioError, DataError
+from silent2music.factory.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
 
 CACHE_VERSION = 6
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FLOOR_DBFS, FloatArray, db_to_gain
-from silent2music.data.plan import ENERGY_RATE_HZ
-from silent2music.data.rooms import SAMPLE_RATE
+from silent2music.factory.arrangement import ENERGY_RATE_HZ
+from silent2music.factory.rooms import SAMPLE_RATE
 
 Coefficients = NDArray[np.float64]
 

@@ -8,11 +8,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.data.ensembles import Style
-from silent2music.data.plan import ENERGY_RATE_HZ, SceneTruth
-from silent2music.data.scores import Passage
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, SceneTruth
+from silent2music.factory.ensembles import Style
+from silent2music.factory.scores import Passage
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 SLOWEST_BPM, FASTEST_BPM = 50.0, 160.0
 """Tempi that are still felt as a beat; a pulse outside them is halved or doubled."""
@@ -93,7 +94,7 @@ def plan_sections(
     for start, stop in pairwise(edges):
         pulse = truth.beat_seconds[(truth.beat_seconds >= start - 0.03) & (truth.beat_seconds < stop)]
         if len(pulse) >= 3:
-            anchors = _at_level(_fill_gaps(pulse), tempo_bpm)
+            anchors = _at_level(_filled(pulse, float(np.median(np.diff(pulse)))), tempo_bpm)
             period = float(np.median(np.diff(anchors)))
         elif len(truth.beat_seconds) >= 3:
             anchors = pulse[:0]
@@ -116,9 +117,8 @@ def preferred_tempo(score_bpm: float, style: Style, rng: np.random.Generator) ->
     return float(np.clip(tempo * rng.uniform(0.93, 1.07), low, high))
 
 
-def _fill_gaps(beats: FloatArray) -> FloatArray:
-    """A pulse with its pauses filled by evenly spaced beats."""
-    period = float(np.median(np.diff(beats)))
+def _filled(beats: FloatArray, period: float) -> FloatArray:
+    """Beats with the gaps between them filled by evenly spaced ones, about `period` seconds apart."""
     filled = [beats[:1]]
     for before, after in pairwise(beats):
         n_steps = max(1, round((after - before) / period))
@@ -164,15 +164,10 @@ def _beats(
         lead, anchors = np.array([start]), anchors[1:] if first - start < 0.5 * period else anchors
     else:
         lead = np.linspace(start, first, n_lead + 1)[:-1]
-    knots = np.concatenate([lead, anchors])
-    beats = [knots[:1]]
-    for before, after in pairwise(knots):
-        n_steps = max(1, round((after - before) / period))
-        beats.append(np.linspace(before, after, n_steps + 1)[1:])
-    last = float(knots[-1])
+    beats = _filled(np.concatenate([lead, anchors]), period)
+    last = float(beats[-1])
     n_tail = max(1, int(np.ceil((stop - last) / period)))
-    beats.append(last + period * np.arange(1, n_tail + 1))
-    return np.concatenate(beats)
+    return np.concatenate([beats, last + period * np.arange(1, n_tail + 1)])
 
 
 def _free_beats(
@@ -186,10 +181,10 @@ def _free_beats(
     return beats[: int(np.searchsorted(beats, stop)) + 1]
 
 
-def thin_events(seconds: FloatArray, strengths: FloatArray, gap_seconds: float) -> FloatArray:
-    """Indices, ascending, of the events that remain when the stronger of two too near ones is kept."""
+def thin_out(seconds: FloatArray, weights: FloatArray, gap_seconds: float) -> IntArray:
+    """Indices, ascending, of the times that remain when the one of more weight of two too near ones is kept."""
     kept: list[int] = []
-    for index in np.argsort(-strengths, kind="stable"):
+    for index in np.argsort(-weights, kind="stable"):
         if all(abs(seconds[index] - seconds[other]) >= gap_seconds for other in kept):
             kept.append(int(index))
     return np.array(sorted(kept), np.int64)
@@ -224,7 +219,7 @@ def choose_slots(
     if start > 0.0:
         near = seconds - start < 0.08
         seconds, strengths = np.append(seconds[~near], start), np.append(strengths[~near], 1.0)
-    kept = thin_events(seconds, strengths, style.event_gap_seconds)
+    kept = thin_out(seconds, strengths, style.event_gap_seconds)
     seconds, strengths = seconds[kept], strengths[kept]
     has_events = bool(inside.any())
     candidates = np.unique(np.round(passage.notes.starts, 3))
@@ -232,23 +227,14 @@ def choose_slots(
     salience = _salience(candidates, passage)
     chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity) if len(activity) else 1.0
     chance = chance * (style.fill if has_events else 1.0)
-    breath = 0.5 if stop < truth.seconds else 0.0
-    usable = (
-        (times >= max(start, 0.0)) & (times < stop - max(breath, 0.05)) & (rng.random(len(times)) < chance)
-    )
+    last = stop - (0.5 if stop < truth.seconds else 0.05)
+    usable = (times >= max(start, 0.0)) & (times < last) & (rng.random(len(times)) < chance)
     if has_events and style.rhythmic:
         usable &= salience >= 0.5
-    taken = list(seconds)
-    clear = max(0.17, 0.5 * gap_seconds)
-    fill: list[int] = []
-    for index in np.argsort(-salience, kind="stable"):
-        if not usable[index]:
-            continue
-        near_event = len(seconds) and float(np.abs(seconds - times[index]).min()) < clear
-        if near_event or any(abs(t - times[index]) < gap_seconds for t in taken[len(seconds) :]):
-            continue
-        fill.append(int(index))
-        taken.append(float(times[index]))
+    if len(seconds):
+        usable &= np.abs(seconds[:, None] - times).min(axis=0) >= max(0.17, 0.5 * gap_seconds)
+    fill = np.flatnonzero(usable)
+    fill = fill[thin_out(times[fill], salience[fill], gap_seconds)]
     every = np.concatenate([seconds, times[fill]])
     order = np.argsort(every, kind="stable")
     beats = np.concatenate([_nearest(section.beats_at(seconds), candidates), candidates[fill]])
