@@ -26,6 +26,7 @@ from silent2music.errors import AudioError, require
 from silent2music.export.ambience.folders import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
+from silent2music.export.ambience.space import omni
 from silent2music.export.ambience.writing import loudness_of
 
 MAX_LUFS_ERROR = 0.1
@@ -53,6 +54,7 @@ def check_ambience(folder: Path) -> list[Check]:
     path = folder / MANIFEST
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
+    require("librosa")
     try:
         rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -76,7 +78,7 @@ def layer_densities(folder: Path, checks: Sequence[Check]) -> dict[str, dict[str
         names = [name for name in LAYERS if name in layers]
         if len(names) > 1:
             seconds, rate = layers[names[0]].seconds, layers[names[0]].sample_rate
-            onsets = librosa_onsets(np.concatenate([_mono(layers[n].samples) for n in names]), rate)
+            onsets = librosa_onsets(np.concatenate([omni(layers[n].samples) for n in names]), rate)
             n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
             densities[room] = {n: round(float(c) / seconds, 2) for n, c in zip(names, n_onsets, strict=True)}
     return densities
@@ -88,15 +90,10 @@ def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
     return np.asarray(onset_detect(y=samples, sr=sample_rate, units="time"))
 
 
-def _mono(samples: FloatArray) -> FloatArray:
-    """`[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
-    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
-
-
 def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Check:
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
-    mono = _mono(sound.samples)
+    mono = omni(sound.samples)
     onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
     faults = _container_faults(path, room["grid"])
     places = {}

@@ -78,6 +78,11 @@ def heard(room: Waveform, room_format: str) -> Waveform:
     return room.mono()
 
 
+def omni(samples: FloatArray) -> FloatArray:
+    """What a listener without direction hears of a file, `[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
+    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
+
+
 def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
     """Where the energy of a recording comes from, and how diffuse the room is.
 
