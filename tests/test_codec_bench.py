@@ -16,7 +16,6 @@ from silent2music.audio import Waveform
 from silent2music.cli import app
 from silent2music.codec import load_codec
 from silent2music.config import DataConfig
-from silent2music.factory.medleys import FAMILIES, render_medleys
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation.codec_bench import parse_candidate, run_bench
 from silent2music.evaluation.codec_metrics import (
@@ -26,6 +25,7 @@ from silent2music.evaluation.codec_metrics import (
     si_sdr_db,
 )
 from silent2music.evaluation.codec_plots import plot_curves
+from silent2music.factory.medleys import FAMILIES, render_medleys
 from silent2music.training import codec_candidates
 
 RATE = 24_000

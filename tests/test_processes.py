@@ -105,5 +105,8 @@ def test_threads_are_limited_before_numpy_is_imported(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_told_in_one_sentence() -> None:
-    with Pool(2) as pool, pytest.raises(S2MError, match="One of 2 worker processes was killed.*fewer workers"):
+    with (
+        Pool(2) as pool,
+        pytest.raises(S2MError, match="One of 2 worker processes was killed.*fewer workers"),
+    ):
         list(pool.map(die, range(5)))

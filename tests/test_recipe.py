@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from library import write_ambience, write_rooms, write_scores
 
-from silent2music.training import recipe as pipeline
 from silent2music.config import (
     AmbientConfig,
     CodecConfig,
@@ -21,6 +20,7 @@ from silent2music.config import (
 )
 from silent2music.errors import ConfigError, DataError
 from silent2music.model import Silent2Music
+from silent2music.training import recipe as pipeline
 
 SECONDS = 4.0
 

@@ -13,7 +13,7 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
 from silent2music.evaluation.features import describe, power_spectrum
-from silent2music.evaluation.metrics import spectral_flatness
+from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
 from silent2music.export.models import LazyModel, Request
 

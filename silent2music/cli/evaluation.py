@@ -22,6 +22,7 @@ from silent2music.cli.common import (
     progress_bar,
 )
 from silent2music.config import Precision, SamplingConfig
+from silent2music.errors import require
 
 
 def validate(
@@ -32,9 +33,9 @@ def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
-    from silent2music.audio import atomic_path
     from silent2music.config import default_model
     from silent2music.evaluation.likelihood import room_contrast
+    from silent2music.files import atomic_path
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
@@ -108,6 +109,9 @@ def evaluate(
     import logging
 
     from silent2music.config import default_model
+
+    require("mir_eval", "eval")
+    require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
 
     config = benchmark.EvalConfig(

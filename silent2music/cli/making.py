@@ -267,7 +267,7 @@ def analyze(
             if music is None:
                 plot_profile(waveform, profile, path)
             else:
-                from silent2music.evaluation.pair_stats import plot_pair
+                from silent2music.plotting import plot_pair
 
                 plot_pair(waveform, read(music), {}, path)
     print(_described(profile.to_dict()))

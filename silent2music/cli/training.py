@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -26,6 +26,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
+    require("accelerate")
     from silent2music.training.loop import train as run
 
     print(run(settings_of(recipe, overrides), shards, codec, out, resume, start))
@@ -123,6 +124,7 @@ def codec_train(
     overrides: Set = None,
 ) -> None:
     """Train what a codec learns after its fit."""
+    require("accelerate")
     from silent2music.training.codec_loop import train_codec
 
     files = _alike([_music_files(path) for path in music])

@@ -111,6 +111,7 @@ def prepare(
         DataError: if `out` was prepared with another codec or other features, or the frame rates of codec and
             features differ, or no pair at all could be prepared.
     """
+    require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
@@ -403,6 +404,7 @@ class PairDataset:
         seed: int = 0,
         controls: Sequence[str] | None = None,
     ) -> None:
+        require("pyarrow", "train")
         folder = Path(folder)
         self.meta = read_meta(folder)
         self.seed = seed

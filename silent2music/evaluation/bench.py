@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from silent2music.audio import Waveform
 from silent2music.decoder import Conditioning
 from silent2music.errors import AudioError
 from silent2music.evaluation.stages import Progress, one_thread
+from silent2music.files import atomic_path
 from silent2music.listening import listen_whole, span
 from silent2music.model import Silent2Music
 from silent2music.sampling import draw, generate_codes
@@ -38,17 +39,17 @@ PIECE_SECONDS = 10.0
 STEP_SECONDS = 4.0
 """Length of the music whose decoding steps are timed."""
 
-BATCHES = (1, 4, 16)
+BATCHES = (4, 16)
+"""Rows of a batch of steps."""
 
-Task = tuple[str, str, float, Callable[[], object]]
-"""Group, name, seconds of audio made, and what makes them."""
+STEPS, MUSICGEN = "steps", "steps of MusicGen"
+
+Task = tuple[float, Callable[[], object]]
+"""Seconds of audio that are made, and what makes them."""
 
 
 def bench(
-    model_folder: Path,
-    room: Waveform,
-    n_rounds: int = 5,
-    progress: Progress | None = None,
+    model_folder: Path, room: Waveform, n_rounds: int = 5, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -59,15 +60,14 @@ def bench(
         progress: called with the stage, rounds done and rounds in all.
 
     Returns:
-        `machine`; `stages` and `batch`: for each task `wall_seconds`, `cpu_seconds` and `times_real_time`;
-        `first_audio_seconds` of a stream whose model is loaded; `command_seconds` of `s2m infer`, start and all.
+        `machine`; `stages`: for each task its `seconds` and `times_real_time`; `first_audio_seconds` of a stream
+        whose model is loaded; `command_seconds` of `s2m infer`, from its start to its end.
     """
-    tell = progress or (lambda stage, done, total: None)
     room = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
     model = Silent2Music.from_pretrained(model_folder)
     with one_thread(), torch.inference_mode():
-        timed = _interleaved(_tasks(model, room), n_rounds, tell)
-    first = timed.pop("first audio")["stream"]["wall_seconds"]
+        tasks = _tasks(model, room)
+        spent = _interleaved(tasks, n_rounds, progress or (lambda stage, done, total: None))
     return {
         "model": model.config.name,
         "machine": {
@@ -76,48 +76,46 @@ def bench(
             "torch": torch.__version__,
             "capability": torch.backends.cpu.get_cpu_capability(),
         },
-        **timed,
-        "first_audio_seconds": first,
+        "first_audio_seconds": spent.pop("first audio"),
+        "stages": {
+            name: {"seconds": seconds, "times_real_time": tasks[name][0] / seconds}
+            for name, seconds in spent.items()
+        },
         "command_seconds": command_seconds(model_folder, room, n_rounds),
     }
 
 
-def _interleaved(tasks: Sequence[Task], n_rounds: int, tell: Progress) -> dict[str, Any]:
-    """Every task once in each round, after a first time that does not count; medians by group and name."""
-    spent: list[list[tuple[float, float]]] = [[] for _ in tasks]
+def _interleaved(tasks: Mapping[str, Task], n_rounds: int, tell: Progress) -> dict[str, float]:
+    """Median seconds of every task, each run once in each round, after a first time that does not count."""
+    spent: dict[str, list[float]] = {name: [] for name in tasks}
     for done in range(n_rounds + 1):
-        for (_, _, _, run), times in zip(tasks, spent, strict=True):
-            wall, cpu = time.perf_counter(), time.process_time()
+        for name, (_, run) in tasks.items():
+            start = time.perf_counter()
             run()
-            times.append((time.perf_counter() - wall, time.process_time() - cpu))
+            spent[name].append(time.perf_counter() - start)
         tell("rounds", done + 1, n_rounds + 1)
-    found: dict[str, Any] = {}
-    for (group, name, seconds, _), times in zip(tasks, spent, strict=True):
-        wall, cpu = np.median(times[1:], axis=0).tolist()
-        figures = {"wall_seconds": wall, "cpu_seconds": cpu, "times_real_time": seconds / wall}
-        found.setdefault(group, {})[name] = figures
-    return found
+    return {name: float(np.median(seconds[1:])) for name, seconds in spent.items()}
 
 
-def _tasks(model: Silent2Music, room: Waveform) -> list[Task]:
+def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
     """All that is timed inside the process."""
     settings, packed = model.resolved(), model.packed_decoder()
     heard, null = _conditioning(model, room, STEP_SECONDS)
     codes = generate_codes(packed, heard, null, settings, [0])
 
-    def steps(n_rows: int) -> Callable[[], object]:
+    def steps(n_rows: int) -> Task:
         rows, nulls = (one.expand(n_rows) for one in (heard, null))
-        return lambda: generate_codes(packed, rows, nulls, settings, range(n_rows))
+        return n_rows * STEP_SECONDS, lambda: generate_codes(packed, rows, nulls, settings, range(n_rows))
 
-    return [
-        ("stages", "conditioning", PIECE_SECONDS, lambda: _conditioning(model, room, PIECE_SECONDS)),
-        ("stages", "steps", STEP_SECONDS, steps(1)),
-        ("stages", "MusicGen's steps", STEP_SECONDS, musicgen_steps(model)),
-        ("stages", "codec", STEP_SECONDS, lambda: model.codec.decode(codes)),
-        ("stages", "whole", PIECE_SECONDS, lambda: model.generate(room, settings)),
-        ("first audio", "stream", 0.0, lambda: next(model.stream(room, settings))),
-        *(("batch", str(n), n * STEP_SECONDS, steps(n)) for n in BATCHES),
-    ]
+    return {
+        "conditioning": (PIECE_SECONDS, lambda: _conditioning(model, room, PIECE_SECONDS)),
+        STEPS: steps(1),
+        MUSICGEN: (STEP_SECONDS, musicgen_steps(model)),
+        "codec": (STEP_SECONDS, lambda: model.codec.decode(codes)),
+        "whole": (PIECE_SECONDS, lambda: model.generate(room, settings)),
+        "first audio": (0.0, lambda: next(model.stream(room, settings))),
+        **{f"{STEPS}, {n} rows": steps(n) for n in BATCHES},
+    }
 
 
 def _conditioning(model: Silent2Music, room: Waveform, seconds: float) -> tuple[Conditioning, Conditioning]:
@@ -193,7 +191,7 @@ def write_bench(report: dict[str, Any], folder: Path, force: bool = False) -> st
     """
     text = table(report)
     for name, content in (("speed.json", json.dumps(report, indent=2)), ("speed.md", text)):
-        with audio.atomic_path(folder / name, force) as path:
+        with atomic_path(folder / name, force) as path:
             path.write_text(content + "\n", encoding="utf-8")
     return text
 
@@ -211,24 +209,16 @@ def refuse_existing(folder: Path) -> None:
 
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown."""
-    machine, stages = report["machine"], report["stages"]
+    machine, rates = report["machine"], {k: v["times_real_time"] for k, v in report["stages"].items()}
     lines = [
         f"{report['model']} on {machine['cores']} cores ({machine['capability']}), torch {machine['torch']}, one thread",
         "",
-        "| | times real time | by processor time | ms a second of music |",
-        "|---|---:|---:|---:|",
+        "| | times real time | ms a second of music |",
+        "|---|---:|---:|",
+        *(f"| {name} | {rate:.1f} | {1000 / rate:.1f} |" for name, rate in rates.items()),
+        "",
+        f"The steps are {rates[STEPS] / rates[MUSICGEN]:.1f} times as fast as those of MusicGen of the same size. First "
+        f"audio of a warm stream after {1000 * report['first_audio_seconds']:.0f} ms; `s2m infer` of {PIECE_SECONDS:g} s "
+        f"takes {report['command_seconds']:.2f} s, its start included.",
     ]
-    for name, figures in (stages | {f"steps, {n} rows": f for n, f in report["batch"].items()}).items():
-        rate, busy = figures["times_real_time"], figures["wall_seconds"] / figures["cpu_seconds"]
-        lines.append(f"| {name} | {rate:.1f} | {rate * busy:.1f} | {1000 / rate:.1f} |")
-    ratio = stages["steps"]["times_real_time"] / stages["MusicGen's steps"]["times_real_time"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The decoder's steps are {ratio:.1f} times as fast as MusicGen's of the same size.",
-            "",
-            f"First audio of a warm stream after {1000 * report['first_audio_seconds']:.0f} ms; "
-            f"`s2m infer` of {PIECE_SECONDS:g} s takes {report['command_seconds']:.2f} s, its start included.",
-        ]
-    )
+    return "\n".join(lines)

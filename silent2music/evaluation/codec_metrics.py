@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from silent2music.audio import Waveform
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import describe
-from silent2music.evaluation.metrics import onset_scores
+from silent2music.evaluation.following import onset_scores
 
 FloatArray = NDArray[np.float32]
 

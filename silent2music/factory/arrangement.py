@@ -92,12 +92,12 @@ class Arrangement:
     seconds: float
     parts: tuple[Part, ...]
     gain_db: FloatArray
-    beat_seconds: FloatArray
-    bar_seconds: FloatArray
-    boundary_seconds: FloatArray
-    tempo_bpm: float
-    key: str
-    valence: FloatArray
-    arousal: FloatArray
-    caption: str
-    source: str
+    beat_seconds: FloatArray = field(default_factory=_empty)
+    bar_seconds: FloatArray = field(default_factory=_empty)
+    boundary_seconds: FloatArray = field(default_factory=_empty)
+    tempo_bpm: float = 120.0
+    key: str = ""
+    valence: FloatArray = field(default_factory=_empty)
+    arousal: FloatArray = field(default_factory=_empty)
+    caption: str = ""
+    source: str = ""

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,10 +21,9 @@ from silent2music import config as settings
 from silent2music.audio import FloatArray, Waveform, atomic_path, write
 from silent2music.config import DataConfig
 from silent2music.data.pairs import MANIFEST, Pair
-from silent2music.errors import ConfigError, DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.errors import ConfigError, DataError, require
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement
 from silent2music.factory.arranging import arrange
-from silent2music.factory.foley import pick_room
 from silent2music.factory.rendering import render
 from silent2music.factory.scenes import (
     FROM_MUSIC,
@@ -43,9 +37,12 @@ from silent2music.factory.scenes import (
 )
 from silent2music.factory.scores import Score, load_score
 from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
+from silent2music.processes import Pool
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
+
+Made = TypeVar("Made")
 
 SETTINGS_FILE = "build.json"
 ATTRIBUTION_FILE = "ATTRIBUTION.md"
@@ -56,17 +53,14 @@ MANIFEST_SECONDS = 20.0
 LOADERS: dict[str, Callable[[Path], Score]] = {".mid": load_score, ".midi": load_score}
 """How a score is read, by suffix."""
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
 
 @dataclass(frozen=True)
 class Stock:
-    """What the pairs of one split are made from: recordings and rooms, scores, and the mix of kinds."""
+    """What the pairs of one split are made from: recordings and rooms, scores by path, and the share of each kind."""
 
     library: Library
-    scores: tuple[Credit, ...]
-    kinds: tuple[str, ...]
-    shares: tuple[float, ...]
+    scores: dict[str, Credit]
+    kinds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -109,6 +103,8 @@ def build(
         ConfigError: if hours, seed or workers are out of range.
         DataError: if the sources are missing or unusable, or `out` was built with other settings.
     """
+    for module in ("symusic", "pyroomacoustics"):
+        require(module, "train")
     if not hours > 0 or not math.isfinite(hours):
         raise ConfigError(f"hours is {hours}; expected more than 0.")
     if seed < 0 or workers < 1:
@@ -122,12 +118,19 @@ def build(
     report = progress or (lambda done, total: None)
     report(n_pairs - len(missing), n_pairs)
     renewed = monotonic()
-    for count, _ in enumerate(_built(factory, missing, workers), start=n_pairs - len(missing) + 1):
-        report(count, n_pairs)
-        if monotonic() - renewed > MANIFEST_SECONDS:
-            _write_manifest(factory)
-            renewed = monotonic()
+    # A worker opens the sources for itself: sent to it, they would be copied.
+    start, arguments = (open_factory, (config, out, seed)) if workers > 1 else (_same, (factory,))
+    with Pool(min(workers, len(missing)), start, arguments) as pool:
+        for count, _ in enumerate(pool.map(_save, missing), start=n_pairs - len(missing) + 1):
+            report(count, n_pairs)
+            if monotonic() - renewed > MANIFEST_SECONDS:
+                _write_manifest(factory)
+                renewed = monotonic()
     _write_manifest(factory)
+
+
+def _same(factory: Factory) -> Factory:
+    return factory
 
 
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
@@ -145,10 +148,10 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     aside = held_out([[credit.path for credit in credits]], config.validation_share)
     stocks = {}
     for split, part in zip(("train", "validation"), library.split(config.validation_share), strict=True):
-        chosen = tuple(c for c in credits if (c.path in aside) is (split == "validation"))
+        chosen = {c.path: c for c in credits if (c.path in aside) is (split == "validation")}
         kinds = usable_kinds(part, config.kinds)
         if chosen and kinds:
-            stocks[split] = Stock(part, chosen, tuple(kinds), tuple(kinds.values()))
+            stocks[split] = Stock(part, chosen, kinds)
     if "train" not in stocks:
         raise DataError(
             f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
@@ -168,46 +171,54 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
     )
     split = _split_of(factory, index)
     stock = factory.stocks[split]
-    shares = np.asarray(stock.shares) / sum(stock.shares)
-    kind = stock.kinds[int(rng.choice(len(stock.kinds), p=shares))]
+    shares = np.asarray(list(stock.kinds.values())) / sum(stock.kinds.values())
+    kind = list(stock.kinds)[int(rng.choice(len(shares), p=shares))]
     levels = Levels(config.level_min_dbfs, config.level_max_dbfs)
-    scene = None
+    scene, room = None, None
     if kind not in FROM_MUSIC:
         scene = make_scene(kind, stock.library, rng, config.seconds, levels)
-    room = pick_room(stock.library, rng, 0.2, 1.2) if kind == "muted" else None
+        room = scene.room
+    elif kind == "muted":
+        room = stock.library.pick_room(rng, 0.2, 1.2)
     truth = scene.truth if scene else free_truth(kind, rng, config.seconds, room)
-    score, arrangement = _arranged(factory, stock, truth, music_rng)
+    path, arrangement = usable_score(
+        Path(config.scores),
+        list(stock.scores),
+        music_rng,
+        lambda score: arrange(score, truth, music_rng, normalise_key=config.normalise_key),
+    )
     if kind == "muted":
         scene = muted_scene(arrangement, stock.library, rng, levels, room)
-    music = render(
-        arrangement,
-        Path(config.soundfont),
-        sample_rate=config.sample_rate,
-        room_response=scene.room_response if scene else None,
-    )
+    music = render(arrangement, Path(config.soundfont), config.sample_rate, room.response if room else None)
     if scene is None:
         scene = leak_scene(arrangement, music, stock.library, rng, levels)
-    name = _name(index)
-    labels = _labels(scene, arrangement, score, factory.seed)
-    pair = Pair(f"audio/{name}.silent.flac", f"audio/{name}.music.flac", split=split, labels=labels)
-    return scene.audio, music, pair
+    labels = _labels(scene, arrangement, stock.scores[path], factory.seed)
+    silent_file, music_file = (f"audio/{index:06d}.{side}.flac" for side in ("silent", "music"))
+    return scene.audio, music, Pair(silent_file, music_file, split=split, labels=labels)
 
 
 # --- one pair ------------------------------------------------------------------------------------------------
 
 
-def _arranged(
-    factory: Factory, stock: Stock, truth: SceneTruth, rng: np.random.Generator
-) -> tuple[Credit, Arrangement]:
-    """A score of the split arranged to a scene; scores that do not serve (too short, unreadable) are passed over."""
-    folder = Path(factory.config.scores)
+def usable_score(
+    folder: Path, paths: Sequence[str], rng: np.random.Generator, use: Callable[[Score], Made]
+) -> tuple[str, Made]:
+    """A score drawn from a folder and what is made of it; scores that do not serve are passed over.
+
+    Args:
+        folder: of the scores.
+        paths: of the scores in it.
+        rng: draws.
+        use: what to make; raises `DataError` of a score that is too short.
+
+    Raises:
+        DataError: if none of `MAX_SCORE_TRIES` served.
+    """
     reason: DataError | None = None
     for _ in range(MAX_SCORE_TRIES):
-        credit = stock.scores[int(rng.integers(len(stock.scores)))]
+        path = paths[int(rng.integers(len(paths)))]
         try:
-            path = folder / credit.path
-            score = LOADERS[path.suffix.lower()](path)
-            return credit, arrange(score, truth, rng, normalise_key=factory.config.normalise_key)
+            return path, use(LOADERS[Path(path).suffix.lower()](folder / path))
         except DataError as error:
             reason = error
     raise DataError(f"No score of {MAX_SCORE_TRIES} could be arranged; the last one said: {reason}")
@@ -223,9 +234,9 @@ def _split_of(factory: Factory, index: int) -> str:
 def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) -> dict[str, Any]:
     """Everything that is known of a pair, as plain JSON values."""
     truth = scene.truth
-    sources = [{**_credit(c), "role": "recording"} for c in scene.sources]
-    if scene.room_credit is not None:
-        sources.append({**_credit(scene.room_credit), "role": "room"})
+    sources = [{**asdict(c), "role": "recording"} for c in scene.sources]
+    if scene.room is not None and scene.room.credit is not None:
+        sources.append({**asdict(scene.room.credit), "role": "room"})
     return {
         "kind": truth.kind,
         "tempo_bpm": round(float(arrangement.tempo_bpm), 3),
@@ -244,7 +255,7 @@ def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) ->
         "level_dbfs": round(truth.level_dbfs, 3),
         "event_seconds": _rounded(truth.event_seconds),
         "event_strengths": _rounded(truth.event_strengths, 3),
-        "sources": [*sources, {**_credit(score), "role": "score"}],
+        "sources": [*sources, {**asdict(score), "role": "score"}],
         "score": score.path,
         "seed": seed,
     }
@@ -259,10 +270,6 @@ def melody_chroma(arrangement: Arrangement) -> list[int]:
                 first = round(float(start) * ENERGY_RATE_HZ)
                 classes[first : max(first + 1, round(float(end) * ENERGY_RATE_HZ))] = int(pitch) % 12
     return [int(value) for value in classes]
-
-
-def _credit(credit: Credit) -> dict[str, str]:
-    return {"path": credit.path, "licence": credit.licence, "author": credit.author}
 
 
 def _rounded(values: Any, digits: int = 4) -> list[float]:
@@ -283,71 +290,6 @@ def _in_16_bits(samples: FloatArray) -> FloatArray:
     return np.clip(np.round(samples * np.float32(32768)), -32768, 32767).astype(np.float32) / np.float32(
         32768
     )
-
-
-# --- many pairs ----------------------------------------------------------------------------------------------
-
-
-_worker: Factory | None = None
-"""The factory of a worker process, set once by `_start_worker`."""
-
-
-def _start_worker(config: DataConfig, out: Path, seed: int) -> None:
-    global _worker
-    _worker = open_factory(config, out, seed)
-
-
-def _work(index: int) -> int:
-    assert _worker is not None
-    _save(_worker, index)
-    return index
-
-
-def _built(factory: Factory, indices: list[int], workers: int) -> Iterator[int]:
-    """Build pairs in this process or in several; yields each index as it is complete."""
-    if workers == 1 or len(indices) < 2:
-        for index in indices:
-            _save(factory, index)
-            yield index
-        return
-    with _single_threaded():
-        # Spawned, not forked: a forked child of a process that has run torch or a synthesiser can hang.
-        context = multiprocessing.get_context("spawn")
-        arguments = (factory.config, factory.out, factory.seed)
-        with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
-            yield from _in_flight(pool, indices, 4 * workers)
-
-
-def _in_flight(pool: ProcessPoolExecutor, indices: list[int], limit: int) -> Iterator[int]:
-    """Submit a few at a time, so that a fault or an interrupt does not wait for thousands."""
-    waiting = iter(indices)
-    running: set[Future[int]] = {pool.submit(_work, index) for index in islice(waiting, limit)}
-    try:
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                following = next(waiting, None)
-                if following is not None:
-                    running.add(pool.submit(_work, following))
-                yield future.result()
-    finally:
-        for future in running:
-            future.cancel()
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """One numerical thread a worker: the processes are the parallelism."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 # --- the folder ----------------------------------------------------------------------------------------------
@@ -443,9 +385,5 @@ def _folder(value: str, name: str) -> Path:
     return Path(value)
 
 
-def _name(index: int) -> str:
-    return f"{index:06d}"
-
-
 def _label_path(out: Path, index: int) -> Path:
-    return out / "labels" / f"{_name(index)}.json"
+    return out / "labels" / f"{index:06d}.json"

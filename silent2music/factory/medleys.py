@@ -13,9 +13,9 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.config import DataConfig
-from silent2music.errors import DataError
+from silent2music.errors import DataError, require
 from silent2music.factory.arrangement import Arrangement, Part
-from silent2music.factory.build import LOADERS, licensed_scores
+from silent2music.factory.build import licensed_scores, usable_score
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import Score, ScorePart
@@ -44,8 +44,6 @@ SECONDS = 20.0
 DRUM_KEYS = (36, 38, 42, 46, 41, 45, 48, 49, 51, 56, 60, 61, 64, 75)
 """Kick, snare, hats, toms, cymbals, bell, bongos, conga, claves."""
 
-MAX_TRIES = 20
-
 
 def render_medleys(
     config: DataConfig,
@@ -69,6 +67,8 @@ def render_medleys(
     Raises:
         DataError: if the scores or the synthesiser are missing or unusable.
     """
+    for module in ("symusic", "pyroomacoustics"):
+        require(module, "train")
     folder = Path(config.scores)
     if not config.scores or not folder.is_dir():
         raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")
@@ -82,7 +82,9 @@ def render_medleys(
         lap = number // len(FAMILIES)
         share = config.validation_share
         split = "validation" if int((lap + 1) * share) > int(lap * share) and aside else "train"
-        name, arrangement = _arranged(folder, stocks[split], family, rng)
+        name, arrangement = usable_score(
+            folder, stocks[split], rng, lambda score: _arrangement(score, family, rng)
+        )
         path = out / split / f"{family}-{number:04d}.flac"
         lines.append(f"{path.relative_to(out)}\t{name}\n")
         if not path.exists():
@@ -95,20 +97,13 @@ def render_medleys(
     (out / "sources.tsv").write_text("".join(lines), encoding="utf-8")
 
 
-def _arranged(
-    folder: Path, names: list[str], family: str, rng: np.random.Generator
-) -> tuple[str, Arrangement]:
-    """A passage with at least twelve notes of a score that can be read, for instruments of a family."""
-    for _ in range(MAX_TRIES):
-        name = names[int(rng.integers(len(names)))]
-        try:
-            score = LOADERS[(folder / name).suffix.lower()](folder / name)
-        except DataError:
-            continue
-        parts = _parts(score, family, rng)
-        if sum(len(part.pitches) for part in parts) >= 12:
-            return name, _arrangement(parts, score, rng)
-    raise DataError(f"No score of {MAX_TRIES} tried in {folder} gave a passage; are they empty?")
+def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrangement:
+    """A passage with at least twelve notes for instruments of a family, at a level between loud and 20 dB below."""
+    parts = _parts(score, family, rng)
+    if sum(len(part.pitches) for part in parts) < 12:
+        raise DataError(f"The passage of {score.source} has hardly any notes; expected at least 12.")
+    gain_db = np.full(int(10 * SECONDS), -20.0 * rng.random())
+    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key, source=score.source)
 
 
 def _parts(score: Score, family: str, rng: np.random.Generator) -> tuple[Part, ...]:
@@ -151,22 +146,3 @@ def _part(
     name = "drums" if is_drum else f"program {program}"
     velocities = np.clip(velocity, 20, 127).astype(np.int64)
     return Part(name, program, is_drum, "melody", on, off, pitches.astype(np.int64), velocities)
-
-
-def _arrangement(parts: tuple[Part, ...], score: Score, rng: np.random.Generator) -> Arrangement:
-    """The parts ready for rendering, at a level between loud and 20 dB below."""
-    nothing = np.zeros(0)
-    return Arrangement(
-        seconds=SECONDS,
-        parts=parts,
-        gain_db=np.full(int(10 * SECONDS), -20.0 * rng.random()),
-        beat_seconds=nothing,
-        bar_seconds=nothing,
-        boundary_seconds=nothing,
-        tempo_bpm=score.tempo_bpm,
-        key=score.key,
-        valence=nothing,
-        arousal=nothing,
-        caption="",
-        source=score.source,
-    )

@@ -6,8 +6,8 @@ import functools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,6 @@ from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.factory.ensembles import INSTRUMENTS
 
 FloatArray = NDArray[np.float32]
-
-ROLES = ("melody", "harmony", "bass", "percussion")
-"""The stems, in the order of their rendering."""
 
 TICKS_PER_SECOND = 2000
 """MIDI time resolution: half a millisecond."""
@@ -44,34 +41,12 @@ WET_SHARE = 0.35
 """Share of the reverberated signal's energy in the mix with a room response."""
 
 
-@overload
-def render(
-    arrangement: Arrangement,
-    soundfont: Path,
-    sample_rate: int = ...,
-    stems: Literal[False] = ...,
-    room_response: NDArray[np.floating] | None = ...,
-) -> Waveform: ...
-
-
-@overload
-def render(
-    arrangement: Arrangement,
-    soundfont: Path,
-    sample_rate: int = ...,
-    *,
-    stems: Literal[True],
-    room_response: NDArray[np.floating] | None = ...,
-) -> dict[str, Waveform]: ...
-
-
 def render(
     arrangement: Arrangement,
     soundfont: Path,
     sample_rate: int = 24_000,
-    stems: bool = False,
     room_response: NDArray[np.floating] | None = None,
-) -> Waveform | dict[str, Waveform]:
+) -> Waveform:
     """Play an arrangement.
 
     The synthesised mix is levelled slowly, so that `gain_db` alone decides how loud the music is over
@@ -81,38 +56,22 @@ def render(
         arrangement: what to play.
         soundfont: a General MIDI SF2 file.
         sample_rate: of the result, in Hz.
-        stems: return one waveform per role that plays, whose sum is the mix.
         room_response: `[N]` or `[2, N]` impulse response at `sample_rate`; without one the synthesiser's own
             reverb is used.
 
     Returns:
-        Stereo `[2, N]` with N = round(seconds * sample_rate), or a dict of those by role.
+        Stereo `[2, N]` with N = round(seconds * sample_rate).
 
     Raises:
         DataError: if fluidsynth or the soundfont is missing, or the synthesis fails.
     """
     n_samples = round(arrangement.seconds * sample_rate)
-    groups = {role: [p for p in arrangement.parts if p.role == role] for role in ROLES}
-    played = (
-        {role: parts for role, parts in groups.items() if parts}
-        if stems
-        else {"mix": list(arrangement.parts)}
-    )
-    own_reverb = room_response is None
-    layers = {
-        r: _synthesise(parts, soundfont, sample_rate, n_samples, own_reverb) for r, parts in played.items()
-    }
-    mix = sum(layers.values(), np.zeros((2, n_samples), np.float32))
-    level = _levelling_gain(mix, sample_rate) * _automation_gain(arrangement, n_samples, sample_rate)
-    shaped = {role: layer * level for role, layer in layers.items()}
+    mix = _synthesise(arrangement.parts, soundfont, sample_rate, n_samples, reverb=room_response is None)
+    mix = mix * (_levelling_gain(mix, sample_rate) * _automation_gain(arrangement, n_samples, sample_rate))
     if room_response is not None:
-        shaped = {role: _reverberated(layer, np.asarray(room_response)) for role, layer in shaped.items()}
-    gain = np.float32(
-        _final_gain(sum(shaped.values(), np.zeros((2, n_samples), np.float32)), arrangement, sample_rate)
-    )
-    shaped = {role: layer * gain for role, layer in shaped.items()}
-    result = {role: Waveform(np.clip(layer, -1.0, 1.0), sample_rate) for role, layer in shaped.items()}
-    return result if stems else result["mix"]
+        mix = _reverberated(mix, np.asarray(room_response))
+    mix = mix * np.float32(_final_gain(mix, arrangement, sample_rate))
+    return Waveform(np.clip(mix, -1.0, 1.0), sample_rate)
 
 
 def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> float:
@@ -120,11 +79,12 @@ def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> 
     peak = float(np.abs(mix).max()) if mix.size else 0.0
     if peak < AUDIBLE_PEAK:
         return 0.0
+    highest = db_to_gain(PEAK_DBFS - 0.05)
     loudness = integrated_lufs(Waveform(np.clip(mix / peak, -1.0, 1.0), sample_rate))
     if not np.isfinite(loudness):
-        return min(1.0, db_to_gain(PEAK_DBFS - 0.05) / peak)
+        return min(1.0, highest / peak)
     loud_db = float(np.percentile(arrangement.gain_db, 98.0)) if len(arrangement.gain_db) else 0.0
-    return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), db_to_gain(PEAK_DBFS - 0.05)) / peak
+    return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), highest) / peak
 
 
 @functools.lru_cache(maxsize=1)
@@ -137,7 +97,7 @@ def _fluidsynth() -> str:
 
 
 def _synthesise(
-    parts: list[Part], soundfont: Path, sample_rate: int, n_samples: int, reverb: bool
+    parts: Sequence[Part], soundfont: Path, sample_rate: int, n_samples: int, reverb: bool
 ) -> FloatArray:
     """Dry (or fluidsynth-reverberated) sound of parts, `[2, N]`."""
     command = _fluidsynth()
@@ -172,7 +132,7 @@ def _synthesise(
     return out
 
 
-def _write_midi(parts: list[Part], path: Path) -> None:
+def _write_midi(parts: Sequence[Part], path: Path) -> None:
     """A MIDI file with one track per instrument, however many parts it plays.
 
     A key that is struck again is released just before: MIDI has one note per key, and the release of the

@@ -1,6 +1,6 @@
 """The silent side of a pair: near-silent scenes put together from real recordings, with their ground truth.
 
-A scene kind is a function that sketches a scene: beds and one-shots of the library on a time axis with a pulse
+A scene kind is a function that drafts a scene: beds and one-shots of the library on a time axis with a pulse
 and changes of scene. `KINDS` holds those that come before the music, `FROM_MUSIC` those that are made from an
 arrangement. What all have in common happens afterwards, in the order of a real recording: the room, the
 recording chain, the level, the microphone's own noise, 16-bit steps. Levels and energy are measured on the
@@ -11,9 +11,8 @@ A new kind is one function here and one line in `KINDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -30,12 +29,10 @@ from silent2music.factory.chain import (
     rms,
 )
 from silent2music.factory.foley import (
-    Sketch,
+    SceneDraft,
     boundaries,
     change_levels,
-    n_samples,
-    pick_room,
-    place,
+    noisy_place,
     quiet_room,
     scatter,
     swell,
@@ -59,15 +56,13 @@ class Scene:
         audio: mono, 24 kHz, in 16-bit steps.
         truth: what is known because it was made so.
         sources: credits of all recordings used, in order of path.
-        room_response: `[N]` the response that the scene was convolved with, or None.
-        room_credit: its credit, or None for a simulated room.
+        room: the one that the scene was convolved with, or None.
     """
 
     audio: Waveform
     truth: SceneTruth
     sources: tuple[Credit, ...]
-    room_response: FloatArray | None = None
-    room_credit: Credit | None = None
+    room: Room | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,9 @@ def make_scene(
     """
     if kind not in KINDS:
         raise DataError(f"Scene kind '{kind}' is unknown; expected one of {', '.join(KINDS)}.")
-    return _record(kind, KINDS[kind](library, rng, seconds), rng, levels or Levels())
+    draft = SceneDraft(kind, library, rng, seconds)
+    KINDS[kind](draft)
+    return _record(draft, levels or Levels())
 
 
 def muted_scene(
@@ -120,21 +117,20 @@ def muted_scene(
         levels: range of levels and strength of the recording chain.
         played_in: the room, or None for a dry one.
     """
-    n = n_samples(arrangement.seconds)
-    noise, onsets, strengths = mechanical_noise(arrangement.parts, n, rng)
-    loudness = float(np.sqrt(np.mean(np.square(noise)))) + 1e-9
-    sketch = quiet_room(library, rng, n)
+    draft = SceneDraft("muted", library, rng, arrangement.seconds, room=played_in)
+    draft.foreground, onsets, strengths = mechanical_noise(arrangement.parts, draft.n_samples, rng)
+    quiet_room(draft)
     # The noise of playing is what is heard; the room tone lies 10 to 26 dB under its mean level.
-    sketch.background *= np.float32(loudness * db_to_gain(-rng.uniform(10, 26)) / rms(sketch.background))
-    sketch.foreground = noise
-    take_notes(sketch, arrangement, onsets, strengths)
+    loudness = float(np.sqrt(np.mean(np.square(draft.foreground)))) + 1e-9
+    gain = loudness * db_to_gain(-rng.uniform(10, 26)) / rms(draft.background)
+    draft.background *= np.float32(gain)
+    take_notes(draft, arrangement, onsets, strengths)
     # A door opens as the louder section begins: keys and bows alone would hardly tell the sections apart.
-    change_levels(sketch, rng, depth_db=(8, 15), direction=first_jump(arrangement))
+    change_levels(draft, depth_db=(8, 15), direction=_first_jump(arrangement))
     # Softly played passages are touched softly, and the room goes along.
-    for track in (sketch.foreground, sketch.background):
-        track *= gain_of(arrangement, n, slope=0.6)
-    sketch.room = played_in
-    return _record("muted", sketch, rng, levels or Levels())
+    for track in (draft.foreground, draft.background):
+        track *= _gain_of(arrangement, draft.n_samples, slope=0.6)
+    return _record(draft, levels or Levels())
 
 
 def leak_scene(
@@ -155,31 +151,25 @@ def leak_scene(
     """
     from scipy.signal import butter, sosfilt
 
-    n = n_samples(arrangement.seconds)
+    draft = SceneDraft("leak", library, rng, arrangement.seconds)
+    n = draft.n_samples
     cutoff_hz = float(rng.uniform(250, 900))
     low_pass = butter(3, cutoff_hz, fs=SAMPLE_RATE, output="sos")
     leaked = sosfilt(low_pass, fitted(music.mono().samples[0], n)).astype(np.float32)
     leaked *= np.float32(db_to_gain(-rng.uniform(45, 65)))
-    sketch = quiet_room(library, rng, n)
-    sketch.background *= np.float32(
-        (rms(leaked) + 1e-6) * db_to_gain(rng.uniform(-6, 9)) / rms(sketch.background)
-    )
-    sketch.foreground = leaked
-    heard = [part for part in arrangement.parts if not part.is_drum]
+    draft.foreground = leaked
+    quiet_room(draft)
+    loudness = (rms(leaked) + 1e-6) * db_to_gain(rng.uniform(-6, 9))
+    draft.background *= np.float32(loudness / rms(draft.background))
     # A note is heard through the wall if its fundamental, or at least a low partial's neighbour, comes through.
     highest = 69 + 12 * np.log2(cutoff_hz * 1.5 / 440)
-    low = [np.asarray(part.pitches) <= highest for part in heard]
-    starts = np.concatenate(
-        [part.start_seconds[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)]
-    )
-    velocities = np.concatenate(
-        [part.velocities[m] for part, m in zip(heard, low, strict=True)] or [np.zeros(0)]
-    )
-    take_notes(sketch, arrangement, starts, velocities / 127)
+    heard = [(part, part.pitches <= highest) for part in arrangement.parts if not part.is_drum]
+    starts = np.concatenate([part.start_seconds[low] for part, low in heard] or [np.zeros(0)])
+    velocities = np.concatenate([part.velocities[low] for part, low in heard] or [np.zeros(0)])
+    take_notes(draft, arrangement, starts, velocities / 127)
     # The room's own noise goes along, or it would say the opposite of the music wherever it covers it.
-    sketch.background *= gain_of(arrangement, n, slope=0.8)
-    level_dbfs = rms_dbfs(sketch.background[None] + leaked[None])
-    return _record("leak", sketch, rng, levels or Levels(), level_dbfs=level_dbfs)
+    draft.background *= _gain_of(arrangement, n, slope=0.8)
+    return _record(draft, levels or Levels(), level_dbfs=rms_dbfs(draft.background[None] + leaked[None]))
 
 
 def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
@@ -208,108 +198,98 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
     )
 
 
-def gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
+def _gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
     """`[n]` factors that follow the arrangement's loudness, `slope` dB for each of its own, around its median."""
-    gain_db = np.asarray(arrangement.gain_db, np.float64)
+    gain_db = arrangement.gain_db
     if gain_db.size == 0:
         return np.ones(n, np.float32)
     relative_db = slope * np.clip(gain_db - np.median(gain_db), -24, 24)
-    curve = np.interp(
-        np.arange(n) / SAMPLE_RATE, (np.arange(gain_db.size) + 0.5) / ENERGY_RATE_HZ, relative_db
-    )
-    return (10 ** (curve / 20)).astype(np.float32)
+    centres = (np.arange(gain_db.size) + 0.5) / ENERGY_RATE_HZ
+    return (10 ** (np.interp(np.arange(n) / SAMPLE_RATE, centres, relative_db) / 20)).astype(np.float32)
 
 
-def quietest_dbfs(samples: FloatArray, boundary_seconds: Sequence[float]) -> float:
+def _quietest_dbfs(draft: SceneDraft, samples: FloatArray) -> float:
     """Level of the quietest section between changes of scene, in its quieter moments, in dBFS of 50 ms."""
     window = SAMPLE_RATE // 20
     power = np.mean(np.square(samples[: samples.size // window * window].reshape(-1, window)), axis=1)
-    edges = [0, *(round(t * 20) for t in boundary_seconds), power.size]
-    quiet = min(float(np.percentile(power[a:b], 20)) for a, b in pairwise(edges) if b > a)
+    sections = (power[round(start * 20) : round(end * 20)] for start, end in draft.sections())
+    quiet = min(float(np.percentile(section, 20)) for section in sections if section.size)
     return 10 * float(np.log10(quiet + 1e-12))
 
 
-def first_jump(arrangement: Arrangement) -> float:
+def _first_jump(arrangement: Arrangement) -> float:
     """1 if the arrangement gets louder at its first change of section, or has none, and -1 if softer."""
-    gain_db = np.asarray(arrangement.gain_db, np.float64)
-    edges = [0.0, *arrangement.boundary_seconds, arrangement.seconds]
-    first, second, third = (round(t * ENERGY_RATE_HZ) for t in (*edges[:2], edges[min(2, len(edges) - 1)]))
-    before, after = gain_db[first:second], gain_db[second:third]
-    return -1.0 if before.size and after.size and np.median(after) < np.median(before) else 1.0
+    edges = [round(t * ENERGY_RATE_HZ) for t in (0.0, *arrangement.boundary_seconds, arrangement.seconds)]
+    before, after = (arrangement.gain_db[slice(*edges[i : i + 2])] for i in (0, 1))
+    is_softer = len(edges) > 2 and before.size and after.size and np.median(after) < np.median(before)
+    return -1.0 if is_softer else 1.0
 
 
 # --- the kinds -----------------------------------------------------------------------------------------------
 
 
-def room(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def room(draft: SceneDraft) -> None:
     """A quiet indoor tone; at times a clock, at times a door or a rustle."""
-    sketch = quiet_room(library, rng, n_samples(seconds))
-    sketch.room = pick_room(library, rng, 0.2, 1.0)
-    sketch.boundary_seconds = boundaries(rng, seconds)
-    change_levels(sketch, rng, depth_db=(10, 18))
-    swelling(sketch, rng, (1, 4))
-    if rng.random() < 0.4:
-        walk(sketch, library, rng, "room", tempo_bpm=(50, 126), above_db=(10, 22), steady=0.9)
+    quiet_room(draft)
+    _indoors(draft, rt60_seconds=(0.2, 1.0), swell_db=(1, 4))
+    if draft.rng.random() < 0.4:
+        walk(draft, tempo_bpm=(50, 126), above_db=(10, 22), steady=0.9)
     else:
-        scatter(sketch, library, rng, "room", gap_seconds=(3, 9), above_db=(12, 26))
-    return sketch
+        scatter(draft, gap_seconds=(3, 9), above_db=(12, 26))
 
 
-def hall(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def hall(draft: SceneDraft) -> None:
     """A large, empty space: little happens, and it rings for long."""
-    sketch = quiet_room(library, rng, n_samples(seconds))
-    walked = rng.random() < 0.25
+    quiet_room(draft)
+    walked = draft.rng.random() < 0.25
     # Steps in the longest reverberation drown in their own echoes.
-    sketch.room = pick_room(library, rng, 1.2, 2.4 if walked else 4.0)
-    sketch.background_in_room = True
-    sketch.boundary_seconds = boundaries(rng, seconds)
-    change_levels(sketch, rng, depth_db=(10, 18))
-    swelling(sketch, rng, (1, 4))
+    _indoors(draft, rt60_seconds=(1.2, 2.4 if walked else 4.0), swell_db=(1, 4))
+    draft.background_in_room = True
     if walked:
-        walk(sketch, library, rng, "hall", tempo_bpm=(46, 84), above_db=(14, 28), steady=0.8)
+        walk(draft, tempo_bpm=(46, 84), above_db=(14, 28), steady=0.8)
     else:
-        scatter(sketch, library, rng, "hall", gap_seconds=(2.5, 8), above_db=(16, 32))
-    return sketch
+        scatter(draft, gap_seconds=(2.5, 8), above_db=(16, 32))
 
 
-def steps(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def steps(draft: SceneDraft) -> None:
     """Footsteps, knocks, ticks, tools on a steady, drifting or irregular pulse; the walker may stop or change."""
-    sketch = quiet_room(library, rng, n_samples(seconds))
-    sketch.room = pick_room(library, rng, 0.2, 2.2)
-    sketch.boundary_seconds = boundaries(rng, seconds)
-    change_levels(sketch, rng, depth_db=(10, 18))
-    swelling(sketch, rng, (1, 3))
-    walk(sketch, library, rng, "steps", tempo_bpm=(50, 140), above_db=(14, 30), steady=0.7)
-    return sketch
+    quiet_room(draft)
+    _indoors(draft, rt60_seconds=(0.2, 2.2), swell_db=(1, 3))
+    walk(draft, tempo_bpm=(50, 140), above_db=(14, 30), steady=0.7)
 
 
-def street(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def street(draft: SceneDraft) -> None:
     """Busy: traffic, voices, passers-by, swelling and ebbing."""
-    sketch = place(library, rng, "street", seconds, depth_db=(10, 18), swell_db=(3, 8))
-    if rng.random() < 0.5:
-        walk(sketch, library, rng, "street", tempo_bpm=(80, 130), above_db=(10, 20), steady=0.6)
+    noisy_place(draft, swell_db=(3, 8))
+    if draft.rng.random() < 0.5:
+        walk(draft, tempo_bpm=(80, 130), above_db=(10, 20), steady=0.6)
     else:
-        scatter(sketch, library, rng, "street", gap_seconds=(1, 4), above_db=(10, 22))
-    return sketch
+        scatter(draft, gap_seconds=(1, 4), above_db=(10, 22))
 
 
-def weather(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def weather(draft: SceneDraft) -> None:
     """Rain, wind, sea, fire: gusts and waves, now and then a single sound."""
-    sketch = place(library, rng, "weather", seconds, depth_db=(10, 18), swell_db=(4, 9))
-    if rng.random() < 0.6:
-        scatter(sketch, library, rng, "weather", gap_seconds=(2, 7), above_db=(10, 22))
-    return sketch
+    noisy_place(draft, swell_db=(4, 9))
+    if draft.rng.random() < 0.6:
+        scatter(draft, gap_seconds=(2, 7), above_db=(10, 22))
 
 
-def machine(library: Library, rng: np.random.Generator, seconds: float) -> Sketch:
+def machine(draft: SceneDraft) -> None:
     """Train, engine, fan: an even bed that starts, stops or changes speed, at times with a beat of its own."""
-    sketch = place(library, rng, "machine", seconds, depth_db=(10, 18), swell_db=(2, 7))
-    if rng.random() < 0.5:
-        walk(sketch, library, rng, "machine", tempo_bpm=(60, 140), above_db=(10, 20), steady=0.95)
-    return sketch
+    noisy_place(draft, swell_db=(2, 7))
+    if draft.rng.random() < 0.5:
+        walk(draft, tempo_bpm=(60, 140), above_db=(10, 20), steady=0.95)
 
 
-KINDS: dict[str, Callable[[Library, np.random.Generator, float], Sketch]] = {
+def _indoors(draft: SceneDraft, rt60_seconds: tuple[float, float], swell_db: tuple[float, float]) -> None:
+    """A room around a quiet tone that changes and swells."""
+    draft.room = draft.library.pick_room(draft.rng, *rt60_seconds)
+    draft.boundary_seconds = boundaries(draft.rng, draft.seconds)
+    change_levels(draft)
+    swelling(draft, swell_db)
+
+
+KINDS: dict[str, Callable[[SceneDraft], None]] = {
     "room": room,
     "hall": hall,
     "steps": steps,
@@ -323,50 +303,42 @@ FROM_MUSIC = ("muted", "leak")
 """Kinds that are made from the arrangement, see `muted_scene` and `leak_scene`."""
 
 
-# --- from the sketch to the recording ------------------------------------------------------------------------
-
-
-def _record(
-    kind: str, sketch: Sketch, rng: np.random.Generator, levels: Levels, level_dbfs: float | None = None
-) -> Scene:
+def _record(draft: SceneDraft, levels: Levels, level_dbfs: float | None = None) -> Scene:
     """Room, recording chain, level, self-noise and 16-bit steps; then measure what came out.
 
-    `level_dbfs` is the level that the sketch already has in truth, moved only as far as the range demands.
+    `level_dbfs` is the level that the draft already has in truth, moved only as far as the range demands.
     """
-    mixed = sketch.foreground + sketch.background
-    if sketch.room is not None:
-        response = sketch.room.response
-        mixed = in_room(sketch.foreground, sketch.background, response, sketch.background_in_room)
+    rng = draft.rng
+    mixed = draft.foreground + draft.background
+    if draft.room is not None:
+        mixed = in_room(draft.foreground, draft.background, draft.room.response, draft.background_in_room)
     mixed = recording_chain(mixed, rng, levels.chain)
     low, high = levels.min_dbfs, levels.max_dbfs
     target = float(rng.uniform(low, high)) if level_dbfs is None else float(np.clip(level_dbfs, low, high))
     mixed = mixed * np.float32(db_to_gain(target) / rms(mixed))
     self_noise = coloured_noise(rng, mixed.size, float(rng.uniform(0, 0.6)))
     noise_dbfs = target - float(rng.uniform(12, 32))
-    if sketch.boundary_seconds:
+    if draft.boundary_seconds:
         # A change into what the microphone drowns would be one that nobody hears.
-        noise_dbfs = min(noise_dbfs, quietest_dbfs(mixed, sketch.boundary_seconds) - NOISE_MARGIN_DB)
+        noise_dbfs = min(noise_dbfs, _quietest_dbfs(draft, mixed) - NOISE_MARGIN_DB)
     mixed = mixed + self_noise * np.float32(db_to_gain(max(-96.0, noise_dbfs)))
     mixed = mixed * np.float32(db_to_gain(target) / rms(mixed))
     samples = quantised(np.clip(mixed, -0.99, 0.99), rng)
-    credits = {credit.path: credit for credit in sketch.credits}
-    order = np.argsort(sketch.event_seconds, kind="stable")
+    order = np.argsort(draft.event_seconds, kind="stable")
     truth = SceneTruth(
-        kind=kind,
+        kind=draft.kind,
         seconds=mixed.size / SAMPLE_RATE,
-        event_seconds=np.asarray(sketch.event_seconds, np.float64)[order],
-        event_strengths=np.asarray(sketch.event_strengths, np.float64)[order],
-        beat_seconds=np.asarray(sketch.beat_seconds, np.float64),
-        boundary_seconds=np.asarray(sketch.boundary_seconds, np.float64),
+        event_seconds=np.asarray(draft.event_seconds, np.float64)[order],
+        event_strengths=np.asarray(draft.event_strengths, np.float64)[order],
+        beat_seconds=np.asarray(draft.beat_seconds, np.float64),
+        boundary_seconds=np.asarray(draft.boundary_seconds, np.float64),
         energy_db=measured_energy_db(samples),
-        rt60_seconds=None if sketch.room is None else sketch.room.rt60_seconds,
+        rt60_seconds=None if draft.room is None else draft.room.rt60_seconds,
         level_dbfs=rms_dbfs(samples[None]),
     )
-    ordered = tuple(credits[path] for path in sorted(credits))
-    audio = Waveform(samples[None], SAMPLE_RATE)
-    if sketch.room is None:
-        return Scene(audio, truth, ordered)
-    return Scene(audio, truth, ordered, sketch.room.response, sketch.room.credit)
+    credits = {credit.path: credit for credit in draft.credits}
+    sources = tuple(credits[path] for path in sorted(credits))
+    return Scene(Waveform(samples[None], SAMPLE_RATE), truth, sources, draft.room)
 
 
 def usable_kinds(library: Library, shares: Mapping[str, float]) -> dict[str, float]:
@@ -375,12 +347,9 @@ def usable_kinds(library: Library, shares: Mapping[str, float]) -> dict[str, flo
     Raises:
         DataError: if the mix names an unknown kind.
     """
-    usable = {}
-    for kind, share in shares.items():
-        if kind not in KINDS and kind not in FROM_MUSIC:
-            raise DataError(
-                f"Scene kind '{kind}' is unknown; expected one of {', '.join((*KINDS, *FROM_MUSIC))}."
-            )
-        if share > 0 and (kind in FROM_MUSIC or any(kind in clip.kinds for clip in library.clips)):
-            usable[kind] = share
-    return usable
+    if unknown := [kind for kind in shares if kind not in (*KINDS, *FROM_MUSIC)]:
+        raise DataError(
+            f"Scene kind '{unknown[0]}' is unknown; expected one of {', '.join((*KINDS, *FROM_MUSIC))}."
+        )
+    found = {kind for clip in library.clips for kind in clip.kinds}.union(FROM_MUSIC)
+    return {kind: share for kind, share in shares.items() if share > 0 and kind in found}

@@ -374,6 +374,13 @@ class Library:
         frames = np.pad(piece, (0, -piece.size % frame)).reshape(-1, frame)
         return piece / np.float32(np.sqrt(np.square(frames).mean(axis=1).max()) + 1e-9)
 
+    def pick_room(self, rng: np.random.Generator, shortest: float, longest: float) -> Room | None:
+        """A room whose RT60 lies in the range: a measured one in two of five cases, if there is one."""
+        rooms = [r for r in self.rooms if shortest <= r.rt60_seconds <= longest]
+        measured, simulated = ([r for r in rooms if (r.credit is None) is s] for s in (False, True))
+        pool = measured if measured and (not simulated or rng.random() < 0.4) else simulated
+        return pool[int(rng.integers(len(pool)))] if pool else None
+
     def split(self, share: float) -> tuple[Library, Library]:
         """This library as (training, validation): sources and measured rooms are in one of the two only."""
         kinds = sorted({kind for clip in self.clips for kind in clip.kinds})

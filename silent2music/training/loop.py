@@ -27,13 +27,13 @@ from torch.nn import functional
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig, to_dict
 from silent2music.data.shards import Batch, PairDataset, batches, collate
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, require
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
 from silent2music.training.state import (
     STATE_FILE,
-    Optimized,
+    Optimizers,
     learning_rate,
     read_state,
     resolved_precision,
@@ -93,6 +93,7 @@ def train(
         )
     if (out / STATE_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
+    require("tensorboard", "train")  # accelerate would leave the log out and fail later
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation,
@@ -301,7 +302,7 @@ class _Run:
         """Go on from the last checkpoint."""
         self.step = read_state(self.out / STATE_FILE, *self._state())
 
-    def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Optimized]]:
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
         """What a checkpoint holds, as `write_state` takes it."""
         parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
         return parts, {"model": (self.plain, self.optimizer)}

@@ -25,8 +25,8 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 _OPTIMIZER = "optimizer."
 
-Optimized = tuple[nn.Module, torch.optim.Optimizer]
-"""A module, and the optimizer that moves its parameters."""
+Optimizers = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
+"""By name: an optimizer and the module whose parameters it moves."""
 
 
 def write_state(
@@ -34,7 +34,7 @@ def write_state(
     step: int,
     settings: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
-    optimizers: Mapping[str, Optimized],
+    optimizers: Optimizers,
 ) -> None:
     """Write all that a run needs to go on, replacing the file whole or not at all.
 
@@ -43,7 +43,7 @@ def write_state(
         step: steps done.
         settings: JSON-ready values, for a reader.
         tensors: parts by name (`model`, `average`, ...), each as its `state_dict()`.
-        optimizers: by name, with their modules.
+        optimizers: see `Optimizers`.
     """
     held = {f"{part}.{name}": value for part, own in tensors.items() for name, value in own.items()}
     for part, (module, optimizer) in optimizers.items():
@@ -54,9 +54,7 @@ def write_state(
     write_tensors(held, file, metadata)
 
 
-def read_state(
-    file: Path, tensors: Mapping[str, Mapping[str, Tensor]], optimizers: Mapping[str, Optimized]
-) -> int:
+def read_state(file: Path, tensors: Mapping[str, Mapping[str, Tensor]], optimizers: Optimizers) -> int:
     """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
 
     Raises:

@@ -181,8 +181,8 @@ def write_take(
         signals = listen_whole(room, room.seconds, model.config).to(model.device)
         conditioning, null = model.steer(signals)
         n_frames = 2 * grid.n_frames + _steps(LIKENESS_SECONDS, grid)
-        given, none = (c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null))
-        codes = generate_codes(model.packed_decoder(), given, none, sampling, seeds, progress)
+        given, without = (c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null))
+        codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
         sounds = torch.cat([model.codec.decode(row[None])[:, 0] for row in codes])
     return Take(conditioning, null, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
 
@@ -284,10 +284,10 @@ def _write_tails(
     lap = take.codes[row, :, fold : fold + grid.n_frames]
     context = take.codes[row, :, first : first + n_context]
     until = first + n_context + n_tail
-    given, none = (c.slice(first, until).expand(n_candidates) for c in (take.conditioning, take.null))
+    given, without = (c.slice(first, until).expand(n_candidates) for c in (take.conditioning, take.null))
     seeds = [take.seeds[row] + 1 + i for i in range(n_candidates)]
     prefix = context.expand(n_candidates, -1, -1)
-    written = generate_codes(model.packed_decoder(), given, none, take.sampling, seeds, prefix=prefix)
+    written = generate_codes(model.packed_decoder(), given, without, take.sampling, seeds, prefix=prefix)
     tails = torch.cat([lap[None, :, -n_tail:], written[:, :, n_context:]])
     heads = _head_nll(model, take.conditioning, first, context, tails, lap[:, : _steps(HEAD_SECONDS, grid)])
     return lap, tails, heads

@@ -1,18 +1,19 @@
-"""How does it sound? Distances between sets of features, and what goes wrong in one piece."""
+"""How does it sound? Distances between sets of features, and what goes wrong in one piece.
+
+Metrics in the shape of mir_eval, as in `following`.
+"""
 
 from __future__ import annotations
 
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray
 from silent2music.keys import key_correlations
 
-FloatArray = NDArray[np.float64]
 
-
-def validate_features(reference_features: FloatArray, estimated_features: FloatArray) -> bool:
+def validate_features(reference_features: DoubleArray, estimated_features: DoubleArray) -> bool:
     """Check two sets of feature rows; True where both have at least two rows.
 
     Warns:
@@ -39,7 +40,7 @@ def validate_features(reference_features: FloatArray, estimated_features: FloatA
     return bool(min(reference_features.shape[0], estimated_features.shape[0]) >= 2)
 
 
-def frechet_distance(reference_features: FloatArray, estimated_features: FloatArray) -> float:
+def frechet_distance(reference_features: DoubleArray, estimated_features: DoubleArray) -> float:
     """Fréchet distance of the Gaussians fitted to two sets, 0 (the same mean and covariance) upwards.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): Dowson and Landau, Journal of Multivariate Analysis 12(3), 1982;
@@ -62,7 +63,7 @@ def frechet_distance(reference_features: FloatArray, estimated_features: FloatAr
 
 
 def kernel_distance(
-    reference_features: FloatArray, estimated_features: FloatArray, bandwidth: float | None = None
+    reference_features: DoubleArray, estimated_features: DoubleArray, bandwidth: float | None = None
 ) -> float:
     """Kernel audio distance: 100 times the unbiased squared MMD under a Gaussian kernel.
 
@@ -81,7 +82,7 @@ def kernel_distance(
         bandwidth = float(np.median(pdist(reference_features))) or 1.0
     scale = -1.0 / (2.0 * bandwidth**2)
 
-    def mean_kernel(a: FloatArray, b: FloatArray, n_pairs: int, n_same: int) -> float:
+    def mean_kernel(a: DoubleArray, b: DoubleArray, n_pairs: int, n_same: int) -> float:
         return float((np.exp(scale * cdist(a, b, "sqeuclidean")).sum() - n_same) / n_pairs)
 
     n, m = reference_features.shape[0], estimated_features.shape[0]
@@ -90,7 +91,7 @@ def kernel_distance(
     return 100.0 * (within - 2.0 * mean_kernel(reference_features, estimated_features, n * m, 0))
 
 
-def validate_samples(samples: FloatArray) -> bool:
+def validate_samples(samples: DoubleArray) -> bool:
     """Check one piece of audio or a curve; True where it has entries.
 
     Warns:
@@ -106,14 +107,14 @@ def validate_samples(samples: FloatArray) -> bool:
     return bool(samples.size)
 
 
-def silent_share(energy_db: FloatArray, threshold_dbfs: float = -60.0) -> float:
+def silent_share(energy_db: DoubleArray, threshold_dbfs: float = -60.0) -> float:
     """Share of frames whose level in dBFS is below the threshold, 0 to 1; 1 for nothing at all."""
     if not validate_samples(energy_db):
         return 1.0
     return float((energy_db < threshold_dbfs).mean())
 
 
-def clipping_share(samples: FloatArray, ceiling: float = 0.999) -> float:
+def clipping_share(samples: DoubleArray, ceiling: float = 0.999) -> float:
     """Share of samples in runs of two or more at or beyond the ceiling, 0 to 1.
 
     A single sample at full scale is a peak; a run is a flattened one.
@@ -127,14 +128,14 @@ def clipping_share(samples: FloatArray, ceiling: float = 0.999) -> float:
     return float(run.mean())
 
 
-def dc_offset_dbfs(samples: FloatArray) -> float:
+def dc_offset_dbfs(samples: DoubleArray) -> float:
     """Level of the mean in dBFS, -120 or more; 0 for nothing at all."""
     if not validate_samples(samples):
         return 0.0
     return float(20.0 * np.log10(max(abs(float(samples.mean())), 1e-6)))
 
 
-def spectral_flatness(power: FloatArray) -> float:
+def spectral_flatness(power: DoubleArray) -> float:
     """Geometric over arithmetic mean of the power spectrum, averaged over frames: 0 (a tone) to 1 (white noise).
 
     Johnston, IEEE JSAC 6(2), 1988. Frames 60 dB below the loudest do not count.
@@ -152,7 +153,7 @@ def spectral_flatness(power: FloatArray) -> float:
     return float((np.exp(log_mean) / total[heard]).mean())
 
 
-def validate_chroma(chroma: FloatArray) -> bool:
+def validate_chroma(chroma: DoubleArray) -> bool:
     """Check a chromagram `[12, F]`; True where any of it sounds.
 
     Warns:
@@ -168,7 +169,7 @@ def validate_chroma(chroma: FloatArray) -> bool:
     return bool(chroma.any())
 
 
-def key_clarity(chroma: FloatArray) -> float:
+def key_clarity(chroma: DoubleArray) -> float:
     """Correlation of the mean chroma with the best of the 24 key profiles, at most 1; 0 for silence.
 
     Krumhansl, "Cognitive foundations of musical pitch", Oxford 1990, ch. 4.
@@ -181,7 +182,7 @@ def key_clarity(chroma: FloatArray) -> float:
     return float(key_correlations(chroma.mean(axis=1)).max())
 
 
-def repetition(chroma: FloatArray, rate_hz: float, min_lag_seconds: float = 2.0) -> float:
+def repetition(chroma: DoubleArray, rate_hz: float, min_lag_seconds: float = 2.0) -> float:
     """How much of the piece comes again exactly: highest mean cosine similarity over a lag, 0 to 1.
 
     The diagonal means of the self-similarity matrix (Foote, ACM Multimedia 1999) of deviations from the mean
@@ -207,12 +208,3 @@ def repetition(chroma: FloatArray, rate_hz: float, min_lag_seconds: float = 2.0)
     spectrum = np.fft.rfft(deviation, 2 * n_frames, axis=1)
     sums = np.fft.irfft(np.square(np.abs(spectrum)).sum(axis=0))[: n_frames // 2 + 1]
     return float(np.clip((sums[lags] / (n_frames - lags)).max(), 0.0, 1.0))
-
-
-def beat_strength(onset_envelope: FloatArray, rate_hz: float) -> float:
-    """Highest autocorrelation of an onset envelope at a beat of 40 to 220 bpm, 0 (no pulse) to 1."""
-    from silent2music.evaluation.features import estimate_tempo
-
-    if not validate_samples(onset_envelope):
-        return 0.0
-    return estimate_tempo(onset_envelope, rate_hz)[1]

@@ -1,17 +1,50 @@
 """Does the music follow the room? Onsets, tempo, energy, boundaries and retrieval.
 
-Times are seconds, ascending. The reference is the room's side, the estimate is the music's.
+In the shape of mir_eval: every metric takes `reference_*` (the room's side) before `estimated_*` (the music's),
+with the unit in the name, checks its input with a `validate_*` of its kind, scores identity best, and warns and
+scores 0 on empty input. Times are seconds, ascending. `follow_scores` evaluates all of them on one piece of music.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.arrays import DoubleArray
+from silent2music.audio import Waveform
+from silent2music.errors import require
+from silent2music.evaluation.features import MusicFeatures, describe
+
+RHYTHMIC_KINDS = ("steps", "machine", "muted")
+"""Scene kinds whose events a listener would tap to."""
+
+MIN_EVENTS = 4
+"""Events that a room has at least if onsets and tempo are asked of it."""
+
+CLEAR_EVENT_DB = 10.0
+"""Above its noise floor: an event of an unlabelled recording that a listener would not miss."""
+
+SCORES = (
+    "onset_hit_rate",
+    "onset_precision",
+    "onset_f",
+    "loris_bcs",
+    "loris_bhs",
+    "tempo_4",
+    "tempo_8",
+    "tempo_4_octave",
+    "tempo_8_octave",
+    "energy_pearson",
+    "energy_spearman",
+    "boundary_f_0.5",
+    "boundary_f_3",
+)
+"""What `follow_scores` may give, in the order of a report."""
 
 
 class MatchScores(NamedTuple):
@@ -58,7 +91,7 @@ class RetrievalScores(NamedTuple):
     chance_mean_reciprocal_rank: float
 
 
-def validate_times(reference_seconds: FloatArray, estimated_seconds: FloatArray) -> bool:
+def validate_times(reference_seconds: DoubleArray, estimated_seconds: DoubleArray) -> bool:
     """Check two lists of times; True where both have entries.
 
     Warns:
@@ -78,7 +111,7 @@ def validate_times(reference_seconds: FloatArray, estimated_seconds: FloatArray)
 
 
 def onset_scores(
-    reference_onset_seconds: FloatArray, estimated_onset_seconds: FloatArray, window_seconds: float = 0.05
+    reference_onset_seconds: DoubleArray, estimated_onset_seconds: DoubleArray, window_seconds: float = 0.05
 ) -> MatchScores:
     """Hit rate, precision and F of onsets, matched one to one within ±50 ms.
 
@@ -89,18 +122,16 @@ def onset_scores(
         >>> onset_scores(np.array([1.0, 2.0]), np.array([1.04, 3.0]))
         MatchScores(hit_rate=0.5, precision=0.5, f_measure=0.5)
     """
-    import mir_eval
-
     if not validate_times(reference_onset_seconds, estimated_onset_seconds):
         return MatchScores(0.0, 0.0, 0.0)
-    f_measure, precision, recall = mir_eval.onset.f_measure(
+    f_measure, precision, recall = require("mir_eval", "eval").onset.f_measure(
         reference_onset_seconds, estimated_onset_seconds, window=window_seconds
     )
     return MatchScores(float(recall), float(precision), float(f_measure))
 
 
 def loris_beat_scores(
-    reference_onset_seconds: FloatArray, estimated_onset_seconds: FloatArray, seconds: float
+    reference_onset_seconds: DoubleArray, estimated_onset_seconds: DoubleArray, seconds: float
 ) -> LorisScores:
     """BCS and BHS in the definition of LORIS: onsets put into bins of 1 s, a bin counted once.
 
@@ -161,7 +192,7 @@ within_8_percent_octave=1.0)
     return TempoAgreement(*(float(error <= t + edge) for error in (strict, octave) for t in (0.04, 0.08)))
 
 
-def validate_curves(reference_db: FloatArray, estimated_db: FloatArray) -> bool:
+def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> bool:
     """Check two energy curves; True where both have at least 3 frames and vary.
 
     Warns:
@@ -181,8 +212,8 @@ def validate_curves(reference_db: FloatArray, estimated_db: FloatArray) -> bool:
 
 
 def energy_correlation(
-    reference_db: FloatArray,
-    estimated_db: FloatArray,
+    reference_db: DoubleArray,
+    estimated_db: DoubleArray,
     rate_hz: float = 10.0,
     max_lag_seconds: float = 1.0,
     range_db: float = 60.0,
@@ -218,27 +249,27 @@ def energy_correlation(
     return EnergyCorrelation(pearson[best], spearman, lags[best] / rate_hz)
 
 
-def _shifted(reference: FloatArray, estimated: FloatArray, lag: int) -> tuple[FloatArray, FloatArray]:
+def _shifted(reference: DoubleArray, estimated: DoubleArray, lag: int) -> tuple[DoubleArray, DoubleArray]:
     """The overlapping parts when the estimate is `lag` frames late."""
     n = reference.size
     return reference[max(0, -lag) : n - max(0, lag)], estimated[max(0, lag) : n - max(0, -lag)]
 
 
-def _rank(values: FloatArray) -> FloatArray:
+def _rank(values: DoubleArray) -> DoubleArray:
     """Ranks, ties sharing their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - 0.5 * (counts - 1))[inverse], np.float64)
 
 
-def _pearson(x: FloatArray, y: FloatArray) -> float:
+def _pearson(x: DoubleArray, y: DoubleArray) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 1e-12 else 0.0
 
 
 def boundary_scores(
-    reference_boundary_seconds: FloatArray,
-    estimated_boundary_seconds: FloatArray,
+    reference_boundary_seconds: DoubleArray,
+    estimated_boundary_seconds: DoubleArray,
     seconds: float,
     window_seconds: float = 0.5,
 ) -> MatchScores:
@@ -253,11 +284,9 @@ def boundary_scores(
         seconds: duration of both.
         window_seconds: tolerance either way.
     """
-    import mir_eval
-
     if not validate_times(reference_boundary_seconds, estimated_boundary_seconds):
         return MatchScores(0.0, 0.0, 0.0)
-    intervals = []
+    mir_eval, intervals = require("mir_eval", "eval"), []
     for times in (reference_boundary_seconds, estimated_boundary_seconds):
         inside = np.unique(times[(times > 0) & (times < seconds)])
         intervals.append(mir_eval.util.boundaries_to_intervals(np.concatenate([[0.0], inside, [seconds]])))
@@ -265,7 +294,7 @@ def boundary_scores(
     return MatchScores(float(recall), float(precision), float(f_measure))
 
 
-def validate_similarities(similarities: FloatArray) -> bool:
+def validate_similarities(similarities: DoubleArray) -> bool:
     """Check a square matrix of similarities; True where it has entries.
 
     Warns:
@@ -283,7 +312,7 @@ def validate_similarities(similarities: FloatArray) -> bool:
     return bool(similarities.size)
 
 
-def ranks(similarities: FloatArray) -> FloatArray:
+def ranks(similarities: DoubleArray) -> DoubleArray:
     """Rank, from 1, of the true item for each query, the true item being on the diagonal.
 
     Ties take their middle rank, so that a judge that says the same of everything is at chance and not first.
@@ -297,7 +326,7 @@ def ranks(similarities: FloatArray) -> FloatArray:
     )
 
 
-def retrieval_scores(similarities: FloatArray) -> RetrievalScores:
+def retrieval_scores(similarities: DoubleArray) -> RetrievalScores:
     """R@1, R@5 and MRR of finding the room from the music, with what chance would give.
 
     Args:
@@ -316,3 +345,135 @@ def retrieval_scores(similarities: FloatArray) -> RetrievalScores:
         min(1.0, 5.0 / n),
         harmonic,
     )
+
+
+@dataclass(frozen=True)
+class RoomReference:
+    """What there is to follow in a room.
+
+    Attributes:
+        seconds: duration.
+        event_seconds: `[E]`; tempo_bpm: of the pulse or None; energy_db: `[F]` at 10 Hz; boundary_seconds: `[J]`.
+        rhythmic: whether onsets and tempo are asked for; changing: whether boundaries are.
+    """
+
+    seconds: float
+    event_seconds: DoubleArray
+    tempo_bpm: float | None
+    energy_db: DoubleArray
+    boundary_seconds: DoubleArray
+    rhythmic: bool
+    changing: bool
+
+
+def labelled_reference(profile: AcousticProfile, labels: Mapping[str, Any]) -> RoomReference:
+    """The room as its labels know it; the energy curve is the measured one, which is its own truth."""
+
+    def times(values: Sequence[float]) -> DoubleArray:
+        # The room may have been cut shorter than its labels.
+        return np.sort(np.asarray([t for t in values if t < profile.seconds], np.float64))
+
+    events = times(labels.get("event_seconds", ()))
+    # A hand-written pair may know only where its music changes.
+    changes = times(labels.get("scene_boundaries", labels.get("boundaries", ())))
+    return RoomReference(
+        seconds=profile.seconds,
+        event_seconds=events,
+        tempo_bpm=labels.get("tempo_bpm") or None,
+        energy_db=np.asarray(profile.energy_dbfs, np.float64),
+        boundary_seconds=changes,
+        rhythmic=labels.get("kind") in RHYTHMIC_KINDS and events.size >= MIN_EVENTS,
+        changing=bool(changes.size),
+    )
+
+
+def measured_reference(profile: AcousticProfile, labels: Mapping[str, Any] | None = None) -> RoomReference:
+    """The room as `acoustics.analyze` measured it.
+
+    Labels, where there are any, decide only what is asked of the room: onsets and tempo of rhythmic kinds,
+    boundaries of scenes that change. Without them `MIN_EVENTS` clear events or a measured boundary do: of steps on
+    a stair, too, no steady pulse is asked.
+    """
+    known = labelled_reference(profile, labels) if labels and "event_seconds" in labels else None
+    n_clear = sum(event.strength_db >= CLEAR_EVENT_DB for event in profile.events)
+    return RoomReference(
+        seconds=profile.seconds,
+        event_seconds=np.array([event.seconds for event in profile.events], np.float64),
+        tempo_bpm=profile.tempo_bpm,
+        energy_db=np.asarray(profile.energy_dbfs, np.float64),
+        boundary_seconds=np.array([boundary.seconds for boundary in profile.boundaries], np.float64),
+        rhythmic=known.rhythmic if known else n_clear >= MIN_EVENTS,
+        changing=known.changing if known else bool(profile.boundaries),
+    )
+
+
+def references_of(profile: AcousticProfile, labels: Mapping[str, Any]) -> dict[str, RoomReference]:
+    """The room as `measured` and, where its labels know events, as `labelled`."""
+    references = {"measured": measured_reference(profile, labels)}
+    if "event_seconds" in labels:
+        references["labelled"] = labelled_reference(profile, labels)
+    return references
+
+
+def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]:
+    """How far music follows a room, by the names of `SCORES`; what the room does not ask for is left out.
+
+    Onsets and tempo are asked for by rhythmic rooms, tempo only where the room has one, boundaries only where it
+    changes, energy always. Music without any of it scores 0, without a warning.
+    """
+    seconds = min(room.seconds, music.seconds)
+    scores: dict[str, float] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if room.rhythmic:
+            events, onsets = (t[t < seconds] for t in (room.event_seconds, music.onset_seconds))
+            match = onset_scores(events, onsets)
+            loris = loris_beat_scores(events, onsets, seconds)
+            scores |= {
+                f"onset_{name}": v for name, v in zip(("hit_rate", "precision", "f"), match, strict=True)
+            }
+            scores |= {"loris_bcs": loris.bcs, "loris_bhs": loris.bhs}
+            if room.tempo_bpm is not None:
+                tempo = tempo_agreement(room.tempo_bpm, music.tempo_bpm)
+                names = ("tempo_4", "tempo_8", "tempo_4_octave", "tempo_8_octave")
+                scores |= dict(zip(names, tempo, strict=True))
+        energy = energy_correlation(room.energy_db, music.energy_db)
+        scores |= {"energy_pearson": energy.pearson, "energy_spearman": energy.spearman}
+        if room.changing:
+            changes, sections = (t[t < seconds] for t in (room.boundary_seconds, music.boundary_seconds))
+            for window in (0.5, 3.0):
+                found = boundary_scores(changes, sections, seconds, window)
+                scores[f"boundary_f_{window:g}"] = found.f_measure
+    return scores
+
+
+def follow_score(room: Waveform, music: Waveform) -> dict[str, float]:
+    """How far music follows a recording of a room, measured on the sound of both; 1 is best in every figure.
+
+    No figure means anything without its null, since dense music hits the events of any room and the best lag is
+    chosen for energy: compare with `follow_score(other_room, music)`, or with the same room shifted in a circle,
+    `np.roll(room.samples, n_samples, axis=1)`, by several seconds that are no whole number of its beats; best with
+    the mean over several such rooms.
+
+    Args:
+        room: the recording.
+        music: made for it; both begin together, and the shorter one counts.
+
+    Returns:
+        By name: `onset_hit_rate` (share of the room's events that meet a note within 50 ms), `onset_precision`,
+        `onset_f`, `loris_bcs` and `loris_bhs`, if the room has at least `MIN_EVENTS` clear events; `tempo_4`,
+        `tempo_8`, `tempo_4_octave` and `tempo_8_octave` (1 or 0: within 4 % or 8 %), if it has a pulse too;
+        `energy_pearson` and `energy_spearman` (correlation of level, -1 to 1), always; `boundary_f_0.5` and
+        `boundary_f_3` (F of changes within 0.5 s or 3 s), if the room changes.
+
+    Raises:
+        S2MError: if `mir_eval` is not installed, which the extra `[eval]` brings.
+
+    Example:
+        >>> ticks = np.zeros((1, 96000), np.float32)
+        >>> ticks[0, 6000::12000] = 0.5
+        >>> ticks += 1e-4 * np.random.default_rng(0).standard_normal(ticks.shape).astype(np.float32)
+        >>> follow_score(Waveform(ticks, 24000), Waveform(ticks, 24000))["onset_hit_rate"]
+        1.0
+    """
+    return follow_scores(measured_reference(analyze(room)), describe(music))

@@ -6,9 +6,8 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.arrays import DoubleArray
 
 N_RESAMPLES = 2000
 
@@ -37,7 +36,7 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def validate_items(values: FloatArray) -> bool:
+def validate_items(values: DoubleArray) -> bool:
     """Check a list of scores; True where it has entries.
 
     Warns:
@@ -53,7 +52,7 @@ def validate_items(values: FloatArray) -> bool:
     return bool(values.size)
 
 
-def bootstrap_mean(values: FloatArray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
+def bootstrap_mean(values: DoubleArray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
     """The mean with its 95 % percentile bootstrap interval (Efron, Annals of Statistics 7(1), 1979).
 
     Args:
@@ -69,7 +68,7 @@ def bootstrap_mean(values: FloatArray, seed: int = 0, n_resamples: int = N_RESAM
     return Interval(float(values.mean()), float(low), float(high), values.size)
 
 
-def paired_difference(values: FloatArray, null_values: FloatArray, seed: int = 0) -> Interval:
+def paired_difference(values: DoubleArray, null_values: DoubleArray, seed: int = 0) -> Interval:
     """Mean of `values - null_values`, item by item, with its 95 % bootstrap interval over items.
 
     Args:
@@ -87,7 +86,7 @@ def paired_difference(values: FloatArray, null_values: FloatArray, seed: int = 0
     return bootstrap_mean(values - null_values, seed)
 
 
-def mean_difference(values: FloatArray, other_values: FloatArray, seed: int = 0) -> Interval:
+def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 0) -> Interval:
     """Difference of the means of two independent groups, with its 95 % bootstrap interval.
 
     Args:
