@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -164,6 +165,11 @@ def test_music_without_its_record_is_made_again_and_the_reverse(
     before = contents(tmp_path / "out")
     assert len(before) == 2
     (tmp_path / "out" / f"0{lost}").unlink()
+    (other,) = infer_many([dataclasses.replace(job, seed=8)], model)
+    assert other.status == ("failed" if lost == ".music.json" else "made")  # other music is nobody's leftover
+    for name in ("0.music.wav", "0.music.json") if other.status == "made" else ():
+        (tmp_path / "out" / name).write_bytes(before[name])
+    (tmp_path / "out" / f"0{lost}").unlink(missing_ok=True)
     (again,) = infer_many([job], model)
     assert again == first
     assert contents(tmp_path / "out") == before

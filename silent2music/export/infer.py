@@ -76,7 +76,7 @@ def infer_many(
             if record is not None:
                 outcome = Outcome(job.name, "kept", record)
             else:
-                again = force or _is_left_over(job.out)
+                again = force or _is_left_over(job, model)
                 _check_target(job, again)
                 room = audio.open_recording(job.room)
                 made = infer(job, room, model, request, again, progress)
@@ -121,7 +121,7 @@ def infer(
     sampling = model.settled(request.sampling, job.seed)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
-    record: dict[str, Any] = {}
+    text = b""
     try:
         # Opened before the music is made: a place that cannot be written is told at once.
         with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
@@ -142,10 +142,12 @@ def infer(
                 raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
             output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
             record = {"output": output, **made, "room": measured.profile().to_dict()}
-            record_path.write_bytes(provenance.to_text(record).encode())
+            text = provenance.to_text(record).encode()
+            record_path.write_bytes(text)
     except AudioError:
-        if record:  # the record came to its place and the music did not
-            sidecar.unlink(missing_ok=True)
+        # The record comes to its place first, and goes again where the music cannot follow.
+        if text and sidecar.exists() and sidecar.read_bytes() == text:
+            sidecar.unlink()
         raise
     return record
 
@@ -163,12 +165,14 @@ def _check_target(job: Job, force: bool) -> None:
             raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
 
 
-def _is_left_over(out: Path) -> bool:
-    """Whether a start that was killed left one of the two files alone: music by its tag, a record by its content."""
-    sidecar = provenance.sidecar_path(out)
+def _is_left_over(job: Job, model: LazyModel) -> bool:
+    """Whether one of the two files is there alone: a record that says so, or by its tag the music of this very job."""
+    out, sidecar = job.out, provenance.sidecar_path(job.out)
     try:
         if out.exists() and not sidecar.exists():
-            return provenance.TAG.encode() in out.read_bytes()
+            said = (provenance.TAG, provenance.sha256(job.room), model.sha256, f'"seed":{job.seed},')
+            music = out.read_bytes()
+            return all(words.encode() in music for words in said)
         if sidecar.exists() and not out.exists():
             record = json.loads(sidecar.read_text(encoding="utf-8"))
             return bool(record["output"]["file"] == out.name)
