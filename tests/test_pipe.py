@@ -26,7 +26,9 @@ def sent(room_file, model_folder, source=b"", seconds=None, raw=False):
 
 
 def test_what_is_piped_is_what_is_generated(model_folder, room_file):
-    expected = Silent2Music.from_pretrained(model_folder).generate(audio.read(room_file), SAMPLING, 1.5).samples
+    expected = (
+        Silent2Music.from_pretrained(model_folder).generate(audio.read(room_file), SAMPLING, 1.5).samples
+    )
     samples, rate = soundfile.read(io.BytesIO(sent(room_file, model_folder, seconds=1.5)), always_2d=True)
     assert rate == RATE
     np.testing.assert_allclose(samples.T, expected, atol=1e-4)

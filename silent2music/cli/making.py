@@ -167,7 +167,8 @@ def ambience(
     rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
     preset: Annotated[
-        Path | None, typer.Option("--preset", help="Preset folder or TOML file, such as recipes/vr.")
+        Path | None,
+        typer.Option("--preset", help="A recipe that ships, such as vr, a folder or a TOML file."),
     ] = None,
     loop: Annotated[str | None, typer.Option("--loop", help="Exact length, as 12s or as 8bars.")] = None,
     layers: Annotated[

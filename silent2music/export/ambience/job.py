@@ -194,8 +194,7 @@ def _make(job: Job, session: _Session, origin: Mapping[str, Any]) -> dict[str, A
 def _compose(room: _Room, session: _Session) -> Loops:
     """A closed loop for each layer and variation."""
     config, model, grid, job = session.config, session.model.model, room.grid, room.job
-    sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
-    sampling = session.model.settled(sampling, job.seed)
+    sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance, seed=job.seed)
     lap = room_lap(heard(room.sound, config.room_format), room.profile, grid, model.codec.sample_rate)
     seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
     layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}

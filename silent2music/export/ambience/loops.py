@@ -165,7 +165,7 @@ def write_take(
 
     Args:
         model: in evaluation mode.
-        lap: of the room, as `grid.room_lap` makes it.
+        lap: of the room, as `lap.room_lap` makes it.
         grid: the lap's length.
         layer: how the room is heard; multiplies the guidance.
         sampling: how tokens are drawn.
