@@ -103,7 +103,7 @@ class Stored:
         self.n_channels, self.n_samples = n_channels, 0
         self._folder = folder
         self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115, removed with the object
-            max_size=IN_MEMORY_BYTES, dir=folder and str(folder)
+            max_size=IN_MEMORY_BYTES, dir=None if folder is None else str(folder)
         )
 
     def append(self, samples: FloatArray) -> None:
