@@ -500,19 +500,40 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
-    """The settings of a recipe: a folder with `recipe.toml`, or such a file itself."""
+    """The settings of a recipe: a folder with `recipe.toml`, such a file, or the bare name of one that ships.
+
+    Raises:
+        ConfigError: if there is no such recipe, or it holds a setting that does not exist.
+    """
+    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+        named = shipped("recipes", path.name)
+        if named is None:
+            raise ConfigError(
+                f"{path} is no recipe; expected a folder with recipe.toml, a TOML file, or the name of a recipe "
+                "that ships, such as vr."
+            )
+        path = named
     file = path / "recipe.toml" if path.is_dir() else path
     return from_dict(RecipeConfig, apply_overrides(read_values(file), overrides))
 
 
-def default_model() -> Path:
-    """The folder of the model that ships: inside an installed package, or at the root of a checkout.
+def shipped(kind: str, name: str) -> Path | None:
+    """Where a model (`checkpoints`) or a recipe (`recipes`) that ships lies, None if it does not.
 
-    Raises:
-        CheckpointError: if neither is there.
+    Inside an installed package, or at the root of a checkout.
     """
     package = Path(__file__).parent
-    for place in (package / "checkpoints" / "base", package.parent / "checkpoints" / "base"):
-        if (place / "config.json").exists():
-            return place
-    raise CheckpointError("No model came with this installation; give --model with a model folder.")
+    places = (package / kind / name, package.parent / kind / name)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def default_model() -> Path:
+    """The folder of the model that ships.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = shipped("checkpoints", "base")
+    if folder is None or not (folder / "config.json").exists():
+        raise CheckpointError("No model came with this installation; give --model with a model folder.")
+    return folder

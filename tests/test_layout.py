@@ -17,7 +17,7 @@ PACKAGE = ROOT / "silent2music"
 HOMES = {
     "typer": ("cli/",),
     "soundfile": ("audio/formats.py",),
-    "accelerate": ("training/", "export/workers.py"),
+    "accelerate": ("training/",),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),
 }
@@ -118,6 +118,9 @@ def test_every_package_is_listed_for_installation() -> None:
     }
     assert found <= set(settings["packages"])
     assert settings["package-dir"]["silent2music.checkpoints"] == "checkpoints"
+    assert settings["package-dir"]["silent2music.recipes"] == "recipes"
+    recipes = {f"silent2music.recipes.{path.parent.name}" for path in ROOT.glob("recipes/*/recipe.toml")}
+    assert recipes <= set(settings["packages"]) & set(settings["package-data"])
 
 
 def test_readme_has_exactly_two_commands_that_set_up() -> None:

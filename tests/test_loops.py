@@ -15,12 +15,12 @@ from silent2music.acoustics import analyze
 from silent2music.audio import FloatArray, Waveform, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
-from silent2music.export import loops
-from silent2music.export.circle import at_rate, circular_sound
-from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
-from silent2music.export.layers import LAYERS, PLAIN, steered
-from silent2music.export.loops import close_set, write_take
-from silent2music.export.seam import measure_seam, places, remarkable, stands_out
+from silent2music.export.ambience import loops
+from silent2music.export.ambience.circle import at_rate, circular_sound
+from silent2music.export.ambience.grid import Grid, parse_loop, plan_grid
+from silent2music.export.ambience.lap import LAYERS, PLAIN, room_lap, steered
+from silent2music.export.ambience.loops import close_set, write_take
+from silent2music.export.ambience.seam import measure_seam, places, remarkable, stands_out
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes

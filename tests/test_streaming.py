@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from conftest import RATE, steps_room
 
@@ -17,7 +15,6 @@ from silent2music.ambient import AmbientFeatures, n_features, n_scalars
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig, DecoderConfig, ModelConfig, SamplingConfig
 from silent2music.errors import AudioError
-from silent2music.export.streaming import LIVE, send, wav_header
 from silent2music.listening import Steering, listen, listen_live, span
 from silent2music.model import Silent2Music
 from silent2music.signals import Embedder, read_signals
@@ -183,38 +180,3 @@ def test_live_input_of_another_rate_or_none_is_refused():
         list(listen_live([room(1.0), room(1.0, rate=16_000)], CONFIG))
     with pytest.raises(AudioError, match=r"ended within 0\.5 s"):
         list(listen_live([], CONFIG))
-
-
-# ---- to a pipe ----
-
-
-def sent(room_file, model_folder, source=b"", seconds=None, raw=False):
-    sink = io.BytesIO()
-    send(room_file, io.BytesIO(source), sink, SAMPLING, seconds, model_folder, "cpu", raw)
-    return sink.getvalue()
-
-
-def test_what_is_piped_is_what_is_generated(model, model_folder, room_file):
-    from silent2music.audio import read
-
-    expected = model.generate(read(room_file), SAMPLING, 1.5).samples
-    samples, rate = soundfile.read(io.BytesIO(sent(room_file, model_folder, seconds=1.5)), always_2d=True)
-    assert rate == RATE
-    np.testing.assert_allclose(samples.T, expected, atol=1e-4)
-    raw = sent(room_file, model_folder, seconds=1.5, raw=True)
-    assert np.array_equal(np.frombuffer(raw, "<i2") / np.float32(32768), samples[:, 0].astype(np.float32))
-
-
-def test_live_sound_comes_on_standard_input(model_folder):
-    heard = (room(1.0).samples[0] * 32767).astype("<i2").tobytes()
-    assert len(sent(LIVE, model_folder, heard, raw=True)) == len(heard)
-    header = sent(LIVE, model_folder, heard)[:44]
-    assert header == wav_header(RATE, 1, None)
-
-
-def test_a_player_that_stops_ends_the_music(model_folder, room_file):
-    class Closed(io.RawIOBase):
-        def write(self, data):
-            raise BrokenPipeError
-
-    send(room_file, io.BytesIO(), Closed(), SAMPLING, model_folder=model_folder)

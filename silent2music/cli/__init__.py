@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -86,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         _collect_less()
+    for stream in (sys.stdout, sys.stderr):
+        # A console of few characters, such as Windows' cp1252, gets the others escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except S2MError as error:

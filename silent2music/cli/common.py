@@ -91,7 +91,7 @@ def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
 
 
 def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
-    """The settings of a recipe, or the defaults, with overrides."""
+    """The settings of a recipe, which may be the bare name of one that ships, or the defaults, with overrides."""
     if path is not None:
         return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))

@@ -517,8 +517,8 @@ def _load(path: Path, refused: tuple[str, ...]) -> Library:
     rooms, start = [], 0
     for row in index["rooms"]:
         stop = start + row["n_samples"]
-        credit = Credit(**row["credit"]) if row["credit"] else None
-        rooms.append(Room(row["name"], responses[start:stop], row["rt60_seconds"], credit))
+        licence = Credit(**row["credit"]) if row["credit"] else None
+        rooms.append(Room(row["name"], responses[start:stop], row["rt60_seconds"], licence))
         start = stop
     return Library(
         tuple(clips), tuple(rooms), refused, np.load(path.with_suffix(".clips.npy"), mmap_mode="r")

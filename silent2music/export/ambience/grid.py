@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from silent2music.acoustics import AcousticProfile
-from silent2music.audio import Waveform
 from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError, ConfigError
 
 MIN_LOOP_SECONDS = 2.0
 """Shorter, an ending and the beginning that it must lead to would be the same music."""
-
-BLEND_SECONDS = 0.25
-"""Over this stretch a lap of the room turns into what comes before its own beginning."""
 
 
 @dataclass(frozen=True)
@@ -124,43 +118,3 @@ def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: floa
         raise AudioError(f"{asked} is too short; expected at least {MIN_LOOP_SECONDS:g} s.")
     n_samples = round(seconds * config.sample_rate)
     return Grid(n_frames, frame_rate, n_samples, config.sample_rate, bpm, bars, beats)
-
-
-def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
-    """One lap of a room, whose end leads into its beginning: what the music of a lap is to follow.
-
-    With a pulse, the room's beats are moved onto the grid and start with the first one; a room with fewer beats
-    than the lap is taken up again at a bar line. Without, the lap is a stretch from the room's beginning, or the
-    room over and over.
-
-    Args:
-        room: the recording.
-        profile: its profile.
-        grid: the lap.
-        sample_rate: of the lap, in Hz.
-
-    Returns:
-        `[1, round(n_frames / frame_rate * sample_rate)]`.
-    """
-    sound = room.mono().resampled(sample_rate)
-    samples, seconds = sound.samples[0], grid.n_frames / grid.frame_rate
-    n_samples = round(seconds * sample_rate)
-    if grid.bars:
-        beats = np.array(profile.pulse_seconds)
-        n_units, anchors = grid.bars * grid.beats_per_bar, beats
-        n_whole = (len(beats) - 1) // grid.beats_per_bar * grid.beats_per_bar or len(beats) - 1
-        cycle = float(min(n_units, n_whole))
-    else:
-        start = float(np.clip(room.seconds - seconds, 0.0, BLEND_SECONDS))
-        n_units, anchors = 1, np.array([start, start + seconds])
-        cycle = min(1.0, room.seconds / seconds)
-    unit_seconds = float(np.median(np.diff(anchors)))
-    place = np.arange(n_samples) / n_samples * n_units
-    position = place % cycle
-    ahead = np.minimum(cycle - position, n_units - place) * unit_seconds
-    where = np.interp(position, np.arange(len(anchors)), anchors)
-    before = np.abs(anchors[0] - ahead)  # mirrored where the recording has not begun yet
-    turn = np.clip(1.0 - ahead / BLEND_SECONDS, 0.0, 1.0) * (np.pi / 2)
-    times = np.arange(sound.n_samples) / sample_rate
-    lap = np.interp(where, times, samples) * np.cos(turn) + np.interp(before, times, samples) * np.sin(turn)
-    return Waveform(np.clip(lap, -1.0, 1.0)[None].astype(np.float32), sample_rate)

@@ -1,4 +1,4 @@
-"""Intensity layers: the same room, heard as calmer or busier than it is, and followed less or more closely."""
+"""The room as one lap of the grid, and as an intensity layer hears it: calmer or busier, followed less or more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
 from silent2music.audio import FloatArray, Waveform
+from silent2music.export.ambience.grid import Grid
+
+BLEND_SECONDS = 0.25
+"""Over this stretch a lap of the room turns into what comes before its own beginning."""
 
 MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.15, 0.6
 """How long an event is taken to sound: up to the next one, within these."""
@@ -19,6 +23,46 @@ LEAD_SECONDS = 0.02
 
 TONE_PERCENTILE = 30
 """Of the level over time: the room tone, into which events sink."""
+
+
+def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
+    """One lap of a room, whose end leads into its beginning: what the music of a lap is to follow.
+
+    With a pulse, the room's beats are moved onto the grid and start with the first one; a room with fewer beats
+    than the lap is taken up again at a bar line. Without, the lap is a stretch from the room's beginning, or the
+    room over and over.
+
+    Args:
+        room: the recording.
+        profile: its profile.
+        grid: the lap.
+        sample_rate: of the lap, in Hz.
+
+    Returns:
+        `[1, round(n_frames / frame_rate * sample_rate)]`.
+    """
+    sound = room.mono().resampled(sample_rate)
+    samples, seconds = sound.samples[0], grid.n_frames / grid.frame_rate
+    n_samples = round(seconds * sample_rate)
+    if grid.bars:
+        beats = np.array(profile.pulse_seconds)
+        n_units, anchors = grid.bars * grid.beats_per_bar, beats
+        n_whole = (len(beats) - 1) // grid.beats_per_bar * grid.beats_per_bar or len(beats) - 1
+        cycle = float(min(n_units, n_whole))
+    else:
+        start = float(np.clip(room.seconds - seconds, 0.0, BLEND_SECONDS))
+        n_units, anchors = 1, np.array([start, start + seconds])
+        cycle = min(1.0, room.seconds / seconds)
+    unit_seconds = float(np.median(np.diff(anchors)))
+    place = np.arange(n_samples) / n_samples * n_units
+    position = place % cycle
+    ahead = np.minimum(cycle - position, n_units - place) * unit_seconds
+    where = np.interp(position, np.arange(len(anchors)), anchors)
+    before = np.abs(anchors[0] - ahead)  # mirrored where the recording has not begun yet
+    turn = np.clip(1.0 - ahead / BLEND_SECONDS, 0.0, 1.0) * (np.pi / 2)
+    times = np.arange(sound.n_samples) / sample_rate
+    lap = np.interp(where, times, samples) * np.cos(turn) + np.interp(before, times, samples) * np.sin(turn)
+    return Waveform(np.clip(lap, -1.0, 1.0)[None].astype(np.float32), sample_rate)
 
 
 @dataclass(frozen=True)

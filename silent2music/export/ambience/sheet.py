@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from silent2music import audio
 from silent2music.audio import FloatArray
 from silent2music.errors import AudioError, require
+from silent2music.export.ambience.space import omni
 
 ROOMS_PER_SHEET = 24
 N_COLUMNS = 1200
@@ -122,10 +123,7 @@ def _draw_layers(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
 
 
 def _mono(out: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> FloatArray:
-    """What a listener without direction hears of a file, `[N]`."""
-    sound = audio.read(out / room["folder"] / file["file"])
-    mono = sound.samples[0] if file["spatial"] == "ambix" else sound.mono().samples[0]
-    return np.asarray(mono, dtype=np.float32)
+    return omni(audio.read(out / room["folder"] / file["file"]).samples)
 
 
 def _outline(samples: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

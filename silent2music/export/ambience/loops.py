@@ -18,25 +18,23 @@ there is a pulse, chosen so that the file's ends meet where nothing stands out e
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.audio import FloatArray, Waveform
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
-from silent2music.export.circle import circular_sound
-from silent2music.export.grid import Grid
-from silent2music.export.hearing import Hear
-from silent2music.export.layers import Layer, steered
-from silent2music.export.onsets import prominences, strongest_near
-from silent2music.export.seam import remarkable, stands_out
+from silent2music.export.ambience.circle import circular_sound
+from silent2music.export.ambience.grid import Grid
+from silent2music.export.ambience.lap import Layer, steered
+from silent2music.export.ambience.seam import prominences, remarkable, stands_out, strongest_near
 from silent2music.filters import mel_filters
 from silent2music.listening import listen_whole
 from silent2music.phase import stft
@@ -60,7 +58,8 @@ MAX_TAILS = 3
 MAX_STARTS = 6
 """Places for a set of loops to begin at, tried one after the other until none is heard."""
 
-Progress = Callable[[int, int], None]
+Hear = Callable[[FloatArray], Iterable[FloatArray]]
+"""From sound `[N]` at the codec's rate to all that is heard of it, `[M]` each at the rate of the files."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class Loop:
 
     Attributes:
         samples: `[N]`; its end leads into its beginning.
+        seed: that its take was drawn from.
         fold: where its own end was folded onto its beginning, as a share of the lap.
         head_nll: nats a token at which the model finds what follows the fold after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
@@ -100,6 +100,7 @@ class Loop:
     """
 
     samples: FloatArray
+    seed: int
     fold: float
     head_nll: float
     natural_nll: float
@@ -114,11 +115,13 @@ class _Circle:
 
     Attributes:
         samples: `[N]` from the fold on.
+        seed: of the row.
         fold: codec frame of the take.
         head_nll, natural_nll, stands_out: as `Loop` has it, of the fold alone.
     """
 
     samples: FloatArray
+    seed: int
     fold: int
     head_nll: float
     natural_nll: float
@@ -136,10 +139,10 @@ class _Music:
     """
 
     sound: FloatArray
-    onsets: NDArray[np.float64]
+    onsets: DoubleArray
     grid: Grid
 
-    def at(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    def at(self, frames: IntArray) -> IntArray:
         """The samples of codec frames."""
         return np.round(frames / self.grid.n_frames * self.grid.n_samples).astype(np.int64)
 
@@ -156,13 +159,13 @@ def write_take(
     layer: Layer,
     sampling: SamplingConfig,
     seeds: Sequence[int],
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Take:
     """Let the model write two laps, the second in the light of the first.
 
     Args:
         model: in evaluation mode.
-        lap: of the room, as `grid.room_lap` makes it.
+        lap: of the room, as `lap.room_lap` makes it.
         grid: the lap's length.
         layer: how the room is heard; multiplies the guidance.
         sampling: how tokens are drawn.
@@ -238,7 +241,7 @@ def _choose_folds(sound: FloatArray, music: _Music, codec_rate: int) -> list[int
     return _apart(frames, costs, margin // 2)
 
 
-def _apart(frames: NDArray[np.int64], costs: NDArray[np.float64], least: int) -> list[int]:
+def _apart(frames: IntArray, costs: DoubleArray, least: int) -> list[int]:
     """Frames by rising cost, those left out that are nearer than `least` to one before."""
     chosen: list[int] = []
     for frame in frames[np.argsort(costs, kind="stable")].tolist():
@@ -254,12 +257,13 @@ def _close(
     found: list[_Circle] = []
     for fold in _choose_folds(take.sounds[row], music, model.codec.sample_rate)[:MAX_FOLDS]:
         lap, tails, heads = _write_tails(model, take, row, grid, fold, n_candidates)
+        nll = [round(head, 4) for head in heads.tolist()]
         for i in heads.argsort()[:MAX_TAILS].tolist():
             samples = circular_sound(model, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = hear(np.roll(samples, len(samples) // 2))
             out = stands_out(turned, grid.sample_rate, 0.5, music.onset_at(fold))
-            found.append(_Circle(samples, fold, round(float(heads[i]), 4), round(float(heads[0]), 4), out))
+            found.append(_Circle(samples, take.seeds[row], fold, nll[i], nll[0], out))
             if out == 0:
                 return found[-1]
     return min(found, key=lambda circle: circle.stands_out)
@@ -314,7 +318,7 @@ def _begun_at(start: int, circle: _Circle, music: _Music, grid: Grid, hear: Hear
     heard = list(hear(samples))
     out = stands_out(heard, grid.sample_rate, 0.0, before)
     out += stands_out(heard, grid.sample_rate, fold, fold_before) if fold > 0 else 0.0
-    return Loop(samples, fold, circle.head_nll, circle.natural_nll, before, fold_before, out)
+    return Loop(samples, circle.seed, fold, circle.head_nll, circle.natural_nll, before, fold_before, out)
 
 
 def _head_nll(
@@ -358,7 +362,7 @@ def _steps(seconds: float, grid: Grid) -> int:
     return max(1, min(round(seconds * grid.frame_rate), grid.n_frames // 4))
 
 
-def _bands(sound: FloatArray, sample_rate: int, frame_rate: float) -> NDArray[np.float64]:
+def _bands(sound: FloatArray, sample_rate: int, frame_rate: float) -> DoubleArray:
     """Compressed magnitudes in 32 mel bands, `[T, 32]`, one for each codec frame."""
     hop = round(sample_rate / frame_rate)
     spectrum = stft(torch.from_numpy(sound), 2 * hop, hop).abs().numpy()

@@ -78,6 +78,11 @@ def heard(room: Waveform, room_format: str) -> Waveform:
     return room.mono()
 
 
+def omni(samples: FloatArray) -> FloatArray:
+    """What a listener without direction hears of a file, `[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
+    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
+
+
 def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
     """Where the energy of a recording comes from, and how diffuse the room is.
 
@@ -161,16 +166,6 @@ def place(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0
     diffuse *= np.sqrt(power[0] / power[1]) if power[1] > 0 else 0.0
     share = where.diffuse_share
     return np.asarray(np.sqrt(1.0 - share) * direct + np.sqrt(share) * diffuse, dtype=np.float32)
-
-
-def decode_to_ring(field: FloatArray, azimuths_degrees: Sequence[float]) -> FloatArray:
-    """Speaker signals `[M, N]` of a field `[4, N]` on a horizontal ring, with the max-rE weight of first order.
-
-    Gerzon (1992): the weight is cos 45 degrees in two dimensions.
-    """
-    angles = np.radians(np.asarray(azimuths_degrees, dtype=np.float64))[:, None]
-    directed = np.cos(angles) * field[X] + np.sin(angles) * field[Y]
-    return np.asarray((field[W] + 2.0 * np.sqrt(0.5) * directed) / len(angles), dtype=np.float32)
 
 
 def fold_down(field: FloatArray, spatial: str) -> FloatArray:
