@@ -209,7 +209,8 @@ def test_train_goes_on_and_plays_against_itself(desk: Desk, model: Path) -> None
     assert (model / "model.safetensors").read_bytes() != first
     desk.drive(
         "train recipes/base --shards shards --codec codec --start run/model --out played"
-        " --set training.selfplay_weight=1 --set training.learning_rate=3e-4 --set training.batch_size=2 --set training.max_steps=1"
+        " --set training.selfplay_weight=1 --set training.learning_rate=3e-4 --set training.batch_size=2"
+        " --set training.max_steps=1"
     )
     assert (desk.folder / "played" / "model" / "model.safetensors").is_file()
 

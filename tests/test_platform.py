@@ -244,7 +244,7 @@ def rooms(tmp_path: Path) -> Path:
 def test_infer_and_ambience_run_without_posix(rooms: Path, model_folder: Path) -> None:
     model = ["--model", model_folder]
     # Candidates are few, for speed.
-    loops = ["--loop", "1s", "--set", "ambience.candidates=1"]
+    loops = ["--loop", "2s", "--set", "ambience.candidates=1"]
     first, *rest = run_elsewhere(
         rooms,
         ["infer", "Küche", "--out", "music", "--json", *model],
