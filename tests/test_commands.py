@@ -65,7 +65,7 @@ n_layers = 1
 dim = 32
 n_layers = 1
 n_heads = 2
-attention_window = 30
+attention_window = 100
 
 [training]
 batch_size = 2
