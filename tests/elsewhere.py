@@ -16,22 +16,17 @@ ROOT = Path(__file__).parent.parent
 # Python imports it before all else, in every process that is started with its folder in PYTHONPATH: in this one, in
 # those of a pool and in those that these start.
 _SITECUSTOMIZE = """
-import importlib.abc, os, sys
-
-class Absence(importlib.abc.MetaPathFinder):
-    absent = set()
-
-    def find_spec(self, name, path=None, target=None):
-        if name in self.absent:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+import os, sys
 
 def take_away(names):
-    Absence.absent = set(names)
+    for name in [name for name, module in sys.modules.items() if module is None]:
+        del sys.modules[name]
     for name in list(sys.modules):
-        if name.partition(".")[0] in Absence.absent:
+        if name.partition(".")[0] in names:
             del sys.modules[name]
+    # None is what import and find_spec take for a module that cannot be found.
+    sys.modules.update(dict.fromkeys(names))
 
-sys.meta_path.insert(0, Absence())
 take_away(os.environ["S2M_ABSENT"].split(","))
 """
 

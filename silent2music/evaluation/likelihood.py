@@ -72,13 +72,13 @@ def room_contrast(
         shards: a prepared folder with a validation split.
         n_pairs: how many at most, in whole batches.
         crop_seconds: length of each crop.
-        batch_size: pairs at once, at least 2.
+        batch_size: pairs at once, at least 2; fewer if there are fewer.
         seed: of the crops, the order and the bootstrap.
         progress: called with pairs done and pairs in all.
 
     Raises:
         CheckpointError: if the shards were prepared with another codec than the model's.
-        DataError: if there are fewer pairs than one batch.
+        DataError: if there are fewer than two pairs.
     """
     dataset = PairDataset(shards, "validation", crop_seconds, seed, model.config.controls)
     if dataset.meta["codec_checksum"] != model.codec_checksum:
@@ -86,12 +86,12 @@ def room_contrast(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
             f"{model.codec_checksum}; prepare the pairs again with the model's codec."
         )
-    n_batches = min(n_pairs, len(dataset)) // batch_size
-    if batch_size < 2 or n_batches < 1:
+    batch_size = min(batch_size, n_pairs, len(dataset))
+    if batch_size < 2:
         raise DataError(
-            f"{shards} has {len(dataset)} validation pairs; a contrast in batches of {batch_size} needs at least "
-            "one full batch of two or more."
+            f"{shards} has {len(dataset)} validation pairs; expected two, for another one's room."
         )
+    n_batches = min(n_pairs, len(dataset)) // batch_size
     found: dict[str, list[float]] = {name: [] for name in ROOMS}
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
