@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from silent2music.errors import ConfigError
+from silent2music.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
@@ -109,11 +109,19 @@ class DecoderConfig:
         return self.dim // self.n_heads
 
 
+ROOM_CONTROLS = ("room_frames", "room_scalars")
+"""What a model hears of the recording; of the others in `signals.CONTROLS` it has those that its config names."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model, as stored in its `config.json`."""
+    """A whole model, as stored in its `config.json`.
+
+    `controls` are names in `signals.CONTROLS`; `guidance` is the strength of the room where none is given.
+    """
 
     name: str = "base"
+    controls: tuple[str, ...] = ROOM_CONTROLS
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     codec: str = "bundled"
@@ -130,13 +138,18 @@ PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn; passed with every call."""
+    """How tokens are drawn; passed with every call.
+
+    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
+    where the weights have limits for it.
+    """
 
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
-    guidance: float = 1.25
+    guidance: float | None = None
     seed: int = 0
+    constraints: tuple[str, ...] = ("cells", "rests")
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -145,7 +158,7 @@ class SamplingConfig:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if not self.guidance >= 0:
+        if self.guidance is not None and not self.guidance >= 0:
             raise ConfigError(f"guidance is {self.guidance}; expected 0 or more (1 is off).")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")
@@ -161,6 +174,9 @@ class TrainingConfig:
     With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
     draws for the same rooms; `selfplay_beta`, per nat, says how soon a piece that has become likelier than its
     counterpart is left alone.
+
+    `control_dropout` says which share of the rows loses a control, or all controls of a group, where it differs from
+    what `signals.CONTROLS` and `signals.GROUP_DROPOUT` say.
     """
 
     batch_size: int = 16
@@ -172,7 +188,7 @@ class TrainingConfig:
     max_minutes: float = 0.0
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
-    conditioning_dropout: float = 0.15
+    control_dropout: dict[str, float] = field(default_factory=dict)
     selfplay_weight: float = 0.0
     selfplay_beta: float = 0.02
     ema_decay: float = 0.999
@@ -363,8 +379,9 @@ class AmbienceConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Everything a recipe may state."""
+    """Everything a recipe may state; `controls` are those of the model."""
 
+    controls: tuple[str, ...] = ROOM_CONTROLS
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -486,3 +503,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
     """The settings of a recipe: a folder with `recipe.toml`, or such a file itself."""
     file = path / "recipe.toml" if path.is_dir() else path
     return from_dict(RecipeConfig, apply_overrides(read_values(file), overrides))
+
+
+def default_model() -> Path:
+    """The folder of the model that ships: inside an installed package, or at the root of a checkout.
+
+    Raises:
+        CheckpointError: if neither is there.
+    """
+    package = Path(__file__).parent
+    for place in (package / "checkpoints" / "base", package.parent / "checkpoints" / "base"):
+        if (place / "config.json").exists():
+            return place
+    raise CheckpointError("No model came with this installation; give --model with a model folder.")

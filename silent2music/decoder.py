@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
@@ -20,6 +20,30 @@ REST_SHARES = (0.01, 0.03, 0.1, 0.3)
 
 REST_QUANTILE = 0.97
 """Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What steers the decoder, embedded.
+
+    Attributes:
+        frames: `[B, S, D]`, added to the column of each codec frame.
+        mask: `[B, S]` bool, false where a row is padding.
+        tokens: `[B, G, D]`, global embeddings that every column may attend to.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    tokens: Tensor
+
+    def slice(self, begin: int, end: int) -> Conditioning:
+        """Frames `begin` to before `end`."""
+        return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens)
+
+    def expand(self, n_rows: int) -> Conditioning:
+        """A single row as that of each of `n_rows` rows."""
+        frames, tokens = self.frames.expand(n_rows, -1, -1), self.tokens.expand(n_rows, -1, -1)
+        return Conditioning(frames, self.mask.expand(n_rows, -1), tokens)
 
 
 class DelayPattern:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
-DoubleArray = NDArray[np.float64]
+from silent2music.arrays import DoubleArray, FloatArray
+
 Section = tuple[DoubleArray, DoubleArray]
 """`b [3]` and `a [3]`, a[0] = 1, of `y[n] = b0 x[n] + b1 x[n-1] + b2 x[n-2] - a1 y[n-1] - a2 y[n-2]`."""
 
@@ -164,3 +166,51 @@ def triangles(edges: NDArray[np.floating], at: NDArray[np.floating]) -> DoubleAr
     rising = (at - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - at) / (edges[2:] - edges[1:-1])[:, None]
     return np.asarray(np.maximum(0.0, np.minimum(rising, falling)))
+
+
+@lru_cache(maxsize=32)
+def mel_filters(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    low_hz: float = 0.0,
+    high_hz: float | None = None,
+    scale: Literal["htk", "slaney"] = "htk",
+    norm: Literal["peak", "area", "sum"] = "peak",
+    no_empty: bool = False,
+) -> DoubleArray:
+    """Triangular mel filters `[n_mels, n_fft // 2 + 1]`; cached, so not to be written to.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window of the spectra that they are for, in samples.
+        n_mels: number of bands.
+        low_hz, high_hz: outer edges of the first and the last band; None is the Nyquist frequency.
+        scale: `htk` is `2595 log10(1 + f / 700)` (O'Shaughnessy, Speech Communication, 1987); `slaney` is linear up
+            to 1 kHz, 15 mels of 200/3 Hz, and logarithmic beyond, 27 mels for a factor of 6.4 (Auditory Toolbox, 1998).
+        norm: of each filter: a `peak` of 1, an `area` of 1 over frequency in Hz, or a `sum` of 1 over the bins.
+        no_empty: give the bin nearest to a filter's centre at least 0.5, so that a filter narrower than a bin has one.
+    """
+    low, high = (_mel(hz, scale) for hz in (low_hz, sample_rate / 2 if high_hz is None else high_hz))
+    mels = np.linspace(low, high, n_mels + 2)
+    if scale == "htk":
+        edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    else:
+        edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
+    bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
+    filters = triangles(edges, bins)
+    if no_empty:
+        nearest = np.abs(bins - edges[1:-1, None]).argmin(axis=1)
+        filters[np.arange(n_mels), nearest] = np.maximum(filters[np.arange(n_mels), nearest], 0.5)
+    if norm == "area":
+        filters *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    elif norm == "sum":
+        filters /= np.maximum(filters.sum(axis=1, keepdims=True), 1e-12)
+    return filters
+
+
+def _mel(hz: float, scale: str) -> float:
+    """A frequency on one of the two scales of `mel_filters`."""
+    if scale == "htk":
+        return 2595.0 * float(np.log10(1.0 + hz / 700.0))
+    return hz * 3.0 / 200.0 if hz < 1000.0 else 15.0 + 27.0 * float(np.log(hz / 1000.0) / np.log(6.4))

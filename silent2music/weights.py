@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from silent2music.audio import atomic_path
 from silent2music.errors import CheckpointError
+from silent2music.files import atomic_path
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from silent2music.acoustics import (
     profile_curves,
     profile_scalars,
 )
-from silent2music.acoustics.boundaries import find_boundaries
+from silent2music.acoustics.boundaries import find_boundaries, likelihood_ratio
 from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.audio import FLOOR_DBFS, Waveform
@@ -352,6 +352,19 @@ class TestBoundaries:
         return sum(np.sin(2 * np.pi * (time / period + rng.random())) for period in (8, 13, 20)) / np.sqrt(
             3 / 2
         )
+
+
+class TestLikelihoodRatio:
+    def test_a_step_of_known_size(self) -> None:
+        """Of noise of variance 1 that steps by 4: the variance of both together is 1 + 4**2 / 4."""
+        features = np.random.default_rng(0).standard_normal((4000, 3))
+        features[2000:] += 4.0
+        ratio = likelihood_ratio(features, window=1000, variance_floor=1e-6)
+        assert len(ratio) == 4001
+        assert ratio.argmax() == 2000
+        assert ratio[2000] == pytest.approx(np.log(5.0), rel=0.05)
+        assert ratio[0] == ratio[-1] == 0.0
+        assert np.abs(ratio[[1000, 3000]]).max() < 0.01
 
 
 class TestAnyRecording:

@@ -3,14 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from silent2music.data.arranging import arrange, automation, energy_levels, key_shift
-from silent2music.data.ensembles import INSTRUMENTS, STYLES, Style
-from silent2music.data.moods import affect_curves, melody_chroma
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-from silent2music.data.scores import PITCH_NAMES, Score, ScorePart
-from silent2music.data.textures import in_range
-from silent2music.data.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_events
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.arranging import arrange, automation, energy_levels, key_shift
+from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Style
+from silent2music.factory.moods import affect_curves, melody_chroma
+from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.textures import in_range
+from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
+from silent2music.keys import PITCH_NAMES
 
 SECONDS = 30.0
 N_FRAMES = round(SECONDS * ENERGY_RATE_HZ)
@@ -326,8 +327,8 @@ def test_curves_of_another_length_are_fitted():
     assert energy_levels(scene("room", energy_db=np.zeros(0), level_dbfs=-55.0), 10).tolist() == [-55.0] * 10
 
 
-def test_thin_events_keeps_the_stronger():
-    kept = thin_events(np.array([0.0, 0.05, 1.0, 1.2]), np.array([0.2, 0.9, 0.5, 0.4]), 0.1)
+def test_thin_out_keeps_the_stronger():
+    kept = thin_out(np.array([0.0, 0.05, 1.0, 1.2]), np.array([0.2, 0.9, 0.5, 0.4]), 0.1)
     assert kept.tolist() == [1, 2, 3]
 
 

@@ -53,6 +53,8 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
         "temperature": 0.9,
         "top_k": 7,
         "top_p": 0.8,
+        "constraints": ["cells", "rests"],
+        "controls": {},
         "device": "cpu",
     }
 

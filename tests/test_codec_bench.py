@@ -19,7 +19,6 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.cli import app
 from silent2music.codec import load_codec
 from silent2music.config import CodecConfig, DataConfig, from_dict, read_values
-from silent2music.data.medleys import FAMILIES, render_medleys
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import codec_bench
 from silent2music.evaluation.codec_bench import BenchEntry, held_out, parse_entry, run_bench
@@ -29,6 +28,7 @@ from silent2music.evaluation.codec_metrics import (
     held_modulation,
     si_sdr_db,
 )
+from silent2music.factory.medleys import FAMILIES, render_medleys
 
 RATE = 24_000
 NO_ONSETS = np.zeros(0)

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
-from silent2music.decoder import Decoder, DelayPattern, hold_last
+from silent2music.decoder import Conditioning, Decoder, DelayPattern, hold_last
 from silent2music.errors import ConfigError
 from silent2music.stepping import PackedDecoder, Stepper
 
@@ -32,9 +31,8 @@ def make_conditioning(b: int, s: int, seed: int = 1) -> Conditioning:
     g = torch.Generator().manual_seed(seed)
     return Conditioning(
         frames=torch.randn(b, s, 32, generator=g),
-        frames_mask=torch.ones(b, s, dtype=torch.bool),
+        mask=torch.ones(b, s, dtype=torch.bool),
         tokens=torch.randn(b, 2, 32, generator=g),
-        tokens_mask=torch.ones(b, 2, dtype=torch.bool),
     )
 
 
@@ -109,7 +107,7 @@ def test_conditioning_of_frame_t_meets_column_t():
     grid = decoder.pattern.apply(torch.randint(0, 11, (1, 3, 12)))
     moved = conditioning.frames.clone()
     moved[:, 5] += 1.0
-    changed = Conditioning(moved, conditioning.frames_mask, conditioning.tokens, conditioning.tokens_mask)
+    changed = Conditioning(moved, conditioning.mask, conditioning.tokens)
     with torch.inference_mode():
         a, b = decoder(grid, conditioning), decoder(grid, changed)
     torch.testing.assert_close(a[:, :, :5], b[:, :, :5])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rooms import RATE, steps_room
 
-from silent2music import audio
+from silent2music import audio, config
 from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
@@ -85,7 +85,8 @@ def test_record_says_how_the_piece_was_made(
     assert record["input"]["sha256"] == provenance.sha256(room_file)
     assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
     assert record["model"]["name"] == "tiny"
-    assert record["settings"] == dataclasses.asdict(SAMPLING) | {"seed": 5, "seconds": 1.0, "device": "cpu"}
+    drawn = dataclasses.asdict(SAMPLING) | {"seed": 5, "guidance": 1.5, "constraints": ["cells", "rests"]}
+    assert record["settings"] == drawn | {"controls": {}, "seconds": 1.0, "device": "cpu"}
     assert set(record["versions"]) >= {"silent2music", "torch", "python"}
     assert record["room"]["level_dbfs"] == pytest.approx(-60.0, abs=0.5)
     tags = provenance.read_tags(tmp_path / "out.flac")
@@ -201,7 +202,8 @@ def test_the_same_file_twice_is_one_more_failure_to_overwrite(
 def test_guidance_is_the_models_own_unless_given(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
     for guidance, expected in ((None, 1.5), (3.0, 3.0)):
         jobs, _ = job.plan([room_file], 0, folder=tmp_path / str(guidance))
-        (record,) = job.infer_many(jobs, SAMPLING, guidance, 0.5, model_folder)
+        sampling = dataclasses.replace(SAMPLING, guidance=guidance)
+        (record,) = job.infer_many(jobs, sampling, 0.5, model_folder)
         assert record["settings"]["guidance"] == expected
 
 
@@ -225,13 +227,13 @@ def test_impossible_lengths_are_refused(seconds: float) -> None:
 
 
 def test_model_that_ships_is_found_in_a_package_and_in_a_checkout(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job.silent2music, "__file__", str(tmp_path / "silent2music" / "__init__.py"))
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "silent2music" / "config.py"))
     with pytest.raises(CheckpointError, match="No model came with this installation"):
-        job.default_model()
+        config.default_model()
     for place in (tmp_path / "checkpoints" / "base", tmp_path / "silent2music" / "checkpoints" / "base"):
         place.mkdir(parents=True)
         (place / "config.json").write_text("{}")
-        assert job.default_model() == place
+        assert config.default_model() == place
 
 
 def test_unknown_and_absent_devices_are_named(model_folder: Path, monkeypatch) -> None:

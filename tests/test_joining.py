@@ -77,7 +77,7 @@ def test_that_of_a_short_room_is_its_own(counted: list[float]) -> None:
 def test_each_window_is_measured_once(
     tmp_path: Path, short_windows: None, counted: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audio, "WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(audio.formats, "WHOLE_SECONDS", 1.0)
     audio.write(tmp_path / "room.wav", walk(36.0))
     room = audio.open_recording(tmp_path / "room.wav")
     assert isinstance(room, Recording)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "silent2music"
 
 HOMES = {
     "typer": ("cli/",),
-    "soundfile": ("audio.py",),
+    "soundfile": ("audio/formats.py",),
     "accelerate": ("training/", "export/workers.py"),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),
@@ -43,6 +43,7 @@ NOT_FOR_INFER = (
     "scipy.stats",
     "silent2music.data",
     "silent2music.evaluation",
+    "silent2music.factory",
     "silent2music.training",
     "sklearn",
     "sympy",

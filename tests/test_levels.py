@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from silent2music import audio
-from silent2music.audio import Waveform
-from silent2music.export.levelling import LoudnessMeter, gate
+from silent2music.audio import LoudnessMeter, Waveform, gate
 from silent2music.export.levels import GATE_MARGIN_LU, levelled_set, loudness_of, off_the_gate, quantised
 
 RATE = 48_000

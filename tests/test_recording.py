@@ -23,9 +23,9 @@ CONFIG = AmbientConfig(dim=16, n_layers=2, n_mels=8, n_fft=512, n_global_tokens=
 @pytest.fixture
 def short_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything over a second is long, and blocks and windows are short."""
-    monkeypatch.setattr(audio, "WHOLE_SECONDS", 1.0)
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 5000)
-    monkeypatch.setattr(audio, "IN_MEMORY_BYTES", 10_000)
+    monkeypatch.setattr(audio.formats, "WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(audio.formats, "BLOCK_SAMPLES", 5000)
+    monkeypatch.setattr(audio.waveform, "IN_MEMORY_BYTES", 10_000)
     monkeypatch.setattr(listening, "WINDOW_SECONDS", 6.0)
     monkeypatch.setattr(listening, "OVERLAP_SECONDS", 2.0)
 
@@ -53,7 +53,7 @@ def test_a_recording_is_the_file_stretch_by_stretch(
         whole.seconds,
     )
     for begin, end in ((0, 10), (4_990, 5_010), (20_000, 10**9), (0, whole.n_samples)):
-        assert np.array_equal(recording.stretch(begin, end), whole.stretch(begin, end))
+        assert np.array_equal(recording.slice(begin, end), whole.slice(begin, end))
 
 
 def test_a_short_one_is_read_whole(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from library import RATE, clicks, noise_bed, response, write_ambience, write_rooms
 
-from silent2music.data.rooms import measured_rt60, prepared_response, simulated_room
-from silent2music.data.sources import (
+from silent2music.errors import DataError
+from silent2music.factory.rooms import measured_rt60, prepared_response, simulated_room
+from silent2music.factory.sources import (
     BED,
     EVENT,
     cut_shots,
@@ -19,7 +20,6 @@ from silent2music.data.sources import (
     roles_of,
     source_of,
 )
-from silent2music.errors import DataError
 
 
 @pytest.mark.parametrize(

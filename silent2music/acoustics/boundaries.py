@@ -5,15 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Boundary, Event
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
-
-FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
-IntArray = NDArray[np.int64]
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 
 CELL_RATE_HZ = 20.0
 LASTING_SECONDS, SIDE_SECONDS, COLOUR_SECONDS, ABRUPT_SECONDS = 6.0, 3.0, 1.5, 0.8
@@ -51,7 +47,7 @@ MIN_CONFIDENCE = 0.2
 """At this probability about as many changes are missed as are made up."""
 
 
-def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
+def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
     """Times at which the sound changes at once and for good; the confidence is the probability of a change.
 
     What speaks for it is a step in single bands that is abrupt and lasts; what speaks against it is a level that
@@ -84,7 +80,7 @@ def find_boundaries(bands: Float32Array, events: tuple[Event, ...]) -> tuple[Bou
     return tuple(sorted(found, key=lambda boundary: boundary.seconds))
 
 
-def _evidence_by_pieces(cells: Float32Array) -> dict[str, FloatArray]:
+def _evidence_by_pieces(cells: FloatArray) -> dict[str, DoubleArray]:
     """`evidence`, made piece by piece with so much on both sides that it is that of the whole but for rounding."""
     margin, found = _cells(LASTING_SECONDS + 2 * EVENT_SECONDS), []
     starts = range(0, len(cells), PIECE_CELLS)
@@ -97,7 +93,7 @@ def _evidence_by_pieces(cells: Float32Array) -> dict[str, FloatArray]:
     return {name: np.concatenate([piece[name] for piece in found]) for name in found[0]}
 
 
-def evidence(cells: Float32Array) -> dict[str, FloatArray]:
+def evidence(cells: FloatArray) -> dict[str, DoubleArray]:
     """What tells a change from a swell at every border of two cells, all >= 0 and about 1 to 10 at a change.
 
     Args:
@@ -127,7 +123,9 @@ def evidence(cells: Float32Array) -> dict[str, FloatArray]:
         "abrupt": np.minimum(abrupt, MAX_STEP_DB).mean(axis=1),
         "colour": colour.std(axis=1),
         "distance": _distance(quiet),
-        "likelihood": _likelihood_ratio(loud),
+        "likelihood": likelihood_ratio(loud, _cells(LASTING_SECONDS), VARIANCE_FLOOR_DB2)
+        * 1.5
+        * CELL_RATE_HZ,
         "floor_drift": np.abs(lasting.mean(axis=1)),
         "level_drift": np.abs(level.mean(axis=1)),
         "peak_drift": np.abs(peak.mean(axis=1)),
@@ -138,7 +136,7 @@ def _cells(seconds: float) -> int:
     return int(seconds * CELL_RATE_HZ)
 
 
-def _usual(curve: FloatArray, edge: int) -> FloatArray:
+def _usual(curve: DoubleArray, edge: int) -> DoubleArray:
     """`[n + 1]` the medians of stretches of about `USUAL_SECONDS`, linear in between; ends do not count."""
     inner = curve[edge : len(curve) - edge]
     n_stretches = max(1, len(inner) // _cells(USUAL_SECONDS))
@@ -147,7 +145,7 @@ def _usual(curve: FloatArray, edge: int) -> FloatArray:
     return np.interp(np.arange(len(curve)) - edge, (borders[:-1] + borders[1:]) / 2, medians)
 
 
-def _sides(values: FloatArray, seconds: float, *percentiles: float) -> tuple[FloatArray, FloatArray]:
+def _sides(values: DoubleArray, seconds: float, *percentiles: float) -> tuple[DoubleArray, DoubleArray]:
     """`[P, n + 1, N_BANDS]` percentiles of what lies before, and after, each border of two cells; 0 of nothing."""
     side, n = _cells(seconds), len(values)
     padded = np.pad(values.astype(np.float32), ((side, side), (0, 0)), constant_values=np.nan)
@@ -165,12 +163,12 @@ def _sides(values: FloatArray, seconds: float, *percentiles: float) -> tuple[Flo
     return out[:, : n + 1], out[:, side:]
 
 
-def _steps(values: FloatArray, seconds: float, *percentiles: float) -> FloatArray:
+def _steps(values: DoubleArray, seconds: float, *percentiles: float) -> DoubleArray:
     left, right = _sides(values, seconds, *percentiles)
     return right - left
 
 
-def _distance(quiet: FloatArray) -> FloatArray:
+def _distance(quiet: DoubleArray) -> DoubleArray:
     """`[n + 1]` difference of the 30th percentiles in units of the spread, which is that from the 10th to the 50th.
 
     Events and their decays hardly move either.
@@ -181,31 +179,40 @@ def _distance(quiet: FloatArray) -> FloatArray:
     return np.asarray(np.sqrt(np.mean(np.minimum(distance, MAX_DISTANCE) ** 2, axis=1)))
 
 
-def _likelihood_ratio(loud: FloatArray) -> FloatArray:
-    """`[n + 1]` log likelihood per second of two Gaussians of diagonal covariance against one, mean over bands.
+def likelihood_ratio(features: DoubleArray, window: int, variance_floor: float) -> DoubleArray:
+    """Log likelihood of two Gaussians of diagonal covariance, one on each side, against a single one for both.
 
     Willsky and Jones, "A generalized likelihood ratio approach to the detection and estimation of jumps in
     linear systems", IEEE TAC 21(1), 1976. Where one side is shorter, the ratio counts for less.
-    """
-    n, side = len(loud), _cells(LASTING_SECONDS)
-    zero = np.zeros((1, N_BANDS))
-    total = np.concatenate([zero, np.cumsum(loud, axis=0, dtype=np.float64)])
-    squares = np.concatenate([zero, np.cumsum(np.square(loud, dtype=np.float64), axis=0)])
-    at = np.arange(n + 1)
-    first, last = np.maximum(at - side, 0), np.minimum(at + side, n)
 
-    def moments(start: IntArray, end: IntArray) -> tuple[FloatArray, FloatArray]:
+    Args:
+        features: `[T, D]`.
+        window: frames that count on either side.
+        variance_floor: added to the variance of every dimension.
+
+    Returns:
+        `[T + 1]`, at the border before each frame and after the last: per frame, mean over dimensions; 0 at both ends.
+    """
+    n = len(features)
+    total, squares = (
+        np.pad(np.cumsum(x, axis=0, dtype=np.float64), ((1, 0), (0, 0)))
+        for x in (features, np.square(features, dtype=np.float64))
+    )
+    at = np.arange(n + 1)
+    first, last = np.maximum(at - window, 0), np.minimum(at + window, n)
+
+    def moments(start: IntArray, end: IntArray) -> tuple[DoubleArray, DoubleArray]:
         count = np.maximum(end - start, 1)[:, None]
         mean = (total[end] - total[start]) / count
-        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + VARIANCE_FLOOR_DB2
+        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + variance_floor
 
     (left, left_variance), (right, right_variance) = moments(first, at), moments(at, last)
     together = (left_variance + right_variance) / 2 + (right - left) ** 2 / 4
     ratio = np.log(together) - np.log(left_variance * right_variance) / 2
-    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / side * 1.5 * CELL_RATE_HZ)
+    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / window)
 
 
-def _density_distance(events: tuple[Event, ...], n_cells: int) -> FloatArray:
+def _density_distance(events: tuple[Event, ...], n_cells: int) -> DoubleArray:
     """`[n_cells + 1]` log likelihood ratio (deviance) of two rates of events against one, both Poisson."""
     times = np.array([e.seconds for e in events if e.confidence > 0.5])
     at = np.arange(n_cells + 1) / CELL_RATE_HZ

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics.profile import AcousticProfile
-
-FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
+from silent2music.arrays import DoubleArray, FloatArray
 
 PROFILE_CURVES: tuple[str, ...] = (
     "event_strength",
@@ -53,7 +50,7 @@ PROFILE_SCALARS: tuple[str, ...] = (
 """Entries of `profile_scalars`, in order."""
 
 
-def profile_curves(profile: AcousticProfile, frame_rate: float, n_frames: int) -> Float32Array:
+def profile_curves(profile: AcousticProfile, frame_rate: float, n_frames: int) -> FloatArray:
     """The profile on a time axis, `[n_frames, len(PROFILE_CURVES)]`, all roughly within -3 to 3.
 
     Frame f stands for the time f / frame_rate; an event at t seconds lies in frame round(t * frame_rate).
@@ -101,7 +98,7 @@ def profile_curves(profile: AcousticProfile, frame_rate: float, n_frames: int) -
     return out
 
 
-def _pulse_columns(profile: AcousticProfile, t: FloatArray, column: dict[str, Float32Array]) -> None:
+def _pulse_columns(profile: AcousticProfile, t: DoubleArray, column: dict[str, FloatArray]) -> None:
     """Fill in phase, tempo and confidence of the pulse; the grid goes on at its end intervals on both sides."""
     if profile.tempo_bpm is None or len(profile.pulse_seconds) < 2:
         return
@@ -116,7 +113,7 @@ def _pulse_columns(profile: AcousticProfile, t: FloatArray, column: dict[str, Fl
     column["pulse_confidence"][:] = profile.pulse_confidence
 
 
-def profile_scalars(profile: AcousticProfile) -> Float32Array:
+def profile_scalars(profile: AcousticProfile) -> FloatArray:
     """The profile's globals, `[len(PROFILE_SCALARS)]`, all roughly within -3 to 3."""
     energy = np.array(profile.energy_dbfs)
     strengths = [e.strength_db for e in profile.events]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics.profile import Event
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
-
-FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
+from silent2music.arrays import DoubleArray, FloatArray
 
 MAX_DECAYS = 150
 """Decays looked at, the strongest first: more add time and no precision."""
@@ -32,7 +29,7 @@ SHARE = 0.25
 decay and nothing shortens one, so the room is found among the shorter ones."""
 
 
-def find_decay(bands: Float32Array, events: tuple[Event, ...]) -> tuple[float | None, float]:
+def find_decay(bands: FloatArray, events: tuple[Event, ...]) -> tuple[float | None, float]:
     """Blind RT60 in seconds, None without a usable decay, and its confidence, 0 to 1.
 
     Each octave of each event's decay is a straight line in dB between its peak and the noise, whose power is
@@ -60,7 +57,7 @@ def find_decay(bands: Float32Array, events: tuple[Event, ...]) -> tuple[float | 
     return float(np.clip(np.exp(answer), 0.05, 10.0)), float(np.clip(confidence, 0.0, 1.0))
 
 
-def _octave_decays(power: FloatArray, events: tuple[Event, ...]) -> list[tuple[float, float]]:
+def _octave_decays(power: DoubleArray, events: tuple[Event, ...]) -> list[tuple[float, float]]:
     """Rate in dB/s and weight of the usable decays in one octave's power `[T]`."""
     if len(power) <= 20:
         return []
@@ -75,7 +72,7 @@ def _octave_decays(power: FloatArray, events: tuple[Event, ...]) -> list[tuple[f
     return [fit for fit in fits if fit is not None]
 
 
-def _fit_decay(power: FloatArray, noise: float) -> tuple[float, float] | None:
+def _fit_decay(power: DoubleArray, noise: float) -> tuple[float, float] | None:
     """Rate in dB/s and weight of one decay, from just below its peak to just above the noise."""
     if len(power) < 12:
         return None

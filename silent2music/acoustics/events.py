@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.profile import Event
 from silent2music.acoustics.spectra import ANALYSIS_RATE, FRAME_RATE, HOP, Signal, running_percentile
-
-FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
+from silent2music.arrays import DoubleArray, FloatArray
 
 REFRACTORY_SECONDS = 0.07
 EVENT_THRESHOLD = 4.5
@@ -40,13 +38,13 @@ class Onsets(NamedTuple):
         floor: `[n, B]` in dB.
     """
 
-    function: FloatArray
+    function: DoubleArray
     frames: NDArray[np.intp]
-    rises: Float32Array
-    floor: Float32Array
+    rises: FloatArray
+    floor: FloatArray
 
 
-def onset_function(bands: Float32Array) -> Onsets:
+def onset_function(bands: FloatArray) -> Onsets:
     """Log flux over the running noise floor of each band, summed over all bands or over the best three.
 
     A band's rise counts in units of how much that band rises and falls anyway, so that rain, a rattling fan
@@ -63,7 +61,7 @@ def onset_function(bands: Float32Array) -> Onsets:
     return Onsets(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def _onset_piece(bands: Float32Array, start: int) -> tuple[FloatArray, Float32Array, Float32Array]:
+def _onset_piece(bands: FloatArray, start: int) -> tuple[DoubleArray, FloatArray, FloatArray]:
     """`onset [T]`, `rises [T, B]` and `floor [T, B]` of one piece, made with so much on both sides that they equal
     those of the whole."""
     before = min(start, PIECE_MARGIN_FRAMES)
@@ -84,7 +82,7 @@ def _onset_piece(bands: Float32Array, start: int) -> tuple[FloatArray, Float32Ar
     return onset[own], rises[own].astype(np.float32), floor[own].astype(np.float32)
 
 
-def _risen(excess: FloatArray) -> FloatArray:
+def _risen(excess: DoubleArray) -> DoubleArray:
     """Mean of the 25 ms from each frame on less the mean of the 40 ms that ended 15 ms before it, `[T, B]`.
 
     The gap is half an analysis window: what lies in it hears both sides.
@@ -98,7 +96,7 @@ def _risen(excess: FloatArray) -> FloatArray:
     return np.asarray(after - before, dtype=np.float64)
 
 
-def find_events(signal: Signal, bands: Float32Array, onsets: Onsets) -> tuple[Event, ...]:
+def find_events(signal: Signal, bands: FloatArray, onsets: Onsets) -> tuple[Event, ...]:
     """Peaks of the onset function that stand above the floor, with their times refined."""
     onset = onsets.function
     peaks = find_peaks(onset, EVENT_THRESHOLD, int(REFRACTORY_SECONDS * FRAME_RATE))
@@ -129,7 +127,7 @@ def _refined_onset(signal: Signal, centre: int) -> int:
     from scipy.fft import rfft
 
     start = max(0, centre - 2 * FINE_WINDOW - int(0.060 * ANALYSIS_RATE))
-    piece = signal.stretch(start, centre + int(0.030 * ANALYSIS_RATE))
+    piece = signal.slice(start, centre + int(0.030 * ANALYSIS_RATE))
     if len(piece) < FINE_WINDOW + 8 * FINE_STEP:
         return min(max(0, centre), signal.size - 1)
     views = np.lib.stride_tricks.sliding_window_view(piece, FINE_WINDOW)[::FINE_STEP]

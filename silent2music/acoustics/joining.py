@@ -15,8 +15,8 @@ from silent2music.acoustics.events import REFRACTORY_SECONDS
 from silent2music.acoustics.profile import AcousticProfile, Boundary, Event
 from silent2music.acoustics.pulse import tempo_of
 from silent2music.acoustics.spectra import to_dbfs
+from silent2music.arrays import DoubleArray
 
-FloatArray = NDArray[np.float64]
 Mark = TypeVar("Mark", Event, Boundary)
 
 
@@ -76,7 +76,7 @@ def joined(parts: Sequence[Part]) -> AcousticProfile:
     )
 
 
-def _energy(parts: Sequence[Part], borders: Sequence[float]) -> FloatArray:
+def _energy(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
     """The energy curve of the whole in dBFS: each of its cells from the window whose stretch it lies in."""
     rate = parts[0].profile.curve_rate_hz
     cells = np.arange(max(1, round(parts[-1].end_seconds * rate)))
@@ -101,7 +101,7 @@ def _marks(
     return tuple(marks[i] for marks, is_own in zip(found, own, strict=True) for i in np.flatnonzero(is_own))
 
 
-def _beats(parts: Sequence[Part], borders: Sequence[float]) -> FloatArray:
+def _beats(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
     """Beats of the whole; where one window's go over into the next one's, none are nearer than half a beat."""
     found = [begin + np.array(profile.pulse_seconds) for begin, profile in parts]
     gaps = [30.0 / max(a.profile.tempo_bpm or 60.0, b.profile.tempo_bpm or 60.0) for a, b in pairwise(parts)]
@@ -110,7 +110,7 @@ def _beats(parts: Sequence[Part], borders: Sequence[float]) -> FloatArray:
 
 
 def _own(
-    times: Sequence[FloatArray], borders: Sequence[float], gaps: Sequence[float]
+    times: Sequence[DoubleArray], borders: Sequence[float], gaps: Sequence[float]
 ) -> list[NDArray[np.bool_]]:
     """Which of its findings each window has for its own.
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from silent2music.arrays import DoubleArray, IntArray
 
 
-def find_peaks(curve: FloatArray, height: float, distance: int) -> IntArray:
+def find_peaks(curve: DoubleArray, height: float, distance: int) -> IntArray:
     """Where a curve `[N]` is higher than on both sides, in order; of a flat top its middle.
 
     The same as `scipy.signal.find_peaks`, whose import takes a second.

@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 
 from silent2music.acoustics.profile import Event
 from silent2music.acoustics.spectra import FRAME_RATE
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from silent2music.arrays import DoubleArray, IntArray
 
 TEMPO_MIN_BPM, TEMPO_MAX_BPM, TEMPO_CENTRE_BPM = 40.0, 200.0, 110.0
 TEMPO_SPREAD_OCTAVES = 1.2
@@ -25,13 +23,13 @@ TIGHTNESS = 60.0
 MIN_CONFIDENCE = 0.5
 
 
-def tempo_of(beats: FloatArray) -> float:
+def tempo_of(beats: DoubleArray) -> float:
     """Tempo in bpm: the median over spans of up to four beats, so that single beats may waver."""
     span = min(4, len(beats) - 1)
     return float(60.0 * span / np.median(beats[span:] - beats[:-span]))
 
 
-def find_pulse(events: tuple[Event, ...], onset: FloatArray, seconds: float) -> tuple[FloatArray, float]:
+def find_pulse(events: tuple[Event, ...], onset: DoubleArray, seconds: float) -> tuple[DoubleArray, float]:
     """Beat times from the first to the last that an event supports, and their confidence.
 
     Tempo comes from the autocorrelation of the event train with a log-normal prior, followed through the
@@ -56,7 +54,7 @@ def find_pulse(events: tuple[Event, ...], onset: FloatArray, seconds: float) -> 
     return (beats, confidence) if confidence >= MIN_CONFIDENCE else (nothing, confidence)
 
 
-def _event_weights(events: tuple[Event, ...]) -> FloatArray:
+def _event_weights(events: tuple[Event, ...]) -> DoubleArray:
     """`[E]` 0 to 1: surer and stronger events count more, those in the wake of a stronger one less.
 
     A step is heel and toe, a knock has its echo: what follows within 0.2 s does not carry the pulse.
@@ -71,7 +69,7 @@ def _event_weights(events: tuple[Event, ...]) -> FloatArray:
     return np.asarray(weights, dtype=np.float64)
 
 
-def _event_train(events: tuple[Event, ...], onset: FloatArray, seconds: float) -> FloatArray:
+def _event_train(events: tuple[Event, ...], onset: DoubleArray, seconds: float) -> DoubleArray:
     """Events as Gaussian bumps of 20 ms, with a little of the onset function below them, at `PULSE_RATE_HZ`."""
     from scipy.ndimage import gaussian_filter1d
 
@@ -86,7 +84,7 @@ def _event_train(events: tuple[Event, ...], onset: FloatArray, seconds: float) -
     return np.asarray(train + ONSET_SHARE * fine[at], dtype=np.float64)
 
 
-def _tempogram(train: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
+def _tempogram(train: DoubleArray) -> tuple[DoubleArray, IntArray, IntArray]:
     """Autocorrelation in windows every second: salience `[W, L]`, lags `[L]` and window centres `[W]`.
 
     What is explained by half or a third of a lag is taken off, so that a steady train counts at its own
@@ -112,7 +110,7 @@ def _tempogram(train: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
     return np.maximum(np.array(rows), 0) * prior, lags, centres
 
 
-def _period_path(salience: FloatArray, lags: IntArray) -> FloatArray:
+def _period_path(salience: DoubleArray, lags: IntArray) -> DoubleArray:
     """The best slowly changing lag through the tempogram (Viterbi), `[W]` in frames of the train."""
     cost = 12.0 * np.abs(np.log2(lags[:, None] / lags[None, :]))
     score, back = salience[0].copy(), []
@@ -126,12 +124,12 @@ def _period_path(salience: FloatArray, lags: IntArray) -> FloatArray:
     return np.asarray(lags[path[::-1]], dtype=np.float64)
 
 
-def _track_beats(train: FloatArray, period: FloatArray) -> IntArray:
+def _track_beats(train: DoubleArray, period: DoubleArray) -> IntArray:
     """Beat tracking by dynamic programming (Ellis 2007, Beat Tracking by Dynamic Programming, J. New Music Res.)."""
     local = train / max(float(train.std()), 1e-9)
     n = len(local)
     score, back = local.copy(), np.full(n, -1)
-    tables: dict[int, tuple[int, int, FloatArray]] = {}
+    tables: dict[int, tuple[int, int, DoubleArray]] = {}
     for t, tau in enumerate(np.round(period).astype(int).tolist()):
         if tau not in tables:
             steps = np.arange(-2 * tau, -(tau // 2) + 1)
@@ -154,7 +152,7 @@ def _track_beats(train: FloatArray, period: FloatArray) -> IntArray:
     return np.array(beats[::-1], dtype=np.int64)
 
 
-def _snapped(grid: FloatArray, times: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _snapped(grid: DoubleArray, times: DoubleArray) -> tuple[DoubleArray, NDArray[np.bool_]]:
     """Beats moved onto the events they mean and cut to the supported span, and which of them were hit."""
     after = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     nearest = np.where(grid - times[after - 1] < times[after] - grid, times[after - 1], times[after])
@@ -168,7 +166,7 @@ def _snapped(grid: FloatArray, times: FloatArray) -> tuple[FloatArray, NDArray[n
     return beats[span][keep], hit[span][keep]
 
 
-def _confidence(beats: FloatArray, hit: NDArray[np.bool_], events: tuple[Event, ...]) -> float:
+def _confidence(beats: DoubleArray, hit: NDArray[np.bool_], events: tuple[Event, ...]) -> float:
     """How well beats explain the events, are covered by them, and are regular themselves: 0 to 1."""
     if len(beats) < MIN_EVENTS:
         return 0.0

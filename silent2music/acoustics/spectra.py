@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import FLOOR_DBFS, WHOLE_SECONDS, Recorded, Stored
 from silent2music.filters import Biquads, high_pass
-
-FloatArray = NDArray[np.float64]
-Float32Array = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 ANALYSIS_RATE = 24_000
 WINDOW = 512
@@ -30,20 +26,20 @@ CURVE_RATE_HZ = 10.0
 
 
 class Signal:
-    """What is analysed, `[N]` at `ANALYSIS_RATE`, a stretch at a time: an hour need not be in memory."""
+    """What is analysed, `[N]` at `ANALYSIS_RATE`, a slice at a time: an hour need not be in memory."""
 
     def __init__(self) -> None:
         self._stored, self._rms = Stored(1), np.float32(1.0)
 
-    def append(self, samples: Float32Array) -> None:
+    def append(self, samples: FloatArray) -> None:
         """Go on with `[n]`."""
         self._stored.append(samples[None])
 
     def scale_to_unit_rms(self) -> None:
         """Divide what was appended by its RMS, if it is not silent."""
         step = BLOCK_SECONDS * ANALYSIS_RATE
-        stretches = (self.stretch(i, i + step) for i in range(0, self.size, step))
-        rms = float(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in stretches) / self.size))
+        slices = (self.slice(i, i + step) for i in range(0, self.size, step))
+        rms = float(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in slices) / self.size))
         self._rms = np.float32(rms or 1.0)
 
     @property
@@ -51,9 +47,9 @@ class Signal:
         """N, the number of samples."""
         return self._stored.n_samples
 
-    def stretch(self, begin: int, end: int) -> Float32Array:
+    def slice(self, begin: int, end: int) -> FloatArray:
         """Samples `[n]` from `begin` to before `end`, or to the end."""
-        return np.asarray(self._stored.stretch(begin, end)[0] / self._rms)
+        return np.asarray(self._stored.slice(begin, end)[0] / self._rms)
 
 
 class Sound(NamedTuple):
@@ -62,22 +58,22 @@ class Sound(NamedTuple):
     signal: Signal
     power: float
     peak: float
-    energy: FloatArray
+    energy: DoubleArray
 
 
-def to_dbfs(power: FloatArray) -> FloatArray:
+def to_dbfs(power: DoubleArray) -> DoubleArray:
     """Mean power in dB re full scale, not below the floor."""
     return np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
-def _mean(room: Recorded) -> FloatArray:
+def _mean(room: Recorded) -> DoubleArray:
     """`[C]` mean of each channel."""
     step = round(WHOLE_SECONDS * room.sample_rate)
-    stretches = (room.stretch(i, i + step) for i in range(0, room.n_samples, step))
-    return np.asarray(sum(x.sum(axis=1, dtype=np.float64) for x in stretches) / room.n_samples)
+    slices = (room.slice(i, i + step) for i in range(0, room.n_samples, step))
+    return np.asarray(sum(x.sum(axis=1, dtype=np.float64) for x in slices) / room.n_samples)
 
 
-def _downmix_weights(room: Recorded, mean: FloatArray) -> Float32Array:
+def _downmix_weights(room: Recorded, mean: DoubleArray) -> FloatArray:
     """Equal weights, or the loudest channel alone where the channels cancel each other."""
     n_channels = room.n_channels
     weights = np.full(n_channels, 1.0 / n_channels)
@@ -85,7 +81,7 @@ def _downmix_weights(room: Recorded, mean: FloatArray) -> Float32Array:
         covariance = np.zeros((n_channels, n_channels))
         step = BLOCK_SECONDS * room.sample_rate
         for start in range(0, room.n_samples, step):
-            x = room.stretch(start, start + step).astype(np.float64) - mean[:, None]
+            x = room.slice(start, start + step).astype(np.float64) - mean[:, None]
             covariance += x @ x.T
         if weights @ covariance @ weights < 0.1 * np.trace(covariance) / n_channels**2:
             weights = np.eye(n_channels)[int(np.argmax(np.diag(covariance)))]
@@ -105,7 +101,7 @@ def prepare(room: Recorded) -> Sound:
     n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
     energy, counts, peak, signal = np.zeros(n_cells), np.zeros(n_cells), 0.0, Signal()
     for start in range(0, room.n_samples, step):
-        block = low_cut(room.stretch(start, start + step) - mean[:, None])
+        block = low_cut(room.slice(start, start + step) - mean[:, None])
         peak = max(peak, float(np.abs(block).max()))
         power = np.einsum("cn,cn->n", block, block) / room.n_channels
         n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)
@@ -132,7 +128,7 @@ def _band_edges() -> IntArray:
     return edges
 
 
-def spectra(signal: Signal) -> tuple[Float32Array, FloatArray]:
+def spectra(signal: Signal) -> tuple[FloatArray, DoubleArray]:
     """Band powers `[T, B]` and the mean power spectrum `[WINDOW // 2 + 1]`; frame t is centred on t * HOP."""
     from scipy.fft import rfft
 
@@ -144,7 +140,7 @@ def spectra(signal: Signal) -> tuple[Float32Array, FloatArray]:
     for start in range(0, n_frames, BLOCK_FRAMES):
         stop = min(start + BLOCK_FRAMES, n_frames)
         first, last = start * HOP - WINDOW // 2, (stop - 1) * HOP + WINDOW // 2
-        piece = signal.stretch(max(0, first), last)
+        piece = signal.slice(max(0, first), last)
         piece = np.pad(piece, (max(0, -first), max(0, last - signal.size)), mode="symmetric")
         views = np.lib.stride_tricks.sliding_window_view(piece, WINDOW)[::HOP]
         power = np.abs(rfft(views * window, axis=1)) ** 2
@@ -156,7 +152,7 @@ def spectra(signal: Signal) -> tuple[Float32Array, FloatArray]:
     return bands, spectrum / n_frames
 
 
-def spectral_shape(spectrum: FloatArray, nyquist_hz: float) -> tuple[float, float]:
+def spectral_shape(spectrum: DoubleArray, nyquist_hz: float) -> tuple[float, float]:
     """Centroid in Hz and tilt in dB per octave."""
     hz = np.arange(len(spectrum)) * ANALYSIS_RATE / WINDOW
     centroid_hz = float((hz * spectrum).sum() / max(spectrum.sum(), 1e-30))
@@ -170,7 +166,7 @@ def spectral_shape(spectrum: FloatArray, nyquist_hz: float) -> tuple[float, floa
     return centroid_hz, slope
 
 
-def running_percentile(values: FloatArray, block: int, n_around: int, percentile: float) -> FloatArray:
+def running_percentile(values: DoubleArray, block: int, n_around: int, percentile: float) -> DoubleArray:
     """A percentile of medians of blocks around each frame, `[T, ...]` like `values`, linear in between."""
     from scipy.ndimage import percentile_filter
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -55,6 +55,7 @@ def codec_train(
     overrides: Set = None,
 ) -> None:
     """Train what a codec learns after its fit; each MUSIC counts alike."""
+    require("accelerate")
     from silent2music.data.pairs import music_files
     from silent2music.training.codec_loop import train_codec
 
@@ -83,7 +84,7 @@ def codec_music(
     overrides: Set = None,
 ) -> None:
     """Render scores with instruments of every family, to fit and to test codecs on."""
-    from silent2music.data.medleys import render_medleys
+    from silent2music.factory.medleys import render_medleys
 
     with progress_bar() as steps:
         data = replace(settings_of(None, overrides).data, scores=str(scores))
@@ -126,7 +127,7 @@ def codec_roundtrip(
     force: Force = False,
 ) -> None:
     """Hear what the codec does to a sound."""
-    from silent2music.export.infer import default_model
+    from silent2music.config import default_model
     from silent2music.export.roundtrip import roundtrip
 
     rate = roundtrip(source, target, codec or default_model() / "codec", force)

@@ -37,6 +37,12 @@ Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the s
 Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Set = Annotated[
@@ -89,6 +95,11 @@ def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeCon
     if path is not None:
         return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
+
+
+def controls_of(control: Sequence[str] | None) -> dict[str, Any]:
+    """What `--control` gave, by name; values are read as those of `--set`."""
+    return apply_overrides({}, control or ())
 
 
 def complain(sentence: str) -> None:

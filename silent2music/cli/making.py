@@ -14,6 +14,7 @@ import typer
 from silent2music.cli.common import (
     SAMPLING,
     AsJson,
+    Control,
     Device,
     Force,
     Guidance,
@@ -25,6 +26,7 @@ from silent2music.cli.common import (
     TopK,
     TopP,
     complain,
+    controls_of,
     progress_bar,
     settings_of,
 )
@@ -50,6 +52,7 @@ def infer(
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
+    control: Control = None,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -68,14 +71,15 @@ def infer(
     """
     if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
+    controls = controls_of(control)
     if stream:
         if len(rooms) > 1 or rooms[0].is_dir() or output is not None or out is not None:
             raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
         from silent2music.export.streaming import send
 
         source, sink = sys.stdin.buffer, sys.stdout.buffer
-        send(rooms[0], source, sink, sampling, guidance, seconds, model, device, raw)
+        send(rooms[0], source, sink, sampling, seconds, model, device, raw, controls)
         return
     from silent2music.export.batch import this_worker
     from silent2music.export.infer import Failure, Skipped, infer_many, plan
@@ -90,7 +94,8 @@ def infer(
     made: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     with progress_bar() as steps:
-        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps, folder):
+        made_of = infer_many(jobs, sampling, seconds, model, device, force, steps, folder, controls)
+        for result in made_of:
             if isinstance(result, Failure):
                 failures.append(result)
                 complain(result.reason)
@@ -245,12 +250,12 @@ def analyze(
     if plot is not None:
         from silent2music.plotting import plot_profile
 
-        waveform = Waveform(recording.stretch(0, recording.n_samples), recording.sample_rate)
+        waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)
             else:
-                from silent2music.evaluation.pair_stats import plot_pair
+                from silent2music.plotting import plot_pair
 
                 plot_pair(waveform, read(music), {}, path)
     print(_described(profile.to_dict()))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import Set, progress_bar, settings_of
+from silent2music.errors import require
 
 
 def train(
@@ -22,6 +23,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
+    require("accelerate")
     from silent2music.training.loop import train as run
 
     print(run(settings_of(recipe, overrides), shards, codec, out, resume, start))
@@ -38,7 +40,7 @@ def run_recipe(
     overrides: Set = None,
 ) -> None:
     """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
-    from silent2music.pipeline import run_recipe as carry_out
+    from silent2music.training.recipe import run_recipe as carry_out
 
     with progress_bar() as steps:
         made = carry_out(settings_of(recipe, overrides), out, [s for s in stages.split(",") if s], steps)

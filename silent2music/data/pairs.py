@@ -18,7 +18,6 @@ scores belong to one split only; rooms and instruments are tools that both split
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -174,17 +173,6 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
     text = "".join(pair.to_line() + "\n" for pair in pairs)
     with audio.atomic_path(Path(folder) / MANIFEST, force=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def append_pair(folder: Path | str, pair: Pair) -> None:
-    """Add one line to the manifest with a single write, so that a reader never sees two halves mixed."""
-    manifest = Path(folder) / MANIFEST
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, (pair.to_line() + "\n").encode())
-    finally:
-        os.close(descriptor)
 
 
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:

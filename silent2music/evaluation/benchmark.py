@@ -19,12 +19,13 @@ from silent2music.config import SamplingConfig
 from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation import pieces
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, inspect
+from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, inspect
 from silent2music.evaluation.report import write_report
 from silent2music.evaluation.stages import Progress, Stages, one_thread
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
-    Report,
+    Figures,
+    Pieces,
     fault_table,
     mean_descriptors,
     originality_of,
@@ -48,7 +49,7 @@ def evaluate(
     guidance: float | None = None,
     embedding: Path | str | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Evaluate a model on the validation pairs of a folder and write `report.json`, `report.md` and pictures.
 
     Args:
@@ -74,12 +75,12 @@ def evaluate(
         subject = probing.subject(model_dir, sampling, guidance, config, stages)
         items, reals, sounds = pieces.load_items(folder, held_out, config, stages)
         music = {"real": sounds, "model": probing.music_of(subject, items)}
-        systems: dict[str, Sequence[Piece | None]] = {
+        systems: dict[str, Pieces] = {
             "real": reals,
             "model": stages.run("pieces", inspect, music["model"]),
         }
         if config.quick:
-            report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+            report = tabulate(items, systems, pieces.partners_of(len(items)), {}, config)
         else:
             unheard = probing.music_without_rooms(subject, items)
             systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
@@ -91,7 +92,7 @@ def evaluate(
             music |= {"codec": probing.through_codec(subject, codes["real"], sounds), "dropped": unheard}
             systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
             anchors = pieces.anchors_of(sounds, config, stages)
-            report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
+            report = tabulate(items, systems, pieces.partners_of(len(items)), anchors, config)
             report["likelihood"] = probing.likelihood(subject, items, codes["real"])
             library, taught = probing.training_music(subject, folder, training)
             copies = probing.copies(subject, folder, training[:N_COPIES])
@@ -115,7 +116,7 @@ def evaluate(
     return report
 
 
-def _for_both(unheard: Sequence[Piece], items: Sequence[Item]) -> list[Piece]:
+def _for_both(unheard: Sequence[Inspected], items: Sequence[Item]) -> list[Inspected]:
     """Of each two partners, who share a seed, the piece that both get without a room."""
     return [unheard[i // 2] for i in range(len(items))]
 
@@ -126,7 +127,7 @@ def evaluate_outputs(
     pairs: Path | str | None = None,
     config: EvalConfig | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Evaluate music that any program made, by the same ruler.
 
     A file belongs to the pair whose silent or music side has its stem. Without `pairs`, `outputs` is a pair
@@ -155,7 +156,7 @@ def evaluate_outputs(
     return report
 
 
-def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: Stages) -> Report:
+def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: Stages) -> Figures:
     """Outputs that belong to the rooms of a pair folder, or the music of a pair folder by itself."""
     folder = outputs if pairs is None else pairs
     chosen, files = read_pairs(folder), {}
@@ -172,22 +173,22 @@ def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: S
             f"{outputs} matches {len(chosen)} pairs of {folder}; expected 2 or more files named alike."
         )
     items, reals, sounds = pieces.load_items(folder, chosen[: config.n], config, stages)
-    systems: dict[str, Sequence[Piece | None]] = {"real": reals}
+    systems: dict[str, Pieces] = {"real": reals}
     if pairs is None:
-        return tabulate(items, systems, pieces.partners_of(items), {}, config)
+        return tabulate(items, systems, pieces.partners_of(len(items)), {}, config)
     systems["model"] = pieces.inspect_files([files[item.name] for item in items], config, stages)
     anchors = pieces.anchors_of(sounds, config, stages)
-    report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
+    report = tabulate(items, systems, pieces.partners_of(len(items)), anchors, config)
     training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
     library = pieces.training_music(folder, training[: config.n_train], config, stages)
     report["originality"] = originality_of(items, systems["model"], reals, library, {}, stages)
     return report
 
 
-def _without_rooms(outputs: Path, config: EvalConfig, stages: Stages) -> Report:
+def _without_rooms(outputs: Path, config: EvalConfig, stages: Stages) -> Figures:
     """What can be said of audio files alone."""
     found = pieces.inspect_files(audio.find_audio(outputs)[: config.n], config, stages)
-    report: Report = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
+    report: Figures = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
     report["faults"] = {"outputs": fault_table([piece.faults for piece in found], {})}
     report["kinds"] = {"outputs": {"all": mean_descriptors(found)}}
     return report
@@ -202,7 +203,7 @@ def evaluate_rooms(
     sampling: SamplingConfig | None = None,
     guidance: float | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Does a model follow real recordings, which have no music of their own?
 
     Each is taken as it is but for its level, which is turned down to `ROOM_DBFS`, and for its length: all are
@@ -233,13 +234,13 @@ def evaluate_rooms(
     with one_thread(), Stages(config.workers, progress) as stages:
         subject = probing.subject(model_dir, sampling, guidance, config, stages)
         items = pieces.load_rooms(Path(rooms), [files[i] for i in chosen], config, stages)
-        systems: dict[str, Sequence[Piece | None]] = {
+        systems: dict[str, Pieces] = {
             "model": stages.run("pieces", inspect, probing.music_of(subject, items))
         }
         if not config.quick:
             unheard = probing.music_without_rooms(subject, items)
             systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
-        report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+        report = tabulate(items, systems, pieces.partners_of(len(items)), {}, config)
         report["recordings"] = {"level_dbfs": pieces.ROOM_DBFS, "names": [item.name for item in items]}
         report["model"] = {
             "name": subject.model.config.name,

@@ -12,7 +12,7 @@ import torch
 
 from silent2music.data.shards import PairDataset, batches
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import Interval, bootstrap_mean, paired_difference
 from silent2music.model import Silent2Music
 
 ROOMS = ("true", "shuffled", "dropped")
@@ -80,7 +80,7 @@ def room_contrast(
         CheckpointError: if the shards were prepared with another codec than the model's.
         DataError: if there are fewer pairs than one batch.
     """
-    dataset = PairDataset(shards, "validation", crop_seconds, seed)
+    dataset = PairDataset(shards, "validation", crop_seconds, seed, model.config.controls)
     if dataset.meta["codec_checksum"] != model.codec_checksum:
         raise CheckpointError(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
@@ -96,7 +96,7 @@ def room_contrast(
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
         batch = batch.to(model.device)
-        losses = model.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+        losses = model.room_contrast(batch.codes, batch.signals)
         for name in ROOMS:
             found[name] += losses[name].float().cpu().tolist()
         kinds += batch.kinds

@@ -20,7 +20,7 @@ import numpy as np
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.audio import FloatArray, Waveform
-from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
+from silent2music.config import AmbienceConfig, SamplingConfig, default_model, to_dict
 from silent2music.errors import AudioError, CheckpointError
 from silent2music.export import batch, provenance
 from silent2music.export.circle import at_rate
@@ -28,7 +28,7 @@ from silent2music.export.folders import RoomJob, check_writable, is_complete, mo
 from silent2music.export.formats import EXPORTERS, LOSSY
 from silent2music.export.grid import Grid, plan_grid, room_lap
 from silent2music.export.hearing import hearing
-from silent2music.export.infer import Failure, LoadedModel, Progress, default_model, load_model
+from silent2music.export.infer import Failure, LoadedModel, Progress, load_model
 from silent2music.export.layers import LAYERS, PLAIN
 from silent2music.export.levels import TOLERANCE_LU, levelled_set, loudness_of, quantised
 from silent2music.export.loops import Loop, close_set, write_take
@@ -232,8 +232,8 @@ class _Studio:
     ) -> dict[tuple[str, int], Loop]:
         """A closed loop for each layer and variation."""
         model, config = self.loaded.model, self.config
-        guidance = model.config.guidance if config.guidance is None else config.guidance
-        sampling = SamplingConfig(temperature=config.temperature, guidance=guidance, seed=job.seed)
+        drawing = SamplingConfig(temperature=config.temperature, guidance=config.guidance, seed=job.seed)
+        sampling = model.resolved(drawing)
         lap = room_lap(heard(room, config.room_format), profile, grid, model.codec.sample_rate)
         seeds = [variation_seed(job.seed, v) for v in range(1, config.variations + 1)]
         layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}
@@ -450,7 +450,7 @@ def _rounded(loudness: float) -> float | None:
 
 def _key(loops: Mapping[tuple[str, int], Loop], sample_rate: int) -> str | None:
     """The key that all loops of a room together are in, None of silence."""
-    from silent2music.data.scores import PITCH_NAMES, estimate_key
+    from silent2music.keys import PITCH_NAMES, estimate_key
 
     spectra = [np.abs(np.fft.rfft(loop.samples.astype(np.float64))) for loop in loops.values()]
     hz = np.fft.rfftfreq(len(next(iter(loops.values())).samples), 1.0 / sample_rate)

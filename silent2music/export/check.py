@@ -21,7 +21,7 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import FloatArray, Waveform
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, require
 from silent2music.export.layers import LAYERS
 from silent2music.export.manifest import MANIFEST, check_manifest
 from silent2music.export.onsets import NEAR_SECONDS
@@ -76,7 +76,7 @@ class FileCheck:
         layer: `loop`, or the intensity layer.
         variation: from 1.
         lufs: integrated loudness of the file by ebur128; None if it is nearly nothing.
-        lufs_looped: of it played eight times, by pyloudnorm.
+        lufs_looped: of it played eight times, by our own meter.
         true_peak_dbtp: by ebur128.
         seam, fold: the two places.
         onset_cover: share of the lap within 50 ms of an onset: how often a place drawn by chance has one.
@@ -109,6 +109,7 @@ def check_ambience(folder: Path) -> list[FileCheck]:
     path = folder / MANIFEST
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
+    require("librosa")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -221,7 +222,8 @@ def _ffmpeg(path: Path, meter: str) -> tuple[float, float]:
     done = subprocess.run(
         ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af", chain, "-f", "null", "-"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
     peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
@@ -234,7 +236,7 @@ def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
     """What readers of the file find other than the manifest says: samples, rate, loop points, bars."""
     n_samples, bars = grid["n_samples"], list(grid["bar_samples"])
     command = ["ffprobe", "-v", "error", "-show_entries", "stream=sample_rate,duration_ts", "-of", "json"]
-    probed = subprocess.run([*command, path], capture_output=True, text=True)
+    probed = subprocess.run([*command, path], capture_output=True, encoding="utf-8", errors="replace")
     streams = json.loads(probed.stdout or "{}").get("streams", [])
     if probed.returncode != 0 or probed.stderr or len(streams) != 1:
         return [f"ffprobe cannot read it ({probed.stderr.strip()})"]

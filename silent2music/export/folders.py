@@ -113,8 +113,8 @@ def move_into_place(partial: Path, folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
+        folder.replace(old)
+    partial.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import silent2music
 from silent2music import audio
 from silent2music.audio import Recorded
-from silent2music.config import SamplingConfig
+from silent2music.config import SamplingConfig, default_model
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import batch, provenance
 from silent2music.export.levelling import write_music
@@ -152,19 +152,6 @@ def seed_for(seed: int, relative: Path) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\n{relative.as_posix()}".encode()).digest()[:4], "big")
 
 
-def default_model() -> Path:
-    """The folder of the model that ships: inside an installed package, or at the root of a checkout.
-
-    Raises:
-        CheckpointError: if neither is there.
-    """
-    package = Path(silent2music.__file__).parent
-    for place in (package / "checkpoints" / "base", package.parent / "checkpoints" / "base"):
-        if (place / "config.json").exists():
-            return place
-    raise CheckpointError("No model came with this installation; give --model with a model folder.")
-
-
 def load_model(folder: Path | None = None, device: str | None = None) -> LoadedModel:
     """Load a model folder, the shipped one by default, onto a device (CUDA if there is one, else the CPU).
 
@@ -205,13 +192,13 @@ def _check_device(name: str) -> None:
 def infer_many(
     jobs: Sequence[Job],
     sampling: SamplingConfig,
-    guidance: float | None = None,
     seconds: float | None = None,
     model_folder: Path | None = None,
     device: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
     manifest: Path | None = None,
+    controls: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any] | Failure | Skipped]:
     """Make music for many rooms, or for this process's share of them; a bad one does not stop the rest.
 
@@ -220,13 +207,13 @@ def infer_many(
     Args:
         jobs: from `plan`.
         sampling: how tokens are drawn; each job brings its own seed.
-        guidance: strength of the room, the model's own default if None.
         seconds: length of every piece, by default each room's own.
         model_folder: a model, by default the shipped one.
         device: `cpu`, `cuda` or `mps`.
         force: replace files that exist.
         progress: told of every step.
         manifest: a folder above all outputs, whose `manifest.jsonl` is to list them.
+        controls: what steers the model beside the room, by name.
 
     Yields:
         For each job the record of what was written, or what was there, or its failure.
@@ -239,21 +226,19 @@ def infer_many(
     loaded: LoadedModel | None = None
 
     def make(job: Job) -> dict[str, Any]:
-        nonlocal loaded, sampling
+        nonlocal loaded
         # A record without its music is what a kill between the two leaves.
         again = force or (job.found and not job.out.exists())
         _check_target(job, again)
         room = audio.open_recording(job.room)
         if loaded is None:
             loaded = load_model(model_folder, device)
-            strength = loaded.model.config.guidance if guidance is None else guidance
-            sampling = dataclasses.replace(sampling, guidance=strength)
-        return infer(job, room, loaded, sampling, seconds, again, progress)
+        return infer(job, room, loaded, sampling, seconds, again, progress, controls)
 
     def made(job: Job) -> dict[str, Any] | None:
         if force or not job.found or not job.out.exists():
             return None
-        return _made(job, sampling, guidance, seconds, model_folder or default_model())
+        return _made(job, sampling, seconds, model_folder or default_model(), controls or {})
 
     def key(job: Job) -> str:
         return str(job.room) if manifest is None else job.out.relative_to(manifest).as_posix()
@@ -272,17 +257,19 @@ def infer_many(
 
 
 def _made(
-    job: Job, sampling: SamplingConfig, guidance: float | None, seconds: float | None, model_folder: Path
+    job: Job,
+    sampling: SamplingConfig,
+    seconds: float | None,
+    model_folder: Path,
+    controls: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """The record of a job's music, if it is whole and just what would be made now."""
     try:
         record: dict[str, Any] = json.loads(provenance.sidecar_path(job.out).read_text(encoding="utf-8"))
         made, settings = record["input"], record["settings"]
-        wanted = {
-            **dataclasses.asdict(dataclasses.replace(sampling, seed=job.seed)),
-            "guidance": _own_guidance(model_folder) if guidance is None else guidance,
-            "seconds": made["seconds"] if seconds is None else seconds,
-        }
+        guidance = _own_guidance(model_folder) if sampling.guidance is None else sampling.guidance
+        drawing = dataclasses.replace(sampling, seed=job.seed, guidance=guidance)
+        wanted = _settings(drawing, made["seconds"] if seconds is None else seconds, controls)
         is_same = (
             all(settings[name] == value for name, value in wanted.items())
             and made["sha256"] == provenance.sha256(job.room)
@@ -292,6 +279,12 @@ def _made(
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if is_same else None
+
+
+def _settings(sampling: SamplingConfig, seconds: float, controls: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of how the music was asked for, as it comes back from JSON."""
+    settings = {**dataclasses.asdict(sampling), "controls": dict(controls), "seconds": seconds}
+    return dict(json.loads(json.dumps(settings)))
 
 
 @cache
@@ -331,6 +324,7 @@ def infer(
     seconds: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    controls: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make music for one room and write it, with its tags and its record, whole or not at all.
 
@@ -342,6 +336,7 @@ def infer(
         seconds: length of the music; the file has exactly `round(seconds * rate)` samples.
         force: replace files that exist.
         progress: told of every step.
+        controls: what steers the model beside the room, by name.
 
     Returns:
         The record, as written to the sidecar.
@@ -351,13 +346,14 @@ def infer(
     """
     from silent2music.listening import Measured
 
-    sampling = dataclasses.replace(sampling, seed=job.seed)
+    sampling = loaded.model.resolved(dataclasses.replace(sampling, seed=job.seed))
+    controls = controls or {}
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     # Opened before the music is made: a place that cannot be written is told at once.
     with audio.atomic_path(job.out, force) as audio_path, audio.atomic_path(sidecar, force) as record_path:
         measured = Measured(room, loaded.model.config.ambient)
-        music = loaded.model.stream(room, sampling, seconds, progress=step, measured=measured)
+        music = loaded.model.stream(room, sampling, seconds, progress=step, measured=measured, **controls)
         made: dict[str, Any] = {
             "input": {
                 "file": job.label,
@@ -372,8 +368,7 @@ def infer(
                 "codec_checksum": loaded.model.codec_checksum,
             },
             "settings": {
-                **dataclasses.asdict(sampling),
-                "seconds": room.seconds if seconds is None else seconds,
+                **_settings(sampling, room.seconds if seconds is None else seconds, controls),
                 "device": loaded.device,
             },
             "versions": provenance.versions(),

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music import audio
-from silent2music.audio import FloatArray, Waveform
+from silent2music.audio import FloatArray, LoudnessMeter, Waveform
 from silent2music.errors import AudioError
-from silent2music.filters import Biquads, k_weighting
 
 TARGET_LUFS = -18.0
 """Integrated loudness of what is written (ITU-R BS.1770)."""
@@ -32,63 +30,6 @@ NEARLY_NOTHING_LUFS = -50.0
 BLOCK_SECONDS = 10
 MARGIN_SECONDS = 0.05
 """More than the limiter and the oversampling of true peaks look to either side."""
-
-GATING_SECONDS, HOP_SECONDS = 0.4, 0.1
-ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
-
-
-class LoudnessMeter:
-    """Integrated loudness of a stream (ITU-R BS.1770-4), as `audio.integrated_lufs` has it of a whole.
-
-    Args:
-        sample_rate: in Hz.
-        n_channels: C, at most two: their weights are all 1.
-    """
-
-    def __init__(self, sample_rate: int, n_channels: int) -> None:
-        self._weighted = Biquads(k_weighting(sample_rate), n_channels)
-        self._rate, self._n_samples = sample_rate, 0
-        self._n_hop = round(HOP_SECONDS * sample_rate)
-        self._rest: NDArray[np.float64] = np.zeros(0)
-        self._hops: list[NDArray[np.float64]] = []
-
-    def add(self, samples: FloatArray) -> None:
-        """Go on with `[C, n]`."""
-        self._n_samples += samples.shape[1]
-        power = np.concatenate([self._rest, np.square(self._weighted(samples)).sum(axis=0)])
-        n_whole = len(power) // self._n_hop * self._n_hop
-        self._hops.append(power[:n_whole].reshape(-1, self._n_hop).sum(axis=1))
-        self._rest = power[n_whole:]
-
-    def blocks(self) -> NDArray[np.float64]:
-        """Loudness `[B]` in LUFS of all gating blocks, 0.1 s apart; of anything shorter than one, of the whole."""
-        per_block = round(GATING_SECONDS / HOP_SECONDS)
-        hops = np.concatenate([np.zeros(0), *self._hops])
-        if len(hops) < per_block:
-            return _lufs(np.array([hops.sum() + self._rest.sum()]) / max(1, self._n_samples))
-        return _lufs(np.convolve(hops, np.ones(per_block), "valid") / (per_block * self._n_hop))
-
-    def integrated(self) -> float:
-        """In LUFS; `-inf` for silence."""
-        blocks = self.blocks()
-        loud = blocks[blocks > gate(blocks)]
-        return float(_lufs(_power(loud).mean())) if len(loud) else float("-inf")
-
-
-def gate(blocks: NDArray[np.float64]) -> float:
-    """The level in LUFS that blocks `[B]` must exceed to count, 10 LU under all that exceed the absolute gate."""
-    heard = blocks[blocks > ABSOLUTE_GATE_LUFS]
-    if len(heard) == 0:
-        return ABSOLUTE_GATE_LUFS
-    return max(ABSOLUTE_GATE_LUFS, float(_lufs(_power(heard).mean())) + RELATIVE_GATE_LU)
-
-
-def _power(lufs: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(10.0 ** ((lufs + 0.691) / 10.0))
-
-
-def _lufs(power: NDArray[np.float64] | np.floating[Any]) -> NDArray[np.float64]:
-    return np.asarray(-0.691 + 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
 class _Kept:

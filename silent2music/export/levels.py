@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import FloatArray, Waveform
-from silent2music.export.levelling import HOP_SECONDS, NEARLY_NOTHING_LUFS, LoudnessMeter, gate
+from silent2music.audio import HOP_SECONDS, FloatArray, LoudnessMeter, Waveform, gate
+from silent2music.export.levelling import NEARLY_NOTHING_LUFS
 
 N_ROUNDS = 12
 TOLERANCE_LU = 0.02

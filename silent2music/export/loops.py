@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -28,16 +28,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.ambient import mel_filters
 from silent2music.audio import FloatArray, Waveform
-from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
+from silent2music.decoder import Conditioning
 from silent2music.export.circle import circular_sound
 from silent2music.export.grid import Grid
 from silent2music.export.hearing import Hear
 from silent2music.export.layers import Layer, steered
 from silent2music.export.onsets import prominences, strongest_near
 from silent2music.export.seam import remarkable, stands_out
+from silent2music.filters import mel_filters
+from silent2music.listening import listen_whole
 from silent2music.phase import stft
 from silent2music.sampling import generate_codes
 
@@ -68,6 +69,7 @@ class Take:
 
     Attributes:
         conditioning: periodic, `frames [1, S, D]` with S steps for three laps.
+        null: the same for no room.
         codes: `[V, K, 2 n_frames + margin]`, a row for each variation.
         sounds: `[V, N]`, the codes decoded.
         sampling: with the guidance that they were drawn with.
@@ -75,6 +77,7 @@ class Take:
     """
 
     conditioning: Conditioning
+    null: Conditioning
     codes: Tensor
     sounds: FloatArray
     sampling: SamplingConfig
@@ -169,17 +172,16 @@ def write_take(
     profile = analyze(_laps(lap, 3))
     first = _first_lap(profile, lap.seconds)
     room = _laps(steered(lap, first, layer), 3)
-    sampling = dataclasses.replace(sampling, guidance=sampling.guidance * layer.guidance)
+    guidance = cast(float, model.resolved(sampling).guidance)
+    sampling = dataclasses.replace(sampling, guidance=guidance * layer.guidance)
     with torch.inference_mode():
-        features = model.features(room)
-        frames, scalars = torch.from_numpy(features.frames)[None], torch.from_numpy(features.scalars)[None]
-        mask = torch.ones(frames.shape[:2], dtype=torch.bool)
-        conditioning = model.condition(*(x.to(model.device) for x in (frames, scalars, mask)))
+        signals = listen_whole(room, room.seconds, model.config).to(model.device)
+        conditioning, null = model.steer(signals)
         n_frames = 2 * grid.n_frames + _steps(LIKENESS_SECONDS, grid)
-        asked = _stretch(conditioning, 0, n_frames, len(seeds))
-        codes = generate_codes(model.packed_decoder(), asked, model.null(asked), sampling, seeds, progress)
+        given, without = (c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null))
+        codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
         sounds = torch.cat([model.codec.decode(row[None])[:, 0] for row in codes])
-    return Take(conditioning, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
+    return Take(conditioning, null, codes, sounds.cpu().numpy(), sampling, tuple(seeds))
 
 
 @torch.inference_mode()
@@ -277,12 +279,11 @@ def _write_tails(
     first = fold + grid.n_frames - n_tail - n_context
     lap = take.codes[row, :, fold : fold + grid.n_frames]
     context = take.codes[row, :, first : first + n_context]
-    asked = _stretch(take.conditioning, first, n_context + n_tail, n_candidates)
+    until = first + n_context + n_tail
+    given, without = (c.slice(first, until).expand(n_candidates) for c in (take.conditioning, take.null))
     seeds = [take.seeds[row] + 1 + i for i in range(n_candidates)]
     prefix = context.expand(n_candidates, -1, -1)
-    written = generate_codes(
-        model.packed_decoder(), asked, model.null(asked), take.sampling, seeds, prefix=prefix
-    )
+    written = generate_codes(model.packed_decoder(), given, without, take.sampling, seeds, prefix=prefix)
     tails = torch.cat([lap[None, :, -n_tail:], written[:, :, n_context:]])
     heads = _head_nll(model, take.conditioning, first, context, tails, lap[:, : _steps(HEAD_SECONDS, grid)])
     return lap, tails, heads
@@ -324,7 +325,7 @@ def _head_nll(
     codes = torch.cat([context.expand(n_rows, -1, -1), tails, head.expand(n_rows, -1, -1)], dim=2)
     n_frames, n_before = codes.shape[2], codes.shape[2] - head.shape[1]
     grid = model.decoder.pattern.apply(codes)
-    logits = model.decoder(grid, _stretch(conditioning, first, n_frames, n_rows))
+    logits = model.decoder(grid, conditioning.slice(first, first + n_frames).expand(n_rows))
     nll = torch.stack(
         [
             torch.nn.functional.cross_entropy(
@@ -357,18 +358,9 @@ def _steps(seconds: float, grid: Grid) -> int:
     return max(1, min(round(seconds * grid.frame_rate), grid.n_frames // 4))
 
 
-def _stretch(conditioning: Conditioning, first: int, n: int, n_rows: int) -> Conditioning:
-    """Steps `first` to `first + n` for each of `n_rows` rows."""
-    return Conditioning(
-        frames=conditioning.frames[:, first : first + n].expand(n_rows, -1, -1),
-        frames_mask=conditioning.frames_mask[:, first : first + n].expand(n_rows, -1),
-        tokens=conditioning.tokens.expand(n_rows, -1, -1),
-        tokens_mask=conditioning.tokens_mask.expand(n_rows, -1),
-    )
-
-
 def _bands(sound: FloatArray, sample_rate: int, frame_rate: float) -> NDArray[np.float64]:
     """Compressed magnitudes in 32 mel bands, `[T, 32]`, one for each codec frame."""
     hop = round(sample_rate / frame_rate)
     spectrum = stft(torch.from_numpy(sound), 2 * hop, hop).abs().numpy()
-    return np.asarray((spectrum @ mel_filters(sample_rate, 2 * hop, 32).T) ** 0.4, dtype=np.float64)
+    filters = mel_filters(sample_rate, 2 * hop, 32, low_hz=40.0, no_empty=True).astype(np.float32)
+    return np.asarray((spectrum @ filters.T) ** 0.4, dtype=np.float64)

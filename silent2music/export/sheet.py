@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from silent2music import audio
 from silent2music.audio import FloatArray
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, require
 
 ROOMS_PER_SHEET = 24
 N_COLUMNS = 1200
@@ -55,11 +55,13 @@ def draw_sheet(out: Path, manifest: Mapping[str, Any], path: Path) -> list[Path]
 
 
 def check_sheet(path: Path) -> None:
-    """Refuse what is no PNG.
+    """Refuse what is no PNG, and say at once if nothing can be drawn.
 
     Raises:
-        AudioError: if so.
+        AudioError: if the suffix is another one.
+        S2MError: if matplotlib is not installed.
     """
+    require("matplotlib", "plot")
     if path.suffix.lower() != ".png":
         raise AudioError(f"{path} has the suffix '{path.suffix}'; expected a picture, .png.")
 

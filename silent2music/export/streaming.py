@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,11 +27,11 @@ def send(
     source: BinaryIO,
     sink: BinaryIO,
     sampling: SamplingConfig,
-    guidance: float | None = None,
     seconds: float | None = None,
     model_folder: Path | None = None,
     device: str | None = None,
     raw: bool = False,
+    controls: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the music of a room to a stream as it is made, 16 bit, at the level that the model chose.
 
@@ -42,7 +41,7 @@ def send(
         room: a recording, or `LIVE` for sound that comes from `source`.
         source: read for a live room only.
         sink: where the music goes.
-        sampling, guidance, seconds, model_folder, device: as for `infer.infer_many`.
+        sampling, seconds, model_folder, device, controls: as for `infer.infer_many`.
         raw: little-endian samples without a WAV header.
 
     Raises:
@@ -50,11 +49,10 @@ def send(
     """
     recording = None if room == LIVE else audio.open_recording(room)
     loaded = load_model(model_folder, device)
-    strength = loaded.model.config.guidance if guidance is None else guidance
-    sampling = dataclasses.replace(sampling, guidance=strength)
     codec = loaded.model.codec
     length = None if recording is None else seconds or recording.seconds
-    pieces = loaded.model.stream(recording or _heard(source, codec.frame_rate), sampling, length)
+    room_sound = recording or _heard(source, codec.frame_rate)
+    pieces = loaded.model.stream(room_sound, sampling, length, **(controls or {}))
     try:
         if not raw:
             n_samples = None if length is None else round(length * codec.sample_rate)

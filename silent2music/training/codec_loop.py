@@ -22,7 +22,7 @@ from silent2music._torchaudio import ensure_torchaudio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, require
 from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer
 from silent2music.training.excerpts import code_music, crops
@@ -78,6 +78,7 @@ def train_codec(
     if (out / STATE_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
     _check(recipe)
+    require("tensorboard", "train")  # accelerate would leave the log out and fail later
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
         log_with="tensorboard",

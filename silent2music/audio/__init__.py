@@ -1,0 +1,74 @@
+"""Sound: samples with their rate, files, loudness.
+
+Nothing here needs torch, so that commands which only look at audio start at once.
+"""
+
+from __future__ import annotations
+
+from silent2music.arrays import FloatArray
+from silent2music.audio.formats import (
+    MIN_SECONDS,
+    READABLE_SUFFIXES,
+    SUFFIX_SUBTYPES,
+    WHOLE_SECONDS,
+    find_audio,
+    ogg_coded,
+    open_recording,
+    read,
+    read_blocks,
+    write,
+    write_blocks,
+)
+from silent2music.audio.loudness import (
+    HOP_SECONDS,
+    LoudnessMeter,
+    gate,
+    integrated_lufs,
+    limited,
+    normalised,
+    oversampled_peaks,
+    peak_dbtp,
+    true_peak_dbtp,
+)
+from silent2music.audio.waveform import (
+    FLOOR_DBFS,
+    Recorded,
+    Recording,
+    Stored,
+    Waveform,
+    db_to_gain,
+    rms_dbfs,
+)
+from silent2music.files import atomic_path
+
+__all__ = [
+    "FLOOR_DBFS",
+    "HOP_SECONDS",
+    "MIN_SECONDS",
+    "READABLE_SUFFIXES",
+    "SUFFIX_SUBTYPES",
+    "WHOLE_SECONDS",
+    "FloatArray",
+    "LoudnessMeter",
+    "Recorded",
+    "Recording",
+    "Stored",
+    "Waveform",
+    "atomic_path",
+    "db_to_gain",
+    "find_audio",
+    "gate",
+    "integrated_lufs",
+    "limited",
+    "normalised",
+    "ogg_coded",
+    "open_recording",
+    "oversampled_peaks",
+    "peak_dbtp",
+    "read",
+    "read_blocks",
+    "rms_dbfs",
+    "true_peak_dbtp",
+    "write",
+    "write_blocks",
+]

@@ -1,0 +1,160 @@
+"""Sound as samples: one checked container in memory, another on disk for long recordings, and their level."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from silent2music.arrays import FloatArray
+from silent2music.errors import AudioError
+
+FLOOR_DBFS = -120.0
+"""The one named floor: anything quieter, digital silence included, counts as this level."""
+
+IN_MEMORY_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples with their rate, checked once on making.
+
+    Attributes:
+        samples: `[C, N]` float32 in [-1, 1], C channels of N samples.
+        sample_rate: samples per second, in Hz.
+
+    Raises:
+        AudioError: on a wrong shape, no samples, non-finite samples or a rate below 1 Hz.
+
+    Example:
+        >>> Waveform(np.zeros((1, 24000), np.float32), 24000).seconds
+        1.0
+    """
+
+    samples: FloatArray
+    sample_rate: int
+
+    def __post_init__(self) -> None:
+        samples = self.samples
+        if samples.ndim != 2 or samples.shape[0] < 1 or samples.shape[1] < 1:
+            raise AudioError(
+                f"Audio has shape {tuple(samples.shape)}; expected [channels, samples], at least one each."
+            )
+        if self.sample_rate < 1:
+            raise AudioError(f"Audio has a sample rate of {self.sample_rate} Hz; expected a positive rate.")
+        if samples.dtype != np.float32:
+            object.__setattr__(self, "samples", samples.astype(np.float32))
+        if not np.isfinite(self.samples).all():
+            bad = int((~np.isfinite(self.samples)).sum())
+            raise AudioError(
+                f"Audio holds {bad} samples that are not finite (NaN or infinite); export it again."
+            )
+
+    @property
+    def n_channels(self) -> int:
+        """C, the number of channels."""
+        return int(self.samples.shape[0])
+
+    @property
+    def n_samples(self) -> int:
+        """N, the number of samples in a channel."""
+        return int(self.samples.shape[1])
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / self.sample_rate
+
+    def slice(self, begin: int, end: int) -> FloatArray:
+        """Samples `[C, n]` from `begin` to before `end`, or to where the sound ends."""
+        return self.samples[:, begin:end]
+
+    def mono(self) -> Waveform:
+        """The mean of the channels, `[1, N]`."""
+        if self.n_channels == 1:
+            return self
+        return Waveform(self.samples.mean(axis=0, keepdims=True, dtype=np.float32), self.sample_rate)
+
+    def resampled(self, sample_rate: int) -> Waveform:
+        """The same sound at another rate (soxr, very high quality); itself if the rate is the same."""
+        if sample_rate == self.sample_rate:
+            return self
+        import soxr
+
+        out = soxr.resample(self.samples.T, self.sample_rate, sample_rate, quality="HQ").T
+        n_samples = max(1, round(self.n_samples * sample_rate / self.sample_rate))
+        fixed = np.zeros((self.n_channels, n_samples), np.float32)
+        n_shared = min(n_samples, out.shape[1])
+        fixed[:, :n_shared] = out[:, :n_shared]
+        return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
+
+
+class Stored:
+    """Samples that wait in a temporary file of 32-bit floats, or in memory as long as they are few.
+
+    Args:
+        n_channels: C.
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        self.n_channels, self.n_samples = n_channels, 0
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
+
+    def append(self, samples: FloatArray) -> None:
+        """Go on with `[C, n]`.
+
+        Raises:
+            AudioError: if the disk is full.
+        """
+        try:
+            self._file.seek(4 * self.n_channels * self.n_samples)
+            self._file.write(np.ascontiguousarray(samples.T, np.float32).tobytes())
+        except OSError as error:
+            raise AudioError(
+                f"{tempfile.gettempdir()} cannot hold {self.n_samples + samples.shape[1]} samples of "
+                f"{self.n_channels} channels ({error.strerror}); name another folder in TMPDIR."
+            ) from error
+        self.n_samples += samples.shape[1]
+
+    def slice(self, begin: int, end: int) -> FloatArray:
+        """Samples `[C, n]` from `begin` to before `end`, or to where they end."""
+        end = min(end, self.n_samples)
+        self._file.seek(4 * self.n_channels * begin)
+        data = self._file.read(4 * self.n_channels * max(0, end - begin))
+        return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
+
+
+class Recording:
+    """A long recording: what `Waveform` says of it, and its samples a slice at a time.
+
+    Args:
+        stored: its samples, checked.
+        sample_rate: in Hz.
+    """
+
+    def __init__(self, stored: Stored, sample_rate: int) -> None:
+        self._stored, self.sample_rate = stored, sample_rate
+        self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
+        self.seconds = self.n_samples / sample_rate
+        self.slice = stored.slice
+
+
+Recorded = Waveform | Recording
+"""What can be listened to a slice at a time."""
+
+
+def rms_dbfs(samples: FloatArray) -> float:
+    """RMS level in dB re full scale (a full-scale square wave is 0 dBFS), not below `FLOOR_DBFS`.
+
+    Example:
+        >>> round(rms_dbfs(np.sin(np.arange(48000) * 0.1)[None].astype(np.float32)), 1)
+        -3.0
+    """
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    return max(FLOOR_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+
+
+def db_to_gain(db: float) -> float:
+    """The factor on amplitude that changes a level by `db` decibels."""
+    return float(10.0 ** (db / 20.0))

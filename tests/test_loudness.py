@@ -1,0 +1,80 @@
+"""The meter reads what pyloudnorm and ffmpeg read, whatever the blocks that it is given."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from silent2music import audio
+from silent2music.audio import LoudnessMeter, Waveform
+
+CASES = [(1, 8_000), (2, 22_050), (1, 24_000), (2, 44_100), (2, 48_000), (5, 48_000), (6, 24_000)]
+
+
+def music(n_channels: int, sample_rate: int, seconds: float = 6.3) -> Waveform:
+    """Noise that swells and fades, so that blocks lie on either side of both gates."""
+    rng = np.random.default_rng(n_channels + sample_rate)
+    n = round(seconds * sample_rate)
+    level_db = np.interp(np.arange(n) / sample_rate, np.arange(8), [-20, -75, -15, -30, -28, -90, -12, -40])
+    samples = (
+        rng.standard_normal((n_channels, n))
+        * 10 ** (level_db / 20)
+        * np.linspace(1, 0.5, n_channels)[:, None]
+    )
+    return Waveform(samples.clip(-1, 1).astype(np.float32), sample_rate)
+
+
+@pytest.mark.parametrize(("n_channels", "sample_rate"), CASES)
+@pytest.mark.parametrize("seconds", [0.4, 0.93, 6.3])
+def test_pyloudnorm_reads_the_same(n_channels: int, sample_rate: int, seconds: float) -> None:
+    from pyloudnorm import Meter
+
+    sound = music(n_channels, sample_rate, seconds)
+    hop = 0.1 * sample_rate
+    n_whole = max(int(4 * hop) + 1, int(int(sound.n_samples / hop + 1e-6) * hop))
+    padded = (
+        np.tile(sound.samples, (1, 2))[:5, :n_whole]
+        if sound.n_samples < n_whole
+        else sound.samples[:5, :n_whole]
+    )
+    expected = Meter(sample_rate, filter_class="DeMan").integrated_loudness(padded.T.astype(np.float64))
+    assert audio.integrated_lufs(sound) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize(("n_channels", "sample_rate"), [case for case in CASES if case[0] <= 2])
+def test_ffmpeg_reads_the_same(n_channels: int, sample_rate: int, tmp_path: Path) -> None:
+    audio.write(tmp_path / "music.wav", music(n_channels, sample_rate))
+    command = ["ffmpeg", "-hide_banner", "-nostats", "-i", tmp_path / "music.wav", "-af"]
+    command += ["ebur128=metadata=1,ametadata=print:key=lavfi.r128.I:file=-", "-f", "null", "-"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = float(re.findall(r"lavfi\.r128\.I=(\S+)", said)[-1])
+    assert audio.integrated_lufs(audio.read(tmp_path / "music.wav")) == pytest.approx(found, abs=0.02)
+
+
+@pytest.mark.parametrize("n_block", [160, 1111, 10**6])
+@pytest.mark.parametrize("seconds", [0.43, 2.0])
+def test_blocks_change_nothing(n_block: int, seconds: float) -> None:
+    sound = music(2, 8_000, seconds)
+    meter = LoudnessMeter(8_000, 2)
+    for begin in range(0, sound.n_samples, n_block):
+        meter.add(sound.slice(begin, begin + n_block))
+    assert meter.integrated() == pytest.approx(audio.integrated_lufs(sound), abs=1e-9)
+
+
+def test_a_stream_shorter_than_a_gating_block_is_measured_as_it_is() -> None:
+    sound = music(1, 24_000, 0.2)
+    meter = LoudnessMeter(24_000, 1)
+    meter.add(sound.samples)
+    assert meter.integrated() == pytest.approx(audio.integrated_lufs(sound), abs=1.0)
+
+
+def test_silence_has_no_loudness() -> None:
+    meter = LoudnessMeter(24_000, 1)
+    meter.add(np.zeros((1, 24_000), np.float32))
+    assert meter.integrated() == float("-inf")
