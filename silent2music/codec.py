@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.audio import atomic_path
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
 from silent2music.errors import CheckpointError, ConfigError
+from silent2music.files import atomic_path
 from silent2music.weights import fill, read_weights, write_weights
 
 CONFIG_FILE = "config.json"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -55,6 +55,7 @@ def codec_train(
     overrides: Set = None,
 ) -> None:
     """Train what a codec learns after its fit; each MUSIC counts alike."""
+    require("accelerate")
     from silent2music.data.pairs import music_files
     from silent2music.training.codec_loop import train_codec
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.audio import atomic_path
+from silent2music.arrays import FloatArray
 from silent2music.codec import Codec, load_codec
 from silent2music.data.pairs import music_files
 from silent2music.distances import spectrum
-from silent2music.errors import ConfigError, DataError
-from silent2music.evaluation.codec_metrics import FloatArray, codec_figures
+from silent2music.errors import ConfigError, DataError, require
+from silent2music.evaluation.codec_metrics import codec_figures
+from silent2music.plotting import new_figure, save
 
 FIGURES = {
     "log_mel": ("log-mel", ".3f"),
@@ -123,9 +124,12 @@ def run_bench(
         The tables, in Markdown.
 
     Raises:
+        S2MError: if librosa or matplotlib is not installed.
         ConfigError: if the codecs have several sample rates.
         DataError: if there is no music.
     """
+    require("librosa")
+    require("matplotlib", "plot")
     rates = sorted({entry.codec.sample_rate for entry in entries})
     if len(rates) != 1:
         raise ConfigError(f"The codecs are of {rates} Hz; expected one sample rate for all.")
@@ -148,7 +152,8 @@ def run_bench(
     _plot(titles, [(originals[i], last.through(originals[i])) for i in worst], rates[0], out / "worst.png")
     speeds = measure_speed(entries, originals[0])
     text = _tables(entries, rows, speeds)
-    (out / "bench.json").write_text(json.dumps({"rows": rows, "speed": speeds}, indent=1) + "\n")
+    found = json.dumps({"rows": rows, "speed": speeds}, indent=1)
+    (out / "bench.json").write_text(found + "\n", encoding="utf-8")
     (out / "bench.md").write_text(text, encoding="utf-8")
     return text
 
@@ -232,11 +237,7 @@ def _plot(
     titles: Sequence[str], pairs: Sequence[tuple[FloatArray, FloatArray]], sample_rate: int, path: Path
 ) -> None:
     """Spectrograms of originals (left) and what came back (right), a row for each pair."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.0, 2.2 * len(pairs)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.0, 2.2 * len(pairs))
     axes = figure.subplots(len(pairs), 2, squeeze=False)
     for row, title, sounds in zip(axes, titles, pairs, strict=True):
         for place, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
@@ -246,5 +247,4 @@ def _plot(
             place.set_title(label, fontsize=8)
             place.tick_params(labelsize=7)
         row[0].set_ylabel("kHz", fontsize=8)
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=80)
+    save(figure, path)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import describe
 from silent2music.evaluation.following import onset_scores
-
-FloatArray = NDArray[np.float32]
 
 AUDIBLE_DB = 40.0
 """What is this far below the loudest frame (of a band: the loudest band) does not count."""
