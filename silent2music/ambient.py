@@ -147,7 +147,9 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(n_features))
 
     def fit(self, values: Tensor) -> None:
-        """Measure on training values `[n, F]`."""
+        """Measure on training values `[n, F]`; fewer than two have no deviation and change nothing."""
+        if len(values) < 2:
+            return
         self.mean.copy_(values.mean(dim=0))
         self.std.copy_(values.std(dim=0).clamp_min(0.05))
 

@@ -195,8 +195,8 @@ class Silent2Music(nn.Module):
             if progress is not None:
                 progress(done, n_columns)
 
-        written = self._write(signals, self.resolved(sampling), without, live, told)
-        for audio in decode_stream(self.codec, _noted(written, codes), live=live):
+        written = self._write(signals, self.resolved(sampling), without, live, told, codes)
+        for audio in decode_stream(self.codec, written, live=live):
             samples = audio[0, :, :n_left].cpu().numpy()
             n_left -= samples.shape[1]
             if samples.shape[1]:
@@ -209,6 +209,7 @@ class Silent2Music(nn.Module):
         without: Sequence[str],
         live: bool,
         told: Callable[[int], None],
+        kept: list[Tensor] | None,
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another: signals are embedded, columns drawn, delays undone."""
         steering = Steering(lambda s: self.steer(s, without), self.embedder.lookahead_frames, live)
@@ -220,17 +221,22 @@ class Silent2Music(nn.Module):
                 given, null = embedded
                 if loop is None:
                     stepper, loop = token_loop(self.packed_decoder(), given, null, sampling, [sampling.seed])
-                stepper.set_tokens(given, null)
+                else:
+                    stepper.set_tokens(given, null)
                 frames = list(zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
                 last = frames[-1]
             if piece is None and loop is not None:
                 loop.end(len(frames))
                 frames += [last] * (stepper.pattern.n_codebooks - 1)
             for frame in frames:
-                codes = cast(TokenLoop, loop).push(*frame)
-                told(cast(TokenLoop, loop).n_columns)
-                if codes is not None:
-                    yield codes
+                assert loop is not None
+                codes = loop.push(*frame)
+                told(loop.n_columns)
+                if codes is None:
+                    continue
+                if kept is not None:
+                    kept.append(codes)
+                yield codes
 
     @torch.inference_mode()
     def generate_batch(
@@ -454,14 +460,6 @@ def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
     if sample_rate is None:
         raise AudioError("Samples were given without their rate; give sample_rate, in Hz.")
     return Waveform(np.atleast_2d(np.asarray(room, np.float32)), sample_rate)
-
-
-def _noted(written: Iterator[Tensor], codes: list[Tensor] | None) -> Iterator[Tensor]:
-    """Codes on their way, a note of each made in `codes`."""
-    for one in written:
-        if codes is not None:
-            codes.append(one)
-        yield one
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:

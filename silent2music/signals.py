@@ -79,9 +79,15 @@ GROUP_DROPOUT = {ROOM: 0.15}
 
 
 def members(names: Iterable[str]) -> set[str]:
-    """The controls that are named, by themselves or by their group."""
-    names = set(names)
-    return {name for name, control in CONTROLS.items() if name in names or control.group in names - {""}}
+    """The controls that are named, by themselves or by their group.
+
+    Raises:
+        ConfigError: if there is no such control or group.
+    """
+    asked, found = set(names), {name: {name, control.group} - {""} for name, control in CONTROLS.items()}
+    for name in sorted(asked.difference(*found.values())):
+        raise ConfigError(f"Control '{name}' is unknown; expected some of {', '.join(CONTROLS)} or a group.")
+    return {name for name, called in found.items() if called & asked}
 
 
 @dataclass(frozen=True)
@@ -344,9 +350,12 @@ class Embedder(nn.Module):
         mask = signals.mask
         along = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "along"]
         whole = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "whole"]
-        frames = torch.stack(along).sum(dim=0) if len(along) > 1 else along[0]
+        frames = along[0] if along else torch.zeros(*mask.shape, self.dim, device=mask.device)
+        for other in along[1:]:
+            frames = frames + other
         # A shorter row holds its last step, as the decoder does for the columns that end the delay pattern.
         last = (mask.sum(dim=1) - 1).clamp_min(0)
         step = torch.minimum(torch.arange(mask.shape[1], device=mask.device)[None], last[:, None])
         frames = frames.gather(1, step[..., None].expand_as(frames))
-        return Conditioning(frames, mask, torch.cat(whole, dim=1))
+        tokens = torch.cat(whole, dim=1) if whole else frames.new_zeros(signals.n_rows, 0, self.dim)
+        return Conditioning(frames, mask, tokens)

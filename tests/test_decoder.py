@@ -43,7 +43,8 @@ def test_delay_undo_is_the_inverse_of_apply(n_frames):
     grid = pattern.apply(codes)
     assert grid.shape == (2, 4, n_frames + 3)
     assert torch.equal(pattern.undo(grid), codes)
-    assert torch.equal(grid != 99, pattern.valid(n_frames).expand(2, -1, -1))
+    frame = torch.arange(n_frames + 3)[None] - torch.arange(4)[:, None]
+    assert torch.equal(grid != 99, ((frame >= 0) & (frame < n_frames)).expand(2, -1, -1))
 
 
 def test_codebook_k_of_frame_t_stands_in_column_t_plus_k():

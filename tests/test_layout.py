@@ -28,6 +28,7 @@ NOT_FOR_INFER = (
     "accelerate",
     "datasets",
     "encodec",
+    "huggingface_hub",
     "jsonschema",
     "librosa",
     "matplotlib",

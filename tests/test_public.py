@@ -27,7 +27,9 @@ def test_dir_lists_all_and_each_is_there() -> None:
 
 
 def test_names_are_loaded_when_they_are_used() -> None:
-    code = "import sys, silent2music; dir(silent2music); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import sys, silent2music; dir(silent2music); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(s2m.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
@@ -35,7 +37,9 @@ def test_names_are_loaded_when_they_are_used() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_from_a_recording_to_a_file_and_its_scores(model_folder: Path, room_file: Path, tmp_path: Path) -> None:
+def test_from_a_recording_to_a_file_and_its_scores(
+    model_folder: Path, room_file: Path, tmp_path: Path
+) -> None:
     model = s2m.load(model_folder)
     assert not model.training
     piece = model.generate(str(room_file), seed=3, seconds=1.0)

@@ -268,13 +268,20 @@ def test_a_control_is_added_by_an_entry_a_setting_and_an_option(
     steered = model.generate(room, sampling, density=9.0)
     assert np.array_equal(plain.samples, model.generate(room, sampling).samples)
     assert not np.array_equal(steered.codes, plain.codes)
-    assert not np.array_equal(model.generate(room, sampling, beats=[0.2, 0.4]).codes, plain.codes)
+    on_beats = model.generate(room, sampling, beats=[0.2, 0.4])
+    assert not np.array_equal(on_beats.codes, plain.codes)
+    # In pieces and at once, with what both embedders along time look ahead to.
+    assert np.array_equal(
+        model.generate_batch([room], sampling, [0], beats=[0.2, 0.4])[0].codes, on_beats.codes
+    )
     ignored = model.generate(room, sampling, density=9.0, without=("density",))
     assert np.array_equal(ignored.codes, plain.codes)
     (batched,) = model.generate_batch([room], sampling, [0], density=9.0)
     assert np.array_equal(batched.codes, steered.codes)
     with pytest.raises(ConfigError, match=r"has no control 'tempo'; expected beats, density"):
         model.generate(room, tempo=1)
+    with pytest.raises(ConfigError, match=r"'rooms' is unknown; expected some of room_frames"):
+        model.generate(room, without=("rooms",))
 
     write(tmp_path / "room.wav", room)
     command = ["infer", tmp_path / "room.wav", "-o", tmp_path / "out.wav", "--model", folder, "--json"]

@@ -102,18 +102,17 @@ def room_contrast(
         kinds += batch.kinds
         if progress is not None:
             progress(len(kinds), n_batches * batch_size)
-    true, shuffled, dropped = (np.asarray(found[name]) for name in ROOMS)
-    rows = {kind: np.flatnonzero(np.asarray(kinds) == kind) for kind in sorted(set(kinds))}
+    under = {name: np.asarray(values) for name, values in found.items()}
+
+    def differences(rows: Any) -> tuple[Interval, Interval]:
+        shuffled, dropped = (
+            paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]
+        )
+        return shuffled, dropped
+
     return Contrast(
-        n_pairs=len(kinds),
-        losses={name: bootstrap_mean(np.asarray(found[name]), seed) for name in ROOMS},
-        shuffled_minus_true=paired_difference(shuffled, true, seed),
-        dropped_minus_true=paired_difference(dropped, true, seed),
-        by_kind={
-            kind: (
-                paired_difference(shuffled[row], true[row], seed),
-                paired_difference(dropped[row], true[row], seed),
-            )
-            for kind, row in rows.items()
-        },
+        len(kinds),
+        {name: bootstrap_mean(values, seed) for name, values in under.items()},
+        *differences(slice(None)),
+        {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},
     )

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,15 +129,11 @@ def train(
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
     """A model with fresh weights, its decoder fitted to the codec's first codebooks."""
     _, size, width = codec.codebook_vectors().shape
-    decoder = to_dict(recipe.decoder) | {
-        "n_codebooks": n_codebooks,
-        "codebook_size": size,
-        "codebook_dim": width,
-    }
+    own = {"n_codebooks": n_codebooks, "codebook_size": size, "codebook_dim": width}
     config = ModelConfig(
         controls=recipe.controls,
         ambient=recipe.ambient,
-        decoder=type(recipe.decoder)(**decoder),
+        decoder=replace(recipe.decoder, **own),
         codec_checksum=codec.token_checksum(n_codebooks),
     )
     return Silent2Music(config, codec)
