@@ -511,8 +511,8 @@ def _load(path: Path, refused: tuple[str, ...]) -> Library:
     clips = []
     for row in index["clips"]:
         shots = tuple(Shot(**shot) for shot in row.pop("shots"))
-        kinds, credit = tuple(row.pop("kinds")), Credit(**row.pop("credit"))
-        clips.append(Clip(**row, kinds=kinds, credit=credit, shots=shots))
+        kinds, origin = tuple(row.pop("kinds")), Credit(**row.pop("credit"))
+        clips.append(Clip(**row, kinds=kinds, credit=origin, shots=shots))
     responses = np.load(path.with_suffix(".rooms.npy"))
     rooms, start = [], 0
     for row in index["rooms"]:
