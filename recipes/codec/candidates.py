@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import save_codec
-from silent2music.conditioning import Conditioning
 from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values
 from silent2music.data.pairs import music_files
-from silent2music.decoder import Decoder
+from silent2music.decoder import Conditioning, Decoder
 from silent2music.evaluation.codec_bench import BenchEntry, held_out, run_bench
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music
@@ -122,7 +121,6 @@ def token_loss(model: Decoder, music: CodedMusic, rows: Sequence[int]) -> Tensor
         torch.zeros(n_rows, n_frames, width),
         torch.ones(n_rows, n_frames, dtype=torch.bool),
         torch.zeros(n_rows, 0, width),
-        torch.ones(n_rows, 0, dtype=torch.bool),
     )
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(grid, nothing)
