@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from silent2music.conditioning import Conditioning
 from torch import Tensor
 from torch.nn import functional
 
