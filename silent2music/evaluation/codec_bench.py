@@ -142,8 +142,8 @@ def run_bench(
     speeds = measure_speed(candidates, clips[0][2])
     text = _tables(candidates, rows, speeds)
     out.mkdir(parents=True, exist_ok=True)
-    figures = json.dumps({"rows": rows, "speed": speeds}, indent=1)
-    (out / "bench.json").write_text(figures + "\n", encoding="utf-8")
+    table = json.dumps({"rows": rows, "speed": speeds}, indent=1)
+    (out / "bench.json").write_text(table + "\n", encoding="utf-8")
     (out / "bench.md").write_text(text, encoding="utf-8")
     return text
 
