@@ -61,12 +61,13 @@ def minimal(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> tup
     folder = tmp_path_factory.mktemp("minimal")
     audio.write(folder / "room.wav", audio.Waveform(steps_room(), RATE))
     model = ["--model", model_folder]
-    loops = ["--loop", "2s", "--layers", "calm,intense", "--spatial", "stereo", "--formats", "wav,flac,ogg"]
+    short = ["--loop", "2s", "--set", "ambience.candidates=1"]
+    loops = ["--layers", "calm,intense", "--spatial", "stereo", "--formats", "wav,flac,ogg"]
     commands = [
         ["infer", "room.wav", "-o", "out.flac", *model],
         ["infer", "room.wav", "--stream", "--seconds", 1, *model],
-        ["ambience", "room.wav", "--out", "loops", "--set", "ambience.candidates=1", *loops, *model],
-        ["ambience", "room.wav", "--out", "ambix", "--loop", "2s", "--spatial", "ambix", *model],
+        ["ambience", "room.wav", "--out", "loops", *short, *loops, *model],
+        ["ambience", "room.wav", "--out", "ambix", "--spatial", "ambix", *short, *model],
         ["analyze", "room.wav", "--json", "room.json"],
     ]
     return folder, run_without([(NOT_MINIMAL, command) for command in commands], folder)
