@@ -89,7 +89,8 @@ def room_contrast(
     batch_size = min(batch_size, n_pairs, len(dataset))
     if batch_size < 2:
         raise DataError(
-            f"{shards} has {len(dataset)} validation pairs; expected two, for another one's room."
+            f"{shards} has {len(dataset)} validation pairs, of which {batch_size} were asked for; expected two at "
+            "least, for another one's room."
         )
     n_batches = min(n_pairs, len(dataset)) // batch_size
     found: dict[str, list[float]] = {name: [] for name in ROOMS}

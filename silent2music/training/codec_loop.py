@@ -77,8 +77,8 @@ def train_codec(
     config = recipe.codec_training
     if (out / STATE_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
-    _check(recipe)
     require("tensorboard", "train")  # accelerate would leave the log out and fail later
+    _check(recipe)
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
         log_with="tensorboard",
