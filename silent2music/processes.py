@@ -29,7 +29,7 @@ THREAD_VARIABLES = (
 
 
 class Pool:
-    """Runs a function over jobs, in this process or in several; a context manager.
+    """Runs a function over jobs, in this process or in several worker processes; a context manager.
 
     Args:
         workers: processes; with one or less, everything runs in this process.
@@ -62,7 +62,7 @@ class Pool:
             self._executor = None
 
     def map(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        """The function's results in the order of the jobs, each as soon as it and those before it are there.
+        """Yield the function's results in the order of the jobs, each as soon as it and those before it are ready.
 
         Args:
             function: of a module. Called with a job, after the result of `start` where there is one.

@@ -13,10 +13,10 @@ from silent2music.arrays import DoubleArray, FloatArray, IntArray
 
 CELL_RATE_HZ = 20.0
 LASTING_SECONDS, SIDE_SECONDS, COLOUR_SECONDS, ABRUPT_SECONDS = 6.0, 3.0, 1.5, 0.8
-"""How far to either side each feature looks: a change of scene is abrupt, and lasts."""
+"""Time on either side that each feature compares: a change of scene is abrupt, and lasts."""
 
 EVENT_SECONDS = 1.0
-"""A rise that is shorter is an event and no part of the background."""
+"""A shorter rise is an event and not part of the background."""
 
 USUAL_SECONDS = 60.0
 """Evidence is compared with its median over about this time."""
@@ -29,7 +29,7 @@ MAX_DISTANCE, MAX_STEP_DB = 6.0, 12.0
 DENSITY_THRESHOLD = 12.0
 CHUNK = 2000
 PIECE_CELLS = 12_000
-"""Cells whose evidence is gathered at a time (ten minutes)."""
+"""Cells whose evidence is computed at a time (ten minutes)."""
 
 WEIGHTS = {
     "abrupt": 2.4,
@@ -44,7 +44,7 @@ BIAS = -9.65
 """Of a logistic regression on the logarithms of `evidence`, fitted to 188 made scenes whose changes are known."""
 
 MIN_CONFIDENCE = 0.2
-"""At this probability about as many changes are missed as are made up."""
+"""At this probability about as many changes are missed as are found wrongly."""
 
 
 def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:

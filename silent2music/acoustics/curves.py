@@ -1,4 +1,4 @@
-"""The profile as input of a network: curves on a time axis and global scalars, all of order one."""
+"""The acoustic profile as network input: curves on a time axis, and global scalars, all of order one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def joined(parts: Sequence[Part]) -> AcousticProfile:
-    """The profile of a recording from those of overlapping windows of it; that of a single one is its own.
+    """Join the profiles of overlapping windows to that of the whole recording; that of a single window is its own.
 
     Windows meet in the middle of what they share, so that each moment is judged by a window that reaches beyond it.
     Events, energy, level, peak and noise floor come out as in the whole, boundaries nearly so. Centroid and tilt are

@@ -1,4 +1,4 @@
-"""Pairs out of ordinary recordings of performances: the room before a note, and the music that follows.
+"""Harvest pairs from recordings of performances: the room tone before the music, and the music.
 
 Nearly every recording holds some near-silence: room tone before the first note, a quiet count-in, a pause
 between movements. Each such stretch is real audio of the very room that the music then sounds in. It is paired
@@ -44,7 +44,7 @@ PREROLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Stretch:
-    """A near-silent stretch and the music behind it, in samples of a recording.
+    """A near-silent passage and the music after it, in samples of a recording.
 
     Attributes:
         start, end: the near-silence.
@@ -58,7 +58,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class HarvestReport:
-    """What came out of the recordings.
+    """The pairs that were harvested, and the recordings that gave none.
 
     Attributes:
         pairs: the pairs written.
@@ -123,7 +123,7 @@ def harvest(
 
 
 def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> list[Stretch]:
-    """Near-silent stretches of a recording that are followed by music.
+    """Find near-silent passages of a recording that are followed by music.
 
     A block of 50 ms is near-silent if it is below -35 dBFS, `below_music_db` below the recording's loud level
     (95th percentile) and at most `above_floor_db` above its quietest half second. Moments of up to 0.3 s that
@@ -237,7 +237,7 @@ def _sides(
 
 
 def extended(room: FloatArray, n_samples: int, crossfade: int, rng: np.random.Generator) -> FloatArray:
-    """Room tone of any length from a short stretch of it.
+    """Extend a short passage of room tone to any length.
 
     The stretch itself comes first and whole. Then follow excerpts of 60 to 100 % of it from random places,
     each laid over the end of what is there with an equal-power crossfade: `cos` and `sin` of a quarter turn,

@@ -78,7 +78,7 @@ class Pair:
         return str(self.labels.get("kind", ""))
 
     def to_line(self) -> str:
-        """The pair as one line of the manifest, without the line end; what is default is left out.
+        """The pair as one line of the manifest, without line end and default values.
 
         Raises:
             DataError: if a label is no JSON value (NaN and infinity included).
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a manifest.
+    """One fault of a manifest, with its line.
 
     Attributes:
         line: line number in `pairs.jsonl`, from 1.
@@ -124,7 +124,7 @@ class Fault:
 
 
 def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
-    """Read the manifest of a pair folder; the audio is not looked at.
+    """Read the manifest of a pair folder, without opening the audio.
 
     Args:
         folder: the pair folder.
@@ -145,7 +145,7 @@ def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
-    """Write the manifest of a pair folder, whole or not at all, replacing one that is there.
+    """Write the manifest of a pair folder, whole or not at all, replacing an older one.
 
     Raises:
         DataError: if the labels of a pair are no JSON.
@@ -157,7 +157,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
 
 
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
-    """The two sides of a pair as recorded, cut to `start` and `end`.
+    """Read the two sides of a pair, cut to `start` and `end`.
 
     Raises:
         AudioError: if a file cannot be read or the range lies outside it.
@@ -183,7 +183,7 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
 
 
 def music_files(path: Path, split: str = "train") -> list[Path]:
-    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio.
+    """The music files of a split: of a pair folder its music sides, of any other folder or file all its audio (training).
 
     Args:
         path: pair folder, another folder, or an audio file.
@@ -305,7 +305,7 @@ def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
 
 
 def check(folder: Path | str) -> list[Fault]:
-    """Look at a whole pair folder and name everything that is wrong, in one pass.
+    """Check a whole pair folder, and list all faults.
 
     Every line is parsed, every file read; no fault hides another on a different line. The kinds of fault are
     `malformed-json`, `missing-key`, `unknown-key`, `wrong-type`, `outside-folder`, `bad-range`,

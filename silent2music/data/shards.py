@@ -58,7 +58,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a run of `prepare` did.
+    """Counts of what a run of `prepare` did.
 
     Attributes:
         n_prepared: pairs encoded in this run.
@@ -91,7 +91,7 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     n_codebooks: int | None = None,
 ) -> PrepareReport:
-    """Encode the pairs of a folder that are complete and not yet prepared.
+    """Encode the complete pairs of a folder that are not yet prepared, and write them as shards.
 
     Run it again while the folder grows: shards that are done are kept, new pairs go into new shards, and
     shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
@@ -149,7 +149,7 @@ def prepare(
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
-    """What a prepared folder was made with: codec, features, counts.
+    """Read the metadata of a prepared folder: codec, features, counts.
 
     Raises:
         DataError: if it is missing or malformed.
@@ -363,7 +363,7 @@ def _counts(target: Path) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Example:
-    """One crop of one pair.
+    """One crop of a pair.
 
     Attributes:
         codes: `[K, T]` int64.
@@ -381,7 +381,7 @@ class Example:
 
 
 class PairDataset:
-    """A prepared split in memory, ordered by pair id whatever the layout of its shards, giving crops.
+    """A prepared split in memory, from which crops are taken; ordered by pair id, whatever the layout of its shards.
 
     20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
 
@@ -471,7 +471,7 @@ def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples side by side, padded at the end.
+    """A batch of examples, padded at the end.
 
     Attributes:
         codes: `[B, K, T]` int64, zero where padded.
@@ -505,7 +505,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 def batches(
     dataset: PairDataset, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """The full batches of an epoch for one rank, shuffled, cropped, the incomplete last one left out.
+    """The batches of an epoch for one rank, shuffled and cropped; an incomplete last batch is left out.
 
     The order depends on (seed, epoch) alone, so a resumed run continues an epoch exactly by giving `start`,
     the number of batches already used. Ranks share no pair within an epoch.

@@ -104,7 +104,7 @@ def _features(
 
 
 def _some_farther_away(vectors: Tensor, power: float, generator: torch.Generator) -> Tensor:
-    """The vectors `[n, P]`, some of them as of a quieter sound: a gain on it is one on them, to the same power."""
+    """The vectors `[n, P]`, a share of them scaled as those of an attenuated sound are."""
     draws = torch.rand(2, len(vectors), generator=generator)
     gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
     return vectors * torch.pow(10.0, power * gain_db / 20.0)[:, None]
@@ -115,8 +115,8 @@ def _fit_quantiser(
 ) -> None:
     """Residual k-means on vectors `[n, P]`, into the codec's codebooks and scales.
 
-    The first book minimises the error relative to each vector's own length; an entry's scale is the RMS length
-    of what it leaves, and the other books are fitted to what is left in that scale.
+    The first codebook minimises the error relative to each vector's length; an entry's scale is the RMS length of its
+    residuals, and the other codebooks are fitted to residuals divided by that scale.
     """
     books, size = codec.codebooks, codec.codebook_size
     weights = 1.0 / vectors.norm(dim=1).square().clamp(min=MIN_NORM**2)
@@ -193,6 +193,6 @@ def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _round(codec: BundledCodec) -> None:
-    """Bring the fitted tensors to what 16 bits on disk can hold."""
+    """Round the fitted tensors to 16 bits, as they are stored."""
     for buffer in codec.buffers():
         buffer.copy_(buffer.half().float())

@@ -1,4 +1,4 @@
-"""The codec's training loop: what the closed form left, by gradient.
+"""The training loop of codecs: of the bundled codec's correction, or of EnCodec's network.
 
 Every random choice of a step (excerpts, gains, dropped codebooks) is a function of the seed and the step, so that a
 resumed run equals an uninterrupted one.
@@ -92,7 +92,7 @@ def train_codec(
 
 
 def _check(recipe: RecipeConfig) -> None:
-    """Refuse settings that do not go together."""
+    """Raise an error if settings contradict each other."""
     config = recipe.codec_training
     for name, known in (("kind", ("bundled", "seanet")), ("objective", ("sound", "magnitudes"))):
         if getattr(config, name) not in known:
@@ -109,7 +109,7 @@ def _check(recipe: RecipeConfig) -> None:
 
 
 def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
-    """The codec to train: what `start` holds, with the correction that the recipe asks for."""
+    """The codec to train: that of `start`, with the correction that the recipe asks for."""
     if recipe.codec_training.kind == "seanet":
         return cast(SeanetCodec, load_codec(start)) if start else SeanetCodec(recipe.seanet)
     if start is None:
@@ -129,7 +129,7 @@ def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
 
 
 class _Run:
-    """One run with everything that a step touches."""
+    """A training run: codec, optimisers, data and log."""
 
     def __init__(
         self,
@@ -225,9 +225,9 @@ class _Run:
         return found
 
     def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """What the codec makes of some music, what it should be, and the commitment loss.
+        """Decoded music, its reference, and the commitment loss.
 
-        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is as from farther away.
+        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is attenuated.
         """
         config, codec, device = self.config, self.codec, self.accelerator.device
         n_codebooks = codec.n_codebooks
@@ -270,7 +270,7 @@ class _Run:
         return {**found, "spectral": torch.stack(weighted).sum()}
 
     def _adversarial_losses(self, wanted: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-        """What the discriminator finds in decoded samples `[B, N]`."""
+        """Losses of decoded samples `[B, N]` by the discriminator."""
         judge = cast(nn.Module, self.discriminator)
         fake, fake_maps = judge(decoded[:, None])
         with torch.no_grad():
@@ -331,7 +331,7 @@ class _Run:
 
 @torch.no_grad()
 def measure(codec: Codec | TrainableCodec, sound: Tensor) -> dict[str, float]:
-    """Figures of music `[B, C, N]` through a codec.
+    """Distances between music `[B, C, N]` and what a codec decodes of it.
 
     Returns:
         `log_mel`, the distance over four scales; `level_error_db`, the mean absolute error of each row's RMS
