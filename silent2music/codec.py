@@ -320,7 +320,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 FIRST_BLOCKS = (12, 13, 25, 50, 100)
-"""Codec frames decoded at once at the start of a stream: sound comes soon, and then with less and less waste."""
+"""Codec frames decoded at once at the start of a stream: small blocks give early sound, large ones cost less."""
 
 
 def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> Iterator[Tensor]:

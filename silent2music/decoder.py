@@ -13,13 +13,13 @@ from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
 CELL_QUANTILE = 0.9
-"""Share of the frames of encoded music whose later codes lead no farther from the first than is allowed to drawn ones."""
+"""Quantile of encoded frames that sets the limit of `sampling.Cells`."""
 
 REST_SHARES = (0.01, 0.03, 0.1, 0.3)
-"""Shares of the frames of encoded music that count as quiet, each in its own way, for how long it stays so."""
+"""Shares of the frames of encoded music that count as quiet; each has its own limit on how long a silence lasts."""
 
 REST_QUANTILE = 0.97
-"""Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
+"""Quantile of the silences of encoded music that sets the limits of `sampling.Rests`."""
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class Decoder(nn.Module):
         return self._logits(x[:, n_tokens:], self.output_tables())
 
     def _mask(self, n_tokens: int, n_columns: int, device: torch.device) -> Tensor:
-        """Bool `[G + T', G + T']`: tokens see tokens; columns see tokens and the last `attention_window` columns."""
+        """Attention mask `[G + T', G + T']`: tokens see tokens; columns see tokens and `attention_window` columns."""
         column = torch.arange(n_columns, device=device)
         distance = column[:, None] - column[None, :]
         mask = torch.zeros(n_tokens + n_columns, n_tokens + n_columns, dtype=torch.bool, device=device)

@@ -25,7 +25,7 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""What numerical libraries read, once, when they are imported."""
+"""Environment variables that limit the threads of numerical libraries, read when these are imported."""
 
 
 class Pool:
@@ -113,7 +113,7 @@ class _Process(SpawnProcess):
 
 
 class _Spawn(SpawnContext):
-    """Multiprocessing's way to spawn, with the processes above."""
+    """The spawn context of multiprocessing, with single-threaded workers."""
 
     Process = _Process
 

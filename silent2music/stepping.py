@@ -194,7 +194,7 @@ class Stepper:
         self._ring[:, 1, ..., : self.n_tokens, :] = values
 
     def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
-        """Global tokens `[R, G, D]` of all rows: those without a room follow those with one."""
+        """Global tokens `[R, G, D]` of all rows: the conditioned rows first, then the null's."""
         return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
 
     def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ WEIGHTS = {
     "peak_drift": -1.0,
 }
 BIAS = -9.65
-"""Of a logistic regression on the logarithms of `evidence`, fitted to 188 made scenes whose changes are known."""
+"""Intercept of a logistic regression on the logarithms of `evidence`, fitted to 188 built scenes with known changes."""
 
 MIN_CONFIDENCE = 0.2
 """At this probability about as many changes are missed as are found wrongly."""
@@ -50,10 +50,10 @@ MIN_CONFIDENCE = 0.2
 def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
     """Changes of scene: times at which the sound changes abruptly and for good, with the probability of a change.
 
-    What speaks for it is a step in single bands that is abrupt and lasts; what speaks against it is a level that
-    is another on both sides anyway, in all bands alike: a gust or a swell. Where the background stays as it is,
-    a change is also where as many events as before no longer come, or begin to. A gust that rises 6 dB or more
-    within two seconds of an otherwise even background is still taken for two changes.
+    Evidence for a change is a step in single bands that is abrupt and lasts. Evidence against it is a level that drifts
+    on both sides in all bands alike: a gust or a swell. Where the background stays the same, a change is also where the
+    rate of events changes. A gust that rises 6 dB or more within two seconds of an otherwise even background is still
+    taken for two changes.
 
     Args:
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
@@ -81,7 +81,7 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
 
 
 def _evidence_by_pieces(cells: FloatArray) -> dict[str, DoubleArray]:
-    """`evidence`, computed piece by piece; margins on both sides make it that of the whole but for rounding."""
+    """`evidence`, computed piece by piece with margins, so that it equals that of the whole but for rounding."""
     margin, found = _cells(LASTING_SECONDS + 2 * EVENT_SECONDS), []
     starts = range(0, len(cells), PIECE_CELLS)
     for start in starts:

@@ -9,7 +9,7 @@ from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.arrays import DoubleArray, FloatArray
 
 MAX_DECAYS = 150
-"""Decays looked at, the strongest first: more add time and no precision."""
+"""Number of decays that are fitted, the strongest first: more cost time and add no precision."""
 MAX_DECAY_SECONDS = 5.0
 MIN_GAP_SECONDS = 0.1
 MIN_RANGE_DB = 6.0

@@ -30,7 +30,7 @@ from silent2music.errors import AudioError, DataError
 
 BLOCK_SECONDS = 0.05
 MIN_ROOM_DBFS = -95.0
-"""Below this it is an editor's silence, not a room: 16-bit dither alone stands higher."""
+"""Below this it is digital silence from an editor, not a room: 16-bit dither alone is louder."""
 
 MAX_DRIFT_DB = 6.0
 """A stretch whose level moves more than this from its first to its last third is a tail or a fade."""

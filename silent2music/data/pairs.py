@@ -37,7 +37,7 @@ SOURCE_ROLES = ("recording", "score", "room", "instrument")
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
 MAX_SILENT_DBFS = -35.0
 MIN_MUSIC_DBFS = -60.0
-"""A music side whose RMS is below this is called silent: no microphone noise floor passes for music."""
+"""A music side whose RMS is below this counts as silent, so that a microphone's noise floor does not pass for music."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Pair:
 
 
 def _plain(value: Any) -> Any:
-    """numpy values as what JSON knows."""
+    """NumPy values as plain ones, for JSON."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not a JSON value")
@@ -243,7 +243,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the values of one line, before any file is looked at."""
+    """Faults of the values of one line, without opening files."""
     for key in values:
         if key not in KEYS:
             yield (
@@ -285,7 +285,7 @@ def _escapes(path: str) -> bool:
 
 
 def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with `labels.sources`."""
+    """Faults of `labels.sources`."""
     if not isinstance(sources, list):
         yield "wrong-type", f"'labels.sources' is {sources!r}; expected a list of objects."
         return
@@ -337,7 +337,7 @@ def check(folder: Path | str) -> list[Fault]:
 
 
 def _duplicates(pairs: list[tuple[int, Pair]]) -> Iterator[Fault]:
-    """Pairs that stand in the manifest twice."""
+    """Faults: pairs that are in the manifest twice."""
     first: dict[str, int] = {}
     for line, pair in pairs:
         if first.setdefault(pair.id, line) != line:
@@ -374,7 +374,7 @@ def _belongings(pair: Pair) -> set[tuple[str, str]]:
 
 
 def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
-    """What is wrong with the audio of a pair."""
+    """Faults of the audio of a pair."""
     sides: dict[str, Waveform] = {}
     for side, name in (("silent", pair.silent), ("music", pair.music)):
         path = root / name

@@ -167,7 +167,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
 
 
 def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
-    """Make the folder, or see that what is in it fits; remove what a killed run left half-written."""
+    """Create the folder, or check that its contents fit; remove unfinished files of a killed run."""
     if abs(config.frame_rate - codec.frame_rate) > 1e-6:
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
@@ -246,7 +246,7 @@ def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all pairs of a run are encoded with."""
+    """Settings that the encoding of all pairs of a run shares."""
 
     root: Path
     codec: Codec
@@ -263,7 +263,7 @@ def _started(job: _Job) -> _Job:
 
 
 def _encode_pair(job: _Job, item: tuple[Pair, str]) -> Row | str:
-    """One row of a shard, or the sentence that says why there is none."""
+    """Encode a pair as a row of a shard, or return the sentence that says why it cannot be."""
     import torch
 
     from silent2music.acoustics import analyze
@@ -441,7 +441,7 @@ class PairDataset:
         )
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
-        """A control's signal for a stretch of a pair."""
+        """A control's signal for a crop of a pair."""
         values, control = self._columns[_column(name)][index], CONTROLS[name]
         if values is None or control.axis == "whole":
             return None if values is None else np.asarray(values, np.float32)

@@ -18,13 +18,13 @@ Progress = Callable[[str, float], None]
 """Called with the stage's name and the fraction of it done."""
 
 MIN_NORM = 0.05
-"""Vectors shorter than this (about -90 dBFS) count no more in the fit for being quieter still."""
+"""Norm (about -90 dBFS) below which the weight of a vector in the fit no longer grows."""
 
 QUIET_SHARE = 0.2
-"""Share of the vectors that the fit hears from farther away, so that a fade-out fades in any music."""
+"""Share of the vectors that are attenuated for the fit, so that fade-outs are coded in any music."""
 
 QUIETEST_DB = -50.0
-"""By how much, at most."""
+"""The lowest of their gains."""
 
 KMEANS_BLOCK = 16_384
 """Vectors whose distances are computed at once, to bound memory."""
@@ -183,7 +183,7 @@ def kmeans(
 
 
 def _scores(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """`[n, V]`, half of what each centroid takes from a vector's energy."""
+    """Half of the energy that subtracting each centroid takes from each vector, `[n, V]`."""
     return vectors @ centroids.T - centroids.square().sum(1) / 2
 
 

@@ -298,14 +298,14 @@ class _Run:
         return measure(self.average, sound[:, None].to(self.accelerator.device))
 
     def _log(self, values: Mapping[str, float]) -> None:
-        """To TensorBoard and, as a line, to `log.jsonl`."""
+        """Write values to TensorBoard and, as a line, to `log.jsonl`."""
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
             with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a state holds, by part."""
+        """The tensors of a resume file, by part."""
         parts = {
             "codec": self.codec.state_dict(),
             "average": self.average.state_dict(),
@@ -323,7 +323,7 @@ class _Run:
         return found
 
     def _save(self) -> None:
-        """State for resuming, and the averaged codec as a codec folder."""
+        """Write the resume file, and the averaged codec as a codec folder."""
         settings = to_dict(self.config)
         write_state(self.out / STATE_FILE, self.step, settings, self._tensors(), self._optimizers())
         save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)

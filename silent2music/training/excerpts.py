@@ -18,10 +18,10 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.errors import AudioError, DataError
 
 EXCERPT_SECONDS = 8.0
-"""Of coded music: long beside a crop, so that few crops begin or end where an excerpt does."""
+"""Length of an excerpt of coded music: much longer than a crop, so that few crops touch its ends."""
 
 EXCERPTS_PER_FILE = 2
-"""Of coded music, at each visit: most of the time goes into reading a file."""
+"""Excerpts of coded music taken from a file at a time, since reading it takes most of the time."""
 
 _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 

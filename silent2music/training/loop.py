@@ -290,17 +290,17 @@ class _Run:
                 file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
 
     def _save(self) -> None:
-        """State for resuming, and the averaged weights as a model folder."""
+        """Write the resume file, and the averaged weights as a model folder."""
         settings = {"training": to_dict(self.config)}
         write_state(self.out / STATE_FILE, self.step, settings, *self._state())
         self.average.save_pretrained(self.out / MODEL_FOLDER)
 
     def _load(self) -> None:
-        """Go on from the last checkpoint."""
+        """Load the last resume file."""
         self.step = read_state(self.out / STATE_FILE, *self._state())
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
-        """What a checkpoint holds, as `write_state` takes it."""
+        """The contents of a resume file, as `write_state` takes them."""
         parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
         return parts, {"model": (self.plain, self.optimizer)}
 
