@@ -135,7 +135,7 @@ class _ConvBlock(nn.Module):
 class Standardise(nn.Module):
     """Standardises values `[..., F]` by the mean and deviation that `fit` measured.
 
-    Held within eight deviations: input unlike all training data must not drive a network out of range.
+    Results are clipped to eight deviations, so that input unlike all training data stays in range.
     """
 
     mean: Tensor
@@ -161,15 +161,15 @@ class Standardise(nn.Module):
 class FrameEncoder(nn.Module):
     """Embeds ambient features along time by a stack of dilated convolutions.
 
-    It sees a bounded stretch around each step: what lies further ahead than `lookahead_seconds` cannot change an
-    embedding, so live input works with that much delay.
+    The receptive field is bounded: what lies further ahead than `lookahead_seconds` cannot change an embedding, so live
+    input works with that much delay.
 
     Args:
         config: sizes.
         out_dim: D, the decoder's width.
 
     Attributes:
-        lookahead_frames: how many steps it sees to either side.
+        lookahead_frames: the receptive field on either side, in steps.
 
     Raises:
         ConfigError: if the stack would look further ahead than it states.

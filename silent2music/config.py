@@ -203,11 +203,12 @@ class TrainingConfig:
 class CodecTrainingConfig:
     """The codec's training loop; the closed form comes before it.
 
-    Of the bundled codec (`kind`) the decoder's correction is trained, on `cached_minutes` of music that are coded once,
-    and tokens stay as they are, so that a token model goes on to fit; of `seanet` everything. `objective` is `sound`, or
-    `magnitudes` of the bundled codec alone: many more steps in the same time, since no phase is rebuilt. The weights
-    are of `distances.sound_distances`; `roughness_weight` is of sound alone. An `adversarial_weight` above 0 adds
-    EnCodec's discriminator: then it and `feature_weight` are shares of the gradient, beside 1 for all distances.
+    Of the `kind` `bundled` only the decoder's correction is trained, on `cached_minutes` of music that are encoded once.
+    Tokens stay as they are, so that a model trained on them still fits. Of `seanet` everything is trained. The
+    `objective` is `sound`, or for the bundled codec `magnitudes`, with many more steps in the same time since no phase
+    is rebuilt. The weights belong to `distances.sound_distances`; `roughness_weight` applies to sound alone. An
+    `adversarial_weight` above 0 adds EnCodec's discriminator: it and `feature_weight` are then shares of the gradient,
+    beside 1 for all distances.
     """
 
     kind: str = "bundled"

@@ -88,10 +88,10 @@ def estimate_phases(
 ) -> tuple[Tensor, Carry]:
     """Estimate phases from magnitudes by integrating along time in partials and along frequency in attacks.
 
-    A bin belongs to the nearest peak of its frame and goes on from where that peak was a frame ago, by the
-    frequency of the peak's parabola (single pass spectrogram inversion: Beauregard, Harish and Wyse, 2015). A
-    bin that has just risen has no past: its phase follows from its neighbours' by the group delay, which is
-    the slope of the log-magnitude in time (phase gradient: Prusa, Balazs and Sondergaard, 2017).
+    A bin belongs to the nearest peak of its frame. Its phase continues from that of the bin where the peak was a frame
+    ago, at the frequency of a parabola through the peak (single pass spectrogram inversion: Beauregard, Harish and
+    Wyse, 2015). A bin that has just risen has no past: its phase is computed from its neighbours' by the group delay,
+    which is the slope of the log-magnitude in time (phase gradient: Prusa, Balazs and Sondergaard, 2017).
 
     Args:
         magnitudes: `[B, L, F]`, scaled as `stft` does, `F = n_fft / 2 + 1`.
@@ -100,7 +100,7 @@ def estimate_phases(
         after: `[B, 1, F]` magnitudes of the next frame; none at the end of a sound.
 
     Returns:
-        Unit phasors `[B, L, F]` as `stft` counts phases, and the carry for what follows.
+        Unit phasors `[B, L, F]` with phases as those of `stft`, and the carry for the next frames.
     """
     before = torch.zeros_like(magnitudes[:, :1]) if carry is None else carry.magnitudes
     owner, advances = _partials(magnitudes, n_fft, hop)
@@ -154,7 +154,7 @@ def _attack_phases(
 def griffin_lim(magnitudes: Tensor, phases: Tensor, n_fft: int, hop: int, n_iterations: int) -> Tensor:
     """Fast Griffin-Lim: a sound `[B, L * hop]` whose STFT magnitudes are near the given ones.
 
-    Fast Griffin-Lim with momentum 0.99 (Perraudin, Balazs and Sondergaard, 2013).
+    With momentum 0.99 (Perraudin, Balazs and Sondergaard, 2013).
 
     Args:
         magnitudes: `[B, L, n_fft / 2 + 1]`, scaled as `stft` does.

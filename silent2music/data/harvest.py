@@ -4,11 +4,11 @@ Nearly every recording holds some near-silence: room tone before the first note,
 between movements. Each such stretch is real audio of the very room that the music then sounds in. It is paired
 with the music that follows it, up to the next stretch.
 
-The silent side is never attenuated, since its level is part of what it says: a stretch louder than the pair
-format allows is refused. It is usually shorter than the music, so it is extended: excerpts of the stretch of
+The silent side is never attenuated, since its level is a signal: a stretch louder than the pair format allows is
+refused. It is usually shorter than the music, so it is extended: excerpts of the stretch of
 random place and length (60 to 100 % of it) are joined with equal-power crossfades, which keep the level of
-noise. Random excerpts, because a plain loop would put a pulse into the room that was never there. An extension
-has its limit (`HarvestConfig.max_extension`); beyond it the music is cut.
+noise. The excerpts are random because a plain loop would add a pulse to the room. The extension is limited
+(`HarvestConfig.max_extension`); beyond it the music is cut.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `profile`, `labels` | JSON text |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
-again. So a killed run goes on where it was, and a set can be prepared while it still grows.
+again. So a killed run can be continued, and a set can be prepared while it still grows.
 """
 
 from __future__ import annotations
