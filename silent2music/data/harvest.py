@@ -127,8 +127,8 @@ def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> 
 
     A block of 50 ms is near-silent if it is below -35 dBFS, `below_music_db` below the recording's loud level
     (95th percentile) and at most `above_floor_db` above its quietest half second. Moments of up to 0.3 s that
-    are louder, yet well below the music, are let through. What still decays at the start of a stretch is the
-    tail of the music before it and is cut off.
+    are louder, yet well below the music, are accepted. A decay at the start of a stretch is
+    the tail of the music before it and is cut off.
 
     Args:
         recording: any rate and channels.
