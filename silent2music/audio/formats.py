@@ -19,7 +19,7 @@ from silent2music.errors import AudioError
 from silent2music.files import atomic_path
 
 MIN_SECONDS = 0.5
-"""The shortest recording that says anything about a room."""
+"""The shortest recording that is accepted as a room."""
 
 WHOLE_SECONDS = 60.0
 """Recordings up to this length are held in memory where they are opened; longer ones wait in a temporary file."""
@@ -51,7 +51,7 @@ def read(path: Path | str) -> Waveform:
 
 
 def open_recording(path: Path | str) -> Recorded:
-    """As `read`, in memory that does not grow with the length.
+    """Open a file as `read` does, but keep a long one on disk, so that memory does not grow with the length.
 
     What is longer than `WHOLE_SECONDS` is decoded once, block by block, to a temporary file of 4 bytes a sample.
 
@@ -103,7 +103,7 @@ def _checked(path: Path, samples: FloatArray, sample_rate: int) -> Waveform:
 
 
 def _check_length(path: Path, announced: int, n_samples: int, sample_rate: int) -> None:
-    """Refuse a file of fewer samples than it announces, or of too few."""
+    """Raise an error if a file has fewer samples than it announces, or too few."""
     _check_chunk_length(path)
     if n_samples == 0:
         raise AudioError(f"{path} holds no samples; record or export it again.")
@@ -120,7 +120,7 @@ def _check_length(path: Path, announced: int, n_samples: int, sample_rate: int) 
 
 
 def _check_chunk_length(path: Path) -> None:
-    """Refuse a WAV or AIFF whose data chunk promises more bytes than the file has.
+    """Raise an error if the data chunk of a WAV or AIFF states more bytes than the file has.
 
     libsndfile repairs such a header silently, and a truncated copy would pass for a short recording.
     Streaming writers leave 0 or 0xFFFFFFFF there, which is no promise.
@@ -146,7 +146,7 @@ def _check_chunk_length(path: Path) -> None:
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All audio files below a folder, by suffix, sorted by path; hidden ones are none of them.
+    """Find all audio files below a folder, by suffix, sorted by path; hidden files are left out.
 
     Raises:
         AudioError: if there is none.

@@ -19,7 +19,7 @@ IN_MEMORY_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Waveform:
-    """Samples with their rate, checked once on making.
+    """Samples with their rate, validated on construction.
 
     Attributes:
         samples: `[C, N]` float32 in [-1, 1], C channels of N samples.
@@ -139,7 +139,7 @@ class Recording:
 
 
 Recorded = Waveform | Recording
-"""What `acoustics` and `listening` take: sound in memory or on disk."""
+"""A recording as `acoustics` and `listening` take it: in memory or on disk."""
 
 
 def to_dbfs(power: DoubleArray | float) -> DoubleArray:
