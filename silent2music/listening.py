@@ -10,6 +10,7 @@ hear now.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -266,46 +267,35 @@ def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatAr
         yield mono if rate == sample_rate else stream.resample_chunk(mono)
 
 
-class Steering:
+def embed_stream(
+    signals: Iterable[Signals],
+    embed: Callable[[Signals], tuple[Conditioning, Conditioning]],
+    context: int,
+    live: bool = False,
+) -> Iterator[tuple[Conditioning, Conditioning]]:
     """Embeds a stream of signals, one row, piece by piece as soon as no later signal can change the embeddings.
 
     Args:
+        signals: of successive stretches.
         embed: from signals to conditioning under them and under none of the room.
-        lookahead_frames: how far an embedding depends on signals to either side, in codec frames.
+        context: how far an embedding depends on signals to either side, in codec frames.
         live: do not wait for what lies ahead: the newest signals are held in its place.
+
+    Yields:
+        Conditioning of the next frames. `frames [1, n, D]` are as on the whole sequence, but for rounding; `tokens` are
+        of the newest signals.
     """
-
-    def __init__(
-        self,
-        embed: Callable[[Signals], tuple[Conditioning, Conditioning]],
-        lookahead_frames: int,
-        live: bool = False,
-    ) -> None:
-        self._embed, self._context, self._live = embed, lookahead_frames, live
-        self._known: Signals | None = None  # from `lookahead_frames` before the next to be given on
-        self._n_before = 0
-
-    def push(self, piece: Signals) -> tuple[Conditioning, Conditioning] | None:
-        """The signals of the next frames; gives the conditioning of those that are final now, if there are any.
-
-        `frames [1, n, D]` are as on the whole sequence, but for rounding; `tokens` are of the newest signals.
-        """
-        self._known = known = piece if self._known is None else self._known.then(piece)
-        n_ready = known.n_frames - (0 if self._live else self._context)
-        if n_ready <= self._n_before:
-            return None
-        ready = self._embedded(known, n_ready, self._context if self._live else 0)
-        n_dropped = max(0, n_ready - self._context)
-        self._known, self._n_before = known.slice(n_dropped, known.n_frames), n_ready - n_dropped
-        return ready
-
-    def flush(self) -> tuple[Conditioning, Conditioning] | None:
-        """No signals follow: gives the conditioning of the frames that are left, if there are any."""
-        known = self._known
-        if known is None or known.n_frames <= self._n_before:
-            return None
-        return self._embedded(known, known.n_frames, 0)
-
-    def _embedded(self, known: Signals, n_ready: int, n_held: int) -> tuple[Conditioning, Conditioning]:
-        given, null = self._embed(known.held(n_held))
-        return given.slice(self._n_before, n_ready), null.slice(self._n_before, n_ready)
+    known: Signals | None = None  # from `context` frames before the next to be given on
+    n_given = 0  # of those, what was given
+    for piece in chain(signals, (None,)):
+        known = piece if known is None else known if piece is None else known.then(piece)
+        if known is None:
+            return
+        n_awaited = 0 if piece is None else context
+        n_ready = known.n_frames - (0 if live else n_awaited)
+        if n_ready <= n_given:
+            continue
+        given, null = embed(known.held(n_awaited if live else 0))
+        yield given.slice(n_given, n_ready), null.slice(n_given, n_ready)
+        n_dropped = max(0, n_ready - context)
+        known, n_given = known.slice(n_dropped, known.n_frames), n_ready - n_dropped

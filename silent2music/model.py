@@ -1,8 +1,8 @@
 """The whole model: a room in, music out. This file is the data path.
 
 ```
-room -> signals -> embeddings -> columns -> codes -> sound
-  listening   Embedder    TokenLoop            codec
+room -> signals -> embeddings -> codes -> sound
+  listening   Embedder    sampling   codec
 ```
 """
 
@@ -12,8 +12,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,13 +30,14 @@ from silent2music.errors import AudioError, CheckpointError, S2MError, require
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
-    Steering,
+    embed_stream,
     listen,
     listen_live,
     listen_whole,
     n_steps_of,
 )
-from silent2music.sampling import TokenLoop, generate_codes, token_loop
+from silent2music.processes import each_on_one_thread, one_thread
+from silent2music.sampling import generate_codes, stream_codes
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import fill, read_weights, write_weights
@@ -47,7 +47,7 @@ CONFIG_FILE = "config.json"
 CODEC_FOLDER = "codec"
 
 Progress = Callable[[int, int], None]
-"""Called with columns done and columns in all."""
+"""Called with codec frames done and codec frames in all."""
 
 Sound = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -137,18 +137,13 @@ class Silent2Music(nn.Module):
         sampling = sampling or SamplingConfig()
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
-        codes: list[Tensor] = []
-        heard = self.stream(
-            _recorded(room, sample_rate),
-            sampling,
-            seconds,
-            without=without,
-            progress=progress,
-            codes=codes,
-            **controls,
-        )
-        samples = np.concatenate([piece.samples for piece in heard], axis=1)
-        return Piece(samples, self.codec.sample_rate, torch.cat(codes, dim=2)[0].cpu().numpy())
+        recorded = _recorded(room, sample_rate)
+        seconds = seconds or recorded.seconds
+        with one_thread(), torch.inference_mode():
+            codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
+            sound = [piece.samples for piece in self._play(iter(codes), seconds)]
+        written = torch.cat(codes, dim=2)[0].cpu().numpy()
+        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written)
 
     @torch.inference_mode()
     def stream(
@@ -160,7 +155,6 @@ class Silent2Music(nn.Module):
         without: Sequence[str] = (),
         progress: Progress | None = None,
         measured: Measured | None = None,
-        codes: list[Tensor] | None = None,
         **controls: Any,
     ) -> Iterator[Waveform]:
         """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
@@ -175,68 +169,52 @@ class Silent2Music(nn.Module):
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
             measured: of the room; takes its profiles from there, and leaves them there.
-            codes: is given those of each frame, `[1, K, 1]`, as they are written.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
+        length = (seconds or room.seconds) if isinstance(room, Waveform | Recording) else None
+        codes = self._write(room, sampling or SamplingConfig(), length, without, progress, measured, controls)
+        yield from each_on_one_thread(self._play(codes, length))
+
+    def _write(
+        self,
+        room: Recorded | Iterable[Waveform],
+        sampling: SamplingConfig,
+        seconds: float | None,
+        without: Sequence[str],
+        progress: Progress | None,
+        measured: Measured | None,
+        controls: Mapping[str, Any],
+    ) -> Iterator[Tensor]:
+        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`."""
         check_controls(self.config, controls)
-        rate, live = self.codec.sample_rate, not isinstance(room, Waveform | Recording)
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
             signals = listen(room, seconds, self.config, controls, measured)
-            n_columns = n_steps_of(seconds, self.config.ambient) + self.decoder.pattern.n_codebooks - 1
-            n_left = round(seconds * rate)
+            n_frames = n_steps_of(seconds, self.config.ambient)
         else:
-            signals = listen_live(room, self.config, controls)
-            n_columns, n_left = 0, sys.maxsize
+            signals, n_frames = listen_live(room, self.config, controls), 0
 
-        def told(done: int) -> None:
+        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
+            return self.steer(piece.to(self.device), without)
+
+        conditioning = embed_stream(signals, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
+        for done, frame in enumerate(codes, start=1):
             if progress is not None:
-                progress(done, n_columns)
+                progress(done, n_frames)
+            yield frame
 
-        written = self._write(signals, self.resolved(sampling), without, live, told, codes)
-        for audio in decode_stream(self.codec, written, live=live):
+    def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
+        """The sound of codes `[1, K, 1]` as it is decoded, cut to `seconds`; all of it, and soon, for live input."""
+        rate = self.codec.sample_rate
+        n_left = sys.maxsize if seconds is None else round(seconds * rate)
+        for audio in decode_stream(self.codec, codes, live=seconds is None):
             samples = audio[0, :, :n_left].cpu().numpy()
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
-
-    def _write(
-        self,
-        signals: Iterable[Signals],
-        sampling: SamplingConfig,
-        without: Sequence[str],
-        live: bool,
-        told: Callable[[int], None],
-        kept: list[Tensor] | None,
-    ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another: signals are embedded, columns drawn, delays undone."""
-        steering = Steering(lambda s: self.steer(s, without), self.embedder.lookahead_frames, live)
-        loop: TokenLoop | None = None
-        for piece in chain(signals, (None,)):
-            embedded = steering.flush() if piece is None else steering.push(piece.to(self.device))
-            frames: list[tuple[Tensor, Tensor]] = []
-            if embedded is not None:
-                given, null = embedded
-                if loop is None:
-                    stepper, loop = token_loop(self.packed_decoder(), given, null, sampling, [sampling.seed])
-                else:
-                    stepper.set_tokens(given, null)
-                frames = list(zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
-                last = frames[-1]
-            if piece is None and loop is not None:
-                loop.end(len(frames))
-                frames += [last] * (stepper.pattern.n_codebooks - 1)
-            for frame in frames:
-                assert loop is not None
-                codes = loop.push(*frame)
-                told(loop.n_columns)
-                if codes is None:
-                    continue
-                if kept is not None:
-                    kept.append(codes)
-                yield codes
 
     @torch.inference_mode()
     def generate_batch(
