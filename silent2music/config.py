@@ -129,9 +129,9 @@ class ModelConfig:
     guidance: float = 1.25
 
 
-Precision = Literal["fp32", "fp16", "int8", "bf16"]
-"""How weights are held while tokens are drawn: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on
-x86 CPUs; `bf16` products are for CUDA."""
+Precision = Literal["fp32", "fp16", "bf16"]
+"""How weights are held while tokens are drawn: `fp16` computes in fp32 between the products, by FBGEMM on x86 CPUs;
+`bf16` products are for CUDA."""
 
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
