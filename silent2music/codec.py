@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
-from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
+from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.files import atomic_path
 from silent2music.weights import fill, read_weights, write_weights
@@ -249,7 +249,14 @@ def load_codec(folder: Path | str) -> Codec:
         return _load_pretrained(HUB_NAMES.get(str(folder), str(folder)))
     folder = Path(folder)
     file = folder / CONFIG_FILE
-    values = _read_config(file)
+    if not file.exists():
+        raise CheckpointError(
+            f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+    try:
+        values = read_values(file)
+    except ConfigError as error:
+        raise CheckpointError(f"{error} Get the folder again.") from error
     if values.get("model_type") == "encodec":
         return _load_pretrained(str(folder))
     kind = values.get("kind")
@@ -300,20 +307,6 @@ def _load_pretrained(name: str) -> EncodecCodec:
         raise CheckpointError(
             f"{name} cannot be loaded as an EnCodec model ({reason}); check the name."
         ) from error
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise CheckpointError(
-            f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
-        )
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}); get the folder again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds no table of fields; get the folder again.")
-    return values
 
 
 # Piece by piece

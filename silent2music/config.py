@@ -233,8 +233,8 @@ class TrainingConfig:
     the speed, and not elsewhere, where emulation makes it tens of times slower.
 
     With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
-    draws for the same rooms; `selfplay_beta`, per nat, says how soon a piece that has become likelier than its
-    counterpart is left alone.
+    draws for the same rooms; `selfplay_beta` is SPIN's beta, per nat: the higher, the sooner a piece that has become
+    likelier than its counterpart counts no more.
 
     `control_dropout` says which share of the rows loses a control, or all controls of a group, where it differs from
     what `signals.CONTROLS` and `signals.GROUP_DROPOUT` say.
@@ -495,11 +495,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
                 raise ConfigError(f"Setting '{label}' is {value!r}; expected a table of settings.")
             known[key] = from_dict(typing.cast(type, hint), value, label)
         else:
-            known[key] = _checked(value, hint, label)
+            known[key] = _as_type(value, hint, label)
     return cls(**known)
 
 
-def _checked(value: Any, hint: Any, label: str) -> Any:
+def _as_type(value: Any, hint: Any, label: str) -> Any:
     """`value` as the annotated type, an int where a float is expected being welcome."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -511,10 +511,10 @@ def _checked(value: Any, hint: Any, label: str) -> Any:
         return float(value)
     if origin is tuple and isinstance(value, list | tuple):
         item = typing.get_args(hint)[0]
-        return tuple(_checked(v, item, label) for v in value)
+        return tuple(_as_type(v, item, label) for v in value)
     if origin is dict and isinstance(value, Mapping):
         item = typing.get_args(hint)[1]
-        return {str(k): _checked(v, item, f"{label}.{k}") for k, v in value.items()}
+        return {str(k): _as_type(v, item, f"{label}.{k}") for k, v in value.items()}
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise ConfigError(f"Setting '{label}' is {value!r}; expected {getattr(hint, '__name__', hint)}.")

@@ -1,4 +1,4 @@
-"""The bundled codec's learned correction of what its closed form decodes; nothing at first, so that it only helps."""
+"""A learned correction of the magnitudes that the bundled codec decodes; it starts as nearly no change."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
 A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
 windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
-nothing jumps where two windows meet; what is said of the whole recording is joined from the same windows. Live,
-what was heard last is measured again and again, and what the embedders would like to know of the future is what they
-hear now.
+nothing jumps where two windows meet; the profile of the whole recording is joined from the same windows. Live input
+is measured again and again over its last seconds, and its newest features stand for the future that the embedders see.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     lap = room.n_samples - fade
     index = np.arange(begin, end)
     place = index % lap
-    samples = np.asfortranarray(np.concatenate(list(_laps(room, begin, end, lap)), axis=1))
+    samples = np.asfortranarray(np.concatenate(list(_looped(room, begin, end, lap)), axis=1))
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
@@ -56,7 +55,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
 
 
-def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
+def _looped(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
     """Samples `[begin, end)` of the first `lap` samples of a room again and again, in stretches."""
     while begin < end:
         place = begin % lap
@@ -137,7 +136,7 @@ def listen_whole(
     room = repeated(room, seconds)
     features = ambient_features(room, analyze(room), config.ambient)
     features = AmbientFeatures(features.frames[: n_steps_of(seconds, config.ambient)], features.scalars)
-    return next(_signals([features], config, known))
+    return next(_read_pieces([features], config, known))
 
 
 def listen(
@@ -151,9 +150,9 @@ def listen(
 
     Args:
         room, seconds, config, known: as for `listen_whole`.
-        measured: takes the room's profiles from there, and leaves them there.
+        measured: profiles of the room that are known already; new ones are added to it.
     """
-    return _signals(_windowed(room, seconds, config.ambient, measured), config, known)
+    return _read_pieces(_windowed(room, seconds, config.ambient, measured), config, known)
 
 
 def listen_live(
@@ -171,10 +170,10 @@ def listen_live(
     Raises:
         AudioError: if the rate changes, or there is nothing at all.
     """
-    return _signals(_heard_live(chunks, config.ambient), config, known)
+    return _read_pieces(_heard_live(chunks, config.ambient), config, known)
 
 
-def _signals(
+def _read_pieces(
     pieces: Iterable[AmbientFeatures], config: ModelConfig, known: Mapping[str, Any] | None
 ) -> Iterator[Signals]:
     """Features of successive pieces of a room as signals, beside those that the user's options give."""

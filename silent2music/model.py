@@ -24,9 +24,17 @@ from torch.nn import functional
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
-from silent2music.config import ModelConfig, Precision, SamplingConfig, default_model, from_dict, to_dict
+from silent2music.config import (
+    ModelConfig,
+    Precision,
+    SamplingConfig,
+    default_model,
+    from_dict,
+    read_values,
+    to_dict,
+)
 from silent2music.decoder import Conditioning, Decoder
-from silent2music.errors import AudioError, CheckpointError, S2MError, require
+from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
@@ -104,6 +112,8 @@ class Silent2Music(nn.Module):
 
     # ---- from a room to music ----
 
+    @one_thread()
+    @torch.inference_mode()
     def generate(
         self,
         room: Sound,
@@ -139,9 +149,8 @@ class Silent2Music(nn.Module):
             sampling = dataclasses.replace(sampling, seed=seed)
         recorded = _recorded(room, sample_rate)
         seconds = seconds or recorded.seconds
-        with one_thread(), torch.inference_mode():
-            codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
-            sound = [piece.samples for piece in self._play(iter(codes), seconds)]
+        codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
+        sound = [piece.samples for piece in self._play(iter(codes), seconds)]
         written = torch.cat(codes, dim=2)[0].cpu().numpy()
         return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written)
 
@@ -159,8 +168,8 @@ class Silent2Music(nn.Module):
     ) -> Iterator[Waveform]:
         """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
 
-        Memory and cost per second do not grow with the length. Where rooms that are longer than
-        `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
+        Memory and cost per second do not grow with the length: rooms that are longer than
+        `listening.WINDOW_SECONDS`, or repeated for longer, are measured in windows.
 
         Args:
             room: the recording, best from `audio.open_recording` if it may be long; or for live input its sound
@@ -168,7 +177,7 @@ class Silent2Music(nn.Module):
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
-            measured: of the room; takes its profiles from there, and leaves them there.
+            measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
@@ -216,6 +225,7 @@ class Silent2Music(nn.Module):
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
 
+    @one_thread()
     @torch.inference_mode()
     def generate_batch(
         self,
@@ -247,8 +257,7 @@ class Silent2Music(nn.Module):
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
-            audio = self.codec.decode(codes[None])[0].cpu().numpy()
-            samples = np.clip(audio[:, : round(length * self.codec.sample_rate)], -1.0, 1.0)
+            samples = self.decode(codes).slice(0, round(length * self.codec.sample_rate))
             pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
@@ -258,11 +267,11 @@ class Silent2Music(nn.Module):
         return conditioning
 
     def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """What the music is to follow, some controls left out, and what guidance leads away from: no room."""
+        """Conditioning without some controls, and the null of classifier-free guidance: conditioning without the room."""
         return self.condition(signals.without(*without)), self.condition(signals.without(ROOM))
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
-        """The settings with the guidance that they leave to the model."""
+        """The settings, with the model's own guidance where they have none."""
         sampling = sampling or SamplingConfig()
         if sampling.guidance is not None:
             return sampling
@@ -275,6 +284,7 @@ class Silent2Music(nn.Module):
             self._packed = (state, PackedDecoder(self.decoder, self.precision))
         return self._packed[1]
 
+    @one_thread()
     @torch.inference_mode()
     def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
         """Codes `[K, T]` of music, of the codebooks that the model writes."""
@@ -286,6 +296,7 @@ class Silent2Music(nn.Module):
         )
         return cast(IntArray, codes[0].cpu().numpy())
 
+    @one_thread()
     @torch.inference_mode()
     def decode(self, codes: IntArray | Tensor) -> Waveform:
         """The sound of codes `[K, T]`."""
@@ -324,7 +335,7 @@ class Silent2Music(nn.Module):
         return self.token_nll(codes, self.condition(signals))
 
     def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
-        """What the room is worth: `[B]` nats a token under the `true` room, the next row's and none.
+        """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
         """
@@ -352,7 +363,7 @@ class Silent2Music(nn.Module):
         }
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a model folder: weights in 16 bit, codec, `config.json`, and a model card if there is none."""
+        """Write a model folder: weights in 16 bits, codec, `config.json`, and a model card if there is none."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.own_state()
@@ -457,8 +468,8 @@ def _read_config(folder: Path) -> ModelConfig:
                 f"{folder} has no {name}; expected a model folder with config, weights and codec."
             )
     try:
-        return from_dict(ModelConfig, json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    except (ValueError, S2MError) as error:
+        return from_dict(ModelConfig, read_values(folder / CONFIG_FILE))
+    except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
 
 

@@ -216,7 +216,7 @@ class TokenLoop:
         k = pattern.n_codebooks
         self._model, self._sampling, self._constraints = model, sampling, constraints
         self._n_candidates = max((constraint.n_candidates for constraint in constraints), default=1)
-        self._noises = _noise(seeds, (k, model.codebook_size), device)
+        self._noises = _uniform_noise(seeds, (k, model.codebook_size), device)
         self._given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
         self._ends = torch.tensor(lengths or [2**62] * len(seeds), device=device)
         self._shortest = int(self._ends.min())
@@ -265,7 +265,7 @@ class TokenLoop:
         return candidates
 
 
-def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
+def _uniform_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
     """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:

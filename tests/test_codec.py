@@ -244,8 +244,8 @@ def set_field(section: str, key: str, value: object) -> Any:
     [
         ("config.json", None, r"config\.json is missing"),
         ("model.safetensors", None, r"model\.safetensors is missing"),
-        ("config.json", lambda data: data[:40], r"config\.json cannot be read"),
-        ("config.json", lambda data: b"[]", r"config\.json holds no table"),
+        ("config.json", lambda data: data[:40], r"config\.json is malformed .* Get the folder again"),
+        ("config.json", lambda data: b"[]", r"config\.json holds list; .* Get the folder again"),
         ("model.safetensors", lambda data: data[:-100], r"model\.safetensors is damaged"),
         ("model.safetensors", lambda data: b"", r"model\.safetensors is damaged"),
         ("model.safetensors", lambda data: data[:-2] + b"\x11\x22", r"field 'checksum'"),

@@ -172,7 +172,7 @@ class _TrainedCodec:
     def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """What the codec makes of some music, what it should be, and the commitment loss.
 
-        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is as from farther away.
+        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is attenuated.
         """
         config, codec, device = self.config, self.codec, self.accelerator.device
         n_codebooks = codec.n_codebooks

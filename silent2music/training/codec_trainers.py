@@ -25,7 +25,7 @@ class BundledTrainer(nn.Module):
 
         Args:
             codes: `[B, K, T]`, or of the first codebooks alone.
-            gain: `[B, 1, 1]` of amplitude, as of a sound from farther away.
+            gain: `[B, 1, 1]` factor on the amplitude of the coded sound.
             to_sound: go on to samples; otherwise stop at magnitudes, which takes little time.
         """
         codec, n_codebooks = self.codec, codes.shape[1]

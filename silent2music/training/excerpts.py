@@ -29,7 +29,7 @@ _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 def crops(
     files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
 ) -> Tensor:
-    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some from farther away.
+    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some attenuated.
 
     Args:
         files: music.

@@ -226,8 +226,8 @@ class _TrainedModel:
 class _Opponent:
     """The model that a run started from, as it was.
 
-    It draws from its whole distribution: of tokens that are cut off at the draw the one that comes after would learn
-    no more than to give them back.
+    It draws without top-k: against truncated draws, the trained model would only learn to give probability back to the
+    tokens that were cut off.
     """
 
     def __init__(self, model: Silent2Music) -> None:
