@@ -100,7 +100,7 @@ def code_music(
         DataError: if the files cannot be read.
     """
     paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
-    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": paths}
+    key = {"checksum": codec.token_checksum(), "minutes": minutes, "seed": seed, "files": paths}
     try:
         if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
             return CodedMusic(folder)
