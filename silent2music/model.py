@@ -196,7 +196,11 @@ class Silent2Music(nn.Module):
         measured: Measured | None,
         controls: Mapping[str, Any],
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`."""
+        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
+
+        Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
+        their embeddings with and without the room, the codes drawn under them.
+        """
         check_controls(self.config, controls)
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
@@ -216,7 +220,7 @@ class Silent2Music(nn.Module):
             yield frame
 
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """The sound of codes `[1, K, 1]` as it is decoded, cut to `seconds`; all of it, and soon, for live input."""
+        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; None is for live input: uncut, and as early as it can be."""
         rate = self.codec.sample_rate
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
