@@ -220,7 +220,7 @@ class Silent2Music(nn.Module):
             yield frame
 
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; None is for live input: uncut, and as early as it can be."""
+        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; with None (live) uncut and soon."""
         rate = self.codec.sample_rate
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
