@@ -55,7 +55,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 """What numbers are at least (`ABOVE_0`: more than 0) and at most, by setting; all others are 0 or more."""
 
 
-def _check(config: Any, section: str, **own: tuple[float, float]) -> None:
+def _check_bounds(config: Any, section: str, **own: tuple[float, float]) -> None:
     """Refuse settings that are out of `_BOUNDS` or not finite; those that are None are not given and not checked.
 
     Args:
@@ -99,7 +99,7 @@ class CodecConfig:
     correction_dim: int = 192
 
     def __post_init__(self) -> None:
-        _check(self, "codec.")
+        _check_bounds(self, "codec.")
 
     @property
     def samples_per_code(self) -> int:
@@ -124,7 +124,7 @@ class SeanetConfig:
     codebook_size: int = 1024
 
     def __post_init__(self) -> None:
-        _check(self, "seanet.")
+        _check_bounds(self, "seanet.")
 
     @property
     def samples_per_code(self) -> int:
@@ -148,7 +148,7 @@ class AmbientConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self, "ambient.")
+        _check_bounds(self, "ambient.")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class DecoderConfig:
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        _check(self, "decoder.")
+        _check_bounds(self, "decoder.")
 
     @property
     def head_dim(self) -> int:
@@ -195,7 +195,7 @@ class ModelConfig:
     guidance: float = 1.25
 
     def __post_init__(self) -> None:
-        _check(self, "")
+        _check_bounds(self, "")
 
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -222,7 +222,7 @@ class SamplingConfig:
     constraints: tuple[str, ...] = ("cells", "rests")
 
     def __post_init__(self) -> None:
-        _check(self, "")
+        _check_bounds(self, "")
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "training.")
+        _check_bounds(self, "training.")
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class CodecTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "codec_training.")
+        _check_bounds(self, "codec_training.")
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        _check(self, "data.")
+        _check_bounds(self, "data.")
 
 
 @dataclass(frozen=True)
@@ -352,7 +352,7 @@ class HarvestConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "harvest.")
+        _check_bounds(self, "harvest.")
 
 
 @dataclass(frozen=True)
@@ -374,7 +374,7 @@ class RunConfig:
     n_eval: int = 128
 
     def __post_init__(self) -> None:
-        _check(self, "run.", n_codebooks=(0, INF))
+        _check_bounds(self, "run.", n_codebooks=(0, INF))
 
 
 @dataclass(frozen=True)
@@ -420,7 +420,7 @@ class AmbienceConfig:
     licence: str = "not stated"
 
     def __post_init__(self) -> None:
-        _check(self, "ambience.")
+        _check_bounds(self, "ambience.")
         if self.sample_rate not in (44_100, 48_000):
             raise ConfigError(f"ambience.sample_rate is {self.sample_rate}; expected 44100 or 48000.")
         if "mp3" in self.formats:
