@@ -42,14 +42,8 @@ LAUNCHERS = (
 )
 """Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
 
-WINDOWS_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10)),
-}
-"""Names that no file may have on Windows, whatever its suffix."""
+WINDOWS_DEVICE = re.compile(r"^(?=(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$))", re.IGNORECASE)
+"""Before names that no file may have on Windows, whatever its suffix."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ def portable(relative: Path) -> Path:
         'a_ hall_/_con.wav'
     """
     parts = [re.sub(r'[<>:"\\|?*\x00-\x1f]|[. ]+$', "_", part) for part in relative.parts]
-    return Path(*(f"_{part}" if part.split(".")[0].casefold() in WINDOWS_DEVICES else part for part in parts))
+    return Path(*(WINDOWS_DEVICE.sub("_", part) for part in parts))
 
 
 # ---- shares ----

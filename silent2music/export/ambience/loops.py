@@ -266,18 +266,7 @@ def _write_tails(
     before, head = context.expand(n_rows, -1, -1), lap[:, :n_head].expand(n_rows, -1, -1)
     codes = torch.cat([before, tails, head], dim=2)
     conditioning = take.conditioning.slice(first, until + n_head).expand(n_rows)
-    return lap, tails, _nll(model, codes, conditioning)[:, :, -n_head:].mean(dim=(1, 2))
-
-
-def _nll(model: Silent2Music, codes: Tensor, conditioning: Conditioning) -> Tensor:
-    """Nats `[R, K, T]` at which the model finds each token of codes `[R, K, T]` after those before it."""
-    pattern, n_entries = model.decoder.pattern, model.decoder.config.codebook_size
-    grid = pattern.apply(codes)
-    logits = model.decoder(grid, conditioning).flatten(0, 2).float()
-    # Cells without a token hold a filler, which is no entry; undoing the delay leaves them out.
-    wanted = grid.flatten().clamp_max(n_entries - 1)
-    nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-    return pattern.undo(nll.view_as(grid))
+    return lap, tails, model.frame_nll(codes, conditioning)[:, :, -n_head:].mean(dim=(1, 2))
 
 
 def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[int]:
