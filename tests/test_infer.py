@@ -198,10 +198,13 @@ def test_a_folder_is_mirrored_and_seeded_by_relative_path(tmp_path: Path) -> Non
     assert len({j.seed for j in jobs}) == 2
 
 
-def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path) -> None:
+def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path, model_folder: Path) -> None:
     first, second = job.plan([tmp_path / "x" / "a.wav", tmp_path / "y" / "a.wav"], 0)
     assert (first.room, first.refused) == (tmp_path / "x" / "a.wav", "")
     assert "would both be written to a.music.wav" in second.refused
+    (outcome,) = job.infer_many([second], LazyModel(model_folder), folder=tmp_path)
+    assert (outcome.status, outcome.reason) == ("failed", second.refused)
+    assert not (tmp_path / "manifest.jsonl").exists()  # its line would stand for the other's music
 
 
 def test_names_that_differ_only_in_case_do_not_meet_on_other_platforms(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from silent2music.config import SamplingConfig, apply_overrides
 from silent2music.errors import S2MError
 
 if TYPE_CHECKING:
+    from silent2music.acoustics import AcousticProfile
     from silent2music.export.batch import Outcome
 
 DEMO_OUT = Path("s2m-demo.wav")
@@ -267,27 +268,26 @@ def analyze(
                 from silent2music.plotting import plot_pair
 
                 plot_pair(waveform, read(music), {}, path)
-    print(_described(profile.to_dict()))
+    print(_described(profile))
 
 
-def _described(profile: dict[str, Any]) -> str:
+def _described(p: AcousticProfile) -> str:
     """A profile as lines of name and value."""
-    events, beats, boundaries = profile["events"], profile["pulse_seconds"], profile["boundaries"]
-    rt60, tempo = profile["rt60_seconds"], profile["tempo_bpm"]
-    pulse = (
-        "none" if tempo is None else f"{tempo:.1f} bpm, first beat at {profile['pulse_phase_seconds']:.2f} s"
-    )
-    decay = "none found" if rt60 is None else f"{rt60:.2f} s"
+    pulse, decay = "none", "none found"
+    if p.tempo_bpm is not None:
+        pulse = f"{p.tempo_bpm:.1f} bpm, first beat at {p.pulse_phase_seconds:.2f} s"
+    if p.rt60_seconds is not None:
+        decay = f"{p.rt60_seconds:.2f} s"
+    centroid, tilt = p.spectral_centroid_hz, p.spectral_tilt_db_per_octave
     lines = {
-        "duration": f"{profile['seconds']:.2f} s, {profile['n_channels']} channels at {profile['sample_rate']} Hz",
-        "level": f"{profile['level_dbfs']:.1f} dBFS RMS, peak {profile['peak_dbfs']:.1f} dBFS",
-        "noise floor": f"{profile['noise_floor_dbfs']:.1f} dBFS",
-        "colour": f"centroid {profile['spectral_centroid_hz']:.0f} Hz, "
-        f"tilt {profile['spectral_tilt_db_per_octave']:.1f} dB per octave",
-        "RT60": f"{decay} (confidence {profile['rt60_confidence']:.2f})",
-        "pulse": f"{pulse} (confidence {profile['pulse_confidence']:.2f}, {len(beats)} beats)",
-        "events": f"{len(events)}" + _times([e["seconds"] for e in events]),
-        "boundaries": f"{len(boundaries)}" + _times([b["seconds"] for b in boundaries]),
+        "duration": f"{p.seconds:.2f} s, {p.n_channels} channels at {p.sample_rate} Hz",
+        "level": f"{p.level_dbfs:.1f} dBFS RMS, peak {p.peak_dbfs:.1f} dBFS",
+        "noise floor": f"{p.noise_floor_dbfs:.1f} dBFS",
+        "colour": f"centroid {centroid:.0f} Hz, tilt {tilt:.1f} dB per octave",
+        "RT60": f"{decay} (confidence {p.rt60_confidence:.2f})",
+        "pulse": f"{pulse} (confidence {p.pulse_confidence:.2f}, {len(p.pulse_seconds)} beats)",
+        "events": f"{len(p.events)}" + _times([e.seconds for e in p.events]),
+        "boundaries": f"{len(p.boundaries)}" + _times([b.seconds for b in p.boundaries]),
     }
     return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
 
