@@ -25,7 +25,7 @@ MAX_BYTES = 48 * 2**20
 def demo(tmp_path_factory: pytest.TempPathFactory) -> audio.Waveform:
     """What `s2m demo` makes with the default seed."""
     out = tmp_path_factory.mktemp("demo") / "demo.wav"
-    jobs, _ = job.plan([job.DEMO_ROOM], 0, out)
+    jobs = job.plan([job.DEMO_ROOM], 0, out)
     (made,) = job.infer_many(jobs, LazyModel(device="cpu"))
     assert made.status == "made", made.reason
     return audio.read(out)
@@ -97,6 +97,6 @@ def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:
 def test_another_room_gives_other_music(tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32) * np.float32(1e-3)
     audio.write(tmp_path / "quiet.wav", audio.Waveform(quiet, 24_000))
-    jobs, _ = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
+    jobs = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
     made = job.infer_many(jobs, LazyModel(device="cpu"), Request(seconds=2.0))
     assert len({one.record["output"]["sha256"] for one in made if one.record is not None}) == 2

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music import audio
 from silent2music.acoustics import AcousticProfile
 from silent2music.audio import FloatArray, Waveform
 from silent2music.errors import AudioError
@@ -58,32 +61,28 @@ class Placement:
     rt60_seconds: float
 
 
-def check_format(room: Waveform, room_format: str) -> None:
-    """Refuse a recording that does not have the channels of B-format when it is said to be that.
+def omni(sound: Waveform, channels: str) -> Waveform:
+    """What a listener without direction hears, `[1, N]`: W of an `ambix` field, else the mean of the channels.
 
     Raises:
-        AudioError: if so.
+        AudioError: if a recording does not have the channels of the B-format that it is said to be.
     """
-    if room_format == "ambix" and room.n_channels != 4:
+    if channels != "ambix":
+        return sound.mono()
+    if sound.n_channels != 4:
         raise AudioError(
-            f"The recording has {room.n_channels} channels; expected the 4 of first-order B-format (AmbiX: W, Y, "
+            f"The recording has {sound.n_channels} channels; expected the 4 of first-order B-format (AmbiX: W, Y, "
             "Z, X): leave out --room-format ambix."
         )
+    return Waveform(sound.samples[:1], sound.sample_rate)
 
 
-def heard(room: Waveform, room_format: str) -> Waveform:
-    """What a listener without direction hears of a recording, `[1, N]`: W of a B-format one, else the mean."""
-    if room_format == "ambix":
-        return Waveform(room.samples[:1], room.sample_rate)
-    return room.mono()
+def omni_of(folder: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> Waveform:
+    """What a listener without direction hears of a file, by its entry and its room's in the folder's manifest."""
+    return omni(audio.read(folder / room["folder"] / file["file"]), file["spatial"])
 
 
-def omni(samples: FloatArray) -> FloatArray:
-    """What a listener without direction hears of a file, `[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
-    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
-
-
-def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
+def find_placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
     """Where the energy of a recording comes from, and how diffuse the room is.
 
     Of B-format by the active intensity (DirAC: Pulkki, 2007), of other channels by the energy vector of their
@@ -102,14 +101,11 @@ def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Pla
         if energy > 0 and np.linalg.norm(intensity) > 1e-6 * energy:
             vector, share = intensity, 1.0 - float(np.linalg.norm(intensity)) / energy
     elif room.n_channels > 1 and room.n_channels in LAYOUT_AZIMUTHS:
-        power = np.square(samples, dtype=np.float64).mean(axis=1)
-        known = [
-            (p, a) for p, a in zip(power, LAYOUT_AZIMUTHS[room.n_channels], strict=True) if a is not None
-        ]
-        total = sum(p for p, _ in known)
-        if total > 0:
-            angles = np.radians([a for _, a in known])
-            weights = np.array([p for p, _ in known]) / total
+        azimuths = np.array(LAYOUT_AZIMUTHS[room.n_channels], np.float64)
+        known = np.isfinite(azimuths)  # all but the LFE
+        power = np.square(samples[known], dtype=np.float64).mean(axis=1)
+        if power.any():
+            angles, weights = np.radians(azimuths[known]), power / sum(power)
             energy_vector = np.array([weights @ np.cos(angles), weights @ np.sin(angles), 0.0])
             if np.linalg.norm(energy_vector) > 1e-6:
                 vector, share = energy_vector, 1.0 - float(np.linalg.norm(energy_vector))
@@ -122,11 +118,11 @@ def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Pla
     )
 
 
-def encode(samples: FloatArray, azimuth_degrees: float, elevation_degrees: float = 0.0) -> FloatArray:
+def plane_wave(samples: FloatArray, azimuth_degrees: float, elevation_degrees: float = 0.0) -> FloatArray:
     """A plane wave: samples `[N]` to AmbiX `[4, N]`.
 
     Example:
-        >>> encode(np.ones(1, np.float32), 90.0)[:2, 0].round(6).tolist()
+        >>> plane_wave(np.ones(1, np.float32), 90.0)[:2, 0].round(6).tolist()
         [1.0, 1.0]
     """
     a, e = np.radians(azimuth_degrees), np.radians(elevation_degrees)
@@ -155,9 +151,9 @@ def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed
     return np.asarray(folded)
 
 
-def place(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0) -> FloatArray:
+def spatialised(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0) -> FloatArray:
     """A loop `[N]` as a field `[4, N]` in its room; a loop still, since the room is convolved on the circle."""
-    direct = encode(samples, where.azimuth_degrees, where.elevation_degrees)
+    direct = plane_wave(samples, where.azimuth_degrees, where.elevation_degrees)
     response = diffuse_response(len(samples), sample_rate, where.rt60_seconds, seed)
     spectrum = np.fft.rfft(samples.astype(np.float64)) * np.fft.rfft(response, axis=1)
     diffuse = np.fft.irfft(spectrum, n=len(samples), axis=1)
