@@ -79,10 +79,10 @@ def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path
         path: a PNG, PDF or SVG file.
     """
     from silent2music.acoustics import analyze
-    from silent2music.evaluation.features import ENERGY_RATE_HZ, describe
+    from silent2music.evaluation.features import ENERGY_RATE_HZ, music_features
 
     figure = new_figure(12, 7)
-    profile, features = analyze(silent), describe(music)
+    profile, features = analyze(silent), music_features(music)
     events = labels.get("event_seconds", [event.seconds for event in profile.events])
     boundaries = labels.get("boundaries", [boundary.seconds for boundary in profile.boundaries])
     room, played, level = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))

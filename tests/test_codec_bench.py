@@ -37,6 +37,7 @@ NO_ONSETS = np.zeros(0)
 @pytest.fixture(autouse=True)
 def little_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec_bench, "SPEED_SECONDS", 0.5)
+    monkeypatch.setattr(codec_bench, "SPEED_ROUNDS", 1)
 
 
 def tone(frequency_hz: float, seconds: float = 2.0) -> np.ndarray:

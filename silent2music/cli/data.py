@@ -83,17 +83,17 @@ def data_stats(
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
     require("mir_eval", "eval")
-    from silent2music.evaluation.pair_stats import pair_stats
+    from silent2music.evaluation.pair_stats import pair_stats, stats_text
     from silent2music.files import atomic_path
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
     if json_file is not None:
         with atomic_path(json_file, force=True) as path:
-            path.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         _plot_pair(folder, pair, plot)
-    print(found.summary())
+    print(stats_text(found))
 
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:

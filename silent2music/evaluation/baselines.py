@@ -41,7 +41,7 @@ def nearest_room(room: DoubleArray, others: Sequence[DoubleArray]) -> int:
 
 
 def arranged(
-    room: AcousticProfile, scores: Sequence[Path], soundfont: Path, rng: np.random.Generator
+    room: AcousticProfile, scores: Sequence[Path], soundfont: Path, seed: Sequence[int]
 ) -> Waveform | None:
     """Music by rule: a score arranged to what `acoustics` measured of the room, and rendered.
 
@@ -51,7 +51,7 @@ def arranged(
         room: the measured profile.
         scores: MIDI files to draw from.
         soundfont: for the rendering.
-        rng: draws the score and all that the arranger leaves open.
+        seed: of the draw of the score and of all that the arranger leaves open.
 
     Returns:
         None if none of a few scores could be arranged.
@@ -64,6 +64,7 @@ def arranged(
     from silent2music.factory.rendering import render
     from silent2music.factory.scores import load_score
 
+    rng = np.random.default_rng(seed)
     strengths = np.array([event.strength_db for event in room.events], np.float64)
     reverberant = (room.rt60_seconds or 0.0) >= HALL_RT60_SECONDS
     truth = SceneTruth(
@@ -87,18 +88,18 @@ def arranged(
     return None
 
 
-def white_noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
-    """White noise at `NOISE_DBFS`: what every quality figure must call bad."""
-    samples = rng.standard_normal((1, round(seconds * sample_rate))) * 10.0 ** (NOISE_DBFS / 20.0)
-    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
+def white_noise(music: Waveform, seed: Sequence[int]) -> Waveform:
+    """White noise at `NOISE_DBFS`, as long as the music: what every quality figure must call bad."""
+    noise = np.random.default_rng(seed).standard_normal((1, music.n_samples))
+    samples = noise * 10.0 ** (NOISE_DBFS / 20.0)
+    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), music.sample_rate)
 
 
-def shuffled_grains(music: Waveform, rng: np.random.Generator) -> Waveform:
+def shuffled_grains(music: Waveform, seed: Sequence[int]) -> Waveform:
     """The music cut into grains of 50 ms, in random order: the right colours without any time."""
     size = round(GRAIN_SECONDS * music.sample_rate)
     samples = music.mono().samples
     n_grains = max(1, samples.shape[1] // size)
     grains = samples[:, : n_grains * size].reshape(1, n_grains, -1)
-    return Waveform(
-        np.ascontiguousarray(grains[:, rng.permutation(n_grains)].reshape(1, -1)), music.sample_rate
-    )
+    order = np.random.default_rng(seed).permutation(n_grains)
+    return Waveform(np.ascontiguousarray(grains[:, order].reshape(1, -1)), music.sample_rate)

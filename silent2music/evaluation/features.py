@@ -84,7 +84,7 @@ class MusicFeatures:
         return {name: getattr(self, name) for name in names}
 
 
-def describe(music: Waveform) -> MusicFeatures:
+def music_features(music: Waveform) -> MusicFeatures:
     """Measure everything in `MusicFeatures`; about 0.3 s of computing for 30 s of music.
 
     Silence gives empty arrays, no tempo and zeros.

@@ -15,12 +15,12 @@ from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
 from silent2music.evaluation import originality
-from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.following import ranks
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
-from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
-from silent2music.evaluation.tables import GROUP, Figures, grouped, plain_interval, spread
+from silent2music.evaluation.statistics import bootstrap_mean, paired_difference, spread
+from silent2music.evaluation.tables import GROUP, Figures, grouped
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.signals import ROOM, Signals
@@ -176,7 +176,7 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     return {
         "among": min(GROUP, len(groups[0])),
         "n": len(order),
-        "recall_at_1": plain_interval(bootstrap_mean((found <= 1.0).astype(np.float64), seed)),
+        "recall_at_1": bootstrap_mean((found <= 1.0).astype(np.float64), seed).plain(),
         "mean_reciprocal_rank": float((1.0 / found).mean()),
         "chance_recall_at_1": 1.0 / len(groups[0]),
         "loss": {
@@ -184,8 +184,8 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
             "shuffled": float(shuffled.mean()),
             "dropped": float(dropped.mean()),
         },
-        "shuffled - true": plain_interval(paired_difference(shuffled, true, seed)),
-        "dropped - true": plain_interval(paired_difference(dropped, true, seed)),
+        "shuffled - true": paired_difference(shuffled, true, seed).plain(),
+        "dropped - true": paired_difference(dropped, true, seed).plain(),
     }
 
 
@@ -211,33 +211,30 @@ def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[Doub
 
 
 def training_music(
-    subject: Subject, folder: Path, training: Sequence[Pair]
+    subject: Subject, folder: Path, training: Sequence[Pair], skipped: float = 0.0
 ) -> tuple[dict[str, MusicFeatures], list[IntArray]]:
-    """Training music as the model was taught it, through the codec: measured, by name; and its codes."""
-    taught = partial(_taught, subject.folder, folder, subject.config.seconds)
-    found = subject.stages.run("training music", taught, training)
+    """Training music as the model was taught it, through the codec: measured, by name; and its codes.
+
+    Args:
+        subject: the model.
+        folder: of the pairs; training: those whose music is read.
+        skipped: share of each piece that is left out at its beginning: a copy may begin anywhere.
+    """
+    job = partial(_taught, subject.folder, folder, subject.config.seconds, skipped)
+    found = subject.stages.run("copies" if skipped else "training music", job, training)
     names = (pair.music for pair in training)
     return dict(zip(names, (features for features, _ in found), strict=True)), [codes for _, codes in found]
 
 
 def _taught(
-    model_folder: str, folder: Path, seconds: float | None, pair: Pair
+    model_folder: str, folder: Path, seconds: float | None, skipped: float, pair: Pair
 ) -> tuple[MusicFeatures, IntArray]:
-    music = read_music(folder, seconds, pair)
+    music = read_music(folder, pair, seconds).mono()
+    music = Waveform(
+        np.ascontiguousarray(music.samples[:, int(skipped * music.n_samples) :]), music.sample_rate
+    )
     codes = _encode(model_folder, music)
-    return describe(_decode(model_folder, (codes, music.seconds))), codes
-
-
-def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
-    """Training pieces as a model that knew them by heart might give them back: from anywhere on, coded."""
-    middles = []
-    for pair in training:
-        whole = read_music(folder, subject.config.seconds, pair).mono()
-        samples = np.ascontiguousarray(whole.samples[:, whole.n_samples // 4 :])
-        middles.append(Waveform(samples, whole.sample_rate))
-    coded = subject.through_codec(subject.tokens("tokens of copies", middles), middles)
-    described = subject.stages.run("copies", describe, coded)
-    return dict(zip((pair.music for pair in training), described, strict=True))
+    return music_features(_decode(model_folder, (codes, music.seconds))), codes
 
 
 def token_runs(
@@ -291,22 +288,18 @@ def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Inspected
     room = first_seconds(items[0].room, DIVERSITY_SECONDS)
     music = subject.play("one room, many seeds", [room] * n, seeds, batch_size=8)
     rows = [own[0] for own in subject.tokens("tokens of many seeds", music)]
-    described = subject.stages.run("many seeds", describe, music)
-    others = [[row for j, row in enumerate(rows) if j != i] for i in range(n)]
-    runs = [originality.longest_shared_run(own, those) for own, those in zip(rows, others, strict=True)]
+    runs = [originality.longest_shared_run(own, rows[:i] + rows[i + 1 :]) for i, own in enumerate(rows)]
     return {
         "n": n,
-        "one room, many seeds": _median_nearest(described),
+        "one room, many seeds": _median_nearest(subject.stages.run("many seeds", music_features, music)),
         "real music": _median_nearest([piece.features for piece in reals[:n]]),
         "longest_shared_run": spread(runs),
     }
 
 
-def _median_nearest(described: Sequence[MusicFeatures]) -> float:
+def _median_nearest(pieces: Sequence[MusicFeatures]) -> float:
     n_frames = int(DIVERSITY_SECONDS * originality.RATE_HZ)
-    prints = [originality.fingerprint(features)[:, :n_frames] for features in described]
-    nearest = [
-        originality.nearest([own], {str(j): p for j, p in enumerate(prints) if j != i})
-        for i, own in enumerate(prints)
-    ]
-    return float(np.median([n.distance for n in nearest if n is not None]))
+    prints = [originality.fingerprint(features)[:, :n_frames] for features in pieces]
+    others = [{str(j): those for j, those in enumerate(prints) if j != i} for i in range(len(prints))]
+    nearest = [originality.nearest([own], library) for own, library in zip(prints, others, strict=True)]
+    return float(np.median([near.distance for near in nearest]))
