@@ -43,6 +43,7 @@ BATCHES = (4, 16)
 """Rows of a batch of steps."""
 
 STEPS, MUSICGEN = "steps", "steps of MusicGen"
+FIRST_AUDIO, COMMAND = "first audio", "command"
 
 Task = tuple[float, Callable[[], object]]
 """Seconds of audio that are made, and what makes them."""
@@ -75,27 +76,30 @@ def bench(
     Raises:
         AudioError: if there is a report and `force` is not set, or the folder cannot be written.
     """
-    with atomic_path(out / "speed.json", force) as figures, atomic_path(out / "speed.md", force) as readable:
+    with (
+        atomic_path(out / "speed.json", force) as figures,
+        atomic_path(out / "speed.md", force) as readable,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         room = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
         model = Silent2Music.from_pretrained(model_folder)
         with one_thread(), torch.inference_mode():
             tasks = _tasks(model, room)
             runs = {name: run for name, (_, run) in tasks.items()}
+            runs[COMMAND] = _command(model_folder, room, Path(folder))
             spent = median_seconds(runs, n_rounds, progress or (lambda stage, done, total: None))
+        machine = {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        }
         report = {
             "model": model.config.name,
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "torch": torch.__version__,
-                "capability": torch.backends.cpu.get_cpu_capability(),
-            },
-            "first_audio_seconds": spent.pop("first audio"),
-            "stages": {
-                name: {"seconds": seconds, "times_real_time": tasks[name][0] / seconds}
-                for name, seconds in spent.items()
-            },
-            "command_seconds": command_seconds(model_folder, room, n_rounds),
+            "machine": machine,
+            "first_audio_seconds": spent.pop(FIRST_AUDIO),
+            "command_seconds": spent.pop(COMMAND),
+            "stages": {k: {"seconds": v, "times_real_time": tasks[k][0] / v} for k, v in spent.items()},
         }
         text = _text(report)
         figures.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -118,7 +122,7 @@ def median_seconds(
 
 
 def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
-    """All that is timed inside the process."""
+    """What is timed inside this process."""
     settings, packed = model.resolved(), model.packed_decoder()
     heard, null = _conditioning(model, room, STEP_SECONDS)
     codes = generate_codes(packed, heard, null, settings, [0])
@@ -133,7 +137,7 @@ def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
         MUSICGEN: (STEP_SECONDS, musicgen_steps(model)),
         "codec": (STEP_SECONDS, lambda: model.codec.decode(codes)),
         "whole": (PIECE_SECONDS, lambda: model.generate(room, settings)),
-        "first audio": (0.0, lambda: next(model.stream(room, settings))),
+        FIRST_AUDIO: (0.0, lambda: next(model.stream(room, settings))),
         **{f"{STEPS}, {n} rows": steps(n) for n in BATCHES},
     }
 
@@ -188,19 +192,12 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
     return run
 
 
-def command_seconds(model_folder: Path, room: Waveform, n_runs: int) -> float:
-    """Median seconds of `s2m infer` on a room in a fresh process, from its start to its end."""
-    times = []
-    with tempfile.TemporaryDirectory() as folder:
-        recording, music = Path(folder) / "room.wav", Path(folder) / "music.wav"
-        audio.write(recording, room)
-        command = [sys.executable, "-m", "silent2music.cli", "infer", str(recording), "-o", str(music)]
-        command += ["--model", str(model_folder), "--device", "cpu", "--force"]
-        for _ in range(n_runs):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def _command(model_folder: Path, room: Waveform, folder: Path) -> Callable[[], object]:
+    """`s2m infer` on a room in a fresh process, from its start to its end."""
+    audio.write(folder / "room.wav", room)
+    command = [sys.executable, "-m", "silent2music.cli", "infer", str(folder / "room.wav")]
+    command += ["-o", str(folder / "music.wav"), "--model", str(model_folder), "--device", "cpu", "--force"]
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def _text(report: dict[str, Any]) -> str:

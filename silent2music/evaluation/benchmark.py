@@ -18,7 +18,7 @@ import numpy as np
 from silent2music import audio
 from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation import pieces
+from silent2music.evaluation import baselines, pieces
 from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.originality import compare_with_training
 from silent2music.evaluation.pieces import EvalConfig, Item, inspect, inspect_made, read_file, read_music
@@ -79,14 +79,14 @@ def evaluate(
             report = tabulate(items, systems, config)
         else:
             music["dropped"], systems["dropped"] = subject.without_rooms(items)
-            systems["retrieval"] = pieces.retrieved(folder, items, training, config, stages)
-            systems["arranger"] = pieces.arranged(folder, items, config, stages)
+            systems["retrieval"] = baselines.retrieved(folder, items, training, config, stages)
+            systems["arranger"] = baselines.arranged(folder, items, config, stages)
             codes = {
                 name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
             }
             music["codec"] = subject.through_codec(codes["real"], sounds)
             systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
-            report = tabulate(items, systems, config, pieces.anchors_of(sounds, config, stages))
+            report = tabulate(items, systems, config, baselines.anchors_of(sounds, config, stages))
             report["likelihood"] = probing.likelihood(subject, items, codes["real"])
             library, taught = probing.training_music(subject, folder, training)
             copies, _ = probing.training_music(subject, folder, training[:N_COPIES], COPIED_FROM)
@@ -164,7 +164,7 @@ def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages)
     items, reals, sounds = pieces.load_items(folder, chosen[: config.n], config, stages)
     jobs = [partial(read_file, files[item.name], config.seconds) for item in items]
     systems: dict[str, Pieces] = {"real": reals, "model": stages.run("outputs", inspect_made, jobs)}
-    report = tabulate(items, systems, config, pieces.anchors_of(sounds, config, stages))
+    report = tabulate(items, systems, config, baselines.anchors_of(sounds, config, stages))
     training = [p for p in pairs if p.split == "train" and p.id not in files][: config.n_train]
     music = partial(_music_of, folder, config.seconds)
     library = dict(

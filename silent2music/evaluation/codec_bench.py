@@ -88,7 +88,7 @@ def parse_entry(text: str) -> BenchEntry:
     return BenchEntry(name, codec, n_codebooks)
 
 
-def held_out(
+def bench_music(
     families: Path | None, pairs: Path | None, real: Path | None, limit: int
 ) -> dict[str, list[Path]]:
     """Music to compare codecs on, by group: at most `limit` files of each, evenly spread.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +13,9 @@ from silent2music import audio
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
-from silent2music.config import DataConfig, Precision, SamplingConfig, from_dict
+from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair, load_pair
-from silent2music.errors import S2MError
-from silent2music.evaluation import baselines, quality
+from silent2music.evaluation import quality
 from silent2music.evaluation.features import (
     TONAL_RATE_HZ,
     MusicFeatures,
@@ -28,8 +25,6 @@ from silent2music.evaluation.features import (
 )
 from silent2music.evaluation.following import RoomReference, references_of
 from silent2music.evaluation.stages import Stages
-
-log = logging.getLogger(__name__)
 
 Maker = Callable[[], Waveform | None]
 """Reads or makes a piece of music in whichever process it is called, so that only figures travel back."""
@@ -161,66 +156,8 @@ def read_music(folder: Path, pair: Pair, seconds: float | None) -> Waveform:
     return first_seconds(load_pair(folder, pair)[1], seconds)
 
 
-def retrieved(
-    folder: Path, items: Sequence[Item], training: Sequence[Pair], config: EvalConfig, stages: Stages
-) -> list[Inspected | None]:
-    """For each room the music of the training room most like it."""
-    if not training:
-        return [None] * len(items)
-    vectors = stages.run("training rooms", partial(_room_vector, folder, config.seconds), training)
-    nearest = [baselines.nearest_room(baselines.room_vector(item.profile), vectors) for item in items]
-    used = sorted(set(nearest))
-    jobs = [partial(read_music, folder, training[i], config.seconds) for i in used]
-    pieces = dict(zip(used, stages.run("retrieval", inspect_made, jobs), strict=True))
-    return [pieces[i] for i in nearest]
-
-
-def _room_vector(folder: Path, seconds: float | None, pair: Pair) -> DoubleArray:
-    return baselines.room_vector(analyze(first_seconds(load_pair(folder, pair)[0], seconds)))
-
-
-def arranged(
-    folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages
-) -> list[Inspected | None]:
-    """The rule-based arranger for some rooms, if the folder says which scores and sounds it was built from."""
-    made: list[Inspected | None] = [None] * len(items)
-    try:
-        data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, S2MError):
-        return made
-    scores, soundfont = sorted(Path(data.scores).rglob("*.mid")), Path(data.soundfont)
-    if not scores or not soundfont.exists():
-        message = "The arranger is left out: %s (relative to the current folder) or %s is not here."
-        log.warning(message, data.scores, data.soundfont)
-        return made
-    # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
-    n_twos = max(1, min(config.n_arranged, len(items)) // 2)
-    chosen = [i for k in np.linspace(0, len(items) // 2 - 1, n_twos).astype(int) for i in (2 * k, 2 * k + 1)]
-    jobs = [
-        partial(baselines.arranged, items[i].profile, scores, soundfont, (config.seed, 2, i)) for i in chosen
-    ]
-    for i, piece in zip(chosen, stages.run("arranger", inspect_made, jobs), strict=True):
-        made[i] = piece
-    return made
-
-
 def first_seconds(waveform: Waveform, seconds: float | None) -> Waveform:
     """The beginning of a waveform, or all of it."""
     if seconds is None or waveform.seconds <= seconds:
         return waveform
     return Waveform(waveform.samples[:, : round(seconds * waveform.sample_rate)], waveform.sample_rate)
-
-
-def anchors_of(
-    music: Sequence[Waveform], config: EvalConfig, stages: Stages
-) -> dict[str, list[Inspected | None]]:
-    """What must score badly: noise, and the real music in grains; of the odd items, which are compared."""
-    anchors = {"noise": baselines.white_noise, "grains": baselines.shuffled_grains}
-    return {
-        name: stages.run(
-            name,
-            inspect_made,
-            [partial(make, real, (config.seed, 3, i)) for i, real in enumerate(music[1::2])],
-        )
-        for name, make in anchors.items()
-    }
