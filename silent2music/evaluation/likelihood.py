@@ -75,12 +75,12 @@ def room_contrast(
     under = {name: np.asarray(values) for name, values in found.items()}
 
     def differences(rows: Any) -> list[Figures]:
-        return [paired_difference(under[name][rows], under["true"][rows], seed).plain() for name in ROOMS[1:]]
+        return [paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]]
 
     shuffled, dropped = differences(slice(None))
     return {
         "n_pairs": len(kinds),
-        "losses": {name: bootstrap_mean(values, seed).plain() for name, values in under.items()},
+        "losses": {name: bootstrap_mean(values, seed) for name, values in under.items()},
         "shuffled_minus_true": shuffled,
         "dropped_minus_true": dropped,
         "by_kind": {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},

@@ -176,7 +176,7 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     return {
         "among": min(GROUP, len(groups[0])),
         "n": len(order),
-        "recall_at_1": bootstrap_mean((found <= 1.0).astype(np.float64), seed).plain(),
+        "recall_at_1": bootstrap_mean((found <= 1.0).astype(np.float64), seed),
         "mean_reciprocal_rank": float((1.0 / found).mean()),
         "chance_recall_at_1": 1.0 / len(groups[0]),
         "loss": {
@@ -184,8 +184,8 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
             "shuffled": float(shuffled.mean()),
             "dropped": float(dropped.mean()),
         },
-        "shuffled - true": paired_difference(shuffled, true, seed).plain(),
-        "dropped - true": paired_difference(dropped, true, seed).plain(),
+        "shuffled - true": paired_difference(shuffled, true, seed),
+        "dropped - true": paired_difference(dropped, true, seed),
     }
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,37 +13,12 @@ from silent2music.arrays import DoubleArray
 N_RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % bootstrap interval over n items.
-
-    Attributes:
-        mean: of the items.
-        low, high: 2.5th and 97.5th percentile of the resampled means.
-        n: number of items.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the sign is sure at 95 %."""
-        return self.low > 0 or self.high < 0
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON values, with whether the sign is sure."""
-        return asdict(self) | {"excludes_zero": self.excludes_zero}
+Interval = dict[str, Any]
+"""`mean` of n items, `low` and `high` ends of its 95 % bootstrap interval, `n`, and whether it `excludes_zero`."""
 
 
-UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), 0)
-"""Of no items."""
-
-
-def interval_text(value: Mapping[str, Any] | None) -> str:
-    """A plain interval for reading, `mean [low, high]`; nothing of none."""
+def interval_text(value: Interval | None) -> str:
+    """An interval for reading, `mean [low, high]`; nothing of none."""
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
 
 
@@ -73,7 +47,7 @@ def bootstrap_mean(values: DoubleArray, seed: int = 0) -> Interval:
         seed: of the resampling.
     """
     if not validate_values(values):
-        return UNDEFINED
+        return _interval(float("nan"), np.full(1, np.nan), 0)
     return _interval(float(values.mean()), _resampled_means(values, np.random.default_rng(seed)), values.size)
 
 
@@ -103,7 +77,7 @@ def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 
         seed: of the resampling.
     """
     if not (validate_values(values) and validate_values(other_values)):
-        return UNDEFINED
+        return _interval(float("nan"), np.full(1, np.nan), 0)
     rng = np.random.default_rng(seed)
     gaps = _resampled_means(values, rng) - _resampled_means(other_values, rng)
     return _interval(float(values.mean() - other_values.mean()), gaps, min(values.size, other_values.size))
@@ -114,5 +88,5 @@ def _resampled_means(values: DoubleArray, rng: np.random.Generator) -> DoubleArr
 
 
 def _interval(mean: float, resampled: DoubleArray, n: int) -> Interval:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return Interval(mean, float(low), float(high), n)
+    low, high = (float(value) for value in np.percentile(resampled, [2.5, 97.5]))
+    return {"mean": mean, "low": low, "high": high, "n": n, "excludes_zero": low > 0 or high < 0}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.evaluation.features import QUALITY_VERSION, MusicFeatures
+from silent2music.evaluation.features import KIND_DESCRIPTORS, QUALITY_VERSION, MusicFeatures
 from silent2music.evaluation.following import (
     SCORES,
     RoomReference,
@@ -135,7 +135,7 @@ def _with_shuffled(systems: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[A
 
 def _means(rows: Sequence[Mapping[str, float]], seed: int) -> Figures:
     values = {name: np.array([r[name] for r in rows if name in r]) for name in SCORES}
-    return {name: bootstrap_mean(v, seed).plain() for name, v in values.items() if v.size}
+    return {name: bootstrap_mean(v, seed) for name, v in values.items() if v.size}
 
 
 def _differences(
@@ -146,14 +146,14 @@ def _differences(
         both = [(r[name], s[name]) for r, s in zip(rows, nulls, strict=True) if name in r and name in s]
         if len(both) >= 2:
             values, null_values = np.array(both).T
-            result[name] = paired_difference(values, null_values, seed).plain()
+            result[name] = paired_difference(values, null_values, seed)
     return result
 
 
 def mean_descriptors(pieces: Sequence[Inspected]) -> dict[str, float]:
     """Mean of each kind descriptor, and the number of pieces."""
-    rows = [piece.features.kind_descriptors() for piece in pieces]
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"n": float(len(rows))}
+    means = {name: np.mean([getattr(p.features, name) for p in pieces]) for name in KIND_DESCRIPTORS}
+    return {name: float(mean) for name, mean in means.items()} | {"n": float(len(pieces))}
 
 
 def _by_kind(items: Sequence[Item], pieces: Pieces) -> dict[str, list[Inspected]]:
@@ -173,7 +173,7 @@ def _kind_checks(kinds: Mapping[str, Sequence[Inspected]], seed: int) -> Figures
             own, room = (
                 np.array([getattr(p.features, descriptor) for p in kinds[k]]) for k in (kind, "room")
             )
-            result[f"{kind} - room: {descriptor}"] = mean_difference(own, room, seed).plain()
+            result[f"{kind} - room: {descriptor}"] = mean_difference(own, room, seed)
     return result
 
 
