@@ -87,7 +87,7 @@ def evaluate(
             music["codec"] = subject.through_codec(codes["real"], sounds)
             systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
             report = tabulate(items, systems, config, baselines.anchors_of(sounds, config, stages))
-            report["likelihood"] = probing.likelihood(subject, items, codes["real"])
+            report["likelihood"] = probing.rank_rooms(subject, items, codes["real"])
             library, taught = probing.training_music(subject, folder, training)
             copies, _ = probing.training_music(subject, folder, training[:N_COPIES], COPIED_FROM)
             made, real = _by_name(items, systems["model"]), _by_name(items, systems["codec"])

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from silent2music import audio
 from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform
 from silent2music.codec import Codec, load_codec
 from silent2music.data.pairs import music_files
-from silent2music.distances import spectrum
 from silent2music.errors import ConfigError, DataError, require
 from silent2music.evaluation.bench import median_seconds
 from silent2music.evaluation.codec_metrics import codec_figures
 from silent2music.evaluation.report import table
 from silent2music.evaluation.stages import Progress
-from silent2music.plotting import new_figure, save
+from silent2music.plotting import draw_spectrogram, new_figure, save
 
 FIGURES = {
     "log_mel": ("log-mel", ".3f"),
@@ -226,13 +226,9 @@ def _plot(
 ) -> None:
     """Spectrograms of originals (left) and what came back (right), a row for each pair."""
     figure = new_figure(10.0, 2.2 * len(pairs))
-    axes = figure.subplots(len(pairs), 2, squeeze=False)
-    for row, title, sounds in zip(axes, titles, pairs, strict=True):
-        for place, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
-            level_db = 20.0 * spectrum(torch.from_numpy(samples)[None], 1024)[0].clamp(min=1e-6).log10()
-            extent = (0.0, len(samples) / sample_rate, 0.0, sample_rate / 2000.0)
-            place.imshow(level_db.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-90.0, vmax=0.0)
-            place.set_title(label, fontsize=8)
-            place.tick_params(labelsize=7)
-        row[0].set_ylabel("kHz", fontsize=8)
+    grid = figure.subplots(len(pairs), 2, squeeze=False)
+    for row, title, sounds in zip(grid, titles, pairs, strict=True):
+        for axes, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
+            draw_spectrogram(figure, axes, Waveform(samples[None], sample_rate), (-90.0, 0.0))
+            axes.set_title(label, fontsize=8)
     save(figure, path)

@@ -17,6 +17,7 @@ from silent2music.data.pairs import Pair
 from silent2music.evaluation import originality
 from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.following import ranks
+from silent2music.evaluation.likelihood import ROOMS
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference, spread
@@ -128,26 +129,16 @@ def _play(
 
 
 def _encode(folder: str, music: Waveform) -> IntArray:
-    """Codes `[K, T]` of the codebooks that the model writes."""
-    model = loaded(folder)
-    samples = music.mono().resampled(model.codec.sample_rate).samples
-    samples = np.repeat(samples, model.codec.channels, axis=0)
-    with torch.inference_mode():
-        codes = model.codec.encode(torch.from_numpy(samples)[None], model.config.decoder.n_codebooks)[0]
-    return np.asarray(codes.cpu().numpy(), np.int64)
+    return loaded(folder).encode(music)
 
 
 def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
     codes, seconds = job
-    codec = loaded(folder).codec
-    with torch.inference_mode():
-        samples = codec.decode(torch.from_numpy(codes)[None])[0].cpu().numpy()
-    samples = samples[:, : round(seconds * codec.sample_rate)]
-    return Waveform(np.clip(samples, -1.0, 1.0), codec.sample_rate)
+    return first_seconds(loaded(folder).decode(codes), seconds)
 
 
-def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
-    """The model as judge: rank of the true room among up to 32 by the teacher-forced loss of the real music.
+def rank_rooms(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
+    """The model as judge: the rank of the true room among up to 32 by the teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
     """
@@ -168,22 +159,19 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     columns = []
     for group in groups:
         # A row: the loss of one piece under every room of the group, then under none.
-        matrix = np.stack([rows[k] for k in group])
-        each, own = matrix[:, :-1], np.diagonal(matrix[:, :-1])
+        each, none = np.split(np.stack([rows[k] for k in group]), [-1], axis=1)
+        own = np.diagonal(each)
         shuffled = (each.sum(axis=1) - own) / max(1, len(group) - 1)
-        columns.append(np.stack([ranks(-each), own, shuffled, matrix[:, -1]]))
+        columns.append(np.stack([ranks(-each), own, shuffled, none[:, 0]]))
     found, true, shuffled, dropped = np.concatenate(columns, axis=1)
+    means = (float(loss.mean()) for loss in (true, shuffled, dropped))
     return {
         "among": min(GROUP, len(groups[0])),
         "n": len(order),
         "recall_at_1": bootstrap_mean((found <= 1.0).astype(np.float64), seed),
         "mean_reciprocal_rank": float((1.0 / found).mean()),
         "chance_recall_at_1": 1.0 / len(groups[0]),
-        "loss": {
-            "true": float(true.mean()),
-            "shuffled": float(shuffled.mean()),
-            "dropped": float(dropped.mean()),
-        },
+        "loss": dict(zip(ROOMS, means, strict=True)),
         "shuffled - true": paired_difference(shuffled, true, seed),
         "dropped - true": paired_difference(dropped, true, seed),
     }
@@ -256,9 +244,10 @@ def drift(subject: Subject, items: Sequence[Item]) -> Figures:
     The room comes round until the two minutes are full, so that every quarter hears the same where a room lasts
     as long as a quarter.
     """
-    chosen = np.unique(np.linspace(0, len(items) - 1, min(subject.config.n_long, len(items))).astype(int))
-    if not chosen.size or subject.config.n_long < 1:
+    n = min(subject.config.n_long, len(items))
+    if n < 1:
         return {}
+    chosen = np.unique(np.linspace(0, len(items) - 1, n).astype(int))
     rooms, seeds = [items[i].room for i in chosen], [subject.config.seed + int(i) for i in chosen]
     # Few long pieces: small batches let every process have one.
     music = subject.play("long pieces", rooms, seeds, LONG_SECONDS, batch_size=4)
@@ -274,8 +263,7 @@ def drift(subject: Subject, items: Sequence[Item]) -> Figures:
 def _parts(piece: Waveform) -> list[Waveform]:
     """The four quarters, the beginning and the end."""
     quarter, end = piece.n_samples // 4, min(round(END_SECONDS * piece.sample_rate), piece.n_samples)
-    cuts = [(k * quarter, (k + 1) * quarter) for k in range(4)]
-    cuts += [(0, end), (piece.n_samples - end, piece.n_samples)]
+    cuts = [*((k * quarter, (k + 1) * quarter) for k in range(4)), (0, end), (-end, None)]
     return [Waveform(piece.samples[:, first:last], piece.sample_rate) for first, last in cuts]
 
 
