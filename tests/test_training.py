@@ -120,8 +120,9 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
     assert true["low"] <= true["mean"] <= true["high"]
     assert found["shuffled_minus_true"]["mean"] == pytest.approx(shuffled["mean"] - true["mean"])
     assert "shuffled - true" in contrast_text(found)
+    assert room_contrast(model, shards, crop_seconds=1.0, batch_size=3)["n_pairs"] == 2
     with pytest.raises(DataError, match="has 2 validation pairs"):
-        room_contrast(model, shards, crop_seconds=1.0, batch_size=3)
+        room_contrast(model, shards, n_pairs=1, crop_seconds=1.0)
 
 
 def test_self_play_prefers_real_music_to_what_was_drawn_before(shards, codec_folder, tmp_path):
