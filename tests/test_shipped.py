@@ -12,7 +12,7 @@ from silent2music import audio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
-from silent2music.evaluation.features import describe, power_spectrum
+from silent2music.evaluation.features import music_features, power_spectrum
 from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
 from silent2music.export.models import LazyModel, Request
@@ -53,7 +53,7 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     seconds = demo.samples[0, : 12 * demo.sample_rate].reshape(12, demo.sample_rate)
     assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
     assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
-    assert len(describe(demo).onset_seconds) >= demo.seconds / 2
+    assert len(music_features(demo).onset_seconds) >= demo.seconds / 2
 
 
 def test_the_number_of_threads_changes_no_byte_and_is_as_before() -> None:

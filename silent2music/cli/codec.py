@@ -121,10 +121,10 @@ def codec_bench(
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
-    from silent2music.evaluation.codec_bench import held_out, parse_entry, run_bench
+    from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench
 
     with progress_bar() as steps:
-        music = held_out(families, pairs, real, limit)
+        music = bench_music(families, pairs, real, limit)
         print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
 
 

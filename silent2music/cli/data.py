@@ -95,14 +95,14 @@ def data_stats(
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
     require("mir_eval", "eval")
-    from silent2music.evaluation.pair_stats import pair_stats
+    from silent2music.evaluation.pair_stats import pair_stats, stats_text
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
-    write_json(json_file, found.to_dict())
+    write_json(json_file, found)
     if plot is not None:
         _plot_pair(folder, pair, plot)
-    print(found.summary())
+    print(stats_text(found))
 
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:

@@ -35,14 +35,14 @@ def validate(
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.config import default_model
-    from silent2music.evaluation.likelihood import room_contrast
+    from silent2music.evaluation.likelihood import contrast_text, room_contrast
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
         loaded = Silent2Music.from_pretrained(model or default_model())
         found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
-    print(found)
-    write_json(json_file, found.to_dict())
+    print(contrast_text(found))
+    write_json(json_file, found)
 
 
 def bench(
@@ -55,14 +55,12 @@ def bench(
     """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
     from silent2music.audio import read
     from silent2music.config import default_model
-    from silent2music.evaluation import bench as speed
+    from silent2music.evaluation.bench import bench as measure
     from silent2music.export.infer import DEMO_ROOM
 
-    if not force:
-        speed.refuse_existing(out)
     with progress_bar() as steps:
-        report = speed.bench(model or default_model(), read(room or DEMO_ROOM), n_rounds, progress=steps)
-    print(speed.write_bench(report, out, force))
+        text = measure(model or default_model(), read(room or DEMO_ROOM), out, n_rounds, force, steps)
+    print(text)
 
 
 def evaluate(
