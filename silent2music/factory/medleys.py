@@ -16,7 +16,7 @@ from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
 from silent2music.factory.arrangement import Arrangement, Part
-from silent2music.factory.build import licensed_scores, usable_score
+from silent2music.factory.build import data_folder, licensed_scores, usable_score
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import Score, ScorePart
@@ -70,9 +70,7 @@ def render_medleys(
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
-    folder = Path(config.scores)
-    if not config.scores or not folder.is_dir():
-        raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")
+    folder = data_folder(config.scores, "scores")
     names = [credit.path for credit in licensed_scores(folder)[0]]
     aside = held_out([names], config.validation_share)
     stocks = {"train": [n for n in names if n not in aside], "validation": [n for n in names if n in aside]}
@@ -103,7 +101,7 @@ def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrange
     if sum(len(part.pitches) for part in parts) < 12:
         raise DataError(f"The passage of {score.source} has hardly any notes; expected at least 12.")
     gain_db = np.full(int(10 * SECONDS), -20.0 * rng.random())
-    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key, source=score.source)
+    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key)
 
 
 def _parts(score: Score, family: str, rng: np.random.Generator) -> tuple[Part, ...]:
