@@ -20,14 +20,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_features
-from silent2music.arrays import FloatArray, IntArray
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
@@ -37,8 +39,6 @@ from silent2music.processes import Pool
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from silent2music.codec import Codec
 
 META = "meta.json"
@@ -244,16 +244,12 @@ Job = tuple[Path, "Codec", int, AmbientConfig]
 
 def _start(*job: Any) -> Any:
     """In a worker: torch on one thread."""
-    import torch
-
     torch.set_num_threads(1)
     return job
 
 
 def _encode_pair(job: Job, item: tuple[Pair, str]) -> Row | str:
     """One row of a shard, or the sentence that says why there is none."""
-    import torch
-
     from silent2music.acoustics import analyze
 
     (root, codec, n_codebooks, config), (pair, fingerprint) = job, item
@@ -323,22 +319,37 @@ def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One crop of one pair.
+class Batch:
+    """Crops of pairs side by side, padded at the end.
 
     Attributes:
-        codes: `[K, T]` int64.
-        signals: one row of T codec frames.
-        id: name of the pair.
-        kind: scene kind.
-        start: first frame of the crop in the recording.
+        codes: `[B, K, T]` int64, zero where padded.
+        signals: B rows of T codec frames; their mask is that of the codes too.
+        ids: names of the pairs.
+        kinds: scene kinds.
+        starts: first frame of each crop in its recording.
     """
 
-    codes: IntArray
+    codes: Tensor
     signals: Signals
-    id: str
-    kind: str
-    start: int
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    starts: tuple[int, ...]
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on another device."""
+        return replace(self, codes=self.codes.to(device, non_blocking=True), signals=self.signals.to(device))
+
+    @staticmethod
+    def collate(rows: Sequence[Batch]) -> Batch:
+        """Rows of different lengths in one batch."""
+        signals = Signals.collate([row.signals for row in rows])
+        codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
+        ids, kinds, starts = (
+            tuple(value for row in rows for value in getattr(row, name))
+            for name in ("ids", "kinds", "starts")
+        )
+        return Batch(torch.cat(codes), signals, ids, kinds, starts)
 
 
 class PairDataset:
@@ -386,7 +397,7 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def crop(self, index: int, epoch: int = 0) -> Example:
+    def crop(self, index: int, epoch: int = 0) -> Batch:
         """The crop of pair `index` in `epoch`; a pair shorter than the crop comes whole."""
         n_frames = int(self._columns["n_frames"][index])
         start, length = 0, n_frames
@@ -395,9 +406,8 @@ class PairDataset:
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
         codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
-        return Example(
-            codes.astype(np.int64), from_arrays(signals, length), self.ids[index], self.kinds[index], start
-        )
+        row = torch.from_numpy(codes.astype(np.int64))[None]
+        return Batch(row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,))
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
         """A control's signal for a stretch of a pair."""
@@ -419,39 +429,6 @@ def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str
     return {name: list(table[name].to_numpy()) for name in names}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples side by side, padded at the end.
-
-    Attributes:
-        codes: `[B, K, T]` int64, zero where padded.
-        signals: B rows of T codec frames; their mask is that of the codes too.
-        ids: names of the pairs.
-        kinds: scene kinds.
-    """
-
-    codes: Tensor
-    signals: Signals
-    ids: tuple[str, ...]
-    kinds: tuple[str, ...]
-
-    def to(self, device: Any) -> Batch:
-        """The same batch on another device."""
-        codes = self.codes.to(device, non_blocking=True)
-        return Batch(codes, self.signals.to(device), self.ids, self.kinds)
-
-
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pad examples to the longest of them and stack them."""
-    import torch
-
-    signals = Signals.collate([example.signals for example in examples])
-    codes = torch.zeros(len(examples), len(examples[0].codes), signals.n_frames, dtype=torch.int64)
-    for row, example in enumerate(examples):
-        codes[row, :, : example.codes.shape[1]] = torch.from_numpy(example.codes)
-    return Batch(codes, signals, tuple(e.id for e in examples), tuple(e.kind for e in examples))
-
-
 def batches(
     dataset: PairDataset, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
@@ -464,4 +441,4 @@ def batches(
     n_batches = len(order) // (batch_size * world_size)
     for step in range(start, n_batches):
         first = (step * world_size + rank) * batch_size
-        yield collate([dataset.crop(int(i), epoch) for i in order[first : first + batch_size]])
+        yield Batch.collate([dataset.crop(int(i), epoch) for i in order[first : first + batch_size]])
