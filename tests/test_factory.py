@@ -20,7 +20,7 @@ from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
 from silent2music.data.pairs import check, read_pairs
 from silent2music.errors import ConfigError, DataError
-from silent2music.factory.build import attribution, build, licensed_scores, make_pair, open_factory
+from silent2music.factory.build import attribution, build, make_pair, open_factory, scores_by_split
 from silent2music.factory.scenes import FROM_MUSIC, KINDS
 
 SECONDS = 6.0
@@ -208,12 +208,13 @@ def test_scores_without_a_licence_are_refused(config: DataConfig, built: Path, t
 
 
 def test_scores_in_a_linked_folder_are_found(config: DataConfig, tmp_path: Path) -> None:
-    scores, credits = tmp_path / "scores", licensed_scores(Path(config.scores))[0]
+    scores, known = tmp_path / "scores", scores_by_split(Path(config.scores), 0.0)[0]["train"]
     scores.mkdir()
     (scores / "linked").symlink_to(Path(config.scores).absolute(), target_is_directory=True)
-    rows = "".join(f"linked/{credit.path}\tCC0\n" for credit in credits)
+    rows = "".join(f"linked/{path}\tCC0\n" for path in known)
     (scores / "index.tsv").write_text(f"path\tlicence\nlinked/gone.mid\tCC0\n{rows}", encoding="utf-8")
-    assert [credit.path for credit in licensed_scores(scores)[0]] == [f"linked/{c.path}" for c in credits]
+    assert list(scores_by_split(scores, 0.0)[0]["train"]) == [f"linked/{path}" for path in known]
+    assert make_pair(open_factory(dataclasses.replace(config, scores=str(scores)), tmp_path, 3), 0)
 
 
 def test_hours_seed_and_workers_are_checked(config: DataConfig, tmp_path: Path) -> None:

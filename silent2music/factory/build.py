@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,7 +20,7 @@ import numpy as np
 from silent2music import config as settings
 from silent2music.audio import Waveform, write
 from silent2music.config import DataConfig
-from silent2music.data.pairs import MANIFEST, Pair
+from silent2music.data.pairs import MANIFEST, SPLITS, Pair
 from silent2music.errors import ConfigError, DataError, require
 from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.arranging import arrange
@@ -142,14 +142,12 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     if not Path(config.soundfont).is_file():
         raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
     library = open_library(ambience, rooms, out / "library")
-    credits, refused = licensed_scores(scores)
-    aside = held_out([[credit.path for credit in credits]], config.validation_share)
+    chosen, refused = scores_by_split(scores, config.validation_share)
     stocks = {}
-    for split, part in zip(("train", "validation"), library.split(config.validation_share), strict=True):
-        chosen = {c.path: c for c in credits if (c.path in aside) is (split == "validation")}
+    for split, part in zip(SPLITS, library.split(config.validation_share), strict=True):
         kinds = usable_kinds(part, config.kinds)
-        if chosen and kinds:
-            stocks[split] = Stock(part, chosen, kinds)
+        if chosen[split] and kinds:
+            stocks[split] = Stock(part, chosen[split], kinds)
     if "train" not in stocks:
         raise DataError(
             f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
@@ -167,7 +165,7 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
     rng, music_rng = (
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence([factory.seed, index]).spawn(2)
     )
-    split = _split_of(factory, index)
+    split = split_of(index, config.validation_share, factory.stocks)
     stock = factory.stocks[split]
     shares = np.asarray(list(stock.kinds.values())) / sum(stock.kinds.values())
     kind = str(rng.choice(list(stock.kinds), p=shares))
@@ -222,11 +220,10 @@ def usable_score(
     raise DataError(f"No score of {MAX_SCORE_TRIES} could be arranged; the last one said: {reason}")
 
 
-def _split_of(factory: Factory, index: int) -> str:
-    """Validation pairs are spread evenly by index, so that any number of pairs has its share."""
-    share = factory.config.validation_share
+def split_of(index: int, share: float, stocks: Mapping[str, Any]) -> str:
+    """Validation pairs are spread evenly by index, so that any number of them has its share, if there is a stock."""
     validation = math.floor((index + 1) * share) > math.floor(index * share)
-    return "validation" if validation and "validation" in factory.stocks else "train"
+    return "validation" if validation and stocks.get("validation") else "train"
 
 
 def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) -> dict[str, Any]:
@@ -332,15 +329,23 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
     return "\n".join(text) + "\n"
 
 
-def licensed_scores(folder: Path) -> tuple[list[Credit], list[str]]:
-    """Scores of a folder that have a licence entry, and the names of those that have none."""
+def scores_by_split(folder: Path, share: float) -> tuple[dict[str, dict[str, Credit]], list[str]]:
+    """Scores of a folder that have a licence entry, by split and path, and the names of those that have none.
+
+    Raises:
+        DataError: if there is no score with a licence entry.
+    """
     credits, refused = licensed(folder, LOADERS)
     if not credits:
         raise DataError(
             f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; "
             "add one or set data.scores."
         )
-    return credits, refused
+    aside = held_out([[credit.path for credit in credits]], share)
+    splits: dict[str, dict[str, Credit]] = {split: {} for split in SPLITS}
+    for credit in credits:
+        splits["validation" if credit.path in aside else "train"][credit.path] = credit
+    return splits, refused
 
 
 def data_folder(value: str, name: str) -> Path:

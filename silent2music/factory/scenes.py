@@ -338,8 +338,7 @@ def _record(draft: SceneDraft, levels: Levels, level_dbfs: float | None = None) 
         rt60_seconds=None if draft.room is None else draft.room.rt60_seconds,
         level_dbfs=rms_dbfs(samples[None]),
     )
-    credits = {credit.path: credit for credit in draft.credits}
-    sources = tuple(credits[path] for path in sorted(credits))
+    sources = tuple(sorted(set(draft.credits), key=lambda credit: credit.path))
     return Scene(Waveform(samples[None], SAMPLE_RATE), truth, sources, draft.room)
 
 
