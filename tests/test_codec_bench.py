@@ -197,5 +197,5 @@ def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:
     before = [f.stat().st_mtime_ns for f in files]
     render_medleys(config, tmp_path / "out", len(FAMILIES) + 1, seed=3)
     assert [f.stat().st_mtime_ns for f in files] == before
-    with pytest.raises(DataError, match="scores folder '' does not exist"):
+    with pytest.raises(DataError, match="No scores folder is set"):
         render_medleys(DataConfig(), tmp_path / "other", 1, seed=0)

@@ -49,7 +49,6 @@ def arrangement(*parts: Part, seconds: float = 4.0, gain_db=0.0) -> Arrangement:
         nothing,
         nothing,
         "caption",
-        "a.mid",
     )
 
 
