@@ -1,4 +1,4 @@
-"""What commands share: options, progress, settings, complaints."""
+"""Options, progress bars, settings and error messages that the commands share."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ def progress_bar() -> Iterator[Steps | None]:
 
 
 def named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
-    """Progress of one named thing, as most functions report it."""
+    """A callback `(done, total)` for a library function, shown by the progress bar under a name."""
     return None if steps is None else lambda done, total: steps(name, done, total)
 
 
 def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
-    """Progress of what reports the fraction of a stage."""
+    """A callback `(stage, fraction)` for a library function, shown by the progress bar in percent."""
     return None if steps is None else lambda stage, fraction: steps(stage, round(100 * fraction), 100)
 
 
@@ -113,5 +113,5 @@ def write_json(path: Path | None, values: Any, force: bool = True) -> None:
 
 
 def complain(sentence: str) -> None:
-    """Say what is wrong on standard error."""
+    """Print an error message on standard error."""
     print(sentence, file=sys.stderr)
