@@ -18,7 +18,7 @@ Steps = Callable[[str, int, int], None]
 SAMPLING = SamplingConfig()
 
 Rooms = Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
-Recipe = Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")]
+Recipe = Annotated[Path, typer.Argument(help="Recipe folder, TOML file, or the name of a recipe that ships.")]
 PairFolder = Annotated[Path, typer.Argument(help="Pair folder.")]
 Seconds = Annotated[
     float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
