@@ -461,7 +461,9 @@ def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
         raise AudioError("Samples were given without their rate; give sample_rate, in Hz.")
     samples = np.atleast_2d(np.asarray(room))
     if not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale.")
+        raise AudioError(
+            f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale."
+        )
     return Waveform(samples.astype(np.float32), sample_rate)
 
 
