@@ -57,7 +57,7 @@ CODEC_FOLDER = "codec"
 Progress = Callable[[int, int], None]
 """Called with codec frames done and codec frames in all."""
 
-Sound = Recorded | Path | str | FloatArray
+RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
 
 
@@ -116,7 +116,7 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        room: Sound,
+        room: RecordingLike,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
@@ -291,7 +291,7 @@ class Silent2Music(nn.Module):
 
     @one_thread()
     @torch.inference_mode()
-    def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
+    def encode(self, music: RecordingLike, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
         recorded = _recorded(music, sample_rate)
         whole = Waveform(recorded.slice(0, recorded.n_samples), recorded.sample_rate).mono()
@@ -447,7 +447,7 @@ def load(name: Path | str | None = None, device: str = "cpu", **options: Any) ->
     return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
 
 
-def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
+def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
     """A room, given as a path, recording or array, as a recording.
 
     Raises:
