@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from silent2music.arrays import DoubleArray, FloatArray
 
-Section = tuple[DoubleArray, DoubleArray]
+Biquad = tuple[DoubleArray, DoubleArray]
 """`b [3]` and `a [3]`, a[0] = 1, of `y[n] = b0 x[n] + b1 x[n-1] + b2 x[n-2] - a1 y[n-1] - a2 y[n-2]`."""
 
 SPAN = 64
@@ -37,7 +37,7 @@ class Biquads:
         n_channels: C.
     """
 
-    def __init__(self, sections: Sequence[Section], n_channels: int) -> None:
+    def __init__(self, sections: Sequence[Biquad], n_channels: int) -> None:
         self._sections = [_Biquad(b, a, n_channels) for b, a in sections]
 
     def __call__(self, samples: NDArray[np.floating]) -> DoubleArray:
@@ -104,7 +104,7 @@ def _lower_triangular(blocks: DoubleArray) -> DoubleArray:
     return np.asarray(matrix.transpose(0, 2, 1, 3).reshape(n * r, n * r))
 
 
-def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
+def high_pass(cutoff_hz: float, sample_rate: float) -> list[Biquad]:
     """Butterworth high-pass of second order, by the bilinear transform."""
     k = math.tan(math.pi * cutoff_hz / sample_rate)
     gain = 1.0 / (1.0 + math.sqrt(2.0) * k + k * k)
@@ -112,7 +112,7 @@ def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
     return [(np.array([gain, -2.0 * gain, gain]), a)]
 
 
-def k_weighting(sample_rate: float) -> list[Section]:
+def k_weighting(sample_rate: float) -> list[Biquad]:
     """The K-weighting filters of loudness (ITU-R BS.1770-4, annex 1), for any rate.
 
     High shelf of 4 dB and high-pass whose coefficients at 48 kHz are the standard's own, by B. De Man, "Evaluation

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.acoustics.joining import Part, joined
+from silent2music.acoustics.joining import WindowProfile, joined
 from silent2music.ambient import AmbientFeatures, ambient_features
 from silent2music.audio import MIN_SECONDS, FloatArray, Recorded, Waveform
 from silent2music.config import AmbientConfig, ModelConfig
@@ -113,7 +113,10 @@ class Measured:
         room = self._room
         windows = [(begin, end) for _, begin, end in self.windows(room.seconds)]
         return joined(
-            [Part(w[0] / room.sample_rate, self._profiles.get(w) or self.window(*w)[1]) for w in windows]
+            [
+                WindowProfile(w[0] / room.sample_rate, self._profiles.get(w) or self.window(*w)[1])
+                for w in windows
+            ]
         )
 
 

@@ -57,7 +57,7 @@ CODEC_FOLDER = "codec"
 Progress = Callable[[int, int], None]
 """Called with codec frames done and codec frames in all."""
 
-Sound = Recorded | Path | str | FloatArray
+RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
 
 
@@ -116,7 +116,7 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        room: Sound,
+        room: RecordingLike,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
@@ -157,7 +157,7 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def stream(
         self,
-        room: Recorded | Iterable[Waveform],
+        room: Recorded | Path | str | Iterable[Waveform],
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
@@ -172,8 +172,8 @@ class Silent2Music(nn.Module):
         `listening.WINDOW_SECONDS`, or repeated for longer, are measured in windows.
 
         Args:
-            room: the recording, best from `audio.open_recording` if it may be long; or for live input its sound
-                as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
+            room: the recording, best its file or from `audio.open_recording` if it may be long; or for live input its
+                sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
@@ -182,6 +182,7 @@ class Silent2Music(nn.Module):
         Yields:
             `[C, n]` at the codec's rate.
         """
+        room = open_recording(room) if isinstance(room, Path | str) else room
         length = (seconds or room.seconds) if isinstance(room, Waveform | Recording) else None
         codes = self._write(room, sampling or SamplingConfig(), length, without, progress, measured, controls)
         yield from each_on_one_thread(self._play(codes, length))
@@ -291,7 +292,7 @@ class Silent2Music(nn.Module):
 
     @one_thread()
     @torch.inference_mode()
-    def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
+    def encode(self, music: RecordingLike, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
         recorded = _recorded(music, sample_rate)
         whole = Waveform(recorded.slice(0, recorded.n_samples), recorded.sample_rate).mono()
@@ -447,7 +448,7 @@ def load(name: Path | str | None = None, device: str = "cpu", **options: Any) ->
     return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
 
 
-def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
+def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
     """A room, given as a path, recording or array, as a recording.
 
     Raises:

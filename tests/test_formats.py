@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from silent2music.audio import Waveform
-from silent2music.export.ambience.writing import quantised, write_loop
+from silent2music.export.ambience.writing import in_24_bits, write_loop
 
 N = 44_111
 BARS = (0, 22_056)
@@ -23,7 +23,7 @@ RECORD = {"seed": 7}
 
 def written(folder: Path, suffix: str, n_channels: int = 2, rate: int = 44_100) -> tuple[Path, np.ndarray]:
     noise = 0.1 * np.random.default_rng(0).standard_normal((n_channels, N))
-    samples = quantised(noise.astype(np.float32), seed=3)
+    samples = in_24_bits(noise.astype(np.float32), seed=3)
     path = folder / f"loop.{suffix}"
     write_loop(path, Waveform(samples, rate), BARS, RECORD)
     return path, samples

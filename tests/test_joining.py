@@ -12,7 +12,7 @@ from rooms import RATE, steps_room
 
 from silent2music import audio, listening
 from silent2music.acoustics import AcousticProfile, Boundary, Event, analyze
-from silent2music.acoustics.joining import Part, joined
+from silent2music.acoustics.joining import WindowProfile, joined
 from silent2music.audio import Recording, Waveform
 from silent2music.config import AmbientConfig, ModelConfig
 from silent2music.listening import Measured, listen
@@ -131,7 +131,7 @@ def test_no_event_is_lost_or_doubled_where_windows_meet(
 ) -> None:
     first = replace(blank(12.0), events=events(1.0, *before))
     second = replace(blank(12.0), events=events(*after, 8.0))
-    found = joined([Part(0.0, first), Part(6.0, second)])
+    found = joined([WindowProfile(0.0, first), WindowProfile(6.0, second)])
     assert [e.seconds for e in found.events] == pytest.approx([1.0, *expected, 14.0])
 
 
@@ -142,27 +142,32 @@ def test_boundaries_and_beats_where_windows_meet() -> None:
     first = replace(first, boundaries=(Boundary(8.7, 0.9),))
     shifted = tuple(beat + 0.3 for beat in beats)
     second = replace(first, pulse_seconds=shifted, pulse_confidence=0.6, boundaries=(Boundary(3.3, 0.8),))
-    found = joined([Part(0.0, first), Part(6.0, second)])
+    found = joined([WindowProfile(0.0, first), WindowProfile(6.0, second)])
     assert [b.seconds for b in found.boundaries] == [8.7]
     assert np.diff(found.pulse_seconds).min() > 0.5 and len(found.pulse_seconds) == 18
     assert found.tempo_bpm == pytest.approx(60.0)
     assert found.pulse_confidence == pytest.approx(0.75)
-    none = joined([Part(0.0, replace(blank(12.0), pulse_confidence=0.2)), Part(6.0, second)])
+    none = joined(
+        [WindowProfile(0.0, replace(blank(12.0), pulse_confidence=0.2)), WindowProfile(6.0, second)]
+    )
     assert none.pulse_phase_seconds == pytest.approx(8.8) and none.pulse_confidence == pytest.approx(0.4)
 
 
 def test_what_is_weighted() -> None:
     quiet = replace(blank(12.0), spectral_centroid_hz=1000.0, spectral_tilt_db_per_octave=-6.0)
     loud = replace(blank(12.0, -50.0), spectral_centroid_hz=3000.0, spectral_tilt_db_per_octave=0.0)
-    found = joined([Part(0.0, quiet), Part(6.0, loud)])
+    found = joined([WindowProfile(0.0, quiet), WindowProfile(6.0, loud)])
     assert found.level_dbfs == pytest.approx(10 * np.log10((1e-6 + 1e-5) / 2))
     assert found.spectral_centroid_hz == pytest.approx((1000 + 10 * 3000) / 11)
     assert found.spectral_tilt_db_per_octave == pytest.approx(-6 / 11)
     assert found.noise_floor_dbfs == -60.0 and found.energy_dbfs == (-60.0,) * 90 + (-50.0,) * 90
     rooms = [(0.3, 0.2), (None, 0.0), (0.5, 0.9), (2.0, 0.1)]
     parts = [
-        Part(6.0 * i, replace(blank(12.0), rt60_seconds=seconds, rt60_confidence=confidence))
+        WindowProfile(6.0 * i, replace(blank(12.0), rt60_seconds=seconds, rt60_confidence=confidence))
         for i, (seconds, confidence) in enumerate(rooms)
     ]
     assert (joined(parts).rt60_seconds, joined(parts).rt60_confidence) == (0.5, 0.9)
-    assert joined([Part(0.0, blank(12.0, -120.0)), Part(6.0, blank(12.0, -120.0))]).level_dbfs == -120.0
+    assert (
+        joined([WindowProfile(0.0, blank(12.0, -120.0)), WindowProfile(6.0, blank(12.0, -120.0))]).level_dbfs
+        == -120.0
+    )

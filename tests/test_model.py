@@ -123,6 +123,8 @@ def test_a_room_is_given_in_any_form(model, tmp_path):
         assert np.array_equal(model.generate(given, SAMPLING, sample_rate=RATE).samples, expected.samples)
     stored = model.generate(tmp_path / "room.wav", SAMPLING).samples
     np.testing.assert_allclose(stored, expected.samples, atol=1e-3)
+    pieces = [piece.samples for piece in model.stream(str(tmp_path / "room.wav"), SAMPLING)]
+    assert np.array_equal(np.concatenate(pieces, axis=1), stored)
     with pytest.raises(AudioError, match="give sample_rate"):
         model.generate(take.samples)
     with pytest.raises(AudioError, match="Samples are int16; expected floats"):

@@ -24,7 +24,7 @@ from silent2music.export.ambience.space import (
     plane_wave,
     spatialised,
 )
-from silent2music.export.ambience.writing import levelled_set, loudness_of, quantised
+from silent2music.export.ambience.writing import in_24_bits, levelled_set, loudness_of
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
 NOISE = (0.1 * np.random.default_rng(9).standard_normal(48_000)).astype(np.float32)
@@ -174,9 +174,9 @@ def test_the_loudness_of_a_field_is_that_of_its_mono_fold_down() -> None:
 
 def test_dither_is_that_of_24_bits_once() -> None:
     steady = np.full((1, 48_000), 0.3 + 0.3 / 2**23, np.float32)
-    steps = quantised(steady, seed=1).astype(np.float64) * 2**23
+    steps = in_24_bits(steady, seed=1).astype(np.float64) * 2**23
     assert np.abs(steps - np.rint(steps)).max() == 0.0
     errors = np.rint(steps) - steady.astype(np.float64) * 2**23
     assert abs(errors.mean()) < 0.02
     assert errors.var() == pytest.approx(3 / 12, rel=0.05)  # rounding and triangular dither
-    assert not quantised(np.zeros((1, 9), np.float32), 0).any()
+    assert not in_24_bits(np.zeros((1, 9), np.float32), 0).any()

@@ -17,7 +17,7 @@ from silent2music.acoustics.pulse import find_pulse, tempo_of
 from silent2music.acoustics.spectra import (
     ANALYSIS_RATE,
     CURVE_RATE_HZ,
-    prepare,
+    prepare_sound,
     spectra,
     spectral_shape,
 )
@@ -46,7 +46,7 @@ def analyze(room: Recorded) -> AcousticProfile:
         >>> analyze(Waveform(np.zeros((1, 24000), np.float32), 24000)).level_dbfs
         -120.0
     """
-    sound = prepare(room)
+    sound = prepare_sound(room)
     energy_dbfs = to_dbfs(sound.energy)
     level_dbfs = float(to_dbfs(sound.power))
     events: tuple[Event, ...] = ()

@@ -20,7 +20,7 @@ from silent2music.audio import to_dbfs
 Mark = TypeVar("Mark", Event, Boundary)
 
 
-class Part(NamedTuple):
+class WindowProfile(NamedTuple):
     """A window of a recording: where it begins, and its own profile, whose times are from there on."""
 
     begin_seconds: float
@@ -32,7 +32,7 @@ class Part(NamedTuple):
         return self.begin_seconds + self.profile.seconds
 
 
-def joined(parts: Sequence[Part]) -> AcousticProfile:
+def joined(parts: Sequence[WindowProfile]) -> AcousticProfile:
     """Join the profiles of overlapping windows to that of the whole recording; that of a single window is its own.
 
     Windows meet in the middle of their overlap, so that each moment is measured by a window that reaches beyond it.
@@ -76,7 +76,7 @@ def joined(parts: Sequence[Part]) -> AcousticProfile:
     )
 
 
-def _energy(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
+def _energy(parts: Sequence[WindowProfile], borders: Sequence[float]) -> DoubleArray:
     """The energy curve of the whole in dBFS, each cell from the window on whose side of the borders it lies."""
     rate = parts[0].profile.curve_rate_hz
     cells = np.arange(max(1, round(parts[-1].end_seconds * rate)))
@@ -90,7 +90,7 @@ def _energy(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
 
 
 def _marks(
-    parts: Sequence[Part],
+    parts: Sequence[WindowProfile],
     borders: Sequence[float],
     gap: float,
     of: Callable[[AcousticProfile], Sequence[Mark]],
@@ -103,7 +103,7 @@ def _marks(
     return tuple(marks[i] for marks, is_own in zip(found, own, strict=True) for i in np.flatnonzero(is_own))
 
 
-def _beats(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
+def _beats(parts: Sequence[WindowProfile], borders: Sequence[float]) -> DoubleArray:
     """Beats of the whole; across a border of windows, none are nearer than half a beat."""
     found = [begin + np.array(profile.pulse_seconds) for begin, profile in parts]
     gaps = [30.0 / max(a.profile.tempo_bpm or 60.0, b.profile.tempo_bpm or 60.0) for a, b in pairwise(parts)]

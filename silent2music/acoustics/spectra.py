@@ -83,7 +83,7 @@ def _downmix_weights(room: Recorded, mean: DoubleArray) -> FloatArray:
     return weights.astype(np.float32)
 
 
-def prepare(room: Recorded) -> Sound:
+def prepare_sound(room: Recorded) -> Sound:
     """High-pass a recording, mix it down, resample it to `ANALYSIS_RATE` and scale it, block by block."""
     import soxr
 

@@ -238,7 +238,7 @@ def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
     return kept
 
 
-Job = tuple[Path, "Codec", int, AmbientConfig]
+Setup = tuple[Path, "Codec", int, AmbientConfig]
 """What all pairs of a run are encoded with: their folder, the codec, its first K codebooks, the features."""
 
 
@@ -248,7 +248,7 @@ def _start(*job: Any) -> Any:
 
 
 @one_thread()
-def _encode_pair(job: Job, item: tuple[Pair, str]) -> Row | str:
+def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
     """One row of a shard, or the sentence that says why there is none."""
     from silent2music.acoustics import analyze
 

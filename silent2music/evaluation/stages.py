@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from silent2music.processes import Pool
 
-Job = TypeVar("Job")
+Input = TypeVar("Input")
 Found = TypeVar("Found")
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +39,7 @@ class Stages:
     def __exit__(self, *error: object) -> None:
         self._pool.__exit__(*error)
 
-    def run(self, name: str, function: Callable[[Job], Found], jobs: Sequence[Job]) -> list[Found]:
+    def run(self, name: str, function: Callable[[Input], Found], jobs: Sequence[Input]) -> list[Found]:
         """The function's results in the order of the jobs.
 
         Args:

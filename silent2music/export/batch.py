@@ -82,7 +82,7 @@ class Outcome:
     reason: str = ""
 
 
-def plan(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]) -> list[Job]:
+def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]) -> list[Job]:
     """What to make of the files and folders that were named, in the order given.
 
     A folder is searched for recordings; hidden files and what this program made are left out. A file named by itself

@@ -28,7 +28,7 @@ DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.fla
 
 
 def plan(rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None) -> list[Job]:
-    """Jobs as `batch.plan` has them: `room.wav` becomes `room.music.wav`.
+    """Jobs as `batch.plan_jobs` has them: `room.wav` becomes `room.music.wav`.
 
     Args:
         rooms: files and folders.
@@ -36,7 +36,9 @@ def plan(rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path
         out: the output file, for a single recording.
         folder: the output folder, by default the current one.
     """
-    jobs = batch.plan(rooms, seed, folder or Path(), lambda room: room.with_name(room.stem + MUSIC_SUFFIX))
+    jobs = batch.plan_jobs(
+        rooms, seed, folder or Path(), lambda room: room.with_name(room.stem + MUSIC_SUFFIX)
+    )
     return [dataclasses.replace(job, out=out or job.out) for job in jobs]
 
 

@@ -78,7 +78,7 @@ def ambience(
         check_sheet(contact_sheet)
     with locked(out):
         pass  # a folder that cannot be written is told at once
-    jobs = batch.plan(rooms, seed, out, lambda relative: relative.with_suffix(""))
+    jobs = batch.plan_jobs(rooms, seed, out, lambda relative: relative.with_suffix(""))
     run = _Run(out, config, model, force, progress, tell)
     outcomes = []
     for outcome in batch.outcomes(jobs, run.outcome):

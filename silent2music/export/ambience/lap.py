@@ -218,14 +218,16 @@ PLAIN = LAYERS["medium"]
 """What a loop without layers is made of."""
 
 
-def repeated(lap: Waveform, n: int = 3) -> Waveform:
+def repeated_lap(lap: Waveform, n: int = 3) -> Waveform:
     """A lap several times over."""
     return Waveform(np.tile(lap.samples, (1, n)), lap.sample_rate)
 
 
 def lap_events(lap: Waveform) -> Sequence[Event]:
     """The events of a lap that is repeated for ever, counted from its beginning."""
-    lapped = [dataclasses.replace(e, seconds=e.seconds - lap.seconds) for e in analyze(repeated(lap)).events]
+    lapped = [
+        dataclasses.replace(e, seconds=e.seconds - lap.seconds) for e in analyze(repeated_lap(lap)).events
+    ]
     return [event for event in lapped if 0.0 <= event.seconds < lap.seconds]
 
 

@@ -31,7 +31,7 @@ from silent2music.audio import Waveform
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
-from silent2music.export.ambience.lap import Grid, Layer, lap_events, repeated, steered
+from silent2music.export.ambience.lap import Grid, Layer, lap_events, repeated_lap, steered
 from silent2music.export.ambience.seam import prominences, remarkable, stands_out, strongest_near
 from silent2music.filters import mel_filters
 from silent2music.listening import listen_whole
@@ -156,7 +156,7 @@ def write_takes(
         hear: what will be heard of the music.
         progress: called with codec frames done and codec frames in all.
     """
-    room = repeated(steered(lap, lap_events(lap), layer))
+    room = repeated_lap(steered(lap, lap_events(lap), layer))
     guidance = cast(float, model.resolved(sampling).guidance) * layer.guidance
     sampling = dataclasses.replace(sampling, guidance=guidance)
     with torch.inference_mode():

@@ -136,7 +136,7 @@ def _with_sum(sounds: Sequence[FloatArray]) -> FloatArray:
     return np.concatenate([*sounds, np.sum(sounds, axis=0)]).astype(np.float32)
 
 
-def quantised(samples: FloatArray, seed: int) -> FloatArray:
+def in_24_bits(samples: FloatArray, seed: int) -> FloatArray:
     """Samples `[C, N]` on the steps of 24-bit PCM, with triangular dither of two steps (Lipshitz et al., 1992).
 
     Writing them as PCM changes nothing more. Digital silence stays digital silence.
@@ -253,7 +253,7 @@ def _write_set(
         levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit)
         back = []
         for i, (path, samples, tag) in enumerate(zip(paths, levelled, tags, strict=True)):
-            samples = samples if is_lossy else quantised(samples, seed + i)
+            samples = samples if is_lossy else in_24_bits(samples, seed + i)
             write_loop(path, Waveform(samples, grid.sample_rate), grid.bar_samples, tag)
             back.append(audio.read(path))
             if back[-1].n_samples != grid.n_samples:
