@@ -42,7 +42,7 @@ REFRESH_SECONDS = 0.2
 def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
     """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if too short."""
     if end <= room.n_samples:
-        return Waveform(room.slice(begin, end), room.sample_rate)
+        return Waveform(room.slice(begin, end), room.sample_rate, recorded_channels=room.recorded_channels)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
     lap = room.n_samples - fade
     index = np.arange(begin, end)
@@ -52,7 +52,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
     samples[:, joined] = samples[:, joined] * ramp[at] + room.slice(lap, lap + fade)[:, at] * ramp[::-1][at]
-    return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
+    return Waveform(samples, room.sample_rate, recorded_channels=room.recorded_channels)
 
 
 def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
@@ -85,7 +85,7 @@ class Measured:
     """
 
     def __init__(self, room: Recorded, config: AmbientConfig) -> None:
-        self._room, self._config = room, config
+        self._room, self._config = room.downmix(), config
         self._profiles: dict[tuple[int, int], AcousticProfile] = {}
 
     def windows(self, seconds: float) -> Iterator[tuple[int, int, int]]:

@@ -1,19 +1,17 @@
-"""Audio files: reading, writing, and reading what is too long for memory.
-
-`soundfile` is imported here and nowhere else.
-"""
+"""Recordings of rooms from files, and files of music."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from silent2music.arrays import FloatArray
+from silent2music.audio.decoding import INSTALL, Decoding, decoding
+from silent2music.audio.downmix import Channels, Downmix
 from silent2music.audio.waveform import Recorded, Recording, Stored, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
@@ -24,122 +22,132 @@ MIN_SECONDS = 0.5
 WHOLE_SECONDS = 60.0
 """Recordings up to this length are held in memory where they are opened; longer ones wait in a temporary file."""
 
-BLOCK_SAMPLES = 2**18
+NEGLIGIBLE_SECONDS = 0.1
+"""Nothing is said of so little that is missing at the end: a byte, or a part of a frame."""
+
+MAX_SAMPLE = 2.0**31
+"""Whole numbers of 32 bits that were written as floating-point samples reach this; what is more is no sound."""
 
 SUFFIX_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS"}
 """What can be written, by suffix, with the sample format used for it."""
 
-READABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus")
+READABLE_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus"),
+    *(".rf64", ".bwf", ".oga", ".mp2", ".aifc", ".snd"),
+)
 """Suffixes that a folder is searched for; a file named by the user is tried whatever its suffix."""
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4a", ".mkv", ".webm", ".wma", ".aac", ".ac3", ".3gp", ".m4v")
+"""As well, where PyAV is installed."""
 
-def read(path: Path | str) -> Waveform:
-    """Read a file that libsndfile can read (WAV, FLAC, OGG, MP3, AIFF, ...), whatever its rate and channels.
 
-    Samples outside [-1, 1] (floating-point files) are clipped, as a converter would.
+def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None) -> Waveform:
+    """Read a sound file of any format, rate and channels, or the sound of a video.
+
+    What is there is read: a length in a header is believed only so far as it tells that the file is cut, which is
+    then among the waveform's `notes`. Floating-point samples beyond full scale are kept.
+
+    Args:
+        path: the file.
+        strict: refuse a file that is cut.
+        track: which of a video's sound tracks, from 0.
+        channel: read this channel alone, from 0.
 
     Raises:
-        AudioError: if the file is missing, empty, no audio, truncated, holds non-finite samples or is shorter
-            than `MIN_SECONDS`.
+        AudioError: if the file is missing, empty, no audio, holds non-finite samples or is shorter than
+            `MIN_SECONDS`; with `strict` also if it is cut.
     """
     path = Path(path)
-    with _opened(path) as file:
-        announced, rate = file.frames, file.samplerate
-        samples = file.read(dtype="float32", always_2d=True).T
-    _check_length(path, announced, samples.shape[1], rate)
-    return _checked(path, samples, rate)
+    with decoding(path, track) as source:
+        chosen = _chosen(path, channel, source.n_channels)
+        blocks = [_checked(path, block[chosen]) for block in source]
+    notes = _lengths_checked(path, source, strict)
+    return Waveform(np.concatenate(blocks, axis=1), source.sample_rate, notes, source.n_channels)
 
 
-def open_recording(path: Path | str) -> Recorded:
-    """As `read`, in memory that does not grow with the length: what is longer than `WHOLE_SECONDS` is decoded once,
-    block by block, to a temporary file of 4 bytes a sample.
+def open_recording(
+    path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None
+) -> Recorded:
+    """What is heard of a room's recording, `[1, N]`: as `read(...).downmix()`, in memory that does not grow.
+
+    The file is decoded block by block, twice if it has several channels: once to weigh them, and once to mix them
+    down. What is longer than `WHOLE_SECONDS` goes to a temporary file of 4 bytes a sample.
 
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
     """
     path = Path(path)
-    with _opened(path) as file:
-        announced, rate = file.frames, file.samplerate
-        if announced <= WHOLE_SECONDS * rate:
-            return read(path)
-        stored = Stored(file.channels)
-        while (block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True).T).shape[1]:
-            stored.append(_checked(path, block, rate).samples)
-    _check_length(path, announced, stored.n_samples, rate)
-    if stored.n_samples <= WHOLE_SECONDS * rate:  # a stream whose header promised more than anyone could send
-        return Waveform(stored.slice(0, stored.n_samples), rate)
-    return Recording(stored, rate)
+    mix = _mix(path, track, channel)
+    with decoding(path, track) as source:
+        stored = Stored(1)
+        for block in source:
+            stored.append(mix(_checked(path, block)))
+    rate = source.sample_rate
+    notes = *_lengths_checked(path, source, strict), *(f"{path} {note}." for note in mix.notes)
+    if source.seconds <= WHOLE_SECONDS:
+        return Waveform(stored.slice(0, stored.n_samples), rate, notes, source.n_channels)
+    return Recording(stored, rate, notes, source.n_channels)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A sound file, whose failures to open or to be read are told in a sentence."""
-    import soundfile
+def _mix(path: Path, track: int, channel: int | None) -> Downmix:
+    """How a file's channels become one."""
+    with decoding(path, track) as source:
+        if channel is not None or source.n_channels == 1:
+            return Downmix(
+                np.eye(source.n_channels, dtype=np.float32)[_chosen(path, channel, source.n_channels)][0]
+            )
+        channels = Channels(source.n_channels, source.sample_rate)
+        for block in source:
+            channels.add(_checked(path, block))
+    return channels.downmix()
 
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder; expected an audio file.")
-    if not path.exists():
-        raise AudioError(f"{path} does not exist; check the name.")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes); record or export it again.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            yield file
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = str(error).split(": ", 1)[-1].rstrip(".")
+
+def _chosen(path: Path, channel: int | None, n_channels: int) -> slice:
+    """Which channels are wanted."""
+    if channel is None:
+        return slice(None)
+    if not 0 <= channel < n_channels:
+        raise AudioError(f"{path} has {n_channels} channels; there is no channel {channel + 1}.")
+    return slice(channel, channel + 1)
+
+
+def _checked(path: Path, samples: FloatArray) -> FloatArray:
+    """The same samples, if they can be samples."""
+    peak = float(np.abs(samples).max())  # of a block with NaN it is NaN
+    if not np.isfinite(peak):
+        bad = int((~np.isfinite(samples)).sum())
         raise AudioError(
-            f"{path} cannot be read as audio ({reason}); expected WAV, FLAC, OGG, MP3 or AIFF."
-        ) from error
-
-
-def _checked(path: Path, samples: FloatArray, sample_rate: int) -> Waveform:
-    try:
-        return Waveform(np.clip(samples, -1.0, 1.0), sample_rate)
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
-
-
-def _check_length(path: Path, announced: int, n_samples: int, sample_rate: int) -> None:
-    """Refuse a file of fewer samples than it announces, or of too few."""
-    _check_chunk_length(path)
-    if n_samples == 0:
-        raise AudioError(f"{path} holds no samples; record or export it again.")
-    if 0 < announced < 2**40 and n_samples < announced:
-        raise AudioError(
-            f"{path} is truncated: its header announces {announced} samples and {n_samples} are there; "
-            "copy or export it again."
+            f"{path} holds {bad} samples that are not finite (NaN or infinite); export it again."
         )
-    if n_samples < MIN_SECONDS * sample_rate:
+    if peak > MAX_SAMPLE:
         raise AudioError(
-            f"{path} lasts {n_samples / sample_rate:.2f} s; expected at least {MIN_SECONDS} s, record a longer "
-            "take."
+            f"{path} holds samples of {peak:.3g}; expected about 1 at full scale, export it again."
         )
+    return samples
 
 
-def _check_chunk_length(path: Path) -> None:
-    """Refuse a WAV or AIFF whose data chunk promises more bytes than the file has.
+def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, ...]:
+    """What a user should know of a file's length, which was read to its end.
 
-    libsndfile repairs such a header silently, and a truncated copy would pass for a short recording.
-    Streaming writers leave 0 or 0xFFFFFFFF there, which is no promise.
+    Raises:
+        AudioError: if it is too short, or cut and `strict` is set.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        container = file.read(4)
-        if container not in (b"RIFF", b"FORM"):
-            return
-        order: Literal["little", "big"] = "little" if container == b"RIFF" else "big"
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            n_bytes = int.from_bytes(header[4:], order)
-            start = file.tell()
-            if header[:4] in (b"data", b"SSND"):
-                if n_bytes not in (0, 0xFFFFFFFF) and start + n_bytes > size:
-                    raise AudioError(
-                        f"{path} is truncated: its header announces {n_bytes} bytes of audio and "
-                        f"{size - start} are there; copy or export it again."
-                    )
-                return
-            file.seek(start + n_bytes + n_bytes % 2)
+    if source.n_samples == 0:
+        raise AudioError(f"{path} holds no samples; record or export it again.")
+    layout, seconds, fault = source.layout, source.seconds, ""
+    missing = max(seconds / layout.share - seconds, layout.promised_seconds - seconds, layout.lost_seconds)
+    if missing > max(NEGLIGIBLE_SECONDS, layout.frame_seconds):
+        least = "" if layout.has_end else "at least "
+        fault = f"{path} is cut: {least}{missing:.2f} of {seconds + missing:.2f} s are missing"
+    elif not layout.has_end:
+        fault = f"{path} breaks off: its stream was not ended, so that nobody knows how much is missing"
+    if fault and strict:
+        raise AudioError(f"{fault}; copy or export it again, or leave out --strict.")
+    if seconds < MIN_SECONDS:
+        raise AudioError(
+            f"{path} lasts {seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
+        )
+    return (f"{fault}; what is there is used.",) if fault else ()
 
 
 def find_audio(folder: Path) -> list[Path]:
@@ -148,15 +156,17 @@ def find_audio(folder: Path) -> list[Path]:
     Raises:
         AudioError: if there is none.
     """
+    suffixes = READABLE_SUFFIXES + (VIDEO_SUFFIXES if find_spec("av") else ())
     found = sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in READABLE_SUFFIXES
+        if p.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and p.is_file()
     )
     if not found:
-        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(READABLE_SUFFIXES)}.")
+        more = "" if find_spec("av") else f"; for {', '.join(VIDEO_SUFFIXES)} install PyAV with: {INSTALL}"
+        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(suffixes)}{more}.")
     return found
 
 
@@ -185,7 +195,7 @@ def write_blocks(
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate, n_channels, subtype) as file:
                 for block in blocks:
-                    file.write(block.T)
+                    file.write(np.clip(block, -1.0, 1.0).T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
 

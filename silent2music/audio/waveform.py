@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from silent2music.arrays import FloatArray
+from silent2music.audio.downmix import Channels
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -15,14 +16,25 @@ FLOOR_DBFS = -120.0
 
 IN_MEMORY_BYTES = 2**24
 
+BLOCK_SAMPLES = 2**18
+"""Samples of a channel that are read and looked at in one go."""
+
+
+def block_samples(n_channels: int) -> int:
+    """As many, or fewer of very many channels: some 16 MiB."""
+    return max(1, min(BLOCK_SAMPLES, 2**22 // n_channels))
+
 
 @dataclass(frozen=True)
 class Waveform:
     """Samples with their rate, checked once on making.
 
     Attributes:
-        samples: `[C, N]` float32 in [-1, 1], C channels of N samples.
+        samples: `[C, N]` float32, C channels of N samples, of which 1.0 is full scale. What is louder, as 32-bit
+            float recorders write it, is kept: samples are clipped where they are written, not before.
         sample_rate: samples per second, in Hz.
+        notes: what a user should know of the file that this was read from, in sentences.
+        recorded_channels: channels of the recording that this was mixed down from; by default C.
 
     Raises:
         AudioError: on a wrong shape, no samples, non-finite samples or a rate below 1 Hz.
@@ -34,6 +46,8 @@ class Waveform:
 
     samples: FloatArray
     sample_rate: int
+    notes: tuple[str, ...] = ()
+    recorded_channels: int = 0
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -45,6 +59,8 @@ class Waveform:
             raise AudioError(f"Audio has a sample rate of {self.sample_rate} Hz; expected a positive rate.")
         if samples.dtype != np.float32:
             object.__setattr__(self, "samples", samples.astype(np.float32))
+        if self.recorded_channels == 0:
+            object.__setattr__(self, "recorded_channels", samples.shape[0])
         if not np.isfinite(self.samples).all():
             bad = int((~np.isfinite(self.samples)).sum())
             raise AudioError(
@@ -76,6 +92,18 @@ class Waveform:
             return self
         return Waveform(self.samples.mean(axis=0, keepdims=True, dtype=np.float32), self.sample_rate)
 
+    def downmix(self) -> Waveform:
+        """What is heard of a room, `[1, N]`: see `Channels.downmix`; itself if it has one channel."""
+        if self.n_channels == 1:
+            return self
+        channels = Channels(self.n_channels, self.sample_rate)
+        step = block_samples(self.n_channels)
+        for start in range(0, self.n_samples, step):
+            channels.add(self.slice(start, start + step))
+        mix = channels.downmix()
+        notes = (*self.notes, *(f"The recording {note}." for note in mix.notes))
+        return Waveform(mix(self.samples), self.sample_rate, notes, self.recorded_channels)
+
     def resampled(self, sample_rate: int) -> Waveform:
         """The same sound at another rate (soxr, very high quality); itself if the rate is the same."""
         if sample_rate == self.sample_rate:
@@ -87,7 +115,7 @@ class Waveform:
         fixed = np.zeros((self.n_channels, n_samples), np.float32)
         n_shared = min(n_samples, out.shape[1])
         fixed[:, :n_shared] = out[:, :n_shared]
-        return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
+        return replace(self, samples=fixed, sample_rate=sample_rate)
 
 
 class Stored:
@@ -126,18 +154,26 @@ class Stored:
 
 
 class Recording:
-    """A long recording: what `Waveform` says of it, and its samples a slice at a time.
+    """A long recording, mixed down: what `Waveform` says of it, and its samples a slice at a time.
 
     Args:
-        stored: its samples, checked.
+        stored: its samples, checked, of one channel.
         sample_rate: in Hz.
+        notes, recorded_channels: as of a `Waveform`.
     """
 
-    def __init__(self, stored: Stored, sample_rate: int) -> None:
-        self._stored, self.sample_rate = stored, sample_rate
+    def __init__(
+        self, stored: Stored, sample_rate: int, notes: tuple[str, ...] = (), recorded_channels: int = 0
+    ) -> None:
+        self.sample_rate, self.notes = sample_rate, notes
         self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
+        self.recorded_channels = recorded_channels or stored.n_channels
         self.seconds = self.n_samples / sample_rate
         self.slice = stored.slice
+
+    def downmix(self) -> Recording:
+        """Itself, which is mixed down."""
+        return self
 
 
 Recorded = Waveform | Recording

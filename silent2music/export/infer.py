@@ -364,7 +364,7 @@ def infer(
                 "sha256": provenance.sha256(job.room),
                 "seconds": room.seconds,
                 "sample_rate": room.sample_rate,
-                "channels": room.n_channels,
+                "channels": room.recorded_channels,
             },
             "model": {
                 "name": loaded.name,

@@ -72,10 +72,10 @@ def check_format(room: Waveform, room_format: str) -> None:
 
 
 def heard(room: Waveform, room_format: str) -> Waveform:
-    """What a listener without direction hears of a recording, `[1, N]`: W of a B-format one, else the mean."""
+    """What a listener without direction hears of a recording, `[1, N]`: W of a B-format one, else its downmix."""
     if room_format == "ambix":
         return Waveform(room.samples[:1], room.sample_rate)
-    return room.mono()
+    return room.downmix()
 
 
 def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:

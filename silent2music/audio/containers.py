@@ -1,0 +1,326 @@
+"""What the bytes of a sound file promise, and what of it is there.
+
+Decoders repair a wrong length silently, refuse the file, or stop where a header says so. Here lengths alone are
+read; where a header would mislead libsndfile, it is given the same file with a true one.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from silent2music.audio import mpeg
+
+Span = tuple[int, int]
+Parts = tuple[bytes | Span, ...]
+"""A file as bytes that we wrote and spans of a file that is there."""
+
+Order = Literal["little", "big"]
+
+SOX_UNKNOWN, STREAMED = 0x7FFFF000, 2**31
+"""What sox and arecord write into the length of a stream."""
+
+MP3_IN_WAV = (0x50, 0x55)
+"""WAVE_FORMAT_MPEG and WAVE_FORMAT_MPEGLAYER3 (RFC 2361)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file consists of.
+
+    Attributes:
+        pieces: of a file, each a whole file to a decoder, which follow one another; empty: it is for PyAV.
+        share: of the bytes or frames that are promised, how many are there.
+        promised_seconds: how long the file says that it is; 0 if it does not.
+        lost_seconds: at least so much of an Ogg stream is missing.
+        has_end: false for an Ogg stream that was never ended, whose length nobody knows.
+        frame_seconds: the longest frame of a codec: less than that is nothing to speak of.
+    """
+
+    pieces: tuple[Parts, ...]
+    share: float = 1.0
+    promised_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    has_end: bool = True
+    frame_seconds: float = 0.0
+
+
+class Spliced(io.RawIOBase):
+    """Parts of a file one after another, as one file to read from.
+
+    Args:
+        file: an open file, which stays open.
+        parts: bytes, and spans `[begin, end)` of the file.
+    """
+
+    def __init__(self, file: BinaryIO, parts: Parts) -> None:
+        self._file, self._parts, self._at = file, parts, 0
+        lengths = [len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts]
+        self._begins = [0, *accumulate(lengths)]
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The place in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = max(0, offset + (0, self._at, self._begins[-1])[whence])
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill a buffer from here, as far as there is anything."""
+        n_read = 0
+        while n_read < len(buffer) and self._at < self._begins[-1]:
+            index = bisect_right(self._begins, self._at) - 1
+            part, skipped = self._parts[index], self._at - self._begins[index]
+            n_bytes = min(self._begins[index + 1] - self._at, len(buffer) - n_read)
+            if isinstance(part, bytes):
+                data = part[skipped : skipped + n_bytes]
+            else:
+                data = _bytes_at(self._file, part[0] + skipped, n_bytes)
+            if not data:
+                break
+            buffer[n_read : n_read + len(data)] = data
+            n_read += len(data)
+            self._at += len(data)
+        return n_read
+
+
+def layout(path: Path) -> Layout:
+    """What a file is made of; one whose kind is not known is one piece."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        for magic, at, reader in READERS:
+            if head[at : at + len(magic)] == magic and (found := reader(file, size)):
+                return found
+        if video_kind(head):
+            return Layout(())
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            # libsndfile skips no more than one ID3 tag, and looks at no more than the first bytes.
+            begin = 0
+            while (end := mpeg.tag_end(data, begin)) is not None and end < size:
+                begin = end
+            if data[begin : begin + 4] == b"fLaC":
+                return _flac(file, size, begin) or _whole(size)
+            known = path.suffix.lower() in (".mp3", ".mp2")
+            start = mpeg.first_frame(data, begin, size if known else min(size, begin + mpeg.JUNK_BYTES))
+            if start is not None:
+                return _mpeg(data, start, size)
+    return _whole(size)
+
+
+def _whole(size: int, share: float = 1.0) -> Layout:
+    return Layout((((0, size),),), share)
+
+
+def _mpeg(data: mpeg.Bytes, begin: int, end: int) -> Layout | None:
+    streams = mpeg.streams(data, begin, end)
+    if not streams:
+        return None
+    promised = sum(max(stream.n_frames, mpeg.n_announced(stream)) for stream in streams)
+    pieces: list[Parts] = [(mpeg.ID3, mpeg.info_frame(stream), *stream.spans) for stream in streams]
+    return Layout(tuple(pieces), sum(stream.n_frames for stream in streams) / promised)
+
+
+def _bytes_at(file: BinaryIO, at: int, n_bytes: int) -> bytes:
+    file.seek(at)
+    return file.read(n_bytes)
+
+
+def _chunks(file: BinaryIO, begin: int, order: Order, wide: bool = False) -> Iterator[tuple[bytes, int, int]]:
+    """Name, first byte and length of each chunk (EA IFF 85; RIFF; `wide`: CAF, with lengths of 64 bits)."""
+    n_length = 8 if wide else 4
+    while len(header := _bytes_at(file, begin, 4 + n_length)) == 4 + n_length:
+        n_bytes = int.from_bytes(header[4:], order)
+        start = begin + len(header)
+        yield header[:4], start, n_bytes
+        begin = start + n_bytes + (0 if wide else n_bytes % 2)
+
+
+def _unknown(n_bytes: int) -> bool:
+    """Whether a length is what writers leave that do not know it: nothing, or about 2 or 4 GiB."""
+    near = any(0 <= limit - n_bytes <= 256 for limit in (STREAMED, 2**32, 2**64))
+    return n_bytes in (0, SOX_UNKNOWN) or near
+
+
+def _wave(file: BinaryIO, size: int) -> Layout | None:
+    """WAV, RF64 (EBU Tech 3306) and BW64 (ITU-R BS.2088), whose long lengths are in a chunk `ds64`."""
+    magic = _bytes_at(file, 0, 4)
+    order: Order = "big" if magic == b"RIFX" else "little"
+    codec, long_size = 0, 0
+    for name, start, n_bytes in _chunks(file, 12, order):
+        if name == b"ds64":
+            long_size = int.from_bytes(file.read(16)[8:], "little")
+        elif name == b"fmt ":
+            codec = int.from_bytes(file.read(2), order)
+        elif name == b"data":
+            there = size - start
+            if n_bytes == 2**32 - 1 and magic in (b"RF64", b"BW64"):
+                n_bytes = long_size
+            if n_bytes == 0 and _are_chunks(file, start, size, order):
+                return _whole(size)
+            unknown = _unknown(n_bytes)
+            n_bytes = there if unknown else n_bytes
+            if codec in MP3_IN_WAV:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    found = _mpeg(data, start, min(size, start + n_bytes))
+                return found and Layout(found.pieces, min(found.share, there / max(1, n_bytes), 1.0))
+            share = min(1.0, there / n_bytes) if n_bytes else 1.0
+            if not unknown and magic != b"BW64":
+                return _whole(size, share)
+            header = bytearray(_bytes_at(file, 0, start))
+            header[start - 4 :] = min(n_bytes, 2**32 - 1).to_bytes(4, order)
+            if magic in (b"RF64", b"BW64"):
+                header[:4], header[28:36] = b"RF64", n_bytes.to_bytes(8, "little")
+                header[start - 4 :] = b"\xff" * 4
+            return Layout(((bytes(header), (start, size)),), share)
+    return None
+
+
+def _are_chunks(file: BinaryIO, begin: int, size: int, order: Order) -> bool:
+    """Whether from here to the end there are chunks: then a length of 0 is true."""
+    end = begin
+    for name, start, n_bytes in _chunks(file, begin, order):
+        if not (name.isascii() and name.decode("ascii").isprintable()):
+            return False
+        end = start + n_bytes
+    return end in (size, size - 1)
+
+
+def _aiff(file: BinaryIO, size: int) -> Layout | None:
+    """AIFF and AIFF-C; a length of 0 is mended by libsndfile."""
+    for name, start, n_bytes in _chunks(file, 12, "big"):
+        if name == b"SSND":
+            return _whole(size, 1.0 if _unknown(n_bytes) else min(1.0, (size - start) / n_bytes))
+    return None
+
+
+def _w64(file: BinaryIO, size: int) -> Layout | None:
+    """Sony Wave64: names of 16 bytes, lengths of 64 bits that count their own header of 24, all on 8 bytes."""
+    begin = 40
+    while len(header := _bytes_at(file, begin, 24)) == 24:
+        n_bytes = int.from_bytes(header[16:], "little")
+        if header[:4] == b"data":
+            unknown = n_bytes <= 24 or _unknown(n_bytes)
+            return _whole(size, 1.0 if unknown else min(1.0, (size - begin - 24) / (n_bytes - 24)))
+        begin += max(24, n_bytes + -n_bytes % 8)
+    return None
+
+
+def _au(file: BinaryIO, size: int) -> Layout | None:
+    """Sun AU: the place of the sound and its length, which may be unknown, stand at bytes 4 and 8."""
+    head = _bytes_at(file, 0, 24)
+    order: Order = "big" if head[:1] == b"." else "little"
+    start, n_bytes = (int.from_bytes(head[i : i + 4], order) for i in (4, 8))
+    if not 24 <= start < size:
+        return None
+    if not _unknown(n_bytes):
+        return _whole(size, min(1.0, (size - start) / n_bytes))
+    return Layout(((head[:8] + b"\xff" * 4, (12, size)),))
+
+
+def _caf(file: BinaryIO, size: int) -> Layout | None:
+    """Apple Core Audio Format, whose last chunk may have a length of -1."""
+    for name, start, n_bytes in _chunks(file, 8, "big", wide=True):
+        if name == b"data":
+            there = size - start
+            if n_bytes <= there and not _unknown(n_bytes):
+                return _whole(size)
+            parts = ((0, start - 8), there.to_bytes(8, "big"), (start, size))
+            return Layout((parts,), 1.0 if _unknown(n_bytes) else there / n_bytes)
+    return None
+
+
+def _flac(file: BinaryIO, size: int, begin: int = 0) -> Layout | None:
+    """FLAC (RFC 9639, 8.2): STREAMINFO comes first and holds the number of samples, 0 if unknown."""
+    info = _bytes_at(file, begin + 8, 18)
+    if len(info) < 18:
+        return None
+    rate = int.from_bytes(info[10:13], "big") >> 4
+    n_samples = int.from_bytes(info[13:18], "big") & 2**36 - 1
+    frame = int.from_bytes(info[2:4], "big")
+    return Layout((((begin, size),),), 1.0, n_samples / max(1, rate), frame_seconds=frame / max(1, rate))
+
+
+def _ogg(file: BinaryIO, size: int) -> Layout | None:
+    """Ogg (RFC 3533): pages, of which the first of a stream and the last one are marked; streams may be chained.
+
+    Times are counted at 48 kHz for Opus (RFC 7845, 4), and at the stream's own rate for Vorbis.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begins: list[int] = []
+        at, was_first, has_end, time, rate, lost = 0, False, True, 0, 0, 0.0
+        while (at := data.find(b"OggS", at)) >= 0 and at + 27 <= size:
+            flags, n_lacing = data[at + 5], data[at + 26]
+            granule = int.from_bytes(data[at + 6 : at + 14], "little", signed=True)
+            end = at + 27 + n_lacing + sum(data[at + 27 : at + 27 + n_lacing])
+            is_first = bool(flags & 2)
+            if is_first and not was_first:
+                begins.append(at)
+                body = data[at + 27 + n_lacing : at + 27 + n_lacing + 16]
+                rate = 48_000 if body[:8] == b"OpusHead" else int.from_bytes(body[12:16], "little")
+                rate, time = rate if body[1:7] == b"vorbis" or body[:4] == b"Opus" else 0, 0
+            was_first, has_end = is_first, bool(flags & 4)
+            if end > size or at + 27 + n_lacing > size:
+                lost = max(0, granule - time) / rate if rate else 0.0
+                break
+            time, at = max(time, granule), end
+    if not begins:
+        return None
+    spans = [(a, b) for a, b in zip(begins, [*begins[1:], size], strict=True)]
+    return Layout(tuple((span,) for span in spans), 1.0, 0.0, lost, has_end)
+
+
+VIDEO_KINDS: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ftyp", "MP4, MOV or M4A"),
+    (4, b"moov", "MOV"),
+    (4, b"mdat", "MOV"),
+    (4, b"wide", "MOV"),
+    (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMA or WMV"),
+    (0, b"\x0b\x77", "AC-3"),
+    (0, b"ADIF", "AAC"),
+    (0, b"\x00\x00\x01\xba", "MPEG program stream"),
+    (0, b"FLV\x01", "FLV"),
+    (8, b"AVI ", "AVI"),
+    (0, b"#!AMR", "AMR"),
+)
+"""Place, first bytes and name of what libsndfile does not read."""
+
+
+def video_kind(head: bytes) -> str:
+    """What a file is by its first bytes, if it is one of those that only PyAV reads."""
+    for at, magic, name in VIDEO_KINDS:
+        if head[at : at + len(magic)] == magic:
+            return name
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # layer 0, which MPEG audio has not
+        return "AAC"
+    return ""
+
+
+Reader = Callable[[BinaryIO, int], Layout | None]
+READERS: Sequence[tuple[bytes, int, Reader]] = (
+    (b"WAVE", 8, _wave),
+    (b"AIF", 8, _aiff),
+    (b"riff\x2e\x91\xcf\x11", 0, _w64),
+    (b".snd", 0, _au),
+    (b"dns.", 0, _au),
+    (b"caff", 0, _caf),
+    (b"fLaC", 0, _flac),
+    (b"OggS", 0, _ogg),
+)
