@@ -18,8 +18,14 @@ from typing import BinaryIO, Literal
 from silent2music.audio import mpeg
 
 Span = tuple[int, int]
-Parts = tuple[bytes | Span, ...]
-"""A file as bytes that we wrote and spans of a file that is there."""
+Parts = tuple[bytes | Span | int, ...]
+"""A file as bytes that we wrote, spans of a file that is there, and bytes at the end that are only claimed."""
+
+TAIL_BYTES = 4096
+"""What decoders look at for tags at the end."""
+
+MOST_BITRATES = 64
+"""The highest bit rate of MPEG audio by the lowest, and more."""
 
 Order = Literal["little", "big"]
 
@@ -51,18 +57,24 @@ class Layout:
     frame_seconds: float = 0.0
 
 
+def _length(part: bytes | Span | int) -> int:
+    if isinstance(part, int):
+        return part
+    return len(part) if isinstance(part, bytes) else part[1] - part[0]
+
+
 class Spliced(io.RawIOBase):
     """Parts of a file one after another, as one file to read from.
 
     Args:
         file: an open file, which stays open.
-        parts: bytes, and spans `[begin, end)` of the file.
+        parts: bytes, and spans `[begin, end)` of the file. A number is a length that is claimed: it counts for the
+            size, but reading ends before it, and its very last bytes are zeros.
     """
 
     def __init__(self, file: BinaryIO, parts: Parts) -> None:
         self._file, self._parts, self._at = file, parts, 0
-        lengths = [len(part) if isinstance(part, bytes) else part[1] - part[0] for part in parts]
-        self._begins = [0, *accumulate(lengths)]
+        self._begins = [0, *accumulate(_length(part) for part in parts)]
 
     def readable(self) -> bool:
         """It is."""
@@ -90,6 +102,8 @@ class Spliced(io.RawIOBase):
             n_bytes = min(self._begins[index + 1] - self._at, len(buffer) - n_read)
             if isinstance(part, bytes):
                 data = part[skipped : skipped + n_bytes]
+            elif isinstance(part, int):
+                data = bytes(n_bytes) if part - skipped <= TAIL_BYTES else b""
             else:
                 data = _bytes_at(self._file, part[0] + skipped, n_bytes)
             if not data:
@@ -133,12 +147,18 @@ def _mpeg(data: mpeg.Bytes, begin: int, end: int) -> Layout | None:
     if not streams:
         return None
     promised = sum(max(stream.n_frames, mpeg.n_announced(stream)) for stream in streams)
-    pieces: list[Parts] = [(mpeg.ID3, mpeg.info_frame(stream), *stream.spans) for stream in streams]
+    pieces: list[Parts] = []
+    for stream in streams:
+        info = mpeg.info_frame(stream)
+        # Without a length libsndfile reads as far as a file of this size would last at the first frame's bit rate.
+        claimed = () if info else (MOST_BITRATES * sum(end - begin for begin, end in stream.spans),)
+        pieces.append((mpeg.ID3, info, *stream.spans, *claimed))
     return Layout(tuple(pieces), sum(stream.n_frames for stream in streams) / promised)
 
 
 def _bytes_at(file: BinaryIO, at: int, n_bytes: int) -> bytes:
-    file.seek(at)
+    """What is there, which is nothing beyond the end."""
+    file.seek(min(at, 2**62))
     return file.read(n_bytes)
 
 

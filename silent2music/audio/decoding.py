@@ -76,7 +76,7 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
         reason = ""
         if found.pieces:
             try:
-                sources = _opened(file, found, stack)
+                sources = _opened(path, file, found, stack)
             except RuntimeError as error:
                 reason = str(error).split(": ", 1)[-1].rstrip(".")
             else:
@@ -103,13 +103,15 @@ def _check_file(path: Path) -> None:
         raise AudioError(f"{path} cannot be opened ({error}); check the name.") from error
 
 
-def _opened(file: BinaryIO, found: Layout, stack: contextlib.ExitStack) -> list[Any]:
+def _opened(path: Path, file: BinaryIO, found: Layout, stack: contextlib.ExitStack) -> list[Any]:
     """A `SoundFile` for each piece."""
     import soundfile
 
     sources = []
     for parts in found.pieces:
-        source = stack.enter_context(soundfile.SoundFile(Spliced(file, parts)))
+        # By its name, which is faster, unless parts are changed or soundfile would take it for samples alone.
+        by_name = parts == ((0, path.stat().st_size),) and path.suffix.lower() != ".raw"
+        source = stack.enter_context(soundfile.SoundFile(path if by_name else Spliced(file, parts)))
         # Else soundfile seeks after each block, which streams of unknown length cannot and others need not.
         source.seekable = lambda: False
         sources.append(source)

@@ -83,7 +83,7 @@ def open_recording(
         for block in source:
             stored.append(mix(_checked(path, block)))
     rate = source.sample_rate
-    notes = *_lengths_checked(path, source, strict), *(f"{path} {note}." for note in mix.notes)
+    notes = *_lengths_checked(path, source, strict), *mix.notes
     if source.seconds <= WHOLE_SECONDS:
         return Waveform(stored.slice(0, stored.n_samples), rate, notes, source.n_channels)
     return Recording(stored, rate, notes, source.n_channels)
@@ -132,22 +132,23 @@ def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, .
     Raises:
         AudioError: if it is too short, or cut and `strict` is set.
     """
-    if source.n_samples == 0:
-        raise AudioError(f"{path} holds no samples; record or export it again.")
     layout, seconds, fault = source.layout, source.seconds, ""
-    missing = max(seconds / layout.share - seconds, layout.promised_seconds - seconds, layout.lost_seconds)
+    by_share = seconds / layout.share - seconds if layout.share > 0 else 0.0
+    missing = max(by_share, layout.promised_seconds - seconds, layout.lost_seconds)
     if missing > max(NEGLIGIBLE_SECONDS, layout.frame_seconds):
         least = "" if layout.has_end else "at least "
-        fault = f"{path} is cut: {least}{missing:.2f} of {seconds + missing:.2f} s are missing"
+        fault = f"is cut: {least}{missing:.2f} of {seconds + missing:.2f} s are missing"
     elif not layout.has_end:
-        fault = f"{path} breaks off: its stream was not ended, so that nobody knows how much is missing"
+        fault = "breaks off: its stream was not ended, so that nobody knows how much is missing"
     if fault and strict:
-        raise AudioError(f"{fault}; copy or export it again, or leave out --strict.")
+        raise AudioError(f"{path} {fault}; copy or export it again, or leave out --strict.")
+    if source.n_samples == 0:
+        raise AudioError(f"{path} holds no samples; record or export it again.")
     if seconds < MIN_SECONDS:
         raise AudioError(
             f"{path} lasts {seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
         )
-    return (f"{fault}; what is there is used.",) if fault else ()
+    return (f"{fault}; what is there is used",) if fault else ()
 
 
 def find_audio(folder: Path) -> list[Path]:

@@ -178,38 +178,23 @@ def _frame_of(stream: Stream) -> Frame:
 
 
 def info_frame(stream: Stream) -> bytes:
-    """A frame that says how long a layer III stream is: its own, mended where it is wrong, or a new one.
+    """The frame that says how long a stream is, mended where it is wrong; empty if there is none that decoders know.
 
     In LAME's own part the encoder's delay is kept; what it says of padding at the end does not hold for an end that
     is not there (LAME Tag revision 1, gabriel.mp3-tech.org).
     """
-    if stream.kind[1] != 3:
+    info, announced, place = bytearray(stream.info), n_announced(stream), _frame_of(stream).info_offset
+    if not announced or info[36:40] == b"VBRI":
         return b""
-    announced, offset = n_announced(stream), _frame_of(stream).info_offset
-    if stream.info and stream.info[36:40] != b"VBRI" and abs(announced - stream.n_frames) <= 1:
-        return stream.info
-    n_bytes = sum(end - begin for begin, end in stream.spans)
-    if announced and stream.info[36:40] != b"VBRI":
-        info = bytearray(stream.info)
-        flags = info[offset + 7]
-        info[offset + 8 : offset + 12] = stream.n_frames.to_bytes(4, "big")
+    if abs(announced - stream.n_frames) > 1:
+        flags = info[place + 7]
+        info[place + 8 : place + 12] = stream.n_frames.to_bytes(4, "big")
         if flags & 2:
-            info[offset + 12 : offset + 16] = (n_bytes + len(info)).to_bytes(4, "big")
-        padding = offset + 8 + 4 * (flags & 1) + 2 * (flags & 2) + 25 * (flags & 4) + (flags & 8) // 2 + 22
-        if len(info) > padding + 1:
-            info[padding] &= 0xF0
-            info[padding + 1] = 0
-        return bytes(info)
-    # No padding, no checksum, and the first bit rate that makes a frame which can hold it.
-    head = bytearray(stream.header)
-    head[1] |= 1
-    for index in range(1, 15):
-        head[2] = index << 4 | head[2] & 0x0C
-        frame = _frame(bytes(head))
-        if frame is not None and frame.n_bytes >= offset + 16:
-            break
-    assert frame is not None
-    body = (
-        b"Xing\0\0\0\x03" + stream.n_frames.to_bytes(4, "big") + (n_bytes + frame.n_bytes).to_bytes(4, "big")
-    )
-    return (bytes(head) + bytes(offset - 4) + body).ljust(frame.n_bytes, b"\0")
+            n_bytes = len(info) + sum(end - begin for begin, end in stream.spans)
+            info[place + 12 : place + 16] = n_bytes.to_bytes(4, "big")
+        # After frames, bytes, a table and a quality, each if its flag is set, LAME's 21st byte and the next two.
+        place += 8 + sum(size for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)) if flags & bit) + 21
+        if len(info) > place + 2:
+            info[place + 1] &= 0xF0
+            info[place + 2] = 0
+    return bytes(info)

@@ -33,7 +33,7 @@ class Waveform:
         samples: `[C, N]` float32, C channels of N samples, of which 1.0 is full scale. What is louder, as 32-bit
             float recorders write it, is kept: samples are clipped where they are written, not before.
         sample_rate: samples per second, in Hz.
-        notes: what a user should know of the file that this was read from, in sentences.
+        notes: what a user should know of the file that this was read from; each goes on after the file's name.
         recorded_channels: channels of the recording that this was mixed down from; by default C.
 
     Raises:
@@ -101,7 +101,7 @@ class Waveform:
         for start in range(0, self.n_samples, step):
             channels.add(self.slice(start, start + step))
         mix = channels.downmix()
-        notes = (*self.notes, *(f"The recording {note}." for note in mix.notes))
+        notes = self.notes + mix.notes
         return Waveform(mix(self.samples), self.sample_rate, notes, self.recorded_channels)
 
     def resampled(self, sample_rate: int) -> Waveform:
