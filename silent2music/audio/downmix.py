@@ -142,8 +142,10 @@ def _enumerated(numbers: list[str]) -> str:
 
 def signal_name(samples: FloatArray, sample_rate: int) -> str:
     """What samples `[n]` are if they are a technical signal and no room: timecode or a tone; else nothing."""
-    x = samples - samples.mean(dtype=np.float64)
-    power = float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
+    if not samples.any():
+        return ""
+    x = np.ascontiguousarray(samples) - samples.mean(dtype=np.float64)
+    power = float(np.mean(np.square(x)))
     # Either has a low crest factor, which is quickly told: 1 for a square wave, 2 for the power of a sine.
     if power == 0.0 or float(np.square(np.abs(x).max())) > 8.0 * power:
         return ""
