@@ -145,6 +145,9 @@ class TestFiles:
         hot = audio.read(tmp_path / "hot.wav")
         assert audio.rms_dbfs(hot.samples) == pytest.approx(20 * np.log10(3) - 3.01, abs=0.01)
         assert np.abs(hot.resampled(48_000).samples).max() > 2.9
+        soundfile.write(tmp_path / "hot.mp3", np.sign(sine(440, 1.0)).T, RATE)
+        assert np.abs(soundfile.read(tmp_path / "hot.mp3")[0]).max() > 1.05
+        assert np.abs(audio.read(tmp_path / "hot.mp3").samples).max() == 1.0
         audio.write(tmp_path / "written.wav", hot)
         assert np.abs(audio.read(tmp_path / "written.wav").samples).max() == pytest.approx(1.0, abs=2**-22)
 

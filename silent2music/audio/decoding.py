@@ -129,7 +129,7 @@ def _sndfile_blocks(sources: list[Any]) -> Iterator[FloatArray]:
 
 def _blocks(source: Any) -> Iterator[FloatArray]:
     """Blocks `[C, n]` of one `SoundFile`, up to its end or to where it cannot be decoded any more."""
-    size = block_samples(source.channels)
+    size, has_headroom = block_samples(source.channels), source.subtype in ("FLOAT", "DOUBLE")
     while True:
         buffer = np.full((size, source.channels), np.nan, np.float32)
         try:
@@ -139,9 +139,14 @@ def _blocks(source: Any) -> Iterator[FloatArray]:
             # What was decoded before the fault is in the buffer.
             n_samples, failed = int(np.argmax(np.append(np.isnan(buffer[:, 0]), True))), True
         if n_samples:
-            yield buffer[:n_samples].T
+            yield _limited(buffer[:n_samples].T, has_headroom)
         if failed or n_samples == 0:
             return
+
+
+def _limited(block: FloatArray, has_headroom: bool) -> FloatArray:
+    """What a recorder wrote beyond full scale is level; what a lossy coder adds to a clipped sound is not."""
+    return block if has_headroom else np.asarray(np.clip(block, -1.0, 1.0, out=block))
 
 
 def _converter(
@@ -187,7 +192,9 @@ def _video(path: Path, file: BinaryIO, track: int, reason: str, stack: contextli
         raise AudioError(f"{path} cannot be read as audio ({why}); {expected}, or a video.") from error
     promised = _stated_seconds(stream)
     found = Layout((), promised_seconds=promised, frame_seconds=TIMESTAMP_SECONDS)
-    return Decoding(first.sample_rate, len(first.layout.channels), _video_blocks(first, frames), found)
+    has_headroom = stream.codec_context.name.startswith("pcm_f")
+    blocks = (_limited(block, has_headroom) for block in _video_blocks(first, frames))
+    return Decoding(first.sample_rate, len(first.layout.channels), blocks, found)
 
 
 def _stated_seconds(stream: Any) -> float:

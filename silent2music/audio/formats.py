@@ -45,7 +45,7 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
     """Read a sound file of any format, rate and channels, or the sound of a video.
 
     What is there is read: a length in a header is believed only so far as it tells that the file is cut, which is
-    then among the waveform's `notes`. Floating-point samples beyond full scale are kept.
+    then among the waveform's `notes`. Samples beyond full scale are kept if the file holds floating-point ones.
 
     Args:
         path: the file.
