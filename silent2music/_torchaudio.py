@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 
 _CUDA_LIBRARIES = ("libtorch_cuda", "libc10_cuda", "libcudart")
 
@@ -39,12 +38,10 @@ def ensure_torchaudio() -> bool:
     return True
 
 
-def _misses_cuda(error: BaseException) -> bool:
+def _misses_cuda(error: BaseException | None) -> bool:
     """Whether a CUDA library is named anywhere in the chain of causes."""
-    return any(name in str(cause) for cause in _chain(error) for name in _CUDA_LIBRARIES)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        yield error
+        if any(name in str(error) for name in _CUDA_LIBRARIES):
+            return True
         error = error.__cause__ or error.__context__
+    return False

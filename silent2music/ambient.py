@@ -8,7 +8,6 @@ same at -45 and at -70 dBFS and the network still knows which of the two it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,12 +26,13 @@ from silent2music.audio import FLOOR_DBFS, FloatArray, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
-from silent2music.filters import triangles
+from silent2music.filters import mel_filters
 
 FEATURE_VERSION = 1
 """Raised when the meaning or the order of the features changes; shards and checkpoints state it."""
 
 MEL_FRAMES_PER_STEP = 2
+LOW_HZ = 40.0
 DILATIONS = (1, 2, 4, 8)
 
 
@@ -92,7 +92,9 @@ def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> NDA
     window = np.hanning(config.n_fft + 1)[:-1].astype(np.float32)
     padded = np.pad(mono, (config.n_fft // 2, config.n_fft // 2 + int(hop) + 1))
     starts = np.minimum(np.round((np.arange(n_frames) + 0.5) * hop).astype(int), len(padded) - config.n_fft)
-    filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels)
+    # Bands narrower than a bin take the nearest one, so that none is empty.
+    filters = mel_filters(config.sample_rate, config.n_fft, config.n_mels, low_hz=LOW_HZ, no_empty=True)
+    filters = filters.astype(np.float32)
     floor_power = 10.0 ** (FLOOR_DBFS / 10.0)
     # One-sided power spectrum whose sum over bins is the mean square of the frame.
     scale = np.float32(2.0 / (np.square(window).sum() * config.n_fft))
@@ -108,25 +110,6 @@ def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> NDA
         power[:n_rows] *= scale
         out[begin : begin + n_rows] = 10.0 * np.log10(power[:n_rows] @ filters.T + floor_power)
     return out
-
-
-@lru_cache(maxsize=4)
-def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> FloatArray:
-    """Triangular mel filters `[n_mels, n_fft // 2 + 1]`, O'Shaughnessy's scale, peak 1, 40 Hz to Nyquist.
-
-    Bands narrower than a bin take the nearest bin, so that none is empty.
-    """
-
-    def to_mel(hz: float) -> float:
-        return 2595.0 * float(np.log10(1.0 + hz / 700.0))
-
-    edges_mel = np.linspace(to_mel(40.0), to_mel(sample_rate / 2), n_mels + 2)
-    edges = 700.0 * (10.0 ** (edges_mel / 2595.0) - 1.0)
-    bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
-    filters = triangles(edges, bins)
-    nearest = np.abs(bins - edges[1:-1, None]).argmin(axis=1)
-    filters[np.arange(n_mels), nearest] = np.maximum(filters[np.arange(n_mels), nearest], 0.5)
-    return filters.astype(np.float32)
 
 
 class _ConvBlock(nn.Module):

@@ -29,8 +29,9 @@ from torch.nn import functional
 
 from silent2music.config import CodecConfig
 from silent2music.correction import SILENCE_NORM, GainRefinement, SpectrumCorrection, VectorCorrection
-from silent2music.distances import MEL_FLOOR, mel_filters
+from silent2music.distances import MEL_FLOOR
 from silent2music.errors import AudioError, ConfigError
+from silent2music.filters import mel_filters
 from silent2music.phase import context_frames, rebuild, stft
 
 SILENCE_CODE = 0
@@ -139,7 +140,9 @@ class BundledCodec(nn.Module):
             if config.gain_bands and config.refiner_layers
             else None
         )
-        bands = mel_filters(config.n_fft, max(1, config.gain_bands), config.sample_rate)
+        bands = torch.from_numpy(
+            mel_filters(config.sample_rate, config.n_fft, max(1, config.gain_bands))
+        ).float()
         self.register_buffer("bands", bands, persistent=False)
         # Between the middles of bands gains are interpolated, beyond the outermost they are these bands'.
         hats = bands / bands.sum(0).clamp(min=1e-6)

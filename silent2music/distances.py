@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from silent2music.filters import mel_filters
+
 MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 """Window in samples and number of mel bands of each scale; the hop is a quarter of the window."""
 
@@ -24,14 +26,9 @@ MEL_FLOOR = 1e-4
 
 
 @lru_cache(maxsize=16)
-def mel_filters(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
-    """Triangles of height 1 on the mel scale `2595 log10(1 + f / 700)`, `[n_mels, n_fft / 2 + 1]`."""
-    frequency = torch.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
-    highest = 2595.0 * math.log10(1.0 + sample_rate / 1400.0)
-    edges = 700.0 * (10.0 ** (torch.linspace(0.0, highest, n_mels + 2) / 2595.0) - 1.0)
-    up = (frequency - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    down = (edges[2:, None] - frequency) / (edges[2:] - edges[1:-1])[:, None]
-    return torch.minimum(up, down).clamp(min=0.0)
+def _mel_bands(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
+    """`filters.mel_filters` of peak 1 from 0 Hz to Nyquist, `[n_mels, n_fft / 2 + 1]`."""
+    return torch.from_numpy(mel_filters(sample_rate, n_fft, n_mels)).float()
 
 
 def spectrum(audio: Tensor, n_fft: int) -> Tensor:
@@ -73,7 +70,7 @@ def _log_mel_errors(
     """What `log_mel_distance` is the mean of: the estimate's level less the reference's, `[B, n_mels, L]` per scale."""
     errors = []
     for n_fft, n_mels in MEL_SCALES:
-        filters = mel_filters(n_fft, n_mels, sample_rate).to(reference[n_fft].device)
+        filters = _mel_bands(n_fft, n_mels, sample_rate).to(reference[n_fft].device)
         levels = [(filters @ x[n_fft]).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
         errors.append(levels[1] - levels[0])
     return errors
@@ -163,7 +160,7 @@ def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Ten
         `[B]`, half by the energy of everything and half by that in each of 32 bands, floored at `MEL_FLOOR`.
     """
     n_bins = reference.shape[-1]
-    bands = mel_filters(2 * (n_bins - 1), 32, sample_rate).to(reference.device)
+    bands = _mel_bands(2 * (n_bins - 1), 32, sample_rate).to(reference.device)
     difference = torch.zeros((), device=reference.device)
     for filters in (bands, bands.new_ones(1, n_bins)):
         energies = [x.square().mean(1) @ filters.T for x in (reference, estimate)]
@@ -192,7 +189,7 @@ def magnitude_distances(
     plain = [x.add(1e-6).pow(1.0 / power) for x in (reference, estimate)]
     mel = slope = torch.zeros((), device=reference.device)
     for n_mels in (40, 128):
-        filters = mel_filters(n_fft, n_mels, sample_rate).to(reference.device)
+        filters = _mel_bands(n_fft, n_mels, sample_rate).to(reference.device)
         levels = [(x @ filters.T).clamp(min=MEL_FLOOR).log() for x in plain]
         difference = levels[0] - levels[1]
         mel = mel + difference.abs().mean() / 2.0

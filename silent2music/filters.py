@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ Section = tuple[DoubleArray, DoubleArray]
 """`b [3]` and `a [3]`, a[0] = 1, of `y[n] = b0 x[n] + b1 x[n-1] + b2 x[n-2] - a1 y[n-1] - a2 y[n-2]`."""
 
 SPAN = 64
-"""Samples that a recursive filter takes at once: a matrix of this size costs as little as the steps it spares."""
+"""Samples that a recursive filter computes by one matrix product."""
 
 BLOCK = SPAN**2
 """Products of this size BLAS computes by itself: its threads, once awake, keep another core busy for nothing."""
@@ -28,7 +30,7 @@ REACH = 10
 
 
 class Biquads:
-    """Second-order sections one after another, which go on from block to block.
+    """A cascade of second-order IIR sections that keeps its state from block to block.
 
     Args:
         sections: in their order.
@@ -49,7 +51,7 @@ class Biquads:
 
 
 class _Biquad:
-    """One section. Matrices say what happens within a span of samples, and from span to span of a block.
+    """One second-order section, computed by matrix products over spans of samples instead of sample by sample.
 
     The state s is that of the transposed direct form II: `y = b0 x + s[0]`, and from sample to sample
     `s = transition @ s + entry * x`.
@@ -103,7 +105,7 @@ def _lower_triangular(blocks: DoubleArray) -> DoubleArray:
 
 
 def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
-    """Butterworth's of second order, by the bilinear transform."""
+    """Butterworth high-pass of second order, by the bilinear transform."""
     k = math.tan(math.pi * cutoff_hz / sample_rate)
     gain = 1.0 / (1.0 + math.sqrt(2.0) * k + k * k)
     a = np.array([1.0, 2.0 * (k * k - 1.0) * gain, (1.0 - math.sqrt(2.0) * k + k * k) * gain])
@@ -111,7 +113,7 @@ def high_pass(cutoff_hz: float, sample_rate: float) -> list[Section]:
 
 
 def k_weighting(sample_rate: float) -> list[Section]:
-    """The two filters before a loudness (ITU-R BS.1770-4, annex 1), for any rate.
+    """The K-weighting filters of loudness (ITU-R BS.1770-4, annex 1), for any rate.
 
     High shelf of 4 dB and high-pass whose coefficients at 48 kHz are the standard's own, by B. De Man, "Evaluation
     of implementations of the EBU R128 loudness measurement", AES 145, 2018; those of ffmpeg and libebur128 too.
@@ -140,7 +142,7 @@ def _warped(hz: float, q: float, sample_rate: float) -> tuple[float, float]:
 
 
 def oversampled(samples: FloatArray) -> FloatArray:
-    """`OVERSAMPLING` times as many samples `[C, OVERSAMPLING, N]`: those from each given one up to the next.
+    """Samples `[C, N]` oversampled to `[C, OVERSAMPLING, N]`: those from each given one up to the next.
 
     By a low-pass of linear phase under a Kaiser window (beta 5), as `scipy.signal.resample_poly` does it.
     """
@@ -164,3 +166,51 @@ def triangles(edges: NDArray[np.floating], at: NDArray[np.floating]) -> DoubleAr
     rising = (at - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - at) / (edges[2:] - edges[1:-1])[:, None]
     return np.asarray(np.maximum(0.0, np.minimum(rising, falling)))
+
+
+@lru_cache(maxsize=32)
+def mel_filters(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    low_hz: float = 0.0,
+    high_hz: float | None = None,
+    scale: Literal["htk", "slaney"] = "htk",
+    norm: Literal["peak", "area", "sum"] = "peak",
+    no_empty: bool = False,
+) -> DoubleArray:
+    """Triangular mel filters `[n_mels, n_fft // 2 + 1]`; cached, so not to be written to.
+
+    Args:
+        sample_rate: in Hz.
+        n_fft: window of the spectra that they are for, in samples.
+        n_mels: number of bands.
+        low_hz, high_hz: outer edges of the first and the last band; None is the Nyquist frequency.
+        scale: `htk` is `2595 log10(1 + f / 700)` (O'Shaughnessy, Speech Communication, 1987); `slaney` is linear up
+            to 1 kHz, 15 mels of 200/3 Hz, and logarithmic beyond, 27 mels for a factor of 6.4 (Auditory Toolbox, 1998).
+        norm: of each filter: a `peak` of 1, an `area` of 1 over frequency in Hz, or a `sum` of 1 over the bins.
+        no_empty: give the bin nearest to a filter's centre at least 0.5, so that a filter narrower than a bin has one.
+    """
+    low, high = (_mel(hz, scale) for hz in (low_hz, sample_rate / 2 if high_hz is None else high_hz))
+    mels = np.linspace(low, high, n_mels + 2)
+    if scale == "htk":
+        edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    else:
+        edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
+    bins = np.fft.rfftfreq(n_fft, 1.0 / sample_rate)
+    filters = triangles(edges, bins)
+    if no_empty:
+        nearest = np.abs(bins - edges[1:-1, None]).argmin(axis=1)
+        filters[np.arange(n_mels), nearest] = np.maximum(filters[np.arange(n_mels), nearest], 0.5)
+    if norm == "area":
+        filters *= (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    elif norm == "sum":
+        filters /= np.maximum(filters.sum(axis=1, keepdims=True), 1e-12)
+    return filters
+
+
+def _mel(hz: float, scale: str) -> float:
+    """A frequency on one of the two scales of `mel_filters`."""
+    if scale == "htk":
+        return 2595.0 * float(np.log10(1.0 + hz / 700.0))
+    return hz * 3.0 / 200.0 if hz < 1000.0 else 15.0 + 27.0 * float(np.log(hz / 1000.0) / np.log(6.4))

@@ -7,10 +7,11 @@ from silent2music.data.arranging import arrange, automation, energy_levels, key_
 from silent2music.data.ensembles import INSTRUMENTS, STYLES, Style
 from silent2music.data.moods import affect_curves, melody_chroma
 from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-from silent2music.data.scores import PITCH_NAMES, Score, ScorePart
+from silent2music.data.scores import Score, ScorePart
 from silent2music.data.textures import in_range
 from silent2music.data.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_events
 from silent2music.errors import DataError
+from silent2music.keys import PITCH_NAMES
 
 SECONDS = 30.0
 N_FRAMES = round(SECONDS * ENERGY_RATE_HZ)

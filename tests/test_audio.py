@@ -65,6 +65,17 @@ class TestLevel:
         assert audio.rms_dbfs(np.zeros((1, 10), np.float32)) == audio.FLOOR_DBFS
         assert audio.db_to_gain(-20) == pytest.approx(0.1)
 
+    @pytest.mark.parametrize("n_channels", [1, 2])
+    def test_level_curve(self, n_channels: int) -> None:
+        samples = np.concatenate([sine(1000, 0.5, 0.5), np.zeros((1, RATE // 10), np.float32)], axis=1)
+        both = np.concatenate([samples, 0 * samples])[:n_channels]
+        curve = audio.level_curve_dbfs(both, RATE // 10)
+        expected = 20 * np.log10(0.5 / np.sqrt(2 * n_channels))
+        np.testing.assert_allclose(curve, [expected] * 5 + [audio.FLOOR_DBFS], atol=1e-6)
+        assert np.array_equal(audio.level_curve_dbfs(samples[0], RATE // 10)[:5] > -10, [True] * 5)
+        assert len(audio.level_curve_dbfs(both[:, :-1], RATE // 10)) == 5
+        assert audio.level_curve_dbfs(both, 10**6) == pytest.approx([audio.rms_dbfs(both)])
+
     def test_loudness_of_the_standards_sine(self) -> None:
         """A full-scale 997 Hz sine in one channel reads -3.01 LUFS (BS.1770-4)."""
         waveform = Waveform(sine(997, 5.0, rate=48_000), 48_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from silent2music.filters import Biquads, high_pass, k_weighting, oversampled
+from silent2music.filters import Biquads, high_pass, k_weighting, mel_filters, oversampled
 
 RATES = (8_000, 24_000, 44_100, 192_000)
 
@@ -55,3 +55,23 @@ def test_oversampling_is_scipys_to_the_bit(n_samples: int) -> None:
     new = oversampled(samples)
     assert new.shape == (2, 4, n_samples)
     assert (new.transpose(0, 2, 1).reshape(2, -1) == resample_poly(samples, 4, 1, axis=1)).all()
+
+
+@pytest.mark.parametrize("n_mels", [24, 64, 128])
+def test_no_mel_band_is_empty_if_none_may_be(n_mels: int) -> None:
+    assert (mel_filters(24_000, 512, n_mels, low_hz=40.0, no_empty=True).max(axis=1) >= 0.5).all()
+    assert (mel_filters(24_000, 512, 128, low_hz=40.0).max(axis=1) == 0).any()
+
+
+@pytest.mark.parametrize(("scale", "htk"), [("htk", True), ("slaney", False)])
+@pytest.mark.parametrize("low_hz", [0.0, 40.0, 1500.0])
+def test_mel_filters_are_librosas(scale: str, htk: bool, low_hz: float) -> None:
+    import librosa
+
+    expected = librosa.filters.mel(
+        sr=24_000, n_fft=2048, n_mels=40, fmin=low_hz, fmax=11_500, htk=htk, norm="slaney", dtype=np.float64
+    )
+    filters = mel_filters(24_000, 2048, 40, low_hz, 11_500.0, scale, norm="area")  # type: ignore[arg-type]
+    assert filters == pytest.approx(expected, abs=1e-12)
+    assert mel_filters(24_000, 2048, 40, low_hz, norm="sum").sum(axis=1) == pytest.approx(1.0)
+    assert mel_filters(24_000, 2048, 40, low_hz).max() <= 1.0

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silent2music.evaluation import metrics
+from silent2music.keys import MAJOR_PROFILE
 
 NONE = np.zeros(0)
 times = st.lists(st.floats(0.0, 60.0), min_size=1, max_size=40).map(lambda t: np.sort(np.array(t)))
@@ -216,7 +217,7 @@ class TestFaults:
         assert metrics.spectral_flatness(np.ones((10, 5))) == pytest.approx(1.0)
 
     def test_key_clarity(self) -> None:
-        profile = np.roll(metrics.quality.MAJOR_PROFILE, 4)
+        profile = np.roll(MAJOR_PROFILE, 4)
         assert metrics.key_clarity(np.tile(profile[:, None], 9)) == pytest.approx(1.0)
         assert metrics.key_clarity(np.ones((12, 9))) == 0.0
         with pytest.warns(UserWarning, match="empty"):

@@ -13,7 +13,7 @@ from rooms import RATE, steps_room
 from silent2music import audio, listening
 from silent2music.acoustics import analyze, boundaries
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
-from silent2music.audio import Recording, Stored, Waveform
+from silent2music.audio import Recording, Waveform
 from silent2music.config import AmbientConfig
 from silent2music.errors import AudioError
 
@@ -54,6 +54,16 @@ def test_a_recording_is_the_file_stretch_by_stretch(
         assert np.array_equal(recording.slice(begin, end), whole.slice(begin, end))
 
 
+def test_a_recording_of_several_channels_is_mixed_down_as_in_memory(short_recordings: None) -> None:
+    samples = stereo(3.1)
+    recording = Recording(2, RATE)
+    recording.append(samples)
+    mixed, whole = recording.downmix(), Waveform(samples, RATE).downmix()
+    assert (mixed.n_channels, mixed.recorded_channels, mixed.notes) == (1, 2, whole.notes)
+    assert np.array_equal(mixed.slice(0, 10**9), whole.samples)
+    assert mixed.downmix() is mixed
+
+
 def test_a_short_one_is_read_whole(tmp_path: Path) -> None:
     audio.write(tmp_path / "room.wav", Waveform(stereo(0.8), RATE))
     assert isinstance(audio.open_recording(tmp_path / "room.wav"), Waveform)
@@ -76,14 +86,14 @@ def test_what_cannot_be_heard_is_refused_as_ever(tmp_path: Path, short_recording
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Stored(1)
+    recording = Recording(1, RATE)
 
     def full(data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored._file, "write", full)
+    monkeypatch.setattr(recording._file, "write", full)
     with pytest.raises(AudioError, match=r"No space left on device.*TMPDIR"):
-        stored.append(np.zeros((1, 10), np.float32))
+        recording.append(np.zeros((1, 10), np.float32))
 
 
 @pytest.mark.parametrize("seconds", [13.0, 20.0])

@@ -6,7 +6,6 @@ import symusic
 
 from silent2music.data.scores import (
     all_notes,
-    estimate_key,
     load_score,
     phrases,
     pick_passage,
@@ -90,22 +89,6 @@ def test_beats_are_those_of_the_metre(tmp_path):
 def test_tempo_counts_the_beats_of_the_metre(tmp_path):
     path = write_midi(tmp_path / "a.mid", [("Piano", 0, melody(12))], ((0, 6, 8),), bpm=90.0)
     assert load_score(path).tempo_bpm == pytest.approx(60.0, rel=1e-3)
-
-
-@pytest.mark.parametrize("tonic", range(12))
-@pytest.mark.parametrize("mode", ["major", "minor"])
-def test_key_of_a_cadence(tonic, mode):
-    third = 4 if mode == "major" else 3
-    tonic_chord, dominant = (0, third, 7), (7, 11, 14)
-    subdominant = (5, 5 + third, 12)
-    pitches = np.array(
-        [60 + tonic + p for chord in (tonic_chord, subdominant, dominant, tonic_chord) for p in chord]
-    )
-    assert estimate_key(pitches, np.ones(len(pitches))) == (tonic, mode)
-
-
-def test_key_of_nothing_is_c_major():
-    assert estimate_key(np.zeros(0, np.int64), np.zeros(0)) == (0, "major")
 
 
 def test_phrases_start_after_rests_and_cover_the_score(tmp_path):

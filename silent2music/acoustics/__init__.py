@@ -20,9 +20,8 @@ from silent2music.acoustics.spectra import (
     prepare,
     spectra,
     spectral_shape,
-    to_dbfs,
 )
-from silent2music.audio import FLOOR_DBFS, Recorded
+from silent2music.audio import FLOOR_DBFS, Recorded, to_dbfs
 
 __all__ = [
     "PROFILE_CURVES",
@@ -37,10 +36,10 @@ __all__ = [
 
 
 def analyze(room: Recorded) -> AcousticProfile:
-    """Measure a recording; of a long one no more than band powers, 55 MiB an hour, is held in memory.
+    """The acoustic profile of a recording: level, spectrum, events, pulse, decay, energy curve, changes of scene.
 
-    Deterministic. Scaling the recording changes the fields in dBFS alone. Digital silence gives the floor,
-    no events, no pulse and no decay.
+    Of a long recording only band powers, 55 MiB an hour, are held in memory. Deterministic. Scaling the recording
+    changes the fields in dBFS alone. Digital silence gives the floor, no events, no pulse and no decay.
 
     Example:
         >>> from silent2music.audio import Waveform
@@ -49,7 +48,7 @@ def analyze(room: Recorded) -> AcousticProfile:
     """
     sound = prepare(room)
     energy_dbfs = to_dbfs(sound.energy)
-    level_dbfs = float(to_dbfs(np.array(sound.power)))
+    level_dbfs = float(to_dbfs(sound.power))
     events: tuple[Event, ...] = ()
     boundaries: tuple[Boundary, ...] = ()
     beats, pulse_confidence = np.zeros(0), 0.0
@@ -68,7 +67,7 @@ def analyze(room: Recorded) -> AcousticProfile:
         sample_rate=room.sample_rate,
         n_channels=room.recorded_channels,
         level_dbfs=level_dbfs,
-        peak_dbfs=float(to_dbfs(np.array(sound.peak**2))),
+        peak_dbfs=float(to_dbfs(sound.peak**2)),
         noise_floor_dbfs=float(np.percentile(energy_dbfs, 5)),
         spectral_centroid_hz=centroid_hz,
         spectral_tilt_db_per_octave=tilt,

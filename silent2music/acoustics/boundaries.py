@@ -13,13 +13,13 @@ from silent2music.arrays import DoubleArray, FloatArray, IntArray
 
 CELL_RATE_HZ = 20.0
 LASTING_SECONDS, SIDE_SECONDS, COLOUR_SECONDS, ABRUPT_SECONDS = 6.0, 3.0, 1.5, 0.8
-"""How far either way each piece of evidence looks: a change of scene lasts, and comes at once."""
+"""How far to either side each feature looks: a change of scene is abrupt, and lasts."""
 
 EVENT_SECONDS = 1.0
 """A rise that is shorter is an event and no part of the background."""
 
 USUAL_SECONDS = 60.0
-"""Evidence is compared with what is usual in a stretch of about this length."""
+"""Evidence is compared with its median over about this time."""
 
 MIN_SIDE_SECONDS = 3.0
 MIN_DISTANCE_SECONDS = 3.0
@@ -48,7 +48,7 @@ MIN_CONFIDENCE = 0.2
 
 
 def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
-    """Times at which the sound changes at once and for good; the confidence is the probability of a change.
+    """Changes of scene: times at which the sound changes abruptly and for good, with the probability of a change.
 
     What speaks for it is a step in single bands that is abrupt and lasts; what speaks against it is a level that
     is another on both sides anyway, in all bands alike: a gust or a swell. Where the background stays as it is,
@@ -66,7 +66,7 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
     logit = np.full(n_cells + 1, BIAS)
     cells = bands[: n_cells * per_cell].reshape(n_cells, per_cell, N_BANDS)
     for name, curve in _evidence_by_pieces(cells).items():
-        logit += WEIGHTS[name] * np.log((curve + 0.5) / (_usual(curve, edge) + 0.5))
+        logit += WEIGHTS[name] * np.log((curve + 0.5) / (_running_median(curve, edge) + 0.5))
     confidence = 1.0 / (1.0 + np.exp(-logit))
     density = _density_distance(events, n_cells)
     found: list[Boundary] = []
@@ -81,7 +81,7 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
 
 
 def _evidence_by_pieces(cells: FloatArray) -> dict[str, DoubleArray]:
-    """`evidence`, made piece by piece with so much on both sides that it is that of the whole but for rounding."""
+    """`evidence`, computed piece by piece; margins on both sides make it that of the whole but for rounding."""
     margin, found = _cells(LASTING_SECONDS + 2 * EVENT_SECONDS), []
     starts = range(0, len(cells), PIECE_CELLS)
     for start in starts:
@@ -94,7 +94,7 @@ def _evidence_by_pieces(cells: FloatArray) -> dict[str, DoubleArray]:
 
 
 def evidence(cells: FloatArray) -> dict[str, DoubleArray]:
-    """What tells a change from a swell at every border of two cells, all >= 0 and about 1 to 10 at a change.
+    """Features of the logistic regression, one value for each border of two cells; about 1 to 10 at a change, >= 0.
 
     Args:
         cells: `[n, frames, N_BANDS]` band powers, `CELL_RATE_HZ` cells to the second.
@@ -123,7 +123,9 @@ def evidence(cells: FloatArray) -> dict[str, DoubleArray]:
         "abrupt": np.minimum(abrupt, MAX_STEP_DB).mean(axis=1),
         "colour": colour.std(axis=1),
         "distance": _distance(quiet),
-        "likelihood": _likelihood_ratio(loud),
+        "likelihood": likelihood_ratio(loud, _cells(LASTING_SECONDS), VARIANCE_FLOOR_DB2)
+        * 1.5
+        * CELL_RATE_HZ,
         "floor_drift": np.abs(lasting.mean(axis=1)),
         "level_drift": np.abs(level.mean(axis=1)),
         "peak_drift": np.abs(peak.mean(axis=1)),
@@ -134,16 +136,19 @@ def _cells(seconds: float) -> int:
     return int(seconds * CELL_RATE_HZ)
 
 
-def _usual(curve: DoubleArray, edge: int) -> DoubleArray:
-    """`[n + 1]` the medians of stretches of about `USUAL_SECONDS`, linear in between; ends do not count."""
+def _running_median(curve: DoubleArray, edge: int) -> DoubleArray:
+    """`[n + 1]` medians of blocks of about `USUAL_SECONDS`, interpolated linearly; `edge` values at either end do not
+    count."""
     inner = curve[edge : len(curve) - edge]
-    n_stretches = max(1, len(inner) // _cells(USUAL_SECONDS))
-    borders = np.linspace(0, len(inner), n_stretches + 1).astype(np.int64)
+    n_blocks = max(1, len(inner) // _cells(USUAL_SECONDS))
+    borders = np.linspace(0, len(inner), n_blocks + 1).astype(np.int64)
     medians = [float(np.median(inner[a:b])) for a, b in pairwise(borders)]
     return np.interp(np.arange(len(curve)) - edge, (borders[:-1] + borders[1:]) / 2, medians)
 
 
-def _sides(values: DoubleArray, seconds: float, *percentiles: float) -> tuple[DoubleArray, DoubleArray]:
+def _side_percentiles(
+    values: DoubleArray, seconds: float, *percentiles: float
+) -> tuple[DoubleArray, DoubleArray]:
     """`[P, n + 1, N_BANDS]` percentiles of what lies before, and after, each border of two cells; 0 of nothing."""
     side, n = _cells(seconds), len(values)
     padded = np.pad(values.astype(np.float32), ((side, side), (0, 0)), constant_values=np.nan)
@@ -162,7 +167,8 @@ def _sides(values: DoubleArray, seconds: float, *percentiles: float) -> tuple[Do
 
 
 def _steps(values: DoubleArray, seconds: float, *percentiles: float) -> DoubleArray:
-    left, right = _sides(values, seconds, *percentiles)
+    """`[P, n + 1, N_BANDS]` by how much the percentiles after each border exceed those before it."""
+    left, right = _side_percentiles(values, seconds, *percentiles)
     return right - left
 
 
@@ -171,34 +177,45 @@ def _distance(quiet: DoubleArray) -> DoubleArray:
 
     Events and their decays hardly move either.
     """
-    (left_low, left, left_middle), (right_low, right, right_middle) = _sides(quiet, SIDE_SECONDS, 10, 30, 50)
+    (left_low, left, left_middle), (right_low, right, right_middle) = _side_percentiles(
+        quiet, SIDE_SECONDS, 10, 30, 50
+    )
     variance = (((left_middle - left_low) / 1.28) ** 2 + ((right_middle - right_low) / 1.28) ** 2) / 2
     distance = np.abs(right - left) / np.sqrt(variance + SPREAD_FLOOR_DB**2)
     return np.asarray(np.sqrt(np.mean(np.minimum(distance, MAX_DISTANCE) ** 2, axis=1)))
 
 
-def _likelihood_ratio(loud: DoubleArray) -> DoubleArray:
-    """`[n + 1]` log likelihood per second of two Gaussians of diagonal covariance against one, mean over bands.
+def likelihood_ratio(features: DoubleArray, window: int, variance_floor: float) -> DoubleArray:
+    """Log likelihood of two Gaussians of diagonal covariance, one on each side, against a single one for both.
 
     Willsky and Jones, "A generalized likelihood ratio approach to the detection and estimation of jumps in
     linear systems", IEEE TAC 21(1), 1976. Where one side is shorter, the ratio counts for less.
+
+    Args:
+        features: `[T, D]`.
+        window: frames that count on either side.
+        variance_floor: added to the variance of every dimension.
+
+    Returns:
+        `[T + 1]`, at the border before each frame and after the last: per frame, mean over dimensions; 0 at both ends.
     """
-    n, side = len(loud), _cells(LASTING_SECONDS)
-    zero = np.zeros((1, N_BANDS))
-    total = np.concatenate([zero, np.cumsum(loud, axis=0, dtype=np.float64)])
-    squares = np.concatenate([zero, np.cumsum(np.square(loud, dtype=np.float64), axis=0)])
+    n = len(features)
+    total, squares = (
+        np.pad(np.cumsum(x, axis=0, dtype=np.float64), ((1, 0), (0, 0)))
+        for x in (features, np.square(features, dtype=np.float64))
+    )
     at = np.arange(n + 1)
-    first, last = np.maximum(at - side, 0), np.minimum(at + side, n)
+    first, last = np.maximum(at - window, 0), np.minimum(at + window, n)
 
     def moments(start: IntArray, end: IntArray) -> tuple[DoubleArray, DoubleArray]:
         count = np.maximum(end - start, 1)[:, None]
         mean = (total[end] - total[start]) / count
-        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + VARIANCE_FLOOR_DB2
+        return mean, np.maximum((squares[end] - squares[start]) / count - mean**2, 0.0) + variance_floor
 
     (left, left_variance), (right, right_variance) = moments(first, at), moments(at, last)
     together = (left_variance + right_variance) / 2 + (right - left) ** 2 / 4
     ratio = np.log(together) - np.log(left_variance * right_variance) / 2
-    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / side * 1.5 * CELL_RATE_HZ)
+    return np.asarray(ratio.mean(axis=1) * np.minimum(at - first, last - at) / window)
 
 
 def _density_distance(events: tuple[Event, ...], n_cells: int) -> DoubleArray:

@@ -29,7 +29,7 @@ FINE_WINDOW, FINE_STEP = 96, 24
 
 
 class Onsets(NamedTuple):
-    """The onset function, and what it is made of where it is high enough for an event.
+    """The onset detection function, with the rises and noise floors of bands where it is high enough for an event.
 
     Attributes:
         function: `[T]` in robust standard deviations.
@@ -45,7 +45,7 @@ class Onsets(NamedTuple):
 
 
 def onset_function(bands: FloatArray) -> Onsets:
-    """Log flux over the running noise floor of each band, summed over all bands or over the best three.
+    """Onset detection function: log spectral flux over a running noise floor, of all bands or of the best three.
 
     A band's rise counts in units of how much that band rises and falls anyway, so that rain, a rattling fan
     or 16-bit steps raise the bar for themselves and a knock in a few bands is still seen.
@@ -62,13 +62,12 @@ def onset_function(bands: FloatArray) -> Onsets:
 
 
 def _onset_piece(bands: FloatArray, start: int) -> tuple[DoubleArray, FloatArray, FloatArray]:
-    """`onset [T]`, `rises [T, B]` and `floor [T, B]` of one piece, made with so much on both sides that they equal
-    those of the whole."""
+    """`onset [T]`, `rises [T, B]` and `floor [T, B]` of one piece; margins on both sides make them those of the whole."""
     before = min(start, PIECE_MARGIN_FRAMES)
     piece = bands[start - before : start + PIECE_FRAMES + PIECE_MARGIN_FRAMES]
     log_db = 10.0 * np.log10(piece.astype(np.float64) + 1e-30)
     floor = running_percentile(log_db, 50, 9, 40)
-    rise = _risen(10.0 * np.log10(1.0 + 10.0 ** ((log_db - floor) / 10.0)))
+    rise = _rise(10.0 * np.log10(1.0 + 10.0 ** ((log_db - floor) / 10.0)))
     spread = np.maximum(1.4826 * running_percentile(np.abs(rise), 200, 5, 50), 0.5)
     rises = rise / spread
     # Bands that fall count against, those that rise more than anything does not more than enough.
@@ -82,8 +81,8 @@ def _onset_piece(bands: FloatArray, start: int) -> tuple[DoubleArray, FloatArray
     return onset[own], rises[own].astype(np.float32), floor[own].astype(np.float32)
 
 
-def _risen(excess: DoubleArray) -> DoubleArray:
-    """Mean of the 25 ms from each frame on less the mean of the 40 ms that ended 15 ms before it, `[T, B]`.
+def _rise(excess: DoubleArray) -> DoubleArray:
+    """How much each band rises, `[T, B]`: the mean of the next 25 ms less that of 40 ms that ended 15 ms before.
 
     The gap is half an analysis window: what lies in it hears both sides.
     """

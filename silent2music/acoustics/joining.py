@@ -1,4 +1,4 @@
-"""One profile of a long recording from those of its windows: nothing is measured twice, and little is held."""
+"""The profile of a long recording, joined from those of overlapping windows, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from silent2music.acoustics.boundaries import MIN_DISTANCE_SECONDS
 from silent2music.acoustics.events import REFRACTORY_SECONDS
 from silent2music.acoustics.profile import AcousticProfile, Boundary, Event
 from silent2music.acoustics.pulse import tempo_of
-from silent2music.acoustics.spectra import to_dbfs
 from silent2music.arrays import DoubleArray
+from silent2music.audio import to_dbfs
 
 Mark = TypeVar("Mark", Event, Boundary)
 
@@ -33,16 +33,16 @@ class Part(NamedTuple):
 
 
 def joined(parts: Sequence[Part]) -> AcousticProfile:
-    """The profile of a recording from overlapping windows of it; that of a single one is its own.
+    """The profile of a recording from those of overlapping windows of it; that of a single one is its own.
 
-    A window speaks for its own stretch, up to the middle of what it shares with the next, so that each moment is
-    judged with something heard on both sides. Events, energy, level, peak and noise floor come out as in the whole,
-    boundaries nearly so. Centroid and tilt are means weighted by power. Beats go on from window to window, and a
-    pulse that is there for a part of the time is not lost; its confidence is a mean over time. The reverberation is
-    that of the middle one, by confidence, of the windows that have one.
+    Windows meet in the middle of what they share, so that each moment is judged by a window that reaches beyond it.
+    Events, energy, level, peak and noise floor come out as in the whole, boundaries nearly so. Centroid and tilt are
+    means weighted by power. Beats go on from window to window, and a pulse that is there for a part of the time is
+    not lost; its confidence is a mean over time. The reverberation is that of the window whose decay time is the
+    median, weighted by confidence.
 
     Args:
-        parts: ascending; neighbours share a stretch, and together they are the recording.
+        parts: ascending; neighbours overlap, and together they cover the recording.
     """
     if len(parts) == 1:
         return parts[0].profile
@@ -53,11 +53,11 @@ def joined(parts: Sequence[Part]) -> AcousticProfile:
     energy_dbfs = _energy(parts, borders)
     powers = shares * [10.0 ** (profile.level_dbfs / 10.0) for profile in profiles]
     beats = _beats(parts, borders)
-    reverberant = _middle_decay(profiles)
+    reverberant = _median_decay(profiles)
     return replace(
         profiles[0],
         seconds=end,
-        level_dbfs=float(to_dbfs(np.array(np.mean(10.0 ** (energy_dbfs / 10.0))))),
+        level_dbfs=float(to_dbfs(float(np.mean(10.0 ** (energy_dbfs / 10.0))))),
         peak_dbfs=max(profile.peak_dbfs for profile in profiles),
         noise_floor_dbfs=float(np.percentile(energy_dbfs, 5)),
         spectral_centroid_hz=float(np.average([p.spectral_centroid_hz for p in profiles], weights=powers)),
@@ -77,7 +77,7 @@ def joined(parts: Sequence[Part]) -> AcousticProfile:
 
 
 def _energy(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
-    """The energy curve of the whole in dBFS: each of its cells from the window whose stretch it lies in."""
+    """The energy curve of the whole in dBFS, each cell from the window on whose side of the borders it lies."""
     rate = parts[0].profile.curve_rate_hz
     cells = np.arange(max(1, round(parts[-1].end_seconds * rate)))
     owners = np.searchsorted(borders, (cells + 0.5) / rate)
@@ -97,22 +97,24 @@ def _marks(
 ) -> tuple[Mark, ...]:
     """Events or boundaries of the whole, of which no two from different windows are nearer than `gap` seconds."""
     found = [[replace(mark, seconds=mark.seconds + begin) for mark in of(p)] for begin, p in parts]
-    own = _own([np.array([mark.seconds for mark in marks]) for marks in found], borders, [gap] * len(borders))
+    own = _owned(
+        [np.array([mark.seconds for mark in marks]) for marks in found], borders, [gap] * len(borders)
+    )
     return tuple(marks[i] for marks, is_own in zip(found, own, strict=True) for i in np.flatnonzero(is_own))
 
 
 def _beats(parts: Sequence[Part], borders: Sequence[float]) -> DoubleArray:
-    """Beats of the whole; where one window's go over into the next one's, none are nearer than half a beat."""
+    """Beats of the whole; across a border of windows, none are nearer than half a beat."""
     found = [begin + np.array(profile.pulse_seconds) for begin, profile in parts]
     gaps = [30.0 / max(a.profile.tempo_bpm or 60.0, b.profile.tempo_bpm or 60.0) for a, b in pairwise(parts)]
-    beats = np.concatenate([b[own] for b, own in zip(found, _own(found, borders, gaps), strict=True)])
+    beats = np.concatenate([b[own] for b, own in zip(found, _owned(found, borders, gaps), strict=True)])
     return beats if len(beats) > 1 else np.zeros(0)
 
 
-def _own(
+def _owned(
     times: Sequence[DoubleArray], borders: Sequence[float], gaps: Sequence[float]
 ) -> list[NDArray[np.bool_]]:
-    """Which of its findings each window has for its own.
+    """Boolean masks: which of the times found in each window are kept.
 
     Two windows may date the same thing a little apart, on either side of their border: the second one's count from
     a gap before it, but not within a gap of what the first has there.
@@ -126,7 +128,7 @@ def _own(
     return chosen
 
 
-def _middle_decay(profiles: Sequence[AcousticProfile]) -> AcousticProfile:
+def _median_decay(profiles: Sequence[AcousticProfile]) -> AcousticProfile:
     """The window whose reverberation is the median, weighted by confidence; the first if none has any."""
     known = sorted((p.rt60_seconds, p.rt60_confidence, i) for i, p in enumerate(profiles) if p.rt60_seconds)
     if not known:

@@ -8,7 +8,7 @@ from silent2music.arrays import DoubleArray, IntArray
 
 
 def find_peaks(curve: DoubleArray, height: float, distance: int) -> IntArray:
-    """Where a curve `[N]` is higher than on both sides, in order; of a flat top its middle.
+    """Indices of the local maxima of a curve, ascending; of a flat top its middle.
 
     The same as `scipy.signal.find_peaks`, whose import takes a second.
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from silent2music.errors import DataError
 
 
 @dataclass(frozen=True)
 class Event:
-    """A transient: when it starts, how far it stands above the local noise floor, how sure it is (0 to 1)."""
+    """A transient: onset time, strength above the local noise floor, confidence (0 to 1)."""
 
     seconds: float
     strength_db: float
@@ -21,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A change of scene: when, and how sure it is (0 to 1)."""
+    """A change of scene: its time and confidence (0 to 1)."""
 
     seconds: float
     confidence: float
@@ -71,40 +68,5 @@ class AcousticProfile:
     boundaries: tuple[Boundary, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; `from_dict` is the exact inverse."""
+        """Plain values, ready for JSON."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> AcousticProfile:
-        """Build a profile from plain values, strictly.
-
-        Raises:
-            DataError: on an unknown or missing key, which is named.
-        """
-        known = dict(_strict(values, cls, "profile"))
-        for name, item in (("events", Event), ("boundaries", Boundary)):
-            known[name] = tuple(item(**_strict(row, item, name)) for row in _list(known, name))
-        for name in ("pulse_seconds", "energy_dbfs"):
-            known[name] = tuple(_list(known, name))
-        return cls(**known)
-
-
-def _strict(values: Mapping[str, Any], cls: type, where: str) -> Mapping[str, Any]:
-    """`values` if its keys are exactly the fields of a dataclass."""
-    if not isinstance(values, Mapping):
-        raise DataError(f"Acoustic {where} is {values!r}; expected a table of values.")
-    names = {f.name for f in dataclasses.fields(cls)}
-    for key in values:
-        if key not in names:
-            raise DataError(f"Unknown key '{key}' in acoustic {where}; expected {', '.join(sorted(names))}.")
-    missing = sorted(names - set(values))
-    if missing:
-        raise DataError(f"Key '{missing[0]}' is missing in acoustic {where}; analyse the recording again.")
-    return values
-
-
-def _list(values: Mapping[str, Any], name: str) -> Sequence[Any]:
-    value = values[name]
-    if not isinstance(value, list | tuple):
-        raise DataError(f"Acoustic profile has '{name}' = {value!r}; expected a list.")
-    return value

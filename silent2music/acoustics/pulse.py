@@ -47,7 +47,7 @@ def find_pulse(events: tuple[Event, ...], onset: DoubleArray, seconds: float) ->
         return nothing, 0.0
     period = np.interp(np.arange(len(train)), centres, _period_path(salience, lags))
     grid = _track_beats(train, period) / PULSE_RATE_HZ
-    beats, hit = _snapped(grid, np.array([e.seconds for e in events]))
+    beats, hit = _snap_to_events(grid, np.array([e.seconds for e in events]))
     if hit.sum() < MIN_EVENTS:
         return nothing, 0.0
     confidence = _confidence(beats, hit, events)
@@ -55,7 +55,7 @@ def find_pulse(events: tuple[Event, ...], onset: DoubleArray, seconds: float) ->
 
 
 def _event_weights(events: tuple[Event, ...]) -> DoubleArray:
-    """`[E]` 0 to 1: surer and stronger events count more, those in the wake of a stronger one less.
+    """`[E]` weights of events, 0 to 1, by confidence and strength; less shortly after a stronger event.
 
     A step is heel and toe, a knock has its echo: what follows within 0.2 s does not carry the pulse.
     """
@@ -152,8 +152,8 @@ def _track_beats(train: DoubleArray, period: DoubleArray) -> IntArray:
     return np.array(beats[::-1], dtype=np.int64)
 
 
-def _snapped(grid: DoubleArray, times: DoubleArray) -> tuple[DoubleArray, NDArray[np.bool_]]:
-    """Beats moved onto the events they mean and cut to the supported span, and which of them were hit."""
+def _snap_to_events(grid: DoubleArray, times: DoubleArray) -> tuple[DoubleArray, NDArray[np.bool_]]:
+    """Beats moved onto events within 50 ms, from the first such to the last, and a mask of those that were moved."""
     after = np.clip(np.searchsorted(times, grid), 1, len(times) - 1)
     nearest = np.where(grid - times[after - 1] < times[after] - grid, times[after - 1], times[after])
     hit = np.abs(nearest - grid) < HIT_SECONDS

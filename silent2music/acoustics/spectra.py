@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
-from silent2music.audio import FLOOR_DBFS, WHOLE_SECONDS, Recorded, Stored
+from silent2music.audio import WHOLE_SECONDS, Recorded, Recording
 from silent2music.filters import Biquads, high_pass
 
 ANALYSIS_RATE = 24_000
@@ -26,14 +26,14 @@ CURVE_RATE_HZ = 10.0
 
 
 class Signal:
-    """What is analysed, `[N]` at `ANALYSIS_RATE`, a slice at a time: an hour need not be in memory."""
+    """The analysed signal `[N]` at `ANALYSIS_RATE`, read a slice at a time: an hour need not be in memory."""
 
     def __init__(self) -> None:
-        self._stored, self._rms = Stored(1), np.float32(1.0)
+        self._recording, self._rms = Recording(1, ANALYSIS_RATE), np.float32(1.0)
 
     def append(self, samples: FloatArray) -> None:
-        """Go on with `[n]`."""
-        self._stored.append(samples[None])
+        """Add `[n]` at the end."""
+        self._recording.append(samples[None])
 
     def scale_to_unit_rms(self) -> None:
         """Divide what was appended by its RMS, if it is not silent."""
@@ -45,25 +45,20 @@ class Signal:
     @property
     def size(self) -> int:
         """N, the number of samples."""
-        return self._stored.n_samples
+        return self._recording.n_samples
 
     def slice(self, begin: int, end: int) -> FloatArray:
         """Samples `[n]` from `begin` to before `end`, or to the end."""
-        return np.asarray(self._stored.slice(begin, end)[0] / self._rms)
+        return np.asarray(self._recording.slice(begin, end)[0] / self._rms)
 
 
 class Sound(NamedTuple):
-    """`signal` at the analysis rate with unit RMS; power, peak and energy cells on the input's scale."""
+    """The signal to be analysed, of unit RMS, with mean power, peak and energy curve on the recording's own scale."""
 
     signal: Signal
     power: float
     peak: float
     energy: DoubleArray
-
-
-def to_dbfs(power: DoubleArray) -> DoubleArray:
-    """Mean power in dB re full scale, not below the floor."""
-    return np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30)))
 
 
 def _mean(room: Recorded) -> DoubleArray:

@@ -50,7 +50,9 @@ def room_warnings(room: Recorded, profile: AcousticProfile) -> tuple[str, ...]:
         profile: `analyze` of it.
     """
     if profile.level_dbfs <= FLOOR_DBFS:
-        return ("is digital silence, of which next to nothing can come; check the microphone and its channel",)
+        return (
+            "is digital silence, of which next to nothing can come; check the microphone and its channel",
+        )
     found = []
     if profile.level_dbfs > LOUD_DBFS:
         found.append(
@@ -59,7 +61,9 @@ def room_warnings(room: Recorded, profile: AcousticProfile) -> tuple[str, ...]:
         )
     middle = _middle(room.downmix())
     if name := signal_name(middle.samples[0], middle.sample_rate):
-        found.append(f"is {name} and no room; record the room, or name the channel that holds it with --channel")
+        found.append(
+            f"is {name} and no room; record the room, or name the channel that holds it with --channel"
+        )
     elif kind := sounds_like(middle):
         found.append(f"sounds like {kind}; expected a room alone, which is what the music should answer to")
     return tuple(found)
@@ -178,7 +182,7 @@ def _tracks(power: DoubleArray) -> list[_Track]:
         free, still = set(range(len(at))), []
         for track in going:
             last = track.hz[-1]
-            nearest = min(free, key=lambda i: abs(hz[i] - last), default=None)  # noqa: B023, used at once
+            nearest = min(free, key=lambda i: abs(hz[i] - last), default=None)
             if nearest is None or abs(hz[nearest] - last) >= max(8.0, 0.02 * last):
                 ended.append(track)
                 continue

@@ -12,7 +12,7 @@ import numpy as np
 from silent2music.arrays import FloatArray
 from silent2music.audio.decoding import INSTALL, Decoding, decoding
 from silent2music.audio.downmix import Channels, Downmix
-from silent2music.audio.waveform import Recorded, Recording, Stored, Waveform
+from silent2music.audio.waveform import Recorded, Recording, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
 
@@ -79,14 +79,15 @@ def open_recording(
     path = Path(path)
     mix = _mix(path, track, channel)
     with decoding(path, track) as source:
-        stored = Stored(1)
+        recording = Recording(1, source.sample_rate)
         for block in source:
-            stored.append(mix(_checked(path, block)))
-    rate = source.sample_rate
-    notes = *_lengths_checked(path, source, strict), *mix.notes
-    if source.seconds <= WHOLE_SECONDS:
-        return Waveform(stored.slice(0, stored.n_samples), rate, notes, source.n_channels)
-    return Recording(stored, rate, notes, source.n_channels)
+            recording.append(mix(_checked(path, block)))
+    recording.notes = (*_lengths_checked(path, source, strict), *mix.notes)
+    recording.recorded_channels = source.n_channels
+    if recording.seconds > WHOLE_SECONDS:
+        return recording
+    samples = recording.slice(0, recording.n_samples)
+    return Waveform(samples, source.sample_rate, recording.notes, source.n_channels)
 
 
 def _mix(path: Path, track: int, channel: int | None) -> Downmix:
@@ -202,7 +203,7 @@ def write_blocks(
 
 
 def ogg_coded(sound: Waveform) -> Waveform:
-    """What comes back of an OGG Vorbis file, without writing one."""
+    """A waveform after OGG Vorbis coding and decoding in memory."""
     import soundfile
 
     coded = io.BytesIO()

@@ -35,7 +35,7 @@ class LoudnessMeter:
         self._hops: list[DoubleArray] = []
 
     def add(self, samples: FloatArray) -> None:
-        """Go on with `[C, n]`."""
+        """Measure the next `[C, n]`."""
         self._n_samples += samples.shape[1]
         squares = np.square(self._weighted(samples)[:5])
         squares[3:] *= SURROUND_WEIGHT
@@ -53,7 +53,7 @@ class LoudnessMeter:
         return _lufs(np.convolve(hops, np.ones(per_block), "valid") / (per_block * self._n_hop))
 
     def integrated(self) -> float:
-        """In LUFS; `-inf` for silence."""
+        """Integrated loudness in LUFS so far; `-inf` for silence."""
         blocks = self.blocks()
         loud = blocks[blocks > gate(blocks)]
         return float(_lufs(_power(loud).mean())) if len(loud) else float("-inf")
@@ -104,7 +104,7 @@ def oversampled_peaks(samples: FloatArray) -> FloatArray:
 
 
 def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
-    """Bring to an integrated loudness in LUFS under a true peak in dBTP.
+    """A waveform brought to an integrated loudness in LUFS, limited to a true peak in dBTP.
 
     Peaks above the limit are turned down by a look-ahead gain, so that loudness is kept where it can be. A
     silent waveform comes back unchanged.
@@ -119,7 +119,7 @@ def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
 def limited(
     samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
 ) -> Waveform:
-    """Hold samples `[C, N]`, which may exceed 1, under a true peak in dBTP.
+    """Samples `[C, N]`, which may exceed 1, limited to a true peak in dBTP.
 
     The gain is the minimum filter of the needed reduction over twice the window, smoothed over the window:
     at every peak it is already down, and it never moves faster than the window.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from silent2music.arrays import FloatArray
-from silent2music.audio.downmix import Channels
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio.downmix import Channels, Downmix
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -96,11 +96,7 @@ class Waveform:
         """What is heard of a room, `[1, N]`: see `Channels.downmix`; itself if it has one channel."""
         if self.n_channels == 1:
             return self
-        channels = Channels(self.n_channels, self.sample_rate)
-        step = block_samples(self.n_channels)
-        for start in range(0, self.n_samples, step):
-            channels.add(self.slice(start, start + step))
-        mix = channels.downmix()
+        mix = _downmix_of(self)
         notes = self.notes + mix.notes
         return Waveform(mix(self.samples), self.sample_rate, notes, self.recorded_channels)
 
@@ -118,19 +114,30 @@ class Waveform:
         return replace(self, samples=fixed, sample_rate=sample_rate)
 
 
-class Stored:
-    """Samples that wait in a temporary file of 32-bit floats, or in memory as long as they are few.
+class Recording:
+    """Samples on disk, read a slice at a time: a `Waveform` that is too long for memory.
+
+    They are held in a temporary file of 32-bit floats, in memory as long as they are few. `notes` and
+    `recorded_channels` are as of a `Waveform`, and for who appends to set.
 
     Args:
         n_channels: C.
+        sample_rate: in Hz.
     """
 
-    def __init__(self, n_channels: int) -> None:
-        self.n_channels, self.n_samples = n_channels, 0
+    def __init__(self, n_channels: int, sample_rate: int) -> None:
+        self.n_channels, self.sample_rate, self.n_samples = n_channels, sample_rate, 0
+        self.notes: tuple[str, ...] = ()
+        self.recorded_channels = n_channels
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
 
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.n_samples / self.sample_rate
+
     def append(self, samples: FloatArray) -> None:
-        """Go on with `[C, n]`.
+        """Add `[C, n]` at the end; the caller has checked them.
 
         Raises:
             AudioError: if the disk is full.
@@ -152,32 +159,34 @@ class Stored:
         data = self._file.read(4 * self.n_channels * max(0, end - begin))
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
 
-
-class Recording:
-    """A long recording, mixed down: what `Waveform` says of it, and its samples a slice at a time.
-
-    Args:
-        stored: its samples, checked, of one channel.
-        sample_rate: in Hz.
-        notes, recorded_channels: as of a `Waveform`.
-    """
-
-    def __init__(
-        self, stored: Stored, sample_rate: int, notes: tuple[str, ...] = (), recorded_channels: int = 0
-    ) -> None:
-        self.sample_rate, self.notes = sample_rate, notes
-        self.n_channels, self.n_samples = stored.n_channels, stored.n_samples
-        self.recorded_channels = recorded_channels or stored.n_channels
-        self.seconds = self.n_samples / sample_rate
-        self.slice = stored.slice
-
     def downmix(self) -> Recording:
-        """Itself, which is mixed down."""
-        return self
+        """What is heard of a room: itself if it has one channel, as `open_recording` makes it."""
+        if self.n_channels == 1:
+            return self
+        mix, mixed = _downmix_of(self), Recording(1, self.sample_rate)
+        step = block_samples(self.n_channels)
+        for start in range(0, self.n_samples, step):
+            mixed.append(mix(self.slice(start, start + step)))
+        mixed.notes, mixed.recorded_channels = self.notes + mix.notes, self.recorded_channels
+        return mixed
 
 
 Recorded = Waveform | Recording
-"""What can be listened to a slice at a time."""
+"""What `acoustics` and `listening` take: sound in memory or on disk."""
+
+
+def _downmix_of(room: Recorded) -> Downmix:
+    """How the channels of a recording become one."""
+    channels = Channels(room.n_channels, room.sample_rate)
+    step = block_samples(room.n_channels)
+    for start in range(0, room.n_samples, step):
+        channels.add(room.slice(start, start + step))
+    return channels.downmix()
+
+
+def to_dbfs(power: DoubleArray | float) -> DoubleArray:
+    """Mean square in dB re full scale, not below `FLOOR_DBFS`."""
+    return np.asarray(np.maximum(FLOOR_DBFS, 10.0 * np.log10(np.maximum(power, 1e-30))))
 
 
 def rms_dbfs(samples: FloatArray) -> float:
@@ -187,8 +196,20 @@ def rms_dbfs(samples: FloatArray) -> float:
         >>> round(rms_dbfs(np.sin(np.arange(48000) * 0.1)[None].astype(np.float32)), 1)
         -3.0
     """
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
-    return max(FLOOR_DBFS, 10.0 * float(np.log10(max(power, 1e-30))))
+    return float(to_dbfs(float(np.mean(np.square(samples, dtype=np.float64)))))
+
+
+def level_curve_dbfs(samples: FloatArray | DoubleArray, n_block: int) -> DoubleArray:
+    """`[max(1, N // n_block)]` RMS level of consecutive blocks of `n_block` samples, of `[N]` or over channels `[C, N]`.
+
+    What is left over at the end is dropped; of fewer samples than a block, the level is that of all.
+    """
+    power = np.square(samples, dtype=np.float64)
+    if power.ndim == 2:
+        power = power.mean(axis=0)
+    n_block = min(n_block, len(power))
+    n_blocks = len(power) // n_block
+    return to_dbfs(power[: n_blocks * n_block].reshape(n_blocks, n_block).mean(axis=1))
 
 
 def db_to_gain(db: float) -> float:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from silent2music.data.ensembles import INSTRUMENTS, STYLES, Voice
 from silent2music.data.moods import affect_curves, describe
 from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, SceneTruth
-from silent2music.data.scores import PITCH_NAMES, Score, pick_passage
+from silent2music.data.scores import Score, pick_passage
 from silent2music.data.textures import TEXTURES, Draft, SectionMusic
 from silent2music.data.timing import Section, choose_slots, plan_sections
 from silent2music.errors import DataError
+from silent2music.keys import PITCH_NAMES
 
 FloatArray = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.audio import FLOOR_DBFS, FloatArray, db_to_gain
+from silent2music.audio import FloatArray, db_to_gain, level_curve_dbfs
 from silent2music.data.plan import ENERGY_RATE_HZ
 from silent2music.data.rooms import SAMPLE_RATE
 
@@ -120,11 +120,7 @@ def measured_energy_db(samples: FloatArray) -> NDArray[np.float64]:
     """`[seconds * ENERGY_RATE_HZ]` RMS of `[N]` samples in dBFS, in frames of 100 ms, not below the floor."""
     frame = round(SAMPLE_RATE / ENERGY_RATE_HZ)
     n_frames = max(1, round(samples.size / frame))
-    padded = np.zeros(n_frames * frame, np.float64)
-    n_shared = min(samples.size, padded.size)
-    padded[:n_shared] = samples[:n_shared]
-    power = np.square(padded).reshape(n_frames, frame).mean(axis=1)
-    return np.asarray(np.maximum(10 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS))
+    return level_curve_dbfs(fitted(samples, n_frames * frame), frame)
 
 
 def coloured_noise(rng: np.random.Generator, n: int, slope: float) -> FloatArray:

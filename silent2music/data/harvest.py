@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music import audio
-from silent2music.audio import FloatArray, Waveform, rms_dbfs
+from silent2music.audio import FloatArray, Waveform, level_curve_dbfs, rms_dbfs
 from silent2music.config import HarvestConfig
 from silent2music.data.pairs import MANIFEST, MAX_SILENT_DBFS, MIN_MUSIC_DBFS, Pair, write_pairs
 from silent2music.errors import AudioError, DataError
@@ -138,7 +138,7 @@ def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> 
     """
     settings = config or HarvestConfig()
     block = max(1, round(BLOCK_SECONDS * recording.sample_rate))
-    levels = _block_levels(recording.samples, block)
+    levels = level_curve_dbfs(recording.samples, block)
     loud = float(np.percentile(levels, 95))
     quiet = _near_silent(levels, loud, settings)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
@@ -155,16 +155,6 @@ def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> 
             continue
         stretches.append(Stretch(first * block, last * block, min(music_end * block, recording.n_samples)))
     return stretches
-
-
-def _block_levels(samples: FloatArray, block: int) -> NDArray[np.float64]:
-    """RMS of consecutive blocks over all channels, in dBFS; a last part block is left out."""
-    n_blocks = samples.shape[1] // block
-    power = np.square(samples[:, : n_blocks * block], dtype=np.float64).mean(axis=0)
-    levels: NDArray[np.float64] = 10.0 * np.log10(
-        np.maximum(power.reshape(n_blocks, block).mean(axis=1), 1e-12)
-    )
-    return levels
 
 
 def _near_silent(levels: NDArray[np.float64], loud: float, settings: HarvestConfig) -> NDArray[np.bool_]:

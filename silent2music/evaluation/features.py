@@ -17,7 +17,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.audio import FLOOR_DBFS, Waveform
+from silent2music.acoustics.boundaries import likelihood_ratio
+from silent2music.audio import Waveform, level_curve_dbfs
+from silent2music.filters import mel_filters, triangles
 
 FloatArray = NDArray[np.float64]
 
@@ -96,7 +98,7 @@ def describe(music: Waveform) -> MusicFeatures:
     Silence gives empty arrays, no tempo and zeros.
     """
     samples = _prepared(music)
-    energy = energy_curve_db(samples, SAMPLE_RATE)
+    energy = level_curve_dbfs(samples, round(SAMPLE_RATE / ENERGY_RATE_HZ))
     silent = energy.max() < SILENCE_DBFS
     bands = _log_bands(samples)
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
@@ -127,25 +129,6 @@ def describe(music: Waveform) -> MusicFeatures:
 def power_spectrum(music: Waveform) -> FloatArray:
     """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
     return _long_power(_prepared(music))
-
-
-def energy_curve_db(samples: FloatArray, sample_rate: int, rate_hz: float = ENERGY_RATE_HZ) -> FloatArray:
-    """RMS in dBFS of consecutive frames of `1 / rate_hz` seconds, not below `FLOOR_DBFS`.
-
-    Args:
-        samples: `[N]` mono.
-        sample_rate: in Hz.
-        rate_hz: frames per second.
-
-    Returns:
-        `[max(1, floor(N / sample_rate * rate_hz))]`; what is left over at the end is dropped.
-    """
-    n_frames = max(1, int(samples.size / sample_rate * rate_hz + 1e-6))
-    edges = np.round(np.arange(n_frames + 1) * sample_rate / rate_hz).astype(int)
-    edges[-1] = min(edges[-1], samples.size)
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    power = np.maximum(np.diff(total[edges]), 0.0) / np.maximum(np.diff(edges), 1)
-    return np.asarray(np.maximum(10.0 * np.log10(np.maximum(power, 1e-30)), FLOOR_DBFS))
 
 
 def onset_envelope(bands: FloatArray) -> FloatArray:
@@ -271,7 +254,7 @@ def find_boundaries(
     heard = np.maximum(mel_db, mel_db.max() - 60.0) / 10.0
     motion = np.abs(np.diff(heard, axis=1, prepend=heard[:, :1]))
     features = np.concatenate([heard - heard.mean(axis=0), 2.0 * motion, 2.0 * np.sqrt(chroma)])
-    novelty = _likelihood_ratio(features, int(window_seconds * TONAL_RATE_HZ))
+    novelty = likelihood_ratio(features.T, int(window_seconds * TONAL_RATE_HZ), variance_floor=0.4)[:-1]
     peaks: list[int] = []
     for frame in np.argsort(-novelty, kind="stable"):
         if novelty[frame] < threshold:
@@ -280,30 +263,6 @@ def find_boundaries(
         if inside and _is_peak(novelty, frame, reach) and all(abs(frame - p) >= reach for p in peaks):
             peaks.append(int(frame))
     return np.sort(np.asarray(peaks, np.float64)) / TONAL_RATE_HZ
-
-
-def _likelihood_ratio(features: FloatArray, window: int, floor: float = 0.4) -> FloatArray:
-    """Log likelihood of two windows over one around each frame of `[D, F]`; `floor` is added to every variance."""
-    n_frames = features.shape[1]
-    frames = np.arange(n_frames)
-    first, last = np.maximum(frames - window, 0), np.minimum(frames + window, n_frames)
-    n_left, n_right = np.maximum(frames - first, 1), np.maximum(last - frames, 1)
-    zero = np.zeros((features.shape[0], 1))
-    total = np.concatenate([zero, np.cumsum(features, axis=1)], axis=1)
-    squares = np.concatenate([zero, np.cumsum(np.square(features), axis=1)], axis=1)
-
-    def moments(
-        start: NDArray[np.int64], end: NDArray[np.int64], n: NDArray[np.int64]
-    ) -> tuple[FloatArray, FloatArray]:
-        mean = (total[:, end] - total[:, start]) / n
-        return mean, np.maximum((squares[:, end] - squares[:, start]) / n - np.square(mean), 0.0)
-
-    left, within_left = moments(first, frames, n_left)
-    right, within_right = moments(frames, last, n_right)
-    together = 0.5 * (within_left + within_right) + 0.25 * np.square(right - left)
-    ratio = np.log(together + floor) - 0.5 * np.log((within_left + floor) * (within_right + floor))
-    # A window that has shrunk to a few frames has moments of no meaning.
-    return np.asarray(ratio.mean(axis=0) * np.minimum(n_left, n_right) / window)
 
 
 def _is_peak(curve: FloatArray, frame: int, reach: int) -> bool:
@@ -350,7 +309,7 @@ def reverberance_seconds(samples: FloatArray) -> float:
     from scipy.ndimage import uniform_filter1d
 
     rate_hz = 50.0
-    level = uniform_filter1d(energy_curve_db(samples, SAMPLE_RATE, rate_hz), 3)
+    level = uniform_filter1d(level_curve_dbfs(samples, round(SAMPLE_RATE / rate_hz)), 3)
     falling = np.concatenate([[False], np.diff(level) < 0, [False]])
     edges = np.flatnonzero(np.diff(falling.astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]
@@ -501,7 +460,8 @@ def _log_bands(samples: FloatArray) -> FloatArray:
 
 def _mel_db(power: FloatArray) -> FloatArray:
     """`[_N_MELS, F]` mel power in dB, not below 80 dB under its maximum."""
-    return _level_db(_mel_filterbank() @ power, 80.0)
+    filters = mel_filters(SAMPLE_RATE, _LONG_FFT, _N_MELS, low_hz=40.0, high_hz=11500.0, norm="sum")
+    return _level_db(filters @ power, 80.0)
 
 
 def _level_db(power: FloatArray, range_db: float) -> FloatArray:
@@ -538,16 +498,10 @@ def _log_filterbank() -> FloatArray:
     frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
     bins = np.unique(np.round(centres / frequencies[1]).astype(int))
-    return _triangles(bins[bins < frequencies.size].astype(np.float64), frequencies.size)
-
-
-@lru_cache(maxsize=1)
-def _mel_filterbank() -> FloatArray:
-    """`[_N_MELS, 2049]` triangles on the mel scale (2595 log10(1 + f / 700)), 40 Hz to 11.5 kHz."""
-    low, high = (2595.0 * np.log10(1.0 + f / 700.0) for f in (40.0, 11500.0))
-    mel = np.linspace(low, high, _N_MELS + 2)
-    bins = 700.0 * (10.0 ** (mel / 2595.0) - 1.0) * _LONG_FFT / SAMPLE_RATE
-    return _triangles(bins, _LONG_FFT // 2 + 1)
+    filters = triangles(
+        bins[bins < frequencies.size].astype(np.float64), np.arange(frequencies.size, dtype=np.float64)
+    )
+    return np.asarray(filters / filters.sum(axis=1, keepdims=True))
 
 
 @lru_cache(maxsize=1)
@@ -557,13 +511,3 @@ def _semitone_matrix() -> FloatArray:
     half_width = np.maximum(centres * (2.0 ** (1 / 12.0) - 1.0), 1.5)
     distance = np.abs(np.arange(_LONG_FFT // 2 + 1)[None] - centres[:, None])
     return np.asarray(np.maximum(1.0 - distance / half_width[:, None], 0.0))
-
-
-def _triangles(bins: FloatArray, n_bins: int) -> FloatArray:
-    """Triangular filters of unit area with corners at successive entries of `bins`."""
-    position = np.arange(n_bins)[None]
-    left, centre, right = bins[:-2, None], bins[1:-1, None], bins[2:, None]
-    rise = (position - left) / (centre - left)
-    fall = (right - position) / (right - centre)
-    filters = np.maximum(np.minimum(rise, fall), 0.0)
-    return np.asarray(filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-12))

@@ -450,7 +450,7 @@ def _rounded(loudness: float) -> float | None:
 
 def _key(loops: Mapping[tuple[str, int], Loop], sample_rate: int) -> str | None:
     """The key that all loops of a room together are in, None of silence."""
-    from silent2music.data.scores import PITCH_NAMES, estimate_key
+    from silent2music.keys import PITCH_NAMES, estimate_key
 
     spectra = [np.abs(np.fft.rfft(loop.samples.astype(np.float64))) for loop in loops.values()]
     hz = np.fft.rfftfreq(len(next(iter(loops.values())).samples), 1.0 / sample_rate)

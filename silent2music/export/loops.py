@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.ambient import mel_filters
 from silent2music.audio import FloatArray, Waveform
 from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
@@ -38,6 +37,7 @@ from silent2music.export.hearing import Hear
 from silent2music.export.layers import Layer, steered
 from silent2music.export.onsets import prominences, strongest_near
 from silent2music.export.seam import remarkable, stands_out
+from silent2music.filters import mel_filters
 from silent2music.phase import stft
 from silent2music.sampling import generate_codes
 
@@ -371,4 +371,5 @@ def _bands(sound: FloatArray, sample_rate: int, frame_rate: float) -> NDArray[np
     """Compressed magnitudes in 32 mel bands, `[T, 32]`, one for each codec frame."""
     hop = round(sample_rate / frame_rate)
     spectrum = stft(torch.from_numpy(sound), 2 * hop, hop).abs().numpy()
-    return np.asarray((spectrum @ mel_filters(sample_rate, 2 * hop, 32).T) ** 0.4, dtype=np.float64)
+    filters = mel_filters(sample_rate, 2 * hop, 32, low_hz=40.0, no_empty=True).astype(np.float32)
+    return np.asarray((spectrum @ filters.T) ** 0.4, dtype=np.float64)

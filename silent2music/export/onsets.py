@@ -6,13 +6,11 @@ the frames of `librosa.onset.onset_detect` at its defaults.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from silent2music.audio import FloatArray
-from silent2music.filters import triangles
+from silent2music.filters import mel_filters
 
 FloatArray64 = NDArray[np.float64]
 
@@ -37,7 +35,8 @@ def onset_strength(samples: FloatArray, sample_rate: int) -> FloatArray64:
     # Periodic, as scipy.signal.get_window makes it.
     hann = np.hanning(WINDOW + 1)[:-1].astype(np.float32)
     power = np.square(np.abs(np.fft.rfft(frames * hann, axis=1)))
-    bands_db = 10.0 * np.log10(np.maximum(power @ _slaney_filters(sample_rate).T, LEAST_POWER))
+    filters = mel_filters(sample_rate, WINDOW, N_MELS, scale="slaney", norm="area").astype(np.float32)
+    bands_db = 10.0 * np.log10(np.maximum(power @ filters.T, LEAST_POWER))
     bands_db = np.maximum(bands_db, bands_db.max() - DYNAMIC_RANGE_DB)
     growth = np.maximum(np.diff(bands_db, axis=0), 0.0).mean(axis=1)
     # A window hears an attack when its end reaches it, half a window before its middle does.
@@ -87,17 +86,3 @@ def strongest_near(found: FloatArray64, sample_rate: int, at: NDArray[np.int64])
     """Of the prominences `[T]` the highest within 50 ms of each of the samples `[A]`, `[A]`."""
     near = np.abs(np.arange(len(found))[:, None] * HOP - at[None]) <= NEAR_SECONDS * sample_rate
     return np.asarray(np.where(near, found[:, None], NO_PEAK).max(axis=0))
-
-
-@cache
-def _slaney_filters(sample_rate: int) -> FloatArray:
-    """Triangular filters `[N_MELS, WINDOW // 2 + 1]` on Slaney's mel scale (Auditory Toolbox, 1998), of equal area.
-
-    The scale is linear up to 1 kHz, 15 mels of 200/3 Hz, and logarithmic beyond, 27 mels for a factor of 6.4.
-    """
-    top = 15.0 + 27.0 * np.log(sample_rate / 2 / 1000.0) / np.log(6.4)
-    mels = np.linspace(0.0, top, N_MELS + 2)
-    edges = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
-    bins = np.fft.rfftfreq(WINDOW, 1.0 / sample_rate)
-    filters = triangles(edges, bins) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
-    return np.asarray(filters, dtype=np.float32)

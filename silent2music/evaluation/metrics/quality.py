@@ -7,11 +7,9 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from silent2music.keys import key_correlations
 
-MAJOR_PROFILE = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-MINOR_PROFILE = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-"""Probe-tone ratings of Krumhansl and Kessler, Psychological Review 89(4), 1982."""
+FloatArray = NDArray[np.float64]
 
 
 def validate_features(reference_features: FloatArray, estimated_features: FloatArray) -> bool:
@@ -180,11 +178,7 @@ def key_clarity(chroma: FloatArray) -> float:
     """
     if not validate_chroma(chroma):
         return 0.0
-    mean = chroma.mean(axis=1)
-    if np.ptp(mean) < 1e-12:
-        return 0.0
-    profiles = [np.roll(p, k) for p in (MAJOR_PROFILE, MINOR_PROFILE) for k in range(12)]
-    return float(max(np.corrcoef(mean, profile)[0, 1] for profile in profiles))
+    return float(key_correlations(chroma.mean(axis=1)).max())
 
 
 def repetition(chroma: FloatArray, rate_hz: float, min_lag_seconds: float = 2.0) -> float:
