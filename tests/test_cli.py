@@ -124,7 +124,10 @@ def _bad_rooms(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "missing.wav", "does not exist"),
         "folder": (folder / "no_audio", "holds no audio file"),
         "empty": (folder / "empty.wav", "is empty"),
-        "truncated": (folder / "truncated.wav", "is truncated"),
+        "truncated": (
+            folder / "truncated.wav",
+            "is cut: 0.58 of 1.00 s are missing; expected at least 0.5 s",
+        ),
         "text": (folder / "text.wav", "cannot be read as audio"),
         "nan": (folder / "nan.wav", "not finite"),
         "short": (folder / "short.wav", "at least 0.5 s"),
@@ -254,7 +257,7 @@ def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:
 
 
 def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "write_music", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "write_music", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         s2m("infer", room_file, "-o", "out.wav", "--model", model_folder)
     assert not Path("out.wav").exists()
@@ -263,7 +266,7 @@ def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder:
 def test_an_interruption_ends_quietly_and_leaves_nothing(
     s2m, room_file: Path, model_folder: Path, monkeypatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "write_music", interrupted)

@@ -137,14 +137,17 @@ def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, .
     by_share = seconds / layout.share - seconds if layout.share > 0 else 0.0
     missing = max(by_share, layout.promised_seconds - seconds, layout.lost_seconds)
     if missing > max(NEGLIGIBLE_SECONDS, layout.frame_seconds):
-        least = "" if layout.has_end else "at least "
-        fault = f"is cut: {least}{missing:.2f} of {seconds + missing:.2f} s are missing"
+        fault = f"is cut: {missing:.2f} of {seconds + missing:.2f} s are missing"
+        if not layout.has_end:
+            fault = f"is cut: after {seconds:.2f} s at least {missing:.2f} s are missing"
     elif not layout.has_end:
         fault = "breaks off: its stream was not ended, so that nobody knows how much is missing"
     if fault and strict:
         raise AudioError(f"{path} {fault}; copy or export it again, or leave out --strict.")
     if source.n_samples == 0:
         raise AudioError(f"{path} holds no samples; record or export it again.")
+    if fault and seconds < MIN_SECONDS:
+        raise AudioError(f"{path} {fault}; expected at least {MIN_SECONDS} s, copy or export it again.")
     if seconds < MIN_SECONDS:
         raise AudioError(
             f"{path} lasts {seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."

@@ -38,6 +38,12 @@ Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse recordings that are cut off.")]
+Track = Annotated[int, typer.Option("--track", min=1, help="Sound track of a video, from 1.")]
+Channel = Annotated[
+    int | None,
+    typer.Option("--channel", min=1, help="Hear this channel alone, from 1; by default all that live."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Set = Annotated[
     list[str] | None,

@@ -14,6 +14,7 @@ import typer
 from silent2music.cli.common import (
     SAMPLING,
     AsJson,
+    Channel,
     Device,
     Force,
     Guidance,
@@ -21,9 +22,11 @@ from silent2music.cli.common import (
     Seconds,
     Seed,
     Set,
+    Strict,
     Temperature,
     TopK,
     TopP,
+    Track,
     complain,
     progress_bar,
     settings_of,
@@ -119,6 +122,8 @@ def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> N
     elif talk:
         level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
         print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
+    for note in record["input"].get("notes", ()):
+        complain(f"{record['input']['file']} {note}.")
     if output["nearly_nothing"]:
         complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
 
@@ -228,17 +233,23 @@ def analyze(
     music: Annotated[
         Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
     ] = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     force: Force = False,
 ) -> None:
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
+    from silent2music.acoustics.unsuited import room_warnings
     from silent2music.audio import Waveform, atomic_path, open_recording, read
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
 
-    recording = open_recording(room)
+    recording = open_recording(room, strict, track - 1, None if channel is None else channel - 1)
     profile = measure(recording)
+    for note in (*recording.notes, *room_warnings(recording, profile)):
+        complain(f"{room} {note}.")
     if json_file is not None:
         with atomic_path(json_file, force) as path:
             path.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -349,6 +349,7 @@ def infer(
     Raises:
         AudioError: if the output cannot be written.
     """
+    from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
 
     sampling = dataclasses.replace(sampling, seed=job.seed)
@@ -357,6 +358,7 @@ def infer(
     # Opened before the music is made: a place that cannot be written is told at once.
     with audio.atomic_path(job.out, force) as audio_path, audio.atomic_path(sidecar, force) as record_path:
         measured = Measured(room, loaded.model.config.ambient)
+        profile = measured.profile()
         music = loaded.model.stream(room, sampling, seconds, progress=step, measured=measured)
         made: dict[str, Any] = {
             "input": {
@@ -365,6 +367,7 @@ def infer(
                 "seconds": room.seconds,
                 "sample_rate": room.sample_rate,
                 "channels": room.recorded_channels,
+                "notes": [*room.notes, *room_warnings(room, profile)],
             },
             "model": {
                 "name": loaded.name,
@@ -379,11 +382,11 @@ def infer(
             "versions": provenance.versions(),
         }
         try:
-            output = write_music(audio_path, music)
+            output = write_music(audio_path, music, as_made=profile.level_dbfs <= audio.FLOOR_DBFS)
             provenance.write_tags(audio_path, made)
         except AudioError as error:
             raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
         output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-        record = {"output": output, **made, "room": measured.profile().to_dict()}
+        record = {"output": output, **made, "room": profile.to_dict()}
         record_path.write_text(provenance.to_text(record), encoding="utf-8")
     return record

@@ -67,7 +67,7 @@ class _Kept:
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T.copy()
 
 
-def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
+def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -> dict[str, Any]:
     """Write music at the loudness and under the peak promised, measured on what the file gives back.
 
     Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
@@ -75,6 +75,7 @@ def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
     Args:
         path: with one of the suffixes that `audio.write` knows; replaced if it exists.
         pieces: the music, one after another.
+        as_made: leave its level as the model made it, for a room that is digital silence.
 
     Returns:
         Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
@@ -92,7 +93,7 @@ def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
             kept = _Kept(file, pieces)
         except OSError as error:
             raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
-        nearly_nothing = kept.lufs < NEARLY_NOTHING_LUFS
+        nearly_nothing = as_made or kept.lufs < NEARLY_NOTHING_LUFS
         limit = MAX_TRUE_PEAK_DBTP
         for _ in range(5):
             gain = 1.0 if nearly_nothing else _gain(kept, limit)
