@@ -51,7 +51,9 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
+    limit = max(1.0, float(np.abs(samples).max()))
     samples[:, joined] = samples[:, joined] * ramp[at] + room.slice(lap, lap + fade)[:, at] * ramp[::-1][at]
+    samples = np.clip(samples, -limit, limit)
     return Waveform(samples, room.sample_rate, recorded_channels=room.recorded_channels)
 
 

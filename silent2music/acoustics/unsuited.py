@@ -203,7 +203,8 @@ def _peaks(level: DoubleArray) -> NDArray[np.bool_]:
     peaks = np.zeros(level.shape, bool)
     peaks[:, 1:-1] = (level[:, 1:-1] > level[:, :-2]) & (level[:, 1:-1] >= level[:, 2:])
     peaks &= level - uniform_filter1d(level, 31, axis=1) > PARTIAL_DB
-    return peaks & (hz > PARTIAL_HZ[0]) & (hz < PARTIAL_HZ[1]) & (level > whole - PARTIAL_RANGE_DB)
+    peaks &= (hz > PARTIAL_HZ[0]) & (hz < PARTIAL_HZ[1]) & (level > whole - PARTIAL_RANGE_DB)
+    return peaks
 
 
 def _voice(frames: DoubleArray, window: DoubleArray) -> Voice:

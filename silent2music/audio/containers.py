@@ -134,7 +134,7 @@ def layout(path: Path) -> Layout:
             known = path.suffix.lower() in (".mp3", ".mp2")
             start = mpeg.first_frame(data, begin, size if known else min(size, begin + mpeg.JUNK_BYTES))
             if start is not None:
-                return _mpeg(data, start, size)
+                return _mpeg(data, start, size) or _whole(size)
     return _whole(size)
 
 

@@ -111,7 +111,7 @@ class Waveform:
         fixed = np.zeros((self.n_channels, n_samples), np.float32)
         n_shared = min(n_samples, out.shape[1])
         fixed[:, :n_shared] = out[:, :n_shared]
-        return replace(self, samples=fixed, sample_rate=sample_rate)
+        return replace(self, samples=within_peak(fixed, self.samples), sample_rate=sample_rate)
 
 
 class Recording:
@@ -210,6 +210,12 @@ def level_curve_dbfs(samples: FloatArray | DoubleArray, n_block: int) -> DoubleA
     n_block = min(n_block, len(power))
     n_blocks = len(power) // n_block
     return to_dbfs(power[: n_blocks * n_block].reshape(n_blocks, n_block).mean(axis=1))
+
+
+def within_peak(samples: FloatArray, source: FloatArray) -> FloatArray:
+    """Samples clipped to full scale, or to the peak of what they were made of if that was beyond it already."""
+    limit = max(1.0, float(np.abs(source).max()))
+    return np.clip(samples, -limit, limit)
 
 
 def db_to_gain(db: float) -> float:
