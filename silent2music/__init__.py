@@ -7,9 +7,10 @@ Example:
     ```python
     import silent2music as s2m
 
-    model = s2m.Silent2Music.from_pretrained("checkpoints/base")
-    music = model.generate(s2m.read("room.wav"), s2m.SamplingConfig(seed=7))
+    model = s2m.load()
+    music = model.generate("room.wav", seed=7)
     s2m.write("music.wav", s2m.normalised(music, lufs=-18.0, true_peak=-1.0))
+    print(s2m.follow_score("room.wav", music))
     ```
 """
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from silent2music.audio import write as write
     from silent2music.config import SamplingConfig as SamplingConfig
     from silent2music.errors import S2MError as S2MError
+    from silent2music.evaluation.following import follow_score as follow_score
+    from silent2music.model import Piece as Piece
     from silent2music.model import Silent2Music as Silent2Music
+    from silent2music.model import load as load
 
 __version__ = "0.2.0"
 
@@ -40,7 +44,10 @@ _HOMES = {
     "write": "audio",
     "SamplingConfig": "config",
     "S2MError": "errors",
+    "follow_score": "evaluation.following",
+    "Piece": "model",
     "Silent2Music": "model",
+    "load": "model",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 
@@ -50,3 +57,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"silent2music.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'silent2music' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return __all__

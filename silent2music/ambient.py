@@ -1,4 +1,4 @@
-"""What the model hears of a room: features on the codec's time axis, and the encoder that embeds them.
+"""What the model hears of a room: features on the codec's time axis, and the networks that embed them.
 
 Level stays absolute: the recording's median spectrum in dBFS is among the scalars and the momentary level in
 dBFS among the frames, while the log-mel frames are taken relative to that median, so that a footstep looks the
@@ -23,7 +23,6 @@ from silent2music.acoustics import (
     profile_scalars,
 )
 from silent2music.audio import FLOOR_DBFS, FloatArray, Waveform
-from silent2music.conditioning import Conditioning
 from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
 from silent2music.filters import mel_filters
@@ -133,82 +132,96 @@ class _ConvBlock(nn.Module):
         return out
 
 
-class AmbientEncoder(nn.Module):
-    """Ambient features to conditioning embeddings.
+class Standardise(nn.Module):
+    """Values `[..., F]` less their mean and over their deviation, as measured by `fit`.
 
-    A stack of dilated convolutions sees a bounded stretch around each step: what lies further ahead than
-    `lookahead_seconds` cannot change an embedding, so live input works with that much delay. The global tokens
-    come from the scalars of the recording.
+    Held within eight deviations: input unlike all training data must not drive a network out of range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("std", torch.ones(n_features))
+
+    def fit(self, values: Tensor) -> None:
+        """Measure on training values `[n, F]`; fewer than two have no deviation and change nothing."""
+        if len(values) < 2:
+            return
+        self.mean.copy_(values.mean(dim=0))
+        self.std.copy_(values.std(dim=0).clamp_min(0.05))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., F]`, standardised."""
+        return ((x - self.mean) / self.std).clamp(-8.0, 8.0)
+
+
+class FrameEncoder(nn.Module):
+    """Ambient features along time to embeddings: a stack of dilated convolutions.
+
+    It sees a bounded stretch around each step: what lies further ahead than `lookahead_seconds` cannot change an
+    embedding, so live input works with that much delay.
 
     Args:
         config: sizes.
         out_dim: D, the decoder's width.
 
+    Attributes:
+        lookahead_frames: how many steps it sees to either side.
+
     Raises:
         ConfigError: if the stack would look further ahead than it states.
     """
 
-    feature_mean: Tensor
-    feature_std: Tensor
-    scalar_mean: Tensor
-    scalar_std: Tensor
-
     def __init__(self, config: AmbientConfig, out_dim: int) -> None:
         super().__init__()
-        self.config = config
         dilations = [DILATIONS[i % len(DILATIONS)] for i in range(config.n_layers)]
-        self.lookahead_steps = sum(dilations) * (config.kernel_size // 2)
-        if self.lookahead_steps > config.lookahead_seconds * config.frame_rate:
+        self.lookahead_frames = sum(dilations) * (config.kernel_size // 2)
+        if self.lookahead_frames > config.lookahead_seconds * config.frame_rate:
             raise ConfigError(
                 f"ambient.n_layers={config.n_layers} with kernel_size={config.kernel_size} looks "
-                f"{self.lookahead_steps / config.frame_rate:.2f} s ahead; expected at most "
+                f"{self.lookahead_frames / config.frame_rate:.2f} s ahead; expected at most "
                 f"lookahead_seconds={config.lookahead_seconds}: lower one or raise the other."
             )
-        self.register_buffer("feature_mean", torch.zeros(n_features(config)))
-        self.register_buffer("feature_std", torch.ones(n_features(config)))
-        self.register_buffer("scalar_mean", torch.zeros(n_scalars(config)))
-        self.register_buffer("scalar_std", torch.ones(n_scalars(config)))
+        self.standardise = Standardise(n_features(config))
         self.embed = nn.Linear(n_features(config), config.dim)
         self.blocks = nn.ModuleList(
             _ConvBlock(config.dim, config.kernel_size, d, config.dropout) for d in dilations
         )
         self.norm = nn.LayerNorm(config.dim)
         self.project = nn.Linear(config.dim, out_dim)
-        self.tokens = nn.Sequential(
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """`[B, S, D]` from `frames` `[B, S, n_features]`; `mask` `[B, S]` is false for padding."""
+        keep = mask[..., None].to(frames.dtype)
+        x = self.embed(self.standardise(frames))
+        for block in self.blocks:
+            x = block(x, keep)
+        out: Tensor = self.project(self.norm(x))
+        return out
+
+
+class ScalarEncoder(nn.Module):
+    """Scalars of a whole recording to global tokens.
+
+    Args:
+        config: sizes.
+        out_dim: D, the decoder's width.
+    """
+
+    def __init__(self, config: AmbientConfig, out_dim: int) -> None:
+        super().__init__()
+        self.n_tokens = config.n_global_tokens
+        self.standardise = Standardise(n_scalars(config))
+        self.layers = nn.Sequential(
             nn.Linear(n_scalars(config), config.dim),
             nn.GELU(),
             nn.Linear(config.dim, config.n_global_tokens * out_dim),
         )
 
-    def set_statistics(self, frames: Tensor, scalars: Tensor) -> None:
-        """Standardise with the mean and deviation of training features `[n, n_features]`, `[n, n_scalars]`."""
-        for name, values in (("feature", frames), ("scalar", scalars)):
-            getattr(self, f"{name}_mean").copy_(values.mean(dim=0))
-            getattr(self, f"{name}_std").copy_(values.std(dim=0).clamp_min(0.05))
-
-    def forward(self, frames: Tensor, scalars: Tensor, mask: Tensor) -> Conditioning:
-        """Embed.
-
-        Args:
-            frames: `[B, S, n_features]`.
-            scalars: `[B, n_scalars]`.
-            mask: `[B, S]` bool, false for padding.
-
-        Returns:
-            Conditioning with `frames [B, S, D]`, the last valid step held where padded, and `tokens [B, G, D]`.
-        """
-        keep = mask[..., None].to(frames.dtype)
-        # Within eight deviations: a recording unlike all training data must not drive the network out of range.
-        x = ((frames - self.feature_mean) / self.feature_std).clamp(-8.0, 8.0)
-        x = self.embed(x)
-        for block in self.blocks:
-            x = block(x, keep)
-        x = self.project(self.norm(x))
-        # A shorter row holds its last step, as the decoder does for the columns that end the delay pattern.
-        last = (mask.sum(dim=1) - 1).clamp_min(0)
-        step = torch.minimum(torch.arange(x.shape[1], device=x.device)[None], last[:, None])
-        x = x.gather(1, step[..., None].expand_as(x))
-        s = ((scalars - self.scalar_mean) / self.scalar_std).clamp(-8.0, 8.0)
-        tokens = self.tokens(s).unflatten(1, (self.config.n_global_tokens, -1))
-        tokens_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return Conditioning(frames=x, frames_mask=mask, tokens=tokens, tokens_mask=tokens_mask)
+    def forward(self, scalars: Tensor) -> Tensor:
+        """`[B, G, D]` from `[B, n_scalars]`."""
+        tokens: Tensor = self.layers(self.standardise(scalars)).unflatten(1, (self.n_tokens, -1))
+        return tokens

@@ -14,45 +14,35 @@ from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, as_stored, digest
+from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
 from silent2music.errors import CheckpointError, ConfigError
+from silent2music.files import atomic_path
+from silent2music.weights import fill, read_weights, write_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
 class Codec(Protocol):
-    """Sound as tokens. K codebooks of V entries, T codec frames, all of it deterministic."""
+    """Sound as tokens and back, all of it deterministic.
 
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the sound taken and given, in Hz."""
-        ...
+    Attributes:
+        sample_rate: of the sound taken and given, in Hz.
+        frame_rate: codec frames per second.
+        channels: C, of the sound taken and given.
+        n_codebooks: K, codes in a codec frame.
+        codebook_size: V, entries of a codebook.
+    """
 
-    @property
-    def frame_rate(self) -> float:
-        """Codec frames per second."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """C, channels of the sound taken and given."""
-        ...
-
-    @property
-    def n_codebooks(self) -> int:
-        """K, codes in a codec frame."""
-        ...
-
-    @property
-    def codebook_size(self) -> int:
-        """V, entries of a codebook."""
-        ...
+    sample_rate: int
+    frame_rate: float
+    channels: int
+    n_codebooks: int
+    codebook_size: int
 
     @property
     def checksum(self) -> str:
@@ -71,7 +61,7 @@ class Codec(Protocol):
     def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`.
 
-        With `n_codebooks` those of so many first codebooks alone, which do not depend on the others.
+        With `n_codebooks` only those of so many first codebooks.
         """
         ...
 
@@ -105,6 +95,8 @@ class SeanetCodec(nn.Module):
         from encodec.quantization.core_vq import ResidualVectorQuantization
 
         self.config = config
+        self.sample_rate, self.frame_rate = config.sample_rate, config.sample_rate / config.samples_per_code
+        self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size
         sizes: dict[str, Any] = {
             "channels": 1,
             "dimension": config.dim,
@@ -121,26 +113,6 @@ class SeanetCodec(nn.Module):
             codebook_size=config.codebook_size,
             kmeans_iters=10,
         )
-
-    @property
-    def sample_rate(self) -> int:
-        """In Hz."""
-        return self.config.sample_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Codec frames per second."""
-        return self.config.sample_rate / self.config.samples_per_code
-
-    @property
-    def n_codebooks(self) -> int:
-        """K."""
-        return self.config.n_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        """V."""
-        return self.config.codebook_size
 
     @property
     def checksum(self) -> str:
@@ -250,7 +222,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     """Write a codec to `config.json` and `model.safetensors` in a folder, weights in 16 bits.
 
     Raises:
-        CheckpointError: if the folder cannot be written.
+        AudioError: if the folder cannot be written.
     """
     folder = Path(folder)
     values: dict[str, Any] = {"kind": cast(Any, codec).kind}
@@ -259,14 +231,9 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     else:
         values |= {"settings": to_dict(cast(Any, codec).config)}
     values |= {"checksum": codec.checksum, "decoder_version": codec.decoder_version}
-    tensors = {name: as_stored(tensor) for name, tensor in cast(nn.Module, codec).state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / WEIGHTS_FILE)
-        (folder / WEIGHTS_FILE).chmod(0o644)
-        (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be written ({error}); choose another place.") from error
+    write_weights(cast(nn.Module, codec).state_dict(), folder / WEIGHTS_FILE)
+    with atomic_path(folder / CONFIG_FILE, force=True) as file:
+        file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def load_codec(folder: Path | str) -> Codec:
@@ -294,7 +261,7 @@ def load_codec(folder: Path | str) -> Codec:
         raise CheckpointError(
             f"{file}: the settings do not fit this version ({error}); get the folder again."
         ) from error
-    _load_weights(codec, folder / WEIGHTS_FILE)
+    fill(codec.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     stated = values.get("checksum")
     if stated != cast(Codec, codec).checksum:
         raise CheckpointError(
@@ -347,25 +314,6 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} holds no table of fields; get the folder again.")
     return values
-
-
-def _load_weights(module: nn.Module, file: Path) -> None:
-    """Fill a module from a file, every tensor of it and no other, each of the right shape."""
-    if not file.exists():
-        raise CheckpointError(f"{file} is missing; get the folder again.")
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is truncated or damaged ({error}); get the folder again.") from error
-    expected = module.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        got = tuple(tensors[name].shape) if name in tensors else "absent"
-        wanted = tuple(expected[name].shape) if name in expected else "absent"
-        if got != wanted:
-            raise CheckpointError(
-                f"{file}: field '{name}' is {got} and {CONFIG_FILE} asks for {wanted}; the two do not belong together."
-            )
-    module.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()})
 
 
 # Piece by piece

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from silent2music.errors import ConfigError
+from silent2music.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
@@ -27,15 +27,8 @@ T = TypeVar("T")
 class CodecConfig:
     """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase.
 
-    Learned corrections of the encoder and the decoder exist where their number of layers is not 0. The first
-    `n_core_codebooks` are searched as if there were no others, so that their codes, which a token model writes,
-    are those of a codec without them; with 0 all are searched together.
-
-    With `gain_bands` the codebooks after the core hold logarithmic gains of so many bands of each STFT frame: by
-    how much the music is louder there than what the core's codes decode to. A gain's squared error counts by the
-    band's amplitude relative to the loudest, to the power `gain_emphasis`. With a `gain_run` above 1 they are predicted
-    from the codec frame before and the rest is coded, begun anew after so many frames. `refiner_layers` are of a second
-    learned correction, which sees those gains.
+    `n_candidates` paths are kept in the quantiser's search. The decoder's learned correction exists where
+    `decoder_layers` is not 0; `correction_dim` is its width.
     """
 
     sample_rate: int = 24_000
@@ -45,17 +38,11 @@ class CodecConfig:
     power: float = 0.4
     n_components: int = 256
     n_codebooks: int = 8
-    n_core_codebooks: int = 0
     codebook_size: int = 1024
     n_candidates: int = 4
     griffin_lim_iterations: int = 4
-    encoder_layers: int = 0
     decoder_layers: int = 0
     correction_dim: int = 192
-    gain_bands: int = 0
-    gain_emphasis: float = 0.0
-    gain_run: int = 1
-    refiner_layers: int = 0
 
     @property
     def samples_per_code(self) -> int:
@@ -122,11 +109,19 @@ class DecoderConfig:
         return self.dim // self.n_heads
 
 
+ROOM_CONTROLS = ("room_frames", "room_scalars")
+"""What a model hears of the recording; of the others in `signals.CONTROLS` it has those that its config names."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model, as stored in its `config.json`."""
+    """A whole model, as stored in its `config.json`.
+
+    `controls` are names in `signals.CONTROLS`; `guidance` is the strength of the room where none is given.
+    """
 
     name: str = "base"
+    controls: tuple[str, ...] = ROOM_CONTROLS
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     codec: str = "bundled"
@@ -143,13 +138,18 @@ PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn; passed with every call."""
+    """How tokens are drawn; passed with every call.
+
+    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
+    where the weights have limits for it.
+    """
 
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
-    guidance: float = 1.25
+    guidance: float | None = None
     seed: int = 0
+    constraints: tuple[str, ...] = ("cells", "rests")
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -158,7 +158,7 @@ class SamplingConfig:
             raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if not self.guidance >= 0:
+        if self.guidance is not None and not self.guidance >= 0:
             raise ConfigError(f"guidance is {self.guidance}; expected 0 or more (1 is off).")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")
@@ -174,6 +174,9 @@ class TrainingConfig:
     With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
     draws for the same rooms; `selfplay_beta`, per nat, says how soon a piece that has become likelier than its
     counterpart is left alone.
+
+    `control_dropout` says which share of the rows loses a control, or all controls of a group, where it differs from
+    what `signals.CONTROLS` and `signals.GROUP_DROPOUT` say.
     """
 
     batch_size: int = 16
@@ -185,7 +188,7 @@ class TrainingConfig:
     max_minutes: float = 0.0
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
-    conditioning_dropout: float = 0.15
+    control_dropout: dict[str, float] = field(default_factory=dict)
     selfplay_weight: float = 0.0
     selfplay_beta: float = 0.02
     ema_decay: float = 0.999
@@ -200,17 +203,16 @@ class TrainingConfig:
 class CodecTrainingConfig:
     """The codec's training loop; the closed form comes before it.
 
-    With `freeze_tokens` the encoder and the quantiser stay as they are, so that a token model goes on to fit. With
-    the `objective` "magnitudes" the decoder's correction is trained on magnitudes alone, of `cached_minutes` of
-    music that are coded once: many more steps in the same time than with "sound". "coded_sound" is between the two: such
-    music, and the sound that the decoder makes of its codes. `slope_weight` is of these two objectives, `level_weight`
-    and `roughness_weight` are of "coded_sound".
+    Of the bundled codec (`kind`) the decoder's correction is trained, on `cached_minutes` of music that are coded once,
+    and tokens stay as they are, so that a token model goes on to fit; of `seanet` everything. `objective` is `sound`, or
+    `magnitudes` of the bundled codec alone: many more steps in the same time, since no phase is rebuilt. The weights
+    are of `distances.sound_distances`; `roughness_weight` is of sound alone. An `adversarial_weight` above 0 adds
+    EnCodec's discriminator: then it and `feature_weight` are shares of the gradient, beside 1 for all distances.
     """
 
     kind: str = "bundled"
     objective: str = "sound"
     cached_minutes: float = 60.0
-    freeze_tokens: bool = True
     batch_size: int = 8
     crop_seconds: float = 2.0
     learning_rate: float = 5e-4
@@ -226,9 +228,8 @@ class CodecTrainingConfig:
     level_weight: float = 0.0
     roughness_weight: float = 0.0
     commitment_weight: float = 0.25
-    adversarial: bool = False
-    adversarial_weight: float = 1.0
-    feature_weight: float = 2.0
+    adversarial_weight: float = 0.0
+    feature_weight: float = 0.67
     discriminator_filters: int = 16
     codebook_dropout: float = 0.1
     mixed_precision: str = "auto"
@@ -378,8 +379,9 @@ class AmbienceConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Everything a recipe may state."""
+    """Everything a recipe may state; `controls` are those of the model."""
 
+    controls: tuple[str, ...] = ROOM_CONTROLS
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -498,6 +500,40 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
-    """The settings of a recipe: a folder with `recipe.toml`, or such a file itself."""
+    """The settings of a recipe: a folder with `recipe.toml`, such a file, or the bare name of one that ships.
+
+    Raises:
+        ConfigError: if there is no such recipe, or it holds a setting that does not exist.
+    """
+    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+        named = shipped("recipes", path.name)
+        if named is None:
+            raise ConfigError(
+                f"{path} is no recipe; expected a folder with recipe.toml, a TOML file, or the name of a recipe "
+                "that ships, such as vr."
+            )
+        path = named
     file = path / "recipe.toml" if path.is_dir() else path
     return from_dict(RecipeConfig, apply_overrides(read_values(file), overrides))
+
+
+def shipped(kind: str, name: str) -> Path | None:
+    """Where a model (`checkpoints`) or a recipe (`recipes`) that ships lies, None if it does not.
+
+    Inside an installed package, or at the root of a checkout.
+    """
+    package = Path(__file__).parent
+    places = (package / kind / name, package.parent / kind / name)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def default_model() -> Path:
+    """The folder of the model that ships.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = shipped("checkpoints", "base")
+    if folder is None or not (folder / "config.json").exists():
+        raise CheckpointError("No model came with this installation; give --model with a model folder.")
+    return folder

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
@@ -20,6 +20,30 @@ REST_SHARES = (0.01, 0.03, 0.1, 0.3)
 
 REST_QUANTILE = 0.97
 """Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What steers the decoder, embedded.
+
+    Attributes:
+        frames: `[B, S, D]`, added to the column of each codec frame.
+        mask: `[B, S]` bool, false where a row is padding.
+        tokens: `[B, G, D]`, global embeddings that every column may attend to.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    tokens: Tensor
+
+    def slice(self, begin: int, end: int) -> Conditioning:
+        """Frames `begin` to before `end`."""
+        return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens)
+
+    def expand(self, n_rows: int) -> Conditioning:
+        """A single row as that of each of `n_rows` rows."""
+        frames, tokens = self.frames.expand(n_rows, -1, -1), self.tokens.expand(n_rows, -1, -1)
+        return Conditioning(frames, self.mask.expand(n_rows, -1), tokens)
 
 
 class DelayPattern:
@@ -53,12 +77,6 @@ class DelayPattern:
         k = self.n_codebooks
         t = grid.shape[2] - k + 1
         return torch.stack([grid[:, i, i : i + t] for i in range(k)], dim=1)
-
-    def valid(self, n_frames: int) -> Tensor:
-        """Bool `[K, n_frames + K - 1]`: the cells that hold a token."""
-        column = torch.arange(n_frames + self.n_codebooks - 1)
-        frame = column[None, :] - torch.arange(self.n_codebooks)[:, None]
-        return (frame >= 0) & (frame < n_frames)
 
 
 def rotary_tables(positions: Tensor, n_dims: int, base: float) -> tuple[Tensor, Tensor]:
@@ -95,40 +113,24 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, config.dim, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[B, H, T, head_dim]`."""
-        q, k, v = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
-        shape = (self.n_heads, self.head_dim)
-        return (
-            q.unflatten(-1, shape).transpose(1, 2),
-            k.unflatten(-1, shape).transpose(1, 2),
-            v.unflatten(-1, shape).transpose(1, 2),
-        )
-
-    def _after(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Residual paths after attention, `attended` being `[B, H, T, head_dim]`."""
-        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.dropout(self.down(functional.silu(gate) * up))
-        return out
-
     def forward(
         self, x: Tensor, mask: Tensor, n_tokens: int, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`x` `[B, G + T, D]`; returns the same, and keys and values as a cache wants them.
+        """`x` `[B, G + T, D]`; returns the same, and keys and values `[B, H, G + T, head_dim]`, as a ring wants them.
 
         Global tokens have no place in time: their keys keep the content dimensions alone, so that how much a
         frame listens to them cannot depend on how far the piece has come.
         """
-        q, k, v = self._heads(x)
+        shape = (self.n_heads, self.head_dim)
+        qkv = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, shape).transpose(1, 2) for part in qkv)
         q = torch.cat([q[:, :, :n_tokens], rotate(q[:, :, n_tokens:], cos, sin)], dim=2)
-        token_keys = torch.cat(
-            [torch.zeros_like(k[:, :, :n_tokens, : self.n_rotary]), k[:, :, :n_tokens, self.n_rotary :]],
-            dim=-1,
-        )
-        k = torch.cat([token_keys, rotate(k[:, :, n_tokens:], cos, sin)], dim=2)
+        of_tokens = functional.pad(k[:, :, :n_tokens, self.n_rotary :], (self.n_rotary, 0))
+        k = torch.cat([of_tokens, rotate(k[:, :, n_tokens:], cos, sin)], dim=2)
         attended = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self._after(x, attended), k, v
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(functional.silu(gate) * up)), k, v
 
 
 class Decoder(nn.Module):

@@ -16,7 +16,7 @@ MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 """Window in samples and number of mel bands of each scale; the hop is a quarter of the window."""
 
 STFT_SCALES = (512, 1024, 2048)
-"""Windows of `stft_distance`, in samples; `MEL_SCALES` has them too."""
+"""Windows of the distance `stft`, in samples; `MEL_SCALES` has them too."""
 
 SOUND_DISTANCES = ("mel", "slope", "stft", "level", "roughness")
 """What `sound_distances` knows."""
@@ -88,17 +88,18 @@ def sound_distances(
 
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
-        scale, in which attacks and roughness are; `stft`, that of `stft_distance`; `level`, that of `level_distance`;
-        `roughness`, that of `added_roughness`.
+        scale, in which attacks and roughness are; `stft`, the mean absolute difference of magnitudes to the power 0.4
+        over `STFT_SCALES`; `level`, that of `level_distance`; `roughness`, that of `added_roughness`.
     """
-    spectra = [_spectra(x) for x in (reference, estimate)]
-    errors = _log_mel_errors(spectra[0], spectra[1], sample_rate)
-    wanted, got = (x[2048].transpose(1, 2) for x in spectra)
+    wanted, got = _spectra(reference), _spectra(estimate)
+    errors = _log_mel_errors(wanted, got, sample_rate)
     distances = {
         "mel": lambda: torch.stack([error.abs().mean() for error in errors]).mean(),
         "slope": lambda: torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
-        "stft": lambda: _stft_distance(spectra[0], spectra[1]).mean(),
-        "level": lambda: level_distance(wanted, got, sample_rate).mean(),
+        "stft": lambda: torch.stack(
+            [(wanted[n].pow(0.4) - got[n].pow(0.4)).abs().mean() for n in STFT_SCALES]
+        ).mean(),
+        "level": lambda: level_distance(wanted[2048].mT, got[2048].mT, sample_rate).mean(),
         "roughness": lambda: added_roughness(reference, estimate, sample_rate).mean(),
     }
     return {name: distances[name]() for name in names}
@@ -197,13 +198,3 @@ def magnitude_distances(
     stft = (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)
     level = level_distance(plain[0], plain[1], sample_rate).mean()
     return {"mel": mel, "slope": slope, "stft": stft, "level": level}
-
-
-def stft_distance(reference: Tensor, estimate: Tensor) -> Tensor:
-    """Mean absolute difference of magnitudes to the power 0.4 at three windows, `[B]` of samples `[B, N]`."""
-    return _stft_distance(*({n: spectrum(x, n) for n in STFT_SCALES} for x in (reference, estimate)))
-
-
-def _stft_distance(reference: dict[int, Tensor], estimate: dict[int, Tensor]) -> Tensor:
-    differences = [(reference[n].pow(0.4) - estimate[n].pow(0.4)).abs().mean((1, 2)) for n in STFT_SCALES]
-    return torch.stack(differences).mean(0)

@@ -5,6 +5,11 @@ catches `S2MError` once, prints the sentence and exits with 1; any other excepti
 keeps its traceback.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
 
 class S2MError(Exception):
     """Base of all errors whose message is meant for the user."""
@@ -24,3 +29,24 @@ class ConfigError(S2MError):
 
 class CheckpointError(S2MError):
     """A model or codec folder that is missing, incomplete or does not fit the code."""
+
+
+def require(module: str, extra: str | None = None) -> ModuleType:
+    """Import an optional module, or say how to install it.
+
+    Args:
+        module: Dotted name, as in `matplotlib.figure`.
+        extra: The extra of silent2music that brings it (`plot`, `train`, `eval`, `hub`), or None for a
+            package that a full installation has and a minimal one (requirements-minimal.txt) leaves out.
+
+    Raises:
+        S2MError: The module, or one that it imports itself, is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        missing = (error.name or module).partition(".")[0]
+        wanted = package if missing == package else f"{package} (which needs {missing})"
+        source = f"'silent2music[{extra}]'" if extra else package
+        raise S2MError(f"{wanted} is not installed; install it by: pip install {source}") from None

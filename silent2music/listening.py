@@ -1,27 +1,27 @@
-"""A room as a stream of conditioning: what is heard piece by piece, at constant memory.
+"""A room as a stream of signals: what is heard piece by piece, at constant memory.
 
 A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
 windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
 nothing jumps where two windows meet; what is said of the whole recording is joined from the same windows. Live,
-what was heard last is measured again and again, and what the encoder would like to know of the future is what it
-hears now.
+what was heard last is measured again and again, and what the embedders would like to know of the future is what they
+hear now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.acoustics.joining import Part, joined
-from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
+from silent2music.ambient import AmbientFeatures, ambient_features
 from silent2music.audio import MIN_SECONDS, FloatArray, Recorded, Waveform
-from silent2music.conditioning import Conditioning
-from silent2music.config import AmbientConfig
+from silent2music.config import AmbientConfig, ModelConfig
+from silent2music.decoder import Conditioning
 from silent2music.errors import AudioError
+from silent2music.signals import Signals, read_signals
 
 WINDOW_SECONDS, OVERLAP_SECONDS = 60.0, 10.0
 """Rooms are measured whole up to the one; neighbouring windows of longer ones share the other."""
@@ -124,17 +124,72 @@ def _window_steps(config: AmbientConfig) -> tuple[int, int]:
     return round(WINDOW_SECONDS * config.frame_rate), round(OVERLAP_SECONDS * config.frame_rate)
 
 
-def listen(
-    room: Recorded, seconds: float, config: AmbientConfig, measured: Measured | None = None
-) -> Iterator[AmbientFeatures]:
-    """Features for `seconds` of music, in pieces of at most `PIECE_STEPS`.
+def listen_whole(
+    room: Recorded, seconds: float, config: ModelConfig, known: Mapping[str, Any] | None = None
+) -> Signals:
+    """Signals for `seconds` of music, one row: of the room's first stretch, or of the room repeated, measured whole.
 
     Args:
-        room: the recording, repeated if it is shorter.
+        room: the recording.
         seconds: of music.
-        config: rates and mel bins.
+        config: rates, mel bins, controls.
+        known: the user's options for the other controls, by name.
+    """
+    room = repeated(room, seconds)
+    features = ambient_features(room, analyze(room), config.ambient)
+    features = AmbientFeatures(features.frames[: n_steps_of(seconds, config.ambient)], features.scalars)
+    return next(_signals([features], config, known))
+
+
+def listen(
+    room: Recorded,
+    seconds: float,
+    config: ModelConfig,
+    known: Mapping[str, Any] | None = None,
+    measured: Measured | None = None,
+) -> Iterator[Signals]:
+    """As `listen_whole`, in pieces of at most `PIECE_STEPS` codec frames; long rooms are measured in windows.
+
+    Args:
+        room, seconds, config, known: as for `listen_whole`.
         measured: takes the room's profiles from there, and leaves them there.
     """
+    return _signals(_windowed(room, seconds, config.ambient, measured), config, known)
+
+
+def listen_live(
+    chunks: Iterable[Waveform], config: ModelConfig, known: Mapping[str, Any] | None = None
+) -> Iterator[Signals]:
+    """Signals of each codec frame of live input as soon as it was heard.
+
+    What stands for the whole recording offline (scalars, median spectrum, pulse, reverberation) is measured on
+    the last `LIVE_SECONDS`, every `REFRESH_SECONDS`.
+
+    Args:
+        chunks: room sound as it comes, in chunks of any length and of one rate; best one codec frame each.
+        config, known: as for `listen_whole`.
+
+    Raises:
+        AudioError: if the rate changes, or there is nothing at all.
+    """
+    return _signals(_heard_live(chunks, config.ambient), config, known)
+
+
+def _signals(
+    pieces: Iterable[AmbientFeatures], config: ModelConfig, known: Mapping[str, Any] | None
+) -> Iterator[Signals]:
+    """Features of successive pieces of a room as signals, beside those that the user's options give."""
+    begin = 0
+    for features in pieces:
+        end = begin + len(features.frames)
+        yield read_signals(config.controls, {**(known or {}), "room": features}, begin, end)
+        begin = end
+
+
+def _windowed(
+    room: Recorded, seconds: float, config: AmbientConfig, measured: Measured | None
+) -> Iterator[AmbientFeatures]:
+    """Features for `seconds` of music, in pieces, the windows crossfaded."""
     measured = measured or Measured(room, config)
     n_wanted = n_steps_of(seconds, config)
     length, overlap = _window_steps(config)
@@ -173,19 +228,8 @@ def _crossfade(before: AmbientFeatures, after: AmbientFeatures, n_most: int) -> 
         yield AmbientFeatures(frames[i : min(i + FADE_STEPS, n_most)], scalars)
 
 
-def listen_live(chunks: Iterable[Waveform], config: AmbientConfig) -> Iterator[AmbientFeatures]:
-    """Features of each step of live input as soon as it was heard.
-
-    What stands for the whole recording offline (scalars, median spectrum, pulse, reverberation) is measured on
-    the last `LIVE_SECONDS`, every `REFRESH_SECONDS`.
-
-    Args:
-        chunks: room sound as it comes, in chunks of any length and of one rate; best one codec frame each.
-        config: rates and mel bins.
-
-    Raises:
-        AudioError: if the rate changes, or there is nothing at all.
-    """
+def _heard_live(chunks: Iterable[Waveform], config: AmbientConfig) -> Iterator[AmbientFeatures]:
+    """Features of what was heard since the last piece."""
     step = config.sample_rate / config.frame_rate
     heard = np.zeros(0, np.float32)  # from `origin` steps on
     origin = n_done = 0
@@ -224,40 +268,46 @@ def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatAr
         yield mono if rate == sample_rate else stream.resample_chunk(mono)
 
 
-def embed(
-    encoder: AmbientEncoder, pieces: Iterable[AmbientFeatures], live: bool = False
-) -> Iterator[Conditioning]:
-    """Conditioning of a stream of features, one row, in pieces; `tokens` are those of the newest scalars.
+class Steering:
+    """Embeds a stream of signals, one row, piece by piece as soon as no later signal can change the embeddings.
 
     Args:
-        encoder: in evaluation mode.
-        pieces: features of successive stretches.
-        live: do not wait for the steps that the encoder looks ahead: the newest one is held in their place.
-
-    Yields:
-        `frames [1, n, D]` as the encoder gives them on the whole sequence, but for rounding.
+        embed: from signals to conditioning under them and under none of the room.
+        lookahead_frames: how far an embedding depends on signals to either side, in codec frames.
+        live: do not wait for what lies ahead: the newest signals are held in its place.
     """
-    device = encoder.feature_mean.device
-    context = encoder.lookahead_steps
-    known: Tensor | None = None  # from `context` steps before the next one to be given on
-    n_before = 0
-    scalars = torch.zeros(0)
 
-    def embedded(known: Tensor, n_ready: int, n_held: int) -> Conditioning:
-        frames = torch.cat([known, known[-1:].expand(n_held, -1)])[None]
-        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=device)
-        whole: Conditioning = encoder(frames, scalars[None], mask)
-        part = slice(n_before, n_ready)
-        return Conditioning(whole.frames[:, part], mask[:, part], whole.tokens, whole.tokens_mask)
+    def __init__(
+        self,
+        embed: Callable[[Signals], tuple[Conditioning, Conditioning]],
+        lookahead_frames: int,
+        live: bool = False,
+    ) -> None:
+        self._embed, self._context, self._live = embed, lookahead_frames, live
+        self._known: Signals | None = None  # from `lookahead_frames` before the next to be given on
+        self._n_before = 0
 
-    for piece in pieces:
-        frames = torch.from_numpy(piece.frames).to(device)
-        scalars = torch.from_numpy(piece.scalars).to(device)
-        known = frames if known is None else torch.cat([known, frames])
-        n_ready = len(known) - (0 if live else context)
-        if n_ready > n_before:
-            yield embedded(known, n_ready, context if live else 0)
-            n_dropped = max(0, n_ready - context)
-            known, n_before = known[n_dropped:], n_ready - n_dropped
-    if known is not None and len(known) > n_before:
-        yield embedded(known, len(known), 0)
+    def push(self, piece: Signals) -> tuple[Conditioning, Conditioning] | None:
+        """The signals of the next frames; gives the conditioning of those that are final now, if there are any.
+
+        `frames [1, n, D]` are as on the whole sequence, but for rounding; `tokens` are of the newest signals.
+        """
+        self._known = known = piece if self._known is None else self._known.then(piece)
+        n_ready = known.n_frames - (0 if self._live else self._context)
+        if n_ready <= self._n_before:
+            return None
+        ready = self._embedded(known, n_ready, self._context if self._live else 0)
+        n_dropped = max(0, n_ready - self._context)
+        self._known, self._n_before = known.slice(n_dropped, known.n_frames), n_ready - n_dropped
+        return ready
+
+    def flush(self) -> tuple[Conditioning, Conditioning] | None:
+        """No signals follow: gives the conditioning of the frames that are left, if there are any."""
+        known = self._known
+        if known is None or known.n_frames <= self._n_before:
+            return None
+        return self._embedded(known, known.n_frames, 0)
+
+    def _embedded(self, known: Signals, n_ready: int, n_held: int) -> tuple[Conditioning, Conditioning]:
+        given, null = self._embed(known.held(n_held))
+        return given.slice(self._n_before, n_ready), null.slice(self._n_before, n_ready)

@@ -1,56 +1,76 @@
-"""The whole model: a room in, music out. This file is the data path."""
+"""The whole model: a room in, music out. This file is the data path.
+
+```
+room -> signals -> embeddings -> columns -> codes -> sound
+  listening   Embedder    TokenLoop            codec
+```
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.acoustics import analyze
-from silent2music.ambient import AmbientEncoder, AmbientFeatures, ambient_features
-from silent2music.audio import Recorded, Recording, Waveform
+from silent2music.arrays import FloatArray, IntArray
+from silent2music.audio import Recorded, Recording, Waveform, open_recording
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
-from silent2music.conditioning import Conditioning, NullConditioning, drop
-from silent2music.config import ModelConfig, Precision, SamplingConfig, from_dict, to_dict
-from silent2music.decoder import Decoder
-from silent2music.errors import CheckpointError, S2MError
-from silent2music.listening import WINDOW_SECONDS, Measured, embed, listen, listen_live, n_steps_of, repeated
-from silent2music.sampling import generate_codes, generate_columns, undelayed
-from silent2music.stepping import PackedDecoder, Stepper
+from silent2music.config import ModelConfig, Precision, SamplingConfig, default_model, from_dict, to_dict
+from silent2music.decoder import Conditioning, Decoder
+from silent2music.errors import AudioError, CheckpointError, S2MError, require
+from silent2music.listening import (
+    WINDOW_SECONDS,
+    Measured,
+    Steering,
+    listen,
+    listen_live,
+    listen_whole,
+    n_steps_of,
+)
+from silent2music.sampling import TokenLoop, generate_codes, token_loop
+from silent2music.signals import ROOM, Embedder, Signals, check_controls
+from silent2music.stepping import PackedDecoder
+from silent2music.weights import fill, read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CODEC_FOLDER = "codec"
 
 Progress = Callable[[int, int], None]
+"""Called with columns done and columns in all."""
+
+Sound = Recorded | Path | str | FloatArray
+"""A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
 
 
-class Silent2Music(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="silent2music",
-    license="apache-2.0",
-    tags=["music-generation", "audio"],
-    coders={ModelConfig: (to_dict, lambda values: from_dict(ModelConfig, values))},
-):
-    """Ambient encoder, autoregressive decoder and codec.
+@dataclasses.dataclass(frozen=True)
+class Piece(Waveform):
+    """Music, and the codes that it was made of.
+
+    Attributes:
+        codes: `[K, T]` int64, of the codebooks that the model writes.
+    """
+
+    codes: IntArray
+
+
+class Silent2Music(nn.Module):
+    """Embedder of signals, autoregressive decoder and codec.
 
     Example:
         ```python
-        model = Silent2Music.from_pretrained("checkpoints/base")
-        music = model.generate(read("room.wav"), SamplingConfig(seed=7))
+        model = s2m.load()
+        music = model.generate("room.wav", seed=7)
         ```
 
     Args:
@@ -68,18 +88,7 @@ class Silent2Music(
         super().__init__()
         n_codebooks = config.decoder.n_codebooks
         checksum = codec.token_checksum(n_codebooks)
-        if config.codec_checksum not in ("", checksum):
-            raise CheckpointError(
-                f"The model was trained on codec tokens {config.codec_checksum}, and the codec given makes "
-                f"{checksum}; use the codec that came with the model."
-            )
-        n_vectors = getattr(codec, "n_vector_codebooks", n_codebooks)
-        if n_codebooks > n_vectors:
-            # Gains say something only from the start of a run on, and a loop is cut anywhere.
-            raise CheckpointError(
-                f"decoder.n_codebooks is {n_codebooks}, and of the codec's {n_vectors} hold vectors, the others gains; "
-                f"a model writes {n_vectors} at most."
-            )
+        _check_codec(config.codec_checksum, checksum, "The model")
         if config.ambient.frame_rate != codec.frame_rate:
             raise CheckpointError(
                 f"ambient.frame_rate is {config.ambient.frame_rate} Hz and the codec's {codec.frame_rate} Hz; "
@@ -88,9 +97,8 @@ class Silent2Music(
         self.config = config
         self.codec = codec
         self.codec_checksum = checksum
-        self.ambient = AmbientEncoder(config.ambient, config.decoder.dim)
+        self.embedder = Embedder(config)
         self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
-        self.null = NullConditioning(config.decoder.dim, config.ambient.n_global_tokens)
         self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
@@ -98,36 +106,62 @@ class Silent2Music(
 
     def generate(
         self,
-        room: Waveform,
-        sampling: SamplingConfig,
+        room: Sound,
+        sampling: SamplingConfig | None = None,
         seconds: float | None = None,
-        drop_room: bool = False,
+        *,
+        seed: int | None = None,
+        without: Sequence[str] = (),
+        sample_rate: int | None = None,
         progress: Progress | None = None,
-    ) -> Waveform:
+        **controls: Any,
+    ) -> Piece:
         """Music for a room.
 
         Args:
             room: the recording.
-            sampling: how tokens are drawn; its `seed` decides the piece.
+            sampling: how tokens are drawn.
             seconds: length of the music, the room's own by default; a shorter room is repeated.
-            drop_room: ignore the room (the "no room" null).
-            progress: called with steps done and steps in all.
+            seed: decides the piece; that of `sampling` by default, which is 0 by default.
+            without: controls, or groups of them, to be ignored; `("room",)` plays for no room at all.
+            sample_rate: in Hz, of a room that is given as samples.
+            progress: see `Progress`.
+            controls: by name, what else steers this model.
 
         Returns:
             `[C, round(seconds * sample_rate)]` at the codec's rate, at the level the model chose.
+
+        Raises:
+            ConfigError: if the model has no such control.
         """
-        pieces = [piece.samples for piece in self.stream(room, sampling, seconds, drop_room, progress)]
-        return Waveform(np.concatenate(pieces, axis=1), self.codec.sample_rate)
+        sampling = sampling or SamplingConfig()
+        if seed is not None:
+            sampling = dataclasses.replace(sampling, seed=seed)
+        codes: list[Tensor] = []
+        heard = self.stream(
+            _recorded(room, sample_rate),
+            sampling,
+            seconds,
+            without=without,
+            progress=progress,
+            codes=codes,
+            **controls,
+        )
+        samples = np.concatenate([piece.samples for piece in heard], axis=1)
+        return Piece(samples, self.codec.sample_rate, torch.cat(codes, dim=2)[0].cpu().numpy())
 
     @torch.inference_mode()
     def stream(
         self,
         room: Recorded | Iterable[Waveform],
-        sampling: SamplingConfig,
+        sampling: SamplingConfig | None = None,
         seconds: float | None = None,
-        drop_room: bool = False,
+        *,
+        without: Sequence[str] = (),
         progress: Progress | None = None,
         measured: Measured | None = None,
+        codes: list[Tensor] | None = None,
+        **controls: Any,
     ) -> Iterator[Waveform]:
         """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
 
@@ -139,57 +173,70 @@ class Silent2Music(
                 as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
-            sampling, seconds, drop_room, progress: as for `generate`; `seconds` is for recordings alone.
+            sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
             measured: of the room; takes its profiles from there, and leaves them there.
+            codes: is given those of each frame, `[1, K, 1]`, as they are written.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
-        config, rate = self.config.ambient, self.codec.sample_rate
-        live = not isinstance(room, Waveform | Recording)
+        check_controls(self.config, controls)
+        rate, live = self.codec.sample_rate, not isinstance(room, Waveform | Recording)
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
-            heard = embed(self.ambient, listen(room, seconds, config, measured))
-            n_columns = n_steps_of(seconds, config) + self.decoder.pattern.n_codebooks - 1
+            signals = listen(room, seconds, self.config, controls, measured)
+            n_columns = n_steps_of(seconds, self.config.ambient) + self.decoder.pattern.n_codebooks - 1
             n_left = round(seconds * rate)
         else:
-            heard = embed(self.ambient, listen_live(room, config), live=True)
+            signals = listen_live(room, self.config, controls)
             n_columns, n_left = 0, sys.maxsize
-        codes = self._codes(heard, sampling, drop_room, progress, n_columns)
-        for audio in decode_stream(self.codec, codes, live=live):
+
+        def told(done: int) -> None:
+            if progress is not None:
+                progress(done, n_columns)
+
+        written = self._write(signals, self.resolved(sampling), without, live, told, codes)
+        for audio in decode_stream(self.codec, written, live=live):
             samples = audio[0, :, :n_left].cpu().numpy()
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
 
-    def _codes(
+    def _write(
         self,
-        heard: Iterator[Conditioning],
+        signals: Iterable[Signals],
         sampling: SamplingConfig,
-        drop_room: bool,
-        progress: Progress | None,
-        n_columns: int,
+        without: Sequence[str],
+        live: bool,
+        told: Callable[[int], None],
+        kept: list[Tensor] | None,
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another."""
-        first = next(heard)
-        null = self.null(first)
-        stepper = Stepper(self.packed_decoder(), null if drop_room else first, null, sampling.guidance)
-
-        def frames() -> Iterator[Tensor]:
-            for piece in itertools.chain([first], heard):
-                without = self.null(piece)
-                piece = without if drop_room else piece
-                stepper.hear(piece, without)
-                yield piece.frames
-
-        def columns() -> Iterator[Tensor]:
-            written = generate_columns(stepper, frames(), null.frames[0, 0], sampling, [sampling.seed])
-            for done, column in enumerate(written, 1):
-                yield column
-                if progress is not None:
-                    progress(done, n_columns)
-
-        return undelayed(columns(), stepper.pattern)
+        """Codes `[1, K, 1]` of one frame after another: signals are embedded, columns drawn, delays undone."""
+        steering = Steering(lambda s: self.steer(s, without), self.embedder.lookahead_frames, live)
+        loop: TokenLoop | None = None
+        for piece in chain(signals, (None,)):
+            embedded = steering.flush() if piece is None else steering.push(piece.to(self.device))
+            frames: list[tuple[Tensor, Tensor]] = []
+            if embedded is not None:
+                given, null = embedded
+                if loop is None:
+                    stepper, loop = token_loop(self.packed_decoder(), given, null, sampling, [sampling.seed])
+                else:
+                    stepper.set_tokens(given, null)
+                frames = list(zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
+                last = frames[-1]
+            if piece is None and loop is not None:
+                loop.end(len(frames))
+                frames += [last] * (stepper.pattern.n_codebooks - 1)
+            for frame in frames:
+                assert loop is not None
+                codes = loop.push(*frame)
+                told(loop.n_columns)
+                if codes is None:
+                    continue
+                if kept is not None:
+                    kept.append(codes)
+                yield codes
 
     @torch.inference_mode()
     def generate_batch(
@@ -198,30 +245,50 @@ class Silent2Music(
         sampling: SamplingConfig,
         seeds: Sequence[int],
         seconds: float | None = None,
-        drop_room: bool = False,
+        without: Sequence[str] = (),
         progress: Progress | None = None,
-    ) -> list[Waveform]:
+        **controls: Any,
+    ) -> list[Piece]:
         """As `generate`, for several rooms at once, a seed for each; long ones one after another.
 
         Tokens are drawn from logits that are those of `generate` but for rounding, which depends on the batch.
         """
+        check_controls(self.config, controls)
         lengths = [seconds or room.seconds for room in rooms]
         if max(lengths) > WINDOW_SECONDS or max(room.seconds for room in rooms) > WINDOW_SECONDS:
-            settings = [dataclasses.replace(sampling, seed=seed) for seed in seeds]
-            own = zip(rooms, settings, strict=True)
-            return [self.generate(room, one, seconds, drop_room, progress) for room, one in own]
-        features = [self.features(room, length) for room, length in zip(rooms, lengths, strict=True)]
-        conditioning = self.condition(*self._collate(features))
-        null = self.null(conditioning)
-        if drop_room:
-            conditioning = null
-        codes = generate_codes(self.packed_decoder(), conditioning, null, sampling, seeds, progress)
+            options: dict[str, Any] = {"without": without, "progress": progress, **controls}
+            own = zip(rooms, seeds, strict=True)
+            return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
+        heard = [
+            listen_whole(room, length, self.config, controls)
+            for room, length in zip(rooms, lengths, strict=True)
+        ]
+        given, null = self.steer(Signals.collate(heard).to(self.device), without)
+        sampling = self.resolved(sampling)
+        written = generate_codes(self.packed_decoder(), given, null, sampling, seeds, progress)
         pieces = []
-        for row, step, length in zip(codes, features, lengths, strict=True):
-            audio = self.codec.decode(row[None, :, : len(step.frames)])[0].cpu().numpy()
-            n_samples = round(length * self.codec.sample_rate)
-            pieces.append(Waveform(np.clip(audio[:, :n_samples], -1.0, 1.0), self.codec.sample_rate))
+        for row, signals, length in zip(written, heard, lengths, strict=True):
+            codes = row[:, : signals.n_frames]
+            audio = self.codec.decode(codes[None])[0].cpu().numpy()
+            samples = np.clip(audio[:, : round(length * self.codec.sample_rate)], -1.0, 1.0)
+            pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
+
+    def condition(self, signals: Signals) -> Conditioning:
+        """Signals as the decoder attends to them."""
+        conditioning: Conditioning = self.embedder(signals)
+        return conditioning
+
+    def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
+        """What the music is to follow, some controls left out, and what guidance leads away from: no room."""
+        return self.condition(signals.without(*without)), self.condition(signals.without(ROOM))
+
+    def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
+        """The settings with the guidance that they leave to the model."""
+        sampling = sampling or SamplingConfig()
+        if sampling.guidance is not None:
+            return sampling
+        return dataclasses.replace(sampling, guidance=self.config.guidance)
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights laid out for generation: made once, and again after a change of the weights."""
@@ -230,38 +297,33 @@ class Silent2Music(
             self._packed = (state, PackedDecoder(self.decoder, self.precision))
         return self._packed[1]
 
-    def features(self, room: Waveform, seconds: float | None = None) -> AmbientFeatures:
-        """Ambient features for `seconds` of music: the room's first stretch, or the room repeated."""
-        seconds = seconds or room.seconds
-        room = repeated(room, seconds)
-        features = ambient_features(room, analyze(room), self.config.ambient)
-        n_steps = int(np.ceil(seconds * self.codec.frame_rate - 1e-6))
-        return AmbientFeatures(features.frames[:n_steps], features.scalars)
+    @torch.inference_mode()
+    def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
+        """Codes `[K, T]` of music, of the codebooks that the model writes."""
+        recorded = _recorded(music, sample_rate)
+        whole = Waveform(recorded.slice(0, recorded.n_samples), recorded.sample_rate).mono()
+        samples = np.repeat(whole.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
+        codes = self.codec.encode(
+            torch.from_numpy(samples)[None].to(self.device), self.config.decoder.n_codebooks
+        )
+        return cast(IntArray, codes[0].cpu().numpy())
 
-    def condition(self, frames: Tensor, scalars: Tensor, mask: Tensor) -> Conditioning:
-        """Conditioning embeddings from `[B, S, n_features]`, `[B, n_scalars]` and a mask `[B, S]`."""
-        conditioning: Conditioning = self.ambient(frames, scalars, mask)
-        return conditioning
-
-    def _collate(self, features: Sequence[AmbientFeatures]) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of different lengths as one padded batch with its mask."""
-        n_steps = max(len(f.frames) for f in features)
-        frames = np.stack([np.pad(f.frames, ((0, n_steps - len(f.frames)), (0, 0))) for f in features])
-        mask = np.stack([np.arange(n_steps) < len(f.frames) for f in features])
-        scalars = np.stack([f.scalars for f in features])
-        return tuple(torch.from_numpy(a).to(self.device) for a in (frames, scalars, mask))  # type: ignore[return-value]
+    @torch.inference_mode()
+    def decode(self, codes: IntArray | Tensor) -> Waveform:
+        """The sound of codes `[K, T]`."""
+        samples = self.codec.decode(torch.as_tensor(codes, device=self.device)[None])[0].cpu().numpy()
+        return Waveform(np.clip(samples, -1.0, 1.0), self.codec.sample_rate)
 
     # ---- learning ----
 
-    def token_nll(self, codes: Tensor, mask: Tensor, conditioning: Conditioning) -> Tensor:
+    def token_nll(self, codes: Tensor, conditioning: Conditioning) -> Tensor:
         """Teacher-forced negative log-likelihood, `[B, K]`, mean over the valid frames, in nats a token.
 
         Args:
             codes: `[B, K, T]`.
-            mask: `[B, T]` bool.
-            conditioning: of T steps.
+            conditioning: of T steps; its mask says which frames are valid.
         """
-        pattern = self.decoder.pattern
+        pattern, mask = self.decoder.pattern, conditioning.mask
         grid = pattern.apply(codes.masked_fill(~mask[:, None], pattern.filler))
         logits = self.decoder(grid, conditioning)
         n_codebooks = codes.shape[1]
@@ -274,37 +336,27 @@ class Silent2Music(
         keep = mask[:, None].expand(-1, n_codebooks, -1)
         return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
 
-    def forward(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
-        """Training losses of a batch of pairs; feature step s and codec frame s are the same stretch of time.
+    def forward(self, codes: Tensor, signals: Signals) -> Tensor:
+        """Training losses `[B, K]` of a batch of pairs, in nats a token.
 
         Args:
             codes: `[B, K, T]` int64.
-            features: `[B, T, n_features]`.
-            scalars: `[B, n_scalars]`.
-            mask: `[B, T]` bool, false for padding.
-            keep: `[B]` bool; the other rows learn "no room".
-
-        Returns:
-            `[B, K]`, in nats a token.
+            signals: of T codec frames, those that are dropped in this step absent.
         """
-        return self.token_nll(codes, mask, self.condition_or_not(features, scalars, mask, keep))
+        return self.token_nll(codes, self.condition(signals))
 
-    def condition_or_not(self, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Conditioning:
-        """Conditioning embeddings of the rows to `keep` `[B]`, and "no room" for the others."""
-        conditioning = self.condition(features, scalars, mask)
-        return drop(conditioning, self.null(conditioning), keep)
-
-    def room_contrast(
-        self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
+    def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
         """What the room is worth: `[B]` nats a token under the `true` room, the next row's and none.
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
         """
-        conditioning = self.condition(features, scalars, mask)
-        other = self.condition(features.roll(1, dims=0), scalars.roll(1, dims=0), mask)
-        rooms = {"true": conditioning, "shuffled": other, "dropped": self.null(conditioning)}
-        return {name: self.token_nll(codes, mask, room).mean(dim=1) for name, room in rooms.items()}
+        next_rows = signals.rows([*range(1, signals.n_rows), 0])
+        rooms = {
+            "true": signals,
+            "shuffled": signals.exchanged(next_rows, ROOM),
+            "dropped": signals.without(ROOM),
+        }
+        return {name: self(codes, room).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 
@@ -321,50 +373,55 @@ class Silent2Music(
             if not name.startswith("codec.") and name != "decoder.vectors"
         }
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """`model.safetensors` in 16 bit, the codec beside it, `config.json` and a model card if there is none."""
-        state = {k: v.detach().to("cpu", torch.float16).contiguous() for k, v in self.own_state().items()}
-        save_file(state, save_directory / WEIGHTS_FILE, metadata={"format": "pt"})
-        save_codec(self.codec, save_directory / CODEC_FOLDER)
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a model folder: weights in 16 bit, codec, `config.json`, and a model card if there is none."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.own_state()
+        write_weights(state, folder / WEIGHTS_FILE)
+        save_codec(self.codec, folder / CODEC_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
-        (save_directory / CONFIG_FILE).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-        card = save_directory / "README.md"
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        card = folder / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())
             card.write_text(
                 "---\nlibrary_name: silent2music\nlicense: apache-2.0\ntags: [music-generation, audio]\n---\n\n"
                 f"# {self.config.name}\n\nA silent2music model with {n_weights / 1e6:.1f} M weights. "
-                "Say here what it was trained on, for how long, and what was measured.\n"
+                "Say here what it was trained on, for how long, and what was measured.\n",
+                encoding="utf-8",
             )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Silent2Music:
-        """Load a folder written by `save_pretrained`, or a hub repository if there is no such folder.
+    def from_pretrained(cls, name: Path | str, **options: Any) -> Silent2Music:
+        """Load a folder written by `save_pretrained`, or a repository of the Hugging Face hub if there is no such folder.
+
+        Args:
+            name: of the folder or the repository.
+            options: for the hub, as `huggingface_hub.snapshot_download` takes them (`revision`, `token`, ...).
 
         Raises:
-            CheckpointError: on a missing, truncated or mismatching file, named.
+            CheckpointError: on a missing, truncated or mismatching file, named, or if the hub does not give it.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if folder.is_dir():
-            _check_files(folder)
-        model: Silent2Music = super().from_pretrained(pretrained_model_name_or_path, **options)
-        return model.eval()
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, config: ModelConfig, **options: Any) -> Silent2Music:  # type: ignore[override]
-        folder = Path(model_id)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            keys = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            folder = Path(snapshot_download(model_id, **{k: options[k] for k in keys if k in options}))
-            _check_files(folder)
-        if isinstance(config, dict):
-            # The mixin decodes by annotation, and with postponed annotations it sees only a string.
-            config = from_dict(ModelConfig, config)
+        folder = Path(name) if Path(name).is_dir() else _fetched(str(name), **options)
+        config = _read_config(folder)
         model = cls(config, load_codec(folder / CODEC_FOLDER))
         model.load_weights(folder)
-        return model
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload a model folder to the Hugging Face hub; returns its address.
+
+        Args:
+            repo_id: `owner/name`, created if it is not there.
+            options: as `huggingface_hub.upload_folder` takes them (`token`, `commit_message`, ...).
+        """
+        hub = require("huggingface_hub", "hub")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            hub.create_repo(repo_id, exist_ok=True, token=options.get("token"))
+            return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
     def load_weights(self, folder: Path) -> None:
         """Take over the weights of a model folder of the same sizes, whose codec makes the same tokens.
@@ -372,45 +429,68 @@ class Silent2Music(
         Raises:
             CheckpointError: on a missing, damaged or mismatching file, naming the field.
         """
-        _check_files(folder)
-        stated = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["codec_checksum"]
-        if stated not in ("", self.codec_checksum):
-            raise CheckpointError(
-                f"{folder} was trained on codec tokens {stated}, and the codec given makes "
-                f"{self.codec_checksum}; use the codec that came with the model."
-            )
-        try:
-            state = load_file(folder / WEIGHTS_FILE)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{folder / WEIGHTS_FILE} is damaged ({error}); copy the model folder again."
-            ) from error
-        _load_strictly(self, state, folder / WEIGHTS_FILE)
+        _check_codec(_read_config(folder).codec_checksum, self.codec_checksum, str(folder))
+        fill(self.own_state(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse a folder that lacks a file or whose config is no config, before anything is built from it."""
+def load(name: Path | str | None = None, device: str = "cpu", **options: Any) -> Silent2Music:
+    """A model, ready to generate.
+
+    Args:
+        name: a model folder or a name on the Hugging Face hub; the model that ships by default.
+        device: as torch names it.
+        options: as for `Silent2Music.from_pretrained`.
+
+    Raises:
+        CheckpointError: if there is none, or a file of it is missing or does not fit.
+    """
+    return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
+
+
+def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
+    """A room however it was given, as a recording.
+
+    Raises:
+        AudioError: if a file cannot be read, or samples come without their rate.
+    """
+    if isinstance(room, Path | str):
+        return open_recording(room)
+    if isinstance(room, Waveform | Recording):
+        return room
+    if sample_rate is None:
+        raise AudioError("Samples were given without their rate; give sample_rate, in Hz.")
+    return Waveform(np.atleast_2d(np.asarray(room, np.float32)), sample_rate)
+
+
+def _check_codec(stated: str, own: str, whose: str) -> None:
+    """Refuse a codec that makes other tokens than a config states, if it states any."""
+    if stated not in ("", own):
+        raise CheckpointError(
+            f"{whose} was trained on codec tokens {stated}, and the codec given makes {own}; use the codec that came "
+            "with the model."
+        )
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    """The config of a model folder that has all its files, before anything is built from it."""
     for name in (CONFIG_FILE, WEIGHTS_FILE, CODEC_FOLDER):
         if not (folder / name).exists():
             raise CheckpointError(
                 f"{folder} has no {name}; expected a model folder with config, weights and codec."
             )
     try:
-        from_dict(ModelConfig, json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        return from_dict(ModelConfig, json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except (ValueError, S2MError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
 
 
-def _load_strictly(model: Silent2Music, state: dict[str, Tensor], file: Path) -> None:
-    """Copy weights in, naming the first that is missing, unknown or of another shape."""
-    own = model.own_state()
-    for name in sorted(own.keys() ^ state.keys()):
-        where = "is missing from" if name in own else "is not known to the code but stands in"
-        raise CheckpointError(f"Weight '{name}' {where} {file}; the model was written by another version.")
-    for name, value in own.items():
-        if value.shape != state[name].shape:
-            raise CheckpointError(
-                f"Weight '{name}' in {file} has shape {tuple(state[name].shape)}; config.json expects "
-                f"{tuple(value.shape)}."
-            )
-        value.copy_(state[name])
+def _fetched(name: str, **options: Any) -> Path:
+    """A repository of the hub, as a folder."""
+    hub = require("huggingface_hub", "hub")
+    try:
+        return Path(hub.snapshot_download(name, **options))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{name} is no folder, and the hub does not give it ({reason}); check the name."
+        ) from error

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -191,36 +192,29 @@ def rebuild(blocks: Iterable[Tensor], n_fft: int, hop: int, n_iterations: int) -
         come when the blocks have ended.
     """
     context = context_frames(n_fft, hop, n_iterations)
-    magnitudes: Tensor | None = None  # of the frames from n_before the next to be given on
-    phases: Tensor | None = None  # of the same frames but the last, which waits for its successor
+    blocks = iter(blocks)
+    magnitudes = next(blocks, None)  # of the frames from n_before before the next to be given on
+    if magnitudes is None:
+        return
+    phases = magnitudes[:, :0].to(
+        torch.complex64
+    )  # of the same frames but the last, which waits for its successor
     carry: Carry | None = None
     n_before = 0
-
-    def give(magnitudes: Tensor, phases: Tensor, n_before: int, n_final: int) -> Tensor:
-        audio = griffin_lim(magnitudes[:, : phases.shape[1]], phases, n_fft, hop, n_iterations)
-        return audio[:, n_before * hop : n_final * hop]
-
-    for block in blocks:
-        magnitudes = block if magnitudes is None else torch.cat([magnitudes, block], dim=1)
-        n_known = 0 if phases is None else phases.shape[1]
-        new, after = magnitudes[:, n_known:-1], magnitudes[:, -1:]
+    for block in chain([magnitudes[:, :0]], blocks):
+        magnitudes = torch.cat([magnitudes, block], dim=1)
+        new, after = magnitudes[:, phases.shape[1] : -1], magnitudes[:, -1:]
         if new.shape[1] == 0:
             continue
         estimated, carry = estimate_phases(new, n_fft, hop, carry, after)
-        phases = estimated if phases is None else torch.cat([phases, estimated], dim=1)
+        phases = torch.cat([phases, estimated], dim=1)
         n_final = phases.shape[1] - context
         if n_final > n_before:
-            yield give(magnitudes, phases, n_before, n_final)
+            audio = griffin_lim(magnitudes[:, :-1], phases, n_fft, hop, n_iterations)
+            yield audio[:, n_before * hop : n_final * hop]
             n_dropped = max(0, n_final - context)
-            magnitudes, phases, n_before = (
-                magnitudes[:, n_dropped:],
-                phases[:, n_dropped:],
-                n_final - n_dropped,
-            )
-    if magnitudes is None:
-        return
-    estimated, carry = estimate_phases(
-        magnitudes[:, 0 if phases is None else phases.shape[1] :], n_fft, hop, carry
-    )
-    phases = estimated if phases is None else torch.cat([phases, estimated], dim=1)
-    yield give(magnitudes, phases, n_before, magnitudes.shape[1])
+            magnitudes, phases = magnitudes[:, n_dropped:], phases[:, n_dropped:]
+            n_before = n_final - n_dropped
+    estimated, _ = estimate_phases(magnitudes[:, phases.shape[1] :], n_fft, hop, carry)
+    phases = torch.cat([phases, estimated], dim=1)
+    yield griffin_lim(magnitudes, phases, n_fft, hop, n_iterations)[:, n_before * hop :]

@@ -1,17 +1,19 @@
-"""Pictures. matplotlib is imported inside, with the Agg backend's canvas: no display is needed or touched."""
+"""Pictures. matplotlib is imported inside, and no display is needed or touched: figures are made without pyplot."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
-from silent2music.audio import Waveform, atomic_path
-from silent2music.errors import AudioError, DataError
+from silent2music.arrays import DoubleArray
+from silent2music.audio import Waveform
+from silent2music.errors import AudioError, DataError, require
+from silent2music.files import atomic_path
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_COLUMNS = 2000
@@ -19,25 +21,41 @@ MAX_COLUMNS = 2000
 N_FFT = 1024
 
 
-def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> None:
-    """Draw a recording's spectrogram, events, pulse, energy and boundaries on one picture.
+def new_figure(width: float, height: float) -> Any:
+    """An empty `matplotlib.figure.Figure`, in inches.
 
-    An existing file is replaced, whole or not at all.
+    Raises:
+        S2MError: if matplotlib is not installed, which the extra `[plot]` brings.
+    """
+    return require("matplotlib.figure", "plot").Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Any, path: Path | str) -> None:
+    """Write a figure as PNG, PDF or SVG by the path's suffix; an existing file is replaced, whole or not at all.
+
+    Raises:
+        AudioError: on another suffix or a place that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise AudioError(
+            f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
+        )
+    # The version of matplotlib in a PNG would be the one thing in it that no figure depends on.
+    metadata = {"Software": None} if path.suffix.lower() == ".png" else None
+    with atomic_path(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=110, metadata=metadata)
+
+
+def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> None:
+    """Draw a recording's spectrogram, events, pulse, energy and boundaries on one picture, and `save` it.
 
     Args:
         room: the recording.
         profile: `acoustics.analyze` of it.
         path: a PNG, PDF or SVG file.
-
-    Raises:
-        AudioError: on another suffix or a place that cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path = _picture(path)
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 6.5)
     spectrogram, marks, energy = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1, 1.3]}
     )
@@ -49,8 +67,48 @@ def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> 
             axes.axvline(boundary.seconds, color="tab:red", linestyle="--", linewidth=1.5)
         axes.set_xlim(0, profile.seconds)
     figure.suptitle(_title(profile), fontsize=10)
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save(figure, path)
+
+
+def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path: Path | str) -> None:
+    """Draw the spectrograms of a room and of its music with events, notes and boundaries, and both levels.
+
+    Args:
+        silent: the near-silent side; music: the other; both over the same seconds.
+        labels: of the pair; events and boundaries are measured where the labels do not have them.
+        path: a PNG, PDF or SVG file.
+    """
+    from silent2music.acoustics import analyze
+    from silent2music.evaluation.features import ENERGY_RATE_HZ, describe
+
+    figure = new_figure(12, 7)
+    profile, features = analyze(silent), describe(music)
+    events = labels.get("event_seconds", [event.seconds for event in profile.events])
+    boundaries = labels.get("boundaries", [boundary.seconds for boundary in profile.boundaries])
+    room, played, level = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    for axes, side, title in ((room, silent, "room"), (played, music, "music")):
+        _draw_spectrogram(figure, axes, side)
+        axes.set_title(title)
+    for axes, times, name, colour, top in (
+        (room, events, "events", "cyan", 1.0),
+        (played, features.onset_seconds, "onsets", "cyan", 1.0),
+        (played, labels.get("beats", []), "beats", "lime", 0.9),
+    ):
+        # Heights in shares of the axes.
+        axes.vlines(times, top - 0.08, top, colour, label=name, transform=axes.get_xaxis_transform())
+    for curve, rate_hz, name in (
+        (profile.energy_dbfs, profile.curve_rate_hz, "room"),
+        (features.energy_db, ENERGY_RATE_HZ, "music"),
+    ):
+        level.plot((np.arange(len(curve)) + 0.5) / rate_hz, curve, label=name)
+    level.set(xlabel="s", ylabel="dBFS", xlim=(0, max(silent.seconds, music.seconds)))
+    for axes in (room, played, level):
+        for boundary in boundaries:
+            axes.axvline(boundary, color="tab:red", linestyle="--")
+        axes.legend(loc="lower right")
+    caption = labels.get("caption", "")
+    figure.suptitle(f"{labels.get('kind', 'pair')}{': ' + caption if caption else ''}")
+    save(figure, path)
 
 
 def plot_losses(log: Path, path: Path | str) -> None:
@@ -58,22 +116,17 @@ def plot_losses(log: Path, path: Path | str) -> None:
 
     Args:
         log: the run's `log.jsonl`.
-        path: a PNG, PDF or SVG file, replaced whole or not at all.
+        path: a PNG, PDF or SVG file.
 
     Raises:
-        AudioError: on another suffix or a place that cannot be written.
+        AudioError: as `save`.
         DataError: if the log cannot be read.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     try:
         rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise DataError(f"{log} cannot be read ({error}); expected the log of a training run.") from error
-    path = _picture(path)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     styles: dict[str, tuple[str, dict[str, Any]]] = {
         "loss": ("training", {"color": "0.75", "linewidth": 1.0}),
@@ -88,18 +141,7 @@ def plot_losses(log: Path, path: Path | str) -> None:
     axes.set_ylabel("nats a token")
     axes.legend()
     axes.grid(alpha=0.3)
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=110)
-
-
-def _picture(path: Path | str) -> Path:
-    """The path, if its suffix is a picture's."""
-    path = Path(path)
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise AudioError(
-            f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
-        )
-    return path
+    save(figure, path)
 
 
 def _title(profile: AcousticProfile) -> str:
@@ -111,7 +153,7 @@ def _title(profile: AcousticProfile) -> str:
     )
 
 
-def _spectrogram_db(room: Waveform) -> NDArray[np.float64]:
+def _spectrogram_db(room: Waveform) -> DoubleArray:
     """Power in dB re full scale of at most `MAX_COLUMNS` spectra spread over the recording, `[bins, columns]`."""
     mono = room.downmix().samples[0]
     mono = np.pad(mono, (0, max(0, N_FFT - mono.size)))

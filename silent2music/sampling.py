@@ -1,25 +1,25 @@
-"""How tokens are drawn from logits, and the token loop."""
+"""How tokens are drawn from logits: the token loop, and the constraints on what it draws."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import SamplingConfig
-from silent2music.decoder import DelayPattern
+from silent2music.decoder import Conditioning, DelayPattern
+from silent2music.errors import ConfigError
 from silent2music.stepping import PackedDecoder, Stepper
 
 NOISE_BLOCK = 32
 """Columns whose noise is drawn at once."""
 
-
 N_DRAWS = 8
-"""Tokens that are tried for a cell before the least bad of them is taken."""
+"""Tokens that are tried for a place in a frame before the least bad of them is taken."""
 
 
 def draw(logits: Tensor, sampling: SamplingConfig, noise: Tensor, n_draws: int = 1) -> Tensor:
@@ -59,44 +59,67 @@ def gumbel(noise: Tensor) -> Tensor:
     return -torch.log(-torch.log(noise.clamp(1e-20, 1 - 1e-7)))
 
 
+class Constraint(Protocol):
+    """What forbids or repairs draws; it belongs to the weights that its limits were measured for."""
+
+    n_candidates: int
+    """How many tokens it wants to choose from."""
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """Logits `[B, K, V]`, those of forbidden tokens at minus infinity."""
+        ...
+
+    def write(self, candidates: Tensor) -> Tensor:
+        """Which of the candidates it leaves, after taking note that the first of them is written.
+
+        Args:
+            candidates: `[B, K, n]`, the preferred one first; a token that is given stands there n times.
+
+        Returns:
+            `[B, K, m]`, m from 1 to n.
+        """
+        ...
+
+
 class Cells:
     """Keeps the codes of each frame within the cell of its first one, where those of encoded music lie.
 
     The later codes of a residual quantiser correct the first, and what they add up to stays near it, or another
     would have been the first. Drawn one after another by a model, they may make the same correction again and again.
     The frame is then louder than any that the model has heard, the next ones go on from there, and in the end
-    a single tone covers the music.
+    a single tone covers the music. So of several draws the first is taken that stays within, or else the nearest.
 
     Args:
         packed: of a decoder whose `cell_radii` say how far codes may lead.
         n_rows: B.
     """
 
+    n_candidates = N_DRAWS
+
     def __init__(self, packed: PackedDecoder, n_rows: int) -> None:
         config, table = packed.decoder.config, packed.refinements
         self._radii, self._table = packed.decoder.cell_radii[:, None], table
-        self.n_draws = N_DRAWS if self._radii.isfinite().any() else 1
-        self._offsets = torch.arange(config.n_codebooks, device=table.device) * (config.codebook_size + 1)
+        self._offsets = torch.arange(config.n_codebooks, device=table.device)[:, None] * (
+            config.codebook_size + 1
+        )
         # Below any reach, the first draw lowest.
-        self._order = torch.arange(-self.n_draws, 0, dtype=table.dtype, device=table.device)
+        self._order = torch.arange(-N_DRAWS, 0, dtype=table.dtype, device=table.device)
         # What the codes after the first add up to so far, in the frame that each codebook writes next.
         self._sums = table.new_zeros(n_rows, config.n_codebooks, table.shape[1])
 
-    def choose(self, drawn: Tensor) -> Tensor:
-        """Of tokens `[B, K, n]` the first ones that stay in their cells, or those that leave it least: `[B, K]`."""
-        n_draws = drawn.shape[-1]
-        if n_draws == 1:
-            return drawn[..., 0]
-        steps = functional.embedding(drawn + self._offsets[:, None], self._table)
-        reach = (self._sums[:, :, None] + steps).norm(dim=-1)
-        chosen = torch.where(reach <= self._radii, self._order[:n_draws], reach).argmin(dim=-1, keepdim=True)
-        return drawn.gather(-1, chosen).squeeze(-1)
+    def mask(self, logits: Tensor) -> Tensor:
+        """Nothing is forbidden before the draw."""
+        return logits
 
-    def write(self, column: Tensor) -> None:
-        """Take note of the column `[B, K]` that was written."""
-        if self.n_draws > 1:
-            steps = functional.embedding(column + self._offsets, self._table)
-            self._sums[:, 1:] = self._sums[:, :-1] + steps[:, :-1]
+    def write(self, candidates: Tensor) -> Tensor:
+        """The first that stays in its cell, or that which leaves it least: `[B, K, 1]`."""
+        sums = self._sums[:, :, None] + functional.embedding(candidates + self._offsets, self._table)
+        reach = sums.norm(dim=-1)
+        preferred = torch.where(reach <= self._radii, self._order[: candidates.shape[-1]], reach)
+        chosen = preferred.argmin(dim=-1, keepdim=True)
+        width = sums.shape[-1]
+        self._sums[:, 1:] = sums[:, :-1].gather(2, chosen[:, :-1, :, None].expand(-1, -1, -1, width))[:, :, 0]
+        return candidates.gather(-1, chosen)
 
 
 class Rests:
@@ -111,88 +134,135 @@ class Rests:
         n_rows: B.
     """
 
+    n_candidates = 1
+
     def __init__(self, packed: PackedDecoder, n_rows: int) -> None:
         decoder, loudness = packed.decoder, packed.decoder.first_loudness()
         # Something must be left to draw.
         quiet = (loudness <= decoder.rest_loudness[:, None]) & (loudness < loudness.max())
         self._limits, self._quiet = decoder.rest_limits, quiet
         self._counts = functional.pad(quiet, (0, 1)).t().float()  # filler is no rest
-        self._bounded = bool(self._limits.isfinite().any())
         self._lasted = torch.zeros(n_rows, len(quiet), device=quiet.device)
 
-    def end(self, logits: Tensor) -> Tensor:
-        """Logits `[B, K, V]` without the first codes by which a rest would last too long."""
-        if self._bounded:
-            over = (self._lasted >= self._limits)[..., None] & self._quiet
-            logits[:, 0].masked_fill_(over.any(dim=1), float("-inf"))
+    def mask(self, logits: Tensor) -> Tensor:
+        """Without the first codes by which a rest would last too long."""
+        over = (self._lasted >= self._limits)[..., None] & self._quiet
+        logits[:, 0].masked_fill_(over.any(dim=1), float("-inf"))
         return logits
 
-    def write(self, column: Tensor) -> None:
-        """Take note of the column `[B, K]` that was written."""
-        if self._bounded:
-            self._lasted = (self._lasted + 1.0) * self._counts[column[:, 0]]
+    def write(self, candidates: Tensor) -> Tensor:
+        """All of them."""
+        self._lasted = (self._lasted + 1.0) * self._counts[candidates[:, 0, 0]]
+        return candidates
 
 
-def generate_columns(
-    stepper: Stepper,
-    frames: Iterable[Tensor],
-    null_frame: Tensor,
-    sampling: SamplingConfig,
-    seeds: Sequence[int],
-    n_frames: Sequence[int] | None = None,
-    prefix: Tensor | None = None,
-) -> Iterator[Tensor]:
-    """Grid columns one by one, as many as there are frames and K - 1 more, under the last frame.
+CONSTRAINTS: dict[str, Callable[[PackedDecoder, int], Constraint | None]] = {
+    "cells": lambda packed, b: Cells(packed, b) if packed.decoder.cell_radii.isfinite().any() else None,
+    "rests": lambda packed, b: Rests(packed, b) if packed.decoder.rest_limits.isfinite().any() else None,
+}
+"""By name, for `SamplingConfig.constraints`: from weights and B to a constraint, or none if they have no limits."""
+
+
+def constraints_of(packed: PackedDecoder, names: Sequence[str], n_rows: int) -> list[Constraint]:
+    """The constraints that are named, as far as the weights have limits for them.
+
+    Raises:
+        ConfigError: on an unknown name.
+    """
+    for name in names:
+        if name not in CONSTRAINTS:
+            raise ConfigError(f"Constraint '{name}' is unknown; expected some of {', '.join(CONSTRAINTS)}.")
+    found = [CONSTRAINTS[name](packed, n_rows) for name in names]
+    return [constraint for constraint in found if constraint is not None]
+
+
+class Steps(Protocol):
+    """What the token loop needs of a model: logits of the next column, from the one before and what steers it."""
+
+    pattern: DelayPattern
+    codebook_size: int
+    device: torch.device
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """From the column `[B, K]` before, all filler at first, and conditioning: logits `[B, K, V]` to be changed."""
+        ...
+
+
+class TokenLoop:
+    """Draws one column after another; whoever has the conditioning of the next one pushes it.
 
     Each row draws from its own generator, so that a row's noise does not depend on its neighbours in the batch.
 
     Args:
-        stepper: at its first column.
-        frames: conditioning along time, in pieces `[B, n, D]` of any length.
-        null_frame: `[D]`, the frame of "no room".
-        sampling: settings; its `seed` is not used here.
-        seeds: one for each row.
-        n_frames: frames of each row; those beyond are followed by filler, as the row would be alone. All frames
-            by default.
+        model: at its first column; what its `step` takes beside the column is what `push` is given.
+        sampling: settings; its `seed`, guidance and constraints are not used here.
+        seeds: one for each row, B of them.
+        constraints: on what is drawn, applied in this order.
+        lengths: frames of each row; those beyond are followed by filler, as the row would be alone. Without,
+            all rows last until `end`.
         prefix: `[B, K, P]` codes that are written already; the rest goes on from them.
-
-    Yields:
-        `[B, K]` int64.
     """
-    pattern, size = stepper.pattern, stepper.codebook_size
-    b, k, device = len(seeds), pattern.n_codebooks, null_frame.device
-    null_frames = null_frame.expand(b, -1)
-    ends = torch.tensor(n_frames or [2**62] * b, device=device)
-    shortest = int(ends.min())
-    codebook = torch.arange(k, device=device)
-    noises = _noise(seeds, (k, size), device)
-    given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
-    cells, rests = Cells(stepper.packed, b), Rests(stepper.packed, b)
-    column = torch.full((b, k), pattern.filler, dtype=torch.int64, device=device)
-    for t, (frame, n_seen) in enumerate(_held(frames, k - 1)):
-        logits = rests.end(stepper.step(column, frame, null_frames))
-        tokens = cells.choose(draw(logits, sampling, next(noises), cells.n_draws))
-        if t < len(given):
-            tokens = torch.where(given[t] == pattern.filler, tokens, given[t])
-        if t < k - 1 or t >= min(shortest, n_seen):
-            cell = t - codebook
-            valid = (cell >= 0) & (cell < ends.clamp_max(n_seen)[:, None])
-            tokens = torch.where(valid, tokens, pattern.filler)
-        column = tokens
-        cells.write(column)
-        rests.write(column)
-        yield column
 
+    def __init__(
+        self,
+        model: Steps,
+        sampling: SamplingConfig,
+        seeds: Sequence[int],
+        constraints: Sequence[Constraint] = (),
+        lengths: Sequence[int] = (),
+        prefix: Tensor | None = None,
+    ) -> None:
+        pattern, device = model.pattern, model.device
+        k = pattern.n_codebooks
+        self._model, self._sampling, self._constraints = model, sampling, constraints
+        self._n_candidates = max((constraint.n_candidates for constraint in constraints), default=1)
+        self._noises = _noise(seeds, (k, model.codebook_size), device)
+        self._given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
+        self._ends = torch.tensor(lengths or [2**62] * len(seeds), device=device)
+        self._shortest = int(self._ends.min())
+        self._codebook = torch.arange(k, device=device)
+        self._column = torch.full((len(seeds), k), pattern.filler, dtype=torch.int64, device=device)
+        self._recent: deque[Tensor] = deque(maxlen=k)
+        self.n_columns = 0
 
-def _held(frames: Iterable[Tensor], n_more: int) -> Iterator[tuple[Tensor, int]]:
-    """Frames `[B, D]` of pieces `[B, n, D]`, the last one `n_more` times again; and how many were seen so far."""
-    frame, n_seen = None, 0
-    for piece in frames:
-        for frame in piece.unbind(dim=1):
-            n_seen += 1
-            yield frame, n_seen
-    if frame is not None:
-        yield from [(frame, n_seen)] * n_more
+    def push(self, *conditioning: Tensor) -> Tensor | None:
+        """Write the next column.
+
+        Args:
+            conditioning: of the column, as the model's `step` takes it.
+
+        Returns:
+            Codes `[B, K, 1]` of the frame whose last token this column holds; None in the first K - 1 columns.
+        """
+        logits = self._model.step(self._column, *conditioning)
+        for constraint in self._constraints:
+            logits = constraint.mask(logits)
+        candidates = self._settled(draw(logits, self._sampling, next(self._noises), self._n_candidates))
+        for constraint in self._constraints:
+            candidates = constraint.write(candidates)
+        self._column = candidates[..., 0]
+        self._recent.append(self._column)
+        self.n_columns += 1
+        if len(self._recent) < len(self._codebook):
+            return None
+        return self._model.pattern.undo(torch.stack(list(self._recent), dim=-1))
+
+    def end(self, n_more: int) -> None:
+        """So many frames follow, and then K - 1 columns that end the delay pattern."""
+        self._ends = self._ends.clamp_max(self.n_columns + n_more)
+        self._shortest = min(self._shortest, self.n_columns + n_more)
+
+    def _settled(self, candidates: Tensor) -> Tensor:
+        """Candidates `[B, K, n]` with what is given in their place: the prefix, and filler where no token is."""
+        t, filler = self.n_columns, self._model.pattern.filler
+        if t < len(self._given):
+            given = self._given[t][..., None]
+            candidates = torch.where(given == filler, candidates, given)
+        if t < len(self._codebook) - 1 or t >= self._shortest:
+            frame = t - self._codebook
+            valid = (frame >= 0) & (frame < self._ends[:, None])
+            candidates = torch.where(valid[..., None], candidates, filler)
+        return candidates
 
 
 def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
@@ -203,13 +273,25 @@ def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -
         yield from torch.stack(rows, dim=1).to(device)
 
 
-def undelayed(columns: Iterable[Tensor], pattern: DelayPattern) -> Iterator[Tensor]:
-    """Codes `[B, K, 1]` of one frame after another, each as soon as the last of its tokens was written."""
-    recent: deque[Tensor] = deque(maxlen=pattern.n_codebooks)
-    for column in columns:
-        recent.append(column)
-        if len(recent) == pattern.n_codebooks:
-            yield pattern.undo(torch.stack(list(recent), dim=-1))
+def token_loop(
+    packed: PackedDecoder,
+    conditioning: Conditioning,
+    null: Conditioning,
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    lengths: Sequence[int] = (),
+    prefix: Tensor | None = None,
+) -> tuple[Stepper, TokenLoop]:
+    """The token loop of the decoder and its stepper, at their first column; `push` takes frame and null frame.
+
+    Raises:
+        ConfigError: if `sampling` leaves the guidance open, which only a whole model can decide.
+    """
+    if sampling.guidance is None:
+        raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
+    stepper = Stepper(packed, conditioning, null, sampling.guidance)
+    constraints = constraints_of(packed, sampling.constraints, len(seeds))
+    return stepper, TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
 
 
 @torch.inference_mode()
@@ -227,20 +309,20 @@ def generate_codes(
     Args:
         packed: the decoder.
         conditioning: `frames [B, T, D]`, valid up to each row's length.
-        null: the same shapes, for "no room", the same frame throughout.
-        sampling: settings; its `seed` is not used here.
+        null: the same shapes, for "no room".
+        sampling: settings, with a number for guidance; its `seed` is not used here.
         seeds: one for each row.
         progress: called with columns done and columns in all.
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
-    stepper = Stepper(packed, conditioning, null, sampling.guidance)
-    n_columns = conditioning.frames.shape[1] + stepper.pattern.n_codebooks - 1
-    n_frames = conditioning.frames_mask.sum(dim=1).tolist()
-    columns = []
-    for column in generate_columns(
-        stepper, [conditioning.frames], null.frames[0, 0], sampling, seeds, n_frames, prefix
-    ):
-        columns.append(column)
+    lengths = conditioning.mask.sum(dim=1).tolist()
+    stepper, loop = token_loop(packed, conditioning, null, sampling, seeds, lengths, prefix)
+    frames = list(zip(conditioning.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
+    loop.end(len(frames))
+    frames += [frames[-1]] * (stepper.pattern.n_codebooks - 1)
+    codes = []
+    for frame in frames:
+        codes.append(loop.push(*frame))
         if progress is not None:
-            progress(len(columns), n_columns)
-    return stepper.pattern.undo(torch.stack(columns, dim=-1))
+            progress(len(codes), len(frames))
+    return torch.cat([written for written in codes if written is not None], dim=-1)

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from silent2music.conditioning import Conditioning, join
 from silent2music.config import PRECISIONS, Precision
-from silent2music.decoder import Block, Decoder, rotary_tables
+from silent2music.decoder import Block, Conditioning, Decoder, rotary_tables
 from silent2music.errors import ConfigError
 
 ROTATION_BLOCK = 256
@@ -154,8 +153,8 @@ class Stepper:
         config = packed.decoder.config
         self.pattern, self.codebook_size = packed.decoder.pattern, config.codebook_size
         self.packed, self.guidance, self.guided = packed, guidance, guidance != 1
-        tokens = (join(conditioning, null) if self.guided else conditioning).tokens
-        device = tokens.device
+        tokens = self._tokens(conditioning, null)
+        self.device = device = tokens.device
         self.static = device.type == "cuda" if static is None else static
         self.n_rows, self.n_tokens, self.window = len(tokens), tokens.shape[1], config.attention_window
         self.position = 0
@@ -183,15 +182,18 @@ class Stepper:
         self._mask = torch.full((n_places,), float("-inf"), device=device)
         self._mask[: self.n_tokens] = 0
         self._rotations: Tensor | None = None
-        self.hear(conditioning, null)
+        self.set_tokens(conditioning, null)
         self._graph: _Graph | None = None
 
-    def hear(self, conditioning: Conditioning, null: Conditioning) -> None:
+    def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
         """Put other global tokens in the place of those that the next columns attend to."""
-        tokens = (join(conditioning, null) if self.guided else conditioning).tokens
-        keys, values = self.packed.decoder.prefix(tokens)
+        keys, values = self.packed.decoder.prefix(self._tokens(conditioning, null))
         self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
         self._ring[:, 1, ..., : self.n_tokens, :] = values
+
+    def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
+        """Global tokens `[R, G, D]` of all rows: those without a room follow those with one."""
+        return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
 
     def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
         """One column further.

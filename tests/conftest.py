@@ -25,12 +25,16 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
+def reset_accelerate() -> None:
     """Accelerate lets a process choose its precision once, and tests choose several."""
-    yield
     if "accelerate.state" in sys.modules:
         sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    yield
+    reset_accelerate()
 
 
 @pytest.fixture

@@ -12,20 +12,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from rooms import RATE, steps_room
 from test_cli import full_disk, one_sentence
 
-from silent2music import audio
+from silent2music import audio, config
 from silent2music.audio import Waveform
 from silent2music.cli import main
 from silent2music.config import AmbienceConfig, load_recipe
-from silent2music.errors import AudioError, ConfigError
-from silent2music.export import ambience as job
-from silent2music.export.folders import plan_rooms
-from silent2music.export.manifest import check_manifest, schema
+from silent2music.errors import ConfigError
+from silent2music.export.ambience.folders import SCHEMA
+from silent2music.export.batch import plan
+from silent2music.files import LOCK_NAME
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--loop", "2s", "--set", "ambience.candidates=2"]
@@ -45,12 +47,17 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise `ValidationError` where a manifest does not fit the schema that ships."""
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(manifest)
+
+
 # ---- a room ----
 
 
 def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path, monkeypatch) -> None:
     # An untrained model's music is full of strokes; what stands out is not looked at here.
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.0)
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
@@ -93,8 +100,8 @@ def test_ambix_comes_with_its_fold_downs_and_takes_the_rooms_direction(s2m, mode
 
 
 def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr("silent2music.export.levels.NEARLY_NOTHING_LUFS", 20.0)
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.0)
+    monkeypatch.setattr("silent2music.export.ambience.writing.NEARLY_NOTHING_LUFS", 20.0)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.0)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
     assert code == 0
@@ -103,7 +110,7 @@ def test_a_nearly_silent_result_is_left_so_and_said(s2m, model_folder: Path, mon
 
 
 def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr("silent2music.export.loops.stands_out", lambda *_: 0.25)
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.25)
     hiss(Path("a.wav"), 1)
     code, _, said = s2m("ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT)
     assert code == 0
@@ -175,19 +182,18 @@ def test_killed_twice_the_third_start_gives_what_an_undisturbed_run_gives(s2m, m
 
 def test_workers_share_the_rooms(s2m, model_folder: Path, monkeypatch) -> None:
     folder_of_rooms()
-
-    class Second(job.Workers):
-        def __init__(self) -> None:
-            super().__init__()
-            self.index, self.count = 1, 2
-
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "Workers", Second)
-        assert s2m("ambience", "rooms", "--out", "out", "--model", model_folder, *SHORT)[0] == 0
-    # Jobs in order: corrupt, r0, r2, sub/r1; the second worker has r0 and sub/r1.
-    assert sorted(p.name for p in Path("out").rglob("r?")) == ["r0", "r1"]
-    assert not Path("out/manifest.json").exists()
-    assert job.Workers().gathered([1]) == [1]
+    line = ["ambience", "rooms", "--model", model_folder, *SHORT]
+    # Jobs in order: corrupt, r0, r2, sub/r1; the second worker has r0 and sub/r1, the first one what is corrupt.
+    for rank, code, n_rooms in ((1, 0, 2), (0, 1, 3), (1, 0, 3)):
+        with monkeypatch.context() as patch:
+            patch.setenv("RANK", str(rank))
+            patch.setenv("WORLD_SIZE", "2")
+            assert s2m(*line, "--out", "out")[0] == code
+        assert len(json.loads(Path("out/manifest.json").read_text())["rooms"]) == n_rooms
+        assert len(list(Path("out").rglob("r?"))) == n_rooms
+    # The second worker, which came last, left what the first one had said of the corrupt one.
+    assert s2m(*line, "--out", "alone")[0] == 1
+    assert bytes_below(Path("out")) == bytes_below(Path("alone"))
 
 
 # ---- bad input ----
@@ -228,7 +234,8 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
         (["--lufs", "3"], "ambience.lufs is 3.0; expected -70 to -5"),
         (["--variations", "0"], "ambience.variations is 0"),
         (["--preset", "preset.toml"], "Unknown setting 'ambience.louder'; expected one of seconds"),
-        (["--preset", "none"], "none cannot be read"),
+        (["--preset", "none"], "none is no recipe; expected a folder with recipe.toml"),
+        (["--preset", "none.toml"], "none.toml cannot be read"),
         (["--contact-sheet", "sheet.jpg"], "suffix '.jpg'; expected a picture, .png"),
         (["--out", "file/out"], "file/out cannot be written"),
         (["--model", "nowhere"], "nowhere is no model folder"),
@@ -263,7 +270,7 @@ def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folde
     assert "out/b/b_loop_1.wav cannot be written" in said
     assert bytes_below(Path("out/a")) == before
     assert not Path("out/b").exists()
-    assert not [p for p in Path("out").iterdir() if p.name.startswith(".")]
+    assert [p.name for p in Path("out").iterdir() if p.name.startswith(".")] == [LOCK_NAME]
     assert s2m(*line)[0] == 0
     assert Path("out/b/ambience.json").exists()
 
@@ -271,7 +278,7 @@ def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folde
 def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for suffix in ("wav", "flac"):
         hiss(tmp_path / f"a.{suffix}", 1)
-    jobs, failures = plan_rooms([tmp_path], tmp_path / "out", 0)
+    jobs, failures = plan([tmp_path], 0, tmp_path / "out", lambda relative: relative.with_suffix(""))
     assert [j.room.name for j in jobs] == ["a.flac"]
     assert "a.wav and" in failures[0].reason
     assert "rename one of them" in failures[0].reason
@@ -293,14 +300,35 @@ def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> Non
     ):
         spoilt = copy.deepcopy(manifest)
         spoil(spoilt)
-        with pytest.raises(AudioError, match="does not fit its schema at"):
+        with pytest.raises(jsonschema.ValidationError):
             check_manifest(spoilt)
 
 
 def test_the_schema_is_one() -> None:
-    import jsonschema
+    jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
-    jsonschema.Draft202012Validator.check_schema(schema())
+
+def test_a_preset_that_ships_is_found_by_its_name(
+    s2m, model_folder: Path, monkeypatch, tmp_path: Path
+) -> None:
+    hiss(Path("a.wav"), 1)
+    line = ["ambience", "a.wav", "--out", "out", "--model", model_folder, "--preset", "vr", *SHORT]
+    assert s2m(*line, "--layers", "calm", "--variations", "1")[0] == 0
+    (room,) = json.loads(Path("out/manifest.json").read_text())["rooms"]
+    assert room["settings"]["bars"] == 0  # as --loop 2s says, over the preset's 4
+    assert load_recipe(Path("vr")).ambience.layers == ("calm", "medium", "intense")
+    # A folder of that name in the current one is meant by it; an installed package has recipes inside.
+    Path("vr").mkdir()
+    Path("vr/recipe.toml").write_text("[ambience]\nbars = 3\n")
+    assert load_recipe(Path("vr")).ambience.bars == 3
+    shutil.rmtree("vr")
+    inside = tmp_path / "site" / "silent2music"
+    (inside / "recipes").mkdir(parents=True)
+    shutil.copytree(ROOT / "recipes" / "vr", inside / "recipes" / "vr")
+    monkeypatch.setattr(config, "__file__", str(inside / "config.py"))
+    assert load_recipe(Path("vr")).ambience.variations == 2
+    with pytest.raises(ConfigError, match="base is no recipe; expected a folder"):
+        load_recipe(Path("base"))
 
 
 def test_the_preset_is_valid_and_states_differences_only() -> None:

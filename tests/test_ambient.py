@@ -3,7 +3,14 @@ import pytest
 import torch
 
 from silent2music.acoustics import analyze
-from silent2music.ambient import AmbientEncoder, ambient_features, n_features, n_scalars
+from silent2music.ambient import (
+    FrameEncoder,
+    ScalarEncoder,
+    Standardise,
+    ambient_features,
+    n_features,
+    n_scalars,
+)
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
@@ -59,53 +66,52 @@ def test_mel_levels_are_in_dbfs():
     assert median_db.max() == pytest.approx(20 * np.log10(0.01 / np.sqrt(2)), abs=3.0)
 
 
-def make_encoder() -> AmbientEncoder:
+def make_encoder() -> FrameEncoder:
     torch.manual_seed(0)
-    return AmbientEncoder(CONFIG, out_dim=8).eval()
+    return FrameEncoder(CONFIG, out_dim=8).eval()
 
 
 def inputs(b: int, s: int):
     g = torch.Generator().manual_seed(0)
-    frames = torch.randn(b, s, n_features(CONFIG), generator=g)
-    scalars = torch.randn(b, n_scalars(CONFIG), generator=g)
-    return frames, scalars, torch.ones(b, s, dtype=torch.bool)
+    return torch.randn(b, s, n_features(CONFIG), generator=g), torch.ones(b, s, dtype=torch.bool)
 
 
-def test_shapes_of_the_conditioning():
-    conditioning = make_encoder()(*inputs(2, 30))
-    assert conditioning.frames.shape == (2, 30, 8)
-    assert conditioning.tokens.shape == (2, CONFIG.n_global_tokens, 8)
+def test_shapes_of_the_embeddings():
+    assert make_encoder()(*inputs(2, 30)).shape == (2, 30, 8)
+    scalars = torch.randn(2, n_scalars(CONFIG))
+    assert ScalarEncoder(CONFIG, out_dim=8)(scalars).shape == (2, CONFIG.n_global_tokens, 8)
 
 
 def test_a_padded_row_equals_a_single_one():
     encoder = make_encoder()
-    frames, scalars, mask = inputs(2, 30)
+    frames, mask = inputs(2, 30)
     mask[1, 18:] = False
-    padded = encoder(frames, scalars, mask)
-    single = encoder(frames[1:, :18], scalars[1:], mask[1:, :18])
-    torch.testing.assert_close(padded.frames[1:, :18], single.frames)
-    assert torch.equal(padded.frames[1, 18:], padded.frames[1, 17:18].expand(12, -1))
+    torch.testing.assert_close(encoder(frames, mask)[1:, :18], encoder(frames[1:, :18], mask[1:, :18]))
 
 
 def test_the_lookahead_is_bounded_and_used():
     encoder = make_encoder()
-    frames, scalars, mask = inputs(1, 200)
+    frames, mask = inputs(1, 200)
     changed = frames.clone()
     changed[:, 100:] += 1.0
-    a, b = encoder(frames, scalars, mask).frames[0], encoder(changed, scalars, mask).frames[0]
-    first = 100 - encoder.lookahead_steps
-    assert encoder.lookahead_steps <= 50
+    a, b = encoder(frames, mask)[0], encoder(changed, mask)[0]
+    first = 100 - encoder.lookahead_frames
+    assert encoder.lookahead_frames <= 50
     torch.testing.assert_close(a[:first], b[:first])
     assert not torch.allclose(a[first + 5], b[first + 5])
 
 
 def test_too_long_a_lookahead_is_named():
     with pytest.raises(ConfigError, match=r"looks .* s ahead"):
-        AmbientEncoder(AmbientConfig(n_layers=9), out_dim=8)
+        FrameEncoder(AmbientConfig(n_layers=9), out_dim=8)
 
 
 def test_statistics_standardise():
-    encoder = make_encoder()
-    frames, scalars, _ = inputs(4, 100)
-    encoder.set_statistics(frames.flatten(0, 1) * 3 + 1, scalars)
-    torch.testing.assert_close(encoder.feature_mean, (frames.flatten(0, 1) * 3 + 1).mean(0))
+    values = inputs(4, 100)[0].flatten(0, 1) * 3 + 1
+    standardise = Standardise(n_features(CONFIG))
+    standardise.fit(values)
+    torch.testing.assert_close(standardise.mean, values.mean(0))
+    found = standardise(values)
+    torch.testing.assert_close(found.mean(0), torch.zeros(n_features(CONFIG)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.std(0), torch.ones(n_features(CONFIG)), atol=1e-3, rtol=0)
+    assert float(standardise(values + 1e6).max()) == 8.0

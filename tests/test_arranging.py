@@ -3,14 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from silent2music.data.arranging import arrange, automation, energy_levels, key_shift
-from silent2music.data.ensembles import INSTRUMENTS, STYLES, Style
-from silent2music.data.moods import affect_curves, melody_chroma
-from silent2music.data.plan import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
-from silent2music.data.scores import Score, ScorePart
-from silent2music.data.textures import in_range
-from silent2music.data.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_events
 from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.arranging import arrange, automation, energy_levels, key_shift
+from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Style
+from silent2music.factory.moods import affect_curves
+from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.textures import in_range
+from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
 from silent2music.keys import PITCH_NAMES
 
 SECONDS = 30.0
@@ -45,12 +45,9 @@ def make_score(n_bars: int = 60, tempo_bpm: float = 100.0, transpose: int = 0) -
         parts=(part,),
         n_beats=4 * n_bars,
         bar_beats=np.arange(0, 4 * n_bars, 4),
-        time_signatures=((0, 4, 4),),
         tempos=((0.0, tempo_bpm),),
         tonic=transpose % 12,
         mode="major",
-        density=2.0,
-        pitch_range=(min(pitches), max(pitches)),
     )
 
 
@@ -327,8 +324,8 @@ def test_curves_of_another_length_are_fitted():
     assert energy_levels(scene("room", energy_db=np.zeros(0), level_dbfs=-55.0), 10).tolist() == [-55.0] * 10
 
 
-def test_thin_events_keeps_the_stronger():
-    kept = thin_events(np.array([0.0, 0.05, 1.0, 1.2]), np.array([0.2, 0.9, 0.5, 0.4]), 0.1)
+def test_thin_out_keeps_the_stronger():
+    kept = thin_out(np.array([0.0, 0.05, 1.0, 1.2]), np.array([0.2, 0.9, 0.5, 0.4]), 0.1)
     assert kept.tolist() == [1, 2, 3]
 
 
@@ -386,18 +383,6 @@ def test_affect_of_nothing_is_defined():
     assert valence.shape == arousal.shape == (50,)
     assert np.isfinite(valence).all()
     assert arousal.max() < -0.3
-
-
-def test_melody_chroma_shows_the_line():
-    part = solo([60, 64, 67], [80, 80, 80], length=0.5)
-    beats = np.zeros(0)
-    music = Arrangement(2.0, (part,), beats, beats, beats, beats, 60.0, "C major", beats, beats, "", "")
-    chroma = melody_chroma(music, 10.0)
-    assert chroma.shape == (20, 12)
-    assert chroma[:, 0].tolist() == [1.0] * 5 + [0.0] * 15
-    assert chroma[5:10, 4].all()
-    assert chroma[10:15, 7].all()
-    assert chroma.sum() == 15
 
 
 def test_captions_name_players_mood_and_place():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,8 +15,12 @@ import pytest
 from rooms import RATE, steps_room
 
 from silent2music import audio
-from silent2music.errors import AudioError, CheckpointError, ConfigError
-from silent2music.export.batch import Manifest, Outcome, Worker, run, summary, this_worker
+from silent2music.config import SamplingConfig
+from silent2music.errors import ConfigError
+from silent2music.export.batch import Manifest, Worker, portable, this_worker
+from silent2music.export.infer import infer_many, plan
+from silent2music.export.models import LazyModel, Request
+from silent2music.files import LOCK_NAME
 
 
 def test_shares_cover_everything_once() -> None:
@@ -39,7 +44,7 @@ def _add_many(folder: Path, start: int) -> None:
 
 
 def test_processes_share_a_manifest(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_add_many, args=(tmp_path, 50 * i)) for i in range(3)]
     for worker in workers:
         worker.start()
@@ -60,36 +65,20 @@ def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     assert manifest.path.read_text().splitlines() == ['{"key": "a", "n": 4}', '{"key": "c", "n": 3}']
 
 
-def test_a_bad_item_does_not_stop_the_rest_and_done_ones_are_skipped(tmp_path: Path) -> None:
-    calls = []
-
-    def make(item: str) -> dict[str, str]:
-        calls.append(item)
-        if item == "bad":
-            raise AudioError("bad is bad.")
-        return {"of": item}
-
-    def made(item: str) -> dict[str, str] | None:
-        return {"of": item} if item == "old" else None
-
-    outcomes = list(run(["a", "bad", "old", "z"], str, made, make, Manifest(tmp_path), Worker()))
-    assert calls == ["a", "bad", "z"]
-    assert [outcome.status for outcome in outcomes] == ["made", "failed", "skipped", "made"]
-    assert Manifest(tmp_path).read()["bad"] == {"key": "bad", "error": "bad is bad."}
-    assert summary(outcomes) == "2 made, 1 skipped, 1 failed\n  bad: bad is bad."
-
-
-def test_what_would_stop_every_item_stops_the_run() -> None:
-    def make(item: str) -> dict[str, str]:
-        raise CheckpointError("no model")
-
-    with pytest.raises(CheckpointError, match="no model"):
-        list(run(["a", "b"], str, lambda item: None, make, worker=Worker()))
-
-
-def test_outcomes_of_nothing() -> None:
-    empty: list[Outcome] = []
-    assert summary(empty) == "0 made, 0 skipped, 0 failed"
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sub/plain.wav", "sub/plain.wav"),
+        ('a<b>:"c|d?e*.wav', "a_b___c_d_e_.wav"),
+        ("back\\slash.wav", "back_slash.wav"),
+        ("AUX/com1.music.wav", "_AUX/_com1.music.wav"),
+        ("ends with. ./x", "ends with_/x"),
+        ("console.wav", "console.wav"),
+        ("Küche – 雨.wav", "Küche – 雨.wav"),
+    ],
+)
+def test_names_are_made_that_every_platform_takes(name: str, expected: str) -> None:
+    assert portable(Path(name)).as_posix() == expected
 
 
 # ---- a folder of rooms, by several processes ----
@@ -113,7 +102,8 @@ def start(rooms: Path, out: Path, model: Path, rank: int = 0, world_size: int = 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK_NAME)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 def test_shared_or_killed_and_resumed_a_folder_is_the_same(
@@ -148,18 +138,65 @@ def test_shared_or_killed_and_resumed_a_folder_is_the_same(
 
 
 def test_other_settings_are_not_taken_for_done(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
-    from silent2music.config import SamplingConfig
-    from silent2music.export.infer import Failure, Skipped, infer_many, plan
-
     jobs = plan([rooms], 7, folder=tmp_path / "out")[0][1:3]
-    first = list(infer_many(jobs, SamplingConfig(), model_folder=model_folder))
-    assert all(isinstance(result, dict) for result in first)
-    again = list(infer_many(jobs, SamplingConfig(), model_folder=model_folder))
-    assert [one.record for one in again if isinstance(one, Skipped)] == json.loads(json.dumps(first))
+    model = LazyModel(model_folder)
+    first = list(infer_many(jobs, model))
+    assert [outcome.status for outcome in first] == ["made", "made"]
+    again = list(infer_many(jobs, model))
+    assert [outcome.status for outcome in again] == ["kept", "kept"]
+    assert [outcome.record for outcome in again] == json.loads(json.dumps([o.record for o in first]))
     jobs[0].out.unlink()
     jobs[1].out.write_bytes(jobs[1].out.read_bytes()[:-1])
-    result, refused = infer_many(jobs, SamplingConfig(), model_folder=model_folder)
+    result, refused = infer_many(jobs, model)
     assert result == first[0]
-    assert isinstance(refused, Failure) and "exists already" in refused.reason
-    (other, _) = infer_many(jobs, SamplingConfig(temperature=0.5), model_folder=model_folder)
-    assert isinstance(other, Failure) and "give --force" in other.reason
+    assert refused.status == "failed" and "exists already" in refused.reason
+    (other, _) = infer_many(jobs, model, Request(SamplingConfig(temperature=0.5)))
+    assert other.status == "failed" and "give --force" in other.reason
+
+
+@pytest.mark.parametrize("lost", [".music.wav", ".music.json"])
+def test_music_without_its_record_is_made_again_and_the_reverse(
+    rooms: Path, tmp_path: Path, model_folder: Path, lost: str
+) -> None:
+    room = rooms / "0" / "0.wav"
+    (job,), _ = plan([room], 7, folder=tmp_path / "out")
+    model = LazyModel(model_folder)
+    (first,) = infer_many([job], model)
+    before = contents(tmp_path / "out")
+    assert len(before) == 2
+    (tmp_path / "out" / f"0{lost}").unlink()
+    (other,) = infer_many([dataclasses.replace(job, seed=8)], model)
+    assert other.status == ("failed" if lost == ".music.json" else "made")  # other music is nobody's leftover
+    for name in ("0.music.wav", "0.music.json") if other.status == "made" else ():
+        (tmp_path / "out" / name).write_bytes(before[name])
+    (tmp_path / "out" / f"0{lost}").unlink(missing_ok=True)
+    (again,) = infer_many([job], model)
+    assert again == first
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_file_that_is_not_ours_is_not_replaced(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
+    (job,), _ = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path)
+    for name in ("0.music.wav", "0.music.json"):
+        (tmp_path / name).write_text('{"output": {"file": "another.wav"}}')
+        (outcome,) = infer_many([job], LazyModel(model_folder))
+        assert f"{name} exists already" in outcome.reason
+        (tmp_path / name).unlink()
+
+
+def test_music_that_cannot_come_to_its_place_takes_its_record_along(
+    rooms: Path, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where a file that a player has open cannot be replaced."""
+    replace = Path.replace
+
+    def held(self: Path, target: Path) -> Path:
+        if Path(target).name == "0.music.wav":
+            raise PermissionError(13, "Permission denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    (job,), _ = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path / "out")
+    (outcome,) = infer_many([job], LazyModel(model_folder))
+    assert "0.music.wav cannot be written (Permission denied)" in outcome.reason
+    assert list((tmp_path / "out").iterdir()) == []

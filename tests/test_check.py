@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import struct
@@ -15,16 +14,15 @@ from test_cli import one_sentence
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.export import onsets
-from silent2music.export.check import (
-    FileCheck,
+from silent2music.export.ambience import seam as onsets
+from silent2music.export.ambience.check import (
     check_ambience,
     described,
     layer_densities,
-    three_laps_onsets,
+    librosa_onsets,
     wav_loop,
 )
-from silent2music.export.seam import measure_seam
+from silent2music.export.ambience.seam import measure_seam
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
@@ -33,12 +31,14 @@ pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg i
 def made(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of one room in two formats."""
     from silent2music.config import AmbienceConfig
-    from silent2music.export.ambience import ambience
+    from silent2music.export.ambience.job import ambience
+    from silent2music.export.models import LazyModel
 
     folder = tmp_path_factory.mktemp("checked")
     audio.write(folder / "walk.wav", Waveform(steps_room(4.0), RATE))
     config = AmbienceConfig(bars=1, layers=("calm", "intense"), formats=("wav", "ogg"), candidates=2)
-    assert ambience([folder / "walk.wav"], folder / "out", config, model_folder=model_folder).made
+    (outcome,) = ambience([folder / "walk.wav"], folder / "out", config, LazyModel(model_folder))
+    assert outcome.status == "made"
     return folder / "out"
 
 
@@ -48,7 +48,7 @@ def spoilt(made: Path, tmp_path: Path) -> Path:
 
 
 def faults(folder: Path) -> dict[str, str]:
-    return {Path(c.file).name: "; ".join(c.faults) for c in check_ambience(folder)}
+    return {Path(c["file"]).name: "; ".join(c["faults"]) for c in check_ambience(folder)}
 
 
 def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) -> None:
@@ -78,9 +78,7 @@ def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
             after = (t - 0.07 - 2.0 * i / n_strokes) % 2.0
             lap += 0.2 * np.exp(-after / 0.05) * np.sin(2 * np.pi * 660 * after)
         audio.write(tmp_path / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
-        zeros = dict.fromkeys((f.name for f in dataclasses.fields(FileCheck)), 0.0)
-        named = {"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1}
-        checks.append(FileCheck(**{**zeros, **named}))  # type: ignore[arg-type]
+        checks.append({"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1})
     # One more onset each may be found where the sounds are joined.
     found = layer_densities(tmp_path, checks)["a"]
     assert found == {"calm": pytest.approx(1.5, abs=0.5), "intense": pytest.approx(5.0, abs=0.5)}
@@ -137,7 +135,7 @@ def test_onsets_at_the_seam_are_those_of_librosa(struck_at: float | None) -> Non
         after = (t - start) % 2.0
         lap += 0.3 * np.exp(-after / 0.1) * np.sin(2 * np.pi * 660 * after)
     lap = lap.astype(np.float32)
-    found = three_laps_onsets(lap, rate)
+    found = librosa_onsets(np.tile(lap, 3), rate)
     at_seam = [x for x in found if min(abs(x - 2.0), abs(x - 4.0)) <= 0.05]
     assert bool(at_seam) == (struck_at == 0.0) == (measure_seam(lap, rate).onset > 0)
     assert described(Path(), []).splitlines()[-1].startswith("0 files")

@@ -53,6 +53,8 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
         "temperature": 0.9,
         "top_k": 7,
         "top_p": 0.8,
+        "constraints": ["cells", "rests"],
+        "controls": {},
         "device": "cpu",
     }
 
@@ -79,7 +81,7 @@ def test_many_inputs_go_on_past_bad_ones_and_name_them(s2m, room_file: Path, mod
     assert "rooms/bad.wav cannot be read as audio" in second
     assert first == "missing.wav does not exist; check the name."
     assert last == "2 of 4 recordings gave no music: missing.wav, rooms/bad.wav."
-    assert sorted(p.as_posix() for p in Path("out").rglob("*") if p.is_file()) == [
+    assert sorted(p.as_posix() for p in Path("out").rglob("[!.]*") if p.is_file()) == [
         "out/manifest.jsonl",
         "out/room.music.json",
         "out/room.music.wav",
@@ -332,7 +334,7 @@ def test_codec_train_starts_from_a_fitted_codec(s2m, codec_folder: Path) -> None
     shutil.copy(music, "other.wav")
     Path("recipe.toml").write_text(
         "[codec]\ndecoder_layers = 1\ncorrection_dim = 8\n"
-        "[codec_training]\nmax_steps = 1\nbatch_size = 1\ncrop_seconds = 0.5\n"
+        "[codec_training]\nmax_steps = 1\nbatch_size = 1\ncrop_seconds = 0.5\ncached_minutes = 0.3\n"
     )
     command = ["codec", "train", "recipe.toml", music, "--start", codec_folder, "--out", "run"]
     code, _, said = s2m(*command)

@@ -102,21 +102,16 @@ def test_later_codes_change_nothing_before_the_lookahead(codec: BundledCodec, co
     assert torch.allclose(first, second, atol=1e-5)
 
 
-def test_codes_of_the_core_are_those_of_a_codec_without_the_rest(
-    codec: BundledCodec, codec_folder: Path
-) -> None:
-    """Two of four codebooks are the core; its checksum is that of the codec which has no others."""
-    core = BundledCodec(replace(codec.config, n_codebooks=2))
-    core.load_state_dict({**codec.state_dict(), "codebooks": codec.codebooks[:2]})
-    extended = BundledCodec(replace(codec.config, n_core_codebooks=2))
-    extended.load_state_dict(codec.state_dict())
-    audio = music(codec_folder, 10.0)
-    codes = core.encode(audio)
-    assert torch.equal(extended.encode(audio)[:, :2], codes)
-    assert not torch.equal(codec.encode(audio)[:, :2], codes), "searched together, two codes would differ"
-    assert torch.equal(extended.decode(codes), core.decode(codes))
-    assert extended.token_checksum(1) == extended.token_checksum(2) == core.checksum
-    assert extended.token_checksum(3) == extended.checksum != codec.checksum
+def test_the_first_codebooks_are_those_of_all(codec: BundledCodec, codec_folder: Path) -> None:
+    """All are searched together, so the checksum is of all, however many are used."""
+    audio = music(codec_folder, 4.0)
+    codes = codec.encode(audio)
+    assert torch.equal(codec.encode(audio, 2), codes[:, :2])
+    assert codec.token_checksum(2) == codec.checksum
+    fewer = list(codec.decode_stream(codes[:, :2].split(7, dim=-1)))
+    assert torch.allclose(torch.cat(fewer, dim=-1), codec.decode(codes[:, :2]), atol=1e-4)
+    with pytest.raises(AudioError, match="of 4 codebooks after one of 2; expected as many in each"):
+        list(codec.decode_stream([codes[:, :2], codes]))
 
 
 def test_each_codebook_brings_the_sound_nearer(codec: BundledCodec, codec_folder: Path) -> None:
@@ -195,10 +190,10 @@ def test_wrong_shapes_are_refused(codec: BundledCodec) -> None:
         codec.decode(torch.full((1, 4, 5), 32))
     with pytest.raises(ConfigError, match=r"codec\.hop is 500"):
         BundledCodec(CodecConfig(hop=500))
-    with pytest.raises(ConfigError, match="n_core_codebooks is 9; expected 0 to"):
-        BundledCodec(CodecConfig(n_core_codebooks=9))
     with pytest.raises(AudioError, match="5 codebooks were asked for; the codec has 4"):
         codec.token_checksum(5)
+    with pytest.raises(AudioError, match="5 codebooks were asked for; the codec has 4"):
+        codec.encode(torch.zeros(1, 1, 960), 5)
 
 
 # Files
@@ -251,14 +246,14 @@ def set_field(section: str, key: str, value: object) -> Any:
         ("model.safetensors", None, r"model\.safetensors is missing"),
         ("config.json", lambda data: data[:40], r"config\.json cannot be read"),
         ("config.json", lambda data: b"[]", r"config\.json holds no table"),
-        ("model.safetensors", lambda data: data[:-100], r"model\.safetensors is truncated"),
-        ("model.safetensors", lambda data: b"", r"model\.safetensors is truncated"),
+        ("model.safetensors", lambda data: data[:-100], r"model\.safetensors is damaged"),
+        ("model.safetensors", lambda data: b"", r"model\.safetensors is damaged"),
         ("model.safetensors", lambda data: data[:-2] + b"\x11\x22", r"field 'checksum'"),
         ("config.json", set_field("", "kind", "vinyl"), "field 'kind' is 'vinyl'; expected one of bundled"),
         (
             "config.json",
             set_field("settings", "n_components", 17),
-            "field 'codebooks' is .* and config.json asks for",
+            r"Weight 'components' in .* has shape \(16, 962\); its config expects \(17, 962\)",
         ),
         ("config.json", set_field("settings", "speed", 1), "Unknown setting 'settings.speed'"),
         ("config.json", set_field("settings", "hop", "x"), "Setting 'settings.hop' is 'x'"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,23 +15,28 @@ from typer.testing import CliRunner
 
 from silent2music import audio
 from silent2music.audio import Waveform
+from silent2music.bundled_codec import BundledCodec
 from silent2music.cli import app
 from silent2music.codec import load_codec
-from silent2music.config import DataConfig
-from silent2music.data.medleys import FAMILIES, render_medleys
+from silent2music.config import CodecConfig, DataConfig, from_dict, read_values
 from silent2music.errors import ConfigError, DataError
-from silent2music.evaluation.codec_bench import parse_candidate, run_bench
+from silent2music.evaluation import codec_bench
+from silent2music.evaluation.codec_bench import BenchEntry, held_out, parse_entry, run_bench
 from silent2music.evaluation.codec_metrics import (
     chroma_similarity,
-    compare,
+    codec_figures,
     held_modulation,
     si_sdr_db,
 )
-from silent2music.evaluation.codec_plots import plot_curves
-from silent2music.training import codec_candidates
+from silent2music.factory.medleys import FAMILIES, render_medleys
 
 RATE = 24_000
 NO_ONSETS = np.zeros(0)
+
+
+@pytest.fixture(autouse=True)
+def little_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_bench, "SPEED_SECONDS", 0.5)
 
 
 def tone(frequency_hz: float, seconds: float = 2.0) -> np.ndarray:
@@ -39,13 +46,13 @@ def tone(frequency_hz: float, seconds: float = 2.0) -> np.ndarray:
 
 def test_the_same_sound_is_perfect() -> None:
     notes = np.concatenate([tone(f, 0.5) * np.exp(-np.arange(12_000) / 6000) for f in (262, 330, 392, 523)])
-    figures = compare(notes.astype(np.float32), notes.astype(np.float32), RATE)
+    figures = codec_figures(notes.astype(np.float32), notes.astype(np.float32), RATE)
     assert figures["log_mel"] == 0.0
     assert figures["chroma"] == pytest.approx(1.0)
     assert figures["onset_f"] == 1.0
     assert figures["roughness"] == 0.0
     assert figures["level_db"] == 0.0
-    assert compare(notes.astype(np.float32), 0.5 * notes.astype(np.float32), RATE)[
+    assert codec_figures(notes.astype(np.float32), 0.5 * notes.astype(np.float32), RATE)[
         "level_db"
     ] == pytest.approx(-6.02, abs=0.01)
     assert figures["si_sdr_db"] > 90.0
@@ -78,42 +85,66 @@ def test_short_notes_are_not_held() -> None:
 
 
 def test_codecs_side_by_side(codec_folder: Path, tmp_path: Path) -> None:
-    candidates = [
-        parse_candidate(f"{name}={codec_folder}{rest}")
-        for name, rest in (("all", ""), ("one", ":1"), ("random", "@random"))
-    ]
-    assert [c.n_codebooks for c in candidates] == [4, 1, 4]
-    assert candidates[0].kbit_per_second == pytest.approx(4 * 25 * 5 / 1000)
+    entries = [parse_entry(f"{name}={codec_folder}{rest}") for name, rest in (("all", ""), ("one", ":1"))]
+    assert [entry.n_codebooks for entry in entries] == [4, 1]
+    assert entries[0].kbit_per_second == pytest.approx(4 * 25 * 5 / 1000)
     music = {"real": [codec_folder.parent / "music.wav"]}
-    text = run_bench(candidates, music, tmp_path / "out", seconds=2.0)
+    text = run_bench(entries, music, tmp_path / "out", seconds=2.0)
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
     assert rows["all"][0]["log_mel"] < rows["one"][0]["log_mel"]
-    assert rows["all"][0]["log_mel"] != rows["random"][0]["log_mel"]
-    for name in ("all", "one", "random", "EnCodec 24 kHz"):
-        assert name in text
+    for name in ("all | 0.5", "one | 0.12", "EnCodec 24 kHz"):
+        assert f"| {name}" in text
     assert (tmp_path / "out" / "worst.png").stat().st_size > 1000
     with pytest.raises(DataError, match="no music to compare"):
-        run_bench(candidates, {}, tmp_path / "out")
+        run_bench(entries, {}, tmp_path / "out")
+    other = load_codec(codec_folder)
+    other.sample_rate = 32_000
+    with pytest.raises(ConfigError, match=r"of \[24000, 32000\] Hz; expected one sample rate"):
+        run_bench([*entries, BenchEntry("other", other, 4)], music, tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["folder", "=x", "a=", "a=x@loud"])
-def test_a_candidate_is_written_in_one_way(text: str) -> None:
+def test_the_command_compares_codecs(codec_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(codec_folder.parent / "music.wav", tmp_path / "drums-1.wav")
+    command = ["codec", "bench", "--codec", f"mine={codec_folder}", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*command, "--families", str(tmp_path), "--seconds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "| drums |" in (tmp_path / "out" / "bench.md").read_text()
+    refused = CliRunner().invoke(app, command)
+    assert "no music to compare" in str(refused.exception)
+
+
+def test_held_out_music_is_evenly_spread(tmp_path: Path) -> None:
+    for i in range(7):
+        audio.write(tmp_path / f"{i}.wav", Waveform(tone(220.0, 0.1)[None], RATE))
+    found = held_out(None, None, tmp_path, 3)
+    assert {group: [f.name for f in files] for group, files in found.items()} == {
+        "real": ["0.wav", "3.wav", "6.wav"]
+    }
+
+
+@pytest.mark.parametrize("text", ["folder", "=x", "a="])
+def test_an_entry_is_written_in_one_way(text: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=FOLDER"):
-        parse_candidate(text)
+        parse_entry(text)
 
 
-def test_a_candidate_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
+def test_an_entry_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
     with pytest.raises(ConfigError, match="asks for 5 codebooks; the codec has 4"):
-        parse_candidate(f"a={codec_folder}:5")
-    assert load_codec(codec_folder).n_codebooks == 4
+        parse_entry(f"a={codec_folder}:5")
 
 
-def test_candidates_are_fitted_compared_and_foretold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the command; what is there is not made again."""
-    monkeypatch.setattr(codec_candidates, "CODED_MINUTES", {"train": 0.6, "validation": 0.3})
-    monkeypatch.setattr(
-        codec_candidates, "SIZE", replace(codec_candidates.SIZE, dim=32, n_layers=1, n_heads=2)
-    )
+def test_candidates_are_fitted_compared_and_foretold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the recipe's script, on tiny data."""
+    file = Path(__file__).parents[1] / "recipes" / "codec" / "candidates.py"
+    spec = importlib.util.spec_from_file_location("candidates", file)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "TRAIN_MINUTES", 0.6)
+    monkeypatch.setattr(script, "TEST_MINUTES", 0.3)
+    monkeypatch.setattr(script, "SIZE", replace(script.SIZE, dim=32, n_layers=1, n_heads=2))
     rng = np.random.default_rng(0)
     for name in ("fit", "real"):
         (tmp_path / name).mkdir()
@@ -125,38 +156,28 @@ def test_candidates_are_fitted_compared_and_foretold(tmp_path: Path, monkeypatch
             audio.write(tmp_path / name / f"{i}.wav", Waveform(samples, RATE))
     (tmp_path / "some.toml").write_text(
         "[coarse]\nn_codebooks = 2\ncodebook_size = 8\nn_components = 16\n"
-        "[fine]\nn_codebooks = 4\ncodebook_size = 32\nn_components = 16\n"
+        '["very fine"]\nn_codebooks = 4\ncodebook_size = 32\nn_components = 16\n'
     )
-    command = ["codec", "candidates", str(tmp_path / "some.toml"), str(tmp_path / "fit")]
-    command += ["--real", str(tmp_path / "real"), "--out", str(tmp_path / "out"), "--seconds", "2"]
-    command += ["--foretell", "1", "--steps", "20"]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
+    command = [str(tmp_path / "some.toml"), str(tmp_path / "fit"), "--real", str(tmp_path / "real")]
+    command += ["--out", str(tmp_path / "out"), "--steps", "20"]
+    script.main(command)
     text = (tmp_path / "out" / "bench.md").read_text()
+    assert capsys.readouterr().out == text + "\n"
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
-    assert rows["fine"][0]["log_mel"] < rows["coarse"][0]["log_mel"]
-    found = json.loads((tmp_path / "out" / "tokens" / "fine" / "tokens.json").read_text())
-    assert 0.0 < found["bits_per_token"] < 5.0  # those of a draw from 32 entries
-    assert found["bits_per_second"] == pytest.approx(found["bits_per_token"] * 4 * 25)
-    assert f"| fine | {found['bits_per_second']:.0f} |" in text
-    made = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*.safetensors")}
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert {f: f.stat().st_mtime_ns for f in made} == made
-    assert json.loads((tmp_path / "out" / "tokens" / "fine" / "tokens.json").read_text()) == found
+    assert rows["very fine"][0]["log_mel"] < rows["coarse"][0]["log_mel"]
+    assert load_codec(tmp_path / "out" / "very_fine").n_codebooks == 4
+    per_second, per_token = map(float, text.splitlines()[-1].strip("| ").split(" | ")[1:])
+    assert 0.0 < per_token < 5.0  # those of a draw from 32 entries
+    assert per_second == pytest.approx(per_token * 4 * 25, abs=1.0)
     (tmp_path / "some.toml").write_text("[odd]\nbooks = 2\n")
-    refused = CliRunner().invoke(app, command)
-    assert refused.exit_code != 0
-    assert "Unknown setting 'odd.books'" in str(refused.exception)
+    with pytest.raises(ConfigError, match=r"Unknown setting 'odd\.books'"):
+        script.main(command)
 
 
-def test_curves_are_drawn_from_logs(tmp_path: Path) -> None:
-    lines = [{"step": i, "time": 60.0 * i, "log_mel": 1.0 / (1 + i)} for i in range(3)]
-    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
-    plot_curves({"run": tmp_path}, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
-    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "time": 0.0, "mel": 1.0}))
-    with pytest.raises(DataError, match="no validation yet"):
-        plot_curves({"run": tmp_path}, tmp_path / "curves.png")
+def test_the_recipes_candidates_are_settings_of_codecs() -> None:
+    values = read_values(Path(__file__).parents[1] / "recipes" / "codec" / "candidates.toml")
+    for name, table in values.items():
+        BundledCodec(from_dict(CodecConfig, table, name))
 
 
 def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from silent2music.conditioning import Conditioning
 from silent2music.config import DecoderConfig
-from silent2music.decoder import Decoder, DelayPattern, hold_last
+from silent2music.decoder import Conditioning, Decoder, DelayPattern, hold_last
 from silent2music.errors import ConfigError
 from silent2music.stepping import PackedDecoder, Stepper
 
@@ -32,9 +31,8 @@ def make_conditioning(b: int, s: int, seed: int = 1) -> Conditioning:
     g = torch.Generator().manual_seed(seed)
     return Conditioning(
         frames=torch.randn(b, s, 32, generator=g),
-        frames_mask=torch.ones(b, s, dtype=torch.bool),
+        mask=torch.ones(b, s, dtype=torch.bool),
         tokens=torch.randn(b, 2, 32, generator=g),
-        tokens_mask=torch.ones(b, 2, dtype=torch.bool),
     )
 
 
@@ -45,7 +43,8 @@ def test_delay_undo_is_the_inverse_of_apply(n_frames):
     grid = pattern.apply(codes)
     assert grid.shape == (2, 4, n_frames + 3)
     assert torch.equal(pattern.undo(grid), codes)
-    assert torch.equal(grid != 99, pattern.valid(n_frames).expand(2, -1, -1))
+    frame = torch.arange(n_frames + 3)[None] - torch.arange(4)[:, None]
+    assert torch.equal(grid != 99, ((frame >= 0) & (frame < n_frames)).expand(2, -1, -1))
 
 
 def test_codebook_k_of_frame_t_stands_in_column_t_plus_k():
@@ -109,7 +108,7 @@ def test_conditioning_of_frame_t_meets_column_t():
     grid = decoder.pattern.apply(torch.randint(0, 11, (1, 3, 12)))
     moved = conditioning.frames.clone()
     moved[:, 5] += 1.0
-    changed = Conditioning(moved, conditioning.frames_mask, conditioning.tokens, conditioning.tokens_mask)
+    changed = Conditioning(moved, conditioning.mask, conditioning.tokens)
     with torch.inference_mode():
         a, b = decoder(grid, conditioning), decoder(grid, changed)
     torch.testing.assert_close(a[:, :, :5], b[:, :, :5])

@@ -11,7 +11,7 @@ from silent2music.ambient import ambient_features
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.audio.downmix import is_timecode, signal_name
 from silent2music.config import AmbientConfig
-from silent2music.listening import listen
+from silent2music.listening import _windowed
 
 RATE = 48_000
 ROOM = steps_room(4.0, RATE)[0]
@@ -104,7 +104,7 @@ class TestDownmix:
         monkeypatch.setattr("silent2music.listening.OVERLAP_SECONDS", 0.5)
         late = np.arange(len(ROOM)) > 3.5 * RATE
         stereo = Waveform(np.stack([ROOM, np.where(late, ROOM, -ROOM)]), RATE)
-        pairs = zip(listen(stereo, 4.0, CONFIG), listen(stereo.downmix(), 4.0, CONFIG), strict=True)
+        pairs = zip(*(_windowed(room, 4.0, CONFIG, None) for room in (stereo, stereo.downmix())), strict=True)
         for whole, mixed in pairs:
             assert np.array_equal(whole.frames, mixed.frames)
 

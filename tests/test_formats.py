@@ -14,8 +14,7 @@ import pytest
 import soundfile
 
 from silent2music.audio import Waveform
-from silent2music.export.formats import EXPORTERS
-from silent2music.export.levels import quantised
+from silent2music.export.ambience.writing import quantised, write_loop
 
 N = 44_111
 BARS = (0, 22_056)
@@ -26,7 +25,7 @@ def written(folder: Path, suffix: str, n_channels: int = 2, rate: int = 44_100) 
     noise = 0.1 * np.random.default_rng(0).standard_normal((n_channels, N))
     samples = quantised(noise.astype(np.float32), seed=3)
     path = folder / f"loop.{suffix}"
-    EXPORTERS[suffix](path, Waveform(samples, rate), BARS, RECORD)
+    write_loop(path, Waveform(samples, rate), BARS, RECORD)
     return path, samples
 
 

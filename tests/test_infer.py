@@ -6,28 +6,36 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mutagen
 import numpy as np
 import pytest
 from rooms import RATE, steps_room
 
-from silent2music import audio
+from silent2music import audio, config
 from silent2music.audio import Waveform
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import infer as job
 from silent2music.export import levelling, provenance
-
-SAMPLING = SamplingConfig()
+from silent2music.export.batch import Job, seed_for
+from silent2music.export.models import LazyModel, Request
+from silent2music.model import Silent2Music
 
 
 @pytest.fixture(scope="module")
-def loaded(model_folder: Path) -> job.LoadedModel:
-    return job.load_model(model_folder, "cpu")
+def loaded(model_folder: Path) -> LazyModel:
+    return LazyModel(model_folder, "cpu")
 
 
-def run(loaded: job.LoadedModel, room: Path, out: Path, **options: Any) -> dict[str, Any]:
-    seed = options.pop("seed", 0)
-    return job.infer(job.Job(room, out, seed, room.name), audio.read(room), loaded, SAMPLING, **options)
+def load(folder: Path, device: str | None = None) -> Silent2Music:
+    return LazyModel(folder, device).model
+
+
+def run(
+    loaded: LazyModel, room: Path, out: Path, seed: int = 0, seconds: float | None = None, **options: Any
+) -> dict[str, Any]:
+    request = Request(seconds=seconds)
+    return job.infer(Job(room, out, seed, room.name), audio.read(room), loaded, request, **options)
 
 
 # ---- one room ----
@@ -85,10 +93,16 @@ def test_record_says_how_the_piece_was_made(
     assert record["input"]["sha256"] == provenance.sha256(room_file)
     assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
     assert record["model"]["name"] == "tiny"
-    assert record["settings"] == dataclasses.asdict(SAMPLING) | {"seed": 5, "seconds": 1.0, "device": "cpu"}
+    assert record["settings"] == {
+        **dataclasses.asdict(SamplingConfig(seed=5, guidance=1.5)),
+        "constraints": ["cells", "rests"],
+        "controls": {},
+        "seconds": 1.0,
+        "device": "cpu",
+    }
     assert set(record["versions"]) >= {"silent2music", "torch", "python"}
     assert record["room"]["level_dbfs"] == pytest.approx(-60.0, abs=0.5)
-    tags = provenance.read_tags(tmp_path / "out.flac")
+    tags = json.loads(mutagen.File(tmp_path / "out.flac").tags[provenance.TAG][0])
     assert tags == {key: record[key] for key in ("input", "model", "settings", "versions")}
 
 
@@ -180,7 +194,7 @@ def test_a_folder_is_mirrored_and_seeded_by_relative_path(tmp_path: Path) -> Non
         "sub/b.music.wav",
     ]
     assert [j.label for j in jobs] == ["a.wav", "sub/b.wav"]
-    assert [j.seed for j in jobs] == [job.seed_for(3, Path("a.wav")), job.seed_for(3, Path("sub/b.wav"))]
+    assert [j.seed for j in jobs] == [seed_for(3, Path("a.wav")), seed_for(3, Path("sub/b.wav"))]
     assert len({j.seed for j in jobs}) == 2
 
 
@@ -190,27 +204,35 @@ def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path) -> None:
     assert "would both be written to a.music.wav" in failures[0].reason
 
 
-def test_the_same_file_twice_is_one_more_failure_to_overwrite(
-    room_file: Path, tmp_path: Path, model_folder
-) -> None:
+def test_names_that_differ_only_in_case_do_not_meet_on_other_platforms(tmp_path: Path) -> None:
+    for name in ("Kitchen.wav", "kitchen.wav", "KITCHEN.flac", "hall.wav"):
+        (tmp_path / name).touch()
+    jobs, failures = job.plan([tmp_path], 0)
+    assert [j.room.name for j in jobs] == ["KITCHEN.flac", "hall.wav"]
+    assert [Path(failure.name).name for failure in failures] == ["Kitchen.wav", "kitchen.wav"]
+    assert all("would both be written to" in failure.reason for failure in failures)
+    composed, decomposed = tmp_path / "caf\u00e9.wav", tmp_path / "x" / "cafe\u0301.wav"
+    assert len(job.plan([composed, decomposed], 0)[1]) == 1  # one name on macOS
+
+
+def test_the_same_file_twice_is_made_once(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
     jobs, failures = job.plan([room_file, room_file], 0, folder=tmp_path / "out")
-    results = [*failures, *job.infer_many(jobs, SAMPLING, model_folder=model_folder, seconds=0.5)]
-    assert sum(isinstance(r, job.Failure) for r in results) == 1
+    results = [*failures, *job.infer_many(jobs, LazyModel(model_folder), Request(seconds=0.5))]
+    assert [result.status for result in results] == ["made"]
 
 
 def test_guidance_is_the_models_own_unless_given(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
     for guidance, expected in ((None, 1.5), (3.0, 3.0)):
         jobs, _ = job.plan([room_file], 0, folder=tmp_path / str(guidance))
-        (record,) = job.infer_many(jobs, SAMPLING, guidance, 0.5, model_folder)
-        assert record["settings"]["guidance"] == expected
+        request = Request(SamplingConfig(guidance=guidance), seconds=0.5)
+        (result,) = job.infer_many(jobs, LazyModel(model_folder), request)
+        assert result.record is not None and result.record["settings"]["guidance"] == expected
 
 
 def test_the_recording_itself_is_never_overwritten(room_file: Path, model_folder: Path) -> None:
     before = room_file.read_bytes()
-    (result,) = job.infer_many(
-        [job.Job(room_file, room_file, 0, "x")], SAMPLING, model_folder=model_folder, force=True
-    )
-    assert isinstance(result, job.Failure)
+    (result,) = job.infer_many([Job(room_file, room_file, 0, "x")], LazyModel(model_folder), force=True)
+    assert result.status == "failed"
     assert "is the recording itself" in result.reason
     assert room_file.read_bytes() == before
 
@@ -218,31 +240,31 @@ def test_the_recording_itself_is_never_overwritten(room_file: Path, model_folder
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 0.4, float("nan"), float("inf")])
 def test_impossible_lengths_are_refused(seconds: float) -> None:
     with pytest.raises(ConfigError, match=r"expected at least 0\.5"):
-        list(job.infer_many([], SAMPLING, seconds=seconds))
+        Request(seconds=seconds)
 
 
 # ---- models and devices ----
 
 
 def test_model_that_ships_is_found_in_a_package_and_in_a_checkout(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job.silent2music, "__file__", str(tmp_path / "silent2music" / "__init__.py"))
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "silent2music" / "config.py"))
     with pytest.raises(CheckpointError, match="No model came with this installation"):
-        job.default_model()
+        config.default_model()
     for place in (tmp_path / "checkpoints" / "base", tmp_path / "silent2music" / "checkpoints" / "base"):
         place.mkdir(parents=True)
         (place / "config.json").write_text("{}")
-        assert job.default_model() == place
+        assert config.default_model() == place
 
 
 def test_unknown_and_absent_devices_are_named(model_folder: Path, monkeypatch) -> None:
     import torch
 
     with pytest.raises(ConfigError, match="Device 'tpu' is unknown; expected one of cpu, cuda, mps"):
-        job.load_model(model_folder, "tpu")
+        load(model_folder, "tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="Device 'cuda' is not available"):
-        job.load_model(model_folder, "cuda")
-    assert job.load_model(model_folder).device == "cpu"
+        load(model_folder, "cuda")
+    assert LazyModel(model_folder).device == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +280,7 @@ def test_a_damaged_model_folder_is_named(model_folder: Path, tmp_path: Path, fil
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=Path(file).name.replace(".", r"\.")):
-        job.load_model(folder)
+        load(folder)
 
 
 def test_a_mismatching_model_folder_names_the_field(model_folder: Path, tmp_path: Path) -> None:
@@ -268,11 +290,11 @@ def test_a_mismatching_model_folder_names_the_field(model_folder: Path, tmp_path
     values["decoder"]["n_layers"] = 2
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="Weight 'decoder"):
-        job.load_model(folder)
+        load(folder)
     values["decoder"]["wings"] = 2
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"decoder\.wings"):
-        job.load_model(folder)
+        load(folder)
 
 
 def test_another_codec_than_the_models_is_refused(model_folder: Path, tmp_path: Path) -> None:
@@ -282,4 +304,4 @@ def test_another_codec_than_the_models_is_refused(model_folder: Path, tmp_path: 
     values["codec_checksum"] = "0" * 16
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="trained on codec tokens 0000"):
-        job.load_model(folder)
+        load(folder)

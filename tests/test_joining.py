@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rooms import RATE, steps_room
 
 from silent2music import audio, listening
 from silent2music.acoustics import AcousticProfile, Boundary, Event, analyze
 from silent2music.acoustics.joining import Part, joined
 from silent2music.audio import Recording, Waveform
-from silent2music.config import AmbientConfig
+from silent2music.config import AmbientConfig, ModelConfig
 from silent2music.listening import Measured, listen
 
 CONFIG = AmbientConfig(dim=16, n_layers=2, n_mels=8, n_fft=512, n_global_tokens=1)
+MODEL = ModelConfig(ambient=CONFIG)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_it_is_what_the_whole_would_say(short_windows: None) -> None:
 def test_that_of_a_short_room_is_its_own(counted: list[float]) -> None:
     room = walk(9.0)
     measured = Measured(room, CONFIG)
-    list(listen(room, 9.0, CONFIG, measured))
+    list(listen(room, 9.0, MODEL, measured=measured))
     assert measured.profile() == analyze(room)
     assert counted == [9.0]
 
@@ -81,20 +83,24 @@ def test_each_window_is_measured_once(
     room = audio.open_recording(tmp_path / "room.wav")
     assert isinstance(room, Recording)
     measured = Measured(room, CONFIG)
-    pieces = list(listen(room, 26.0, CONFIG, measured))
+    pieces = list(listen(room, 26.0, MODEL, measured=measured))
     assert counted == [16.0, 16.0]  # what the music hears
     measured.profile()
     assert counted == [16.0, 16.0, 16.0]
-    alone = list(listen(room, 26.0, CONFIG))
+    alone = list(listen(room, 26.0, MODEL))
     for one, other in zip(pieces, alone, strict=True):
-        assert np.array_equal(one.frames, other.frames) and np.array_equal(one.scalars, other.scalars)
+        assert one.along.keys() == other.along.keys() and one.whole.keys() == other.whole.keys()
+        for name in one.along:
+            assert torch.equal(one.along[name], other.along[name])
+        for name in one.whole:
+            assert torch.equal(one.whole[name], other.whole[name])
 
 
 def test_a_room_repeated_for_long_leaves_nothing_behind(short_windows: None, counted: list[float]) -> None:
     room = walk(9.0)
     measured = Measured(room, CONFIG)
     for n_windows in (2, 3):
-        list(listen(room, n_windows * 12.0, CONFIG, measured))
+        list(listen(room, n_windows * 12.0, MODEL, measured=measured))
         assert len(counted) >= n_windows and not measured._profiles
         counted.clear()
     assert measured.profile() == analyze(room)

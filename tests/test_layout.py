@@ -18,7 +18,7 @@ HOMES = {
     "typer": ("cli/",),
     "soundfile": ("audio/formats.py", "audio/decoding.py"),
     "av": ("audio/decoding.py",),
-    "accelerate": ("training/", "export/workers.py"),
+    "accelerate": ("training/",),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),
 }
@@ -29,13 +29,16 @@ NOT_FOR_INFER = (
     "accelerate",
     "datasets",
     "encodec",
+    "huggingface_hub",
     "jsonschema",
     "librosa",
     "matplotlib",
+    "mir_eval",
     "numba",
     "pandas",
     "pyarrow",
     "pyloudnorm",
+    "pyroomacoustics",
     "rich",
     "scipy.interpolate",
     "scipy.linalg",
@@ -44,8 +47,10 @@ NOT_FOR_INFER = (
     "scipy.stats",
     "silent2music.data",
     "silent2music.evaluation",
+    "silent2music.factory",
     "silent2music.training",
     "sklearn",
+    "symusic",
     "sympy",
     "tensorboard",
     "torch._dynamo",
@@ -117,6 +122,9 @@ def test_every_package_is_listed_for_installation() -> None:
     }
     assert found <= set(settings["packages"])
     assert settings["package-dir"]["silent2music.checkpoints"] == "checkpoints"
+    assert settings["package-dir"]["silent2music.recipes"] == "recipes"
+    recipes = {f"silent2music.recipes.{path.parent.name}" for path in ROOT.glob("recipes/*/recipe.toml")}
+    assert recipes <= set(settings["packages"]) & set(settings["package-data"])
 
 
 def test_readme_has_exactly_two_commands_that_set_up() -> None:

@@ -12,7 +12,13 @@ import pytest
 
 from silent2music import audio
 from silent2music.audio import LoudnessMeter, Waveform, gate
-from silent2music.export.levels import GATE_MARGIN_LU, levelled_set, loudness_of, off_the_gate, quantised
+from silent2music.export.ambience.writing import (
+    GATE_MARGIN_LU,
+    levelled_set,
+    loudness_of,
+    off_the_gate,
+    quantised,
+)
 
 RATE = 48_000
 

@@ -15,12 +15,13 @@ from silent2music.acoustics import analyze
 from silent2music.audio import FloatArray, Waveform, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
-from silent2music.export import loops
-from silent2music.export.circle import at_rate, circular_sound
-from silent2music.export.grid import Grid, parse_loop, plan_grid, room_lap
-from silent2music.export.layers import LAYERS, PLAIN, steered
-from silent2music.export.loops import close_set, write_take
-from silent2music.export.seam import measure_seam, places, remarkable, stands_out
+from silent2music.export.ambience import loops
+from silent2music.export.ambience.circle import at_rate, circular_sound
+from silent2music.export.ambience.grid import Grid, parse_loop, plan_grid
+from silent2music.export.ambience.lap import LAYERS, PLAIN, room_lap, steered
+from silent2music.export.ambience.loops import close_set, write_take
+from silent2music.export.ambience.seam import measure_seam, places, remarkable, stands_out
+from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 
@@ -217,20 +218,12 @@ def test_silence_is_closed_to_silence() -> None:
 
 
 def test_a_prefix_is_kept_and_the_rest_follows_it(model: Silent2Music) -> None:
-    features = model.features(steps(2.0))
-    mask = torch.ones(1, 50, dtype=torch.bool)
-    room = model.condition(
-        torch.from_numpy(features.frames)[None], torch.from_numpy(features.scalars)[None], mask
-    )
-    sampling = SamplingConfig(guidance=1.5)
+    packed, sampling = model.packed_decoder(), SamplingConfig(guidance=1.5)
     with torch.inference_mode():
-        free = generate_codes(model.packed_decoder(), room, model.null(room), sampling, [1])
-        same = generate_codes(
-            model.packed_decoder(), room, model.null(room), sampling, [1], prefix=free[:, :, :30]
-        )
-        other = generate_codes(
-            model.packed_decoder(), room, model.null(room), sampling, [1], prefix=31 - free[:, :, :30]
-        )
+        room, null = model.steer(listen_whole(steps(2.0), 2.0, model.config))
+        free = generate_codes(packed, room, null, sampling, [1])
+        same = generate_codes(packed, room, null, sampling, [1], prefix=free[:, :, :30])
+        other = generate_codes(packed, room, null, sampling, [1], prefix=31 - free[:, :, :30])
     assert torch.equal(free, same)
     assert torch.equal(other[:, :, :30], 31 - free[:, :, :30])
     assert not torch.equal(other[:, :, 30:], free[:, :, 30:])

@@ -1,5 +1,7 @@
 import json
 import shutil
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 import torch
 from conftest import RATE, steps_room
 
-from silent2music.audio import Waveform
-from silent2music.codec import BundledCodec, save_codec
+from silent2music.ambient import AmbientFeatures, n_features, n_scalars
+from silent2music.audio import Waveform, write
 from silent2music.config import SamplingConfig
-from silent2music.errors import CheckpointError
-from silent2music.model import Silent2Music, repeated
+from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music.listening import repeated
+from silent2music.model import Silent2Music
+from silent2music.signals import Signals, read_signals
 
 SAMPLING = SamplingConfig(seed=3, guidance=1.5)
 
@@ -53,8 +57,8 @@ def test_changed_weights_change_the_music(model_folder):
 
 
 def test_without_the_room_all_rooms_are_alike(model):
-    a = model.generate(room(), SAMPLING, drop_room=True).samples
-    b = model.generate(room(interval=0.3), SAMPLING, drop_room=True).samples
+    a = model.generate(room(), SAMPLING, without=("room",)).samples
+    b = model.generate(room(interval=0.3), SAMPLING, without=("room",)).samples
     assert np.array_equal(a, b)
 
 
@@ -72,16 +76,20 @@ def pairs(model, n=4, frames=20):
     codes = torch.randint(
         0, config.decoder.codebook_size, (n, config.decoder.n_codebooks, frames), generator=g
     )
-    features = torch.randn(n, frames, model.ambient.feature_mean.numel(), generator=g)
-    scalars = torch.randn(n, model.ambient.scalar_mean.numel(), generator=g)
-    return codes, features, scalars, torch.ones(n, frames, dtype=torch.bool)
+    rows = []
+    for _ in range(n):
+        features = torch.randn(frames, n_features(config.ambient), generator=g)
+        scalars = torch.randn(n_scalars(config.ambient), generator=g)
+        room = AmbientFeatures(features.numpy(), scalars.numpy())
+        rows.append(read_signals(config.controls, {"room": room}, 0, frames))
+    return codes, Signals.collate(rows)
 
 
 def test_loss_is_the_logits_cross_entropy_in_the_right_cells(model):
-    codes, features, scalars, mask = pairs(model, n=1, frames=7)
-    conditioning = model.condition(features, scalars, mask)
+    codes, signals = pairs(model, n=1, frames=7)
     with torch.inference_mode():
-        nll = model.token_nll(codes, mask, conditioning)
+        conditioning = model.condition(signals)
+        nll = model.token_nll(codes, conditioning)
         logits = model.decoder(model.decoder.pattern.apply(codes), conditioning).log_softmax(dim=-1)
     for k in range(codes.shape[1]):
         expected = -sum(logits[0, k, t + k, codes[0, k, t]] for t in range(7)) / 7
@@ -89,13 +97,12 @@ def test_loss_is_the_logits_cross_entropy_in_the_right_cells(model):
 
 
 def test_padding_does_not_count(model):
-    codes, features, scalars, mask = pairs(model, n=2)
-    short = mask.clone()
-    short[1, 12:] = False
+    codes, signals = pairs(model, n=2)
+    short = Signals.collate([signals.rows([0]), signals.rows([1]).slice(0, 12)])
+    assert short.mask.sum(dim=1).tolist() == [20, 12]
     with torch.inference_mode():
-        padded = model.token_nll(codes, short, model.condition(features, scalars, short))
-        cut = (codes[1:, :, :12], mask[1:, :12])
-        single = model.token_nll(*cut, model.condition(features[1:, :12], scalars[1:], cut[1]))
+        padded = model(codes, short)
+        single = model(codes[1:, :, :12], signals.rows([1]).slice(0, 12))
     torch.testing.assert_close(padded[1:], single, atol=1e-5, rtol=1e-4)
 
 
@@ -105,6 +112,61 @@ def test_contrast_names_three_rooms(model):
     assert set(contrast) == {"true", "shuffled", "dropped"}
     assert not torch.allclose(contrast["true"], contrast["shuffled"])
     assert not torch.allclose(contrast["true"], contrast["dropped"])
+
+
+def test_a_room_is_given_in_any_form(model, tmp_path):
+    take = room()
+    write(tmp_path / "room.wav", take)
+    expected = model.generate(take, SAMPLING)
+    assert np.array_equal(model.generate(take, replace(SAMPLING, seed=9), seed=3).samples, expected.samples)
+    for given in (take.samples, take.samples[0]):
+        assert np.array_equal(model.generate(given, SAMPLING, sample_rate=RATE).samples, expected.samples)
+    stored = model.generate(tmp_path / "room.wav", SAMPLING).samples
+    np.testing.assert_allclose(stored, expected.samples, atol=1e-3)
+    with pytest.raises(AudioError, match="give sample_rate"):
+        model.generate(take.samples)
+
+
+def test_a_piece_has_the_codes_that_it_was_made_of(model):
+    piece = model.generate(room(), SAMPLING)
+    assert piece.codes.shape == (4, 50) and piece.codes.dtype == np.int64
+    np.testing.assert_allclose(model.decode(piece.codes).samples, piece.samples, atol=1e-4)
+    (batched,) = model.generate_batch([room()], SAMPLING, [3])
+    assert np.array_equal(batched.codes, piece.codes)
+    encoded = model.encode(piece)
+    assert encoded.shape == piece.codes.shape
+    expected = model.codec.encode(torch.from_numpy(piece.samples)[None], 4)[0].numpy()
+    assert np.array_equal(encoded, expected)
+
+
+def test_guidance_is_the_models_own_where_none_is_given(model):
+    assert model.resolved(SamplingConfig()).guidance == model.config.guidance == 1.5
+    given = model.generate(room(), SamplingConfig(seed=3)).samples
+    assert np.array_equal(given, model.generate(room(), SAMPLING).samples)
+    assert not np.array_equal(given, model.generate(room(), SamplingConfig(seed=3, guidance=4.0)).samples)
+
+
+def test_an_unknown_control_is_named(model):
+    with pytest.raises(ConfigError, match=r"'tiny' has no control 'tempo'; it follows the room alone"):
+        model.generate(room(), tempo=90)
+
+
+def test_the_hub_is_asked_only_for_names(monkeypatch, model_folder, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    Silent2Music.from_pretrained(model_folder)
+    with pytest.raises(S2MError, match=r"huggingface_hub is not installed.*silent2music\[hub\]"):
+        Silent2Music.from_pretrained("someone/something")
+
+    def snapshot_download(name: str, revision: str) -> str:
+        assert (name, revision) == ("someone/something", "main")
+        return str(model_folder)
+
+    hub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert Silent2Music.from_pretrained("someone/something", revision="main").config.name == "tiny"
+    hub.snapshot_download = lambda name: (_ for _ in ()).throw(OSError("no such repository"))
+    with pytest.raises(CheckpointError, match="the hub does not give it"):
+        Silent2Music.from_pretrained("someone/something")
 
 
 def test_saved_and_loaded_is_the_same(model, tmp_path):
@@ -166,16 +228,14 @@ def test_another_codec_is_refused(damaged):
 
 
 def test_a_codec_with_more_codebooks_than_the_model_writes(model, damaged):
-    """The codec may grow behind its core: the model goes on to fit and sounds as before."""
-    codec = model.codec
-    more = torch.randn(2, *codec.codebooks.shape[1:], generator=torch.Generator().manual_seed(0))
-    grown = BundledCodec(replace(codec.config, n_codebooks=6, n_core_codebooks=4))
-    grown.load_state_dict({**codec.state_dict(), "codebooks": torch.cat([codec.codebooks, more])})
-    save_codec(grown, damaged / "codec")
+    torch.manual_seed(0)
+    config = replace(model.config, decoder=replace(model.config.decoder, n_codebooks=2))
+    Silent2Music(config, model.codec).save_pretrained(damaged)
+    few = Silent2Music.from_pretrained(damaged)
+    few.save_pretrained(damaged)
     same = Silent2Music.from_pretrained(damaged)
-    assert np.array_equal(same.generate(room(), SAMPLING).samples, model.generate(room(), SAMPLING).samples)
-    same.save_pretrained(damaged)
-    assert json.loads((damaged / "config.json").read_text())["codec_checksum"] == codec.checksum
+    assert np.array_equal(same.generate(room(), SAMPLING).samples, few.generate(room(), SAMPLING).samples)
+    assert json.loads((damaged / "config.json").read_text())["codec_checksum"] == model.codec.checksum
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.4, 7.77])

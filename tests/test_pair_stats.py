@@ -10,7 +10,9 @@ from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.data.pairs import Pair, load_pair, write_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation import pair_stats
+from silent2music.evaluation.following import labelled_reference, measured_reference
+from silent2music.evaluation.pair_stats import PairStats, pair_stats
+from silent2music.plotting import plot_pair
 
 RATE, SECONDS = 24_000, 12.0
 
@@ -52,11 +54,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> pair_stats.PairStats:
-    return pair_stats.stats(folder)
+def found(folder: Path) -> PairStats:
+    return pair_stats(folder)
 
 
-def test_counts(found: pair_stats.PairStats) -> None:
+def test_counts(found: PairStats) -> None:
     assert found.n_pairs == found.n_measured == 5
     assert found.hours == pytest.approx(5 * SECONDS / 3600)
     assert found.kinds == {"room": 1, "steps": 4}
@@ -64,38 +66,42 @@ def test_counts(found: pair_stats.PairStats) -> None:
 
 
 @pytest.mark.parametrize("side", ["measured", "labelled"])
-def test_true_pairs_meet_and_shuffled_ones_do_not(found: pair_stats.PairStats, side: str) -> None:
-    hits = getattr(found, side)["onset_hit_rate"]
-    assert hits.true.n == 4
-    assert hits.true.mean > 0.95
-    assert hits.shuffled.mean < 0.4
-    assert hits.difference.low > 0.4
+def test_true_pairs_meet_and_shuffled_ones_do_not(found: PairStats, side: str) -> None:
+    table = found.follow[side]
+    true, shuffled = (table[name]["onset_hit_rate"] for name in ("real", "real, shuffled"))
+    assert true["n"] == 4
+    assert true["mean"] > 0.95
+    assert shuffled["mean"] < 0.4
+    assert found.differences[side]["real - real, shuffled"]["onset_hit_rate"]["low"] > 0.4
 
 
-def test_energy_is_asked_of_all_and_boundaries_of_none(found: pair_stats.PairStats) -> None:
-    energy = found.measured["energy_pearson"]
-    assert energy.true.n == 5
-    assert energy.difference.excludes_zero
-    assert "boundary_f_0.5" not in found.measured
+def test_energy_is_asked_of_all_and_boundaries_of_none(found: PairStats) -> None:
+    energy = found.follow["measured"]["real"]["energy_pearson"]
+    assert energy["n"] == 5
+    assert found.differences["measured"]["real - real, shuffled"]["energy_pearson"]["excludes_zero"]
+    assert "boundary_f_0.5" not in found.follow["measured"]["real"]
 
 
-def test_workers_and_repetition_change_nothing(folder: Path, found: pair_stats.PairStats) -> None:
-    steps: list[tuple[int, int]] = []
-    again = pair_stats.stats(folder, workers=2, progress=lambda done, n: steps.append((done, n)))
+def test_workers_and_repetition_change_nothing(folder: Path, found: PairStats) -> None:
+    steps: list[tuple[str, int, int]] = []
+    again = pair_stats(folder, workers=2, progress=lambda *told: steps.append(told))
     assert again == found
-    assert steps == [(i, 5) for i in range(1, 6)]
+    assert steps == [("pairs", i, 5) for i in range(1, 6)]
 
 
-def test_json_and_summary(found: pair_stats.PairStats, tmp_path: Path) -> None:
-    pair_stats.write_json(found, tmp_path / "stats.json")
-    values = json.loads((tmp_path / "stats.json").read_text())
-    assert values["measured"]["onset_f"]["true"]["n"] == 4
-    assert "onset_hit_rate" in found.summary()
-    assert "5 pairs" in found.summary()
+def test_json_summary_and_picture_by_the_command(s2m, folder: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "stats.json", tmp_path / "pair.png"
+    code, printed, told = s2m("data", "stats", folder, "--json", out, "--plot", picture, "--pair", 2)
+    assert code == 0, told
+    values = json.loads(out.read_text())
+    assert values["follow"]["measured"]["real"]["onset_f"]["n"] == 4
+    assert "5 pairs" in printed and "licences: CC0 5" in printed
+    assert "| onset_hit_rate | 4 |" in printed
+    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_n_max_measures_fewer_and_scales_hours(folder: Path) -> None:
-    some = pair_stats.stats(folder, n_max=2)
+    some = pair_stats(folder, n_max=2)
     assert (some.n_pairs, some.n_measured) == (5, 2)
     assert some.hours == pytest.approx(5 * SECONDS / 3600)
 
@@ -105,10 +111,10 @@ def test_boundaries_are_asked_where_the_labels_say_so() -> None:
 
     profile = analyze(Waveform(np.zeros((1, 5 * RATE), np.float32), RATE))
     changing = {"event_seconds": [], "boundaries": [3.0], "scene_boundaries": [2.0]}
-    reference = pair_stats.labelled_reference(profile, changing)
+    reference = labelled_reference(profile, changing)
     assert reference.boundary_seconds.tolist() == [2.0]
-    assert pair_stats.measured_reference(profile, changing).changing
-    assert not pair_stats.measured_reference(profile, {"event_seconds": []}).changing
+    assert measured_reference(profile, changing).changing
+    assert not measured_reference(profile, {"event_seconds": []}).changing
 
 
 def test_unlabelled_rooms_with_clear_events_are_rhythmic_without_a_pulse_too() -> None:
@@ -120,19 +126,17 @@ def test_unlabelled_rooms_with_clear_events_are_rhythmic_without_a_pulse_too() -
         samples = noise + _bursts(uneven, 0.05, gain)
         profile = analyze(Waveform(samples[None].astype(np.float32), RATE))
         assert not profile.pulse_seconds
-        assert pair_stats.measured_reference(profile).rhythmic is rhythmic
+        assert measured_reference(profile).rhythmic is rhythmic
 
 
 def test_no_pairs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     with pytest.raises(DataError, match="holds no pairs"):
-        pair_stats.stats(tmp_path)
+        pair_stats(tmp_path)
 
 
 def test_picture(folder: Path, tmp_path: Path) -> None:
     pair = Pair("0.silent.wav", "0.music.wav")
     silent, music = load_pair(folder, pair)
-    pair_stats.plot_pair(
-        silent, music, {"kind": "steps", "beats": [1.0, 2.0], "boundaries": [6.0]}, tmp_path / "p.png"
-    )
+    plot_pair(silent, music, {"kind": "steps", "beats": [1.0, 2.0], "boundaries": [6.0]}, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"

@@ -11,7 +11,6 @@ from silent2music.audio import Waveform, write
 from silent2music.data.pairs import (
     MANIFEST,
     Pair,
-    append_pair,
     check,
     load_pair,
     read_pairs,
@@ -93,7 +92,7 @@ def test_read_names_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_growing_manifest_may_end_in_half_a_line(tmp_path: Path) -> None:
-    append_pair(tmp_path, Pair("a", "b"))
+    write_pairs(tmp_path, [Pair("a", "b")])
     with (tmp_path / MANIFEST).open("a") as file:
         file.write('{"silent": "c", "mu')
     assert read_pairs(tmp_path, growing=True) == [Pair("a", "b")]

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 
 from silent2music import audio
 from silent2music.errors import AudioError
 from silent2music.export import provenance
+
+
+def read_tag(path: Path) -> dict[str, object]:
+    """The record in a file's tags, by another reader than the writer's."""
+    tags = mutagen.File(path).tags
+    found = tags[f"TXXX:{provenance.TAG}"].text if path.suffix == ".wav" else tags[provenance.TAG]
+    return json.loads(str(found[0]))
+
 
 RECORD = {"settings": {"seed": 7}, "input": {"file": "Küche.wav"}}
 
@@ -25,7 +35,7 @@ def test_tags_come_back_and_the_sound_stays(tmp_path: Path, suffix: str) -> None
     path = tone(tmp_path / f"tone{suffix}")
     before = audio.read(path).samples
     provenance.write_tags(path, RECORD)
-    assert provenance.read_tags(path) == RECORD
+    assert read_tag(path) == RECORD
     np.testing.assert_array_equal(audio.read(path).samples, before)
 
 
@@ -43,12 +53,6 @@ def test_wav_stays_a_riff_file_whose_length_is_right(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data[:4] == b"RIFF"
     assert int.from_bytes(data[4:8], "little") == len(data) - 8
-
-
-def test_a_file_without_tags_is_named(tmp_path: Path) -> None:
-    path = tone(tmp_path / "tone.flac")
-    with pytest.raises(AudioError, match=r"tone\.flac has no tag S2M_PROVENANCE"):
-        provenance.read_tags(path)
 
 
 def test_tagging_what_cannot_be_tagged_is_an_audio_error(tmp_path: Path) -> None:

@@ -2,27 +2,30 @@ import pytest
 import torch
 from test_decoder import make_conditioning, make_decoder
 
-from silent2music.conditioning import Conditioning, NullConditioning, drop, join
 from silent2music.config import SamplingConfig
-from silent2music.decoder import CELL_QUANTILE
+from silent2music.decoder import CELL_QUANTILE, Conditioning, DelayPattern
 from silent2music.errors import ConfigError
-from silent2music.sampling import Cells, draw, generate_codes
+from silent2music.sampling import Cells, TokenLoop, draw, generate_codes
 from silent2music.stepping import PackedDecoder
 
 
 def null_of(conditioning: Conditioning) -> Conditioning:
-    torch.manual_seed(5)
-    null = NullConditioning(32, 2)
-    with torch.no_grad():
-        null.frame.normal_()
-        null.tokens.normal_()
-        return null(conditioning)
+    g = torch.Generator().manual_seed(5)
+    frame, tokens = torch.randn(32, generator=g), torch.randn(2, 32, generator=g)
+    return Conditioning(
+        frame.expand_as(conditioning.frames), conditioning.mask, tokens.expand_as(conditioning.tokens)
+    )
 
 
 def run(seeds, guidance=2.0, seed_room=1, n=10, **settings):
     conditioning = make_conditioning(1, n, seed_room)
     if len(seeds) > 1:
-        conditioning = join(conditioning, make_conditioning(1, n, 99))
+        other = make_conditioning(1, n, 99)
+        conditioning = Conditioning(
+            torch.cat([conditioning.frames, other.frames]),
+            torch.cat([conditioning.mask, other.mask]),
+            torch.cat([conditioning.tokens, other.tokens]),
+        )
     sampling = SamplingConfig(guidance=guidance, **settings)
     return generate_codes(PackedDecoder(make_decoder()), conditioning, null_of(conditioning), sampling, seeds)
 
@@ -82,9 +85,10 @@ def test_cells_take_the_first_that_fits_and_else_the_nearest():
     inside, outside = order[norms[order] <= 2.0], order[norms[order] > 2.0]
     cells = Cells(PackedDecoder(decoder), 1)
     drawn = torch.stack([outside[0], inside[-1], inside[0]]).expand(1, 3, 3)
-    assert cells.choose(drawn)[0].tolist()[:2] == [int(outside[0]), int(inside[-1])]
+    assert cells.write(drawn)[0, :2, 0].tolist() == [int(outside[0]), int(inside[-1])]
+    cells = Cells(PackedDecoder(decoder), 1)
     drawn = torch.stack([outside[2], outside[0], outside[1]]).expand(1, 3, 3)
-    assert int(cells.choose(drawn)[0, 1]) == int(outside[0])
+    assert int(cells.write(drawn)[0, 1, 0]) == int(outside[0])
 
 
 def test_radii_are_measured_on_codes():
@@ -137,7 +141,7 @@ def test_progress_counts_every_column():
         PackedDecoder(make_decoder()),
         conditioning,
         null_of(conditioning),
-        SamplingConfig(),
+        SamplingConfig(guidance=1.25),
         [0],
         lambda *a: seen.append(a),
     )
@@ -150,13 +154,56 @@ def test_codes_are_codes():
     assert int(codes.min()) >= 0 and int(codes.max()) < 11
 
 
-def test_dropped_rows_become_null():
-    conditioning = make_conditioning(2, 4)
-    null = null_of(conditioning)
-    mixed = drop(conditioning, null, torch.tensor([True, False]))
-    assert torch.equal(mixed.frames[0], conditioning.frames[0])
-    assert torch.equal(mixed.frames[1], null.frames[1])
-    assert torch.equal(mixed.tokens[1], null.tokens[1])
+def test_constraints_are_chosen_by_name():
+    """Switched off, weights with limits draw as weights without."""
+    conditioning, decoder = make_conditioning(1, 40), make_decoder()
+
+    def drawn(**settings):
+        sampling = SamplingConfig(guidance=1.0, top_k=0, **settings)
+        return generate_codes(PackedDecoder(decoder), conditioning, conditioning, sampling, [3])
+
+    free = drawn()
+    decoder.cell_radii[1:] = torch.tensor([2.5, 2.8])
+    assert torch.equal(drawn(constraints=()), free)
+    assert torch.equal(drawn(constraints=("rests",)), free)
+    assert torch.equal(drawn(constraints=("cells",)), drawn())
+    assert not torch.equal(drawn(), free)
+    with pytest.raises(ConfigError, match=r"'cell' is unknown; expected some of cells, rests"):
+        drawn(constraints=("cell",))
+
+
+def test_guidance_must_be_a_number_where_no_model_gives_it():
+    conditioning = make_conditioning(1, 4)
+    with pytest.raises(ConfigError, match="guidance is not given"):
+        generate_codes(PackedDecoder(make_decoder()), conditioning, conditioning, SamplingConfig(), [0])
+
+
+class Counter:
+    """A model of one codebook, and a constraint: token t + 1 follows t, and 3 is skipped."""
+
+    pattern, codebook_size, device, n_candidates = DelayPattern(1, filler=6), 6, torch.device("cpu"), 2
+
+    def step(self, column: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        following = torch.where(column == 6, 0, (column + 1) % 6)
+        return torch.nn.functional.one_hot(following, 6).float() + bias
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        logits[..., 3] = float("-inf")
+        return logits
+
+    def write(self, candidates: torch.Tensor) -> torch.Tensor:
+        self.seen = candidates.shape[-1]
+        return candidates
+
+
+def test_another_model_is_written_by_the_same_loop():
+    """Greedy: 0, 1, 2, and instead of 3 what is likeliest besides."""
+    counter = Counter()
+    loop = TokenLoop(counter, SamplingConfig(temperature=0), [0], [counter])
+    bias = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.1])
+    written = [loop.push(bias) for _ in range(6)]
+    assert [int(codes) for codes in written if codes is not None] == [0, 1, 2, 5, 0, 1]
+    assert counter.seen == 2
 
 
 @pytest.mark.parametrize(

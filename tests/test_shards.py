@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from silent2music.acoustics import analyze
 from silent2music.ambient import ambient_features, n_features, n_scalars
@@ -15,7 +16,7 @@ from silent2music.audio import Waveform, read, write
 from silent2music.codec import BundledCodec
 from silent2music.config import AmbientConfig, CodecConfig
 from silent2music.data.pairs import Pair, write_pairs
-from silent2music.data.shards import PairDataset, batches, collate, load_shards, prepare, read_meta
+from silent2music.data.shards import Example, PairDataset, batches, collate, prepare, read_meta
 from silent2music.errors import DataError
 from silent2music.training.codec import fit_codec
 
@@ -79,12 +80,26 @@ def prepared(folder: Path, codec: BundledCodec, tmp_path_factory: pytest.TempPat
     return out
 
 
+def whole_rows(folder: Path, split: str = "train") -> list[Example]:
+    """All recordings of a prepared split."""
+    dataset = PairDataset(folder, split)
+    return [dataset.crop(i) for i in range(len(dataset))]
+
+
+def room_of(example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """Ambient frames `[T, F]` and scalars `[Q]` of an example."""
+    signals = example.signals
+    assert all(signals.present[name].all() for name in ("room_frames", "room_scalars"))
+    return signals.along["room_frames"][0].numpy(), signals.whole["room_scalars"][0].numpy()
+
+
 def shard_bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
 
 
 def test_a_row_is_what_codec_and_features_say(folder: Path, prepared: Path, codec: BundledCodec) -> None:
     dataset = PairDataset(prepared, "train")
+    stored = [row for shard in prepared.glob("train-*") for row in parquet.read_table(shard).to_pylist()]
     assert dataset.ids == [":".join(pair_names(i)) for i in (0, 1, 2, 4, 5, 6)]
     for index, number in enumerate((0, 1, 2, 4, 5, 6)):
         silent, music = (read(folder / name) for name in pair_names(number))
@@ -93,16 +108,18 @@ def test_a_row_is_what_codec_and_features_say(folder: Path, prepared: Path, code
         room = Waveform(silent.samples[:, : round(music.seconds * RATE)], RATE)
         features = ambient_features(room, analyze(room), AMBIENT)
 
-        example = dataset[index]
+        example = dataset.crop(index)
+        frames, scalars = room_of(example)
 
         assert example.codes.shape == (3, n_frames)
         np.testing.assert_array_equal(example.codes, codes)
-        assert example.features.shape == (n_frames, n_features(AMBIENT))
-        np.testing.assert_allclose(example.features, features.frames[:n_frames], rtol=1e-3, atol=1e-4)
-        assert example.scalars.shape == (n_scalars(AMBIENT),)
-        np.testing.assert_allclose(example.scalars, features.scalars, rtol=1e-3, atol=1e-4)
-        assert dataset.profile(index) == json.loads(json.dumps(analyze(room).to_dict()))
-        assert dataset.labels(index) == {"kind": "room", "beats": [number]}
+        assert frames.shape == (n_frames, n_features(AMBIENT))
+        np.testing.assert_allclose(frames, features.frames[:n_frames], rtol=1e-3, atol=1e-4)
+        assert scalars.shape == (n_scalars(AMBIENT),)
+        np.testing.assert_allclose(scalars, features.scalars, rtol=1e-3, atol=1e-4)
+        (row,) = [row for row in stored if row["id"] == example.id]
+        assert json.loads(row["profile"]) == json.loads(json.dumps(analyze(room).to_dict()))
+        assert json.loads(row["labels"]) == {"kind": "room", "beats": [number]}
         assert (example.kind, example.start) == ("room", 0)
         assert dataset.seconds[index] == pytest.approx(music.seconds)
 
@@ -112,7 +129,7 @@ def test_meta_states_codec_features_and_counts(prepared: Path, codec: BundledCod
     assert meta["codec_checksum"] == codec.checksum
     assert meta["frame_rate"] == 25.0
     assert (meta["n_codebooks"], meta["codebook_size"]) == (3, 32)
-    assert meta["n_features"] == n_features(AMBIENT)
+    assert meta["controls"] == ["room_frames", "room_scalars"]
     assert meta["counts"]["train"] == {
         "pairs": 6,
         "shards": 2,
@@ -124,13 +141,10 @@ def test_meta_states_codec_features_and_counts(prepared: Path, codec: BundledCod
 def test_shards_of_the_first_codebooks(
     folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
 ) -> None:
-    core = BundledCodec(replace(codec.config, n_core_codebooks=2))
-    core.load_state_dict(codec.state_dict())
-    prepare(folder, tmp_path / "two", core, AMBIENT, n_codebooks=2)
-    prepare(folder, tmp_path / "three", core, AMBIENT)
-    meta = read_meta(tmp_path / "two")
-    assert (meta["n_codebooks"], meta["codec_checksum"]) == (2, core.token_checksum(2))
-    for two, three in zip(PairDataset(tmp_path / "two"), PairDataset(tmp_path / "three"), strict=True):
+    prepare(folder, tmp_path, codec, AMBIENT, n_codebooks=2)
+    meta = read_meta(tmp_path)
+    assert (meta["n_codebooks"], meta["codec_checksum"]) == (2, codec.token_checksum(2))
+    for two, three in zip(whole_rows(tmp_path), whole_rows(prepared), strict=True):
         np.testing.assert_array_equal(two.codes, three.codes[:2])
 
 
@@ -148,7 +162,7 @@ def test_features_come_at_the_rate_of_the_codec(folder: Path, tmp_path: Path) ->
     prepare(folder, tmp_path, codec)
     dataset = PairDataset(tmp_path, "train")
     assert dataset.meta["frame_rate"] == 50.0
-    assert dataset[0].codes.shape[1] == len(dataset[0].features)
+    assert dataset.crop(0).codes.shape[1] == len(room_of(dataset.crop(0))[0])
 
 
 def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) -> None:
@@ -161,26 +175,25 @@ def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) 
         write(tmp_path / name, Waveform(samples[None].astype(np.float32), RATE))
     write_pairs(tmp_path, [Pair("a.wav", "b.wav"), Pair("a.wav", "b.wav", 0.6, 3.0)])
     prepare(tmp_path, tmp_path / "out", codec, AMBIENT)
-    whole, cut = PairDataset(tmp_path / "out")
+    whole, cut = whole_rows(tmp_path / "out")
     for example, second in ((whole, event), (cut, event - 0.6)):
         frame = round(second * 25)
-        assert example.features[:, : 2 * AMBIENT.n_mels].mean(axis=1).argmax() == frame
+        assert room_of(example)[0][:, : 2 * AMBIENT.n_mels].mean(axis=1).argmax() == frame
         power = codec.magnitudes(codec.vectors(torch.from_numpy(example.codes)[None]))[0].square().sum(-1)
         assert int(power.argmax()) // codec.config.frames_per_code == frame
 
 
 def test_crops_are_a_function_of_seed_epoch_and_index(prepared: Path) -> None:
-    dataset, whole = PairDataset(prepared, "train", 1.0, seed=5), PairDataset(prepared, "train")
+    dataset, whole = PairDataset(prepared, "train", 1.0, seed=5), whole_rows(prepared)
     starts = []
     for epoch in range(20):
-        dataset.set_epoch(epoch)
         for index in range(len(dataset)):
-            crop, full = dataset[index], whole[index]
+            crop, full = dataset.crop(index, epoch), whole[index]
             assert crop.codes.shape[1] == 25
             stop = crop.start + 25
             np.testing.assert_array_equal(crop.codes, full.codes[:, crop.start : stop])
-            np.testing.assert_array_equal(crop.features, full.features[crop.start : stop])
-            np.testing.assert_array_equal(crop.scalars, full.scalars)
+            np.testing.assert_array_equal(room_of(crop)[0], room_of(full)[0][crop.start : stop])
+            np.testing.assert_array_equal(room_of(crop)[1], room_of(full)[1])
             starts.append(crop.start)
     again = PairDataset(prepared, "train", 1.0, seed=5)
     assert starts == [again.crop(i, e).start for e in range(20) for i in range(len(again))]
@@ -198,7 +211,6 @@ def test_the_layout_of_the_shards_changes_nothing(
     sets = [
         PairDataset(prepared, "train", 1.0),
         PairDataset(tmp_path / "out", "train", 1.0),
-        PairDataset(prepared, "train", 1.0, in_memory=False, cache_dir=tmp_path / "cache"),
     ]
     reference, *others = [list(batches(dataset, 3, epoch=2)) for dataset in sets]
     assert len(reference) == 2
@@ -206,7 +218,10 @@ def test_the_layout_of_the_shards_changes_nothing(
         for expected, batch in zip(reference, found, strict=True):
             assert batch.ids == expected.ids
             assert torch.equal(batch.codes, expected.codes)
-            assert torch.equal(batch.features, expected.features)
+            for name in ("room_frames", "room_scalars"):
+                for axis in ("along", "whole", "present"):
+                    own = getattr(batch.signals, axis).get(name), getattr(expected.signals, axis).get(name)
+                    assert own[0] is own[1] is None or torch.equal(*own)
 
 
 def test_workers_change_no_byte(folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path) -> None:
@@ -318,7 +333,7 @@ def test_what_does_not_fit_is_refused(
         ),
         (lambda: PairDataset(tmp_path), "s2m data prepare"),
         (lambda: PairDataset(prepared, "test"), "no shard of the split 'test'"),
-        (lambda: load_shards(tmp_path), "s2m data prepare"),
+        (lambda: PairDataset(prepared, controls=["tempo"]), "without the control 'tempo'"),
     ]
     for call, message in refusals:
         with pytest.raises(DataError, match=message):
@@ -330,22 +345,20 @@ def test_what_does_not_fit_is_refused(
 
 def test_collate_pads_at_the_end_and_says_where(prepared: Path) -> None:
     dataset = PairDataset(prepared, "train", 2.5)
-    examples = [dataset[i] for i in range(len(dataset))]
+    examples = [dataset.crop(i) for i in range(len(dataset))]
     batch = collate(examples)
+    mask, frames = batch.signals.mask, batch.signals.along["room_frames"]
     assert batch.codes.shape == (6, 3, 63 if examples[-1].codes.shape[1] > 62 else 62)
     assert batch.codes.dtype == torch.int64
-    assert (batch.features.dtype, batch.scalars.dtype, batch.mask.dtype) == (
-        torch.float32,
-        torch.float32,
-        torch.bool,
-    )
-    assert batch.mask.sum(dim=1).tolist() == [example.codes.shape[1] for example in examples]
-    assert not batch.mask[0].all() and batch.mask[-1].all()
-    assert (batch.features[~batch.mask] == 0).all()
+    assert (frames.dtype, mask.dtype) == (torch.float32, torch.bool)
+    assert batch.signals.whole["room_scalars"].dtype == torch.float32
+    assert mask.sum(dim=1).tolist() == [example.codes.shape[1] for example in examples]
+    assert not mask[0].all() and mask[-1].all()
+    assert (frames[~mask] == 0).all()
     for row, example in enumerate(examples):
         length = example.codes.shape[1]
         np.testing.assert_array_equal(batch.codes[row, :, :length], example.codes)
-        np.testing.assert_array_equal(batch.features[row, :length], example.features)
+        np.testing.assert_array_equal(frames[row, :length], room_of(example)[0])
     assert batch.kinds == ("room",) * 6
     assert batch.to("cpu").ids == batch.ids
 
@@ -359,14 +372,3 @@ def test_batches_share_out_an_epoch_and_resume_it(prepared: Path) -> None:
     assert [b.ids for b in batches(dataset, 2, epoch=4, start=1)] == whole[1:]
     assert whole != [b.ids for b in batches(dataset, 2, epoch=5)]
     assert list(batches(dataset, 7, epoch=0)) == []
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_ranks_share_out_the_rows(prepared: Path, tmp_path: Path, streaming: bool) -> None:
-    ids: list[str] = []
-    for rank in range(2):
-        rows = list(load_shards(prepared, "train", streaming, rank, 2, cache_dir=tmp_path / "cache"))
-        assert rows
-        assert all(len(row["codes"]) == 3 * row["n_frames"] for row in rows)
-        ids += [row["id"] for row in rows]
-    assert sorted(ids) == PairDataset(prepared, "train").ids

@@ -11,10 +11,11 @@ import torch
 from silent2music import audio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
-from silent2music.config import SamplingConfig
+from silent2music.config import default_model
 from silent2music.evaluation.features import describe, power_spectrum
-from silent2music.evaluation.metrics import spectral_flatness
+from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
+from silent2music.export.models import LazyModel, Request
 
 MAX_BYTES = 48 * 2**20
 
@@ -24,15 +25,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> audio.Waveform:
     """What `s2m demo` makes with the default seed."""
     out = tmp_path_factory.mktemp("demo") / "demo.wav"
     jobs, _ = job.plan([job.DEMO_ROOM], 0, out)
-    (record,) = job.infer_many(jobs, SamplingConfig(), device="cpu")
-    assert isinstance(record, dict), record
+    (made,) = job.infer_many(jobs, LazyModel(device="cpu"))
+    assert made.status == "made", made.reason
     return audio.read(out)
 
 
 def test_checkpoint_is_small_and_stored_in_16_bits() -> None:
     from safetensors import safe_open
 
-    folder = job.default_model()
+    folder = default_model()
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < MAX_BYTES
     for name in ("model.safetensors", "codec/model.safetensors"):
         with safe_open(folder / name, "np") as weights:
@@ -41,7 +42,7 @@ def test_checkpoint_is_small_and_stored_in_16_bits() -> None:
 
 
 def test_model_card_is_written() -> None:
-    card = (job.default_model() / "README.md").read_text(encoding="utf-8")
+    card = (default_model() / "README.md").read_text(encoding="utf-8")
     assert "Say here" not in card, "the card is still the one that save_pretrained leaves to be filled in"
     for word in ("licen", "held-out", "hours", "another room", "no room"):
         assert word in card.lower(), word
@@ -55,7 +56,7 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
 
 
 def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:
-    codec = load_codec(job.default_model() / "codec")
+    codec = load_codec(default_model() / "codec")
     assert isinstance(codec, BundledCodec)
     # A chunk of one frame, the delay of the last of the eight codebooks, and what the codec waits for.
     assert 8 / codec.frame_rate + codec.live().lookahead_seconds < 0.5
@@ -77,5 +78,5 @@ def test_another_room_gives_other_music(tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32) * np.float32(1e-3)
     audio.write(tmp_path / "quiet.wav", audio.Waveform(quiet, 24_000))
     jobs, _ = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
-    records = list(job.infer_many(jobs, SamplingConfig(), seconds=2.0, device="cpu"))
-    assert len({record["output"]["sha256"] for record in records if isinstance(record, dict)}) == 2
+    made = job.infer_many(jobs, LazyModel(device="cpu"), Request(seconds=2.0))
+    assert len({one.record["output"]["sha256"] for one in made if one.record is not None}) == 2

@@ -15,8 +15,7 @@ from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError
-from silent2music.export.levels import levelled_set, loudness_of, quantised
-from silent2music.export.space import (
+from silent2music.export.ambience.space import (
     LAYOUT_AZIMUTHS,
     Placement,
     W,
@@ -24,7 +23,6 @@ from silent2music.export.space import (
     Y,
     Z,
     check_format,
-    decode_to_ring,
     diffuse_response,
     encode,
     fold_down,
@@ -32,10 +30,18 @@ from silent2music.export.space import (
     place,
     placement,
 )
+from silent2music.export.ambience.writing import levelled_set, loudness_of, quantised
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
 NOISE = (0.1 * np.random.default_rng(9).standard_normal(48_000)).astype(np.float32)
 RING = np.arange(0, 360, 15.0)
+
+
+def decode_to_ring(field: np.ndarray, azimuths_degrees: np.ndarray) -> np.ndarray:
+    """Speaker signals `[M, N]` of a field on a ring, with the max-rE weight of first order (Gerzon, 1992)."""
+    angles = np.radians(azimuths_degrees)[:, None]
+    directed = np.cos(angles) * field[X] + np.sin(angles) * field[Y]
+    return (field[W] + 2.0 * np.sqrt(0.5) * directed) / len(angles)
 
 
 def db(samples: np.ndarray) -> float:

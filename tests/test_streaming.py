@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from conftest import RATE, steps_room
 
 from silent2music import listening
-from silent2music.ambient import AmbientEncoder, AmbientFeatures, n_features, n_scalars
+from silent2music.ambient import AmbientFeatures, n_features, n_scalars
 from silent2music.audio import Waveform
-from silent2music.config import AmbientConfig, SamplingConfig
+from silent2music.config import AmbientConfig, DecoderConfig, ModelConfig, SamplingConfig
 from silent2music.errors import AudioError
-from silent2music.export.streaming import LIVE, send, wav_header
-from silent2music.listening import embed, listen, listen_live, span
+from silent2music.listening import Steering, listen, listen_live, span
 from silent2music.model import Silent2Music
+from silent2music.signals import Embedder, read_signals
 
 SAMPLING = SamplingConfig(seed=3, guidance=1.5)
-CONFIG = AmbientConfig(dim=16, n_layers=2, n_mels=8, n_fft=512, n_global_tokens=1)
+AMBIENT = AmbientConfig(dim=16, n_layers=2, n_mels=8, n_fft=512, n_global_tokens=1)
+CONFIG = ModelConfig(ambient=AMBIENT, decoder=DecoderConfig(dim=24))
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +31,11 @@ def model(model_folder):
 
 def room(seconds=2.0, interval=0.5, rate=RATE):
     return Waveform(steps_room(seconds, rate, interval=interval), rate)
+
+
+def frames_of(pieces) -> np.ndarray:
+    """Ambient features `[S, n_features]` of pieces of signals."""
+    return np.concatenate([piece.along["room_frames"][0].numpy() for piece in pieces])
 
 
 def joined(pieces) -> np.ndarray:
@@ -68,34 +72,32 @@ def short_windows(monkeypatch):
 @pytest.mark.parametrize("seconds", [5.0, 7.3, 23.0])
 def test_windows_cover_every_step_once(short_windows, seconds):
     pieces = list(listen(room(23.0), seconds, CONFIG))
-    assert sum(len(piece.frames) for piece in pieces) == int(np.ceil(seconds * 25))
+    assert len(frames_of(pieces)) == sum(piece.n_frames for piece in pieces) == int(np.ceil(seconds * 25))
 
 
 def test_where_windows_meet_nothing_jumps(short_windows):
     pieces = list(listen(room(23.0), 23.0, CONFIG))
-    whole = np.concatenate([piece.frames for piece in pieces])
-    alone = np.concatenate([p.frames for p in listen(span(room(23.0), 0, 6 * RATE), 6.0, CONFIG)])
+    whole = frames_of(pieces)
+    alone = frames_of(listen(span(room(23.0), 0, 6 * RATE), 6.0, CONFIG))
     np.testing.assert_allclose(whole[:95], alone[:95], atol=1e-5)
-    scalars = np.stack([piece.scalars for piece in pieces])
+    scalars = np.concatenate([piece.whole["room_scalars"].numpy() for piece in pieces])
     assert np.abs(np.diff(scalars, axis=0)).max() <= np.abs(scalars - scalars[0]).max()
     energy = whole[:, listening_column("energy_absolute")]
-    expected = np.concatenate([p.frames for p in _unwindowed(room(23.0))])[
-        :, listening_column("energy_absolute")
-    ]
+    expected = _unwindowed(room(23.0))[:, listening_column("energy_absolute")]
     assert np.median(np.abs(energy - expected)) < 0.05
 
 
-def _unwindowed(take: Waveform) -> Iterator[AmbientFeatures]:
+def _unwindowed(take: Waveform) -> np.ndarray:
     from silent2music.acoustics import analyze
     from silent2music.ambient import ambient_features
 
-    yield ambient_features(take, analyze(take), CONFIG)
+    return ambient_features(take, analyze(take), AMBIENT).frames
 
 
 def listening_column(name: str) -> int:
     from silent2music.acoustics import PROFILE_CURVES
 
-    return 2 * CONFIG.n_mels + PROFILE_CURVES.index(name)
+    return 2 * AMBIENT.n_mels + PROFILE_CURVES.index(name)
 
 
 def test_any_span_of_a_loop_is_cut_from_it():
@@ -108,18 +110,21 @@ def test_any_span_of_a_loop_is_cut_from_it():
 @pytest.mark.parametrize("sizes", [(40,), (1, 7, 32), (20, 20)])
 def test_embedding_piece_by_piece_equals_the_whole(sizes):
     torch.manual_seed(0)
-    encoder = AmbientEncoder(CONFIG, 24).eval()
+    embedder = Embedder(CONFIG).eval()
     rng = np.random.default_rng(0)
-    frames = rng.standard_normal((40, n_features(CONFIG))).astype(np.float32)
-    scalars = rng.standard_normal(n_scalars(CONFIG)).astype(np.float32)
+    frames = rng.standard_normal((40, n_features(AMBIENT))).astype(np.float32)
+    scalars = rng.standard_normal(n_scalars(AMBIENT)).astype(np.float32)
+    signals = read_signals(CONFIG.controls, {"room": AmbientFeatures(frames, scalars)}, 0, 40)
     starts = np.cumsum((0, *sizes))
-    pieces = [AmbientFeatures(frames[a:b], scalars) for a, b in itertools.pairwise(starts)]
+    steering = Steering(lambda s: (embedder(s), embedder(s.without("room"))), embedder.lookahead_frames)
     with torch.inference_mode():
-        whole = encoder(
-            torch.from_numpy(frames)[None], torch.from_numpy(scalars)[None], torch.ones(1, 40) > 0
-        )
-        parts = torch.cat([part.frames for part in embed(encoder, pieces)], dim=1)
-    torch.testing.assert_close(parts, whole.frames, atol=1e-5, rtol=1e-4)
+        whole, null = embedder(signals), embedder(signals.without("room"))
+        parts = [steering.push(signals.slice(a, b)) for a, b in itertools.pairwise(starts)]
+        parts = [part for part in (*parts, steering.flush()) if part is not None]
+    for i, expected in enumerate((whole, null)):
+        found = torch.cat([part[i].frames for part in parts], dim=1)
+        torch.testing.assert_close(found, expected.frames, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(whole.frames, null.frames)
 
 
 # ---- live ----
@@ -163,10 +168,10 @@ def test_live_music_answers_a_change_within_half_a_second(model):
 def test_live_steps_are_those_of_the_recording_where_nothing_is_to_come():
     fed = [0.0]
     take = room(3.0)
-    frames = np.concatenate([f.frames for f in listen_live(chunked(take.samples, fed, 1000), CONFIG)])
+    frames = frames_of(listen_live(chunked(take.samples, fed, 1000), CONFIG))
     assert len(frames) == 75
-    offline = next(iter(listen(take, 3.0, CONFIG))).frames
-    level, expected = (f[20:, : 2 * CONFIG.n_mels].mean(axis=1) for f in (frames, offline))
+    offline = frames_of(listen(take, 3.0, CONFIG))
+    level, expected = (f[20:, : 2 * AMBIENT.n_mels].mean(axis=1) for f in (frames, offline))
     assert np.corrcoef(level, expected)[0, 1] > 0.9
 
 
@@ -175,38 +180,3 @@ def test_live_input_of_another_rate_or_none_is_refused():
         list(listen_live([room(1.0), room(1.0, rate=16_000)], CONFIG))
     with pytest.raises(AudioError, match=r"ended within 0\.5 s"):
         list(listen_live([], CONFIG))
-
-
-# ---- to a pipe ----
-
-
-def sent(room_file, model_folder, source=b"", seconds=None, raw=False):
-    sink = io.BytesIO()
-    send(room_file, io.BytesIO(source), sink, SAMPLING, 1.5, seconds, model_folder, "cpu", raw)
-    return sink.getvalue()
-
-
-def test_what_is_piped_is_what_is_generated(model, model_folder, room_file):
-    from silent2music.audio import read
-
-    expected = model.generate(read(room_file), SAMPLING, 1.5).samples
-    samples, rate = soundfile.read(io.BytesIO(sent(room_file, model_folder, seconds=1.5)), always_2d=True)
-    assert rate == RATE
-    np.testing.assert_allclose(samples.T, expected, atol=1e-4)
-    raw = sent(room_file, model_folder, seconds=1.5, raw=True)
-    assert np.array_equal(np.frombuffer(raw, "<i2") / np.float32(32768), samples[:, 0].astype(np.float32))
-
-
-def test_live_sound_comes_on_standard_input(model_folder):
-    heard = (room(1.0).samples[0] * 32767).astype("<i2").tobytes()
-    assert len(sent(LIVE, model_folder, heard, raw=True)) == len(heard)
-    header = sent(LIVE, model_folder, heard)[:44]
-    assert header == wav_header(RATE, 1, None)
-
-
-def test_a_player_that_stops_ends_the_music(model_folder, room_file):
-    class Closed(io.RawIOBase):
-        def write(self, data):
-            raise BrokenPipeError
-
-    send(room_file, io.BytesIO(), Closed(), SAMPLING, model_folder=model_folder)

@@ -1,9 +1,12 @@
 """Aims are read off a report as they are stated: at the edge, beyond it, and only where there are figures."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 
+from silent2music.evaluation.report import markdown
 from silent2music.evaluation.targets import targets_of
 
 
@@ -103,3 +106,11 @@ def test_recordings_without_music_are_asked_only_whether_they_are_followed(repor
 
 def test_no_figures_no_aims() -> None:
     assert targets_of({}) == []
+
+
+def test_the_shipped_report_reads_as_it_was_written() -> None:
+    """The figures, the aims and the text of the model that ships belong together."""
+    folder = Path(__file__).parents[1] / "checkpoints" / "base"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert targets_of(report) == report["targets"]
+    assert markdown(report, ["summary", "kinds"]) == (folder / "report.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -123,13 +124,17 @@ class Recording:
     Args:
         n_channels: C.
         sample_rate: in Hz.
+        folder: of the temporary file, by default the system's.
     """
 
-    def __init__(self, n_channels: int, sample_rate: int) -> None:
+    def __init__(self, n_channels: int, sample_rate: int, folder: Path | None = None) -> None:
         self.n_channels, self.sample_rate, self.n_samples = n_channels, sample_rate, 0
         self.notes: tuple[str, ...] = ()
         self.recorded_channels = n_channels
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115, removed with the object
+        self._folder = folder
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115, removed with the object
+            max_size=IN_MEMORY_BYTES, dir=None if folder is None else str(folder)
+        )
 
     @property
     def seconds(self) -> float:
@@ -147,7 +152,7 @@ class Recording:
             self._file.write(np.ascontiguousarray(samples.T, np.float32).tobytes())
         except OSError as error:
             raise AudioError(
-                f"{tempfile.gettempdir()} cannot hold {self.n_samples + samples.shape[1]} samples of "
+                f"{self._folder or tempfile.gettempdir()} cannot hold {self.n_samples + samples.shape[1]} samples of "
                 f"{self.n_channels} channels ({error.strerror}); name another folder in TMPDIR."
             ) from error
         self.n_samples += samples.shape[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -15,11 +16,12 @@ from typing import Annotated
 import typer
 
 from silent2music import __version__
+from silent2music.cli.codec import codec_app
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer
-from silent2music.cli.training import codec_app, run_recipe, train
+from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
 
 app = typer.Typer(
@@ -85,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         _collect_less()
+    for stream in (sys.stdout, sys.stderr):
+        # A console of few characters, such as Windows' cp1252, gets the others escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except S2MError as error:

@@ -37,6 +37,12 @@ Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the s
 Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
+Control = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse recordings that are cut off.")]
 Track = Annotated[int, typer.Option("--track", min=1, help="Sound track of a video, from 1.")]
@@ -91,10 +97,15 @@ def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
 
 
 def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeConfig:
-    """The settings of a recipe, or the defaults, with overrides."""
+    """The settings of a recipe, which may be the bare name of one that ships, or the defaults, with overrides."""
     if path is not None:
         return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
+
+
+def controls_of(control: Sequence[str] | None) -> dict[str, Any]:
+    """What `--control` gave, by name; values are read as those of `--set`."""
+    return apply_overrides({}, control or ())
 
 
 def complain(sentence: str) -> None:

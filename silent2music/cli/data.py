@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from silent2music.cli.common import SAMPLING, Seed, Set, Workers, complain, named, progress_bar, settings_of
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 data_app = typer.Typer(
     help="Build, check and prepare pairs of a room and its music.",
@@ -27,7 +28,7 @@ def data_build(
     overrides: Set = None,
 ) -> None:
     """Build pairs; run again after a kill, it goes on where it was."""
-    from silent2music.data.factory import build
+    from silent2music.factory.build import build
 
     with progress_bar() as steps:
         build(settings_of(recipe, overrides).data, out, hours, seed, workers, named(steps, "pairs"))
@@ -81,12 +82,15 @@ def data_stats(
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
-    from silent2music.evaluation import pair_stats
+    require("mir_eval", "eval")
+    from silent2music.evaluation.pair_stats import pair_stats
+    from silent2music.files import atomic_path
 
     with progress_bar() as steps:
-        found = pair_stats.stats(folder, n_max, seed, workers, named(steps, "pairs"))
+        found = pair_stats(folder, n_max, seed, workers, steps)
     if json_file is not None:
-        pair_stats.write_json(found, json_file)
+        with atomic_path(json_file, force=True) as path:
+            path.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         _plot_pair(folder, pair, plot)
     print(found.summary())
@@ -95,7 +99,7 @@ def data_stats(
 def _plot_pair(folder: Path, number: int, path: Path) -> None:
     """Draw the pair on a line of the manifest."""
     from silent2music.data.pairs import load_pair, read_pairs
-    from silent2music.evaluation.pair_stats import plot_pair
+    from silent2music.plotting import plot_pair
 
     pairs = read_pairs(folder)
     if number > len(pairs):

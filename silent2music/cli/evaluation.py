@@ -22,6 +22,7 @@ from silent2music.cli.common import (
     progress_bar,
 )
 from silent2music.config import Precision, SamplingConfig
+from silent2music.errors import require
 
 
 def validate(
@@ -32,9 +33,9 @@ def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
-    from silent2music.audio import atomic_path
+    from silent2music.config import default_model
     from silent2music.evaluation.likelihood import room_contrast
-    from silent2music.export.infer import default_model
+    from silent2music.files import atomic_path
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
@@ -51,40 +52,19 @@ def bench(
     room: Annotated[Path | None, typer.Option("--room", help="A recording; the demo's by default.")] = None,
     model: Model = None,
     n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often; medians count.")] = 5,
-    minutes: Annotated[
-        list[float] | None,
-        typer.Option("--minutes", help="A length of music to follow time and memory to; may be repeated."),
-    ] = None,
-    candidates: Annotated[
-        bool, typer.Option("--candidates", help="Only other ways to run a decoding step, in one table.")
-    ] = False,
-    growth: Annotated[
-        bool, typer.Option("--growth", help="Only time and memory to an hour, or as --minutes says.")
-    ] = False,
     force: Force = False,
 ) -> None:
-    """Measure speed, start-up and memory beside MusicGen of the same size and beside the machine's limit."""
-    if candidates and growth:
-        raise typer.BadParameter("give --candidates or --growth, not both.")
+    """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
     from silent2music.audio import read
-    from silent2music.evaluation import bench_files, candidates_report, speed, speed_report, step_candidates
-    from silent2music.evaluation import growth as over_time
-    from silent2music.export.infer import DEMO_ROOM, default_model
+    from silent2music.config import default_model
+    from silent2music.evaluation import bench as speed
+    from silent2music.export.infer import DEMO_ROOM
 
     if not force:
-        bench_files.refuse_existing(out, "candidates" if candidates else "growth" if growth else "speed")
-    folder, take = model or default_model(), read(room or DEMO_ROOM)
+        speed.refuse_existing(out)
     with progress_bar() as steps:
-        if candidates:
-            compared = step_candidates.compare(folder, take, n_rounds, steps)
-            text = candidates_report.write_candidates(compared, out, force)
-        elif growth:
-            lengths = (10.0, *(60.0 * m for m in minutes)) if minutes else over_time.LENGTHS
-            text = over_time.write_growth(over_time.measure(folder, take, lengths, steps), out, force)
-        else:
-            config = speed.BenchConfig(n_rounds, (10.0, *(60.0 * m for m in minutes or (1.0,))))
-            text = speed_report.write_speed_report(speed.bench(folder, take, config, steps), out, force)
-    print(text)
+        report = speed.bench(model or default_model(), read(room or DEMO_ROOM), n_rounds, progress=steps)
+    print(speed.write_bench(report, out, force))
 
 
 def evaluate(
@@ -128,13 +108,21 @@ def evaluate(
         raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
     import logging
 
+    from silent2music.config import default_model
+
+    require("mir_eval", "eval")
+    require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
-    from silent2music.export.infer import default_model
 
     config = benchmark.EvalConfig(
-        n=n_pairs, seed=seed, seconds=seconds, quick=quick, workers=workers, precision=precision
+        n=n_pairs,
+        seed=seed,
+        seconds=seconds,
+        quick=quick,
+        workers=workers,
+        precision=precision,
+        sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance),
     )
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:
         if steps is None:
@@ -143,9 +131,7 @@ def evaluate(
         if outputs is not None:
             benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
         elif rooms is not None:
-            folder = model or default_model()
-            benchmark.evaluate_rooms(folder, rooms, out, pairs, config, sampling, guidance, steps)
+            benchmark.evaluate_rooms(model or default_model(), rooms, out, pairs, config, steps)
         elif pairs is not None:
-            folder = model or default_model()
-            benchmark.evaluate(folder, pairs, out, config, sampling, guidance, embedding, steps)
+            benchmark.evaluate(model or default_model(), pairs, out, config, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))

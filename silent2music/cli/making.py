@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from silent2music.cli.common import (
     SAMPLING,
     AsJson,
     Channel,
+    Control,
     Device,
     Force,
     Guidance,
@@ -28,11 +30,15 @@ from silent2music.cli.common import (
     TopP,
     Track,
     complain,
+    controls_of,
     progress_bar,
     settings_of,
 )
 from silent2music.config import SamplingConfig
 from silent2music.errors import S2MError
+
+if TYPE_CHECKING:
+    from silent2music.export.batch import Outcome
 
 DEMO_OUT = Path("s2m-demo.wav")
 
@@ -53,6 +59,7 @@ def infer(
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
+    control: Control = None,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -69,63 +76,77 @@ def infer(
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
-    if output is not None and (out is not None or len(rooms) > 1 or rooms[0].is_dir()):
+    is_folder = any(room.is_dir() for room in rooms)
+    if output is not None and (out is not None or len(rooms) > 1 or is_folder):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if stream and (len(rooms) > 1 or is_folder or output is not None or out is not None):
+        raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
+    from silent2music.export.batch import this_worker
+    from silent2music.export.infer import infer_many, plan
+    from silent2music.export.models import LazyModel, Request
+
+    sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
+    request = Request(sampling, seconds, controls_of(control))
     if stream:
-        if len(rooms) > 1 or rooms[0].is_dir() or output is not None or out is not None:
-            raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
         from silent2music.export.streaming import send
 
-        source, sink = sys.stdin.buffer, sys.stdout.buffer
-        send(rooms[0], source, sink, sampling, guidance, seconds, model, device, raw)
+        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), request, raw)
         return
-    from silent2music.export.batch import this_worker
-    from silent2music.export.infer import Failure, Skipped, infer_many, plan
-
     jobs, failures = plan(rooms, seed, output, out)
     worker = this_worker()
     failures = failures if worker.index == 0 else []
-    for failure in failures:
-        complain(failure.reason)
     n_asked = len(worker.share(jobs)) + len(failures)
-    folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
-    made: list[dict[str, Any]] = []
-    skipped: list[Skipped] = []
+    folder = (out or Path()) if is_folder else None
+    outcomes = []
     with progress_bar() as steps:
-        for result in infer_many(jobs, sampling, guidance, seconds, model, device, force, steps, folder):
-            if isinstance(result, Failure):
-                failures.append(result)
-                complain(result.reason)
-            elif isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                made.append(result)
-                _report(result, as_json, n_asked == 1, sys.stdout.isatty())
-    if folder is not None and (skipped or sys.stderr.isatty()):
-        for name, records in (("made", made), ("there already", [dict(one.record) for one in skipped])):
-            length = sum(record["output"]["seconds"] for record in records)
-            complain(f"{name:<14}{len(records):>6} files {length / 60:>9.1f} min")
-        complain(f"{'failed':<14}{len(failures):>6} files; all are listed in {folder / 'manifest.jsonl'}")
-    if failures:
-        if n_asked > 1:
-            names = ", ".join(failure.name for failure in failures)
-            complain(f"{len(failures)} of {n_asked} recordings gave no music: {names}.")
-        raise typer.Exit(1)
+        made = infer_many(jobs, LazyModel(model, device), request, force, steps, folder)
+        for outcome in itertools.chain(failures, made):
+            outcomes.append(outcome)
+            if outcome.status == "failed":
+                complain(outcome.reason)
+            elif outcome.record is not None and outcome.status == "made":
+                _report(outcome.record, as_json, n_asked == 1)
+    if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
+        _count(outcomes, folder / "manifest.jsonl")
+    _end(outcomes, "music")
 
 
-def _report(record: dict[str, Any], as_json: bool, alone: bool, talk: bool) -> None:
+def _report(record: Mapping[str, Any], as_json: bool, alone: bool) -> None:
     """Say what was written: as JSON, as a line for a person, or not at all."""
     output = record["output"]
     if as_json:
-        print(json.dumps(record, indent=2 if alone else None, ensure_ascii=False), flush=True)
-    elif talk:
-        level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
-        print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
-    for note in record["input"].get("notes", ()):
+        print(json.dumps(record, indent=2 if alone else None), flush=True)
+    elif sys.stdout.isatty():
+        _print_line(record)
+    for note in record["input"]["notes"]:
         complain(f"{record['input']['file']} {note}.")
     if output["nearly_nothing"]:
         complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
+
+
+def _print_line(record: Mapping[str, Any]) -> None:
+    output = record["output"]
+    level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
+    print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
+
+
+def _count(outcomes: Sequence[Outcome], manifest: Path) -> None:
+    """How much of a folder's music was made, was there, or failed."""
+    for status, name in (("made", "made"), ("kept", "there already")):
+        records = [o.record for o in outcomes if o.record is not None and o.status == status]
+        minutes = sum(record["output"]["seconds"] for record in records) / 60
+        complain(f"{name:<14}{len(records):>6} files {minutes:>9.1f} min")
+    n_failed = sum(outcome.status == "failed" for outcome in outcomes)
+    complain(f"{'failed':<14}{n_failed:>6} files; all are listed in {manifest}")
+
+
+def _end(outcomes: Sequence[Outcome], what: str) -> None:
+    """Exit with 1 if a recording failed, named if it was one of several."""
+    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    if failed and len(outcomes) > 1:
+        complain(f"{len(failed)} of {len(outcomes)} recordings gave no {what}: {', '.join(failed)}.")
+    if failed:
+        raise typer.Exit(1)
 
 
 def demo(
@@ -135,23 +156,24 @@ def demo(
     device: Device = None,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
-    from silent2music.export.infer import DEMO_ROOM, Failure, infer_many, plan
+    from silent2music.export.infer import DEMO_ROOM, infer_many, plan
+    from silent2music.export.models import LazyModel
 
     jobs, _ = plan([DEMO_ROOM], seed, output)
     with progress_bar() as steps:
-        (result,) = infer_many(jobs, SAMPLING, model_folder=model, device=device, force=True, progress=steps)
-    if isinstance(result, Failure):
-        raise S2MError(result.reason)
-    assert isinstance(result, dict)
+        (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
+    if made.record is None:
+        raise S2MError(made.reason)
     print(f"From {DEMO_ROOM}")
-    _report(result, as_json=False, alone=True, talk=True)
+    _print_line(made.record)
 
 
 def ambience(
     rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
     preset: Annotated[
-        Path | None, typer.Option("--preset", help="Preset folder or TOML file, such as recipes/vr.")
+        Path | None,
+        typer.Option("--preset", help="A recipe that ships, such as vr, a folder or a TOML file."),
     ] = None,
     loop: Annotated[str | None, typer.Option("--loop", help="Exact length, as 12s or as 8bars.")] = None,
     layers: Annotated[
@@ -179,8 +201,9 @@ def ambience(
 
     `accelerate launch -m silent2music.cli ambience ...` takes the same and shares the rooms among its processes.
     """
-    from silent2music.export import ambience as job
-    from silent2music.export.grid import parse_loop
+    from silent2music.export.ambience.grid import parse_loop
+    from silent2music.export.ambience.job import ambience as make_loops
+    from silent2music.export.models import LazyModel
 
     options: dict[str, Any] = {
         "layers": layers and tuple(layers.split(",")),
@@ -196,15 +219,13 @@ def ambience(
     given = {name: value for name, value in options.items() if value is not None}
     config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
     with progress_bar() as steps:
-        report = job.ambience(rooms, out, config, seed, model, device, force, contact_sheet, steps, complain)
+        outcomes = make_loops(
+            rooms, out, config, LazyModel(model, device), seed, force, contact_sheet, steps, complain
+        )
     if sys.stdout.isatty():
-        print(f"{out}: {len(report.made)} rooms made, {len(report.kept)} were complete")
-    if report.failures:
-        n_asked = len(report.made) + len(report.kept) + len(report.failures)
-        if n_asked > 1:
-            names = ", ".join(failure.name for failure in report.failures)
-            complain(f"{len(report.failures)} of {n_asked} recordings gave no loops: {names}.")
-        raise typer.Exit(1)
+        n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))
+        print(f"{out}: {n_made} rooms made, {n_kept} were complete")
+    _end(outcomes, "loops")
 
 
 def check_ambience(
@@ -213,16 +234,13 @@ def check_ambience(
     force: Force = False,
 ) -> None:
     """Measure loops with ffmpeg, librosa and readers of their own: seams, loop points, tags, loudness, density."""
-    from silent2music.audio import atomic_path
-    from silent2music.export import check
+    from silent2music.export.ambience import check
 
     checks = check.check_ambience(folder)
     print(check.described(folder, checks))
     if json_file is not None:
-        with atomic_path(json_file, force) as temporary:
-            text = json.dumps([dataclasses.asdict(c) for c in checks], indent=2)
-            temporary.write_text(text + "\n", encoding="utf-8")
-    if any(c.faults for c in checks):
+        _write_json(json_file, checks, force)
+    if any(c["faults"] for c in checks):
         raise typer.Exit(1)
 
 
@@ -241,7 +259,7 @@ def analyze(
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
     from silent2music.acoustics.unsuited import room_warnings
-    from silent2music.audio import Waveform, atomic_path, open_recording, read
+    from silent2music.audio import Waveform, open_recording, read
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
@@ -251,9 +269,9 @@ def analyze(
     for note in (*recording.notes, *room_warnings(recording, profile)):
         complain(f"{room} {note}.")
     if json_file is not None:
-        with atomic_path(json_file, force) as path:
-            path.write_text(json.dumps(profile.to_dict(), indent=2) + "\n", encoding="utf-8")
+        _write_json(json_file, profile.to_dict(), force)
     if plot is not None:
+        from silent2music.files import atomic_path
         from silent2music.plotting import plot_profile
 
         waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
@@ -261,10 +279,17 @@ def analyze(
             if music is None:
                 plot_profile(waveform, profile, path)
             else:
-                from silent2music.evaluation.pair_stats import plot_pair
+                from silent2music.plotting import plot_pair
 
                 plot_pair(waveform, read(music), {}, path)
     print(_described(profile.to_dict()))
+
+
+def _write_json(path: Path, values: Any, force: bool) -> None:
+    from silent2music.files import atomic_path
+
+    with atomic_path(path, force) as temporary:
+        temporary.write_bytes(json.dumps(values, indent=2).encode() + b"\n")
 
 
 def _described(profile: dict[str, Any]) -> str:

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silent2music import audio
-from silent2music.audio import FloatArray, Waveform, level_curve_dbfs, rms_dbfs
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import Waveform, level_curve_dbfs, rms_dbfs
 from silent2music.config import HarvestConfig
 from silent2music.data.pairs import MANIFEST, MAX_SILENT_DBFS, MIN_MUSIC_DBFS, Pair, write_pairs
 from silent2music.errors import AudioError, DataError
@@ -157,7 +158,7 @@ def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> 
     return stretches
 
 
-def _near_silent(levels: NDArray[np.float64], loud: float, settings: HarvestConfig) -> NDArray[np.bool_]:
+def _near_silent(levels: DoubleArray, loud: float, settings: HarvestConfig) -> NDArray[np.bool_]:
     """Which blocks are near-silent, short clicks included."""
     from scipy.ndimage import binary_closing, uniform_filter1d
 
@@ -172,7 +173,7 @@ def _near_silent(levels: NDArray[np.float64], loud: float, settings: HarvestConf
     return np.asarray(quiet | (closed & (levels <= loud - CLICK_BELOW_MUSIC_DB) & (levels > MIN_ROOM_DBFS)))
 
 
-def _settled(levels: NDArray[np.float64], first: int, last: int) -> int:
+def _settled(levels: DoubleArray, first: int, last: int) -> int:
     """The first block of a run from which on the tail of earlier music is within 3 dB of the run's second half."""
     settled = float(np.median(levels[(first + last) // 2 : last])) + 3.0
     quarter = max(1, round(0.25 / BLOCK_SECONDS))
@@ -181,7 +182,7 @@ def _settled(levels: NDArray[np.float64], first: int, last: int) -> int:
     return first
 
 
-def _steady(levels: NDArray[np.float64]) -> bool:
+def _steady(levels: DoubleArray) -> bool:
     """Whether a stretch keeps its level, as room tone does and a fade does not."""
     third = max(1, len(levels) // 3)
     return abs(float(np.median(levels[:third]) - np.median(levels[-third:]))) <= MAX_DRIFT_DB

@@ -7,8 +7,8 @@ The factory writes it and a user with a microphone writes it by hand; there is o
      "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
 
 `silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut
-both files alike; `split` is `train` (default) or `validation`; `labels` is free, and `KNOWN_LABELS` names the
-keys that the rest of the program understands. Blank lines are ignored.
+both files alike; `split` is `train` (default) or `validation`; `labels` is free.
+Blank lines are ignored.
 
 An entry of `labels.sources` is `{"path", "licence", "author", "role"}`. The optional `role` says what the
 source gave: `recording` (the default), `score`, `room` (an impulse response) or `instrument`. Recordings and
@@ -18,7 +18,6 @@ scores belong to one split only; rooms and instruments are tools that both split
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -33,25 +32,6 @@ from silent2music.errors import AudioError, DataError
 MANIFEST = "pairs.jsonl"
 SPLITS = ("train", "validation")
 KEYS = ("silent", "music", "start", "end", "split", "labels")
-KNOWN_LABELS = (
-    "kind",
-    "tempo_bpm",
-    "beats",
-    "bars",
-    "boundaries",
-    "valence",
-    "arousal",
-    "instruments",
-    "key",
-    "caption",
-    "rt60_seconds",
-    "level_dbfs",
-    "event_seconds",
-    "event_strengths",
-    "sources",
-    "score",
-    "seed",
-)
 SOURCE_ROLES = ("recording", "score", "room", "instrument")
 
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
@@ -70,7 +50,7 @@ class Pair:
         start: first second used, in both files; None is the beginning.
         end: last second used, in both files; None is the end.
         split: `train` or `validation`.
-        labels: what is known of the pair, see `KNOWN_LABELS`.
+        labels: what is known of the pair, under free names.
     """
 
     silent: str
@@ -176,17 +156,6 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def append_pair(folder: Path | str, pair: Pair) -> None:
-    """Add one line to the manifest with a single write, so that a reader never sees two halves mixed."""
-    manifest = Path(folder) / MANIFEST
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, (pair.to_line() + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
     """The two sides of a pair as recorded, cut to `start` and `end`.
 
@@ -211,6 +180,20 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
         )
     first, last = round(start * waveform.sample_rate), round(end * waveform.sample_rate)
     return Waveform(waveform.samples[:, first:last], waveform.sample_rate)
+
+
+def music_files(path: Path, split: str = "train") -> list[Path]:
+    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio.
+
+    Args:
+        path: pair folder, another folder, or an audio file.
+        split: `train` or `validation`.
+    """
+    if (path / MANIFEST).exists():
+        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+    if split != "train":
+        return []
+    return audio.find_audio(path) if path.is_dir() else [path]
 
 
 def _lines(manifest: Path) -> Iterator[tuple[int, str, bool]]:

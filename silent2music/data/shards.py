@@ -1,4 +1,4 @@
-"""Prepared pairs: codec tokens and ambient features as Parquet shards, and the crops that training reads.
+"""Prepared pairs: codec tokens and signals as Parquet shards, and the crops that training reads.
 
 A prepared folder holds `meta.json` and shards named `train-00000.parquet`, `validation-00000.parquet`, and so
 on, a name by which Hugging Face `datasets` finds the splits on its own. A row is a whole pair:
@@ -7,10 +7,9 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 |---|---|
 | `id`, `fingerprint` | name of the pair; hash of its manifest line and file sizes |
 | `kind`, `split`, `seconds` | scene kind, split, duration |
-| `n_frames` | T, codec frames, which are the steps S of the features too |
+| `n_frames` | T, codec frames |
 | `codes` | `[K * T]` int16, `[K, T]` row by row |
-| `features` | `[T * F]` float16, ambient features `[T, F]` row by row |
-| `scalars` | `[Q]` float16, of the whole recording |
+| `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
 | `profile`, `labels` | JSON text |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
@@ -21,23 +20,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music import audio
+from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_features
+from silent2music.arrays import FloatArray, IntArray
+from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
-from silent2music.errors import DataError, S2MError
+from silent2music.errors import DataError, S2MError, require
+from silent2music.files import atomic_path
+from silent2music.processes import Pool
+from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +44,9 @@ if TYPE_CHECKING:
     from silent2music.codec import Codec
 
 META = "meta.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PAIRS_PER_SHARD = 256
+ROWS_PER_GROUP = 32
 MAX_CODEBOOK_SIZE = 2**15
 """Codes are stored as int16."""
 
@@ -111,6 +111,7 @@ def prepare(
         DataError: if `out` was prepared with another codec or other features, or the frame rates of codec and
             features differ, or no pair at all could be prepared.
     """
+    require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
@@ -119,11 +120,12 @@ def prepare(
     todo = [(pair, mark) for pair, mark in todo if pair.id not in kept]
     faults: list[str] = []
     n_prepared = 0
-    with _encoder(root, codec, meta["n_codebooks"], config, workers) as encode:
+    job = _Job(root, codec, meta["n_codebooks"], config)
+    with Pool(workers, _started, (job,)) as pool:
         for split in SPLITS:
             mine = [item for item in todo if item[0].split == split]
             rows: list[Row] = []
-            for result in encode(mine):
+            for result in pool.map(_encode_pair, mine):
                 if isinstance(result, str):
                     faults.append(result)
                 else:
@@ -166,8 +168,6 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
 
 def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
     """Make the folder, or see that what is in it fits; remove what a killed run left half-written."""
-    from silent2music import ambient
-
     if abs(config.frame_rate - codec.frame_rate) > 1e-6:
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
@@ -183,15 +183,14 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
         "frame_rate": codec.frame_rate,
         "n_codebooks": n_codebooks,
         "codebook_size": codec.codebook_size,
-        "feature_version": ambient.FEATURE_VERSION,
+        "feature_version": FEATURE_VERSION,
         "feature_settings": {
             "sample_rate": config.sample_rate,
             "frame_rate": config.frame_rate,
             "n_mels": config.n_mels,
             "n_fft": config.n_fft,
         },
-        "n_features": ambient.n_features(config),
-        "n_scalars": ambient.n_scalars(config),
+        "controls": list(CONTROLS),
     }
     target.mkdir(parents=True, exist_ok=True)
     if (target / META).exists():
@@ -230,13 +229,12 @@ def _shards(folder: Path, split: str) -> list[Path]:
 
 def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
     """Ids in shards that are whole and up to date; all other shards are removed."""
-    from pyarrow import ArrowException, parquet
-
+    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     kept: set[str] = set()
     for shard in (s for split in SPLITS for s in _shards(target, split)):
         try:
             rows = parquet.read_table(shard, columns=["id", "fingerprint"]).to_pylist()
-        except (OSError, ArrowException):
+        except (OSError, arrow.ArrowException):
             rows = []
         ids = {row["id"] for row in rows}
         if rows and not ids & kept and all(wanted.get(row["id"]) == row["fingerprint"] for row in rows):
@@ -246,71 +244,48 @@ def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
     return kept
 
 
-Encode = Callable[[Sequence[tuple[Pair, str]]], Iterator["Row | str"]]
+@dataclass(frozen=True)
+class _Job:
+    """What all pairs of a run are encoded with."""
+
+    root: Path
+    codec: Codec
+    n_codebooks: int
+    config: AmbientConfig
 
 
-@contextmanager
-def _encoder(
-    root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig, workers: int
-) -> Iterator[Encode]:
-    """A function from pairs to rows (or fault sentences) in the same order, in this process or in a pool."""
-    if workers <= 1:
-        yield lambda items: (_encode_pair(root, codec, n_codebooks, config, *item) for item in items)
-        return
-    # Spawned, not forked: a fork of a process whose OpenMP threads have run may hang in the child. The thread
-    # count must be in the environment before the child imports numpy.
-    saved = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), _start_worker, (root, codec, n_codebooks, config)
-    )
-    try:
-        yield lambda items: pool.map(_encode_in_worker, items, chunksize=4)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        if saved is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = saved
-
-
-_worker: tuple[Path, Codec, int, AmbientConfig]
-"""What a worker process was started with; never set in the main process."""
-
-
-def _start_worker(root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> None:
+def _started(job: _Job) -> _Job:
+    """In a worker: torch on one thread."""
     import torch
 
-    global _worker
     torch.set_num_threads(1)
-    _worker = (root, codec, n_codebooks, config)
+    return job
 
 
-def _encode_in_worker(item: tuple[Pair, str]) -> Row | str:
-    return _encode_pair(*_worker, *item)
-
-
-def _encode_pair(
-    root: Path, codec: Codec, n_codebooks: int, config: AmbientConfig, pair: Pair, fingerprint: str
-) -> Row | str:
+def _encode_pair(job: _Job, item: tuple[Pair, str]) -> Row | str:
     """One row of a shard, or the sentence that says why there is none."""
     import torch
 
     from silent2music.acoustics import analyze
-    from silent2music.ambient import ambient_features
 
+    (pair, fingerprint), codec = item, job.codec
     try:
-        silent, music = load_pair(root, pair)
+        silent, music = load_pair(job.root, pair)
         seconds = min(silent.seconds, music.seconds)
         music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
         silent = _first_seconds(silent, seconds)
         with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
+            codes = codec.encode(torch.from_numpy(music.samples)[None], job.n_codebooks)[0].cpu().numpy()
         profile = analyze(silent)
-        features = ambient_features(silent, profile, config)
+        features = ambient_features(silent, profile, job.config)
     except S2MError as error:
         return f"{pair.id}: {error}"
     n_frames = codes.shape[1]
+    known = {
+        **pair.labels,
+        "room": AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars),
+    }
+    signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
     return {
         "id": pair.id,
         "fingerprint": fingerprint,
@@ -319,22 +294,29 @@ def _encode_pair(
         "seconds": seconds,
         "n_frames": n_frames,
         "codes": codes.astype(np.int16).ravel(),
-        "features": _fit(np.asarray(features.frames), n_frames, pair.id).astype(np.float16).ravel(),
-        "scalars": np.asarray(features.scalars).astype(np.float16),
+        **{
+            _column(name): None if value is None else np.asarray(value, np.float16).ravel()
+            for name, value in signals.items()
+        },
         "profile": json.dumps(profile.to_dict()),
         "labels": json.dumps(dict(pair.labels), ensure_ascii=False),
     }
 
 
-def _first_seconds(waveform: audio.Waveform, seconds: float) -> audio.Waveform:
+def _column(control: str) -> str:
+    """The name of a control's column."""
+    return f"signal.{control}"
+
+
+def _first_seconds(waveform: Waveform, seconds: float) -> Waveform:
     """The first `seconds` of a waveform; itself if it is no longer than that."""
     n_samples = round(seconds * waveform.sample_rate)
     if n_samples >= waveform.n_samples:
         return waveform
-    return audio.Waveform(waveform.samples[:, :n_samples], waveform.sample_rate)
+    return Waveform(waveform.samples[:, :n_samples], waveform.sample_rate)
 
 
-def _fit(frames: NDArray[np.float32], n_frames: int, name: str) -> NDArray[np.float32]:
+def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
     """Features `[S, F]` as `[n_frames, F]`: the last step is dropped or repeated where rounding differs."""
     difference = n_frames - len(frames)
     if abs(difference) > MAX_FRAME_DIFFERENCE:
@@ -348,45 +330,27 @@ def _fit(frames: NDArray[np.float32], n_frames: int, name: str) -> NDArray[np.fl
 
 def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
     """Write rows as the next shard of a split, whole or not at all."""
-    import datasets
-
-    columns = datasets.Features(
-        {
-            **{name: datasets.Value("string") for name in ("id", "fingerprint", "kind", "split")},
-            "seconds": datasets.Value("float64"),
-            "n_frames": datasets.Value("int32"),
-            "codes": datasets.Sequence(datasets.Value("int16")),
-            "features": datasets.Sequence(datasets.Value("float16")),
-            "scalars": datasets.Sequence(datasets.Value("float16")),
-            **{name: datasets.Value("string") for name in ("profile", "labels")},
-        }
-    )
+    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    types = {
+        **dict.fromkeys(("id", "fingerprint", "kind", "split"), arrow.string()),
+        "seconds": arrow.float64(),
+        "n_frames": arrow.int32(),
+        "codes": arrow.list_(arrow.int16()),
+        **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
+        **dict.fromkeys(("profile", "labels"), arrow.string()),
+    }
     used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
     path = target / f"{split}-{max(used, default=-1) + 1:05d}.parquet"
-    dataset = datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in columns}, columns)
-    with audio.atomic_path(path) as temporary, temporary.open("wb") as file, _quiet_datasets():
-        dataset.to_parquet(file, batch_size=32)
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which would stand inside ours."""
-    import datasets
-
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
+    table = arrow.table(
+        {name: arrow.array([row[name] for row in rows], kind) for name, kind in types.items()}
+    )
+    with atomic_path(path) as temporary:
+        parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
 
 
 def _counts(target: Path) -> dict[str, dict[str, Any]]:
     """Pairs, seconds and shards of each split, as they lie in the folder."""
-    from pyarrow import parquet
-
+    parquet = require("pyarrow.parquet", "train")
     counts = {}
     for split in SPLITS:
         shards = _shards(target, split)
@@ -397,87 +361,39 @@ def _counts(target: Path) -> dict[str, dict[str, Any]]:
     return counts
 
 
-def load_shards(
-    folder: Path | str,
-    split: str = "train",
-    streaming: bool = False,
-    rank: int = 0,
-    world_size: int = 1,
-    cache_dir: Path | str | None = None,
-) -> Any:
-    """One rank's share of a prepared split as a Hugging Face dataset.
-
-    Args:
-        folder: a prepared folder.
-        split: `train` or `validation`.
-        streaming: read the Parquet files row by row (`IterableDataset`) instead of memory-mapping them
-            (`Dataset`; `datasets` converts them to Arrow once, in its cache).
-        rank, world_size: which share of how many.
-        cache_dir: where `datasets` keeps the Arrow files, its own default if None.
-
-    Raises:
-        DataError: if the folder was not prepared or has no such split.
-    """
-    import datasets
-    from datasets.distributed import split_dataset_by_node
-
-    read_meta(folder)
-    files = _existing_shards(Path(folder), split)
-    with _quiet_datasets():
-        dataset = datasets.load_dataset(
-            "parquet",
-            data_files={split: [str(file) for file in files]},
-            split=split,
-            streaming=streaming,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-        )
-    return split_dataset_by_node(dataset, rank, world_size) if world_size > 1 else dataset
-
-
-def _existing_shards(folder: Path, split: str) -> list[Path]:
-    files = _shards(folder, split)
-    if not files:
-        raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    return files
-
-
 @dataclass(frozen=True)
 class Example:
     """One crop of one pair.
 
     Attributes:
         codes: `[K, T]` int64.
-        features: `[T, F]` float32, ambient features; step t belongs to codec frame t.
-        scalars: `[Q]` float32, of the whole recording.
+        signals: one row of T codec frames.
         id: name of the pair.
         kind: scene kind.
         start: first frame of the crop in the recording.
     """
 
-    codes: NDArray[np.int64]
-    features: NDArray[np.float32]
-    scalars: NDArray[np.float32]
+    codes: IntArray
+    signals: Signals
     id: str
     kind: str
     start: int
 
 
 class PairDataset:
-    """A prepared split, ordered by pair id whatever the layout of its shards, giving crops.
+    """A prepared split in memory, ordered by pair id whatever the layout of its shards, giving crops.
 
-    Fits `torch.utils.data.DataLoader` as a map-style dataset with `collate`. The crop of example `index` in
-    `epoch` depends on (seed, epoch, index) alone.
+    20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
 
     Args:
         folder: a prepared folder.
         split: `train` or `validation`.
         crop_seconds: length of the crops; None gives whole recordings.
         seed: of the crops and the order.
-        in_memory: hold the split in memory (20 hours need about 0.5 GB); otherwise it is memory-mapped.
-        cache_dir: see `load_shards`; used for memory-mapping only.
+        controls: whose signals to read; all that were prepared by default.
 
     Raises:
-        DataError: if the folder was not prepared or has no such split.
+        DataError: if the folder was not prepared, or has no such split or control.
     """
 
     def __init__(
@@ -486,34 +402,30 @@ class PairDataset:
         split: str = "train",
         crop_seconds: float | None = None,
         seed: int = 0,
-        in_memory: bool = True,
-        cache_dir: Path | str | None = None,
+        controls: Sequence[str] | None = None,
     ) -> None:
+        require("pyarrow", "train")
+        folder = Path(folder)
         self.meta = read_meta(folder)
         self.seed = seed
-        self.epoch = 0
         self.crop_frames = None
         if crop_seconds is not None:
             self.crop_frames = max(1, round(crop_seconds * self.meta["frame_rate"]))
-        columns = _columns(Path(folder), split, in_memory, cache_dir)
+        self.controls = tuple(self.meta["controls"] if controls is None else controls)
+        for name in self.controls:
+            if name not in self.meta["controls"]:
+                raise DataError(
+                    f"{folder} was prepared without the control '{name}'; prepare the pairs again."
+                )
+        columns = _read_columns(folder, split, self.controls)
         order = sorted(range(len(columns["id"])), key=columns["id"].__getitem__)
-        for values in columns.values():
-            values[:] = [values[i] for i in order]
-        self.ids: list[str] = columns["id"]
-        self.kinds: list[str] = columns["kind"]
-        self.seconds: list[float] = columns["seconds"]
-        self._columns = columns
+        self._columns = {name: [values[i] for i in order] for name, values in columns.items()}
+        self.ids: list[str] = self._columns["id"]
+        self.kinds: list[str] = self._columns["kind"]
+        self.seconds: list[float] = self._columns["seconds"]
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of another epoch for `dataset[index]`."""
-        self.epoch = epoch
-
-    def __getitem__(self, index: int) -> Example:
-        """The crop of pair `index` in the current epoch."""
-        return self.crop(index, self.epoch)
 
     def crop(self, index: int, epoch: int = 0) -> Example:
         """The crop of pair `index` in `epoch`; a pair shorter than the crop comes whole."""
@@ -523,41 +435,37 @@ class PairDataset:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
         codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        features = self._columns["features"][index].reshape(n_frames, -1)[start : start + length]
+        signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         return Example(
-            codes.astype(np.int64),
-            features.astype(np.float32),
-            self._columns["scalars"][index].astype(np.float32),
-            self.ids[index],
-            self.kinds[index],
-            start,
+            codes.astype(np.int64), from_arrays(signals, length), self.ids[index], self.kinds[index], start
         )
 
-    def profile(self, index: int) -> dict[str, Any]:
-        """The acoustic profile of the silent side, as plain values."""
-        return dict(json.loads(self._columns["profile"][index]))
+    def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
+        """A control's signal for a stretch of a pair."""
+        values, control = self._columns[_column(name)][index], CONTROLS[name]
+        if values is None or control.axis == "whole":
+            return None if values is None else np.asarray(values, np.float32)
+        steps = values.reshape(n_frames * control.rate, -1)
+        return np.asarray(steps[start * control.rate : (start + length) * control.rate], np.float32)
 
-    def labels(self, index: int) -> dict[str, Any]:
-        """The labels of the pair."""
-        return dict(json.loads(self._columns["labels"][index]))
 
-
-def _columns(folder: Path, split: str, in_memory: bool, cache_dir: Path | str | None) -> dict[str, list[Any]]:
+def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str, list[Any]]:
     """The columns of a split, arrays as numpy views into Arrow memory."""
-    from pyarrow import concat_tables, parquet
-
-    if in_memory:
-        table = concat_tables(parquet.read_table(shard) for shard in _existing_shards(folder, split))
-    else:
-        table = load_shards(folder, split, cache_dir=cache_dir).data.table
-    columns: dict[str, list[Any]] = {}
-    for name in ("id", "kind", "seconds", "n_frames", "profile", "labels"):
-        columns[name] = table[name].to_pylist()
-    for name in ("codes", "features", "scalars"):
+    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    shards = _shards(folder, split)
+    if not shards:
+        raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
+    plain, lists = ("id", "kind", "seconds", "n_frames"), ("codes", *map(_column, controls))
+    table = arrow.concat_tables(parquet.read_table(shard, columns=[*plain, *lists]) for shard in shards)
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in plain}
+    for name in lists:
         columns[name] = []
         for chunk in table[name].chunks:
             values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
-            columns[name] += [values[a:b] for a, b in pairwise(offsets)]
+            valid = chunk.is_valid().to_pylist()
+            columns[name] += [
+                values[a:b] if there else None for (a, b), there in zip(pairwise(offsets), valid, strict=True)
+            ]
     return columns
 
 
@@ -567,46 +475,31 @@ class Batch:
 
     Attributes:
         codes: `[B, K, T]` int64, zero where padded.
-        features: `[B, T, F]` float32, ambient features, zero where padded; step t belongs to codec frame t.
-        scalars: `[B, Q]` float32, of the whole recordings.
-        mask: `[B, T]` bool, true on frames that exist.
+        signals: B rows of T codec frames; their mask is that of the codes too.
         ids: names of the pairs.
         kinds: scene kinds.
     """
 
     codes: Tensor
-    features: Tensor
-    scalars: Tensor
-    mask: Tensor
+    signals: Signals
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
-        codes, features, scalars, mask = (
-            t.to(device, non_blocking=True) for t in (self.codes, self.features, self.scalars, self.mask)
-        )
-        return Batch(codes, features, scalars, mask, self.ids, self.kinds)
+        codes = self.codes.to(device, non_blocking=True)
+        return Batch(codes, self.signals.to(device), self.ids, self.kinds)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Pad examples to the longest of them and stack them."""
     import torch
 
-    n_frames = max(example.codes.shape[1] for example in examples)
-    n_examples, n_codebooks = len(examples), examples[0].codes.shape[0]
-    codes = torch.zeros(n_examples, n_codebooks, n_frames, dtype=torch.int64)
-    features = torch.zeros(n_examples, n_frames, examples[0].features.shape[1])
-    mask = torch.zeros(n_examples, n_frames, dtype=torch.bool)
+    signals = Signals.collate([example.signals for example in examples])
+    codes = torch.zeros(len(examples), len(examples[0].codes), signals.n_frames, dtype=torch.int64)
     for row, example in enumerate(examples):
-        length = example.codes.shape[1]
-        codes[row, :, :length] = torch.from_numpy(example.codes)
-        features[row, :length] = torch.from_numpy(example.features)
-        mask[row, :length] = True
-    scalars = torch.from_numpy(np.stack([example.scalars for example in examples]))
-    return Batch(
-        codes, features, scalars, mask, tuple(e.id for e in examples), tuple(e.kind for e in examples)
-    )
+        codes[row, :, : example.codes.shape[1]] = torch.from_numpy(example.codes)
+    return Batch(codes, signals, tuple(e.id for e in examples), tuple(e.kind for e in examples))
 
 
 def batches(

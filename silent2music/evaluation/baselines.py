@@ -6,20 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics import AcousticProfile
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import DataError
-
-FloatArray = NDArray[np.float64]
 
 HALL_RT60_SECONDS = 1.4
 GRAIN_SECONDS = 0.05
 NOISE_DBFS = -18.0
 
 
-def room_vector(profile: AcousticProfile) -> FloatArray:
+def room_vector(profile: AcousticProfile) -> DoubleArray:
     """A room as a few figures on comparable scales, for finding one like it."""
     energy = np.asarray(profile.energy_dbfs, np.float64)
     return np.array(
@@ -37,7 +35,7 @@ def room_vector(profile: AcousticProfile) -> FloatArray:
     )
 
 
-def nearest_room(room: FloatArray, others: Sequence[FloatArray]) -> int:
+def nearest_room(room: DoubleArray, others: Sequence[DoubleArray]) -> int:
     """Index of the room vector nearest to `room` in Euclidean distance."""
     return int(np.argmin([np.linalg.norm(room - other) for other in others]))
 
@@ -61,10 +59,10 @@ def arranged(
     Raises:
         DataError: if fluidsynth or the soundfont is missing.
     """
-    from silent2music.data.arranging import arrange
-    from silent2music.data.plan import SceneTruth
-    from silent2music.data.rendering import render
-    from silent2music.data.scores import load_score
+    from silent2music.factory.arrangement import SceneTruth
+    from silent2music.factory.arranging import arrange
+    from silent2music.factory.rendering import render
+    from silent2music.factory.scores import load_score
 
     strengths = np.array([event.strength_db for event in room.events], np.float64)
     reverberant = (room.rt60_seconds or 0.0) >= HALL_RT60_SECONDS
@@ -89,7 +87,7 @@ def arranged(
     return None
 
 
-def noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
+def white_noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
     """White noise at `NOISE_DBFS`: what every quality figure must call bad."""
     samples = rng.standard_normal((1, round(seconds * sample_rate))) * 10.0 ** (NOISE_DBFS / 20.0)
     return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)

@@ -9,22 +9,21 @@ tempo and boundaries stand beside them. The figures follow from seed and inputs 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from silent2music import audio
-from silent2music.config import SamplingConfig
 from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation import pieces
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, inspect
+from silent2music.evaluation.pieces import EvalConfig, inspect
 from silent2music.evaluation.report import write_report
 from silent2music.evaluation.stages import Progress, Stages, one_thread
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
-    Report,
+    Figures,
+    Pieces,
     fault_table,
     mean_descriptors,
     originality_of,
@@ -44,20 +43,16 @@ def evaluate(
     pairs: Path | str,
     out: Path | str,
     config: EvalConfig | None = None,
-    sampling: SamplingConfig | None = None,
-    guidance: float | None = None,
     embedding: Path | str | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Evaluate a model on the validation pairs of a folder and write `report.json`, `report.md` and pictures.
 
     Args:
         model_dir: a model folder.
         pairs: a pair folder; its training split serves originality and the retrieval baseline.
         out: folder for the report, made if missing.
-        config: how much; the defaults if not given.
-        sampling: how tokens are drawn, but for the seed, which is `config`'s, and the guidance.
-        guidance: strength of the room; the model's own default if None.
+        config: how much, and how tokens are drawn; the defaults if not given.
         embedding: folder of an audio model of transformers, for distances on its embeddings too.
         progress: called with the stage, steps done and steps in all.
 
@@ -67,31 +62,25 @@ def evaluate(
     """
     from silent2music.evaluation import probing
 
-    config = config or EvalConfig()
-    folder = Path(pairs)
+    config, folder = config or EvalConfig(), Path(pairs)
     held_out, training = _splits(folder, config)
     with one_thread(), Stages(config.workers, progress) as stages:
-        subject = probing.subject(model_dir, sampling, guidance, config, stages)
+        subject = probing.subject(model_dir, config, stages)
         items, reals, sounds = pieces.load_items(folder, held_out, config, stages)
-        music = {"real": sounds, "model": probing.music_of(subject, items)}
-        systems: dict[str, Sequence[Piece | None]] = {
-            "real": reals,
-            "model": stages.run("pieces", inspect, music["model"]),
-        }
+        music = {"real": sounds, "model": subject.music_of(items)}
+        systems: dict[str, Pieces] = {"real": reals, "model": stages.run("pieces", inspect, music["model"])}
         if config.quick:
-            report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+            report = tabulate(items, systems, config)
         else:
-            unheard = probing.music_without_rooms(subject, items)
-            systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
+            music["dropped"], systems["dropped"] = subject.without_rooms(items)
             systems["retrieval"] = pieces.retrieved(folder, items, training, config, stages)
             systems["arranger"] = pieces.arranged(folder, items, config, stages)
             codes = {
                 name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
             }
-            music |= {"codec": probing.through_codec(subject, codes["real"], sounds), "dropped": unheard}
+            music["codec"] = subject.through_codec(codes["real"], sounds)
             systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
-            anchors = pieces.anchors_of(sounds, config, stages)
-            report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
+            report = tabulate(items, systems, config, pieces.anchors_of(sounds, config, stages))
             report["likelihood"] = probing.likelihood(subject, items, codes["real"])
             library, taught = probing.training_music(subject, folder, training)
             copies = probing.copies(subject, folder, training[:N_COPIES])
@@ -106,18 +95,8 @@ def evaluate(
 
             report["embeddings"] = embedding_distances(embedding, music, stages)
         report["held_out"] = all(pair.split == "validation" for pair in held_out)
-        report["model"] = {
-            "name": subject.model.config.name,
-            "sampling": dataclasses.asdict(subject.sampling),
-        }
-    report["targets"] = targets_of(report)
-    write_report(report, Path(out))
-    return report
-
-
-def _for_both(unheard: Sequence[Piece], items: Sequence[Item]) -> list[Piece]:
-    """Of each two partners, who share a seed, the piece that both get without a room."""
-    return [unheard[i // 2] for i in range(len(items))]
+        report["model"] = subject.stated()
+    return _written(report, out)
 
 
 def evaluate_outputs(
@@ -126,7 +105,7 @@ def evaluate_outputs(
     pairs: Path | str | None = None,
     config: EvalConfig | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Evaluate music that any program made, by the same ruler.
 
     A file belongs to the pair whose silent or music side has its stem. Without `pairs`, `outputs` is a pair
@@ -143,53 +122,44 @@ def evaluate_outputs(
         DataError: if fewer than two files match a pair.
         AudioError: if there is no audio or it cannot be read.
     """
-    config = config or EvalConfig()
-    outputs, out = Path(outputs), Path(out)
+    config, outputs = config or EvalConfig(), Path(outputs)
     with Stages(config.workers, progress) as stages:
-        if pairs is None and not (outputs / MANIFEST).exists():
-            report = _without_rooms(outputs, config, stages)
+        if pairs is not None:
+            report = _with_rooms(outputs, Path(pairs), config, stages)
+        elif (outputs / MANIFEST).exists():
+            own = read_pairs(outputs)[: config.n]
+            if len(own) < 2:
+                raise DataError(f"{outputs} holds {len(own)} pairs; expected 2 at least.")
+            items, reals, _ = pieces.load_items(outputs, own, config, stages)
+            report = tabulate(items, {"real": reals}, config)
         else:
-            report = _with_rooms(outputs, None if pairs is None else Path(pairs), config, stages)
-    report["targets"] = targets_of(report)
-    write_report(report, out)
-    return report
+            found = pieces.inspect_files(audio.find_audio(outputs)[: config.n], config, stages)
+            report = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
+            report["faults"] = {"outputs": fault_table([piece.faults for piece in found], {})}
+            report["kinds"] = {"outputs": {"all": mean_descriptors(found)}}
+    return _written(report, out)
 
 
-def _with_rooms(outputs: Path, pairs: Path | None, config: EvalConfig, stages: Stages) -> Report:
-    """Outputs that belong to the rooms of a pair folder, or the music of a pair folder by itself."""
-    folder = outputs if pairs is None else pairs
-    chosen, files = read_pairs(folder), {}
-    if pairs is not None:
-        heard = audio.find_audio(outputs)
-        # `s2m infer` writes `room.music.wav` for `room.wav`; a file's exact stem goes first.
-        stems = {path.stem.removesuffix(".music"): path for path in heard}
-        stems |= {path.stem: path for path in heard}
-        named = {p.id: stems.get(Path(p.silent).stem) or stems.get(Path(p.music).stem) for p in chosen}
-        files = {name: path for name, path in named.items() if path is not None}
-        chosen = [p for p in chosen if p.id in files]
+def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages) -> Figures:
+    """Outputs that belong to the rooms of a pair folder."""
+    pairs, heard = read_pairs(folder), audio.find_audio(outputs)
+    # `s2m infer` writes `room.music.wav` for `room.wav`; a file's exact stem goes first.
+    stems = {path.stem.removesuffix(".music"): path for path in heard}
+    stems |= {path.stem: path for path in heard}
+    named = {p.id: stems.get(Path(p.silent).stem) or stems.get(Path(p.music).stem) for p in pairs}
+    files = {name: path for name, path in named.items() if path is not None}
+    chosen = [p for p in pairs if p.id in files]
     if len(chosen) < 2:
         raise DataError(
             f"{outputs} matches {len(chosen)} pairs of {folder}; expected 2 or more files named alike."
         )
     items, reals, sounds = pieces.load_items(folder, chosen[: config.n], config, stages)
-    systems: dict[str, Sequence[Piece | None]] = {"real": reals}
-    if pairs is None:
-        return tabulate(items, systems, pieces.partners_of(items), {}, config)
-    systems["model"] = pieces.inspect_files([files[item.name] for item in items], config, stages)
+    made = pieces.inspect_files([files[item.name] for item in items], config, stages)
     anchors = pieces.anchors_of(sounds, config, stages)
-    report = tabulate(items, systems, pieces.partners_of(items), anchors, config)
-    training = [p for p in read_pairs(folder) if p.split == "train" and p.id not in files]
+    report = tabulate(items, {"real": reals, "model": made}, config, anchors)
+    training = [p for p in pairs if p.split == "train" and p.id not in files]
     library = pieces.training_music(folder, training[: config.n_train], config, stages)
-    report["originality"] = originality_of(items, systems["model"], reals, library, {}, stages)
-    return report
-
-
-def _without_rooms(outputs: Path, config: EvalConfig, stages: Stages) -> Report:
-    """What can be said of audio files alone."""
-    found = pieces.inspect_files(audio.find_audio(outputs)[: config.n], config, stages)
-    report: Report = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
-    report["faults"] = {"outputs": fault_table([piece.faults for piece in found], {})}
-    report["kinds"] = {"outputs": {"all": mean_descriptors(found)}}
+    report["originality"] = originality_of(items, made, reals, library, {}, stages)
     return report
 
 
@@ -199,10 +169,8 @@ def evaluate_rooms(
     out: Path | str,
     pairs: Path | str | None = None,
     config: EvalConfig | None = None,
-    sampling: SamplingConfig | None = None,
-    guidance: float | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> Figures:
     """Does a model follow real recordings, which have no music of their own?
 
     Each is taken as it is but for its level, which is turned down to `ROOM_DBFS`, and for its length: all are
@@ -213,8 +181,8 @@ def evaluate_rooms(
         rooms: folder of recordings, searched with its subfolders.
         out: folder for the report.
         pairs: pair folder the model was trained on: recordings that its training split used are left out.
-        config: `n`, `seed`, `seconds`, `batch_size` and `workers` count.
-        sampling, guidance, progress: as in `evaluate`.
+        config: `n`, `seed`, `seconds`, `batch_size`, `workers` and `sampling` count.
+        progress: as in `evaluate`.
 
     Raises:
         DataError: if fewer than two recordings are left.
@@ -231,20 +199,19 @@ def evaluate_rooms(
     if len(chosen) < 2:
         raise DataError(f"{rooms} holds {len(files)} recordings to test on; expected 2 at least.")
     with one_thread(), Stages(config.workers, progress) as stages:
-        subject = probing.subject(model_dir, sampling, guidance, config, stages)
+        subject = probing.subject(model_dir, config, stages)
         items = pieces.load_rooms(Path(rooms), [files[i] for i in chosen], config, stages)
-        systems: dict[str, Sequence[Piece | None]] = {
-            "model": stages.run("pieces", inspect, probing.music_of(subject, items))
-        }
+        systems: dict[str, Pieces] = {"model": stages.run("pieces", inspect, subject.music_of(items))}
         if not config.quick:
-            unheard = probing.music_without_rooms(subject, items)
-            systems["dropped"] = _for_both(stages.run("pieces without a room", inspect, unheard), items)
-        report = tabulate(items, systems, pieces.partners_of(items), {}, config)
+            _, systems["dropped"] = subject.without_rooms(items)
+        report = tabulate(items, systems, config)
         report["recordings"] = {"level_dbfs": pieces.ROOM_DBFS, "names": [item.name for item in items]}
-        report["model"] = {
-            "name": subject.model.config.name,
-            "sampling": dataclasses.asdict(subject.sampling),
-        }
+        report["model"] = subject.stated()
+    return _written(report, out)
+
+
+def _written(report: Figures, out: Path | str) -> Figures:
+    """The report with its targets, written to a folder."""
     report["targets"] = targets_of(report)
     write_report(report, Path(out))
     return report

@@ -14,19 +14,23 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.bundled_codec import BundledCodec
+from silent2music.arrays import FloatArray
 from silent2music.codec import Codec, load_codec
-from silent2music.errors import ConfigError, DataError
-from silent2music.evaluation.codec_metrics import compare
-from silent2music.evaluation.codec_plots import plot_worst
-from silent2music.phase import griffin_lim
+from silent2music.data.pairs import music_files
+from silent2music.distances import spectrum
+from silent2music.errors import ConfigError, DataError, require
+from silent2music.evaluation.codec_metrics import codec_figures
+from silent2music.plotting import new_figure, save
 
-Progress = Callable[[str, int, int], None]
-
-FIGURES = ("log_mel", "chroma", "onset_f", "roughness", "level_db", "si_sdr_db")
-
-RANDOM_ITERATIONS = 16
-"""Of Griffin-Lim from random phases, for what magnitudes alone would sound like."""
+FIGURES = {
+    "log_mel": ("log-mel", ".3f"),
+    "chroma": ("chroma", ".3f"),
+    "onset_f": ("onset F", ".3f"),
+    "roughness": ("roughness added", ".3f"),
+    "level_db": ("level dB", "+.1f"),
+    "si_sdr_db": ("SI-SDR dB", ".1f"),
+}
+"""In the tables: the heading and the format of each."""
 
 SPEED_SECONDS = 20.0
 
@@ -35,192 +39,180 @@ N_WORST = 3
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A codec as it is to be heard.
+class BenchEntry:
+    """A codec in the comparison.
 
     Attributes:
-        name: in the table.
-        codec: its codec.
+        name: in the tables.
+        codec: the codec.
         n_codebooks: how many of its codebooks are decoded.
-        random_phases: rebuild the phase from random ones instead of the codec's own way.
     """
 
     name: str
     codec: Codec
     n_codebooks: int
-    random_phases: bool = False
 
     @property
     def kbit_per_second(self) -> float:
         """Rate of the codes that are decoded."""
         return self.n_codebooks * self.codec.frame_rate * float(np.log2(self.codec.codebook_size)) / 1000.0
 
-    def through(self, sound: Tensor) -> Tensor:
-        """Samples `[1, 1, N]` coded and decoded."""
-        return self.decode(self.encode(sound))[..., : sound.shape[-1]]
-
     def encode(self, sound: Tensor) -> Tensor:
         """Codes `[1, n_codebooks, T]` of samples `[1, 1, N]`."""
         return self.codec.encode(sound, self.n_codebooks)
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Samples `[1, 1, N]` of codes `[1, K, T]`."""
-        codec = self.codec
-        if not self.random_phases or not isinstance(codec, BundledCodec):
-            return codec.decode(codes)
-        magnitudes = codec.magnitudes(codec.vectors(codes), codes.shape[1])
-        angles = 2 * np.pi * torch.rand(magnitudes.shape, generator=torch.Generator().manual_seed(0))
-        phases = torch.polar(torch.ones_like(magnitudes), angles)
-        n_fft, hop = codec.config.n_fft, codec.config.hop
-        return griffin_lim(magnitudes, phases, n_fft, hop, RANDOM_ITERATIONS)[:, None]
+    def through(self, samples: FloatArray) -> FloatArray:
+        """Samples `[N]` coded and decoded."""
+        decoded = self.codec.decode(self.encode(torch.from_numpy(samples)[None, None]))
+        return np.asarray(decoded[0, 0, : len(samples)].cpu().numpy())
 
 
-def parse_candidate(text: str) -> Candidate:
-    """A candidate from `NAME=FOLDER`, `NAME=FOLDER:BOOKS` or either with `@random` behind it.
+def parse_entry(text: str) -> BenchEntry:
+    """What is compared, from `NAME=FOLDER` or `NAME=FOLDER:BOOKS`.
 
     Raises:
         ConfigError: if it is written otherwise or asks for more codebooks than there are.
         CheckpointError: if the folder holds no codec.
     """
     name, _, rest = text.partition("=")
-    rest, _, phases = rest.partition("@")
     folder, _, books = rest.rpartition(":") if rest.rpartition(":")[2].isdigit() else (rest, "", "0")
-    if not name or not folder or phases not in ("", "random"):
-        raise ConfigError(f"'{text}' is no candidate; expected NAME=FOLDER[:BOOKS][@random].")
+    if not name or not folder:
+        raise ConfigError(f"'{text}' names no codec to compare; expected NAME=FOLDER[:BOOKS].")
     codec = load_codec(folder)
     n_codebooks = int(books) or codec.n_codebooks
     if n_codebooks > codec.n_codebooks:
         raise ConfigError(f"'{text}' asks for {n_codebooks} codebooks; the codec has {codec.n_codebooks}.")
-    return Candidate(name, codec, n_codebooks, phases == "random")
+    return BenchEntry(name, codec, n_codebooks)
+
+
+def held_out(
+    families: Path | None, pairs: Path | None, real: Path | None, limit: int
+) -> dict[str, list[Path]]:
+    """Music to compare codecs on, by group: at most `limit` files of each, evenly spread.
+
+    Args:
+        families: held-out music of `s2m codec music`.
+        pairs: pair folder, for its validation music.
+        real: folder of real recordings.
+        limit: files of a group.
+    """
+    music = {
+        "families": music_files(families) if families else [],
+        "pairs": music_files(pairs, "validation") if pairs else [],
+        "real": music_files(real) if real else [],
+    }
+    return {group: files[:: -(-len(files) // limit)] for group, files in music.items() if files}
 
 
 def run_bench(
-    candidates: Sequence[Candidate],
+    entries: Sequence[BenchEntry],
     music: Mapping[str, Sequence[Path]],
     out: Path,
-    seconds: float = 8.0,
-    progress: Progress | None = None,
+    seconds: float = 6.0,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> str:
     """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, what the last codec does worst.
 
     Args:
-        candidates: to compare, all at one sample rate.
+        entries: to compare, all at one sample rate.
         music: files by group; the group `families` is divided by the names before the hyphen.
         out: folder, made if missing.
         seconds: of each file, from its middle.
-        progress: called with candidate, files done and files in all.
+        progress: called with name, files done and files in all.
 
     Returns:
-        The table, in Markdown.
+        The tables, in Markdown.
 
     Raises:
+        S2MError: if librosa or matplotlib is not installed.
+        ConfigError: if the codecs have several sample rates.
         DataError: if there is no music.
     """
-    last = candidates[-1]
-    clips = [
-        (group, file, _middle(file, 24_000, seconds)) for group, files in music.items() for file in files
-    ]
+    require("librosa")
+    require("matplotlib", "plot")
+    rates = sorted({entry.codec.sample_rate for entry in entries})
+    if len(rates) != 1:
+        raise ConfigError(f"The codecs are of {rates} Hz; expected one sample rate for all.")
+    clips = [(group, file) for group, files in music.items() for file in files]
     if not clips:
         raise DataError("There is no music to compare codecs on; give files or folders that hold some.")
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for candidate in candidates:
-        rows[candidate.name] = []
-        for i, (group, file, samples) in enumerate(clips):
-            decoded = candidate.through(torch.from_numpy(samples)[None, None])[0, 0].cpu().numpy()
+    originals = [_middle(file, rates[0], seconds) for _, file in clips]
+    rows: dict[str, list[dict[str, Any]]] = {entry.name: [] for entry in entries}
+    for entry in entries:
+        for i, ((group, file), samples) in enumerate(zip(clips, originals, strict=True)):
+            figures = codec_figures(samples, entry.through(samples), rates[0])
             family = file.stem.rpartition("-")[0] if group == "families" else group
-            figures = compare(samples, decoded, candidate.codec.sample_rate)
-            rows[candidate.name].append({"group": group, "family": family, "file": file.name, **figures})
+            rows[entry.name].append({"group": group, "family": family, "file": file.name, **figures})
             if progress is not None:
-                progress(candidate.name, i + 1, len(clips))
-    worst = np.argsort([-row["log_mel"] for row in rows[last.name]])[:N_WORST]
-    pictures = []
-    for i in worst:
-        decoded = last.through(torch.from_numpy(clips[i][2])[None, None])[0, 0].cpu().numpy()
-        pictures.append((f"{clips[i][1].stem}, {rows[last.name][i]['log_mel']:.2f}", clips[i][2], decoded))
-    plot_worst(pictures, last.codec.sample_rate, out / "worst.png")
-    speeds = measure_speed(candidates, clips[0][2])
-    text = _tables(candidates, rows, speeds)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps({"rows": rows, "speed": speeds}, indent=1) + "\n")
+                progress(entry.name, i + 1, len(clips))
+    last = entries[-1]
+    errors = [row["log_mel"] for row in rows[last.name]]
+    worst = sorted(range(len(clips)), key=lambda i: -errors[i])[:N_WORST]
+    titles = [f"{clips[i][1].stem}, {errors[i]:.2f}" for i in worst]
+    _plot(titles, [(originals[i], last.through(originals[i])) for i in worst], rates[0], out / "worst.png")
+    speeds = measure_speed(entries, originals[0])
+    text = _tables(entries, rows, speeds)
+    found = json.dumps({"rows": rows, "speed": speeds}, indent=1)
+    (out / "bench.json").write_text(found + "\n", encoding="utf-8")
     (out / "bench.md").write_text(text, encoding="utf-8")
     return text
 
 
-def mean_log_mel(folder: Path) -> dict[str, float]:
-    """By candidate, the mean over groups of what `run_bench` found and wrote to a folder."""
-    rows = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["rows"]
-    found = {}
-    for name, those in rows.items():
-        groups = {row["group"] for row in those}
-        means = [np.mean([row["log_mel"] for row in those if row["group"] == group]) for group in groups]
-        found[name] = float(np.mean(means))
-    return found
-
-
-def measure_speed(candidates: Sequence[Candidate], samples: Any) -> dict[str, list[float]]:
-    """Encoding and decoding as multiples of real time, the faster of two runs each, on the threads that torch has.
-
-    Beside the candidates: the 24 kHz network of the `encodec` package at 3 kbit/s, with random weights.
-    """
-    n_needed = round(SPEED_SECONDS * 24_000)
-    sound = torch.from_numpy(np.resize(samples, n_needed))[None, None]
-    jobs: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Any]]]
-    jobs = {c.name: (c.encode, c.decode) for c in candidates}
-    jobs["EnCodec 24 kHz, random weights"] = _encodec()
-    found = {}
-    for name, (encode, decode) in jobs.items():
-        codes = encode(sound)
-        found[name] = [SPEED_SECONDS / _time(encode, sound), SPEED_SECONDS / _time(decode, codes)]
-    return found
-
-
-def _time(function: Callable[[Tensor], Any], argument: Tensor) -> float:
-    """Seconds of the faster of two calls."""
-    times = []
-    for _ in range(2):
-        begun = time.perf_counter()
-        function(argument)
-        times.append(time.perf_counter() - begun)
-    return min(times)
-
-
-def _encodec() -> tuple[Callable[[Tensor], Any], Callable[[Any], Any]]:
-    """Encoding and decoding by `encodec`'s own model."""
-    from silent2music._torchaudio import ensure_torchaudio
-
-    ensure_torchaudio()
-    from encodec import EncodecModel
-
-    model = EncodecModel.encodec_model_24khz(pretrained=False).eval()
-    model.set_target_bandwidth(3.0)
-    return torch.no_grad()(model.encode), torch.no_grad()(model.decode)
-
-
-def _middle(file: Path, sample_rate: int, seconds: float) -> Any:
-    """`[N]` float32, the middle of a file."""
+def _middle(file: Path, sample_rate: int, seconds: float) -> FloatArray:
+    """`[N]`, the middle of a file."""
     samples = audio.read(file).mono().resampled(sample_rate).samples[0]
     start = max(0, (len(samples) - round(seconds * sample_rate)) // 2)
     return np.ascontiguousarray(samples[start : start + round(seconds * sample_rate)])
 
 
+def measure_speed(entries: Sequence[BenchEntry], samples: FloatArray) -> dict[str, list[float]]:
+    """Encoding and decoding as multiples of real time, the faster of two runs each, on the threads that torch has.
+
+    Beside the entries: the 24 kHz network of the `encodec` package at 3 kbit/s, with random weights.
+    """
+    from silent2music._torchaudio import ensure_torchaudio
+
+    ensure_torchaudio()
+    from encodec import EncodecModel
+
+    encodec = EncodecModel.encodec_model_24khz(pretrained=False).eval()
+    encodec.set_target_bandwidth(3.0)
+    jobs: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]
+    jobs = {entry.name: (entry.encode, entry.codec.decode) for entry in entries}
+    jobs["EnCodec 24 kHz, random weights"] = (encodec.encode, encodec.decode)
+    sound = torch.from_numpy(np.resize(samples, round(SPEED_SECONDS * entries[0].codec.sample_rate)))
+    found = {}
+    with torch.no_grad():
+        for name, (encode, decode) in jobs.items():
+            seconds, codes = _time(encode, sound[None, None])
+            found[name] = [SPEED_SECONDS / seconds, SPEED_SECONDS / _time(decode, codes)[0]]
+    return found
+
+
+def _time(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
+    """Seconds of the faster of two calls, and the result."""
+    times, result = [], None
+    for _ in range(2):
+        begun = time.perf_counter()
+        result = function(argument)
+        times.append(time.perf_counter() - begun)
+    return min(times), result
+
+
 def _tables(
-    candidates: Sequence[Candidate],
-    rows: Mapping[str, list[dict[str, Any]]],
-    speeds: Mapping[str, list[float]],
+    entries: Sequence[BenchEntry], rows: Mapping[str, list[dict[str, Any]]], speeds: Mapping[str, list[float]]
 ) -> str:
-    """The comparison by group, the last candidate by family, and the speeds."""
+    """The comparison by group, the last codec by family, and the speeds."""
+    last = rows[entries[-1].name]
     lines = []
-    for group in dict.fromkeys(row["group"] for row in rows[candidates[0].name]):
-        mine = {name: [r for r in found if r["group"] == group] for name, found in rows.items()}
-        lines += [f"**{group}** ({len(mine[candidates[0].name])} excerpts)", "", _head("codec | kbit/s")]
-        lines += [_line(f"{c.name} | {c.kbit_per_second:.2g}", mine[c.name]) for c in candidates]
+    for group in dict.fromkeys(row["group"] for row in last):
+        mine = {name: [row for row in found if row["group"] == group] for name, found in rows.items()}
+        lines += [f"**{group}** ({len(mine[entries[-1].name])} excerpts)", "", _head("codec | kbit/s")]
+        lines += [_line(f"{entry.name} | {entry.kbit_per_second:.2g}", mine[entry.name]) for entry in entries]
         lines.append("")
-    last = rows[candidates[-1].name]
-    lines += [f"**{candidates[-1].name}** by family", "", _head("family")]
-    lines += [
-        _line(f, [r for r in last if r["family"] == f]) for f in dict.fromkeys(r["family"] for r in last)
-    ]
+    lines += [f"**{entries[-1].name}** by family", "", _head("family")]
+    for family in dict.fromkeys(row["family"] for row in last):
+        lines.append(_line(family, [row for row in last if row["family"] == family]))
     lines += ["", f"Speed, {torch.get_num_threads()} threads, times real time:", ""]
     lines += ["| codec | encoding | decoding |", "|---|---|---|"]
     lines += [f"| {name} | {encode:.0f} | {decode:.0f} |" for name, (encode, decode) in speeds.items()]
@@ -228,14 +220,31 @@ def _tables(
 
 
 def _head(first: str) -> str:
-    columns = f"| {first} | log-mel | chroma | onset F | roughness added | level dB | SI-SDR dB |"
+    columns = f"| {first} | {' | '.join(heading for heading, _ in FIGURES.values())} |"
     return columns + "\n|" + "---|" * (columns.count("|") - 1)
 
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    means = [float(np.nanmean([row[figure] for row in rows])) for figure in FIGURES]
-    return (
-        f"| {name} | "
-        + " | ".join(f"{m:.3f}" for m in means[:-2])
-        + " | {:+.1f} | {:.1f} |".format(*means[-2:])
-    )
+    """A row of means; what no excerpt has stays empty."""
+    cells = []
+    for figure, (_, form) in FIGURES.items():
+        values = [row[figure] for row in rows if not np.isnan(row[figure])]
+        cells.append(format(float(np.mean(values)), form) if values else "")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _plot(
+    titles: Sequence[str], pairs: Sequence[tuple[FloatArray, FloatArray]], sample_rate: int, path: Path
+) -> None:
+    """Spectrograms of originals (left) and what came back (right), a row for each pair."""
+    figure = new_figure(10.0, 2.2 * len(pairs))
+    axes = figure.subplots(len(pairs), 2, squeeze=False)
+    for row, title, sounds in zip(axes, titles, pairs, strict=True):
+        for place, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
+            level_db = 20.0 * spectrum(torch.from_numpy(samples)[None], 1024)[0].clamp(min=1e-6).log10()
+            extent = (0.0, len(samples) / sample_rate, 0.0, sample_rate / 2000.0)
+            place.imshow(level_db.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-90.0, vmax=0.0)
+            place.set_title(label, fontsize=8)
+            place.tick_params(labelsize=7)
+        row[0].set_ylabel("kHz", fontsize=8)
+    save(figure, path)

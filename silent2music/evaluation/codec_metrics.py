@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import describe
-from silent2music.evaluation.metrics import onset_scores
-
-FloatArray = NDArray[np.float32]
+from silent2music.evaluation.following import onset_scores
 
 AUDIBLE_DB = 40.0
 """What is this far below the loudest frame (of a band: the loudest band) does not count."""
@@ -33,7 +32,7 @@ _BAND_FFT, _BAND_HOP = 256, 48
 """Bands 190 Hz wide at 24 kHz, their envelopes sampled every 2 ms."""
 
 
-def compare(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
+def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
     """All figures of an estimate.
 
     Returns:

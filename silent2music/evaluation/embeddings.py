@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import CheckpointError
-from silent2music.evaluation import metrics
+from silent2music.evaluation.quality import evaluate_distances
 from silent2music.evaluation.stages import Stages
-
-FloatArray = NDArray[np.float64]
 
 WINDOW_SECONDS = 5.0
 
@@ -48,12 +45,13 @@ def load_embedder(folder: str) -> tuple[Any, Any]:
     return extractor, model.eval()
 
 
-def embed(job: tuple[str, Waveform]) -> FloatArray:
+def embedding_rows(folder: str, music: Waveform) -> DoubleArray:
     """`[n, D]` embeddings of whole windows of `WINDOW_SECONDS`, one if the music is shorter.
 
     CLAP's audio embedding, or of another model the mean of the last hidden states.
     """
-    folder, music = job
+    import torch
+
     extractor, model = load_embedder(folder)
     samples = music.mono().resampled(extractor.sampling_rate).samples[0]
     size = round(WINDOW_SECONDS * extractor.sampling_rate)
@@ -86,17 +84,11 @@ def embedding_distances(
     """
     folder = str(folder)
     _, model = load_embedder(folder)
-    jobs = {name: [(folder, each) for each in music[1::2]] for name, music in sounds.items()}
-    reference = np.concatenate(
-        stages.run("embeddings of real music", embed, [(folder, each) for each in sounds["real"][::2]])
-    )
+    rows = partial(embedding_rows, folder)
+    reference = np.concatenate(stages.run("embeddings of real music", rows, sounds["real"][::2]))
     table = {}
-    for name, those in jobs.items():
-        rows = np.concatenate(stages.run(f"embeddings of {name}", embed, those))
-        if min(len(rows), len(reference)) >= 2:
-            table[name] = {
-                "frechet": metrics.frechet_distance(reference, rows),
-                "kernel": metrics.kernel_distance(reference, rows),
-                "n_rows": float(len(rows)),
-            }
+    for name, music in sounds.items():
+        found = np.concatenate(stages.run(f"embeddings of {name}", rows, music[1::2]))
+        if distances := evaluate_distances(reference, found):
+            table[name] = distances
     return {"model": str(model.config.model_type), "distances": table}

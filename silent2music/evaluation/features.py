@@ -15,13 +15,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.acoustics.boundaries import likelihood_ratio
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform, level_curve_dbfs
 from silent2music.filters import mel_filters, triangles
-
-FloatArray = NDArray[np.float64]
 
 SAMPLE_RATE = 24_000
 ONSET_RATE_HZ = 100.0
@@ -52,7 +50,7 @@ class MusicFeatures:
 
     Attributes:
         seconds: duration.
-        onset_seconds: `[E]` note onsets, ascending; onset_strengths: `[E]`, height of the flux at each.
+        onset_seconds: `[E]` note onsets, ascending.
         onset_envelope: `[seconds * ONSET_RATE_HZ]` spectral flux, mean 1 unless silent.
         tempo_bpm: most likely tempo, or None for fewer than 4 onsets or no periodicity.
         beat_strength: autocorrelation of the envelope at the beat, 0 (no pulse) to 1.
@@ -67,14 +65,13 @@ class MusicFeatures:
     """
 
     seconds: float
-    onset_seconds: FloatArray
-    onset_strengths: FloatArray
-    onset_envelope: FloatArray
+    onset_seconds: DoubleArray
+    onset_envelope: DoubleArray
     tempo_bpm: float | None
     beat_strength: float
-    energy_db: FloatArray
-    boundary_seconds: FloatArray
-    chroma: FloatArray
+    energy_db: DoubleArray
+    boundary_seconds: DoubleArray
+    chroma: DoubleArray
     density_hz: float
     percussiveness: float
     brightness_hz: float
@@ -83,13 +80,8 @@ class MusicFeatures:
 
     def kind_descriptors(self) -> dict[str, float]:
         """The five figures that tell kinds of music apart, by name."""
-        return {
-            "density_hz": self.density_hz,
-            "percussiveness": self.percussiveness,
-            "brightness_hz": self.brightness_hz,
-            "register_midi": self.register_midi,
-            "reverberance_seconds": self.reverberance_seconds,
-        }
+        names = ("density_hz", "percussiveness", "brightness_hz", "register_midi", "reverberance_seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 def describe(music: Waveform) -> MusicFeatures:
@@ -102,8 +94,7 @@ def describe(music: Waveform) -> MusicFeatures:
     silent = energy.max() < SILENCE_DBFS
     bands = _log_bands(samples)
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
-    onset_frames = pick_onsets(envelope)
-    onsets = onset_frames / ONSET_RATE_HZ
+    onsets = pick_onsets(envelope) / ONSET_RATE_HZ
     tempo, strength = estimate_tempo(envelope) if onsets.size >= 4 else (None, 0.0)
     power = _long_power(samples)
     mel_db = _mel_db(power)
@@ -111,12 +102,11 @@ def describe(music: Waveform) -> MusicFeatures:
     return MusicFeatures(
         seconds=samples.size / SAMPLE_RATE,
         onset_seconds=onsets,
-        onset_strengths=envelope[onset_frames],
         onset_envelope=envelope,
         tempo_bpm=tempo,
         beat_strength=strength,
         energy_db=energy,
-        boundary_seconds=np.zeros(0) if silent else find_boundaries(mel_db, chroma),
+        boundary_seconds=np.zeros(0) if silent else section_boundaries(mel_db, chroma),
         chroma=chroma,
         density_hz=onsets.size * SAMPLE_RATE / samples.size,
         percussiveness=0.0 if silent else percussiveness(bands),
@@ -126,12 +116,12 @@ def describe(music: Waveform) -> MusicFeatures:
     )
 
 
-def power_spectrum(music: Waveform) -> FloatArray:
+def power_spectrum(music: Waveform) -> DoubleArray:
     """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
     return _long_power(_prepared(music))
 
 
-def onset_envelope(bands: FloatArray) -> FloatArray:
+def onset_envelope(bands: DoubleArray) -> DoubleArray:
     """SuperFlux onset strength: rise of each band over the loudest neighbour two frames ago.
 
     The maximum over neighbouring bands keeps vibrato from passing for notes. Böck and Widmer, "Maximum filter
@@ -155,7 +145,7 @@ def onset_envelope(bands: FloatArray) -> FloatArray:
     return np.asarray(flux / mean if mean > 0 else flux)
 
 
-def pick_onsets(envelope: FloatArray, threshold: float = 0.9) -> NDArray[np.int64]:
+def pick_onsets(envelope: DoubleArray, threshold: float = 0.9) -> IntArray:
     """Frames of the envelope that are local maxima and stand out of their surroundings.
 
     The rule of Böck, Krebs and Schedl, "Evaluating the online capabilities of onset detection methods", ISMIR
@@ -180,7 +170,7 @@ def pick_onsets(envelope: FloatArray, threshold: float = 0.9) -> NDArray[np.int6
     return np.asarray(kept, np.int64)
 
 
-def estimate_tempo(envelope: FloatArray, rate_hz: float = ONSET_RATE_HZ) -> tuple[float | None, float]:
+def estimate_tempo(envelope: DoubleArray, rate_hz: float = ONSET_RATE_HZ) -> tuple[float | None, float]:
     """Tempo from the autocorrelation of an onset envelope, and how strong the beat is.
 
     Lags are scored by the mean autocorrelation at the lag and its next three multiples, times a log-normal
@@ -215,7 +205,7 @@ def estimate_tempo(envelope: FloatArray, rate_hz: float = ONSET_RATE_HZ) -> tupl
     return 60.0 / period, min(max(strength, 0.0), 1.0)
 
 
-def _refined_lag(correlation: FloatArray, lag: float, reach: float) -> float:
+def _refined_lag(correlation: DoubleArray, lag: float, reach: float) -> float:
     """The peak of the autocorrelation next to `lag`, by a parabola through its three highest points."""
     low, high = max(1, round(lag - reach)), min(correlation.size - 2, round(lag + reach))
     if high <= low:
@@ -228,9 +218,9 @@ def _refined_lag(correlation: FloatArray, lag: float, reach: float) -> float:
     return float(peak + 0.5 * (left - right) / curvature)
 
 
-def find_boundaries(
-    mel_db: FloatArray, chroma: FloatArray, window_seconds: float = 6.0, threshold: float = 0.045
-) -> FloatArray:
+def section_boundaries(
+    mel_db: DoubleArray, chroma: DoubleArray, window_seconds: float = 6.0, threshold: float = 0.045
+) -> DoubleArray:
     """Times at which the music changes its colour, texture or harmony for good.
 
     The novelty at t is the generalised likelihood ratio of two Gaussians of diagonal covariance, one for the
@@ -247,6 +237,8 @@ def find_boundaries(
     Returns:
         `[J]` seconds, ascending, at least 2.5 s from either end and 4 s from each other.
     """
+    from scipy.ndimage import maximum_filter1d
+
     reach, edge = int(4.0 * TONAL_RATE_HZ), int(2.5 * TONAL_RATE_HZ)
     n_frames = mel_db.shape[1]
     if n_frames <= 2 * edge:
@@ -255,21 +247,12 @@ def find_boundaries(
     motion = np.abs(np.diff(heard, axis=1, prepend=heard[:, :1]))
     features = np.concatenate([heard - heard.mean(axis=0), 2.0 * motion, 2.0 * np.sqrt(chroma)])
     novelty = likelihood_ratio(features.T, int(window_seconds * TONAL_RATE_HZ), variance_floor=0.4)[:-1]
-    peaks: list[int] = []
-    for frame in np.argsort(-novelty, kind="stable"):
-        if novelty[frame] < threshold:
-            break
-        inside = edge <= frame <= n_frames - edge
-        if inside and _is_peak(novelty, frame, reach) and all(abs(frame - p) >= reach for p in peaks):
-            peaks.append(int(frame))
-    return np.sort(np.asarray(peaks, np.float64)) / TONAL_RATE_HZ
+    highest = maximum_filter1d(novelty, 2 * reach + 1, mode="constant", cval=-np.inf)
+    peaks = np.flatnonzero((novelty == highest) & (novelty >= threshold))
+    return np.asarray(peaks[(peaks >= edge) & (peaks <= n_frames - edge)] / TONAL_RATE_HZ, np.float64)
 
 
-def _is_peak(curve: FloatArray, frame: int, reach: int) -> bool:
-    return bool(curve[frame] >= curve[max(0, frame - reach) : frame + reach + 1].max())
-
-
-def percussiveness(bands: FloatArray) -> float:
+def percussiveness(bands: DoubleArray) -> float:
     """Share of energy that median filtering gives to percussion, 0 (held tones) to 1 (clicks).
 
     Fitzgerald, "Harmonic/percussive separation using median filtering", DAFx 2010, with soft masks.
@@ -285,7 +268,7 @@ def percussiveness(bands: FloatArray) -> float:
     return float((mask * energy).sum() / max(energy.sum(), 1e-12))
 
 
-def _median_of_rows(values: FloatArray, size: int) -> FloatArray:
+def _median_of_rows(values: DoubleArray, size: int) -> DoubleArray:
     """Running median of odd `size` along every row, mirrored at the ends.
 
     All rows as one line: scipy filters a line several times faster than the rows of a table.
@@ -297,7 +280,7 @@ def _median_of_rows(values: FloatArray, size: int) -> FloatArray:
     return np.asarray(line.reshape(padded.shape)[:, size // 2 : -(size // 2)])
 
 
-def reverberance_seconds(samples: FloatArray) -> float:
+def reverberance_seconds(samples: DoubleArray) -> float:
     """How long the sound hangs: 60 dB over the median steepness of its decays.
 
     Every stretch of at least 0.2 s over which the level, smoothed over 60 ms, falls without rising counts
@@ -324,7 +307,7 @@ def reverberance_seconds(samples: FloatArray) -> float:
     return float(60.0 / max(np.median(weights), 1.0))
 
 
-def chroma_from_power(power: FloatArray) -> FloatArray:
+def chroma_from_power(power: DoubleArray) -> DoubleArray:
     """Pitch-class profile from 55 Hz to 3.5 kHz.
 
     Args:
@@ -334,82 +317,62 @@ def chroma_from_power(power: FloatArray) -> FloatArray:
         `[12, F]`, C first, sum 1 where there is sound (less than 60 dB below the loudest frame), else 0.
     """
     folded = np.zeros((12, power.shape[1]))
-    notes = _semitone_matrix() @ np.sqrt(power)
+    notes = _semitone_filterbank() @ np.sqrt(power)
     np.add.at(folded, _SEMITONES % 12, notes)
     total = folded.sum(axis=0)
     silent = total <= max(1e-3 * total.max(), 1e-9)
     return np.asarray(np.where(silent, 0.0, folded / np.where(silent, 1.0, total)))
 
 
-def quality_feature_names() -> list[str]:
-    """The names of the columns of `quality_features`, in order."""
-    names = [f"mel_{stat}_{i:02d}" for stat in ("mean", "std") for i in range(_N_MELS)]
-    names += [f"mfcc_{stat}_{i:02d}" for stat in ("mean", "std") for i in range(_N_MFCC)]
-    names += [f"chroma_sorted_{i:02d}" for i in range(12)]
-    names += [f"chroma_std_{i:02d}" for i in range(12)]
-    names += [f"tonnetz_{stat}_{i}" for stat in ("mean", "std") for i in range(6)]
-    names += [f"contrast_{stat}_{i}" for stat in ("mean", "std") for i in range(len(_CONTRAST_EDGES_HZ) - 1)]
-    return [
-        *names,
-        "onset_rate_hz",
-        "onset_strength",
-        "onset_strength_std",
-        "ioi_median",
-        "ioi_iqr",
-        "beat_strength",
-    ]
-
-
-def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SECONDS) -> FloatArray:
+def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SECONDS) -> DoubleArray:
     """The fixed feature set of the distances, one row per window (version `QUALITY_VERSION`).
+
+    Returns:
+        `[n, D]`, the entries of `quality_window` in order, for n whole windows (one if the music is shorter).
+    """
+    samples = _prepared(music)
+    size = int(window_seconds * SAMPLE_RATE)
+    n_windows = max(1, samples.size // size)
+    windows = (quality_window(samples[i * size : (i + 1) * size]) for i in range(n_windows))
+    return np.stack([np.concatenate(list(window.values())) for window in windows])
+
+
+def quality_window(samples: DoubleArray) -> dict[str, DoubleArray]:
+    """What a window `[N]` of music sounds like, by name.
 
     Means and standard deviations over the window of: 32 log-mel bands (dB re the window's mean power, so gain
     does not count), 13 MFCC, chroma (means sorted by strength, so that the key does not count), tonnetz
     (Harte, Sandler and Gasser, 2006; of the chroma rotated to its strongest class), spectral contrast (Jiang
     et al., 2002; 7 bands); then onsets per second, their strength and its spread, median and quartile range
     of the intervals between onsets, and beat strength.
-
-    Returns:
-        `[n, D]` for n whole windows (one if the music is shorter), D = `len(quality_feature_names())`.
     """
-    samples = _prepared(music)
-    size = int(window_seconds * SAMPLE_RATE)
-    n_windows = max(1, samples.size // size)
-    return np.stack([_quality_row(samples[i * size : (i + 1) * size]) for i in range(n_windows)])
-
-
-def _quality_row(samples: FloatArray) -> FloatArray:
-    power = _long_power(samples)
-    mel_db = _mel_db(power)
-    mel_db = mel_db - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     from scipy.fft import dct
 
-    mfcc = dct(mel_db, axis=0, norm="ortho")[:_N_MFCC]
+    power = _long_power(samples)
+    mel_db = _mel_db(power) - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     chroma = chroma_from_power(power)
     mean_chroma = chroma.mean(axis=1)
     rotated = np.roll(chroma, -int(np.argmax(mean_chroma)), axis=0)
-    tonnetz = _TONNETZ @ rotated
-    contrast = _spectral_contrast(power)
+    curves = {"mel": mel_db, "mfcc": dct(mel_db, axis=0, norm="ortho")[:_N_MFCC], "chroma": rotated}
+    curves |= {"tonnetz": _TONNETZ @ rotated, "contrast": _spectral_contrast(power)}
+    found = {}
+    for name, curve in curves.items():
+        found[f"{name}_mean"] = np.sort(mean_chroma)[::-1] if name == "chroma" else curve.mean(axis=1)
+        found[f"{name}_std"] = curve.std(axis=1)
     bands = _log_bands(samples)
     envelope = onset_envelope(bands) if samples.any() else np.zeros(bands.shape[1])
     frames = pick_onsets(envelope)
     intervals = np.diff(frames) / ONSET_RATE_HZ if frames.size >= 3 else np.full(2, 2.0)
     strengths = envelope[frames] if frames.size else np.zeros(1)
-    rhythm = [
-        frames.size * SAMPLE_RATE / samples.size,
-        strengths.mean(),
-        strengths.std(),
-        float(np.median(intervals)),
-        float(np.subtract(*np.percentile(intervals, [75, 25]))),
-        estimate_tempo(envelope)[1],
-    ]
-    blocks = [mel_db.mean(axis=1), mel_db.std(axis=1), mfcc.mean(axis=1), mfcc.std(axis=1)]
-    blocks += [np.sort(mean_chroma)[::-1], rotated.std(axis=1), tonnetz.mean(axis=1), tonnetz.std(axis=1)]
-    blocks += [contrast.mean(axis=1), contrast.std(axis=1), np.asarray(rhythm)]
-    return np.concatenate(blocks)
+    density_hz = frames.size * SAMPLE_RATE / samples.size
+    quartile_range = float(np.subtract(*np.percentile(intervals, [75, 25])))
+    found["onsets"] = np.array([density_hz, strengths.mean(), strengths.std()])
+    found["intervals"] = np.array([float(np.median(intervals)), quartile_range])
+    found["beat_strength"] = np.array([estimate_tempo(envelope)[1]])
+    return found
 
 
-def _spectral_contrast(power: FloatArray) -> FloatArray:
+def _spectral_contrast(power: DoubleArray) -> DoubleArray:
     """`[7, F]` peak over valley in dB per octave-like band, each the mean of the outer 10 % of its bins."""
     level = _level_db(power, 100.0)
     frequencies = np.fft.rfftfreq(_LONG_FFT, 1.0 / SAMPLE_RATE)
@@ -421,12 +384,12 @@ def _spectral_contrast(power: FloatArray) -> FloatArray:
     return np.stack(rows)
 
 
-def _prepared(music: Waveform) -> FloatArray:
+def _prepared(music: Waveform) -> DoubleArray:
     """Mono at `SAMPLE_RATE`, `[N]`."""
     return np.asarray(music.mono().resampled(SAMPLE_RATE).samples[0], np.float64)
 
 
-def _frames(samples: FloatArray, size: int, hop: int) -> FloatArray:
+def _frames(samples: DoubleArray, size: int, hop: int) -> DoubleArray:
     """`[n, size]` frames centred on multiples of `hop`, zeros beyond the ends."""
     n_frames = max(1, -(-samples.size // hop))
     padded = np.zeros(size // 2 + max(samples.size, (n_frames - 1) * hop + 1) + size)
@@ -435,7 +398,7 @@ def _frames(samples: FloatArray, size: int, hop: int) -> FloatArray:
     return np.asarray(frames, np.float64)
 
 
-def _power(samples: FloatArray, size: int, hop: int) -> FloatArray:
+def _power(samples: DoubleArray, size: int, hop: int) -> DoubleArray:
     """`[size // 2 + 1, n]` power under a Hann window of sum 1: a sine of amplitude 1 peaks at 1/4."""
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     window /= window.sum()
@@ -445,11 +408,11 @@ def _power(samples: FloatArray, size: int, hop: int) -> FloatArray:
     return np.asarray(np.square(np.abs(spectrum)).T, np.float64)
 
 
-def _long_power(samples: FloatArray) -> FloatArray:
+def _long_power(samples: DoubleArray) -> DoubleArray:
     return _power(samples, _LONG_FFT, _LONG_HOP)
 
 
-def _log_bands(samples: FloatArray) -> FloatArray:
+def _log_bands(samples: DoubleArray) -> DoubleArray:
     """`[M, F]` `log(1 + x)` of band magnitudes at `ONSET_RATE_HZ`, relative to the loud parts."""
     magnitude = _log_filterbank() @ np.sqrt(_power(samples, _SHORT_FFT, _SHORT_HOP))
     loudest = magnitude.max(axis=0)
@@ -458,26 +421,26 @@ def _log_bands(samples: FloatArray) -> FloatArray:
     return np.asarray(np.log1p(magnitude * (300.0 / reference)))
 
 
-def _mel_db(power: FloatArray) -> FloatArray:
+def _mel_db(power: DoubleArray) -> DoubleArray:
     """`[_N_MELS, F]` mel power in dB, not below 80 dB under its maximum."""
     filters = mel_filters(SAMPLE_RATE, _LONG_FFT, _N_MELS, low_hz=40.0, high_hz=11500.0, norm="sum")
     return _level_db(filters @ power, 80.0)
 
 
-def _level_db(power: FloatArray, range_db: float) -> FloatArray:
+def _level_db(power: DoubleArray, range_db: float) -> DoubleArray:
     """Power in dB over the range below its maximum, so that gain moves everything alike."""
     floor = max(float(power.max()) * 10.0 ** (-range_db / 10.0), 1e-20)
     return np.asarray(10.0 * np.log10(np.maximum(power, floor)))
 
 
-def _brightness_hz(power: FloatArray) -> float:
+def _brightness_hz(power: DoubleArray) -> float:
     frequencies = np.fft.rfftfreq(_LONG_FFT, 1.0 / SAMPLE_RATE)
     magnitude = np.sqrt(power).sum(axis=1)
     return float(frequencies @ magnitude / max(magnitude.sum(), 1e-12))
 
 
-def _register_midi(power: FloatArray) -> float:
-    notes = (_semitone_matrix() @ power).sum(axis=1)
+def _register_midi(power: DoubleArray) -> float:
+    notes = (_semitone_filterbank() @ power).sum(axis=1)
     share = np.cumsum(notes) / max(notes.sum(), 1e-30)
     return float(np.interp(0.5, share, _SEMITONES))
 
@@ -493,19 +456,16 @@ _TONNETZ = np.where(np.arange(6)[:, None] % 2 == 0, np.sin(_CIRCLES), np.cos(_CI
 
 
 @lru_cache(maxsize=1)
-def _log_filterbank() -> FloatArray:
+def _log_filterbank() -> DoubleArray:
     """`[M, 513]` triangles, 24 to the octave from 30 Hz to 11 kHz, at least one bin apart."""
-    frequencies = np.fft.rfftfreq(_SHORT_FFT, 1.0 / SAMPLE_RATE)
     centres = 30.0 * 2.0 ** (np.arange(0, 205) / 24.0)
-    bins = np.unique(np.round(centres / frequencies[1]).astype(int))
-    filters = triangles(
-        bins[bins < frequencies.size].astype(np.float64), np.arange(frequencies.size, dtype=np.float64)
-    )
+    bins = np.unique(np.round(centres * _SHORT_FFT / SAMPLE_RATE).astype(int))
+    filters = triangles(bins.astype(np.float64), np.arange(_SHORT_FFT // 2 + 1.0))
     return np.asarray(filters / filters.sum(axis=1, keepdims=True))
 
 
 @lru_cache(maxsize=1)
-def _semitone_matrix() -> FloatArray:
+def _semitone_filterbank() -> DoubleArray:
     """`[73, 2049]` a triangle per note of `_SEMITONES`, a semitone to either side, 1.5 bins at least."""
     centres = 440.0 * 2.0 ** ((_SEMITONES - 69) / 12.0) * _LONG_FFT / SAMPLE_RATE
     half_width = np.maximum(centres * (2.0 ** (1 / 12.0) - 1.0), 1.5)

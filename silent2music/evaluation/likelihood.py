@@ -12,7 +12,7 @@ import torch
 
 from silent2music.data.shards import PairDataset, batches
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation.metrics.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import Interval, bootstrap_mean, paired_difference
 from silent2music.model import Silent2Music
 
 ROOMS = ("true", "shuffled", "dropped")
@@ -72,48 +72,48 @@ def room_contrast(
         shards: a prepared folder with a validation split.
         n_pairs: how many at most, in whole batches.
         crop_seconds: length of each crop.
-        batch_size: pairs at once, at least 2.
+        batch_size: pairs at once, at least 2; fewer if there are fewer.
         seed: of the crops, the order and the bootstrap.
         progress: called with pairs done and pairs in all.
 
     Raises:
         CheckpointError: if the shards were prepared with another codec than the model's.
-        DataError: if there are fewer pairs than one batch.
+        DataError: if there are fewer than two pairs.
     """
-    dataset = PairDataset(shards, "validation", crop_seconds, seed)
+    dataset = PairDataset(shards, "validation", crop_seconds, seed, model.config.controls)
     if dataset.meta["codec_checksum"] != model.codec_checksum:
         raise CheckpointError(
             f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and the model speaks "
             f"{model.codec_checksum}; prepare the pairs again with the model's codec."
         )
-    n_batches = min(n_pairs, len(dataset)) // batch_size
-    if batch_size < 2 or n_batches < 1:
+    batch_size = min(batch_size, n_pairs, len(dataset))
+    if batch_size < 2:
         raise DataError(
-            f"{shards} has {len(dataset)} validation pairs; a contrast in batches of {batch_size} needs at least "
-            "one full batch of two or more."
+            f"{shards} has {len(dataset)} validation pairs, of which {batch_size} were asked for; expected two at "
+            "least, for another one's room."
         )
+    n_batches = min(n_pairs, len(dataset)) // batch_size
     found: dict[str, list[float]] = {name: [] for name in ROOMS}
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
         batch = batch.to(model.device)
-        losses = model.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+        losses = model.room_contrast(batch.codes, batch.signals)
         for name in ROOMS:
             found[name] += losses[name].float().cpu().tolist()
         kinds += batch.kinds
         if progress is not None:
             progress(len(kinds), n_batches * batch_size)
-    true, shuffled, dropped = (np.asarray(found[name]) for name in ROOMS)
-    rows = {kind: np.flatnonzero(np.asarray(kinds) == kind) for kind in sorted(set(kinds))}
+    under = {name: np.asarray(values) for name, values in found.items()}
+
+    def differences(rows: Any) -> tuple[Interval, Interval]:
+        shuffled, dropped = (
+            paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]
+        )
+        return shuffled, dropped
+
     return Contrast(
-        n_pairs=len(kinds),
-        losses={name: bootstrap_mean(np.asarray(found[name]), seed) for name in ROOMS},
-        shuffled_minus_true=paired_difference(shuffled, true, seed),
-        dropped_minus_true=paired_difference(dropped, true, seed),
-        by_kind={
-            kind: (
-                paired_difference(shuffled[row], true[row], seed),
-                paired_difference(dropped[row], true[row], seed),
-            )
-            for kind, row in rows.items()
-        },
+        len(kinds),
+        {name: bootstrap_mean(values, seed) for name, values in under.items()},
+        *differences(slice(None)),
+        {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},
     )

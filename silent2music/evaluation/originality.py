@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
-
-FloatArray = NDArray[np.float64]
-SingleArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 RATE_HZ = 5.0
 EXCERPT_SECONDS = 10.0
@@ -36,7 +33,7 @@ class Nearest:
     distance: float
 
 
-def fingerprint(features: MusicFeatures, late: bool = False) -> FloatArray:
+def fingerprint(features: MusicFeatures, late: bool = False) -> DoubleArray:
     """`[13, F]` at `RATE_HZ`: chroma of length 1 in rows 0 to 11, onset strength in 0 to 1 in row 12.
 
     Args:
@@ -52,13 +49,13 @@ def fingerprint(features: MusicFeatures, late: bool = False) -> FloatArray:
     return np.concatenate([chroma / np.maximum(length, 1e-9), onsets])
 
 
-def _pooled(values: FloatArray, factor: int, n_frames: int) -> FloatArray:
+def _pooled(values: DoubleArray, factor: int, n_frames: int) -> DoubleArray:
     """`[R, n_frames, factor]` groups of successive frames of `[R, F]`, padded with the last one."""
     padded = np.pad(values, ((0, 0), (0, max(0, n_frames * factor - values.shape[1]))), mode="edge")
     return np.asarray(padded[:, : n_frames * factor].reshape(len(values), n_frames, factor), np.float64)
 
 
-def nearest(queries: Sequence[FloatArray], library: Mapping[str, FloatArray]) -> Nearest | None:
+def nearest(queries: Sequence[DoubleArray], library: Mapping[str, DoubleArray]) -> Nearest | None:
     """The piece that any excerpt of any query comes nearest to, in any of the 12 keys.
 
     Excerpts of `EXCERPT_SECONDS` from start, middle and end of a query are aligned with any stretch of each
@@ -87,7 +84,7 @@ def nearest(queries: Sequence[FloatArray], library: Mapping[str, FloatArray]) ->
     return best
 
 
-def _costs(excerpt: SingleArray, piece: SingleArray) -> SingleArray:
+def _costs(excerpt: FloatArray, piece: FloatArray) -> FloatArray:
     """`[12, n, m]` cost of each frame against each, the excerpt turned through the 12 keys."""
     keys = np.stack([np.roll(excerpt[:12], k, axis=0).T for k in range(12)])
     rhythm = np.abs(excerpt[12][:, None] - piece[12][None])
@@ -96,7 +93,7 @@ def _costs(excerpt: SingleArray, piece: SingleArray) -> SingleArray:
     )
 
 
-def _aligned(costs: SingleArray) -> SingleArray:
+def _aligned(costs: FloatArray) -> FloatArray:
     """`[B]` mean cost per query frame of the best alignment in `[B, n, m]`, begun and ended anywhere in m."""
     n_batch, n_query, n_piece = costs.shape
     # Two columns before the first, which no path comes from.

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from silent2music.ambient import AmbientFeatures
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
-from silent2music.evaluation import metrics, originality
+from silent2music.evaluation import originality
 from silent2music.evaluation.features import MusicFeatures, describe
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece, first_seconds, inspect, read_music
+from silent2music.evaluation.following import ranks
+from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
-from silent2music.evaluation.tables import GROUP, grouped, plain_interval, spread
+from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
+from silent2music.evaluation.tables import GROUP, Figures, grouped, plain_interval, spread
+from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
-
-FloatArray = NDArray[np.float64]
-Codes = NDArray[np.int64]
-Report = dict[str, Any]
+from silent2music.signals import ROOM, Signals
 
 LIKELIHOOD_SECONDS = 8.0
 LONG_SECONDS = 120.0
@@ -39,38 +37,6 @@ N_QUERIES = 8
 def loaded(folder: str) -> Silent2Music:
     """The model of a folder, read once in each process."""
     return Silent2Music.from_pretrained(folder)
-
-
-def subject(
-    folder: Path | str,
-    sampling: SamplingConfig | None,
-    guidance: float | None,
-    config: EvalConfig,
-    stages: Stages,
-) -> Subject:
-    """The model of a folder as it is to be tested: guidance its own if not given, the seed that of `config`.
-
-    Raises:
-        CheckpointError: if the model does not load.
-    """
-    # The folder may hold another model than when it was read last.
-    loaded.cache_clear()
-    guidance = loaded(str(folder)).config.guidance if guidance is None else guidance
-    drawing = replace(sampling or SamplingConfig(), guidance=guidance, seed=config.seed)
-    return Subject(str(folder), drawing, config, stages)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Music to make at once: for each room a seed; by default as long as the room."""
-
-    folder: str
-    precision: Precision | None
-    sampling: SamplingConfig
-    rooms: Sequence[Waveform]
-    seeds: Sequence[int]
-    seconds: float | None
-    drop_room: bool
 
 
 @dataclass(frozen=True)
@@ -97,43 +63,73 @@ class Subject:
         rooms: Sequence[Waveform],
         seeds: Sequence[int],
         seconds: float | None = None,
-        drop_room: bool = False,
+        without: Sequence[str] = (),
         batch_size: int | None = None,
     ) -> list[Waveform]:
-        """The model's music for rooms; what is in a batch does not depend on the number of processes."""
+        """The model's music for rooms, for each a seed; by default as long as the room.
+
+        What is in a batch does not depend on the number of processes.
+        """
         size = batch_size or self.config.batch_size
-        jobs = [
-            Batch(
-                self.folder,
-                self.config.precision,
-                self.sampling,
-                rooms[i : i + size],
-                seeds[i : i + size],
-                seconds,
-                drop_room,
-            )
-            for i in range(0, len(rooms), size)
-        ]
-        return [music for batch in self.stages.run(name, _play, jobs) for music in batch]
+        jobs = [(rooms[i : i + size], seeds[i : i + size]) for i in range(0, len(rooms), size)]
+        play = partial(_play, self.folder, self.config.precision, self.sampling, seconds, without)
+        return [music for batch in self.stages.run(name, play, jobs) for music in batch]
 
-    def tokens(self, name: str, music: Sequence[Waveform]) -> list[Codes]:
+    def music_of(self, items: Sequence[Item]) -> list[Waveform]:
+        """The model's music for every room, partners sharing a seed."""
+        seeds = [self.config.seed + i // 2 for i in range(len(items))]
+        return self.play("music", [item.room for item in items], seeds)
+
+    def without_rooms(self, items: Sequence[Item]) -> tuple[list[Waveform], list[Inspected]]:
+        """Music of the same seeds without a room, one piece for each two partners; and for each room its piece."""
+        rooms = [item.room for item in items[::2]]
+        seeds = [self.config.seed + i for i in range(len(rooms))]
+        music = self.play("music without a room", rooms, seeds, without=(ROOM,))
+        found = self.stages.run("pieces without a room", inspect, music)
+        return music, [found[i // 2] for i in range(len(items))]
+
+    def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
         """Codes `[K, T]` of music."""
-        return self.stages.run(name, _encode, [(self.folder, each) for each in music])
+        return self.stages.run(name, partial(_encode, self.folder), music)
+
+    def through_codec(self, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
+        """Real music after the codec, the ceiling of any model that writes its tokens."""
+        jobs = [(own, real.seconds) for own, real in zip(codes, music, strict=True)]
+        return self.stages.run("codec", partial(_decode, self.folder), jobs)
+
+    def stated(self) -> Figures:
+        """What a report says of the model."""
+        return {"name": self.model.config.name, "sampling": asdict(self.sampling)}
 
 
-def _play(batch: Batch) -> list[Waveform]:
-    model = loaded(batch.folder)
-    model.precision = batch.precision
-    return model.generate_batch(batch.rooms, batch.sampling, batch.seeds, batch.seconds, batch.drop_room)
+def subject(folder: Path | str, config: EvalConfig, stages: Stages) -> Subject:
+    """The model of a folder as it is to be tested.
+
+    Raises:
+        CheckpointError: if the model does not load.
+    """
+    # The folder may hold another model than when it was read last.
+    loaded.cache_clear()
+    sampling = loaded(str(folder)).resolved(replace(config.sampling, seed=config.seed))
+    return Subject(str(folder), sampling, config, stages)
 
 
-def _encode(job: tuple[str, Waveform]) -> Codes:
-    folder, music = job
-    return encoded(loaded(folder), music)
+def _play(
+    folder: str,
+    precision: Precision | None,
+    sampling: SamplingConfig,
+    seconds: float | None,
+    without: Sequence[str],
+    job: tuple[Sequence[Waveform], Sequence[int]],
+) -> list[Waveform]:
+    model = loaded(folder)
+    model.precision = precision
+    return [*model.generate_batch(job[0], sampling, job[1], seconds, without)]
 
 
-def encoded(model: Silent2Music, music: Waveform) -> Codes:
+def _encode(folder: str, music: Waveform) -> IntArray:
     """Codes `[K, T]` of the codebooks that the model writes."""
+    model = loaded(folder)
     samples = music.mono().resampled(model.codec.sample_rate).samples
     samples = np.repeat(samples, model.codec.channels, axis=0)
     with torch.inference_mode():
@@ -141,27 +137,8 @@ def encoded(model: Silent2Music, music: Waveform) -> Codes:
     return np.asarray(codes.cpu().numpy(), np.int64)
 
 
-def music_of(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
-    """The model's music for every room, partners sharing a seed."""
-    seeds = [subject.config.seed + i // 2 for i in range(len(items))]
-    return subject.play("music", [item.room for item in items], seeds)
-
-
-def music_without_rooms(subject: Subject, items: Sequence[Item]) -> list[Waveform]:
-    """The same seeds without a room. Partners get the same piece: one for both is made."""
-    rooms = [item.room for item in items[::2]]
-    seeds = [subject.config.seed + i for i in range(len(rooms))]
-    return subject.play("music without a room", rooms, seeds, drop_room=True)
-
-
-def through_codec(subject: Subject, codes: Sequence[Codes], music: Sequence[Waveform]) -> list[Waveform]:
-    """Real music after the codec, the ceiling of any model that writes its tokens."""
-    jobs = [(subject.folder, own, real.seconds) for own, real in zip(codes, music, strict=True)]
-    return subject.stages.run("codec", _decode, jobs)
-
-
-def _decode(job: tuple[str, Codes, float]) -> Waveform:
-    folder, codes, seconds = job
+def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
+    codes, seconds = job
     codec = loaded(folder).codec
     with torch.inference_mode():
         samples = codec.decode(torch.from_numpy(codes)[None])[0].cpu().numpy()
@@ -169,7 +146,7 @@ def _decode(job: tuple[str, Codes, float]) -> Waveform:
     return Waveform(np.clip(samples, -1.0, 1.0), codec.sample_rate)
 
 
-def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) -> Report:
+def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
     """The model as judge: rank of the true room among up to 32 by the teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
@@ -178,107 +155,105 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[Codes]) 
     shortest = min(own.shape[1] for own in codes)
     n_frames = int(min(LIKELIHOOD_SECONDS * subject.model.codec.frame_rate, shortest))
     order = np.random.default_rng(seed).permutation(len(items))[: subject.config.n_likelihood]
-    features = subject.stages.run(
-        "features of rooms", _features, [(subject.folder, items[i].room) for i in order]
-    )
+    rooms = [items[i].room for i in order]
+    features = subject.stages.run("features of rooms", partial(_signals, subject.folder), rooms)
     groups = grouped(len(order))
     jobs = [
-        (subject.folder, [features[k] for k in group], [codes[order[k]][:, :n_frames] for k in queries])
+        ([features[k] for k in group], [codes[order[k]][:, :n_frames] for k in queries])
         for group in groups
         for queries in np.array_split(group, -(-len(group) // N_QUERIES))
     ]
-    rows = [row for found in subject.stages.run("likelihood", _losses, jobs) for row in found]
-    ranks: list[float] = []
-    losses: dict[str, list[float]] = {"true": [], "shuffled": [], "dropped": []}
+    losses = partial(_losses, subject.folder)
+    rows = [row for found in subject.stages.run("likelihood", losses, jobs) for row in found]
+    columns = []
     for group in groups:
         # A row: the loss of one piece under every room of the group, then under none.
         matrix = np.stack([rows[k] for k in group])
-        rooms, own = matrix[:, :-1], np.diagonal(matrix[:, :-1])
-        ranks += metrics.ranks(-rooms).tolist()
-        losses["true"] += own.tolist()
-        losses["shuffled"] += ((rooms.sum(axis=1) - own) / max(1, len(group) - 1)).tolist()
-        losses["dropped"] += matrix[:, -1].tolist()
-    found, values = np.array(ranks), {name: np.array(those) for name, those in losses.items()}
+        each, own = matrix[:, :-1], np.diagonal(matrix[:, :-1])
+        shuffled = (each.sum(axis=1) - own) / max(1, len(group) - 1)
+        columns.append(np.stack([ranks(-each), own, shuffled, matrix[:, -1]]))
+    found, true, shuffled, dropped = np.concatenate(columns, axis=1)
     return {
         "among": min(GROUP, len(groups[0])),
         "n": len(order),
-        "recall_at_1": plain_interval(metrics.bootstrap_mean((found <= 1.0).astype(np.float64), seed)),
+        "recall_at_1": plain_interval(bootstrap_mean((found <= 1.0).astype(np.float64), seed)),
         "mean_reciprocal_rank": float((1.0 / found).mean()),
         "chance_recall_at_1": 1.0 / len(groups[0]),
-        "loss": {name: float(those.mean()) for name, those in values.items()},
-        "shuffled - true": plain_interval(
-            metrics.paired_difference(values["shuffled"], values["true"], seed)
-        ),
-        "dropped - true": plain_interval(metrics.paired_difference(values["dropped"], values["true"], seed)),
+        "loss": {
+            "true": float(true.mean()),
+            "shuffled": float(shuffled.mean()),
+            "dropped": float(dropped.mean()),
+        },
+        "shuffled - true": plain_interval(paired_difference(shuffled, true, seed)),
+        "dropped - true": plain_interval(paired_difference(dropped, true, seed)),
     }
 
 
-def _features(job: tuple[str, Waveform]) -> AmbientFeatures:
-    folder, room = job
-    return loaded(folder).features(room)
+def _signals(folder: str, room: Waveform) -> Signals:
+    return listen_whole(room, room.seconds, loaded(folder).config)
 
 
 @torch.inference_mode()
-def _losses(job: tuple[str, list[AmbientFeatures], list[Codes]]) -> list[FloatArray]:
+def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[DoubleArray]:
     """For each piece its loss under every room, then under none."""
-    folder, features, codes = job
+    rooms, codes = job
     model = loaded(folder)
-    n_frames = codes[0].shape[1]
-    frames = torch.stack([torch.from_numpy(f.frames[:n_frames]) for f in features])
-    scalars = torch.stack([torch.from_numpy(f.scalars) for f in features])
-    mask = torch.ones(len(features), n_frames, dtype=torch.bool)
-    conditioning = model.condition(frames, scalars, mask)
-    null = model.null(model.condition(frames[: len(codes)], scalars[: len(codes)], mask[: len(codes)]))
+    signals = Signals.collate(rooms).slice(0, codes[0].shape[1])
     every = torch.stack([torch.from_numpy(own) for own in codes])
-    dropped = model.token_nll(every, mask[: len(codes)], null).mean(dim=1).double().numpy()
+    no_room = model.condition(signals.without(ROOM).rows(range(len(codes))))
+    dropped = model.token_nll(every, no_room).mean(dim=1).double().numpy()
+    conditioning = model.condition(signals)
     rows = []
     for own, none in zip(every, dropped, strict=True):
-        nll = model.token_nll(own[None].expand(len(features), -1, -1), mask, conditioning)
+        nll = model.token_nll(own[None].expand(len(rooms), -1, -1), conditioning)
         rows.append(np.append(nll.mean(dim=1).double().numpy(), none))
     return rows
 
 
 def training_music(
     subject: Subject, folder: Path, training: Sequence[Pair]
-) -> tuple[dict[str, MusicFeatures], list[Codes]]:
+) -> tuple[dict[str, MusicFeatures], list[IntArray]]:
     """Training music as the model was taught it, through the codec: measured, by name; and its codes."""
-    jobs = [(subject.folder, folder, pair, subject.config.seconds) for pair in training]
-    found = subject.stages.run("training music", _taught, jobs)
+    taught = partial(_taught, subject.folder, folder, subject.config.seconds)
+    found = subject.stages.run("training music", taught, training)
     names = (pair.music for pair in training)
     return dict(zip(names, (features for features, _ in found), strict=True)), [codes for _, codes in found]
 
 
-def _taught(job: tuple[str, Path, Pair, float | None]) -> tuple[MusicFeatures, Codes]:
-    model_folder, folder, pair, seconds = job
-    music = read_music(folder, pair, seconds)
-    codes = encoded(loaded(model_folder), music)
-    return describe(_decode((model_folder, codes, music.seconds))), codes
+def _taught(
+    model_folder: str, folder: Path, seconds: float | None, pair: Pair
+) -> tuple[MusicFeatures, IntArray]:
+    music = read_music(folder, seconds, pair)
+    codes = _encode(model_folder, music)
+    return describe(_decode(model_folder, (codes, music.seconds))), codes
 
 
 def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
     """Training pieces as a model that knew them by heart might give them back: from anywhere on, coded."""
     middles = []
     for pair in training:
-        whole = read_music(folder, pair, subject.config.seconds).mono()
+        whole = read_music(folder, subject.config.seconds, pair).mono()
         samples = np.ascontiguousarray(whole.samples[:, whole.n_samples // 4 :])
         middles.append(Waveform(samples, whole.sample_rate))
-    coded = through_codec(subject, subject.tokens("tokens of copies", middles), middles)
+    coded = subject.through_codec(subject.tokens("tokens of copies", middles), middles)
     described = subject.stages.run("copies", describe, coded)
     return dict(zip((pair.music for pair in training), described, strict=True))
 
 
-def token_runs(subject: Subject, library: Sequence[Codes], tokens: Mapping[str, Sequence[Codes]]) -> Report:
+def token_runs(
+    subject: Subject, library: Sequence[IntArray], tokens: Mapping[str, Sequence[IntArray]]
+) -> Figures:
     """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
     rows = [codes[0] for codes in library]
     if not rows:
         return {}
-    report: Report = {"frame_rate": subject.model.codec.frame_rate}
+    report: Figures = {"frame_rate": subject.model.codec.frame_rate}
     for name, those in tokens.items():
         report[name] = spread([originality.longest_shared_run(own[0], rows) for own in those])
     return report
 
 
-def drift(subject: Subject, items: Sequence[Item]) -> Report:
+def drift(subject: Subject, items: Sequence[Item]) -> Figures:
     """What becomes of a piece of two minutes: every figure of what goes wrong by quarter, and at both ends.
 
     The room comes round until the two minutes are full, so that every quarter hears the same where a room lasts
@@ -307,7 +282,7 @@ def _parts(piece: Waveform) -> list[Waveform]:
     return [Waveform(piece.samples[:, first:last], piece.sample_rate) for first, last in cuts]
 
 
-def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Piece]) -> Report:
+def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Inspected]) -> Figures:
     """How near each piece is to the nearest of the others: for one room under many seeds, and for real music."""
     n = subject.config.n_diverse
     if n < 2:

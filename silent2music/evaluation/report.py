@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from silent2music.audio import atomic_path
-
-Report = dict[str, Any]
+from silent2music.evaluation.tables import Figures
+from silent2music.files import atomic_path
+from silent2music.plotting import new_figure, save
 
 SYSTEMS = {
     "real": "paired real music (ceiling)",
@@ -52,48 +52,53 @@ HEADLINE = (
 )
 
 
-def write_report(report: Report, out: Path) -> None:
+FOLLOW = ("real", "real, shuffled", "model", "model, shuffled", "dropped")
+CONTRASTS = ("real - real, shuffled", "model - model, shuffled", "model - dropped")
+BASELINES = ("codec", "arranger", "arranger, shuffled", "retrieval", "retrieval, shuffled")
+"""Columns of the tables of what follows the room."""
+
+SIDES = {
+    "labelled": "Does the music follow the room? (true events, tempo and boundaries of the room)",
+    "measured": "The same, with the room's side measured on its audio",
+}
+
+
+def write_report(report: Figures, out: Path) -> None:
     """Write `report.json`, `report.md` and, where there is something to draw, `summary.png` and `kinds.png`.
 
     Raises:
         AudioError: if the folder cannot be written.
+        S2MError: if there is something to draw and matplotlib is not installed.
     """
     with atomic_path(out / "report.json", force=True) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     pictures = []
     if report.get("follow", {}).get("measured"):
         _draw_summary(report, out / "summary.png")
-        pictures.append("summary.png")
+        pictures.append("summary")
     if report.get("kinds", {}).get("real"):
         _draw_kinds(report["kinds"], out / "kinds.png")
-        pictures.append("kinds.png")
+        pictures.append("kinds")
     with atomic_path(out / "report.md", force=True) as temporary:
-        temporary.write_text(_markdown(report, pictures), encoding="utf-8")
+        temporary.write_text(markdown(report, pictures), encoding="utf-8")
 
 
-def _markdown(report: Report, pictures: list[str]) -> str:
+def markdown(report: Figures, pictures: Sequence[str] = ()) -> str:
+    """The report for reading, with the pictures of these names."""
     model = report.get("model", {})
-    title = f"# Evaluation of {model['name']}" if model else "# Evaluation of outputs"
-    parts = [title, _preamble(report), *(f"![{p.removesuffix('.png')}]({p})" for p in pictures)]
-    parts += _targets(report.get("targets", []))
-    for side, heading in (
-        ("labelled", "Does the music follow the room? (true events, tempo and boundaries of the room)"),
-        ("measured", "The same, with the room's side measured on its audio"),
-    ):
-        table = report.get("follow", {}).get(side, {})
-        if any(table.values()):
-            follow = _follow_table(table, report["differences"][side])
-            parts += [f"## {heading}", follow, _baseline_table(table)]
-    parts += _judges(report)
-    if report.get("kinds"):
-        parts += ["## Kinds of rooms and their music", _kind_table(report["kinds"]), _checks(report)]
-    parts += _sound(report)
-    parts += _own(report)
-    parts += _ruler(report)
+    parts = [f"# Evaluation of {model.get('name', 'outputs')}", _preamble(report)]
+    parts += [f"![{name}]({name}.png)" for name in pictures]
+    if targets := report.get("targets"):
+        rows = [[t["name"], t["aim"], t["found"], "yes" if t["met"] else "**no**"] for t in targets]
+        met = f"{sum(t['met'] for t in targets)} of {len(targets)} met."
+        parts += ["## Targets", met, _table(["", "aim", "found", "met"], rows)]
+    parts += follow_text(report)
+    for section in (_judges, _kinds, _quality, _faults, _drift, _own, _ruler):
+        parts += section(report)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _preamble(report: Report) -> str:
+def _preamble(report: Figures) -> str:
     held_out = {True: "held-out ", False: "(not held-out) ", None: ""}[report.get("held_out")]
     seed, seconds = report["config"]["seed"], report["config"]["seconds"]
     what = f"{held_out}pairs"
@@ -111,16 +116,7 @@ def _preamble(report: Report) -> str:
     )
 
 
-def _targets(targets: list[dict[str, Any]]) -> list[str]:
-    """The aims of the model and whether they are met."""
-    if not targets:
-        return []
-    rows = [[t["name"], t["aim"], t["found"], "yes" if t["met"] else "**no**"] for t in targets]
-    met = sum(t["met"] for t in targets)
-    return ["## Targets", f"{met} of {len(targets)} met.", _rows(["", "aim", "found", "met"], rows)]
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -134,151 +130,145 @@ def _interval(value: Mapping[str, Any] | None) -> str:
     return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
 
 
-def _follow_table(table: Mapping[str, Any], differences: Mapping[str, Any]) -> str:
-    """A row for each score: the ceiling, the model and its nulls, and the differences."""
-    columns = [
-        key for key in ("real", "real, shuffled", "model", "model, shuffled", "dropped") if table.get(key)
-    ]
-    contrasts = [
-        key
-        for key in ("real - real, shuffled", "model - model, shuffled", "model - dropped")
-        if key in differences
-    ]
-    rows = []
-    for score, first in table[columns[0]].items():
-        cells = [_interval(table[key].get(score)) for key in columns]
-        for key in contrasts:
-            found = differences[key].get(score)
-            bold = "**" if found and found["excludes_zero"] else ""
-            cells.append(f"{bold}{_interval(found)}{bold}")
-        rows.append([score, str(first["n"]), *cells])
-    return _rows(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)
-
-
-def _baseline_table(table: Mapping[str, Any]) -> str:
-    """A row for each score: the means of the other ways to get music for a room."""
-    others = ("codec", "arranger", "arranger, shuffled", "retrieval", "retrieval, shuffled")
-    columns = [key for key in others if table.get(key)]
-    if not columns:
-        return ""
-    rows = [
-        [score, *(f"{table[key][score]['mean']:.3f}" if score in table[key] else "" for key in columns)]
-        for score in table["real"]
-    ]
-    return _rows(["baselines", *(SYSTEMS[key] for key in columns)], rows)
-
-
-def _judges(report: Report) -> list[str]:
+def follow_text(report: Mapping[str, Any]) -> list[str]:
+    """For each side headings and tables of the scores: the ceiling, the model and their nulls, then baselines."""
     parts = []
+    for side, heading in SIDES.items():
+        table, differences = (
+            report.get("follow", {}).get(side, {}),
+            report.get("differences", {}).get(side, {}),
+        )
+        columns = [key for key in FOLLOW if table.get(key)]
+        if not columns:
+            continue
+        contrasts = [key for key in CONTRASTS if key in differences]
+        rows = []
+        for score, first in table[columns[0]].items():
+            cells = [_interval(table[key].get(score)) for key in columns]
+            for found in (differences[key].get(score) for key in contrasts):
+                bold = "**" if found and found["excludes_zero"] else ""
+                cells.append(f"{bold}{_interval(found)}{bold}")
+            rows.append([score, str(first["n"]), *cells])
+        parts += [f"## {heading}", _table(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)]
+        if others := [key for key in BASELINES if table.get(key)]:
+            rows = [
+                [
+                    score,
+                    *(f"{table[key][score]['mean']:.3f}" if score in table[key] else "" for key in others),
+                ]
+                for score in table["real"]
+            ]
+            parts.append(_table(["baselines", *(SYSTEMS[key] for key in others)], rows))
+    return parts
+
+
+def _judges(report: Figures) -> Iterator[str]:
     if report.get("retrieval"):
         names = list(next(iter(report["retrieval"].values())))
         rows = [[title, *(f"{v[n]:.3f}" for n in names)] for _, title, v in _named(report["retrieval"])]
-        text = "From the music alone, find its room by energy, onsets and boundaries."
-        parts += ["## Retrieval", text, _rows(["", *names], rows)]
+        yield "## Retrieval"
+        yield "From the music alone, find its room by energy, onsets and boundaries."
+        yield _table(["", *names], rows)
     if judge := report.get("likelihood"):
         loss = judge["loss"]
-        parts += [
-            "## The model's own likelihood",
+        yield "## The model's own likelihood"
+        yield (
             f"True room first among {judge['among']} by teacher-forced loss of the real music: "
             f"{_interval(judge['recall_at_1'])} (chance {judge['chance_recall_at_1']:.3f}), mean reciprocal rank "
             f"{judge['mean_reciprocal_rank']:.3f}. Loss in nats a token: true {loss['true']:.4f}, shuffled "
             f"{loss['shuffled']:.4f}, no room {loss['dropped']:.4f}; shuffled - true "
-            f"{_interval(judge['shuffled - true'])}, no room - true {_interval(judge['dropped - true'])}.",
+            f"{_interval(judge['shuffled - true'])}, no room - true {_interval(judge['dropped - true'])}."
+        )
+
+
+def _kinds(report: Figures) -> Iterator[str]:
+    if kinds := report.get("kinds"):
+        descriptors = list(next(iter(next(iter(kinds.values())).values())))
+        rows = [
+            [title, kind, *(f"{v[d]:.2f}" for d in descriptors)]
+            for key, title, table in _named(kinds)
+            if key in ("real", "model", "outputs")
+            for kind, v in table.items()
         ]
-    return parts
+        yield "## Kinds of rooms and their music"
+        yield _table(["", "kind", *descriptors], rows)
+        yield "\n".join(
+            f"- {SYSTEMS[system]}, {what}: {_interval(value)}"
+            for system, table in report.get("kind_checks", {}).items()
+            for what, value in table.items()
+        )
 
 
-def _kind_table(kinds: Mapping[str, Any]) -> str:
-    descriptors = list(next(iter(next(iter(kinds.values())).values())))
-    rows = []
-    for key, title, table in _named(kinds):
-        if key in ("real", "model", "outputs"):
-            rows += [[title, kind, *(f"{v[d]:.2f}" for d in descriptors)] for kind, v in table.items()]
-    return _rows(["", "kind", *descriptors], rows)
-
-
-def _checks(report: Report) -> str:
-    lines = [
-        f"- {SYSTEMS[system]}, {what}: {_interval(value)}"
-        for system, table in report.get("kind_checks", {}).items()
-        for what, value in table.items()
-    ]
-    return "\n".join(lines)
-
-
-def _sound(report: Report) -> list[str]:
-    parts = []
-    if report.get("quality"):
+def _quality(report: Figures) -> Iterator[str]:
+    if quality := report.get("quality"):
         rows = [
             [title, f"{v['kernel']:.2f}", f"{v['frechet']:.1f}", f"{v['n_rows']:.0f}"]
-            for _, title, v in _named(report["quality"])
+            for _, title, v in _named(quality)
         ]
-        text = (
+        yield "## How it sounds"
+        yield (
             "Distance to one half of the held-out real music, on the feature set of version "
             f"{report['quality_version']}; the other half of the real music is the floor, the codec the ceiling."
         )
-        parts += ["## How it sounds", text, _rows(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)]
+        yield _table(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)
     if learned := report.get("embeddings"):
-        rows = [
-            [title, f"{v['kernel']:.3f}", f"{v['frechet']:.3f}"]
-            for _, title, v in _named(learned["distances"])
-        ]
-        parts += [
-            f"The same distances on the embeddings of {learned['model']}:",
-            _rows(["", "kernel (KAD)", "Fréchet"], rows),
-        ]
+        distances = _named(learned["distances"])
+        rows = [[title, f"{v['kernel']:.3f}", f"{v['frechet']:.3f}"] for _, title, v in distances]
+        yield f"The same distances on the embeddings of {learned['model']}:"
+        yield _table(["", "kernel (KAD)", "Fréchet"], rows)
+
+
+def _faults(report: Figures) -> Iterator[str]:
     if faults := report.get("faults"):
         systems = _named(faults)
         names = list(systems[0][2])
         rows = []
         for _, title, table in systems:
-            cells = []
-            for name in names:
-                beyond = table[name].get("beyond_real")
-                cells.append(f"{table[name]['mean']:.3f}" + ("" if beyond is None else f" ({beyond:.0%})"))
-            rows.append([title, *cells])
-        text = "Means; in brackets the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."
+            beyond = {n: f" ({f['beyond_real']:.0%})" for n, f in table.items() if "beyond_real" in f}
+            rows.append([title, *(f"{table[n]['mean']:.3f}{beyond.get(n, '')}" for n in names)])
+        yield "## What goes wrong"
+        yield "Means; in brackets the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."
+        yield _table(["", *names], rows)
         loops = [
             f"{title} {table['repetition']['beyond_real_95']:.0%}"
             for _, title, table in systems
             if "beyond_real_95" in table["repetition"]
         ]
-        more = f"Repetition beyond the real music's 95th percentile: {', '.join(loops)}." if loops else ""
-        parts += ["## What goes wrong", text, _rows(["", *names], rows), more]
+        if loops:
+            yield f"Repetition beyond the real music's 95th percentile: {', '.join(loops)}."
+
+
+def _drift(report: Figures) -> Iterator[str]:
     if drift := report.get("drift"):
         rows = [
             [name, *(f"{v:.3f}" for v in (*f["quarters"], f["first_seconds"], f["last_seconds"]))]
             for name, f in drift["figures"].items()
         ]
         end = f"{drift['end_seconds']:g} s"
-        text = f"Means of {drift['n']} pieces of two minutes, each for a room that comes round until they are full."
-        header = ["", "1st quarter", "2nd", "3rd", "4th", f"first {end}", f"last {end}"]
-        parts += ["## Two minutes", text, _rows(header, rows)]
-    return parts
+        yield "## Two minutes"
+        yield f"Means of {drift['n']} pieces of two minutes, each for a room that comes round until they are full."
+        yield _table(["", "1st quarter", "2nd", "3rd", "4th", f"first {end}", f"last {end}"], rows)
 
 
-def _own(report: Report) -> list[str]:
-    parts = []
-    found = report.get("originality", {})
+def _own(report: Figures) -> Iterator[str]:
+    found, tokens = report.get("originality", {}), None
     if found.get("n_training"):
-        distance = found["distance"]
-        text = (
+        distance, tokens = found["distance"], found.get("tokens")
+        yield "## Originality"
+        yield (
             f"Nearest of {found['n_training']} training pieces by chroma and onsets, in any key: median distance "
             f"{distance['model']['median']:.3f}, of held-out real music {distance['real']['median']:.3f} (1st "
             f"percentile {found['limit']:.3f}). Outputs nearer than that: {len(found['too_near'])} of {found['n']}."
         )
-        named = [
+        yield "\n".join(
             f"- {near['output']} is {near['distance']:.3f} from {near['training']}"
             for near in found["too_near"]
-        ]
-        parts += ["## Originality", text, "\n".join(named)]
-        if tokens := found.get("tokens"):
-            parts.append(
-                "Longest run of first-codebook tokens shared with the training music, in seconds: "
-                + _runs(tokens["model"], tokens["frame_rate"])
-                + "; held-out real music "
-                + _runs(tokens["real"], tokens["frame_rate"])
-                + "."
+        )
+        if tokens:
+            model, real = (_runs(tokens[name], tokens["frame_rate"]) for name in ("model", "real"))
+            yield (
+                f"Longest run of first-codebook tokens shared with the training music, in seconds: {model}; held-out "
+                f"real music {real}."
             )
     if diversity := report.get("diversity"):
         text = (
@@ -286,19 +276,22 @@ def _own(report: Report) -> list[str]:
             f"seeds {diversity['one room, many seeds']:.3f}, as many pieces of real music "
             f"{diversity['real music']:.3f}."
         )
-        if tokens := found.get("tokens"):
+        if tokens:
             runs = _runs(diversity["longest_shared_run"], tokens["frame_rate"])
             text += f" Longest run of tokens shared with another seed, in seconds: {runs}."
-        parts += ["## Diversity", text]
-    return parts
+        yield "## Diversity"
+        yield text
 
 
-def _ruler(report: Report) -> list[str]:
+def _runs(lengths: Mapping[str, float], frame_rate: float) -> str:
+    return f"median {lengths['median'] / frame_rate:.2f}, most {lengths['max'] / frame_rate:.2f}"
+
+
+def _ruler(report: Figures) -> Iterator[str]:
     """Whether the figures tell apart what they must: the ceiling from its null, and noise from everything else."""
     lines = []
-    for side in ("labelled", "measured"):
-        gains = report.get("differences", {}).get(side, {}).get("real - real, shuffled", {})
-        if gains:
+    for side in SIDES:
+        if gains := report.get("differences", {}).get(side, {}).get("real - real, shuffled", {}):
             blunt = [name for name, gain in gains.items() if not gain["low"] > 0]
             lines.append(
                 f"- Paired real music ({side} rooms) is above that of another room, the interval above zero, in "
@@ -308,9 +301,8 @@ def _ruler(report: Report) -> list[str]:
     quality, faults = report.get("quality", {}), report.get("faults", {})
     if "noise" in quality:
         columns = {figure: {k: v[figure] for k, v in quality.items()} for figure in ("kernel", "frechet")}
-        columns["flatness"] = {k: v["flatness"]["mean"] for k, v in faults.items()}
-        for figure in ("key_clarity", "beat_strength"):
-            columns[figure] = {k: -v[figure]["mean"] for k, v in faults.items()}
+        for figure, sign in (("flatness", 1), ("key_clarity", -1), ("beat_strength", -1)):
+            columns[figure] = {k: sign * v[figure]["mean"] for k, v in faults.items()}
         worst = {figure: max(values, key=values.__getitem__) for figure, values in columns.items()}
         others = [f"{figure} ({name})" for figure, name in worst.items() if name != "noise"]
         found = f"all but {', '.join(others)}" if others else f"{', '.join(worst)}"
@@ -319,20 +311,16 @@ def _ruler(report: Report) -> list[str]:
         lines.append(
             f"- Training pieces, cut and sent through the codec, found out by name: {copies['named']} of {copies['n']}."
         )
-    return ["## The ruler itself", "\n".join(lines)] if lines else []
+    if lines:
+        yield "## The ruler itself"
+        yield "\n".join(lines)
 
 
-def _runs(tokens: Mapping[str, float], frame_rate: float) -> str:
-    return f"median {tokens['median'] / frame_rate:.2f}, most {tokens['max'] / frame_rate:.2f}"
-
-
-def _draw_summary(report: Report, path: Path) -> None:
+def _draw_summary(report: Figures, path: Path) -> None:
     """One picture: how far each system follows, and how far each is from real music."""
-    from matplotlib.figure import Figure
-
     labelled = report["follow"].get("labelled", {})
     table = labelled if any(labelled.values()) else report["follow"]["measured"]
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = new_figure(15, 5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
     systems = [(key, title, means) for key, title, means in _named(table) if means and key in COLOURS]
     names = [name for name in HEADLINE if any(name in means for _, _, means in systems)]
@@ -356,16 +344,13 @@ def _draw_summary(report: Report, path: Path) -> None:
     right.set_visible(bool(bars))
     right.invert_yaxis()
     right.set(title="kernel distance to real music")
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=100, metadata={"Software": None})
+    save(figure, path)
 
 
 def _draw_kinds(kinds: Mapping[str, Any], path: Path) -> None:
     """The descriptors of the music by kind of room, real beside the model's."""
-    from matplotlib.figure import Figure
-
     names = [name for name in next(iter(kinds["real"].values())) if name != "n"]
-    figure = Figure(figsize=(14, 3.2), layout="constrained")
+    figure = new_figure(14, 3.2)
     for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for system, marker in (("real", "o"), ("model", "x")):
             table = kinds.get(system, {})
@@ -375,5 +360,4 @@ def _draw_kinds(kinds: Mapping[str, Any], path: Path) -> None:
         axis.set(title=name)
         axis.tick_params(axis="x", rotation=90)
     figure.axes[0].legend(fontsize=7)
-    with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=100, metadata={"Software": None})
+    save(figure, path)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
+from contextlib import contextmanager
 from typing import TypeVar
+
+from silent2music.processes import Pool
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
 
 Progress = Callable[[str, int, int], None]
 """Is called with a stage, steps done and steps in all."""
-
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +32,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
-@contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes of one thread each: several threads in each of them would wait for each other.
-
-    They are spawned, not forked: a fork of one that has run torch may wait for threads that it does not have.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
-    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield pool
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 class Stages:
     """Runs stage after stage; a context manager.
 
@@ -65,19 +43,15 @@ class Stages:
     """
 
     def __init__(self, workers: int = 1, tell: Progress | None = None) -> None:
-        self._workers = workers
+        self._pool = Pool(workers)
         self._tell = tell or (lambda stage, done, total: None)
-        self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Stages:
-        if self._workers > 1:
-            self._pool = self._stack.enter_context(process_pool(self._workers))
+        self._pool.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
-        self._pool = None
+        self._pool.__exit__(*error)
 
     def run(self, name: str, function: Callable[[Job], Found], jobs: Sequence[Job]) -> list[Found]:
         """The function's results in the order of the jobs.
@@ -89,7 +63,7 @@ class Stages:
         """
         start = time.perf_counter()
         found: list[Found] = []
-        for result in map(function, jobs) if self._pool is None else self._pool.map(function, jobs):
+        for result in self._pool.map(function, jobs):
             found.append(result)
             self._tell(name, len(found), len(jobs))
         if jobs:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.evaluation import metrics, originality
+from silent2music.arrays import DoubleArray, IntArray
+from silent2music.evaluation import originality
 from silent2music.evaluation.features import QUALITY_VERSION, MusicFeatures
-from silent2music.evaluation.metrics import Interval
-from silent2music.evaluation.pair_stats import MIN_EVENTS, SCORES, RoomReference, follow_scores
-from silent2music.evaluation.pieces import EvalConfig, Item, Piece
+from silent2music.evaluation.following import (
+    MIN_EVENTS,
+    SCORES,
+    RoomReference,
+    boundary_scores,
+    energy_correlation,
+    follow_scores,
+    onset_scores,
+    retrieval_scores,
+)
+from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, partners_of
+from silent2music.evaluation.quality import evaluate_distances
 from silent2music.evaluation.stages import Stages
+from silent2music.evaluation.statistics import Interval, bootstrap_mean, mean_difference, paired_difference
 
-FloatArray = NDArray[np.float64]
-Report = dict[str, Any]
+Figures = dict[str, Any]
+"""A report or a part of it, as JSON values."""
+
+Pieces = Sequence[Inspected | None]
+"""What a system played for each item, where it played."""
 
 REPORT_VERSION = 1
 
@@ -33,64 +47,89 @@ LOWER_IS_A_FAULT = ("key_clarity", "beat_strength")
 
 def tabulate(
     items: Sequence[Item],
-    systems: Mapping[str, Sequence[Piece | None]],
-    partner: Sequence[int],
-    anchors: Mapping[str, Sequence[Piece]],
+    systems: Mapping[str, Pieces],
     config: EvalConfig,
-) -> Report:
+    anchors: Mapping[str, Sequence[Inspected]] | None = None,
+) -> Figures:
     """Everything that needs no model: following, kinds, retrieval, quality and faults of each system."""
-    systems = {name: pieces for name, pieces in systems.items() if any(p is not None for p in pieces)}
-    report: Report = {
+    anchors, partner = anchors or {}, partners_of(len(items))
+    systems = {name: pieces for name, pieces in systems.items() if any(pieces)}
+    everything = _with_shuffled(systems, partner) | dict(anchors)
+    limits = fault_limits([p.faults for p in systems.get("real", ()) if p])
+    report = {
         "version": REPORT_VERSION,
         "quality_version": QUALITY_VERSION,
         "n": len(items),
         "config": stated(config),
-        "follow": {},
-        "differences": {},
+        **follow_tables(
+            [item.references for item in items],
+            {
+                name: [piece.features if piece else None for piece in pieces]
+                for name, pieces in systems.items()
+            },
+            config.seed,
+        ),
+        "kinds": {name: _by_kind(items, pieces) for name, pieces in systems.items()},
+        "kind_checks": _kind_checks(items, systems, config.seed),
+        "retrieval": {
+            name: _retrieval(items, pieces)
+            for name, pieces in systems.items()
+            if name != "codec" and all(pieces)
+        },
     }
-    for side in ("measured", "labelled"):
-        scores = {
-            name: [
-                follow_scores(item.references[side], piece.features)
-                if piece and side in item.references
-                else {}
-                for item, piece in zip(items, pieces, strict=True)
-            ]
-            for name, pieces in _with_shuffled(systems, partner).items()
-        }
-        report["follow"][side] = {name: _means(rows, config.seed) for name, rows in scores.items()}
-        report["differences"][side] = {
-            f"{a} - {b}": _differences(scores[a], scores[b], config.seed) for a, b in _contrasts(scores)
-        }
-    report["kinds"] = {name: _by_kind(items, pieces) for name, pieces in systems.items()}
-    report["kind_checks"] = _kind_checks(items, systems, config.seed)
-    report["retrieval"] = {
-        name: _retrieval(items, pieces)
-        for name, pieces in systems.items()
-        if name != "codec" and all(p is not None for p in pieces)
-    }
-    everything = _with_shuffled(systems, partner) | dict(anchors)
     if "real" in systems:
         report["quality"] = _quality(everything)
-    limits = fault_limits([p.faults for p in systems.get("real", ()) if p])
     report["faults"] = {
         name: fault_table([p.faults for p in pieces if p], limits)
         for name, pieces in (systems | dict(anchors)).items()
     }
-    report["fault_limits"] = limits
+    return report | {"fault_limits": limits}
+
+
+def follow_tables(
+    references: Sequence[Mapping[str, RoomReference]],
+    systems: Mapping[str, Sequence[MusicFeatures | None]],
+    seed: int,
+) -> Figures:
+    """How far each system follows the rooms, as measured and as labelled, and by how much more than its null.
+
+    Args:
+        references: for each room `measured`, and `labelled` where there are labels.
+        systems: for each system its music for these rooms, where it played.
+        seed: of the intervals.
+
+    Returns:
+        `follow`: by side and system the mean of every score; `differences`: by side the mean of every score of a
+        system over that of its null, item by item. All with intervals.
+    """
+    report: Figures = {"follow": {}, "differences": {}}
+    partner = partners_of(len(references))
+    for side in ("measured", "labelled"):
+        scores = {
+            name: [
+                follow_scores(room[side], played) if played and side in room else {}
+                for room, played in zip(references, music, strict=True)
+            ]
+            for name, music in _with_shuffled(systems, partner).items()
+        }
+        contrasts = [(name, f"{name}, shuffled") for name in scores if f"{name}, shuffled" in scores]
+        contrasts += [("model", "dropped")] if "dropped" in scores else []
+        report["follow"][side] = {name: _means(rows, seed) for name, rows in scores.items()}
+        report["differences"][side] = {
+            f"{a} - {b}": _differences(scores[a], scores[b], seed) for a, b in contrasts
+        }
     return report
 
 
-def stated(config: EvalConfig) -> dict[str, Any]:
+def stated(config: EvalConfig) -> Figures:
     """What a report says of how it was made: all that decides its figures."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name != "workers"}
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in ("workers", "sampling")}
 
 
-def _with_shuffled(
-    systems: Mapping[str, Sequence[Piece | None]], partner: Sequence[int]
-) -> dict[str, Sequence[Piece | None]]:
+def _with_shuffled(systems: Mapping[str, Sequence[Any]], partner: Sequence[int]) -> dict[str, Sequence[Any]]:
     """Each system that hears the room, beside itself with another room's music."""
-    result: dict[str, Sequence[Piece | None]] = {}
+    result: dict[str, Sequence[Any]] = {}
     for name, pieces in systems.items():
         result[name] = pieces
         if name not in ("dropped", "codec"):
@@ -98,70 +137,59 @@ def _with_shuffled(
     return result
 
 
-def _contrasts(scores: Mapping[str, Any]) -> list[tuple[str, str]]:
-    pairs = [(name, f"{name}, shuffled") for name in scores if f"{name}, shuffled" in scores]
-    return [*pairs, ("model", "dropped")] if "dropped" in scores else pairs
-
-
-def _means(rows: Sequence[Mapping[str, float]], seed: int) -> dict[str, Any]:
+def _means(rows: Sequence[Mapping[str, float]], seed: int) -> Figures:
     values = {name: np.array([r[name] for r in rows if name in r]) for name in SCORES}
-    return {n: plain_interval(metrics.bootstrap_mean(v, seed)) for n, v in values.items() if v.size}
+    return {name: plain_interval(bootstrap_mean(v, seed)) for name, v in values.items() if v.size}
 
 
 def _differences(
     rows: Sequence[Mapping[str, float]], nulls: Sequence[Mapping[str, float]], seed: int
-) -> dict[str, Any]:
+) -> Figures:
     result = {}
     for name in SCORES:
-        both = np.array(
-            [(r[name], s[name]) for r, s in zip(rows, nulls, strict=True) if name in r and name in s]
-        )
+        both = [(r[name], s[name]) for r, s in zip(rows, nulls, strict=True) if name in r and name in s]
         if len(both) >= 2:
-            found = metrics.paired_difference(both[:, 0], both[:, 1], seed)
-            result[name] = plain_interval(found)
+            values, null_values = np.array(both).T
+            result[name] = plain_interval(paired_difference(values, null_values, seed))
     return result
 
 
-def plain_interval(interval: Interval) -> dict[str, Any]:
+def plain_interval(interval: Interval) -> Figures:
     """An interval as JSON values."""
     return dataclasses.asdict(interval) | {"excludes_zero": interval.excludes_zero}
 
 
-def mean_descriptors(pieces: Sequence[Piece]) -> dict[str, float]:
+def mean_descriptors(pieces: Sequence[Inspected]) -> dict[str, float]:
     """Mean of each kind descriptor, and the number of pieces."""
     rows = [piece.features.kind_descriptors() for piece in pieces]
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"n": float(len(rows))}
 
 
-def _by_kind(items: Sequence[Item], pieces: Sequence[Piece | None]) -> dict[str, dict[str, float]]:
-    result = {}
-    for kind in sorted({item.kind for item in items}):
-        own = [p for item, p in zip(items, pieces, strict=True) if p and item.kind == kind]
-        if own:
-            result[kind] = mean_descriptors(own)
-    return result
+def _of_kind(items: Sequence[Item], pieces: Pieces, kind: str) -> list[Inspected]:
+    return [piece for item, piece in zip(items, pieces, strict=True) if piece and item.kind == kind]
 
 
-def _kind_checks(
-    items: Sequence[Item], systems: Mapping[str, Sequence[Piece | None]], seed: int
-) -> dict[str, dict[str, Any]]:
+def _by_kind(items: Sequence[Item], pieces: Pieces) -> dict[str, dict[str, float]]:
+    kinds = {kind: _of_kind(items, pieces, kind) for kind in sorted({item.kind for item in items})}
+    return {kind: mean_descriptors(own) for kind, own in kinds.items() if own}
+
+
+def _kind_checks(items: Sequence[Item], systems: Mapping[str, Pieces], seed: int) -> Figures:
     """`steps` more percussive than `room`, `hall` more reverberant than `room`: differences of means."""
-    result: dict[str, dict[str, Any]] = {}
+    result: Figures = {}
     for name in ("real", "model"):
         for kind, descriptor in (("steps", "percussiveness"), ("hall", "reverberance_seconds")):
-            groups = [
+            own, room = (
                 np.array(
-                    [
-                        p.features.kind_descriptors()[descriptor]
-                        for item, p in zip(items, systems.get(name, ()), strict=False)
-                        if p and item.kind == k
-                    ]
+                    [p.features.kind_descriptors()[descriptor] for p in _of_kind(items, systems[name], k)]
                 )
+                if name in systems
+                else np.zeros(0)
                 for k in (kind, "room")
-            ]
-            if groups[0].size and groups[1].size:
-                found = metrics.mean_difference(groups[0], groups[1], seed)
-                result.setdefault(name, {})[f"{kind} - room: {descriptor}"] = plain_interval(found)
+            )
+            if own.size and room.size:
+                found = plain_interval(mean_difference(own, room, seed))
+                result.setdefault(name, {})[f"{kind} - room: {descriptor}"] = found
     return result
 
 
@@ -170,17 +198,17 @@ def _similarity(room: RoomReference, music: MusicFeatures) -> float:
     seconds = min(room.seconds, music.seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        similarity = metrics.energy_correlation(room.energy_db, music.energy_db, ranked=False).pearson
+        similarity = energy_correlation(room.energy_db, music.energy_db, ranked=False).pearson
         if room.event_seconds.size >= MIN_EVENTS:
             events, onsets = (t[t < seconds] for t in (room.event_seconds, music.onset_seconds))
-            similarity += metrics.onset_scores(events, onsets).f_measure
+            similarity += onset_scores(events, onsets).f_measure
         if room.boundary_seconds.size:
             changes, sections = (t[t < seconds] for t in (room.boundary_seconds, music.boundary_seconds))
-            similarity += 0.5 * metrics.boundary_scores(changes, sections, seconds, 3.0).f_measure
+            similarity += 0.5 * boundary_scores(changes, sections, seconds, 3.0).f_measure
     return similarity
 
 
-def _retrieval(items: Sequence[Item], pieces: Sequence[Piece | None]) -> dict[str, Any]:
+def _retrieval(items: Sequence[Item], pieces: Pieces) -> Figures:
     """From the music alone, find its room among up to 32, by the features and without any model."""
     order = np.random.default_rng(0).permutation(len(items))
     groups = []
@@ -188,18 +216,18 @@ def _retrieval(items: Sequence[Item], pieces: Sequence[Piece | None]) -> dict[st
         rooms = [items[i].references["measured"] for i in chosen]
         music = [piece.features for i in chosen if (piece := pieces[i])]
         similarities = np.array([[_similarity(room, m) for room in rooms] for m in music])
-        groups.append(metrics.retrieval_scores(similarities)._asdict())
+        groups.append(retrieval_scores(similarities)._asdict())
     return {name: float(np.mean([g[name] for g in groups])) for name in groups[0]} | {
         "among": len(grouped(len(items))[0])
     }
 
 
-def grouped(n: int) -> list[NDArray[np.int64]]:
+def grouped(n: int) -> list[IntArray]:
     """Numbers 0 to n - 1 in groups of `GROUP` or a few more; one group if there are fewer."""
     return [group.astype(np.int64) for group in np.array_split(np.arange(n), max(1, n // GROUP))]
 
 
-def _quality(systems: Mapping[str, Sequence[Piece | None]]) -> dict[str, dict[str, float]]:
+def _quality(systems: Mapping[str, Pieces]) -> dict[str, dict[str, float]]:
     """Distances of the odd items of each system to the real music of the even ones; `real` is the floor.
 
     Anchors were made for the odd items alone. Rows are standardised by the even half and limited to ±10, so that
@@ -208,7 +236,7 @@ def _quality(systems: Mapping[str, Sequence[Piece | None]]) -> dict[str, dict[st
     reference = np.concatenate([p.quality for p in systems["real"][::2] if p])
     mean, spread = reference.mean(axis=0), reference.std(axis=0) + 1e-6
 
-    def scaled(rows: FloatArray) -> FloatArray:
+    def scaled(rows: DoubleArray) -> DoubleArray:
         return np.asarray(np.clip((rows - mean) / spread, -10.0, 10.0))
 
     result = {}
@@ -218,13 +246,8 @@ def _quality(systems: Mapping[str, Sequence[Piece | None]]) -> dict[str, dict[st
             # The same pieces in another order, or those of the reference itself.
             continue
         rows = np.concatenate([p.quality for p in pieces]) if pieces else reference[:0]
-        # A covariance or a kernel of one row is none.
-        if min(len(rows), len(reference)) >= 2:
-            result[name] = {
-                "frechet": metrics.frechet_distance(scaled(reference), scaled(rows)),
-                "kernel": metrics.kernel_distance(scaled(reference), scaled(rows)),
-                "n_rows": float(len(rows)),
-            }
+        if found := evaluate_distances(scaled(reference), scaled(rows)):
+            result[name] = found
     return result
 
 
@@ -266,12 +289,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def originality_of(
     items: Sequence[Item],
-    made: Sequence[Piece | None],
-    reals: Sequence[Piece | None],
+    made: Pieces,
+    reals: Pieces,
     library: Mapping[str, MusicFeatures],
     copies: Mapping[str, MusicFeatures],
     stages: Stages,
-) -> Report:
+) -> Figures:
     """The nearest training excerpt of every output, beside what held-out real music has.
 
     Like is compared with like: where outputs went through a codec, so should the real music and the library.
@@ -290,18 +313,14 @@ def originality_of(
         "model": [piece.features for piece in made if piece],
         "copies": list(copies.values()),
     }
-    jobs = [
-        ([originality.fingerprint(each, late) for late in (False, True)], prints)
-        for those in own.values()
-        for each in those
-    ]
-    results = iter(stages.run("originality", _nearest, jobs))
+    every = [features for those in own.values() for features in those]
+    results = iter(stages.run("originality", partial(_nearest, prints), every))
     found = {name: [next(results) for _ in those] for name, those in own.items()}
     distances = {name: [nearest.distance for nearest in those] for name, those in found.items()}
     names = [item.name for item, piece in zip(items, made, strict=True) if piece]
     near = np.flatnonzero(originality.too_near(distances["model"], distances["real"])).tolist()
     limit = originality.near_limit(distances["real"])
-    report: Report = {
+    report: Figures = {
         "n_training": len(prints),
         "n": len(names),
         "distance": {name: spread(distances[name]) for name in ("real", "model")},
@@ -323,7 +342,7 @@ def originality_of(
     return report
 
 
-def _nearest(job: tuple[list[FloatArray], Mapping[str, FloatArray]]) -> originality.Nearest:
-    found = originality.nearest(*job)
+def _nearest(library: Mapping[str, DoubleArray], features: MusicFeatures) -> originality.Nearest:
+    queries = [originality.fingerprint(features, late) for late in (False, True)]
     # A library of pieces too short for an alignment is as far as can be.
-    return found or originality.Nearest("", 1.0)
+    return originality.nearest(queries, library) or originality.Nearest("", 1.0)

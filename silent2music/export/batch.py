@@ -1,26 +1,36 @@
-"""Many files, one by one, by one process or by several: shares, what is done already, and the list of all of it.
+"""Many recordings, by one process or by several: which of them, where to, whose share, and the list of all of it.
 
 The processes of a launcher (`accelerate launch`, `torchrun`, MPI) never wait for one another: each takes every
-n-th item and adds to the same manifest, so that a process that dies loses its own unfinished item and no more,
-and the same command goes on from there.
+n-th recording and adds to the same manifest, so that a process that dies loses its own unfinished recording and no
+more, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from silent2music.audio import atomic_path
-from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music import audio
+from silent2music.errors import AudioError, ConfigError
+from silent2music.files import atomic_path, locked
 
 T = TypeVar("T")
-Entry = Mapping[str, Any]
+
+Progress = Callable[[str, int, int], None]
+"""Called with a recording's name, steps done and steps in all."""
+
+MUSIC_SUFFIX = ".music.wav"
+"""`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
+
+LOOPS_RECORD = "ambience.json"
+"""In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
 MANIFEST = "manifest.jsonl"
 
@@ -30,6 +40,141 @@ LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
 )
 """Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
+
+WINDOWS_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10)),
+}
+"""Names that no file may have on Windows, whatever its suffix."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and what is to be made of it.
+
+    Attributes:
+        room: the recording.
+        out: the file or the folder to make.
+        seed: what the music is drawn from.
+        label: the recording's name in records: relative to the folder it was found in, or its file name.
+        found: in a folder; such a job is passed over where its music is there already.
+    """
+
+    room: Path
+    out: Path
+    seed: int
+    label: str
+    found: bool = False
+
+    @property
+    def name(self) -> str:
+        """The recording's path, written alike on every platform."""
+        return self.room.as_posix()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recording: `record` says how its music was made, or `reason` why there is none."""
+
+    name: str
+    status: Literal["made", "kept", "failed"]
+    record: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+def plan(
+    rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]
+) -> tuple[list[Job], list[Outcome]]:
+    """What to make of the files and folders that were named.
+
+    A folder is searched for recordings; hidden files and what this program made are left out. A file named by itself
+    gets `seed`; one found in a folder gets a seed from `seed` and its relative path, so that it does not depend on
+    what else lies there.
+
+    Args:
+        rooms: files and folders; what is named twice is made once.
+        seed: the base seed.
+        folder: of all that is made; the trees of folders are mirrored below it.
+        renamed: from a recording's path, relative to the folder that was named, to that of what is made of it.
+
+    Returns:
+        Jobs in the order given, and what cannot become one: two recordings whose music would meet in one place, also
+        where that is so only on a file system that compares names without case.
+    """
+    jobs: list[Job] = []
+    failures: list[Outcome] = []
+    taken: dict[str, Path] = {}
+    for room in rooms:
+        try:
+            found = _recordings_below(room) if room.is_dir() else [room]
+        except AudioError as error:
+            failures.append(Outcome(room.as_posix(), "failed", reason=str(error)))
+            continue
+        for path in found:
+            relative = path.relative_to(room) if room.is_dir() else Path(path.name)
+            own_seed = seed_for(seed, relative) if room.is_dir() else seed
+            out = folder / portable(renamed(relative))
+            job = Job(path, out, own_seed, relative.as_posix(), room.is_dir())
+            place = unicodedata.normalize("NFC", str(out.absolute())).casefold()
+            other = taken.get(place)
+            if other is None:
+                taken[place] = path
+                jobs.append(job)
+            elif other != path:
+                reason = f"{path} and {other} would both be written to {out}; rename one of them."
+                failures.append(Outcome(job.name, "failed", reason=reason))
+    return jobs, failures
+
+
+def _recordings_below(folder: Path) -> list[Path]:
+    """The recordings in a folder, without music and loops that were made.
+
+    Raises:
+        AudioError: if there is none.
+    """
+    made = MUSIC_SUFFIX.removesuffix(".wav")
+    found = [
+        path
+        for path in audio.find_audio(folder)
+        if not path.stem.endswith(made) and not path.with_name(LOOPS_RECORD).exists()
+    ]
+    if not found:
+        raise AudioError(
+            f"{folder} holds only hidden files and music that silent2music made; expected recordings of rooms."
+        )
+    return found
+
+
+def seed_for(seed: int, relative: Path) -> int:
+    """The seed of a file in a folder: 32 bits of a hash of the base seed and the relative path.
+
+    Example:
+        >>> seed_for(0, Path("a/b.wav")) == seed_for(0, Path("a") / "b.wav") != seed_for(1, Path("a/b.wav"))
+        True
+    """
+    return hashed_seed(seed, relative.as_posix())
+
+
+def hashed_seed(seed: int, name: object) -> int:
+    """32 bits of a hash of a seed and a name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{name}".encode()).digest()[:4], "big")
+
+
+def portable(relative: Path) -> Path:
+    """A relative path that can be made on every platform: reserved characters and names get underscores.
+
+    Example:
+        >>> portable(Path("a: hall./con.wav")).as_posix()
+        'a_ hall_/_con.wav'
+    """
+    parts = [re.sub(r'[<>:"\\|?*\x00-\x1f]|[. ]+$', "_", part) for part in relative.parts]
+    return Path(*(f"_{part}" if part.split(".")[0].casefold() in WINDOWS_DEVICES else part for part in parts))
+
+
+# ---- shares ----
 
 
 @dataclass(frozen=True)
@@ -79,7 +224,7 @@ class Manifest:
         """Entries by key; a line that a dying process left unfinished is passed over."""
         entries: dict[str, dict[str, Any]] = {}
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
+            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
                     entries[entry["key"]] = entry
@@ -87,101 +232,30 @@ class Manifest:
                     continue
         return entries
 
-    def add(self, key: str, entry: Entry) -> None:
+    def add(self, key: str, entry: Mapping[str, Any]) -> None:
         """Note an item, at once on disk.
 
         Raises:
             AudioError: if the file cannot be written.
         """
         line = json.dumps({"key": key, **entry}, ensure_ascii=False, allow_nan=False)
-        with self._locked(), self.path.open("a+b") as file:
-            if file.tell() and self._unfinished(file.tell()):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
+        with locked(self.path.parent):
+            try:
+                with self.path.open("a+b") as file:
+                    end = file.tell()
+                    file.seek(max(0, end - 1))
+                    unfinished = file.read(1) not in (b"", b"\n")
+                    file.write(b"\n" * unfinished + line.encode() + b"\n")
+            except OSError as error:
+                raise AudioError(
+                    f"{self.path} cannot be written ({error.strerror}); choose another place."
+                ) from error
 
     def tidy(self) -> dict[str, dict[str, Any]]:
         """Leave one line for each key, sorted, and return them all."""
-        with self._locked():
+        with locked(self.path.parent):
             entries = dict(sorted(self.read().items()))
+            lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries.values())
             with atomic_path(self.path, force=True) as temporary:
-                lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries.values())
-                temporary.write_text("".join(lines), encoding="utf-8")
+                temporary.write_bytes("".join(lines).encode())
         return entries
-
-    def _unfinished(self, size: int) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(size - 1)
-            return file.read(1) != b"\n"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold a lock on the folder, since the manifest itself is replaced."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise AudioError(
-                f"{self.path} cannot be written ({error.strerror}); choose another place."
-            ) from error
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an item: `entry` is its record, or `reason` the sentence that says why there is none."""
-
-    key: str
-    status: Literal["made", "skipped", "failed"]
-    entry: Entry | None = None
-    reason: str = ""
-
-
-def run(
-    items: Sequence[T],
-    key: Callable[[T], str],
-    made: Callable[[T], Entry | None],
-    make: Callable[[T], Entry],
-    manifest: Manifest | None = None,
-    worker: Worker | None = None,
-    noted: Callable[[Entry], Entry] = dict,
-) -> Iterator[Outcome]:
-    """Make a worker's share of the items; a bad one does not stop the rest.
-
-    Args:
-        items: all of them, in the same order in every process.
-        key: names an item, unlike all others.
-        made: the entry of an item that is whole already and need not be made, or None.
-        make: makes an item, whole or not at all, and returns its entry.
-        manifest: where entries and failures are noted.
-        worker: this process, by default as the launcher says.
-        noted: what of an entry the manifest keeps.
-
-    Raises:
-        CheckpointError, ConfigError: from `make`, as they would stop every item.
-    """
-    for item in (worker or this_worker()).share(items):
-        name = key(item)
-        try:
-            entry = made(item)
-            outcome = Outcome(
-                name, "made" if entry is None else "skipped", make(item) if entry is None else entry
-            )
-        except (CheckpointError, ConfigError):
-            raise
-        except S2MError as error:
-            outcome = Outcome(name, "failed", reason=str(error))
-        if manifest is not None:
-            manifest.add(name, noted(outcome.entry) if outcome.entry else {"error": outcome.reason})
-        yield outcome
-
-
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many were made, skipped and failed, in a line, and a line for each failure."""
-    counts = ((status, sum(o.status == status for o in outcomes)) for status in ("made", "skipped", "failed"))
-    lines = [", ".join(f"{n} {status}" for status, n in counts)]
-    lines += [f"  {outcome.key}: {outcome.reason}" for outcome in outcomes if outcome.status == "failed"]
-    return "\n".join(lines)

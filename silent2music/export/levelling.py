@@ -7,15 +7,14 @@ so that the result is the same as if the whole had been limited at once.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import FloatArray, LoudnessMeter, Waveform
+from silent2music.audio import FloatArray, LoudnessMeter, Recording, Waveform
 from silent2music.errors import AudioError
 
 TARGET_LUFS = -18.0
@@ -33,22 +32,20 @@ MARGIN_SECONDS = 0.05
 
 
 class _Kept:
-    """Music in a temporary file of 32-bit floats, and what was measured on the way there."""
+    """Music that waits on disk, beside the file that it will become, and its loudness as it was made."""
 
-    def __init__(self, file: BinaryIO, pieces: Iterable[Waveform]) -> None:
-        self._file = file
-        self.n_samples = 0
+    def __init__(self, pieces: Iterable[Waveform], folder: Path) -> None:
         meter: LoudnessMeter | None = None
         for piece in pieces:
             if meter is None:
                 self.sample_rate, self.n_channels = piece.sample_rate, piece.n_channels
                 meter = LoudnessMeter(piece.sample_rate, piece.n_channels)
+                self._stored = Recording(piece.n_channels, piece.sample_rate, folder)
             meter.add(piece.samples)
-            self._file.write(np.ascontiguousarray(piece.samples.T).tobytes())
-            self.n_samples += piece.n_samples
+            self._stored.append(piece.samples)
         if meter is None:
             raise AudioError("There is no music to write.")
-        self.lufs = meter.integrated()
+        self.n_samples, self.lufs = self._stored.n_samples, meter.integrated()
 
     def blocks(self, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
         """Blocks `[C, n]` times `gain`, limited to a true peak in dBTP if one is given."""
@@ -56,15 +53,10 @@ class _Kept:
         for begin in range(0, self.n_samples, BLOCK_SECONDS * self.sample_rate):
             end = min(begin + BLOCK_SECONDS * self.sample_rate, self.n_samples)
             first = max(0, begin - margin)
-            samples = self._read(first, min(end + margin, self.n_samples)) * np.float32(gain)
+            samples = self._stored.slice(first, end + margin) * np.float32(gain)
             if true_peak is not None:
                 samples = audio.limited(samples, self.sample_rate, true_peak).samples
             yield samples[:, begin - first : end - first]
-
-    def _read(self, begin: int, end: int) -> FloatArray:
-        self._file.seek(4 * self.n_channels * begin)
-        data = self._file.read(4 * self.n_channels * (end - begin))
-        return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T.copy()
 
 
 def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -> dict[str, Any]:
@@ -84,25 +76,17 @@ def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -
     Raises:
         AudioError: if it cannot be written.
     """
-    try:
-        file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
-    except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
-    with file:
-        try:
-            kept = _Kept(file, pieces)
-        except OSError as error:
-            raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
-        nearly_nothing = as_made or kept.lufs < NEARLY_NOTHING_LUFS
-        limit = MAX_TRUE_PEAK_DBTP
-        for _ in range(5):
-            gain = 1.0 if nearly_nothing else _gain(kept, limit)
-            blocks = kept.blocks(gain, None if nearly_nothing else limit)
-            audio.write_blocks(path, blocks, kept.sample_rate, kept.n_channels, force=True)
-            n_samples, lufs, peak = _measured(path, kept)
-            if peak < MAX_TRUE_PEAK_DBTP:
-                break
-            limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
+    kept = _Kept(pieces, path.parent)
+    nearly_nothing = as_made or kept.lufs < NEARLY_NOTHING_LUFS
+    limit = MAX_TRUE_PEAK_DBTP
+    for _ in range(5):
+        gain = 1.0 if nearly_nothing else _gain(kept, limit)
+        blocks = kept.blocks(gain, None if nearly_nothing else limit)
+        audio.write_blocks(path, blocks, kept.sample_rate, kept.n_channels, force=True)
+        n_samples, lufs, peak = _measured(path, kept)
+        if peak < MAX_TRUE_PEAK_DBTP:
+            break
+        limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
     if n_samples != kept.n_samples:
         raise AudioError(f"{path} holds {n_samples} samples of {kept.n_samples}; is the disk full?")
     return {

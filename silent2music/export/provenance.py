@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from silent2music import __version__
+from silent2music.audio import Recorded
 from silent2music.errors import AudioError
 
 TAG = "S2M_PROVENANCE"
@@ -36,6 +37,18 @@ def versions() -> dict[str, str]:
         "torch": version("torch"),
         "numpy": version("numpy"),
         "python": platform.python_version(),
+    }
+
+
+def described_input(label: str, path: Path, room: Recorded, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a record says of the recording; `notes` are added to its own."""
+    return {
+        "file": label,
+        "sha256": sha256(path),
+        "seconds": room.seconds,
+        "sample_rate": room.sample_rate,
+        "channels": room.recorded_channels,
+        "notes": [*room.notes, *notes],
     }
 
 
@@ -89,26 +102,6 @@ def write_tags(path: Path, record: Mapping[str, Any], comments: Mapping[str, str
             _fix_ogg_serial(path)
     except (MutagenError, OSError) as error:
         raise AudioError(f"{path} cannot be tagged ({error}); is the disk full?") from error
-
-
-def read_tags(path: Path) -> dict[str, Any]:
-    """The record that `write_tags` stored.
-
-    Raises:
-        AudioError: if the file has none.
-    """
-    from mutagen import File, MutagenError
-
-    try:
-        file = File(path)
-    except MutagenError as error:
-        raise AudioError(f"{path} cannot be read for tags ({error}).") from error
-    tags = file.tags if file is not None and file.tags is not None else {}
-    text = next((tags[key] for key in (TAG, f"TXXX:{TAG}") if key in tags), None)
-    if text is None:
-        raise AudioError(f"{path} has no tag {TAG}; expected a file that silent2music wrote.")
-    record: dict[str, Any] = json.loads(str(text[0] if isinstance(text, list) else text))
-    return record
 
 
 def _fix_ogg_serial(path: Path, serial: int = 1) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,8 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.config import SamplingConfig
-from silent2music.export.infer import load_model
+from silent2music.errors import AudioError
+from silent2music.export.models import LazyModel, Request
 
 LIVE = Path("-")
 """The name of the room that comes on standard input: mono, 16-bit little-endian, at `LIVE_RATE`."""
@@ -27,11 +27,8 @@ def send(
     room: Path,
     source: BinaryIO,
     sink: BinaryIO,
-    sampling: SamplingConfig,
-    guidance: float | None = None,
-    seconds: float | None = None,
-    model_folder: Path | None = None,
-    device: str | None = None,
+    model: LazyModel,
+    request: Request,
     raw: bool = False,
 ) -> None:
     """Write the music of a room to a stream as it is made, 16 bit, at the level that the model chose.
@@ -42,19 +39,19 @@ def send(
         room: a recording, or `LIVE` for sound that comes from `source`.
         source: read for a live room only.
         sink: where the music goes.
-        sampling, guidance, seconds, model_folder, device: as for `infer.infer_many`.
+        model: the model.
+        request: what is asked for; live music is as long as what is heard.
         raw: little-endian samples without a WAV header.
 
     Raises:
-        AudioError, CheckpointError, ConfigError: if the room, the model or a setting is not usable.
+        AudioError: if the room cannot be read, or the stream not be written.
+        CheckpointError, ConfigError: if the model or a setting is not usable.
     """
     recording = None if room == LIVE else audio.open_recording(room)
-    loaded = load_model(model_folder, device)
-    strength = loaded.model.config.guidance if guidance is None else guidance
-    sampling = dataclasses.replace(sampling, guidance=strength)
-    codec = loaded.model.codec
-    length = None if recording is None else seconds or recording.seconds
-    pieces = loaded.model.stream(recording or _heard(source, codec.frame_rate), sampling, length)
+    codec = model.model.codec
+    length = None if recording is None else request.seconds or recording.seconds
+    heard = recording or _heard(source, codec.frame_rate)
+    pieces = model.model.stream(heard, request.sampling, length, **request.controls)
     try:
         if not raw:
             n_samples = None if length is None else round(length * codec.sample_rate)
@@ -62,8 +59,10 @@ def send(
         for piece in pieces:
             sink.write(np.round(piece.samples.T * 32767.0).astype("<i2").tobytes())
             sink.flush()
-    except BrokenPipeError:
-        return
+    except OSError as error:
+        # A pipe that nobody reads is EINVAL on Windows.
+        if error.errno not in (None, errno.EPIPE, errno.EINVAL):
+            raise AudioError(f"The music cannot be written on ({error.strerror}).") from error
 
 
 def wav_header(sample_rate: int, n_channels: int, n_samples: int | None) -> bytes:

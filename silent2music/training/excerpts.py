@@ -73,39 +73,13 @@ class CodedMusic:
         self.sound: NDArray[np.int16] = np.load(folder / _SOUND_FILE, mmap_mode="r")
         self.codes: NDArray[np.int16] = np.load(folder / _CODES_FILE, mmap_mode="r")
 
-    def sound_crops(
-        self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of a stretch of excerpts; arguments as of `crops`."""
-        codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
-        return torch.from_numpy(codes), self._samples(codec, rows, start, start + n_frames)
-
-    def _samples(self, codec: BundledCodec, rows: Sequence[int], first: int, last: int) -> Tensor:
-        """`[B, N]` of the codec frames from `first` to before `last`."""
-        span = codec.config.samples_per_code
-        return torch.from_numpy(self.sound[rows, first * span : last * span].astype(np.float32) / 32768.0)
-
-    def crops(
-        self, codec: BundledCodec, rows: Sequence[int], start: int, n_frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """Codes `[B, K, n_frames]` int64 and compressed magnitudes `[B, n_frames, F]` of a stretch of excerpts.
-
-        Args:
-            codec: whose codes they are.
-            rows: B excerpts.
-            start: first codec frame.
-            n_frames: of the stretch, which must lie inside the excerpts.
-        """
-        # A frame hangs over its neighbours' samples, so one more is read on either side; beyond the ends is silence.
-        first, last = max(0, start - 1), min(self.codes.shape[2], start + n_frames + 1)
-        features = codec.features(self._samples(codec, rows, first, last))[:, start - first :][:, :n_frames]
-        codes = self.codes[rows, :, start : start + n_frames].astype(np.int64)
-        return torch.from_numpy(codes), features
-
-
-def digest_of(files: Sequence[Path]) -> str:
-    """The first 16 hex digits of the SHA-256 of paths in their order: whether something was made of the same files."""
-    return hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
+    def crops(self, rows: Sequence[int], start: int, n_frames: int) -> tuple[Tensor, Tensor]:
+        """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of B excerpts, from a codec frame on."""
+        span = self.sound.shape[1] // self.codes.shape[2]
+        stop = start + n_frames
+        codes = self.codes[rows, :, start:stop].astype(np.int64)
+        sound = self.sound[rows, start * span : stop * span].astype(np.float32) / 32768.0
+        return torch.from_numpy(codes), torch.from_numpy(sound)
 
 
 def code_music(
@@ -125,7 +99,8 @@ def code_music(
     Raises:
         DataError: if the files cannot be read.
     """
-    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": digest_of(files)}
+    paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
+    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": paths}
     try:
         if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
             return CodedMusic(folder)

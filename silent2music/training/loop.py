@@ -1,8 +1,7 @@
 """The training loop of the model: prepared shards in, a model folder out.
 
-Every random choice (order, crops, dropped rooms, dropout) is a function of the seed and the step, and the
-learning rate of the step alone. So a checkpoint is weights, their average, the optimiser's moments and a step
-number, and a resumed run equals an uninterrupted one.
+Every random choice (order, crops, dropped controls, dropout) is a function of the seed and the step, and the
+learning rate of the step alone. So a resumed run equals an uninterrupted one.
 
 Likelihood alone does not say what is drawn: a model that is unsure spreads over more than music is, and what it has
 drawn leads it on. So a trained model can be trained further by self-play (SPIN: Chen et al., "Self-Play Fine-Tuning
@@ -13,59 +12,40 @@ more likely than before it has become than what the model drew before for the sa
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from silent2music.audio import atomic_path
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig, to_dict
-from silent2music.data.shards import Batch, Example, PairDataset, batches
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.data.shards import Batch, PairDataset, batches, collate
+from silent2music.errors import CheckpointError, ConfigError, require
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
+from silent2music.signals import ROOM, Signals, draw_kept, members
+from silent2music.training.state import (
+    STATE_FILE,
+    Optimizers,
+    learning_rate,
+    read_state,
+    resolved_precision,
+    update_ema,
+    write_state,
+)
 
-STATE_FILE = "state.safetensors"
-STEP_FILE = "state.json"
 LOG_FILE = "log.jsonl"
 MODEL_FOLDER = "model"
-
-
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, then half a cosine down to 2 % of the peak at `max_steps`."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.max_steps - config.warmup_steps)
-    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
-
-
-def resolved_precision(wanted: str) -> str:
-    """`bf16` or `no`, `auto` being decided by what the hardware multiplies natively.
-
-    Raises:
-        ConfigError: on any other word.
-    """
-    if wanted not in ("auto", "bf16", "no"):
-        raise ConfigError(f"training.mixed_precision is '{wanted}'; expected auto, bf16 or no.")
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    # Absent before torch 2.10; without an answer, full precision is the safe choice.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
+N_STATISTICS = 256
+"""Pairs that standardisation and the limits of sampling are measured on."""
 
 
 def train(
@@ -97,8 +77,10 @@ def train(
     """
     config = recipe.training
     codec = load_codec(codec_folder)
-    dataset = PairDataset(shards, "train", config.crop_seconds, config.seed)
-    validation = PairDataset(shards, "validation", config.crop_seconds, config.seed)
+    dataset, validation = (
+        PairDataset(shards, split, config.crop_seconds, config.seed, recipe.controls)
+        for split in ("train", "validation")
+    )
     n_codebooks = min(dataset.meta["n_codebooks"], codec.n_codebooks)
     checksum = codec.token_checksum(n_codebooks)
     if dataset.meta["codec_checksum"] != checksum:
@@ -110,13 +92,18 @@ def train(
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
-    if (out / STEP_FILE).exists() and not resume:
+    if (out / STATE_FILE).exists() and not resume:
         raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
+    require("tensorboard", "train")  # accelerate would leave the log out and fail later
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation,
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
+        # A batch may have no row with a control that few pairs have.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=bool(set(recipe.controls) - members([ROOM])))
+        ],
     )
     if len(dataset) < config.batch_size * accelerator.num_processes:
         raise ConfigError(
@@ -126,11 +113,10 @@ def train(
     accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.seed)
     model = build_model(recipe, codec, n_codebooks)
-    examples = _sample(dataset)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
+    examples = [dataset.crop(int(i)) for i in chosen]
     if start is None:
-        frames = np.concatenate([example.features for example in examples])
-        scalars = np.stack([example.scalars for example in examples])
-        model.ambient.set_statistics(torch.from_numpy(frames), torch.from_numpy(scalars))
+        model.embedder.set_statistics(collate(examples).signals)
     else:
         model.load_weights(start)
     former = deepcopy(model) if config.selfplay_weight > 0 else None
@@ -143,23 +129,14 @@ def train(
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
     """A model with fresh weights, its decoder fitted to the codec's first codebooks."""
     _, size, width = codec.codebook_vectors().shape
-    decoder = to_dict(recipe.decoder) | {
-        "n_codebooks": n_codebooks,
-        "codebook_size": size,
-        "codebook_dim": width,
-    }
+    own = {"n_codebooks": n_codebooks, "codebook_size": size, "codebook_dim": width}
     config = ModelConfig(
+        controls=recipe.controls,
         ambient=recipe.ambient,
-        decoder=type(recipe.decoder)(**decoder),
+        decoder=replace(recipe.decoder, **own),
         codec_checksum=codec.token_checksum(n_codebooks),
     )
     return Silent2Music(config, codec)
-
-
-def _sample(dataset: PairDataset, n_pairs: int = 256) -> list[Example]:
-    """Crops of evenly chosen pairs."""
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, n_pairs).astype(int))
-    return [dataset.crop(int(i)) for i in chosen]
 
 
 class _Run:
@@ -206,7 +183,7 @@ class _Run:
             minutes = (time.monotonic() - begun) / 60
             done = self.step >= config.max_steps or 0 < config.max_minutes <= minutes
             if self.step % 20 == 0:
-                rate = learning_rate(self.step, config)
+                rate = self._learning_rate()
                 self._log({"loss": float(losses.mean()), "first_codebook": float(losses[0]), "rate": rate})
             if self.step % config.validate_every == 0 or done:
                 self._log(self._validate())
@@ -237,18 +214,21 @@ class _Run:
                     yield parts
                     parts = []
 
+    def _learning_rate(self) -> float:
+        """Of the step to come."""
+        config = self.config
+        return learning_rate(self.step, config.learning_rate, config.warmup_steps, config.max_steps)
+
     def _update(self, parts: list[Batch]) -> Tensor:
         """One optimiser step; returns the loss per codebook `[K]`."""
         config, accelerator = self.config, self.accelerator
         torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + accelerator.process_index)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = self._learning_rate()
         total = torch.zeros(())
         for part in parts:
             with accelerator.accumulate(self.model):
-                batch = part.to(accelerator.device)
-                keep = torch.rand(len(batch.ids), device=accelerator.device) >= config.conditioning_dropout
-                losses, wanted = self._losses(batch, keep)
+                losses, wanted = self._losses(part.to(accelerator.device))
                 accelerator.backward(wanted)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
@@ -260,36 +240,30 @@ class _Run:
                 f"The loss is not finite at step {self.step}; lower training.learning_rate "
                 f"(now {config.learning_rate}) and resume from the last checkpoint."
             )
-        self._follow()
+        update_ema(self.average, self.plain, self.step, config.ema_decay)
         return total
 
-    def _losses(self, batch: Batch, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of real music per codebook `[K]`, and what is to be made small."""
-        rows = (batch.features, batch.scalars, batch.mask, keep)
+        config, n_rows, mask = self.config, len(batch.ids), batch.signals.mask
+        names = self.plain.config.controls
+        signals = batch.signals.kept(draw_kept(names, config.control_dropout, n_rows, mask.device))
         if self.opponent is None:
             with self.accelerator.autocast():
-                losses = self.model(batch.codes, *rows)
+                losses = self.model(batch.codes, signals)
             return losses.mean(dim=0), losses.mean()
-        config, n_rows = self.config, len(keep)
         seed = int(torch.randint(2**40, ()))  # by the generator that the step has set
-        drawn = self.opponent.draw(*rows, seed=seed)  # at the precision that music is made with
+        drawn = self.opponent.draw(signals, seed)  # at the precision that music is made with
         with self.accelerator.autocast():
-            both = (torch.cat([batch.codes, drawn]), *(torch.cat([row, row]) for row in rows))
-            losses, before = self.model(*both), self.opponent.losses(*both)
-        n_tokens = batch.codes.shape[1] * batch.mask.sum(dim=1)
+            codes, twice = torch.cat([batch.codes, drawn]), signals.rows([*range(n_rows)] * 2)
+            losses, before = self.model(codes, twice), self.opponent.losses(codes, twice)
+        n_tokens = batch.codes.shape[1] * mask.sum(dim=1)
         gained = (before - losses).mean(dim=1)
         margin = n_tokens * (gained[:n_rows] - gained[n_rows:])
         # Over beta, and by the token: at weight 1 its gradient starts with half the strength of the likelihood's.
         beaten = functional.softplus(-config.selfplay_beta * margin) / (config.selfplay_beta * n_tokens)
         real = losses[:n_rows]
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average; it forgets faster at the start, where there is little worth keeping."""
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, weight in zip(self.average.parameters(), self.plain.parameters(), strict=True):
-            mean.lerp_(weight.detach(), 1.0 - decay)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -303,7 +277,7 @@ class _Run:
                 break
             batch = batch.to(device)
             with self.accelerator.autocast():
-                contrast = self.average.room_contrast(batch.codes, batch.features, batch.scalars, batch.mask)
+                contrast = self.average.room_contrast(batch.codes, batch.signals)
             for name, values in contrast.items():
                 found.setdefault(name, []).append(values.cpu())
         return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
@@ -317,47 +291,18 @@ class _Run:
 
     def _save(self) -> None:
         """State for resuming, and the averaged weights as a model folder."""
-        tensors = {f"model.{k}": v for k, v in self.plain.own_state().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.own_state().items()}
-        for name, parameter in self.plain.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        self.out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.out / STATE_FILE, force=True) as file:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, file)
-        with atomic_path(self.out / STEP_FILE, force=True) as file:
-            file.write_text(
-                json.dumps({"step": self.step, "training": to_dict(self.config)}, indent=2) + "\n"
-            )
+        settings = {"training": to_dict(self.config)}
+        write_state(self.out / STATE_FILE, self.step, settings, *self._state())
         self.average.save_pretrained(self.out / MODEL_FOLDER)
 
     def _load(self) -> None:
-        """Weights, average, moments and step of the last checkpoint."""
-        try:
-            state = load_file(self.out / STATE_FILE)
-            self.step = int(json.loads((self.out / STEP_FILE).read_text(encoding="utf-8"))["step"])
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.out} has no state to resume from ({error}); start without --resume."
-            ) from error
-        own: dict[str, Any] = {"model": self.plain.own_state(), "average": self.average.own_state()}
-        with torch.no_grad():
-            for part, tensors in own.items():
-                for name, value in tensors.items():
-                    if f"{part}.{name}" not in state or state[f"{part}.{name}"].shape != value.shape:
-                        raise CheckpointError(
-                            f"The state in {self.out} does not fit the recipe at '{name}'; resume with the "
-                            "settings that it was started with."
-                        )
-                    value.copy_(state[f"{part}.{name}"])
-        for name, parameter in self.plain.named_parameters():
-            moments = {key: state.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if all(value is not None for value in moments.values()):
-                self.optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device)
-                    for key, value in moments.items()
-                    if value is not None
-                }
+        """Go on from the last checkpoint."""
+        self.step = read_state(self.out / STATE_FILE, *self._state())
+
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
+        """What a checkpoint holds, as `write_state` takes it."""
+        parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
+        return parts, {"model": (self.plain, self.optimizer)}
 
 
 class _Opponent:
@@ -369,20 +314,17 @@ class _Opponent:
 
     def __init__(self, model: Silent2Music) -> None:
         self._model = model.requires_grad_(False).eval()
-        self._model.decoder.cell_radii.fill_(float("inf"))
-        self._model.decoder.rest_limits.fill_(float("inf"))
-        self._sampling = SamplingConfig(temperature=1.0, top_k=0, guidance=1.0)
+        self._sampling = SamplingConfig(temperature=1.0, top_k=0, guidance=1.0, constraints=())
 
     @torch.no_grad()
-    def draw(self, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor, seed: int) -> Tensor:
+    def draw(self, signals: Signals, seed: int) -> Tensor:
         """Codes `[B, K, T]` for the rooms of a batch; filler where a row is padded."""
-        conditioning = self._model.condition_or_not(features, scalars, mask, keep)
-        null = self._model.null(conditioning)
-        seeds = [seed * len(keep) + row for row in range(len(keep))]
-        return generate_codes(self._model.packed_decoder(), conditioning, null, self._sampling, seeds)
+        given, null = self._model.steer(signals)
+        seeds = [seed * signals.n_rows + row for row in range(signals.n_rows)]
+        return generate_codes(self._model.packed_decoder(), given, null, self._sampling, seeds)
 
     @torch.no_grad()
-    def losses(self, codes: Tensor, features: Tensor, scalars: Tensor, mask: Tensor, keep: Tensor) -> Tensor:
+    def losses(self, codes: Tensor, signals: Signals) -> Tensor:
         """As `Silent2Music.forward`."""
-        found: Tensor = self._model(codes, features, scalars, mask, keep)
+        found: Tensor = self._model(codes, signals)
         return found

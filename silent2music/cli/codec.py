@@ -1,0 +1,134 @@
+"""Commands that fit, train and compare codecs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
+from silent2music.errors import S2MError, require
+
+codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
+
+Music = Annotated[
+    list[Path], typer.Argument(metavar="MUSIC...", help="Music files, folders of them, or pair folders.")
+]
+
+
+@codec_app.command("fit")
+def codec_fit(
+    music: Music,
+    out: Annotated[Path, typer.Option("--out", help="Codec folder to write.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
+    seed: Seed = SAMPLING.seed,
+    overrides: Set = None,
+) -> None:
+    """Fit a codec to music in closed form; it takes minutes."""
+    from silent2music.codec import save_codec
+    from silent2music.data.pairs import music_files
+    from silent2music.training.codec import fit_codec
+
+    files = [file for path in music for file in music_files(path)]
+    with progress_bar() as steps:
+        codec = fit_codec(files, settings_of(recipe, overrides).codec, seed, hours, fractions(steps))
+    save_codec(codec, out)
+    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
+
+
+@codec_app.command("train")
+def codec_train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    music: Music,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
+    start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train what a codec learns after its fit; each MUSIC counts alike."""
+    require("accelerate")
+    from silent2music.data.pairs import music_files
+    from silent2music.training.codec_loop import train_codec
+
+    files = _alike([music_files(path) for path in music])
+    others = _alike([music_files(p, "validation") or music_files(p) for p in validation or ()])
+    others = others or [f for path in music for f in music_files(path, "validation")]
+    if not others:
+        raise S2MError(
+            "There is no music to validate on; give --validation with music that is not trained on."
+        )
+    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume))
+
+
+def _alike(sources: list[list[Path]]) -> list[Path]:
+    """All files, those of smaller sources several times, so that each source counts about as much."""
+    largest = max(map(len, sources), default=0)
+    return [file for files in sources for file in files * max(1, round(largest / max(1, len(files))))]
+
+
+@codec_app.command("music")
+def codec_music(
+    scores: Annotated[Path, typer.Argument(help="Folder of MIDI scores with an index.tsv of licences.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for train/ and validation/.")],
+    pieces: Annotated[int, typer.Option("--pieces", min=1, help="How many pieces of 20 s.")] = 420,
+    seed: Seed = SAMPLING.seed,
+    overrides: Set = None,
+) -> None:
+    """Render scores with instruments of every family, to fit and to test codecs on."""
+    from silent2music.factory.medleys import render_medleys
+
+    with progress_bar() as steps:
+        data = replace(settings_of(None, overrides).data, scores=str(scores))
+        render_medleys(data, out, pieces, seed, named(steps, "pieces"))
+
+
+@codec_app.command("bench")
+def codec_bench(
+    codecs: Annotated[
+        list[str], typer.Option("--codec", metavar="NAME=FOLDER[:BOOKS]", help="A codec to compare; repeat.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for bench.md, bench.json and worst.png.")],
+    families: Annotated[
+        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
+    ] = 14,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+) -> None:
+    """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
+    from silent2music.evaluation.codec_bench import held_out, parse_entry, run_bench
+
+    with progress_bar() as steps:
+        music = held_out(families, pairs, real, limit)
+        print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
+
+
+@codec_app.command("roundtrip")
+def codec_roundtrip(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Any audio file.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.wav, .flac or .ogg).")],
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Codec folder; the shipped one by default.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Hear what the codec does to a sound."""
+    from silent2music.config import default_model
+    from silent2music.export.roundtrip import roundtrip
+
+    rate = roundtrip(source, target, codec or default_model() / "codec", force)
+    print(f"{target}: through {rate:.2f} kbit/s")

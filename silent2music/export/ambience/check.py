@@ -1,0 +1,230 @@
+"""Loops as others find them: a folder that `s2m ambience` wrote, measured by readers and meters that are not ours.
+
+Sample counts come from ffprobe, chunks from a parser of this module's own, tags from mutagen, loudness and true peak
+from ffmpeg's ebur128, onsets from librosa. The figures of two places are measured anew on the files: the seam, where the
+file's end meets its beginning, and the fold, where the music was made to lead into its beginning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.arrays import DoubleArray
+from silent2music.audio import FloatArray, Waveform
+from silent2music.errors import AudioError, require
+from silent2music.export.ambience.folders import MANIFEST
+from silent2music.export.ambience.lap import LAYERS
+from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
+from silent2music.export.ambience.space import omni
+from silent2music.export.ambience.writing import loudness_of
+
+MAX_LUFS_ERROR = 0.1
+PLACES = ("seam", "fold")
+
+
+Check = Mapping[str, Any]
+"""What was found of one file, JSON-ready.
+
+`file` (path below the folder), `room` (its folder), `layer` and `variation` name it. `lufs` and `true_peak_dbtp` are by
+ebur128, `lufs` None if the file is nearly nothing; `lufs_looped` is of it played eight times, `lufs_made` before levels
+were matched. `seam` and `fold` hold `level_jump`, `spectral_flux` and `derivative` of the place among the loop's other
+places, 0 to 1, `onsets` within 50 ms of it in three laps, in seconds from it, and `is_in_music`: by the manifest there
+was an onset before the loop was made. `onsets_per_second` are of a lap, `onset_cover` is the share of it within 50 ms of
+an onset: how often a place drawn by chance has one. `faults` are sentences.
+"""
+
+
+def check_ambience(folder: Path) -> list[Check]:
+    """Measure all files that the manifest of a folder lists.
+
+    Raises:
+        AudioError: if there is no manifest, a file cannot be read, or ffmpeg is not installed.
+    """
+    path = folder / MANIFEST
+    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+        raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
+    require("librosa")
+    try:
+        rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
+    return [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
+
+
+def layer_densities(folder: Path, checks: Sequence[Check]) -> dict[str, dict[str, float]]:
+    """Onsets a second of the intensity layers of each room that has several, in its first variation.
+
+    The layers, which are equally loud, are joined before onsets are looked for: librosa's threshold is a share of the
+    strongest onset, so that a layer of its own would be measured by another scale.
+    """
+    rooms: dict[str, dict[str, Waveform]] = {}
+    for check in checks:
+        layers = rooms.setdefault(check["room"], {})
+        if check["layer"] in LAYERS and check["variation"] == 1 and check["layer"] not in layers:
+            layers[check["layer"]] = audio.read(folder / check["file"])
+    densities: dict[str, dict[str, float]] = {}
+    for room, layers in rooms.items():
+        names = [name for name in LAYERS if name in layers]
+        if len(names) > 1:
+            seconds, rate = layers[names[0]].seconds, layers[names[0]].sample_rate
+            onsets = librosa_onsets(np.concatenate([omni(layers[n].samples) for n in names]), rate)
+            n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
+            densities[room] = {n: round(float(c) / seconds, 2) for n, c in zip(names, n_onsets, strict=True)}
+    return densities
+
+
+def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
+    """Times in seconds of the onsets that librosa finds in `[N]`."""
+    onset_detect = require("librosa.onset").onset_detect
+    return np.asarray(onset_detect(y=samples, sr=sample_rate, units="time"))
+
+
+def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Check:
+    path = folder / room["folder"] / entry["file"]
+    sound = audio.read(path)
+    mono = omni(sound.samples)
+    onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
+    faults = _container_faults(path, room["grid"])
+    places = {}
+    for name, at in zip(PLACES, (0, entry["fold"]["sample"]), strict=True):
+        figures = dataclasses.asdict(measure_seam(mono, sound.sample_rate, at))
+        del figures["onset"]
+        passes = (at + len(mono) * np.arange(1, N_LAPS)) / sound.sample_rate
+        away = (onsets[None] - passes[:, None]).flatten()
+        near = [round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS]
+        is_in_music = entry[name]["onset_before"] > 0
+        places[name] = {**figures, "onsets": near, "is_in_music": is_in_music}
+        for figure, share in figures.items():
+            if not LEAST_SHARE <= share <= GREATEST_SHARE:
+                faults.append(f"the {name}'s {figure.replace('_', ' ')} is at {share:.3f} of the loop's own")
+        if near and not is_in_music:
+            faults.append(f"an onset {near[0]:+.3f} s from the {name} was not in the music")
+    lufs, true_peak = _ebur128(path, entry["spatial"])
+    if not entry["nearly_nothing"] and not abs(lufs - room["levels"]["lufs"]) <= MAX_LUFS_ERROR:
+        faults.append(f"it has {lufs:.2f} LUFS, not {room['levels']['lufs']:g}")
+    if true_peak > room["levels"]["true_peak_dbtp"]:
+        faults.append(f"its true peak is {true_peak:.1f} dBTP")
+    inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
+    chance = sound.seconds + np.arange(0.0, sound.seconds, 0.01)
+    cover = np.abs(chance[:, None] - onsets[None]).min(axis=1, initial=np.inf) <= ONSET_SECONDS
+    return {
+        "file": f"{room['folder']}/{entry['file']}",
+        "room": room["folder"],
+        "layer": entry["layer"],
+        "variation": entry["variation"],
+        "lufs": None if entry["nearly_nothing"] else round(lufs, 3),
+        "lufs_looped": round(loudness_of(np.tile(sound.samples, (1, 8)), sound.sample_rate), 3),
+        "true_peak_dbtp": true_peak,
+        **places,
+        "onset_cover": round(float(cover.mean()), 3),
+        "onsets_per_second": round(len(inside) / sound.seconds, 2),
+        "lufs_made": entry["lufs_made"],
+        "faults": faults,
+    }
+
+
+def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
+    """Integrated loudness in LUFS and true peak in dBTP by ffmpeg; loudness of AmbiX is that of its W."""
+    loudness, peak = _ffmpeg(path, "ebur128=peak=true:metadata=1"), None
+    if spatial == "ambix":
+        peak, loudness = loudness[1], _ffmpeg(path, "pan=mono|c0=c0,ebur128=peak=true:metadata=1")
+    return loudness[0], loudness[1] if peak is None else peak
+
+
+def _ffmpeg(path: Path, meter: str) -> tuple[float, float]:
+    chain = f"{meter},ametadata=print:key=lavfi.r128.I:file=-"
+    done = subprocess.run(
+        ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af", chain, "-f", "null", "-"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
+    peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
+    if done.returncode != 0 or not loudness or not peaks:
+        raise AudioError(f"{path} cannot be measured by ffmpeg ({done.stderr.strip()[-200:]}).")
+    return float(loudness[-1]), float(peaks[-1])
+
+
+def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
+    """What readers of the file find other than the manifest says: samples, rate, loop points, bars."""
+    n_samples, bars = grid["n_samples"], list(grid["bar_samples"])
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=sample_rate,duration_ts", "-of", "json"]
+    probed = subprocess.run([*command, path], capture_output=True, encoding="utf-8", errors="replace")
+    streams = json.loads(probed.stdout or "{}").get("streams", [])
+    if probed.returncode != 0 or probed.stderr or len(streams) != 1:
+        return [f"ffprobe cannot read it ({probed.stderr.strip()})"]
+    expected: dict[str, Any] = {"samples": n_samples, "rate": grid["sample_rate"]}
+    found: dict[str, Any] = {"samples": streams[0]["duration_ts"], "rate": int(streams[0]["sample_rate"])}
+    if path.suffix == ".wav":
+        expected |= {"smpl": (1, 0, 0, n_samples - 1, 0), "cue": bars}
+        found |= wav_loop(path.read_bytes())
+    else:
+        tags = require("mutagen").File(path).tags
+        expected |= {"LOOPSTART": ["0"], "LOOPLENGTH": [str(n_samples)], "BARS": [" ".join(map(str, bars))]}
+        found |= {name: tags.get(name) for name in ("LOOPSTART", "LOOPLENGTH", "BARS")}
+    return [
+        f"{name} is {found.get(name)}, not {value}"
+        for name, value in expected.items()
+        if found.get(name) != value
+    ]
+
+
+def wav_loop(data: bytes) -> dict[str, Any]:
+    """Loop points of a WAV file's bytes, by the specification of RIFF alone.
+
+    Returns:
+        `smpl`: number of regions, and of the first its type, start, end and play count; `cue`: positions.
+    """
+    found: dict[str, Any] = {}
+    at = 12
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
+        body = data[at + 8 : at + 8 + size]
+        if name == b"smpl" and size >= 60:
+            _, kind, start, end, _, count = struct.unpack("<6I", body[36:60])
+            found["smpl"] = (struct.unpack("<I", body[28:32])[0], kind, start, end, count)
+        elif name == b"cue " and size >= 4:
+            n_points = struct.unpack("<I", body[:4])[0]
+            found["cue"] = [struct.unpack("<I", body[24 + 24 * i : 28 + 24 * i])[0] for i in range(n_points)]
+        at += 8 + size + size % 2
+    return found
+
+
+def described(folder: Path, checks: Sequence[Check]) -> str:
+    """The figures of all files as a table, what they come to, and each fault in a line."""
+    head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
+    lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in PLACES)]
+    for c in checks:
+        lufs = "quiet" if c["lufs"] is None else f"{c['lufs']:.2f}"
+        line = f"{c['file'][-44:]:<44} {lufs:>7} {c['lufs_looped']:7.2f} {c['true_peak_dbtp']:6.1f}"
+        line += f" {c['onsets_per_second']:8.2f}"
+        for p in (c[name] for name in PLACES):
+            onsets = (
+                f"{len(p['onsets'])}{', in the music' if p['is_in_music'] else ''}" if p["onsets"] else "-"
+            )
+            line += f"  {p['level_jump']:6.3f} {p['spectral_flux']:6.3f} {p['derivative']:6.3f}  {onsets:<16}"
+        lines.append(line.rstrip())
+    for room, layers in layer_densities(folder, checks).items():
+        ordered = " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
+        lines.append(f"{room}: {ordered} onsets a second?")
+    struck = {name: [c[name] for c in checks if c[name]["onsets"]] for name in PLACES}
+    found = " and ".join(
+        f"{len(places)} with an onset at the {name}, of which {sum(p['is_in_music'] for p in places)} were in the music"
+        for name, places in struck.items()
+    )
+    n_by_chance = sum(c["onset_cover"] for c in checks)
+    lines.append(f"{len(checks)} files, {found}; at places drawn by chance {n_by_chance:.1f} would have one.")
+    lines += [f"{c['file']}: {fault}." for c in checks for fault in c["faults"]]
+    return "\n".join(lines)

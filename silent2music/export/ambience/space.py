@@ -1,0 +1,182 @@
+"""Music in a room: a first-order Ambisonic field, where its sound comes from, and its fold-downs.
+
+AmbiX (Nachbar, Zotter, Deleflie and Sontacchi, 2011): channels in ACN order W, Y, Z, X, SN3D normalised, so that a
+plane wave from azimuth a (counter-clockwise, +90 degrees is left) and elevation e has
+
+    W = s,  Y = s sin(a) cos(e),  Z = s sin(e),  X = s cos(a) cos(e).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from silent2music.acoustics import AcousticProfile
+from silent2music.audio import FloatArray, Waveform
+from silent2music.errors import AudioError
+
+W, Y, Z, X = range(4)
+"""ACN channel numbers."""
+
+LAYOUT_AZIMUTHS: Mapping[int, Sequence[float | None]] = {
+    1: (0.0,),
+    2: (30.0, -30.0),
+    3: (30.0, -30.0, 0.0),
+    4: (45.0, -45.0, 135.0, -135.0),
+    5: (30.0, -30.0, 0.0, 110.0, -110.0),
+    6: (30.0, -30.0, 0.0, None, 110.0, -110.0),
+    8: (30.0, -30.0, 0.0, None, 135.0, -135.0, 90.0, -90.0),
+}
+"""Azimuths in degrees of the channels of the usual layouts, in WAV order (ITU-R BS.775); None is the LFE."""
+
+DEFAULT_RT60_SECONDS = 0.4
+RT60_RANGE = (0.2, 4.0)
+PREDELAY_SECONDS = 0.012
+HIGH_BAND_HZ = 3000.0
+HIGH_BAND_RT60 = 0.6
+"""The high band decays in this share of the RT60, as air and walls make it."""
+DIFFUSE_RANGE = (0.1, 0.6)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where music stands in its room.
+
+    Attributes:
+        azimuth_degrees: counter-clockwise from the front.
+        elevation_degrees: upwards.
+        diffuse_share: of the power that comes from everywhere, 0 to 1.
+        rt60_seconds: of the room, or of a plain one where none was found.
+    """
+
+    azimuth_degrees: float
+    elevation_degrees: float
+    diffuse_share: float
+    rt60_seconds: float
+
+
+def check_format(room: Waveform, room_format: str) -> None:
+    """Refuse a recording that does not have the channels of B-format when it is said to be that.
+
+    Raises:
+        AudioError: if so.
+    """
+    if room_format == "ambix" and room.n_channels != 4:
+        raise AudioError(
+            f"The recording has {room.n_channels} channels; expected the 4 of first-order B-format (AmbiX: W, Y, "
+            "Z, X): leave out --room-format ambix."
+        )
+
+
+def heard(room: Waveform, room_format: str) -> Waveform:
+    """What a listener without direction hears of a recording, `[1, N]`: W of a B-format one, else its downmix."""
+    if room_format == "ambix":
+        return Waveform(room.samples[:1], room.sample_rate)
+    return room.downmix()
+
+
+def omni(samples: FloatArray) -> FloatArray:
+    """What a listener without direction hears of a file, `[N]` of `[C, N]`: W of an AmbiX field, else the mean."""
+    return np.asarray(samples[0] if len(samples) == 4 else samples.mean(axis=0))
+
+
+def placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
+    """Where the energy of a recording comes from, and how diffuse the room is.
+
+    Of B-format by the active intensity (DirAC: Pulkki, 2007), of other channels by the energy vector of their
+    speakers (Gerzon, 1992). One channel has no direction: the front, more diffuse the longer the RT60.
+    """
+    rt60 = profile.rt60_seconds if profile.rt60_seconds is not None else DEFAULT_RT60_SECONDS
+    rt60 = float(np.clip(rt60, *RT60_RANGE))
+    samples = room.samples - room.samples.mean(axis=1, keepdims=True)
+    vector, share = np.array([1.0, 0.0, 0.0]), 0.1 + 0.2 * rt60
+    if room_format == "ambix":
+        velocity = samples[[X, Y, Z]].astype(np.float64)
+        intensity = (samples[W] * velocity).mean(axis=1)
+        energy = 0.5 * float(
+            np.square(samples[W], dtype=np.float64).mean() + np.square(velocity).sum(0).mean()
+        )
+        if energy > 0 and np.linalg.norm(intensity) > 1e-6 * energy:
+            vector, share = intensity, 1.0 - float(np.linalg.norm(intensity)) / energy
+    elif room.n_channels > 1 and room.n_channels in LAYOUT_AZIMUTHS:
+        power = np.square(samples, dtype=np.float64).mean(axis=1)
+        known = [
+            (p, a) for p, a in zip(power, LAYOUT_AZIMUTHS[room.n_channels], strict=True) if a is not None
+        ]
+        total = sum(p for p, _ in known)
+        if total > 0:
+            angles = np.radians([a for _, a in known])
+            weights = np.array([p for p, _ in known]) / total
+            energy_vector = np.array([weights @ np.cos(angles), weights @ np.sin(angles), 0.0])
+            if np.linalg.norm(energy_vector) > 1e-6:
+                vector, share = energy_vector, 1.0 - float(np.linalg.norm(energy_vector))
+    x, y, z = vector
+    return Placement(
+        azimuth_degrees=round(float(np.degrees(np.arctan2(y, x))), 2),
+        elevation_degrees=round(float(np.degrees(np.arctan2(z, np.hypot(x, y)))), 2),
+        diffuse_share=round(float(np.clip(share, *DIFFUSE_RANGE)), 4),
+        rt60_seconds=round(rt60, 3),
+    )
+
+
+def encode(samples: FloatArray, azimuth_degrees: float, elevation_degrees: float = 0.0) -> FloatArray:
+    """A plane wave: samples `[N]` to AmbiX `[4, N]`.
+
+    Example:
+        >>> encode(np.ones(1, np.float32), 90.0)[:2, 0].round(6).tolist()
+        [1.0, 1.0]
+    """
+    a, e = np.radians(azimuth_degrees), np.radians(elevation_degrees)
+    gains = np.array([1.0, np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    return np.asarray(gains[:, None] * samples, dtype=np.float32)
+
+
+def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> NDArray[np.float64]:
+    """Late reverberation from everywhere as a response on the circle, `[4, n_samples]`.
+
+    Independent noise in each channel, decaying by 60 dB in the RT60, faster in the high band. W has unit energy, and
+    Y, Z, X a third of it, as a diffuse field in SN3D has. What is longer than the loop comes round again, as it does
+    when the loop has played for long.
+    """
+    from scipy.signal import butter, sosfilt
+
+    n = round(sample_rate * (PREDELAY_SECONDS + 1.2 * rt60_seconds))
+    t = np.arange(n) / sample_rate - PREDELAY_SECONDS
+    noise = np.random.default_rng(seed).standard_normal((4, n))
+    low = sosfilt(butter(2, HIGH_BAND_HZ, "low", fs=sample_rate, output="sos"), noise)
+    decay = [np.where(t >= 0, 10.0 ** (-3.0 * t / (rt60_seconds * s)), 0.0) for s in (1.0, HIGH_BAND_RT60)]
+    response = low * decay[0] + (noise - low) * decay[1]
+    folded = np.pad(response, ((0, 0), (0, -n % n_samples))).reshape(4, -1, n_samples).sum(axis=1)
+    folded /= np.sqrt(np.square(folded).sum(axis=1, keepdims=True))
+    folded[1:] /= np.sqrt(3.0)
+    return np.asarray(folded)
+
+
+def place(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0) -> FloatArray:
+    """A loop `[N]` as a field `[4, N]` in its room; a loop still, since the room is convolved on the circle."""
+    direct = encode(samples, where.azimuth_degrees, where.elevation_degrees)
+    response = diffuse_response(len(samples), sample_rate, where.rt60_seconds, seed)
+    spectrum = np.fft.rfft(samples.astype(np.float64)) * np.fft.rfft(response, axis=1)
+    diffuse = np.fft.irfft(spectrum, n=len(samples), axis=1)
+    power = [float(np.mean(np.square(s, dtype=np.float64))) for s in (samples, diffuse[W])]
+    # Noise responses colour, so that the share of power is met by measuring.
+    diffuse *= np.sqrt(power[0] / power[1]) if power[1] > 0 else 0.0
+    share = where.diffuse_share
+    return np.asarray(np.sqrt(1.0 - share) * direct + np.sqrt(share) * diffuse, dtype=np.float32)
+
+
+def fold_down(field: FloatArray, spatial: str) -> FloatArray:
+    """A field `[4, N]` as `stereo` `[2, N]` or `mono` `[1, N]`, of the power that W has; `ambix` stays.
+
+    Stereo is two virtual cardioids to the left and the right, whose sum is W again.
+    """
+    if spatial == "ambix":
+        return field
+    if spatial == "mono":
+        return field[[W]]
+    pair = 0.5 * np.stack([field[W] + field[Y], field[W] - field[Y]])
+    power = [float(np.square(s, dtype=np.float64).sum()) for s in (field[W], pair)]
+    return np.asarray(pair * (np.sqrt(power[0] / power[1]) if power[1] > 0 else 1.0), dtype=np.float32)

@@ -1,0 +1,360 @@
+"""Loops into files that game engines loop without a second tool, each at its loudness and under one true peak.
+
+WAV carries a `smpl` chunk with one endless forward region and a `cue` chunk with the bars; FLAC and OGG carry the
+tags LOOPSTART and LOOPLENGTH, in samples. There is no MP3: it pads its ends.
+
+Loudness is that of the file, played once, as every meter and every engine's importer reads it. Played for ever it
+differs by what lies around the seam, which is measured then and not before: up to 1 LU where few strokes
+make a lap's level and one lies there, less than 0.2 LU in most. Each layer of a set is at the target by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.audio import FloatArray, LoudnessMeter, Waveform, db_to_gain, gate
+from silent2music.audio.loudness import HOP_SECONDS
+from silent2music.config import AmbienceConfig
+from silent2music.errors import AudioError
+from silent2music.export import provenance
+from silent2music.export.ambience.circle import at_rate
+from silent2music.export.ambience.grid import Grid
+from silent2music.export.ambience.loops import Hear, Loop
+from silent2music.export.ambience.seam import measure_seam
+from silent2music.export.ambience.space import Placement, fold_down, place
+from silent2music.export.levelling import NEARLY_NOTHING_LUFS
+
+LOSSY = ("ogg",)
+MIDDLE_C = 60
+MAX_REWRITES = 4
+
+N_ROUNDS = 12
+TOLERANCE_LU = 0.02
+
+GATE_MARGIN_LU = 0.1
+"""No gating block that matters lies nearer to the relative gate."""
+GATE_STEP_LU = 0.05
+"""Blocks at the gate matter where they move loudness by more than this."""
+
+
+def loudness_of(samples: FloatArray, sample_rate: int) -> float:
+    """Integrated LUFS (ITU-R BS.1770) of `[C, N]`; of an AmbiX field its W, which is its mono fold-down."""
+    return audio.integrated_lufs(Waveform(_metered(samples), sample_rate))
+
+
+def _metered(samples: FloatArray) -> FloatArray:
+    return samples[:1] if len(samples) == 4 else samples
+
+
+def off_the_gate(samples: FloatArray, sample_rate: int) -> FloatArray:
+    """A lap `[C, N]` whose loudness all meters agree on: none of its gating blocks lies on the relative gate.
+
+    A block there counts or not by the last digit, and where few blocks are loud, loudness is not the same by two
+    meters, or before and after coding: with 11 of them, by 0.4 LU. Such a block swells or sinks by some tenths of a dB.
+    """
+    width = round(4 * HOP_SECONDS * sample_rate)
+    swell = GATE_MARGIN_LU * 2.0 * np.hanning(width)
+    for _ in range(N_ROUNDS):
+        meter = LoudnessMeter(sample_rate, len(_metered(samples)))
+        meter.add(_metered(samples))
+        blocks = meter.blocks()
+        above = blocks - gate(blocks)
+        at_gate = np.flatnonzero(np.abs(above) < GATE_MARGIN_LU)
+        n_loud = int((above >= GATE_MARGIN_LU).sum())
+        if len(at_gate) == 0 or n_loud == 0 or 10.0 * np.log10(1.0 + len(at_gate) / n_loud) < GATE_STEP_LU:
+            break
+        gain_db = np.zeros(max(width, samples.shape[1]))
+        for block in at_gate:
+            begin = round(block * HOP_SECONDS * sample_rate)
+            gain_db[begin : begin + width] += np.copysign(swell, above[block])[: len(gain_db) - begin]
+        samples = samples * (10.0 ** (gain_db[: samples.shape[1]] / 20.0)).astype(np.float32)
+    return samples
+
+
+def levelled_set(
+    sounds: Sequence[FloatArray], sample_rate: int, lufs: Sequence[float], true_peak: float
+) -> tuple[list[FloatArray], list[bool]]:
+    """Bring the layers `[C, N]` of a set to a loudness each, all of them and their sum under a true peak.
+
+    Where the limit is touched, all layers are turned down together, so that their balance stays. What is nearly
+    nothing is meant to be, and stays as it is.
+
+    Returns:
+        The layers, and for each whether it is nearly nothing.
+    """
+    loudness = [loudness_of(s, sample_rate) for s in sounds]
+    quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
+    gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]
+    held, limit = list(sounds), true_peak
+    for _ in range(N_ROUNDS):
+        louder = [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)]
+        # After the limiter, which may put a block on the gate as well as take one away.
+        held = [off_the_gate(h, sample_rate) for h in _held(louder, sample_rate, limit)]
+        missing = [
+            0.0 if q else t - loudness_of(h, sample_rate) for q, t, h in zip(quiet, lufs, held, strict=True)
+        ]
+        excess = _true_peak(held) - true_peak
+        if max(map(abs, missing)) < TOLERANCE_LU and excess <= 0.0:
+            break
+        limit -= max(0.0, excess)
+        gains_db = [g + m if math.isfinite(m) else g for g, m in zip(gains_db, missing, strict=True)]
+    return held, quiet
+
+
+def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> list[FloatArray]:
+    """Sounds under one limiter, which hears each of them and their sum, on the circle."""
+    n_channels, n_samples = sounds[0].shape
+    together = _with_sum(sounds)
+    thrice = audio.limited(np.tile(together, 3), sample_rate, true_peak).samples
+    held = thrice[:, n_samples : 2 * n_samples]
+    return [held[i * n_channels : (i + 1) * n_channels] for i in range(len(sounds))]
+
+
+def _true_peak(sounds: Sequence[FloatArray]) -> float:
+    """The highest true peak in dBTP of sounds and of their sum, on the circle."""
+    return audio.peak_dbtp(audio.oversampled_peaks(np.tile(_with_sum(sounds), 2)))
+
+
+def _with_sum(sounds: Sequence[FloatArray]) -> FloatArray:
+    """Sounds `[C, N]` and their sum, one below the other."""
+    return np.concatenate([*sounds, np.sum(sounds, axis=0)]).astype(np.float32)
+
+
+def quantised(samples: FloatArray, seed: int, bits: int = 24) -> FloatArray:
+    """Samples `[C, N]` on the steps of a PCM format, with triangular dither of two steps (Lipshitz et al., 1992).
+
+    Writing them as PCM changes nothing more. Digital silence stays digital silence.
+    """
+    if not samples.any():
+        return samples
+    top = 2 ** (bits - 1)
+    noise = np.random.default_rng(seed).random((2, *samples.shape)).sum(axis=0) - 1.0
+    steps = np.rint(samples.astype(np.float64) * top + noise)
+    return np.asarray(np.clip(steps, -top, top - 1) / top, dtype=np.float32)
+
+
+def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: int, seed: int) -> Hear:
+    """Music in its room, once without loss and once as lossy files give it back, as far as either is asked for.
+
+    Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
+    own, where the file ends and in what is hardly heard, so that it is done. Levels are as they will be but for what
+    the true peak asks and some tenths of a dB.
+
+    Args:
+        config: the files that are asked for.
+        grid: a lap.
+        where: the music stands.
+        codec_rate: of the music, in Hz.
+        seed: of the room's reverberation.
+    """
+    codings = sorted({suffix in LOSSY for suffix in config.formats})
+    lap_seconds = grid.n_frames / grid.frame_rate
+
+    def hear(samples: FloatArray) -> Iterator[FloatArray]:
+        n_samples = round(len(samples) / (lap_seconds * codec_rate) * grid.n_samples)
+        field = place(at_rate(samples, n_samples), grid.sample_rate, where, seed)
+        for is_lossy in codings:
+            if is_lossy:
+                sound = fold_down(field, config.spatial)
+                gain_db = config.lufs - loudness_of(sound, grid.sample_rate)
+                if np.isfinite(gain_db):
+                    sound = sound * np.float32(db_to_gain(gain_db))
+                yield audio.ogg_coded(Waveform(sound, grid.sample_rate)).mono().samples[0]
+            else:
+                yield field[0]
+
+    return hear
+
+
+# ---- files ----
+
+
+def write_loops(
+    stem: str,
+    loops: Mapping[tuple[str, int], Loop],
+    grid: Grid,
+    where: Placement,
+    config: AmbienceConfig,
+    seed: int,
+    tag: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], float]:
+    """Write all files of a room, as `STEM_LAYER_VARIATION.SUFFIX`.
+
+    Args:
+        stem: path of the files, without what tells them apart.
+        loops: by layer and variation.
+        grid: the lap.
+        where: the music stands.
+        config: the files that are asked for.
+        seed: of the room's reverberation and of dither.
+        tag: what all files say of themselves.
+
+    Returns:
+        The files' entries in the manifest, and the highest true peak in dBTP of a sum of layers.
+    """
+    kinds = [config.spatial]
+    if config.spatial == "ambix" and config.fold_downs:
+        kinds += ["stereo", "mono"]
+    entries, sum_peaks = [], []
+    for variation in range(1, config.variations + 1):
+        layers = {name: loop for (name, v), loop in loops.items() if v == variation}
+        closed = [at_rate(loop.samples, grid.n_samples) for loop in layers.values()]
+        fields = [place(samples, grid.sample_rate, where, seed) for samples in closed]
+        for kind, suffix in itertools.product(kinds, config.formats):
+            sounds = [fold_down(field, kind) for field in fields]
+            folded = "" if kind == config.spatial else f"_{kind}"
+            paths = [Path(f"{stem}_{name}_{variation}{folded}.{suffix}") for name in layers]
+            tags = [{"layer": name, "variation": variation, **tag} for name in layers]
+            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, tags, seed)
+            sum_peaks.append(sum_peak)
+            for i, (name, loop) in enumerate(layers.items()):
+                facts = {
+                    "layer": name,
+                    "variation": variation,
+                    "spatial": kind,
+                    "lufs_made": _rounded(loudness_of(sounds[i], grid.sample_rate)),
+                }
+                entries.append(_file_entry(paths[i], written[i], quiet[i], facts, loop))
+    return entries, round(max(sum_peaks), 2)
+
+
+def _write_set(
+    paths: Sequence[Path],
+    sounds: Sequence[FloatArray],
+    grid: Grid,
+    config: AmbienceConfig,
+    tags: Sequence[Mapping[str, Any]],
+    seed: int,
+) -> tuple[list[Waveform], list[bool], float]:
+    """Write the layers of one variation, and read back what the files hold.
+
+    Lossy coding moves loudness and peaks, so that the set is written again until what comes back is as asked.
+
+    Returns:
+        What the files hold, for each whether it is nearly nothing, and the true peak in dBTP of their sum.
+    """
+    limit, targets = config.true_peak, [config.lufs] * len(paths)
+    is_lossy = paths[0].suffix[1:] in LOSSY
+    for _ in range(MAX_REWRITES):
+        levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit)
+        back = []
+        for i, (path, samples, tag) in enumerate(zip(paths, levelled, tags, strict=True)):
+            samples = samples if is_lossy else quantised(samples, seed + i)
+            write_loop(path, Waveform(samples, grid.sample_rate), grid.bar_samples, tag)
+            back.append(audio.read(path))
+            if back[-1].n_samples != grid.n_samples:
+                raise AudioError(f"{path.name} holds {back[-1].n_samples} samples of {grid.n_samples}.")
+        sum_peak = audio.true_peak_dbtp(Waveform(np.sum([w.samples for w in back], axis=0), grid.sample_rate))
+        over_db = max(sum_peak, *(audio.true_peak_dbtp(w) for w in back)) - config.true_peak
+        missing = [
+            0.0 if q else config.lufs - loudness_of(w.samples, w.sample_rate)
+            for q, w in zip(quiet, back, strict=True)
+        ]
+        if not is_lossy or (over_db < 0 and max(map(abs, missing)) < TOLERANCE_LU):
+            break
+        limit -= over_db + 0.1 if over_db >= 0 else 0.0
+        targets = [t + m for t, m in zip(targets, missing, strict=True)]
+    return back, quiet, sum_peak
+
+
+def write_loop(path: Path, sound: Waveform, bars: Sequence[int], record: Mapping[str, Any]) -> None:
+    """Write 24-bit WAV or FLAC, or OGG Vorbis, by suffix, with the loop, its bars in samples, and a record as tags.
+
+    Raises:
+        AudioError: if the file cannot be written.
+    """
+    audio.write(path, sound, force=True)
+    comments = {
+        "LOOPSTART": "0",
+        "LOOPLENGTH": str(sound.n_samples),
+        "BARS": " ".join(map(str, bars)),
+    }
+    if path.suffix == ".wav":
+        _append_chunks(
+            path, {b"cue ": cue_chunk(bars), b"smpl": sampler_chunk(sound.n_samples, sound.sample_rate)}
+        )
+        comments = {}
+    provenance.write_tags(path, record, comments)
+
+
+def _file_entry(
+    path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loop: Loop
+) -> dict[str, Any]:
+    """The entry of a written file, measured on what it gives back."""
+    mono = sound.samples[0] if facts["spatial"] == "ambix" else sound.samples
+    fold = round(loop.fold * sound.n_samples) % sound.n_samples
+    return {
+        "file": path.name,
+        "sha256": provenance.sha256(path),
+        **facts,
+        "seed": loop.seed,
+        "channels": sound.n_channels,
+        "loop_start": 0,
+        "loop_end": sound.n_samples - 1,
+        "lufs": _rounded(loudness_of(sound.samples, sound.sample_rate)),
+        "true_peak_dbtp": round(audio.true_peak_dbtp(sound), 2),
+        "nearly_nothing": quiet,
+        "seam": {
+            **dataclasses.asdict(measure_seam(mono, sound.sample_rate)),
+            "onset_before": loop.onset_before,
+        },
+        "fold": {
+            "sample": fold,
+            **dataclasses.asdict(measure_seam(mono, sound.sample_rate, fold)),
+            "onset_before": loop.fold_onset_before,
+            "head_nll": loop.head_nll,
+            "natural_nll": loop.natural_nll,
+        },
+        "stands_out": round(loop.stands_out, 4),
+    }
+
+
+def _rounded(loudness: float) -> float | None:
+    return round(loudness, 2) if math.isfinite(loudness) else None
+
+
+def sampler_chunk(n_samples: int, sample_rate: int) -> bytes:
+    """The body of a `smpl` chunk (RIFF, Multimedia Programming Interface 1.0): one region over the whole file.
+
+    The region is forward, from 0 to the last sample, which is played (the end is inclusive), for ever.
+    """
+    header = (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0)
+    region = (1, 0, 0, n_samples - 1, 0, 0)
+    return struct.pack("<9I6I", *header, *region)
+
+
+def cue_chunk(positions: Sequence[int]) -> bytes:
+    """The body of a `cue ` chunk: points at sample positions, numbered from 1."""
+    points = b"".join(
+        struct.pack("<II4sIII", i, position, b"data", 0, 0, position)
+        for i, position in enumerate(positions, 1)
+    )
+    return struct.pack("<I", len(positions)) + points
+
+
+def _append_chunks(path: Path, chunks: Mapping[bytes, bytes]) -> None:
+    """Add chunks, by their four letters, to the end of a RIFF file; its size follows.
+
+    Raises:
+        AudioError: if the file cannot be changed.
+    """
+    try:
+        with path.open("r+b") as file:
+            end = file.seek(0, 2)
+            file.write(b"\0" * (end % 2))
+            for name, body in chunks.items():
+                file.write(name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2))
+            size = file.tell()
+            file.seek(4)
+            file.write(struct.pack("<I", size - 8))
+    except OSError as error:
+        raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error

@@ -1,0 +1,131 @@
+"""A model as the commands use it: found, loaded when it is first needed, and named in records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from silent2music.audio import MIN_SECONDS
+from silent2music.config import SamplingConfig, default_model
+from silent2music.errors import CheckpointError, ConfigError
+from silent2music.export.provenance import sha256
+
+if TYPE_CHECKING:
+    from silent2music.model import Silent2Music
+
+N_THREADS = 1
+"""On the CPU. The matrices of a step are too small to be worth sharing, waiting threads starve busy machines,
+and the music must not depend on how many cores there are."""
+
+DEVICES = ("cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What music is asked for, whatever the room.
+
+    Attributes:
+        sampling: how tokens are drawn.
+        seconds: length of the music, by default the room's own.
+        controls: what steers the model beside the room, by name.
+    """
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seconds: float | None = None
+    controls: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):
+            raise ConfigError(f"--seconds is {self.seconds}; expected at least {MIN_SECONDS}.")
+
+
+class LazyModel:
+    """A model folder whose weights are loaded on first use, so that a bad recording is told before.
+
+    Args:
+        folder: a model folder, by default the one that ships.
+        device: one of `DEVICES`, by default CUDA if there is one, else the CPU.
+
+    Raises:
+        CheckpointError: if the folder is none.
+    """
+
+    def __init__(self, folder: Path | None = None, device: str | None = None) -> None:
+        self.folder = folder or default_model()
+        self._device = device
+        for name in ("config.json", "model.safetensors"):
+            if not (self.folder / name).exists():
+                raise CheckpointError(
+                    f"{self.folder} is no model folder: it has no {name}; expected config.json, "
+                    "model.safetensors and a codec."
+                )
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the weights' file."""
+        return sha256(self.folder / "model.safetensors")
+
+    @cached_property
+    def guidance(self) -> float:
+        """The strength of guidance that the model was made for, read without its weights."""
+        try:
+            return float(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["guidance"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'} is damaged ({error}); copy the model folder again."
+            ) from error
+
+    @cached_property
+    def device(self) -> str:
+        """Where the model runs.
+
+        Raises:
+            ConfigError: if the device is unknown or torch cannot reach it.
+        """
+        import torch
+
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = self._device or ("cuda" if there["cuda"] else "cpu")
+        if name not in DEVICES:
+            raise ConfigError(f"Device '{name}' is unknown; expected one of {', '.join(DEVICES)}.")
+        if not there[name]:
+            raise ConfigError(f"Device '{name}' is not available to torch here; use --device cpu.")
+        return name
+
+    @cached_property
+    def model(self) -> Silent2Music:
+        """The loaded model, in evaluation mode.
+
+        Raises:
+            CheckpointError: if the folder is incomplete or does not fit the code.
+            ConfigError: as `device`.
+        """
+        import torch
+
+        if self.device == "cuda":
+            # Launchers number the processes of a machine: each takes its own card.
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        from silent2music.model import Silent2Music
+
+        torch.set_num_threads(N_THREADS)
+        return Silent2Music.from_pretrained(self.folder).to(self.device)
+
+    def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:
+        """Sampling by a seed, with the model's own guidance where none was asked for."""
+        guidance = self.guidance if sampling.guidance is None else sampling.guidance
+        return dataclasses.replace(sampling, seed=seed, guidance=guidance)
+
+    def described(self) -> dict[str, str]:
+        """What a record says of the model."""
+        return {
+            "name": self.model.config.name,
+            "sha256": self.sha256,
+            "codec_checksum": self.model.codec_checksum,
+        }

@@ -1,0 +1,102 @@
+"""What the silent side and the music side of a pair tell each other.
+
+A scene is made first and states its truth (`SceneTruth`); the arranger writes music to it (`Arrangement`).
+For the kinds `muted` and `leak` the order is the reverse: the arrangement comes first and the scene is made
+from it. Times are seconds from the start of the pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from silent2music.arrays import DoubleArray, IntArray
+
+ENERGY_RATE_HZ = 10.0
+"""Rate of every energy, valence and arousal curve."""
+
+
+def _empty() -> DoubleArray:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """What is known of a scene because it was made so.
+
+    Attributes:
+        kind: one of the scene kinds (`room`, `hall`, `steps`, `street`, `weather`, `machine`, `muted`, `leak`).
+        seconds: duration.
+        event_seconds: `[E]` onsets of the audible events, ascending.
+        event_strengths: `[E]` in 0 to 1.
+        beat_seconds: `[P]` the pulse that the events stand on, or empty where there is none.
+        boundary_seconds: `[J]` changes of scene strictly inside the recording.
+        energy_db: `[seconds * ENERGY_RATE_HZ]` short-term level of the silent side in dBFS, measured on its audio.
+        rt60_seconds: of the room that the scene was convolved with, or None for a dry one.
+        level_dbfs: RMS of the silent side.
+    """
+
+    kind: str
+    seconds: float
+    event_seconds: DoubleArray = field(default_factory=_empty)
+    event_strengths: DoubleArray = field(default_factory=_empty)
+    beat_seconds: DoubleArray = field(default_factory=_empty)
+    boundary_seconds: DoubleArray = field(default_factory=_empty)
+    energy_db: DoubleArray = field(default_factory=_empty)
+    rt60_seconds: float | None = None
+    level_dbfs: float = -60.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One instrument's notes.
+
+    Attributes:
+        name: plain instrument name ("piano", "cello", "drums").
+        program: General MIDI program, 0 to 127 (ignored for drums).
+        is_drum: whether it plays on MIDI channel 10.
+        role: stem it belongs to: `melody`, `harmony`, `bass` or `percussion`.
+        start_seconds, end_seconds: `[n]` each, start ascending.
+        pitches: `[n]` MIDI note numbers.
+        velocities: `[n]` 1 to 127.
+    """
+
+    name: str
+    program: int
+    is_drum: bool
+    role: str
+    start_seconds: DoubleArray
+    end_seconds: DoubleArray
+    pitches: IntArray
+    velocities: IntArray
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Music on the time axis of the pair, ready to be rendered, with the labels that follow from it.
+
+    Attributes:
+        seconds: duration.
+        parts: the instruments.
+        gain_db: `[seconds * ENERGY_RATE_HZ]` loudness automation applied after synthesis, 0 dB at most.
+        beat_seconds: `[P]`; bar_seconds: `[Q]`, the downbeats; boundary_seconds: `[J]` section starts inside.
+        tempo_bpm: median of the beat intervals.
+        key: tonic and mode such as "A minor".
+        valence, arousal: `[seconds * ENERGY_RATE_HZ]` in -1 to 1.
+        caption: one line in plain words.
+        source: path of the score relative to its folder.
+    """
+
+    seconds: float
+    parts: tuple[Part, ...]
+    gain_db: DoubleArray
+    beat_seconds: DoubleArray = field(default_factory=_empty)
+    bar_seconds: DoubleArray = field(default_factory=_empty)
+    boundary_seconds: DoubleArray = field(default_factory=_empty)
+    tempo_bpm: float = 120.0
+    key: str = ""
+    valence: DoubleArray = field(default_factory=_empty)
+    arousal: DoubleArray = field(default_factory=_empty)
+    caption: str = ""
+    source: str = ""

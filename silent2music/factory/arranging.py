@@ -1,0 +1,193 @@
+"""The arranger: a score set to a scene, so that its beats, sections, dynamics and instruments follow it."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import numpy as np
+
+from silent2music.arrays import DoubleArray
+from silent2music.errors import DataError
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
+from silent2music.factory.moods import affect_curves, describe
+from silent2music.factory.scores import Score, pick_passage
+from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
+from silent2music.factory.timing import Section, choose_slots, plan_sections
+from silent2music.keys import PITCH_NAMES
+
+MUSIC_FIRST_KINDS = ("muted", "leak")
+"""Kinds whose silent side is made from the music, not the other way round."""
+
+SILENT_DBFS = -100.0
+"""Short-term levels below this are digital silence, and the music is nearly nothing."""
+
+SECTION_GAPS = (1.5, 1.0, 0.75)
+"""Factors on the time between onsets, from the thinnest to the fullest sections of a piece that has several."""
+
+REGISTERS = (-14, 0, 14)
+"""Semitones by which a soloist, who has no other ensemble to change to, moves for the same sections."""
+
+
+def arrange(
+    score: Score, truth: SceneTruth, rng: np.random.Generator, *, normalise_key: bool = True
+) -> Arrangement:
+    """Set a score to a scene.
+
+    Beats are warped in straight lines onto the scene's pulse at the metrical level nearest to the score's
+    tempo; without a pulse they bend to its events; without events they run free. Every event is given a note
+    onset, sections start on the boundaries with other instruments, register and density, and `gain_db` follows
+    the energy curve. For the kinds `muted` and `leak` the scene has no time of its own and the music goes first.
+
+    Args:
+        score: where the notes come from.
+        truth: the scene.
+        rng: decides everything that is free; the same state gives the same arrangement.
+        normalise_key: transpose each passage to C major or A minor.
+
+    Raises:
+        DataError: on an unknown kind.
+    """
+    style = STYLES.get(truth.kind)
+    if style is None:
+        raise DataError(f"Scene kind is '{truth.kind}'; expected one of {', '.join(STYLES)}.")
+    n_frames = round(truth.seconds * ENERGY_RATE_HZ)
+    level = energy_levels(truth, n_frames)
+    gain_db, loudness = automation(truth, level)
+    sections = plan_sections(truth, style, score.tempo_bpm, rng)
+    fullness = section_fullness(sections, truth, level, rng)
+    drafts: dict[tuple[str, str], Draft] = {}
+    bars: list[DoubleArray] = []
+    keys: list[tuple[float, int, str]] = []
+    solo = int(rng.integers(len(style.ensembles)))
+    for section, rank in zip(sections, fullness, strict=True):
+        passage = pick_passage(score, section.n_beats, rng, style.mode)
+        if normalise_key:
+            passage = passage.transposed(key_shift(passage.tonic, passage.mode))
+        keys.append((section.stop_seconds - section.start_seconds, passage.tonic, passage.mode))
+        gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
+        slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
+        music = SectionMusic(section, passage, slots, style, loudness, rng)
+        for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
+            if truth.kind == "muted":
+                voice = _moved(voice, REGISTERS[rank])
+            draft = drafts.setdefault((voice.instrument, voice.role), Draft(voice.instrument, voice.role))
+            TEXTURES[voice.texture](Player(music, voice, draft))
+        bars.append(section.seconds_at(passage.bar_beats.astype(np.float64)))
+    finished = (draft.finished(truth.seconds) for draft in drafts.values())
+    parts = tuple(part for part in finished if len(part.pitches))
+    beats = _inside(np.concatenate([s.beat_seconds[:-1] for s in sections]), truth.seconds)
+    intervals = np.concatenate([np.diff(s.beat_seconds) for s in sections])
+    tempo_bpm = 60.0 / float(np.median(intervals))
+    _, tonic, mode = max(keys)
+    valence, arousal = affect_curves(parts, gain_db, tempo_bpm, mode)
+    return Arrangement(
+        seconds=truth.seconds,
+        parts=parts,
+        gain_db=gain_db,
+        beat_seconds=beats,
+        bar_seconds=_inside(np.concatenate(bars), truth.seconds),
+        boundary_seconds=np.array([s.start_seconds for s in sections[1:]]),
+        tempo_bpm=tempo_bpm,
+        key=f"{PITCH_NAMES[tonic]} {mode}",
+        valence=valence,
+        arousal=arousal,
+        caption=describe(parts, truth, tempo_bpm, valence, arousal),
+        source=score.source,
+    )
+
+
+def _moved(voice: Voice, semitones: int) -> Voice:
+    """A voice in another register, as far as its instrument has one."""
+    instrument = INSTRUMENTS[voice.instrument]
+    centre = int(np.clip(voice.centre + semitones, instrument.low + 7, instrument.high - 7))
+    return dataclasses.replace(voice, centre=centre)
+
+
+def section_fullness(
+    sections: list[Section], truth: SceneTruth, level_dbfs: DoubleArray, rng: np.random.Generator
+) -> list[int]:
+    """Which of three ensembles, dark and thin to bright and full, plays each section: the louder, the fuller.
+
+    A scene of one section goes by its level (below -63 dBFS the first, above -52 the last), and music that comes
+    before its scene by chance; of several, each is fuller or thinner than the one before as it is louder or
+    quieter.
+    """
+    if len(sections) == 1:
+        if truth.kind in MUSIC_FIRST_KINDS:
+            return [1 if truth.kind == "muted" else int(rng.integers(3))]
+        return [int(np.searchsorted((-63.0, -52.0), truth.level_dbfs))]
+    frames = [
+        slice(int(s.start_seconds * ENERGY_RATE_HZ), int(s.stop_seconds * ENERGY_RATE_HZ)) for s in sections
+    ]
+    levels = [float(np.median(level_dbfs[f])) for f in frames]
+    ranks = [2 if levels[0] > levels[1] else 0]
+    for before, here in pairwise(levels):
+        louder = here > before
+        ranks.append((2 if louder else 0) if ranks[-1] != (2 if louder else 0) else 1)
+    return ranks
+
+
+def key_shift(tonic: int, mode: str) -> int:
+    """Semitones, -6 to 5, to the nearest C major or A minor."""
+    return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
+
+
+def energy_levels(truth: SceneTruth, n_frames: int) -> DoubleArray:
+    """The scene's short-term level in dBFS on the pair's frames; constant where the scene has no curve."""
+    curve = truth.energy_db
+    if not len(curve):
+        return np.full(n_frames, truth.level_dbfs)
+    return np.interp(np.arange(n_frames), np.arange(len(curve)), curve)
+
+
+def automation(truth: SceneTruth, level_dbfs: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+    """Loudness automation and relative loudness of the music.
+
+    The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
+    the style's `range_db` R by `R (1 - exp(-range / 8))`. Rhythmic kinds keep the curve as it is, the others are
+    smoothed over 0.3 s.
+
+    Returns:
+        gain_db: `[n]` at most 0, with the whole scene's level in it (up to 8 dB less for the quietest).
+        loudness: `[n]` 0 to 1 within the scene's range.
+    """
+    n_frames = len(level_dbfs)
+    if not len(truth.energy_db):
+        arc = np.sin(np.pi * ((np.arange(n_frames) / ENERGY_RATE_HZ) % 12.0) / 12.0)
+        return 4.0 * (arc - 1.0), 0.3 + 0.5 * arc
+    audible = level_dbfs > SILENT_DBFS
+    if not audible.any():
+        return np.full(n_frames, -36.0), np.zeros(n_frames)
+    low, high = np.percentile(level_dbfs[audible], [5.0, 95.0])
+    spread = max(float(high - low), 1e-3)
+    width = STYLES[truth.kind].range_db * (1.0 - np.exp(-spread / 8.0))
+    curve = level_dbfs if STYLES[truth.kind].rhythmic else smoothed(level_dbfs, 3)
+    relative = np.clip((curve - low) / spread, -0.3, 1.15)
+    offset = -8.0 * float(np.clip((-45.0 - truth.level_dbfs) / 30.0, 0.0, 1.0))
+    gain = np.minimum(0.0, offset + width * (relative - 1.0))
+    gain = np.where(audible, gain, -36.0)
+    return gain, np.clip(smoothed(relative, 5), 0.0, 1.0)
+
+
+def smoothed(curve: DoubleArray, width: int) -> DoubleArray:
+    """A centred moving mean that does not shrink at the edges."""
+    kernel = np.ones(width)
+    return np.convolve(curve, kernel, "same") / np.convolve(np.ones(len(curve)), kernel, "same")
+
+
+def _stillness(truth: SceneTruth) -> float:
+    """Factor on the time between onsets: an empty, quiet scene gets sparser music."""
+    if truth.kind in MUSIC_FIRST_KINDS or len(truth.event_seconds) > truth.seconds / 4.0:
+        return 1.0
+    return 1.0 + 0.8 * float(np.clip((-55.0 - truth.level_dbfs) / 20.0, 0.0, 1.0))
+
+
+def _activity(level_dbfs: DoubleArray, loudness: DoubleArray) -> DoubleArray:
+    """Chance of an onset that no event asks for: fewer where the scene is still, hardly any in digital silence."""
+    return np.where(level_dbfs > SILENT_DBFS, np.clip(0.35 + 1.6 * loudness, 0.0, 1.0), 0.04)
+
+
+def _inside(times: DoubleArray, seconds: float) -> DoubleArray:
+    return times[(times >= 0.0) & (times < seconds)]

@@ -1,0 +1,391 @@
+"""The pair factory: scenes on one side, arranged and rendered scores on the other, written as a pair folder.
+
+Every pair follows from the seed and its own index alone, so that the same seed gives the same bytes whatever
+the number of workers and however often the build was killed. A pair is complete when its label file exists;
+`pairs.jsonl` lists the complete ones in order and can be read while the build goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import numpy as np
+
+from silent2music import config as settings
+from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform, write
+from silent2music.config import DataConfig
+from silent2music.data.pairs import MANIFEST, Pair
+from silent2music.errors import ConfigError, DataError, require
+from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement
+from silent2music.factory.arranging import arrange
+from silent2music.factory.rendering import render
+from silent2music.factory.scenes import (
+    FROM_MUSIC,
+    Levels,
+    Scene,
+    free_truth,
+    leak_scene,
+    make_scene,
+    muted_scene,
+    usable_kinds,
+)
+from silent2music.factory.scores import Score, load_score
+from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
+from silent2music.files import atomic_path
+from silent2music.processes import Pool
+
+Progress = Callable[[int, int], None]
+"""Is called with the number of complete pairs and the number of all."""
+
+Made = TypeVar("Made")
+
+SETTINGS_FILE = "build.json"
+ATTRIBUTION_FILE = "ATTRIBUTION.md"
+MAX_SCORE_TRIES = 12
+MANIFEST_SECONDS = 20.0
+"""How often the manifest is renewed while building."""
+
+LOADERS: dict[str, Callable[[Path], Score]] = {".mid": load_score, ".midi": load_score}
+"""How a score is read, by suffix."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What the pairs of one split are made from: recordings and rooms, scores by path, and the share of each kind."""
+
+    library: Library
+    scores: dict[str, Credit]
+    kinds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Factory:
+    """All that a worker needs; made once a process.
+
+    Attributes:
+        config: the data section of the recipe.
+        out: pair folder.
+        seed: of the whole set.
+        stocks: by split; `validation` is missing where nothing could be set aside.
+        refused: files left out because they have no licence entry.
+    """
+
+    config: DataConfig
+    out: Path
+    seed: int
+    stocks: dict[str, Stock]
+    refused: tuple[str, ...]
+
+
+def build(
+    config: DataConfig, out: Path, hours: float, seed: int, workers: int = 1, progress: Progress | None = None
+) -> None:
+    """Build pairs, or go on with a build that was stopped.
+
+    Writes `audio/` (FLAC, 16-bit steps: silent side mono, music side stereo), `labels/`, `pairs.jsonl`,
+    `ATTRIBUTION.md` and `build.json`. More hours than last time add pairs; another seed or other settings need
+    another folder.
+
+    Args:
+        config: the data section of the recipe.
+        out: pair folder, made if missing.
+        hours: how much to have in all.
+        seed: 0 or more.
+        workers: processes; 1 builds in this one.
+        progress: see `Progress`.
+
+    Raises:
+        ConfigError: if hours, seed or workers are out of range.
+        DataError: if the sources are missing or unusable, or `out` was built with other settings.
+    """
+    for module in ("symusic", "pyroomacoustics"):
+        require(module, "train")
+    if not hours > 0 or not math.isfinite(hours):
+        raise ConfigError(f"hours is {hours}; expected more than 0.")
+    if seed < 0 or workers < 1:
+        raise ConfigError(
+            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
+        )
+    n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
+    _claim(config, out, seed)
+    factory = open_factory(config, out, seed)
+    missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
+    report = progress or (lambda done, total: None)
+    report(n_pairs - len(missing), n_pairs)
+    renewed = monotonic()
+    # A worker opens the sources for itself: sent to it, they would be copied.
+    start, arguments = (open_factory, (config, out, seed)) if workers > 1 else (_same, (factory,))
+    with Pool(min(workers, len(missing)), start, arguments) as pool:
+        for count, _ in enumerate(pool.map(_save, missing), start=n_pairs - len(missing) + 1):
+            report(count, n_pairs)
+            if monotonic() - renewed > MANIFEST_SECONDS:
+                _write_manifest(factory)
+                renewed = monotonic()
+    _write_manifest(factory)
+
+
+def _same(factory: Factory) -> Factory:
+    return factory
+
+
+def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
+    """Read the sources and divide them into splits.
+
+    Raises:
+        DataError: if a folder is missing or nothing in it can be used.
+    """
+    ambience, scores = _folder(config.ambience, "ambience"), _folder(config.scores, "scores")
+    rooms = _folder(config.rooms, "rooms") if config.rooms else None
+    if not Path(config.soundfont).is_file():
+        raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
+    library = open_library(ambience, rooms, out / "library")
+    credits, refused = licensed_scores(scores)
+    aside = held_out([[credit.path for credit in credits]], config.validation_share)
+    stocks = {}
+    for split, part in zip(("train", "validation"), library.split(config.validation_share), strict=True):
+        chosen = {c.path: c for c in credits if (c.path in aside) is (split == "validation")}
+        kinds = usable_kinds(part, config.kinds)
+        if chosen and kinds:
+            stocks[split] = Stock(part, chosen, kinds)
+    if "train" not in stocks:
+        raise DataError(
+            f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
+        )
+    return Factory(config, out, seed, stocks, (*library.refused, *refused))
+
+
+def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
+    """One pair by its index: silent side, music side, and its line for the manifest.
+
+    Raises:
+        DataError: if no score could be arranged in `MAX_SCORE_TRIES` tries.
+    """
+    config = factory.config
+    rng, music_rng = (
+        np.random.default_rng(sequence) for sequence in np.random.SeedSequence([factory.seed, index]).spawn(2)
+    )
+    split = _split_of(factory, index)
+    stock = factory.stocks[split]
+    shares = np.asarray(list(stock.kinds.values())) / sum(stock.kinds.values())
+    kind = list(stock.kinds)[int(rng.choice(len(shares), p=shares))]
+    levels = Levels(config.level_min_dbfs, config.level_max_dbfs)
+    scene, room = None, None
+    if kind not in FROM_MUSIC:
+        scene = make_scene(kind, stock.library, rng, config.seconds, levels)
+        room = scene.room
+    elif kind == "muted":
+        room = stock.library.pick_room(rng, 0.2, 1.2)
+    truth = scene.truth if scene else free_truth(kind, rng, config.seconds, room)
+    path, arrangement = usable_score(
+        Path(config.scores),
+        list(stock.scores),
+        music_rng,
+        lambda score: arrange(score, truth, music_rng, normalise_key=config.normalise_key),
+    )
+    if kind == "muted":
+        scene = muted_scene(arrangement, stock.library, rng, levels, room)
+    music = render(arrangement, Path(config.soundfont), config.sample_rate, room.response if room else None)
+    if scene is None:
+        scene = leak_scene(arrangement, music, stock.library, rng, levels)
+    labels = _labels(scene, arrangement, stock.scores[path], factory.seed)
+    silent_file, music_file = (f"audio/{index:06d}.{side}.flac" for side in ("silent", "music"))
+    return scene.audio, music, Pair(silent_file, music_file, split=split, labels=labels)
+
+
+# --- one pair ------------------------------------------------------------------------------------------------
+
+
+def usable_score(
+    folder: Path, paths: Sequence[str], rng: np.random.Generator, use: Callable[[Score], Made]
+) -> tuple[str, Made]:
+    """A score drawn from a folder and what is made of it; scores that do not serve are passed over.
+
+    Args:
+        folder: of the scores.
+        paths: of the scores in it.
+        rng: draws.
+        use: what to make; raises `DataError` of a score that is too short.
+
+    Raises:
+        DataError: if none of `MAX_SCORE_TRIES` served.
+    """
+    reason: DataError | None = None
+    for _ in range(MAX_SCORE_TRIES):
+        path = paths[int(rng.integers(len(paths)))]
+        try:
+            return path, use(LOADERS[Path(path).suffix.lower()](folder / path))
+        except DataError as error:
+            reason = error
+    raise DataError(f"No score of {MAX_SCORE_TRIES} could be arranged; the last one said: {reason}")
+
+
+def _split_of(factory: Factory, index: int) -> str:
+    """Validation pairs are spread evenly by index, so that any number of pairs has its share."""
+    share = factory.config.validation_share
+    validation = math.floor((index + 1) * share) > math.floor(index * share)
+    return "validation" if validation and "validation" in factory.stocks else "train"
+
+
+def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) -> dict[str, Any]:
+    """Everything that is known of a pair, as plain JSON values."""
+    truth = scene.truth
+    sources = [{**asdict(c), "role": "recording"} for c in scene.sources]
+    if scene.room is not None and scene.room.credit is not None:
+        sources.append({**asdict(scene.room.credit), "role": "room"})
+    return {
+        "kind": truth.kind,
+        "tempo_bpm": round(float(arrangement.tempo_bpm), 3),
+        "beats": _rounded(arrangement.beat_seconds),
+        "bars": _rounded(arrangement.bar_seconds),
+        "boundaries": _rounded(arrangement.boundary_seconds),
+        "scene_boundaries": _rounded(truth.boundary_seconds),
+        "pulse": _rounded(truth.beat_seconds),
+        "valence": _rounded(arrangement.valence, 3),
+        "arousal": _rounded(arrangement.arousal, 3),
+        "instruments": [part.name for part in arrangement.parts],
+        "key": arrangement.key,
+        "melody_chroma": melody_chroma(arrangement),
+        "caption": arrangement.caption,
+        "rt60_seconds": None if truth.rt60_seconds is None else round(truth.rt60_seconds, 4),
+        "level_dbfs": round(truth.level_dbfs, 3),
+        "event_seconds": _rounded(truth.event_seconds),
+        "event_strengths": _rounded(truth.event_strengths, 3),
+        "sources": [*sources, {**asdict(score), "role": "score"}],
+        "score": score.path,
+        "seed": seed,
+    }
+
+
+def melody_chroma(arrangement: Arrangement) -> list[int]:
+    """The melody's pitch class at every step of `1 / ENERGY_RATE_HZ`: 0 is C, -1 is a rest."""
+    classes = np.full(round(arrangement.seconds * ENERGY_RATE_HZ), -1)
+    for part in arrangement.parts:
+        if part.role == "melody" and not part.is_drum:
+            for start, end, pitch in zip(part.start_seconds, part.end_seconds, part.pitches, strict=True):
+                first = round(float(start) * ENERGY_RATE_HZ)
+                classes[first : max(first + 1, round(float(end) * ENERGY_RATE_HZ))] = int(pitch) % 12
+    return [int(value) for value in classes]
+
+
+def _rounded(values: Any, digits: int = 4) -> list[float]:
+    return [round(float(value), digits) for value in values]
+
+
+def _save(factory: Factory, index: int) -> None:
+    """Make a pair and write it; the label file comes last and says that the rest is there."""
+    silent, music, pair = make_pair(factory, index)
+    write(factory.out / pair.silent, silent, force=True)
+    write(factory.out / pair.music, Waveform(_in_16_bits(music.samples), music.sample_rate), force=True)
+    with atomic_path(_label_path(factory.out, index), force=True) as temporary:
+        temporary.write_text(pair.to_line() + "\n", encoding="utf-8")
+
+
+def _in_16_bits(samples: FloatArray) -> FloatArray:
+    """Samples on the steps of 16 bits: FLAC stores the empty low bits of a 24-bit file for nothing."""
+    return np.clip(np.round(samples * np.float32(32768)), -32768, 32767).astype(np.float32) / np.float32(
+        32768
+    )
+
+
+# --- the folder ----------------------------------------------------------------------------------------------
+
+
+def _claim(config: DataConfig, out: Path, seed: int) -> None:
+    """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
+    wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
+    path = out / SETTINGS_FILE
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != wanted:
+            names = sorted(
+                {key for key in wanted["data"] if found.get("data", {}).get(key) != wanted["data"][key]}
+                | ({"seed"} if found.get("seed") != seed else set())
+            )
+            raise DataError(
+                f"{out} was built with another {', '.join(names)}; choose another folder or the same values."
+            )
+    elif (out / MANIFEST).exists():
+        raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
+    try:
+        for name in ("audio", "labels", "library"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+            for leftover in (out / name).glob(".s2m-*"):
+                leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}); choose another place.") from error
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_manifest(factory: Factory) -> None:
+    """Renew the manifest and the attribution from all complete pairs, in order of index."""
+    lines = [path.read_text(encoding="utf-8") for path in sorted((factory.out / "labels").glob("*.json"))]
+    with atomic_path(factory.out / MANIFEST, force=True) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+    with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
+        temporary.write_text(attribution(lines, factory.refused, factory.config.soundfont), encoding="utf-8")
+
+
+def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> str:
+    """The text of `ATTRIBUTION.md`: every source used, by licence, with its author."""
+    used: dict[str, set[tuple[str, str, str]]] = {}
+    for line in lines:
+        for source in json.loads(line)["labels"]["sources"]:
+            used.setdefault(source["licence"], set()).add((source["role"], source["path"], source["author"]))
+    text = [
+        "# Attribution",
+        "",
+        "These pairs were put together from the following works. Recordings were cut, mixed, filtered and "
+        "attenuated; scores were cut, retimed, transposed and orchestrated anew.",
+        "",
+        f"Synthesised with the soundfont {Path(soundfont).name}.",
+    ]
+    for licence in sorted(used):
+        text += ["", f"## {licence}", ""]
+        text += [
+            f"- {path} ({role}){': ' + author if author else ''}"
+            for role, path, author in sorted(used[licence])
+        ]
+    if refused:
+        text += [
+            "",
+            "## Not used, because no licence is stated",
+            "",
+            *(f"- {name}" for name in sorted(refused)),
+        ]
+    return "\n".join(text) + "\n"
+
+
+def licensed_scores(folder: Path) -> tuple[list[Credit], list[str]]:
+    """Scores of a folder that have a licence entry, and the names of those that have none."""
+    licences = read_licences(folder)
+    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS)
+    credits = [licences[name] for name in found if name in licences]
+    if not credits:
+        raise DataError(
+            f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; "
+            "add one or set data.scores."
+        )
+    return credits, [name for name in found if name not in licences]
+
+
+def _folder(value: str, name: str) -> Path:
+    if not value:
+        raise DataError(f"No {name} folder is set; give one in the recipe or with --set data.{name}=FOLDER.")
+    if not Path(value).is_dir():
+        raise DataError(
+            f"The {name} folder {value} does not exist; set another with --set data.{name}=FOLDER."
+        )
+    return Path(value)
+
+
+def _label_path(out: Path, index: int) -> Path:
+    return out / "labels" / f"{index:06d}.json"

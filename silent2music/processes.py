@@ -1,0 +1,141 @@
+"""One pool of worker processes for the whole package: results in the order of the jobs, one thread a worker.
+
+Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
+not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+from silent2music.errors import S2MError
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What numerical libraries read, once, when they are imported."""
+
+
+class Pool:
+    """Runs a function over jobs, in this process or in several; a context manager.
+
+    Args:
+        workers: processes; with one or less, everything runs in this process.
+        start: called once in every worker, before its first job, for what all its jobs share (an open folder, a
+            model). Its result is given to the function before each job. A function of a module.
+        arguments: what `start` is called with.
+
+    Example:
+        >>> with Pool(1, dict, ([("a", 1)],)) as pool:
+        ...     list(pool.map(dict.get, ["a", "b"]))
+        [1, None]
+    """
+
+    def __init__(
+        self, workers: int = 1, start: Callable[..., Any] | None = None, arguments: tuple[Any, ...] = ()
+    ) -> None:
+        self._workers, self._start, self._arguments = workers, start, arguments
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Pool:
+        if self._workers > 1:
+            # As bytes, so that a worker imports what they name (numpy, torch) after its threads are limited.
+            sent = pickle.dumps((self._start, self._arguments))
+            self._executor = ProcessPoolExecutor(self._workers, _Spawn(), _initialise, (sent,))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def map(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        """The function's results in the order of the jobs, each as soon as it and those before it are there.
+
+        Args:
+            function: of a module. Called with a job, after the result of `start` where there is one.
+            jobs: taken a few at a time, so that a fault or an interrupt does not wait for thousands.
+
+        Raises:
+            S2MError: if a worker was killed. What the function raises comes through as it is.
+        """
+        if self._executor is None:
+            shared = _shared(self._start, self._arguments) if self._start else ()
+            return (function(*shared, job) for job in jobs)
+        return self._in_flight(self._executor, function, iter(jobs))
+
+    def _in_flight(
+        self, executor: ProcessPoolExecutor, function: Callable[..., Any], jobs: Iterator[Any]
+    ) -> Iterator[Any]:
+        running: deque[Future[Any]] = deque()
+        try:
+            running.extend(executor.submit(_call, function, job) for job in islice(jobs, 4 * self._workers))
+            while running:
+                yield running.popleft().result()
+                running.extend(executor.submit(_call, function, job) for job in islice(jobs, 1))
+        except BrokenProcessPool as error:
+            raise S2MError(
+                f"One of {self._workers} worker processes was killed, often for want of memory; "
+                "run again with fewer workers."
+            ) from error
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class _Process(SpawnProcess):
+    """A worker process whose numerical libraries use one thread: the processes are the parallelism."""
+
+    def start(self) -> None:
+        """Start with the limits in the environment, which is as before afterwards."""
+        before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+        os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+        try:
+            super().start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+class _Spawn(SpawnContext):
+    """Multiprocessing's way to spawn, with the processes above."""
+
+    Process = _Process
+
+
+_sent = b""
+_state: tuple[Any, ...] | None = None
+"""What a worker was started with, and what came of it; never set in the main process."""
+
+
+def _initialise(sent: bytes) -> None:
+    global _sent
+    _sent = sent
+
+
+def _call(function: Callable[..., Any], job: Any) -> Any:
+    """A job in a worker. The first one calls `start`, whose errors so reach the main process as a job's do."""
+    global _state
+    if _state is None:
+        start, arguments = pickle.loads(_sent)
+        _state = _shared(start, arguments) if start else ()
+    return function(*_state, job)
+
+
+def _shared(start: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (start(*arguments),)

@@ -1,0 +1,361 @@
+"""Everything that steers the music: signals by name, the table of controls, and the layer that embeds them.
+
+A control is one entry in `CONTROLS`. It says how its signal is read from what is known of a piece (a pair's labels in
+training, a user's options later), and how it is embedded. Which controls a model has stands in its `config.json`, so a
+new entry changes no model that is there already. Each has a learned embedding of "not given", its null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from silent2music.ambient import FrameEncoder, ScalarEncoder, Standardise
+from silent2music.audio import FloatArray
+from silent2music.config import ModelConfig
+from silent2music.decoder import Conditioning
+from silent2music.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Control:
+    """One thing that steers.
+
+    Attributes:
+        axis: `along` time, or of the `whole` piece.
+        read: from what is known of a piece, by name, to the signal of codec frames `begin` to before `end`:
+            `[(end - begin) * rate, F]` along time, `[F]` of the whole; None if nothing is known of it. What is known
+            are a pair's labels or a user's options, and under `room` the `AmbientFeatures` of just these frames.
+        embedder: from a model's config and the decoder's width D to the module that embeds a batch: along time
+            `(x [B, S * rate, F], mask [B, S]) -> [B, S, D]`, of the whole `(x [B, F]) -> [B, n_tokens, D]`. One
+            along time that sees neighbouring frames states how many, to either side, as `lookahead_frames`.
+        rate: steps for each codec frame, along time.
+        n_tokens: how many embeddings one of the whole makes, by config.
+        group: controls that are also dropped together, as guidance drops the room's.
+        dropout: share of rows that lose it in training.
+    """
+
+    axis: Literal["along", "whole"]
+    read: Callable[[Mapping[str, Any], int, int], FloatArray | None]
+    embedder: Callable[[ModelConfig, int], nn.Module]
+    rate: int = 1
+    n_tokens: Callable[[ModelConfig], int] = lambda config: 1
+    group: str = ""
+    dropout: float = 0.1
+
+
+def _of_room(field: str) -> Callable[[Mapping[str, Any], int, int], FloatArray | None]:
+    return lambda known, begin, end: getattr(known["room"], field) if "room" in known else None
+
+
+ROOM = "room"
+"""The group of what is heard in the recording; without it, a model plays for no room."""
+
+CONTROLS: dict[str, Control] = {
+    "room_frames": Control(
+        "along",
+        _of_room("frames"),
+        lambda config, dim: FrameEncoder(config.ambient, dim),
+        group=ROOM,
+        dropout=0.0,
+    ),
+    "room_scalars": Control(
+        "whole",
+        _of_room("scalars"),
+        lambda config, dim: ScalarEncoder(config.ambient, dim),
+        n_tokens=lambda config: config.ambient.n_global_tokens,
+        group=ROOM,
+        dropout=0.0,
+    ),
+}
+"""All controls by name; a user's option and a pair's label have the control's name."""
+
+GROUP_DROPOUT = {ROOM: 0.15}
+"""Share of rows that lose all signals of a group at once in training."""
+
+
+def members(names: Iterable[str]) -> set[str]:
+    """The controls that are named, by themselves or by their group.
+
+    Raises:
+        ConfigError: if there is no such control or group.
+    """
+    asked, found = set(names), {name: {name, control.group} - {""} for name, control in CONTROLS.items()}
+    for name in sorted(asked.difference(*found.values())):
+        raise ConfigError(f"Control '{name}' is unknown; expected some of {', '.join(CONTROLS)} or a group.")
+    return {name for name, called in found.items() if called & asked}
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Signals of some rows, each present or absent by row; a name that is missing is absent in all rows.
+
+    Attributes:
+        along: by name `[B, S * rate, F]`, zero where padded or absent.
+        whole: by name `[B, F]`, zero where absent.
+        present: by name `[B]` bool.
+        mask: `[B, S]` bool, false where a row is padding.
+    """
+
+    along: Mapping[str, Tensor]
+    whole: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    mask: Tensor
+
+    @property
+    def n_rows(self) -> int:
+        """B."""
+        return int(self.mask.shape[0])
+
+    @property
+    def n_frames(self) -> int:
+        """S, in codec frames."""
+        return int(self.mask.shape[1])
+
+    def slice(self, begin: int, end: int) -> Signals:
+        """Codec frames `begin` to before `end`."""
+        along = {
+            name: x[:, begin * CONTROLS[name].rate : end * CONTROLS[name].rate]
+            for name, x in self.along.items()
+        }
+        return replace(self, along=along, mask=self.mask[:, begin:end])
+
+    def then(self, later: Signals) -> Signals:
+        """These, and `later` ones of the same names after them in time; those of the whole are the later ones'."""
+        along = {name: torch.cat([x, later.along[name]], dim=1) for name, x in self.along.items()}
+        return replace(later, along=along, mask=torch.cat([self.mask, later.mask], dim=1))
+
+    def held(self, n: int) -> Signals:
+        """These, and their last step for `n` codec frames more."""
+        if n == 0:
+            return self
+        along = {
+            name: torch.cat([x, x[:, -1:].expand(-1, n * CONTROLS[name].rate, -1)], dim=1)
+            for name, x in self.along.items()
+        }
+        mask = torch.cat([self.mask, self.mask[:, -1:].expand(-1, n)], dim=1)
+        return replace(self, along=along, mask=mask)
+
+    def rows(self, index: Tensor | Sequence[int]) -> Signals:
+        """The rows of an index `[R]`, in its order."""
+        index = torch.as_tensor(index, device=self.mask.device)
+        along, whole, present = (
+            {name: x[index] for name, x in part.items()} for part in (self.along, self.whole, self.present)
+        )
+        return Signals(along, whole, present, self.mask[index])
+
+    def to(self, device: torch.device | str) -> Signals:
+        """The same on another device."""
+        along, whole, present = (
+            {name: x.to(device, non_blocking=True) for name, x in part.items()}
+            for part in (self.along, self.whole, self.present)
+        )
+        return Signals(along, whole, present, self.mask.to(device, non_blocking=True))
+
+    def without(self, *names: str) -> Signals:
+        """Without some controls, named by themselves or by their group."""
+        dropped = members(names)
+        along, whole, present = (
+            {name: x for name, x in part.items() if name not in dropped}
+            for part in (self.along, self.whole, self.present)
+        )
+        return Signals(along, whole, present, self.mask)
+
+    def kept(self, keep: Mapping[str, Tensor]) -> Signals:
+        """With each control that is named absent in the rows where its `keep` `[B]` is false."""
+        present = {
+            name: there & keep[name] if name in keep else there for name, there in self.present.items()
+        }
+        return replace(self, present=present)
+
+    def exchanged(self, other: Signals, *names: str) -> Signals:
+        """With the named controls (or groups) of another batch of the same shape in the place of these."""
+        rest, theirs = self.without(*names), other.without(*(CONTROLS.keys() - members(names)))
+        return Signals(
+            {**rest.along, **theirs.along},
+            {**rest.whole, **theirs.whole},
+            {**rest.present, **theirs.present},
+            self.mask,
+        )
+
+    @staticmethod
+    def collate(parts: Sequence[Signals]) -> Signals:
+        """Rows of different lengths, one after the other in one batch, padded at the end."""
+        n_frames = max(part.n_frames for part in parts)
+
+        def stacked(name: str, axis: str) -> Tensor:
+            found = [getattr(part, axis).get(name) for part in parts]
+            width = next(x.shape[-1] for x in found if x is not None)
+            rows = []
+            for part, x in zip(parts, found, strict=True):
+                length = (n_frames * CONTROLS[name].rate,) if axis == "along" else ()
+                padded = part.mask.new_zeros(part.n_rows, *length, width, dtype=torch.float32)
+                if x is not None and axis == "along":
+                    padded[:, : x.shape[1]] = x
+                elif x is not None:
+                    padded[:] = x
+                rows.append(padded)
+            return torch.cat(rows)
+
+        names = {
+            axis: dict.fromkeys(n for p in parts for n in getattr(p, axis)) for axis in ("along", "whole")
+        }
+        absent = [part.mask.new_zeros(part.n_rows) for part in parts]
+        present = {
+            name: torch.cat([part.present.get(name, none) for part, none in zip(parts, absent, strict=True)])
+            for name in (*names["along"], *names["whole"])
+        }
+        mask = torch.cat([nn.functional.pad(part.mask, (0, n_frames - part.n_frames)) for part in parts])
+        return Signals(
+            {name: stacked(name, "along") for name in names["along"]},
+            {name: stacked(name, "whole") for name in names["whole"]},
+            present,
+            mask,
+        )
+
+
+def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end: int) -> Signals:
+    """One row: the signals of codec frames `begin` to before `end`, of controls that something is known of.
+
+    Args:
+        names: of controls, those of a model.
+        known: see `Control.read`.
+        begin, end: in codec frames.
+    """
+    values = {name: CONTROLS[name].read(known, begin, end) for name in names}
+    return from_arrays(values, end - begin)
+
+
+def from_arrays(values: Mapping[str, FloatArray | None], n_frames: int) -> Signals:
+    """One row of `n_frames` codec frames, from arrays as `Control.read` gives them."""
+    parts: dict[str, dict[str, Tensor]] = {"along": {}, "whole": {}}
+    for name, value in values.items():
+        if value is not None:
+            parts[CONTROLS[name].axis][name] = torch.as_tensor(value, dtype=torch.float32)[None]
+    present = {name: torch.ones(1, dtype=torch.bool) for part in parts.values() for name in part}
+    return Signals(parts["along"], parts["whole"], present, torch.ones(1, n_frames, dtype=torch.bool))
+
+
+def check_controls(config: ModelConfig, controls: Iterable[str]) -> None:
+    """Refuse a user's option that a model has no control for.
+
+    Raises:
+        ConfigError: naming it and those that the model has.
+    """
+    own = [name for name in config.controls if CONTROLS[name].group != ROOM]
+    for name in controls:
+        if name not in own:
+            has = f"expected {', '.join(own)}" if own else "it follows the room alone, leave it out"
+            raise ConfigError(f"The model '{config.name}' has no control '{name}'; {has}.")
+
+
+def draw_kept(
+    names: Sequence[str], shares: Mapping[str, float], n_rows: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Which rows keep which controls in a training step: by name `[B]` bool, drawn from torch's generator.
+
+    Args:
+        names: of the controls.
+        shares: dropped shares by control or group, where they differ from the tables above.
+        n_rows: B.
+        device: of the result.
+
+    Raises:
+        ConfigError: if `shares` names what is no control of these, nor a group of them.
+    """
+    groups = dict.fromkeys(CONTROLS[name].group for name in names if CONTROLS[name].group)
+    for name in shares:
+        if name not in names and name not in groups:
+            raise ConfigError(
+                f"training.control_dropout names '{name}'; expected some of {', '.join([*groups, *names])}."
+            )
+
+    def drawn(share: float) -> Tensor:
+        if not share:
+            return torch.ones(n_rows, dtype=torch.bool, device=device)
+        return torch.rand(n_rows, device=device) >= share
+
+    together = {group: drawn(shares.get(group, GROUP_DROPOUT.get(group, 0.0))) for group in groups}
+    kept = {name: drawn(shares.get(name, CONTROLS[name].dropout)) for name in names}
+    return {name: own & together.get(CONTROLS[name].group, own) for name, own in kept.items()}
+
+
+class Embedder(nn.Module):
+    """Signals to what the decoder attends to; where a control is absent, its learned null stands.
+
+    Nulls are what classifier-free guidance needs (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022).
+    Embeddings along time are summed, those of the whole piece stand side by side as global tokens.
+
+    Args:
+        config: of the model.
+
+    Attributes:
+        lookahead_frames: how far ahead the controls look, in codec frames.
+
+    Raises:
+        ConfigError: if the config names a control that this version does not know.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        for name in config.controls:
+            if name not in CONTROLS:
+                raise ConfigError(f"Control '{name}' is unknown; expected some of {', '.join(CONTROLS)}.")
+        dim = config.decoder.dim
+        self.dim, self.names = dim, config.controls
+        self.controls = nn.ModuleDict({name: CONTROLS[name].embedder(config, dim) for name in self.names})
+        shapes = {
+            name: (dim,) if CONTROLS[name].axis == "along" else (CONTROLS[name].n_tokens(config), dim)
+            for name in self.names
+        }
+        self.nulls = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
+        self.lookahead_frames = max(
+            (int(getattr(module, "lookahead_frames", 0)) for module in self.controls.values()), default=0
+        )
+
+    def set_statistics(self, signals: Signals) -> None:
+        """Standardise each signal with its mean and deviation in a batch."""
+        for name, module in self.controls.items():
+            standardise = getattr(module, "standardise", None)
+            if not isinstance(standardise, Standardise) or name not in signals.present:
+                continue
+            there = signals.present[name]
+            if name in signals.whole:
+                standardise.fit(signals.whole[name][there])
+            else:
+                steps = (signals.mask & there[:, None]).repeat_interleave(CONTROLS[name].rate, dim=1)
+                standardise.fit(signals.along[name][steps])
+
+    def embed(self, name: str, signals: Signals) -> Tensor:
+        """One control: `[B, S, D]` along time, `[B, n_tokens, D]` of the whole."""
+        null: Tensor = self.nulls[name]
+        if CONTROLS[name].axis == "along":
+            null = null.expand(signals.n_rows, signals.n_frames, -1)
+            if name not in signals.along:
+                return null
+            x: Tensor = self.controls[name](signals.along[name], signals.mask)
+        else:
+            null = null.expand(signals.n_rows, -1, -1)
+            if name not in signals.whole:
+                return null
+            x = self.controls[name](signals.whole[name])
+        return torch.where(signals.present[name][:, None, None], x, null)
+
+    def forward(self, signals: Signals) -> Conditioning:
+        """Embeddings `frames [B, S, D]`, the last valid one held where padded, and `tokens [B, G, D]`."""
+        mask = signals.mask
+        along = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "along"]
+        whole = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "whole"]
+        frames = along[0] if along else torch.zeros(*mask.shape, self.dim, device=mask.device)
+        for other in along[1:]:
+            frames = frames + other
+        # A shorter row holds its last step, as the decoder does for the columns that end the delay pattern.
+        last = (mask.sum(dim=1) - 1).clamp_min(0)
+        step = torch.minimum(torch.arange(mask.shape[1], device=mask.device)[None], last[:, None])
+        frames = frames.gather(1, step[..., None].expand_as(frames))
+        tokens = torch.cat(whole, dim=1) if whole else frames.new_zeros(signals.n_rows, 0, self.dim)
+        return Conditioning(frames, mask, tokens)

@@ -1,0 +1,164 @@
+"""A recipe from its data folders to a model folder, stage by stage; each stage goes on where it was stopped.
+
+| stage | makes | from |
+|---|---|---|
+| `pairs` | `pairs/` | the recipe's data folders |
+| `codec` | `codec/` | the music of the training pairs |
+| `tokens` | `tokens/` | pairs and codec |
+| `model` | `training/`, and from it `model/` | tokens and codec |
+| `eval` | the report in `model/` | model and held-out pairs |
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from silent2music.config import RecipeConfig
+from silent2music.errors import ConfigError, DataError
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A recipe, its folder, and where a stage reports to."""
+
+    recipe: RecipeConfig
+    out: Path
+    tell: Progress
+
+    @property
+    def codec(self) -> Path:
+        """The codec that the recipe names, or the one fitted here."""
+        return Path(self.recipe.run.codec) if self.recipe.run.codec else self.out / "codec"
+
+    @property
+    def pairs(self) -> Path:
+        """The pair folder."""
+        return self.out / "pairs"
+
+
+def run_recipe(
+    recipe: RecipeConfig, out: Path, stages: Sequence[str] = (), progress: Progress | None = None
+) -> Path:
+    """Carry out a recipe, or some of its stages.
+
+    Stages that are complete are passed over quickly, so the same command again goes on after a kill. Under
+    `accelerate launch` give the stage `model` alone: the others need one process.
+
+    Args:
+        recipe: all values.
+        out: folder of everything that is made.
+        stages: which of `STAGES`, in their order; all by default.
+        progress: see `Progress`.
+
+    Returns:
+        The model folder, `out/model`.
+
+    Raises:
+        ConfigError: on an unknown stage.
+        DataError: if an earlier stage has not been run.
+    """
+    for stage in stages:
+        if stage not in STAGES:
+            raise ConfigError(f"Stage '{stage}' is unknown; expected some of {', '.join(STAGES)}.")
+    run = _Run(recipe, out, progress or (lambda stage, done, total: None))
+    for name, stage_function in STAGES.items():
+        if not stages or name in stages:
+            stage_function(run)
+    return out / "model"
+
+
+def _build_pairs(run: _Run) -> None:
+    from silent2music.factory.build import build
+
+    settings = run.recipe.run
+    build(
+        run.recipe.data,
+        run.pairs,
+        settings.hours,
+        settings.seed,
+        settings.workers,
+        lambda done, total: run.tell("pairs", done, total),
+    )
+
+
+def _fit_codec(run: _Run) -> None:
+    from silent2music.codec import save_codec
+    from silent2music.data.pairs import read_pairs
+    from silent2music.training.codec import fit_codec
+
+    if (run.codec / "config.json").exists():
+        return
+    _need(run.pairs / "pairs.jsonl", "pairs")
+    music = [run.pairs / pair.music for pair in read_pairs(run.pairs) if pair.split == "train"]
+    codec = fit_codec(
+        music,
+        run.recipe.codec,
+        run.recipe.run.seed,
+        run.recipe.run.codec_hours,
+        lambda stage, share: run.tell(f"codec: {stage}", round(100 * share), 100),
+    )
+    save_codec(codec, run.codec)
+
+
+def _encode_tokens(run: _Run) -> None:
+    from silent2music.codec import load_codec
+    from silent2music.data.shards import prepare
+
+    _need(run.pairs / "pairs.jsonl", "pairs")
+    _need(run.codec / "config.json", "codec")
+    prepare(
+        run.pairs,
+        run.out / "tokens",
+        load_codec(run.codec),
+        run.recipe.ambient,
+        run.recipe.run.workers,
+        progress=lambda done, total: run.tell("tokens", done, total),
+        n_codebooks=run.recipe.run.n_codebooks or None,
+    )
+
+
+def _train_model(run: _Run) -> None:
+    from silent2music.plotting import plot_losses
+    from silent2music.training.loop import LOG_FILE, train
+    from silent2music.training.state import STATE_FILE
+
+    _need(run.out / "tokens" / "meta.json", "tokens")
+    training = run.out / "training"
+    start = Path(run.recipe.run.start) if run.recipe.run.start else None
+    resume = (training / STATE_FILE).exists()
+    model = train(run.recipe, run.out / "tokens", run.codec, training, resume, start)
+    shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
+    plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
+    attribution = run.pairs / "ATTRIBUTION.md"
+    if attribution.exists():
+        shutil.copy(attribution, run.out / "model")
+
+
+def _evaluate(run: _Run) -> None:
+    from silent2music.evaluation.benchmark import EvalConfig, evaluate
+
+    _need(run.out / "model" / "config.json", "model")
+    config = EvalConfig(n=run.recipe.run.n_eval, seed=run.recipe.run.seed)
+    evaluate(run.out / "model", run.pairs, run.out / "model", config, progress=run.tell)
+
+
+def _need(file: Path, stage: str) -> None:
+    """Refuse to go on without what an earlier stage makes."""
+    if not file.exists():
+        raise DataError(f"{file} is missing; run the stage '{stage}' first.")
+
+
+STAGES: dict[str, Callable[[_Run], None]] = {
+    "pairs": _build_pairs,
+    "codec": _fit_codec,
+    "tokens": _encode_tokens,
+    "model": _train_model,
+    "eval": _evaluate,
+}
+"""The stages in their order."""

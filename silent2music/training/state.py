@@ -1,0 +1,125 @@
+"""What the training loops of model and codec share: the file to resume from, averaged weights, learning rate.
+
+A run's state is one file: weights, averaged weights, the optimizers' moments, and in its metadata the step and the
+settings. It is replaced whole, so that a kill at any time leaves a state whose parts are of one age.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from silent2music.errors import CheckpointError, ConfigError
+from silent2music.weights import fill, read_metadata, read_weights, write_tensors
+
+STATE_FILE = "state.safetensors"
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
+
+_OPTIMIZER = "optimizer."
+
+Optimizers = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
+"""By name: an optimizer and the module whose parameters it moves."""
+
+
+def write_state(
+    file: Path,
+    step: int,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    optimizers: Optimizers,
+) -> None:
+    """Write all that a run needs to go on, replacing the file whole or not at all.
+
+    Args:
+        file: where to.
+        step: steps done.
+        settings: JSON-ready values, for a reader.
+        tensors: parts by name (`model`, `average`, ...), each as its `state_dict()`.
+        optimizers: see `Optimizers`.
+    """
+    held = {f"{part}.{name}": value for part, own in tensors.items() for name, value in own.items()}
+    for part, (module, optimizer) in optimizers.items():
+        for name, parameter in module.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                held[f"{_OPTIMIZER}{part}.{key}.{name}"] = value
+    metadata = {"step": str(step), "settings": json.dumps(dict(settings))}
+    write_tensors(held, file, metadata)
+
+
+def read_state(file: Path, tensors: Mapping[str, Mapping[str, Tensor]], optimizers: Optimizers) -> int:
+    """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
+
+    Raises:
+        CheckpointError: if there is no state, or it was written with other sizes, naming the first tensor.
+    """
+    try:
+        state = read_weights(file)
+        step = int(read_metadata(file)["step"])
+    except (CheckpointError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{file.parent} has no state to resume from ({error}); start without --resume."
+        ) from error
+    moments = {name: state.pop(name) for name in list(state) if name.startswith(_OPTIMIZER)}
+    own = {f"{part}.{name}": value for part, found in tensors.items() for name, value in found.items()}
+    try:
+        fill(own, state, file)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The state in {file.parent} does not fit the recipe ({error}); resume with the settings that it was "
+            "started with."
+        ) from error
+    for part, (module, optimizer) in optimizers.items():
+        for name, parameter in module.named_parameters():
+            found = {key: moments.get(f"{_OPTIMIZER}{part}.{key}.{name}") for key in _MOMENTS}
+            kept = {key: value for key, value in found.items() if value is not None}
+            if len(kept) == len(_MOMENTS):
+                # The count of steps stays on the CPU, where AdamW keeps it.
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in kept.items()
+                }
+    return step
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the exponential moving average of a model's weights by one step.
+
+    It forgets faster at the start (`(1 + step) / (10 + step)`, if that is less than `decay`), where there is little
+    worth keeping.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight.detach(), 1.0 - decay)
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int, max_steps: int, floor: float = 0.02) -> float:
+    """Linear warm-up, then half a cosine from `peak` down to `floor * peak` at `max_steps`."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
+
+
+def resolved_precision(wanted: str) -> str:
+    """`bf16` or `no`, `auto` being decided by what the hardware multiplies natively.
+
+    Raises:
+        ConfigError: on any other word.
+    """
+    if wanted not in ("auto", "bf16", "no"):
+        raise ConfigError(f"training.mixed_precision is '{wanted}'; expected auto, bf16 or no.")
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Absent before torch 2.10; without an answer, full precision is the safe choice.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"

@@ -1,0 +1,47 @@
+"""`s2m bench` on a tiny model: every figure is there, and the table is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from silent2music.evaluation import bench
+from silent2music.model import Silent2Music
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(bench, "BATCHES", (2,))
+    monkeypatch.setattr(bench, "PIECE_SECONDS", 0.6)
+
+
+def test_every_figure_is_there(s2m, model_folder: Path, room_file: Path, tmp_path: Path, short) -> None:
+    out = tmp_path / "out"
+    options = ("--out", out, "--model", model_folder, "--room", room_file, "--rounds", 1)
+    code, printed, told = s2m("bench", *options)
+    assert code == 0, told
+    report = json.loads((out / "speed.json").read_text())
+    names = {"conditioning", "steps", "steps of MusicGen", "codec", "whole", "steps, 2 rows"}
+    assert set(report["stages"]) == names
+    assert all(f["seconds"] > 0 and f["times_real_time"] > 0 for f in report["stages"].values())
+    assert 0 < report["first_audio_seconds"] < report["command_seconds"]
+    assert (out / "speed.md").read_text() == printed
+    assert "as fast as those of MusicGen" in printed and "| steps, 2 rows |" in printed
+    assert {line.count("|") for line in printed.splitlines() if line.startswith("|")} == {4}
+    code, _, told = s2m("bench", *options)
+    assert code == 1 and "speed.json exists already; give --force" in told
+
+
+def test_musicgen_of_the_same_size_takes_its_steps(
+    model_folder: Path, short, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[torch.Size] = []
+    run, real = bench.musicgen_steps(Silent2Music.from_pretrained(model_folder)), bench.draw
+    monkeypatch.setattr(bench, "draw", lambda *given: steps.append(given[0].shape) or real(*given))
+    with torch.inference_mode():
+        run()
+    assert steps == [(1, 4, 32)] * (5 + 3)

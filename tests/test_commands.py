@@ -1,0 +1,288 @@
+"""Every job of the command line, from data folders to an evaluated model, on tiny data.
+
+Each line is driven as the README writes it, in a folder where `recipes/base` and its like are tiny; each uses what
+those before it made. `test_readme` reads the lines here: a README command whose options no line has is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import reset_accelerate
+from library import write_ambience, write_rooms, write_scores
+from rooms import RATE, steps_room
+from typer.testing import CliRunner
+
+from silent2music import audio
+from silent2music.cli import app
+from silent2music.config import DataConfig
+
+SECONDS = 4.0
+HOURS = 8 * SECONDS / 3600  # eight pairs
+
+RECIPE = f"""
+[run]
+hours = {HOURS}
+workers = 1
+n_eval = 2
+
+[data]
+ambience = "ambience"
+scores = "scores"
+rooms = "responses"
+seconds = {SECONDS}
+validation_share = 0.3
+kinds = {{room = 1.0, steps = 1.0}}
+
+[codec]
+n_fft = 960
+n_components = 16
+n_codebooks = 4
+codebook_size = 32
+griffin_lim_iterations = 2
+decoder_layers = 1
+correction_dim = 8
+
+[codec_training]
+objective = "magnitudes"
+cached_minutes = 0.3
+max_steps = 1
+batch_size = 1
+crop_seconds = 0.5
+n_validation_crops = 1
+
+[ambient]
+dim = 32
+n_layers = 1
+
+[decoder]
+dim = 32
+n_layers = 1
+n_heads = 2
+attention_window = 100
+
+[training]
+batch_size = 2
+crop_seconds = 1.0
+max_steps = 2
+validate_every = 2
+n_validation_pairs = 1
+"""
+
+PRESET = """
+[ambience]
+seconds = 2.0
+bars = 1
+layers = ["calm"]
+candidates = 1
+"""
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed"),
+    pytest.mark.skipif(not Path(DataConfig().soundfont).is_file(), reason="FluidR3_GM.sf2 is not installed"),
+]
+
+
+class Desk:
+    """A folder to work in, and the means to run a command line there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def drive(self, line: str, sound: bytes = b"") -> bytes:
+        """Standard output of a command line, which must succeed."""
+        with contextlib.chdir(self.folder):
+            ran = CliRunner().invoke(app, shlex.split(line), input=sound)
+        reset_accelerate()
+        if ran.exception is not None and not isinstance(ran.exception, SystemExit):
+            raise ran.exception
+        assert ran.exit_code == 0, ran.stderr
+        return ran.stdout_bytes
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("desk")
+    write_ambience(folder / "ambience")
+    write_scores(folder / "scores")
+    write_rooms(folder / "responses")
+    for name, text in (("base", RECIPE), ("codec", RECIPE), ("vr", PRESET)):
+        (folder / "recipes" / name).mkdir(parents=True)
+        (folder / "recipes" / name / "recipe.toml").write_text(text, encoding="utf-8")
+    for name in ("room.wav", "hall.wav", "rooms/a.wav", "rooms/deep/b.wav"):
+        audio.write(folder / name, audio.Waveform(steps_room(), RATE))
+    return Desk(folder)
+
+
+# ---- pairs ----
+
+
+@pytest.fixture(scope="module")
+def pairs(desk: Desk) -> Path:
+    desk.drive(
+        f"data build recipes/base --out pairs --hours {HOURS} --seed 1 --workers 1"
+        " --set data.ambience=ambience --set data.scores=scores --set data.rooms=responses"
+    )
+    return desk.folder / "pairs"
+
+
+def test_data_build_check_and_stats(desk: Desk, pairs: Path) -> None:
+    lines = [json.loads(line) for line in (pairs / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 8
+    assert {line["split"] for line in lines} == {"train", "validation"}
+    assert desk.drive("data check pairs") == b""
+    desk.drive("data stats pairs --n 2 --json stats.json --plot pair.png")
+    assert json.loads((desk.folder / "stats.json").read_text(encoding="utf-8"))
+    assert (desk.folder / "pair.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_data_harvest(desk: Desk) -> None:
+    """Room tone of three seconds, and ten of struck notes after it."""
+    rng = np.random.default_rng(0)
+    time = np.arange(13 * RATE) / RATE
+    notes = 0.3 * np.sin(2 * np.pi * 440 * time) * 10 ** (-3 * (time % 0.5)) * (time >= 3)
+    samples = (notes + 5e-4 * rng.standard_normal(time.size))[None].astype(np.float32)
+    audio.write(desk.folder / "performance.flac", audio.Waveform(samples, RATE))
+    said = desk.drive("data harvest performance.flac --out harvested --licence CC0 --author Tester")
+    assert said == b"1 pairs harvested into harvested\n"
+
+
+# ---- codec ----
+
+
+@pytest.fixture(scope="module")
+def codec(desk: Desk, pairs: Path) -> Path:
+    desk.drive("codec fit pairs --out codec --recipe recipes/codec --hours 0.01 --set codec.n_codebooks=4")
+    return desk.folder / "codec"
+
+
+def test_codec_fit_train_and_roundtrip(desk: Desk, pairs: Path, codec: Path) -> None:
+    desk.drive(
+        "codec train recipes/codec pairs --validation pairs --start codec --out better --set codec_training.max_steps=1"
+    )
+    assert (desk.folder / "better" / "codec" / "config.json").is_file()
+    desk.drive("codec roundtrip room.wav back.wav --codec better/codec")
+    assert audio.read(desk.folder / "back.wav").n_samples == 2 * RATE
+
+
+@pytest.mark.slow
+def test_codec_bench(desk: Desk, pairs: Path, codec: Path) -> None:
+    printed = desk.drive(
+        "codec bench --codec fitted=codec --codec one=codec:1 --pairs pairs --families rooms --real rooms --out bench"
+        " --limit 1 --seconds 1"
+    )
+    assert b"fitted" in printed
+    assert (desk.folder / "bench" / "bench.md").is_file()
+
+
+def test_codec_music(desk: Desk) -> None:
+    desk.drive("codec music scores --out music --seed 1 --pieces 2")
+    assert len(list((desk.folder / "music").rglob("*.flac"))) == 2
+
+
+# ---- model ----
+
+
+@pytest.fixture(scope="module")
+def shards(desk: Desk, pairs: Path, codec: Path) -> Path:
+    desk.drive("data prepare pairs --codec codec --out shards --codebooks 3 --workers 1")
+    return desk.folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def model(desk: Desk, shards: Path) -> Path:
+    desk.drive("train recipes/base --shards shards --codec codec --out run")
+    return desk.folder / "run" / "model"
+
+
+def test_train_goes_on_and_plays_against_itself(desk: Desk, model: Path) -> None:
+    first = (model / "model.safetensors").read_bytes()
+    desk.drive(
+        "train recipes/base --shards shards --codec codec --out run --resume --set training.max_steps=3"
+    )
+    assert (model / "model.safetensors").read_bytes() != first
+    desk.drive(
+        "train recipes/base --shards shards --codec codec --start run/model --out played"
+        " --set training.selfplay_weight=1 --set training.learning_rate=3e-4 --set training.batch_size=2"
+        " --set training.max_steps=1"
+    )
+    assert (desk.folder / "played" / "model" / "model.safetensors").is_file()
+
+
+def test_validate(desk: Desk, model: Path) -> None:
+    printed = desk.drive("validate --shards shards --model run/model --n 2 --json loss.json")
+    assert b"true" in printed
+    assert json.loads((desk.folder / "loss.json").read_text(encoding="utf-8"))
+
+
+def test_infer(desk: Desk, model: Path) -> None:
+    desk.drive("infer room.wav --model run/model")
+    desk.drive("infer room.wav -o score.flac --seconds 1 --seed 7 --model run/model")
+    desk.drive("infer rooms/ --out made/ --seed 1 --force --model run/model")
+    assert audio.read(desk.folder / "room.music.wav").seconds == 2.0
+    assert audio.read(desk.folder / "score.flac").seconds == 1.0
+    assert (desk.folder / "made" / "deep" / "b.music.wav").is_file()
+
+
+def test_infer_streams_a_file_and_what_comes_in(desk: Desk, model: Path) -> None:
+    wav = desk.drive("infer room.wav --stream --model run/model")
+    assert wav[:4] == b"RIFF" and len(wav) == 44 + 2 * 2 * RATE
+    live = (32767 * np.clip(steps_room(), -1, 1)).astype("<i2").tobytes()
+    assert len(desk.drive("infer - --stream --raw --model run/model", live)) == 2 * 2 * RATE
+
+
+def test_demo_and_analyze(desk: Desk, model: Path) -> None:
+    assert b"s2m-demo.wav" in desk.drive("demo --model run/model")
+    desk.drive("analyze room.wav --plot room.png --json room.json")
+    desk.drive("analyze room.wav --music s2m-demo.wav --plot both.png")
+    for name in ("room.png", "both.png"):
+        assert (desk.folder / name).read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_ambience_and_its_check(desk: Desk, model: Path) -> None:
+    desk.drive(
+        "ambience rooms/ --out ambience-made/ --preset recipes/vr --contact-sheet sheet.png --model run/model"
+    )
+    assert (desk.folder / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    desk.drive(
+        "ambience hall.wav --out halls/ --loop 1bars --layers calm --variations 1 --spatial ambix"
+        " --set ambience.candidates=1 --model run/model"
+    )
+    desk.drive("check-ambience ambience-made/ --json figures.json")
+    assert json.loads((desk.folder / "figures.json").read_text(encoding="utf-8"))
+
+
+# ---- evaluation ----
+
+
+def test_eval(desk: Desk, pairs: Path, model: Path) -> None:
+    desk.drive(
+        "eval --quick --model run/model --pairs pairs --n 2 --seconds 2 --temperature 0.9 --top-k 50"
+        " --guidance 3 --precision fp32 --workers 1 --out t09"
+    )
+    desk.drive("eval --outputs pairs/audio --pairs pairs --out theirs --workers 1 --n 2")
+    desk.drive("eval --rooms rooms --pairs pairs --n 2 --seconds 2 --out real --model run/model --workers 1")
+    for name in ("t09", "theirs", "real"):
+        assert (desk.folder / name / "report.md").is_file()
+
+
+def test_run_does_all_of_it_and_keeps_what_is_there(desk: Desk, pairs: Path) -> None:
+    shutil.copytree(pairs, desk.folder / "runs" / "base" / "pairs")
+    desk.drive(
+        "run recipes/base --out runs/base --stages pairs,codec,tokens,model,eval --set data.ambience=ambience"
+        " --set data.scores=scores --set data.rooms=responses"
+    )
+    assert (desk.folder / "runs" / "base" / "model" / "report.md").is_file()
+
+
+@pytest.mark.slow
+def test_bench(desk: Desk, model: Path) -> None:
+    desk.drive("bench --out speed --rounds 1 --model run/model")
+    assert list((desk.folder / "speed").iterdir())

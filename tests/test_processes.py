@@ -1,0 +1,114 @@
+"""The pool of worker processes: order, what workers share, threads, faults and killed workers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from silent2music.errors import DataError, S2MError
+from silent2music.processes import THREAD_VARIABLES, Pool
+
+
+def add(shared: list[int], job: int) -> int:
+    shared.append(job)
+    return shared[0] + job
+
+
+def slow_first(job: int) -> int:
+    import time
+
+    time.sleep(0.2 if job == 0 else 0.0)
+    return job
+
+
+def refuse(job: int) -> int:
+    if job == 3:
+        raise DataError(f"{job} is not wanted; leave it out.")
+    return job
+
+
+def threads(job: str) -> str | None:
+    return os.environ.get(job)
+
+
+def die(job: int) -> None:
+    os._exit(9)
+
+
+def failing_start(sentence: str) -> None:
+    raise DataError(sentence)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_jobs_with_what_workers_share(workers: int) -> None:
+    with Pool(workers, list, ((100,),)) as pool:
+        assert list(pool.map(add, range(23))) == [100 + job for job in range(23)]
+        assert list(pool.map(add, [])) == []
+
+
+def test_a_slow_job_does_not_lose_its_place() -> None:
+    with Pool(2) as pool:
+        assert list(pool.map(slow_first, range(12))) == list(range(12))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fault_comes_through_and_the_jobs_after_it_are_not_all_taken(workers: int) -> None:
+    jobs = iter(range(1000))
+    with Pool(workers) as pool, pytest.raises(DataError, match="3 is not wanted"):
+        list(pool.map(refuse, jobs))
+    assert next(jobs) <= 4 * workers + 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fault_at_the_start_of_a_worker_comes_through(workers: int) -> None:
+    with (
+        Pool(workers, failing_start, ("The folder is gone.",)) as pool,
+        pytest.raises(DataError, match="The folder is gone"),
+    ):
+        list(pool.map(add, [1]))
+
+
+def test_workers_have_one_thread_each_and_the_environment_is_left_alone(monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with Pool(2) as pool:
+        results = pool.map(threads, THREAD_VARIABLES)
+        assert next(results) == "1"
+        assert os.environ["OMP_NUM_THREADS"] == "7"
+        assert "MKL_NUM_THREADS" not in os.environ
+        assert set(results) == {"1"}
+
+
+def test_threads_are_limited_before_numpy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(
+        "import os, sys\n"
+        "assert 'numpy' not in sys.modules\n"
+        "seen = os.environ.get('OMP_NUM_THREADS')\n"
+        "import numpy\n"
+        "def start():\n    return seen\n"
+        "def work(shared, job):\n    return shared\n"
+    )
+    (tmp_path / "script.py").write_text(
+        "from silent2music.processes import Pool\n"
+        "if __name__ == '__main__':\n"
+        "    import work\n"
+        "    with Pool(2, work.start) as pool:\n"
+        "        print(*pool.map(work.work, range(3)))\n"
+    )
+    root = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "5"}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "1 1 1\n"
+
+
+def test_a_killed_worker_is_told_in_one_sentence() -> None:
+    with (
+        Pool(2) as pool,
+        pytest.raises(S2MError, match=r"One of 2 worker processes was killed.*fewer workers"),
+    ):
+        list(pool.map(die, range(5)))
