@@ -10,7 +10,7 @@ import io
 import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -130,7 +130,7 @@ def layout(path: Path) -> Layout:
             while (end := mpeg.tag_end(data, begin)) is not None and end < size:
                 begin = end
             if data[begin : begin + 4] == b"fLaC":
-                return _flac(file, size, begin) or _whole(size)
+                return Layout((((begin, size),),))
             known = path.suffix.lower() in (".mp3", ".mp2")
             start = mpeg.first_frame(data, begin, size if known else min(size, begin + mpeg.JUNK_BYTES))
             if start is not None:
@@ -144,16 +144,16 @@ def _whole(size: int, share: float = 1.0) -> Layout:
 
 def _mpeg(data: mpeg.Bytes, begin: int, end: int) -> Layout | None:
     streams = mpeg.streams(data, begin, end)
-    if not streams:
-        return None
-    promised = sum(max(stream.n_frames, mpeg.n_announced(stream)) for stream in streams)
     pieces: list[Parts] = []
     for stream in streams:
-        info = mpeg.info_frame(stream)
-        # Without a length libsndfile reads as far as a file of this size would last at the first frame's bit rate.
-        claimed = () if info else (MOST_BITRATES * sum(end - begin for begin, end in stream.spans),)
-        pieces.append((mpeg.ID3, info, *stream.spans, *claimed))
-    return Layout(tuple(pieces), sum(stream.n_frames for stream in streams) / promised)
+        if stream.announced_seconds >= max(stream.least_seconds, 1e-9):
+            pieces.append((mpeg.ID3, stream.info, *stream.spans))
+        else:
+            # Without a length libsndfile reads as far as a file of this size would last at the first bit rate.
+            claimed = MOST_BITRATES * sum(end - begin for begin, end in stream.spans)
+            pieces.append((mpeg.ID3, *stream.spans, claimed))
+    promised = sum(max(stream.announced_seconds, stream.least_seconds) for stream in streams)
+    return Layout(tuple(pieces), promised_seconds=promised) if pieces else None
 
 
 def _bytes_at(file: BinaryIO, at: int, n_bytes: int) -> bytes:
@@ -178,37 +178,45 @@ def _unknown(n_bytes: int) -> bool:
     return n_bytes in (0, SOX_UNKNOWN) or near
 
 
+def _sized(
+    file: BinaryIO, size: int, start: int, field: tuple[int, int, Order], n_own: int = 0, magic: bytes = b""
+) -> Layout:
+    """A file whose sound begins at `start`; a length that is not true, or unknown, is replaced by the true one.
+
+    Args:
+        field: first byte, number of bytes and order of the length.
+        n_own: how much of a header the length counts too.
+        magic: other first bytes for the file.
+    """
+    at, n_field, order = field
+    n_bytes = int.from_bytes(_bytes_at(file, at, n_field), order) - n_own
+    there = size - start
+    if 0 < n_bytes <= there and not magic:
+        return _whole(size)
+    length = min(there + n_own, 2 ** (8 * n_field) - 1).to_bytes(n_field, order)
+    share = 1.0 if _unknown(n_bytes) else min(1.0, there / n_bytes)
+    return Layout(((magic, (len(magic), at), length, (at + n_field, size)),), share)
+
+
 def _wave(file: BinaryIO, size: int) -> Layout | None:
-    """WAV, RF64 (EBU Tech 3306) and BW64 (ITU-R BS.2088), whose long lengths are in a chunk `ds64`."""
+    """WAV, RF64 (EBU Tech 3306) and BW64 (ITU-R BS.2088), whose long length is in a chunk `ds64` that comes first."""
     magic = _bytes_at(file, 0, 4)
     order: Order = "big" if magic == b"RIFX" else "little"
-    codec, long_size = 0, 0
+    codec = 0
     for name, start, n_bytes in _chunks(file, 12, order):
-        if name == b"ds64":
-            long_size = int.from_bytes(file.read(16)[8:], "little")
-        elif name == b"fmt ":
+        if name == b"fmt ":
             codec = int.from_bytes(file.read(2), order)
         elif name == b"data":
-            there = size - start
-            if n_bytes == 2**32 - 1 and magic in (b"RF64", b"BW64"):
-                n_bytes = long_size
             if n_bytes == 0 and _are_chunks(file, start, size, order):
                 return _whole(size)
-            unknown = _unknown(n_bytes)
-            n_bytes = there if unknown else n_bytes
             if codec in MP3_IN_WAV:
+                end = size if _unknown(n_bytes) else start + n_bytes
                 with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    found = _mpeg(data, start, min(size, start + n_bytes))
-                return found and Layout(found.pieces, min(found.share, there / max(1, n_bytes), 1.0))
-            share = min(1.0, there / n_bytes) if n_bytes else 1.0
-            if not unknown and magic != b"BW64":
-                return _whole(size, share)
-            header = bytearray(_bytes_at(file, 0, start))
-            header[start - 4 :] = min(n_bytes, 2**32 - 1).to_bytes(4, order)
-            if magic in (b"RF64", b"BW64"):
-                header[:4], header[28:36] = b"RF64", n_bytes.to_bytes(8, "little")
-                header[start - 4 :] = b"\xff" * 4
-            return Layout(((bytes(header), (start, size)),), share)
+                    found = _mpeg(data, start, min(size, end))
+                return found and replace(found, share=min(1.0, (size - start) / (end - start)))
+            if magic in (b"RF64", b"BW64") and n_bytes == 2**32 - 1:
+                return _sized(file, size, start, (28, 8, order), magic=b"RF64" if magic == b"BW64" else b"")
+            return _sized(file, size, start, (start - 4, 4, order))
     return None
 
 
@@ -223,10 +231,10 @@ def _are_chunks(file: BinaryIO, begin: int, size: int, order: Order) -> bool:
 
 
 def _aiff(file: BinaryIO, size: int) -> Layout | None:
-    """AIFF and AIFF-C; a length of 0 is mended by libsndfile."""
-    for name, start, n_bytes in _chunks(file, 12, "big"):
+    """AIFF and AIFF-C."""
+    for name, start, _ in _chunks(file, 12, "big"):
         if name == b"SSND":
-            return _whole(size, 1.0 if _unknown(n_bytes) else min(1.0, (size - start) / n_bytes))
+            return _sized(file, size, start, (start - 4, 4, "big"))
     return None
 
 
@@ -234,47 +242,27 @@ def _w64(file: BinaryIO, size: int) -> Layout | None:
     """Sony Wave64: names of 16 bytes, lengths of 64 bits that count their own header of 24, all on 8 bytes."""
     begin = 40
     while len(header := _bytes_at(file, begin, 24)) == 24:
-        n_bytes = int.from_bytes(header[16:], "little")
         if header[:4] == b"data":
-            unknown = n_bytes <= 24 or _unknown(n_bytes)
-            return _whole(size, 1.0 if unknown else min(1.0, (size - begin - 24) / (n_bytes - 24)))
+            return _sized(file, size, begin + 24, (begin + 16, 8, "little"), n_own=24)
+        n_bytes = int.from_bytes(header[16:], "little")
         begin += max(24, n_bytes + -n_bytes % 8)
     return None
 
 
 def _au(file: BinaryIO, size: int) -> Layout | None:
     """Sun AU: the place of the sound and its length, which may be unknown, stand at bytes 4 and 8."""
-    head = _bytes_at(file, 0, 24)
+    head = _bytes_at(file, 0, 8)
     order: Order = "big" if head[:1] == b"." else "little"
-    start, n_bytes = (int.from_bytes(head[i : i + 4], order) for i in (4, 8))
-    if not 24 <= start < size:
-        return None
-    if not _unknown(n_bytes):
-        return _whole(size, min(1.0, (size - start) / n_bytes))
-    return Layout(((head[:8] + b"\xff" * 4, (12, size)),))
+    start = int.from_bytes(head[4:], order)
+    return _sized(file, size, start, (8, 4, order)) if 24 <= start < size else None
 
 
 def _caf(file: BinaryIO, size: int) -> Layout | None:
     """Apple Core Audio Format, whose last chunk may have a length of -1."""
-    for name, start, n_bytes in _chunks(file, 8, "big", wide=True):
+    for name, start, _ in _chunks(file, 8, "big", wide=True):
         if name == b"data":
-            there = size - start
-            if n_bytes <= there and not _unknown(n_bytes):
-                return _whole(size)
-            parts = ((0, start - 8), there.to_bytes(8, "big"), (start, size))
-            return Layout((parts,), 1.0 if _unknown(n_bytes) else there / n_bytes)
+            return _sized(file, size, start, (start - 8, 8, "big"))
     return None
-
-
-def _flac(file: BinaryIO, size: int, begin: int = 0) -> Layout | None:
-    """FLAC (RFC 9639, 8.2): STREAMINFO comes first and holds the number of samples, 0 if unknown."""
-    info = _bytes_at(file, begin + 8, 18)
-    if len(info) < 18:
-        return None
-    rate = int.from_bytes(info[10:13], "big") >> 4
-    n_samples = int.from_bytes(info[13:18], "big") & 2**36 - 1
-    frame = int.from_bytes(info[2:4], "big")
-    return Layout((((begin, size),),), 1.0, n_samples / max(1, rate), frame_seconds=frame / max(1, rate))
 
 
 def _ogg(file: BinaryIO, size: int) -> Layout | None:
@@ -341,6 +329,5 @@ READERS: Sequence[tuple[bytes, int, Reader]] = (
     (b".snd", 0, _au),
     (b"dns.", 0, _au),
     (b"caff", 0, _caf),
-    (b"fLaC", 0, _flac),
     (b"OggS", 0, _ogg),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,12 @@ INSTALL = "pip install 'silent2music[video]'"
 
 TIMESTAMP_SECONDS = 0.25
 """How far a video's stated length may be from that of its sound."""
+
+UNKNOWN_SAMPLES = 2**36
+"""So many or more are what libsndfile says of a FLAC file that does not know its length."""
+
+FLAC_FRAME = 4608
+"""The longest frame that encoders make of FLAC, in samples; what is short of one is nothing to speak of."""
 
 
 @dataclass
@@ -83,6 +89,9 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
                 if track:
                     raise AudioError(f"{path} has one track; expected track 1, not {track + 1}.")
                 first = sources[0]
+                if first.format == "FLAC" and first.frames < UNKNOWN_SAMPLES:
+                    promised, frame = first.frames / first.samplerate, FLAC_FRAME / first.samplerate
+                    found = replace(found, promised_seconds=promised, frame_seconds=frame)
                 yield Decoding(first.samplerate, first.channels, _sndfile_blocks(sources), found)
                 return
         yield _video(path, file, track, reason, stack)

@@ -62,7 +62,8 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
         chosen = _chosen(path, channel, source.n_channels)
         blocks = [_checked(path, block[chosen]) for block in source]
     notes = _lengths_checked(path, source, strict)
-    return Waveform(np.concatenate(blocks, axis=1), source.sample_rate, notes, source.n_channels)
+    samples = np.concatenate(blocks, axis=1)
+    return Waveform(samples, source.sample_rate, notes=notes, recorded_channels=source.n_channels)
 
 
 def open_recording(
@@ -86,8 +87,12 @@ def open_recording(
     recording.recorded_channels = source.n_channels
     if recording.seconds > WHOLE_SECONDS:
         return recording
-    samples = recording.slice(0, recording.n_samples)
-    return Waveform(samples, source.sample_rate, recording.notes, source.n_channels)
+    return Waveform(
+        recording.slice(0, recording.n_samples),
+        source.sample_rate,
+        notes=recording.notes,
+        recorded_channels=source.n_channels,
+    )
 
 
 def _mix(path: Path, track: int, channel: int | None) -> Downmix:

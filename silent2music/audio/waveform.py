@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,8 @@ class Waveform:
 
     samples: FloatArray
     sample_rate: int
-    notes: tuple[str, ...] = ()
-    recorded_channels: int = 0
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    recorded_channels: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -98,8 +98,7 @@ class Waveform:
         if self.n_channels == 1:
             return self
         mix = _downmix_of(self)
-        notes = self.notes + mix.notes
-        return Waveform(mix(self.samples), self.sample_rate, notes, self.recorded_channels)
+        return replace(self, samples=mix(self.samples), notes=self.notes + mix.notes)
 
     def resampled(self, sample_rate: int) -> Waveform:
         """The same sound at another rate (soxr, very high quality); itself if the rate is the same."""
