@@ -69,7 +69,7 @@ def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray
 def repeated(room: Recorded, seconds: float) -> Waveform:
     """A room at least `seconds` long, in memory: itself, or itself in a loop."""
     if room.seconds >= seconds - 1e-9:
-        return room if isinstance(room, Waveform) else span(room, 0, room.n_samples)
+        return room.whole()
     return span(room, 0, int(np.ceil(seconds * room.sample_rate)))
 
 

@@ -138,8 +138,8 @@ def layout(path: Path) -> Layout:
     return _whole(size)
 
 
-def _whole(size: int, share: float = 1.0) -> Layout:
-    return Layout((((0, size),),), share)
+def _whole(size: int) -> Layout:
+    return Layout((((0, size),),))
 
 
 def _mpeg(data: mpeg.Bytes, begin: int, end: int) -> Layout | None:

@@ -88,13 +88,18 @@ class Channels:
         for found, excerpt in zip(self._found, samples[:, start : start + n_excerpt], strict=True):
             found[signal_name(excerpt, self._rate)] += 1
 
+    @property
+    def covariance(self) -> DoubleArray:
+        """`[C, C]` mean products of channels, around their means."""
+        return self._products / max(1, self._n_samples)
+
     def downmix(self) -> Downmix:
         """The mean of the channels that hear the room, as loud as these are on average.
 
         Left out are timecode and tones, as long as there is anything else, and channels that are `DEAD_DB` below
         the loudest of the rest. Where the mean would cancel, the channels of opposite phase are turned over.
         """
-        covariance = self._products / max(1, self._n_samples)
+        covariance = self.covariance
         powers = np.diag(covariance)
         names = [found.most_common(1)[0][0] if found else "" for found in self._found]
         rooms = np.array([not name for name in names]) & (powers > 0)

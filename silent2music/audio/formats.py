@@ -67,32 +67,34 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
 
 
 def open_recording(
-    path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None
+    path: Path | str,
+    strict: bool = False,
+    track: int = 0,
+    channel: int | None = None,
+    downmix: bool = True,
 ) -> Recorded:
     """What is heard of a room's recording, `[1, N]`: as `read(...).downmix()`, in memory that does not grow.
 
     The file is decoded block by block, twice if it has several channels: once to weigh them, and once to mix them
     down. What is longer than `WHOLE_SECONDS` goes to a temporary file of 4 bytes a sample.
 
+    Args:
+        path, strict, track, channel: as for `read`.
+        downmix: false keeps all channels, for who asks where their sound comes from.
+
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
     """
     path = Path(path)
-    mix = _mix(path, track, channel)
+    mix = _mix(path, track, channel) if downmix or channel is not None else None
     with decoding(path, track) as source:
-        recording = Recording(1, source.sample_rate)
+        recording = Recording(1 if mix else source.n_channels, source.sample_rate)
         for block in source:
-            recording.append(mix(_checked(path, block)))
-    recording.notes = (*_lengths_checked(path, source, strict), *mix.notes)
+            samples = _checked(path, block)
+            recording.append(mix(samples) if mix else samples)
+    recording.notes = (*_lengths_checked(path, source, strict), *(mix.notes if mix else ()))
     recording.recorded_channels = source.n_channels
-    if recording.seconds > WHOLE_SECONDS:
-        return recording
-    return Waveform(
-        recording.slice(0, recording.n_samples),
-        source.sample_rate,
-        notes=recording.notes,
-        recorded_channels=source.n_channels,
-    )
+    return recording.whole() if recording.seconds <= WHOLE_SECONDS else recording
 
 
 def _mix(path: Path, track: int, channel: int | None) -> Downmix:

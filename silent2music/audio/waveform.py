@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray
-from silent2music.audio.downmix import Channels, Downmix
+from silent2music.audio.downmix import Channels
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -87,6 +87,10 @@ class Waveform:
         """Samples `[C, n]` from `begin` to before `end`, or to where the sound ends."""
         return self.samples[:, begin:end]
 
+    def whole(self) -> Waveform:
+        """All of it in memory, which it is."""
+        return self
+
     def mono(self) -> Waveform:
         """The mean of the channels, `[1, N]`."""
         if self.n_channels == 1:
@@ -97,7 +101,7 @@ class Waveform:
         """What is heard of a room, `[1, N]`: see `Channels.downmix`; itself if it has one channel."""
         if self.n_channels == 1:
             return self
-        mix = _downmix_of(self)
+        mix = channels_of(self).downmix()
         return replace(self, samples=mix(self.samples), notes=self.notes + mix.notes)
 
     def resampled(self, sample_rate: int) -> Waveform:
@@ -163,11 +167,16 @@ class Recording:
         data = self._file.read(4 * self.n_channels * max(0, end - begin))
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
 
+    def whole(self) -> Waveform:
+        """All of it in memory."""
+        samples = self.slice(0, self.n_samples)
+        return Waveform(samples, self.sample_rate, notes=self.notes, recorded_channels=self.recorded_channels)
+
     def downmix(self) -> Recording:
         """What is heard of a room: itself if it has one channel, as `open_recording` makes it."""
         if self.n_channels == 1:
             return self
-        mix, mixed = _downmix_of(self), Recording(1, self.sample_rate)
+        mix, mixed = channels_of(self).downmix(), Recording(1, self.sample_rate)
         step = block_samples(self.n_channels)
         for start in range(0, self.n_samples, step):
             mixed.append(mix(self.slice(start, start + step)))
@@ -179,13 +188,13 @@ Recorded = Waveform | Recording
 """What `acoustics` and `listening` take: sound in memory or on disk."""
 
 
-def _downmix_of(room: Recorded) -> Downmix:
-    """How the channels of a recording become one."""
+def channels_of(room: Recorded) -> Channels:
+    """What the channels of a recording have in common."""
     channels = Channels(room.n_channels, room.sample_rate)
     step = block_samples(room.n_channels)
     for start in range(0, room.n_samples, step):
         channels.add(room.slice(start, start + step))
-    return channels.downmix()
+    return channels
 
 
 def to_dbfs(power: DoubleArray | float) -> DoubleArray:

@@ -108,6 +108,11 @@ def controls_of(control: Sequence[str] | None) -> dict[str, Any]:
     return apply_overrides({}, control or ())
 
 
+def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
+    """Options of `audio.open_recording`, which counts from 0."""
+    return {"strict": strict, "track": track - 1, "channel": None if channel is None else channel - 1}
+
+
 def complain(sentence: str) -> None:
     """Say what is wrong on standard error."""
     print(sentence, file=sys.stderr)

@@ -32,6 +32,7 @@ from silent2music.cli.common import (
     complain,
     controls_of,
     progress_bar,
+    reading_of,
     settings_of,
 )
 from silent2music.config import SamplingConfig
@@ -60,6 +61,9 @@ def infer(
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -86,7 +90,7 @@ def infer(
     from silent2music.export.models import LazyModel, Request
 
     sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
-    request = Request(sampling, seconds, controls_of(control))
+    request = Request(sampling, seconds, controls_of(control), reading_of(strict, track, channel))
     if stream:
         from silent2music.export.streaming import send
 
@@ -259,12 +263,12 @@ def analyze(
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
     from silent2music.acoustics.unsuited import room_warnings
-    from silent2music.audio import Waveform, open_recording, read
+    from silent2music.audio import open_recording, read
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
 
-    recording = open_recording(room, strict, track - 1, None if channel is None else channel - 1)
+    recording = open_recording(room, **reading_of(strict, track, channel))
     profile = measure(recording)
     for note in (*recording.notes, *room_warnings(recording, profile)):
         complain(f"{room} {note}.")
@@ -274,7 +278,7 @@ def analyze(
         from silent2music.files import atomic_path
         from silent2music.plotting import plot_profile
 
-        waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
+        waveform = recording.whole()
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)

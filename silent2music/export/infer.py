@@ -78,7 +78,7 @@ def infer_many(
             else:
                 again = force or _is_left_over(job, model)
                 _check_target(job, again)
-                room = audio.open_recording(job.room)
+                room = audio.open_recording(job.room, **request.reading)
                 made = infer(job, room, model, request, again, progress)
                 outcome = Outcome(job.name, "made", made)
         except (CheckpointError, ConfigError):
@@ -207,6 +207,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
         **dataclasses.asdict(sampling),
         "controls": dict(request.controls),
         "seconds": seconds,
+        **provenance.described_reading(request.reading),
     }
     return dict(json.loads(json.dumps(settings)))
 

@@ -52,6 +52,12 @@ def described_input(label: str, path: Path, room: Recorded, notes: Sequence[str]
     }
 
 
+def described_reading(reading: Mapping[str, Any]) -> dict[str, int | None]:
+    """What a record says of how a recording was opened, counted from 1 as users do; no channel stands for all."""
+    channel = reading.get("channel")
+    return {"track": reading.get("track", 0) + 1, "channel": None if channel is None else channel + 1}
+
+
 def sidecar_path(audio_path: Path) -> Path:
     """The record's place: beside the audio, the suffix replaced by `.json`.
 

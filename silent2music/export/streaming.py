@@ -47,7 +47,7 @@ def send(
         AudioError: if the room cannot be read, or the stream not be written.
         CheckpointError, ConfigError: if the model or a setting is not usable.
     """
-    recording = None if room == LIVE else audio.open_recording(room)
+    recording = None if room == LIVE else audio.open_recording(room, **request.reading)
     codec = model.model.codec
     length = None if recording is None else request.seconds or recording.seconds
     heard = recording or _heard(source, codec.frame_rate)
