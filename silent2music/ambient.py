@@ -1,4 +1,4 @@
-"""What the model hears of a room: features on the codec's time axis, and the networks that embed them.
+"""Features of a room on the codec's time axis, and the networks that embed them.
 
 Level stays absolute: the recording's median spectrum in dBFS is among the scalars and the momentary level in
 dBFS among the frames, while the log-mel frames are taken relative to that median, so that a footstep looks the
@@ -37,7 +37,7 @@ DILATIONS = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class AmbientFeatures:
-    """A room as numbers.
+    """The features of a recording: along time, and of the whole.
 
     Attributes:
         frames: `[S, n_features]` float32; step s covers samples from `s / frame_rate` s on.
@@ -59,7 +59,7 @@ def n_scalars(config: AmbientConfig) -> int:
 
 
 def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientConfig) -> AmbientFeatures:
-    """Features of a recording on the codec's time axis.
+    """Compute the features of a recording on the codec's time axis.
 
     Args:
         room: the recording, any rate and channels.
@@ -133,9 +133,9 @@ class _ConvBlock(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Values `[..., F]` less their mean and over their deviation, as measured by `fit`.
+    """Standardises values `[..., F]` by the mean and deviation that `fit` measured.
 
-    Held within eight deviations: input unlike all training data must not drive a network out of range.
+    Results are clipped to eight deviations, so that input unlike all training data stays in range.
     """
 
     mean: Tensor
@@ -147,29 +147,29 @@ class Standardise(nn.Module):
         self.register_buffer("std", torch.ones(n_features))
 
     def fit(self, values: Tensor) -> None:
-        """Measure on training values `[n, F]`; fewer than two have no deviation and change nothing."""
+        """Measure mean and deviation of training values `[n, F]`; fewer than two change nothing."""
         if len(values) < 2:
             return
         self.mean.copy_(values.mean(dim=0))
         self.std.copy_(values.std(dim=0).clamp_min(0.05))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., F]`, standardised."""
+        """The values `[..., F]`, standardised."""
         return ((x - self.mean) / self.std).clamp(-8.0, 8.0)
 
 
 class FrameEncoder(nn.Module):
-    """Ambient features along time to embeddings: a stack of dilated convolutions.
+    """Embeds ambient features along time by a stack of dilated convolutions.
 
-    It sees a bounded stretch around each step: what lies further ahead than `lookahead_seconds` cannot change an
-    embedding, so live input works with that much delay.
+    The receptive field is bounded: what lies further ahead than `lookahead_seconds` cannot change an embedding, so live
+    input works with that much delay.
 
     Args:
         config: sizes.
         out_dim: D, the decoder's width.
 
     Attributes:
-        lookahead_frames: how many steps it sees to either side.
+        lookahead_frames: the receptive field on either side, in steps.
 
     Raises:
         ConfigError: if the stack would look further ahead than it states.
@@ -194,7 +194,7 @@ class FrameEncoder(nn.Module):
         self.project = nn.Linear(config.dim, out_dim)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """`[B, S, D]` from `frames` `[B, S, n_features]`; `mask` `[B, S]` is false for padding."""
+        """Embeddings `[B, S, D]` of `frames` `[B, S, n_features]`; `mask` `[B, S]` is false for padding."""
         keep = mask[..., None].to(frames.dtype)
         x = self.embed(self.standardise(frames))
         for block in self.blocks:
@@ -204,7 +204,7 @@ class FrameEncoder(nn.Module):
 
 
 class ScalarEncoder(nn.Module):
-    """Scalars of a whole recording to global tokens.
+    """Embeds the scalars of a whole recording as global tokens.
 
     Args:
         config: sizes.
@@ -222,6 +222,6 @@ class ScalarEncoder(nn.Module):
         )
 
     def forward(self, scalars: Tensor) -> Tensor:
-        """`[B, G, D]` from `[B, n_scalars]`."""
+        """Global tokens `[B, G, D]` of scalars `[B, n_scalars]`."""
         tokens: Tensor = self.layers(self.standardise(scalars)).unflatten(1, (self.n_tokens, -1))
         return tokens

@@ -1,7 +1,6 @@
 """The bundled codec: tokens of compressed STFT magnitudes, fitted in closed form.
 
-Tokens say which magnitudes a sound has and nothing of its phase, which a token model would have to guess; the phase
-is rebuilt in the decoder:
+Tokens code magnitudes alone. A token model could hardly predict phases, so the decoder rebuilds them:
 
     samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
     codes -> vectors summed -> components inverted -> learned correction -> ** 2.5 -> magnitudes -> phase -> samples
@@ -30,7 +29,7 @@ from silent2music.phase import context_frames, rebuild, stft
 from silent2music.weights import as_stored
 
 SILENCE_CODE = 0
-"""Entry of the bundled codec's first codebook that is exact silence, whatever the other codebooks say."""
+"""Entry of the first codebook that is exact silence, whatever the other codes are."""
 
 DECODE_BLOCK = 250
 """Codec frames decoded at once, to bound memory."""
@@ -39,7 +38,7 @@ SEARCH_BLOCK = 1024
 """Codec frames quantised at once, to bound memory."""
 
 LIVE_ITERATIONS = 1
-"""Projections of the phase where sound must come soon: each needs 80 ms more of what follows."""
+"""Iterations of phase reconstruction for live sound: each adds 80 ms of lookahead."""
 
 _TOKEN_SETTINGS = (
     "sample_rate", "n_fft", "hop", "frames_per_code", "power", "n_components", "n_codebooks", "codebook_size",
@@ -49,12 +48,14 @@ _TOKEN_SETTINGS = (
 
 
 class BundledCodec(nn.Module):
-    """Principal components of compressed magnitudes, quantised residually; fitted by `training.codec.fit_codec`.
+    """The bundled codec: principal components of compressed magnitudes, coded by a residual vector quantiser.
+
+    `training.codec.fit_codec` fits it.
 
     The components are taken about zero, not about the mean, so that silence is the zero vector and a change
-    of level scales a vector. The first codebook says level and coarse shape; each of its entries has a scale,
-    and the other codebooks quantise what is left in that scale, so that a quiet frame is coded as finely as a
-    loud one and a wrong code can never be loud in it. Entry `SILENCE_CODE` is zero with scale zero.
+    of level scales a vector. The first codebook codes level and coarse shape. Each of its entries has a scale, and the
+    other codebooks quantise the residual divided by it, so that a quiet frame is coded as finely as a loud one and a
+    wrong code can never be loud in it. Entry `SILENCE_CODE` is zero with scale zero.
 
     Raises:
         ConfigError: if the hop does not divide the window.
@@ -63,7 +64,7 @@ class BundledCodec(nn.Module):
         components: `[P, F]`, orthonormal rows, `F = frames_per_code * (n_fft / 2 + 1)`.
         codebooks: `[K, V, P]`.
         scales: `[V]`, by the code of the first codebook.
-        decoder: learned correction of decoded magnitudes; None without layers.
+        decoder: learned correction of decoded magnitudes; None if `decoder_layers` is 0.
     """
 
     kind = "bundled"
@@ -92,13 +93,13 @@ class BundledCodec(nn.Module):
 
     @property
     def checksum(self) -> str:
-        """Of the transform, the components and the quantiser, as stored in 16 bits."""
+        """Hash of the transform's settings, the components and the quantiser, as stored in 16 bits."""
         values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
         tensors = {name: getattr(self, name) for name in ("components", "codebooks", "scales")}
         return digest({"kind": self.kind, **values}, tensors)
 
     def token_checksum(self, n_codebooks: int) -> str:
-        """`checksum`, whatever the number of codebooks: all are searched together, so that each code depends on all.
+        """The `checksum`, whatever the number: all codebooks are searched together, so each code depends on all of them.
 
         Raises:
             AudioError: if the codec has not so many codebooks.
@@ -108,12 +109,12 @@ class BundledCodec(nn.Module):
 
     @property
     def decoder_version(self) -> str:
-        """The learned correction, the phase method and its effort."""
+        """Identifies the learned correction, the phase method and its number of iterations."""
         learned = "" if self.decoder is None else digest({}, self.decoder.state_dict()) + "-"
         return f"{learned}phase-gradient-griffin-lim-{self.config.griffin_lim_iterations}"
 
     def codebook_vectors(self) -> Tensor:
-        """`[K, V, P]` float32: the first codebook as it is, the others relative to its scale."""
+        """The codebooks `[K, V, P]` float32; all but the first are relative to its scale."""
         return self.codebooks.float()
 
     # ---- from sound to codes ----
@@ -211,9 +212,9 @@ class BundledCodec(nn.Module):
             yield audio[:, None]
 
     def live(self) -> BundledCodec:
-        """The same codec, weights shared, that gives sound as early as it can.
+        """A copy with shared weights and minimal lookahead, for live sound.
 
-        The phase makes less effort, and the correction waits for nothing: the newest vector stands for those to come.
+        Phase reconstruction has fewer iterations, and the correction repeats the newest vector for those to come.
         """
         other = copy.copy(self)
         other.config = dataclasses.replace(self.config, griffin_lim_iterations=LIVE_ITERATIONS)
@@ -222,7 +223,7 @@ class BundledCodec(nn.Module):
 
     @property
     def lookahead_seconds(self) -> float:
-        """How far behind the codes `decode_stream` gives sound."""
+        """The delay of the sound that `decode_stream` gives after its codes."""
         config = self.config
         n_frames = context_frames(config.n_fft, config.hop, config.griffin_lim_iterations) + 1
         if self._waits and self.decoder is not None:
@@ -230,7 +231,7 @@ class BundledCodec(nn.Module):
         return n_frames * config.hop / config.sample_rate
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """What codes `[B, K, T]`, or those of the first codebooks alone, stand for, `[B, T, P]`."""
+        """The quantised vectors `[B, T, P]` of codes `[B, K, T]`, or of those of the first codebooks alone."""
         first = self.codebooks[0][codes[:, 0]]
         rest = torch.zeros_like(first)
         for k in range(1, codes.shape[1]):
@@ -250,7 +251,7 @@ class BundledCodec(nn.Module):
         return cast(Tensor, self.decoder(vectors, features, n_codebooks or self.n_codebooks))
 
     def magnitudes(self, vectors: Tensor, n_codebooks: int = 0) -> Tensor:
-        """Magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]`, of what `compressed` takes."""
+        """Magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of quantised vectors; arguments as for `compressed`."""
         return self._expanded(self.compressed(vectors, n_codebooks))
 
     def _expanded(self, features: Tensor) -> Tensor:
@@ -261,8 +262,8 @@ class BundledCodec(nn.Module):
     def _corrected_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Compressed magnitudes `[B, n, F]` of blocks of codes, each frame as soon as its correction can be made.
 
-        The correction sees frames before and after. Those before are kept from block to block; those after are
-        waited for, or live the newest stands for them.
+        The correction depends on frames before and after. Those before are kept from block to block; those after are
+        waited for or, live, the newest one is repeated.
         """
         behind, ahead = (0, 0) if self.decoder is None else (self.decoder.behind, self.decoder.ahead)
         n_awaited = ahead if self._waits else 0
@@ -282,7 +283,7 @@ class BundledCodec(nn.Module):
             yield self.compressed(known, n_codebooks)[:, n_given:]
 
     def _checked(self, codes: Tensor, n_codebooks: int) -> Tensor:
-        """The codes, if they can be this codec's and are of as many codebooks as those before (0: none before)."""
+        """The codes, after checking their range and that blocks have equally many codebooks (0: first block)."""
         if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.n_codebooks or codes.shape[2] < 1:
             raise AudioError(
                 f"The codec got codes of shape {tuple(codes.shape)}; expected [B, 1 to {self.n_codebooks}, T]."

@@ -1,4 +1,4 @@
-"""Sound as tokens and back: the `Codec` protocol, the codecs behind it, and their folders.
+"""Codecs: the `Codec` protocol, its implementations, and codec folders.
 
 `encodec` and `transformers` are imported only when a codec that needs them is used.
 """
@@ -28,7 +28,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Codec(Protocol):
-    """Sound as tokens and back, all of it deterministic.
+    """Encodes sound to tokens and decodes tokens to sound, deterministically.
 
     Attributes:
         sample_rate: of the sound taken and given, in Hz.
@@ -46,16 +46,16 @@ class Codec(Protocol):
 
     @property
     def checksum(self) -> str:
-        """Identifies all that decides which tokens a sound gets; the decoder may change without it."""
+        """Hash of everything that decides which tokens a sound gets; a change of the decoder leaves it as it is."""
         ...
 
     def token_checksum(self, n_codebooks: int) -> str:
-        """As `checksum`, for those who use the codes of the first `n_codebooks` only."""
+        """Hash of everything that decides the codes of the first `n_codebooks`."""
         ...
 
     @property
     def decoder_version(self) -> str:
-        """Identifies how tokens are turned into sound."""
+        """Identifies the decoder, which may improve while tokens stay the same."""
         ...
 
     def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
@@ -70,7 +70,7 @@ class Codec(Protocol):
         ...
 
     def codebook_vectors(self) -> Tensor:
-        """`[K, V, D]` float32: what each code stands for, for the embeddings of a token model."""
+        """The vector of each code, `[K, V, D]` float32, on which a token model builds its embeddings."""
         ...
 
 
@@ -116,7 +116,7 @@ class SeanetCodec(nn.Module):
 
     @property
     def checksum(self) -> str:
-        """Of the encoder and the codebooks."""
+        """Hash of the encoder and the codebooks."""
         return self.token_checksum(self.n_codebooks)
 
     def token_checksum(self, n_codebooks: int) -> str:
@@ -180,7 +180,7 @@ class EncodecCodec(nn.Module):
 
     @property
     def checksum(self) -> str:
-        """Of the encoder and the codebooks used."""
+        """Hash of the encoder and the codebooks used."""
         return self.token_checksum(self.n_codebooks)
 
     def token_checksum(self, n_codebooks: int) -> str:
@@ -320,16 +320,16 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 FIRST_BLOCKS = (12, 13, 25, 50, 100)
-"""Codec frames decoded at once at the start of a stream: sound comes soon, and then with less and less waste."""
+"""Codec frames decoded at once at the start of a stream: small blocks give early sound, large ones cost less."""
 
 
 def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> Iterator[Tensor]:
-    """Samples `[B, C, n]` of codes that come frame by frame, each `[B, K, 1]`.
+    """Decode codes that come frame by frame, each `[B, K, 1]`, to samples `[B, C, n]` as soon as possible.
 
     Args:
-        codec: a codec without a stream of its own decodes all at the end.
+        codec: only the bundled codec can stream; another one decodes everything at the end.
         codes: of one frame after another.
-        live: give sound as early as possible, after each frame, by a phase of less effort.
+        live: give sound after each frame, with fewer iterations of phase reconstruction.
     """
     if not isinstance(codec, BundledCodec):
         every = list(codes)
@@ -343,7 +343,7 @@ def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> 
 
 
 def _blocks(codes: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Frames joined to blocks, small ones first."""
+    """Frames joined to blocks, the first ones small, so that sound comes soon."""
     for size in itertools.chain(FIRST_BLOCKS, itertools.repeat(DECODE_BLOCK)):
         block = list(itertools.islice(codes, size))
         if not block:

@@ -1,4 +1,4 @@
-"""Every setting and its default, once.
+"""All settings and their defaults.
 
 A checkpoint holds the resolved settings; a recipe (TOML) states only what differs; `--set decoder.dim=512`
 overrides one value. Unknown keys and wrong types are errors that name the key. Derived quantities are
@@ -74,7 +74,7 @@ class SeanetConfig:
 
 @dataclass(frozen=True)
 class AmbientConfig:
-    """What the ambient encoder hears and how large it is."""
+    """The room's features and the size of the network that embeds them."""
 
     sample_rate: int = 24_000
     frame_rate: float = 25.0
@@ -110,14 +110,14 @@ class DecoderConfig:
 
 
 ROOM_CONTROLS = ("room_frames", "room_scalars")
-"""What a model hears of the recording; of the others in `signals.CONTROLS` it has those that its config names."""
+"""The controls that are measured from the recording; a model has others only if its config names them."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A whole model, as stored in its `config.json`.
 
-    `controls` are names in `signals.CONTROLS`; `guidance` is the strength of the room where none is given.
+    `controls` are names in `signals.CONTROLS`; `guidance` is the default strength of classifier-free guidance.
     """
 
     name: str = "base"
@@ -140,8 +140,8 @@ PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 class SamplingConfig:
     """How tokens are drawn; passed with every call.
 
-    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
-    where the weights have limits for it.
+    A `guidance` of None is the model's default. `constraints` are names in `sampling.CONSTRAINTS`; one applies where the
+    weights have limits for it.
     """
 
     temperature: float = 1.0
@@ -171,12 +171,12 @@ class TrainingConfig:
     `mixed_precision` is `no`, `bf16`, or `auto`: bf16 on hardware that multiplies in it, where it about doubles
     the speed, and not elsewhere, where emulation makes it tens of times slower.
 
-    With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
-    draws for the same rooms; `selfplay_beta`, per nat, says how soon a piece that has become likelier than its
-    counterpart is left alone.
+    With a `selfplay_weight` above 0, a loss makes the real music of each step likelier relative to what the model that
+    the run starts from draws for the same rooms; `selfplay_beta`, per nat, says how soon the loss of a pair saturates
+    once the real piece has become likelier.
 
-    `control_dropout` says which share of the rows loses a control, or all controls of a group, where it differs from
-    what `signals.CONTROLS` and `signals.GROUP_DROPOUT` say.
+    `control_dropout` gives the conditioning dropout of a control or of a group, as a share of the rows, where it differs
+    from `signals.CONTROLS` and `signals.GROUP_DROPOUT`.
     """
 
     batch_size: int = 16
@@ -203,11 +203,12 @@ class TrainingConfig:
 class CodecTrainingConfig:
     """The codec's training loop; the closed form comes before it.
 
-    Of the bundled codec (`kind`) the decoder's correction is trained, on `cached_minutes` of music that are coded once,
-    and tokens stay as they are, so that a token model goes on to fit; of `seanet` everything. `objective` is `sound`, or
-    `magnitudes` of the bundled codec alone: many more steps in the same time, since no phase is rebuilt. The weights
-    are of `distances.sound_distances`; `roughness_weight` is of sound alone. An `adversarial_weight` above 0 adds
-    EnCodec's discriminator: then it and `feature_weight` are shares of the gradient, beside 1 for all distances.
+    Of the `kind` `bundled` only the decoder's correction is trained, on `cached_minutes` of music that are encoded once.
+    Tokens stay as they are, so that a model trained on them still fits. Of `seanet` everything is trained. The
+    `objective` is `sound`, or for the bundled codec `magnitudes`, with many more steps in the same time since no phase
+    is rebuilt. The weights belong to `distances.sound_distances`; `roughness_weight` applies to sound alone. An
+    `adversarial_weight` above 0 adds EnCodec's discriminator: it and `feature_weight` are then shares of the gradient,
+    beside 1 for all distances.
     """
 
     kind: str = "bundled"
@@ -284,7 +285,7 @@ class HarvestConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How much a whole run of a recipe makes, and what it starts from.
+    """Sizes and starting points of a whole run of a recipe.
 
     `codec` and `start` name folders of a codec and a model that are there already; by default the codec is fitted
     to `codec_hours` of the pairs' music and the model starts from fresh weights. `n_codebooks` of the codec, the
@@ -379,7 +380,7 @@ class AmbienceConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """Everything a recipe may state; `controls` are those of the model."""
+    """All sections of a recipe; `controls` are those of the model."""
 
     controls: tuple[str, ...] = ROOM_CONTROLS
     run: RunConfig = field(default_factory=RunConfig)
@@ -518,7 +519,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
 
 
 def shipped(kind: str, name: str) -> Path | None:
-    """Where a model (`checkpoints`) or a recipe (`recipes`) that ships lies, None if it does not.
+    """The folder of a model (`checkpoints`) or recipe (`recipes`) that ships, or None.
 
     Inside an installed package, or at the root of a checkout.
     """

@@ -1,4 +1,4 @@
-"""The bundled codec's learned correction of what its closed form decodes; nothing at first, so that it only helps."""
+"""A network that corrects the magnitudes that the bundled codec decodes; it starts as the identity."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ N_BLEND_BANDS = 40
 
 
 class SpectrumCorrection(nn.Module):
-    """A small network that improves decoded magnitudes in the light of the vectors around them.
+    """Corrects decoded magnitudes, given the quantised vectors of the frames around them.
 
-    First the magnitudes of the frames around are mixed into each frame, by weights for each band: the errors of
-    successive codes are not alike, so that where a partial is steady their mean is nearer to it and wavers less. Then
-    every bin gets a gain and an added noise floor, in units of its vector's length: what the quantiser leaves out (weak
-    partials, breath, the steepness of an attack) is guessed from what it tells, and averages that it makes too small
-    are raised. ConvNeXt blocks (Liu et al., 2022), normalised before they mix, give weights, gains and noise.
+    First the magnitudes of neighbouring frames are mixed into each frame, with weights for each band: the errors of
+    successive codes differ, so that where a partial is steady their mean is nearer to it and fluctuates less. Then
+    every bin gets a gain and an added noise floor, in units of its vector's length: they restore what the quantiser
+    leaves out (weak partials, breath, the steepness of an attack) and raise magnitudes that averaging made too small.
+    ConvNeXt blocks (Liu et al., 2022) with pre-normalisation compute weights, gains and noise.
 
     Args:
         config: of the codec; `decoder_layers` blocks of width `correction_dim`.
@@ -69,16 +69,16 @@ class SpectrumCorrection(nn.Module):
 
     @property
     def behind(self) -> int:
-        """Frames before a frame that its correction depends on."""
+        """Number of frames before a frame that its correction depends on."""
         return max(ENTER_REACH + BLOCK_BEHIND * len(self.mix), BLEND_BEHIND)
 
     @property
     def ahead(self) -> int:
-        """Frames after a frame that its correction depends on."""
+        """Number of frames after a frame that its correction depends on."""
         return max(ENTER_REACH + BLOCK_AHEAD * len(self.mix), BLEND_AHEAD)
 
     def forward(self, vectors: Tensor, features: Tensor, n_codebooks: int) -> Tensor:
-        """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and what they say alone.
+        """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and their uncorrected features.
 
         Args:
             vectors: quantised.
@@ -102,7 +102,7 @@ class SpectrumCorrection(nn.Module):
         return magnitudes
 
     def _blended(self, features: Tensor, hidden: Tensor) -> Tensor:
-        """Each frame of `[B, T, F]` and, by weights from hidden states `[B, T, dim]`, those around it."""
+        """Weighted sums of each frame of `[B, T, F]` and its neighbours, by weights from hidden states `[B, T, dim]`."""
         n_rows, n_frames, _ = features.shape
         frames = features.reshape(n_rows, n_frames, self.frames_per_code, -1)
         around = functional.pad(frames, (0, 0, 0, 0, BLEND_BEHIND, BLEND_AHEAD))
@@ -114,7 +114,7 @@ class SpectrumCorrection(nn.Module):
 
 
 def _hats(n_bands: int, n_bins: int) -> Tensor:
-    """`[n_bands, n_bins]`: linear interpolation between bands, narrow ones at the bottom as the ear has them."""
+    """`[n_bands, n_bins]`: linear interpolation between bands that widen with frequency as those of hearing do."""
     # The mel scale's bend at 700 Hz, for the bins of 24 kHz.
     scale = torch.log1p(torch.arange(n_bins) * (12_000 / 700 / (n_bins - 1)))
     place = scale / scale[-1] * (n_bands - 1)

@@ -13,23 +13,23 @@ from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
 CELL_QUANTILE = 0.9
-"""Share of the frames of encoded music whose later codes lead no farther from the first than is allowed to drawn ones."""
+"""Quantile of encoded frames that sets the limit of `sampling.Cells`."""
 
 REST_SHARES = (0.01, 0.03, 0.1, 0.3)
-"""Shares of the frames of encoded music that count as quiet, each in its own way, for how long it stays so."""
+"""Shares of the frames of encoded music that count as quiet; each has its own limit on how long a silence lasts."""
 
 REST_QUANTILE = 0.97
-"""Share of the quiet stretches of encoded music that are no longer than drawn ones may become."""
+"""Quantile of the silences of encoded music that sets the limits of `sampling.Rests`."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What steers the decoder, embedded.
+    """Embedded signals, as the decoder takes them.
 
     Attributes:
         frames: `[B, S, D]`, added to the column of each codec frame.
         mask: `[B, S]` bool, false where a row is padding.
-        tokens: `[B, G, D]`, global embeddings that every column may attend to.
+        tokens: `[B, G, D]`, global tokens that every column may attend to.
     """
 
     frames: Tensor
@@ -37,17 +37,17 @@ class Conditioning:
     tokens: Tensor
 
     def slice(self, begin: int, end: int) -> Conditioning:
-        """Frames `begin` to before `end`."""
+        """The conditioning of frames `begin` to before `end`."""
         return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens)
 
     def expand(self, n_rows: int) -> Conditioning:
-        """A single row as that of each of `n_rows` rows."""
+        """A single row repeated for `n_rows` rows, without copying."""
         frames, tokens = self.frames.expand(n_rows, -1, -1), self.tokens.expand(n_rows, -1, -1)
         return Conditioning(frames, self.mask.expand(n_rows, -1), tokens)
 
 
 class DelayPattern:
-    """Codebook k is written k columns later, so that each column holds one token of every codebook.
+    """The delay pattern of MusicGen: codebook k is delayed by k columns, so each column has one token of every codebook.
 
     ```
     codes  k=0  a0 a1 a2          grid  k=0  a0 a1 a2 --
@@ -116,10 +116,10 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, n_tokens: int, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`x` `[B, G + T, D]`; returns the same, and keys and values `[B, H, G + T, head_dim]`, as a ring wants them.
+        """From `x` `[B, G + T, D]` to the same shape, with keys and values `[B, H, G + T, head_dim]` for the cache.
 
-        Global tokens have no place in time: their keys keep the content dimensions alone, so that how much a
-        frame listens to them cannot depend on how far the piece has come.
+        Global tokens have no position: the rotary dimensions of their keys are zero, so that attention to them cannot
+        depend on the position in the piece.
         """
         shape = (self.n_heads, self.head_dim)
         qkv = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
@@ -138,8 +138,8 @@ class Decoder(nn.Module):
 
     Sliding-window attention with rotary positions, global conditioning as a prefix, time-aligned conditioning
     added to each column. Token embeddings and output logits are built on the codebooks' own vectors: in, a
-    learned matrix times the vector plus a table that starts at zero; out, a projection compared with the
-    vectors plus a head that starts at zero. What the codec knows of its tokens need not be learned again.
+    learned matrix times the vector plus a table that starts at zero; out, the product of a projection with the
+    vectors plus a head that starts at zero. So the model need not learn which codes are alike.
 
     Args:
         config: sizes.
@@ -196,16 +196,16 @@ class Decoder(nn.Module):
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
 
     def refinements(self) -> Tensor:
-        """What each code adds to the first of its frame, as the codec has it, `[K, V + 1, codebook_dim]`.
+        """The codec vector that each code after the first adds to its frame, `[K, V + 1, codebook_dim]`.
 
-        The first itself and filler add nothing.
+        Zero for the first codebook and for filler.
         """
         table = functional.pad(self.vectors * self.vector_rms, (0, 0, 0, 1))
         table[0] = 0.0
         return table
 
     def set_cell_radii(self, codes: Tensor) -> None:
-        """Measure how far the codes of a frame lead away from its first, for `sampling.Cells`.
+        """Set the limits of `sampling.Cells`: how far the later codes of encoded frames move a frame from its first code.
 
         Args:
             codes: `[K, n]` of encoded music, a few thousand frames.
@@ -217,12 +217,12 @@ class Decoder(nn.Module):
         self.cell_radii[1:] = reach.sort(dim=1).values[:, rank]
 
     def first_loudness(self) -> Tensor:
-        """Length of each vector of the first codebook, `[V]`: how loud a frame is that it begins."""
+        """Norm of each vector of the first codebook, `[V]`, which tells how loud a frame is that begins with it."""
         loudness: Tensor = (self.vectors[0] * self.vector_rms[0]).norm(dim=-1)
         return loudness
 
     def set_rests(self, pieces: Sequence[Tensor]) -> None:
-        """Measure how long music stays quiet, for `sampling.Rests`.
+        """Set the limits of `sampling.Rests`: how long encoded music stays quiet.
 
         Args:
             pieces: codes `[K, T]` of encoded music.
@@ -241,11 +241,11 @@ class Decoder(nn.Module):
             self.rest_limits[i] = runs[int(REST_QUANTILE * (len(runs) - 1))].float()
 
     def embedding_tables(self) -> Tensor:
-        """`[K, V + 1, D]`; the last row is the filler's."""
+        """Token embeddings `[K, V + 1, D]`; the last row is the filler's."""
         return self.embed_table + functional.pad(torch.bmm(self.vectors, self.embed_in), (0, 0, 0, 1))
 
     def output_tables(self) -> Tensor:
-        """`[K, V, D]`, whose product with a hidden state is the logits before the bias."""
+        """Output embeddings `[K, V, D]`: their product with a hidden state is the logits before the bias."""
         return self.head + torch.bmm(self.vectors, self.project_out.transpose(1, 2))
 
     def _embed(self, columns: Tensor, tables: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ class Decoder(nn.Module):
         return self._logits(x[:, n_tokens:], self.output_tables())
 
     def _mask(self, n_tokens: int, n_columns: int, device: torch.device) -> Tensor:
-        """Bool `[G + T', G + T']`: tokens see tokens; columns see tokens and the last `attention_window` columns."""
+        """Attention mask `[G + T', G + T']`: tokens see tokens; columns see tokens and `attention_window` columns."""
         column = torch.arange(n_columns, device=device)
         distance = column[:, None] - column[None, :]
         mask = torch.zeros(n_tokens + n_columns, n_tokens + n_columns, dtype=torch.bool, device=device)
@@ -294,7 +294,7 @@ class Decoder(nn.Module):
         return mask
 
     def prefix(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[L, B, H, G, head_dim]` of global tokens `[B, G, D]`, which see one another alone."""
+        """Keys and values `[L, B, H, G, head_dim]` of global tokens `[B, G, D]`, which attend to one another alone."""
         n_tokens = tokens.shape[1]
         mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
         nowhere = torch.arange(0, device=tokens.device)
@@ -307,13 +307,13 @@ class Decoder(nn.Module):
 
 
 def _runs(marked: Tensor) -> Tensor:
-    """Lengths of the runs of marked places of `[n]`."""
+    """Lengths of the runs of true values in `[n]`."""
     edges = functional.pad(marked.int(), (1, 1)).diff()
     return (edges < 0).nonzero()[:, 0] - (edges > 0).nonzero()[:, 0]
 
 
 def hold_last(frames: Tensor, n_columns: int) -> Tensor:
-    """`[B, S, D]` cut or continued with its last step to `[B, n_columns, D]`."""
+    """Frames `[B, S, D]` cut to `[B, n_columns, D]`, or continued to it by repeating the last."""
     n_steps = frames.shape[1]
     if n_steps >= n_columns:
         return frames[:, :n_columns]

@@ -1,4 +1,4 @@
-"""How far two sounds are from each other in what is heard of them: their short-time magnitudes."""
+"""Differentiable distances between sounds, on short-time magnitudes, for training and comparing codecs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _mel_bands(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
 
 
 def spectrum(audio: Tensor, n_fft: int) -> Tensor:
-    """Magnitudes `[B, n_fft / 2 + 1, L]` of samples `[B, N]`, a sine of amplitude 1 having 1 at its bin."""
+    """STFT magnitudes `[B, n_fft / 2 + 1, L]` of samples `[B, N]`; a sine of amplitude 1 has magnitude 1 at its bin."""
     window: Tensor = torch.hann_window(n_fft, device=audio.device)
     result = torch.stft(audio, n_fft, n_fft // 4, window=window, pad_mode="constant", return_complex=True)
     # The root of the sum of squares has a gradient at zero, which the absolute value has not.
@@ -67,7 +67,7 @@ def _spectra(audio: Tensor) -> dict[int, Tensor]:
 def _log_mel_errors(
     reference: dict[int, Tensor], estimate: dict[int, Tensor], sample_rate: int
 ) -> list[Tensor]:
-    """What `log_mel_distance` is the mean of: the estimate's level less the reference's, `[B, n_mels, L]` per scale."""
+    """Natural log-mel magnitudes of the estimate minus those of the reference, `[B, n_mels, L]` for each scale."""
     errors = []
     for n_fft, n_mels in MEL_SCALES:
         filters = _mel_bands(n_fft, n_mels, sample_rate).to(reference[n_fft].device)
@@ -79,16 +79,16 @@ def _log_mel_errors(
 def sound_distances(
     reference: Tensor, estimate: Tensor, sample_rate: int, names: Sequence[str] = SOUND_DISTANCES
 ) -> dict[str, Tensor]:
-    """How far a sound is from another, each a mean over all sounds.
+    """Several distances between sounds, by name, each a mean over the batch.
 
     Args:
         reference, estimate: samples `[B, N]`.
         sample_rate: in Hz.
-        names: of those that are wanted.
+        names: which distances to compute.
 
     Returns:
-        `mel`, that of `log_mel_distance`; `slope`, the mean absolute step of its errors from frame to frame at each
-        scale, in which attacks and roughness are; `stft`, the mean absolute difference of magnitudes to the power 0.4
+        `mel`, that of `log_mel_distance`; `slope`, the mean absolute change of its errors from frame to frame at each
+        scale, which attacks and roughness determine; `stft`, the mean absolute difference of magnitudes to the power 0.4
         over `STFT_SCALES`; `level`, that of `level_distance`; `roughness`, that of `added_roughness`.
     """
     wanted, got = _spectra(reference), _spectra(estimate)
@@ -106,11 +106,11 @@ def sound_distances(
 
 
 def added_roughness(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
-    """By how much more than the reference a sound wavers fast, relative to its level.
+    """How much more fast amplitude modulation (15 Hz and above) a sound has than the reference, relative to its level.
 
-    The envelopes of bands about 190 Hz wide waver at 15 Hz and more where partials beat, in attacks, and where the
-    magnitudes or phases of held notes are wrong from frame to frame, which sounds rough. How much is compared, not when;
-    wavering that is missing is what other distances see.
+    The envelopes of bands about 190 Hz wide are modulated this fast where partials beat, in attacks, and where errors of
+    magnitude or phase change from frame to frame, which makes held notes rough. The amount is compared, not the moment;
+    modulation that is missing costs nothing here, since other distances measure it.
 
     Args:
         reference, estimate: samples `[B, N]`.
@@ -148,17 +148,17 @@ def _running_mean(rows: Tensor, length: float) -> Tensor:
 
 
 def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
-    """Mean absolute difference of natural log levels over a whole stretch, of all of it and of its mel bands.
+    """Mean absolute difference of natural log levels over a whole crop, of the full band and of mel bands.
 
-    A mean absolute difference of logarithms frame by frame is smallest at medians, which have less energy than what
-    varies about them has, so that what is best by it is too quiet. The energy over a stretch has next to no such bias.
+    The mean absolute difference of logarithms frame by frame is smallest at medians. These have less energy than values
+    that vary about them, so minimising it alone gives sound that is too quiet. Energy over a crop has hardly such a bias.
 
     Args:
         reference, estimate: magnitudes `[B, L, n_fft / 2 + 1]`.
         sample_rate: in Hz.
 
     Returns:
-        `[B]`, half by the energy of everything and half by that in each of 32 bands, floored at `MEL_FLOOR`.
+        `[B]`, half by the energy of the full band and half by that of each of 32 bands, floored at `MEL_FLOOR`.
     """
     n_bins = reference.shape[-1]
     bands = _mel_bands(2 * (n_bins - 1), 32, sample_rate).to(reference.device)
@@ -173,7 +173,7 @@ def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Ten
 def magnitude_distances(
     reference: Tensor, estimate: Tensor, power: float, sample_rate: int
 ) -> dict[str, Tensor]:
-    """How far compressed magnitudes of one window are from others, without a sound in between.
+    """The distances of `sound_distances`, but of compressed magnitudes of one window, without decoding to sound.
 
     Args:
         reference, estimate: `[B, L, n_fft / 2 + 1]`, magnitudes to the power given, 0 or more.
@@ -182,8 +182,8 @@ def magnitude_distances(
 
     Returns:
         `mel`, the mean absolute difference of natural log-mel magnitudes at two resolutions, floored at
-        `MEL_FLOOR`; `slope`, that of their steps from frame to frame, in which attacks and roughness are; `stft`,
-        that of the compressed magnitudes over their mean; `level`, that of `level_distance`.
+        `MEL_FLOOR`; `slope`, that of their changes from frame to frame; `stft`, that of the compressed magnitudes
+        over their mean; `level`, that of `level_distance`.
     """
     n_fft = 2 * (reference.shape[-1] - 1)
     # A power above 1 has no slope at zero, from which nothing could be learned.

@@ -22,7 +22,7 @@ _NO_LOCKS = {
 """What file systems without locks answer, by platform."""
 
 _without_lock: set[Path] = set()
-"""Folders of which it was said already that they cannot be locked."""
+"""Folders for which the warning about missing locks was given already."""
 
 
 @contextmanager

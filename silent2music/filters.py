@@ -1,4 +1,4 @@
-"""The few filters that every piece of music needs, by numpy alone.
+"""High-pass, K-weighting, oversampling and mel filters, in NumPy alone.
 
 Importing `scipy.signal`, which has them all, takes longer than everything that they do for a ten-second room.
 """
@@ -22,7 +22,7 @@ SPAN = 64
 """Samples that a recursive filter computes by one matrix product."""
 
 BLOCK = SPAN**2
-"""Products of this size BLAS computes by itself: its threads, once awake, keep another core busy for nothing."""
+"""Products up to this size run on one BLAS thread; further threads, once awake, keep a core busy for nothing."""
 
 OVERSAMPLING = 4
 REACH = 10

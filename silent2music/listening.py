@@ -1,10 +1,9 @@
-"""A room as a stream of signals: what is heard piece by piece, at constant memory.
+"""Turns a recording, or live sound, into a stream of signals at constant memory.
 
 A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
-windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
-nothing jumps where two windows meet; what is said of the whole recording is joined from the same windows. Live,
-what was heard last is measured again and again, and what the embedders would like to know of the future is what they
-hear now.
+windows of a minute whose features and scalars are crossfaded, so that an hour needs no more memory than a minute and
+nothing jumps where two windows meet; the profile of the whole recording is joined from those of the windows. Live, the
+last seconds are measured again and again, and the newest signals are repeated where embedders look ahead.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ FADE_STEPS = 25
 """Steps of a crossfade that share their scalars."""
 
 LIVE_SECONDS = 8.0
-"""How much of what was heard last live input is measured on."""
+"""Seconds of the latest live input that are measured."""
 
 REFRESH_SECONDS = 0.2
-"""How often live input is measured anew; levels and spectra are always up to date."""
+"""Seconds after which live input is measured again; levels and spectra are always up to date."""
 
 
 def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
-    """Samples `[begin, end)`, in memory, of a room that goes on in a loop with equal-power crossfades if too short."""
+    """Samples `[begin, end)` of a room, in memory; past its end it is looped with equal-power crossfades."""
     if end <= room.n_samples:
         return Waveform(room.slice(begin, end), room.sample_rate, recorded_channels=room.recorded_channels)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
@@ -58,7 +57,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
 
 
 def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
-    """Samples `[begin, end)` of the first `lap` samples of a room again and again, in stretches."""
+    """Samples `[begin, end)` of the first `lap` samples of a room, repeated, in consecutive blocks."""
     while begin < end:
         place = begin % lap
         n_samples = min(end - begin, lap - place)
@@ -67,23 +66,23 @@ def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray
 
 
 def repeated(room: Recorded, seconds: float) -> Waveform:
-    """A room at least `seconds` long, in memory: itself, or itself in a loop."""
+    """A room in memory, looped if it is shorter than `seconds`."""
     if room.seconds >= seconds - 1e-9:
         return room.whole()
     return span(room, 0, int(np.ceil(seconds * room.sample_rate)))
 
 
 def n_steps_of(seconds: float, config: AmbientConfig) -> int:
-    """Steps that cover a duration."""
+    """The number of steps that cover a duration."""
     return int(np.ceil(seconds * config.frame_rate - 1e-6))
 
 
 class Measured:
-    """A room and the profiles of its windows, each measured once: for the music and for what is said of the room.
+    """A room and the profiles of its windows, each measured once, for the music and for the record.
 
     Args:
         room: the recording.
-        config: its frame rate counts: windows begin with a step.
+        config: gives the frame rate; windows begin at a step.
     """
 
     def __init__(self, room: Recorded, config: AmbientConfig) -> None:
@@ -111,7 +110,7 @@ class Measured:
         return part, profile
 
     def profile(self) -> AcousticProfile:
-        """Of the whole room; windows that were not asked for so far are measured now."""
+        """The profile of the whole room; windows that were not measured so far are measured now."""
         room = self._room
         windows = [(begin, end) for _, begin, end in self.windows(room.seconds)]
         return joined(
@@ -120,14 +119,14 @@ class Measured:
 
 
 def _window_steps(config: AmbientConfig) -> tuple[int, int]:
-    """Steps of a window, and of what it shares with the next."""
+    """Lengths, in steps, of a window and of its overlap with the next."""
     return round(WINDOW_SECONDS * config.frame_rate), round(OVERLAP_SECONDS * config.frame_rate)
 
 
 def listen_whole(
     room: Recorded, seconds: float, config: ModelConfig, known: Mapping[str, Any] | None = None
 ) -> Signals:
-    """Signals for `seconds` of music, one row: of the room's first stretch, or of the room repeated, measured whole.
+    """Signals for `seconds` of music, one row, from the room (cut, or looped if too short) measured as a whole.
 
     Args:
         room: the recording.
@@ -152,7 +151,7 @@ def listen(
 
     Args:
         room, seconds, config, known: as for `listen_whole`.
-        measured: takes the room's profiles from there, and leaves them there.
+        measured: cache of the room's profiles.
     """
     return _signals(_windowed(room, seconds, config.ambient, measured), config, known)
 
@@ -160,9 +159,9 @@ def listen(
 def listen_live(
     chunks: Iterable[Waveform], config: ModelConfig, known: Mapping[str, Any] | None = None
 ) -> Iterator[Signals]:
-    """Signals of each codec frame of live input as soon as it was heard.
+    """Signals of live input, codec frame by codec frame, without waiting.
 
-    What stands for the whole recording offline (scalars, median spectrum, pulse, reverberation) is measured on
+    What is measured of the whole recording offline (scalars, median spectrum, pulse, reverberation) is here measured of
     the last `LIVE_SECONDS`, every `REFRESH_SECONDS`.
 
     Args:
@@ -178,7 +177,7 @@ def listen_live(
 def _signals(
     pieces: Iterable[AmbientFeatures], config: ModelConfig, known: Mapping[str, Any] | None
 ) -> Iterator[Signals]:
-    """Features of successive pieces of a room as signals, beside those that the user's options give."""
+    """Signals of successive pieces of a room, from its features and the user's options."""
     begin = 0
     for features in pieces:
         end = begin + len(features.frames)
@@ -218,7 +217,7 @@ def _pieces(frames: FloatArray, scalars: FloatArray) -> Iterator[AmbientFeatures
 
 
 def _crossfade(before: AmbientFeatures, after: AmbientFeatures, n_most: int) -> Iterator[AmbientFeatures]:
-    """From one window's account of the same steps to the next one's."""
+    """Crossfade between the features that two windows have for the same steps."""
     n_steps = len(before.frames)
     share = ((np.arange(n_steps) + 0.5) / n_steps).astype(np.float32)[:, None]
     frames = before.frames * (1 - share) + after.frames * share
@@ -229,7 +228,7 @@ def _crossfade(before: AmbientFeatures, after: AmbientFeatures, n_most: int) -> 
 
 
 def _heard_live(chunks: Iterable[Waveform], config: AmbientConfig) -> Iterator[AmbientFeatures]:
-    """Features of what was heard since the last piece."""
+    """Features of live input since the last piece."""
     step = config.sample_rate / config.frame_rate
     heard = np.zeros(0, np.float32)  # from `origin` steps on
     origin = n_done = 0
@@ -269,12 +268,12 @@ def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatAr
 
 
 class Steering:
-    """Embeds a stream of signals, one row, piece by piece as soon as no later signal can change the embeddings.
+    """Embeds a stream of signals (one row), giving each frame's conditioning once no later signal can change it.
 
     Args:
-        embed: from signals to conditioning under them and under none of the room.
+        embed: from signals to the conditioning and its null, without the room.
         lookahead_frames: how far an embedding depends on signals to either side, in codec frames.
-        live: do not wait for what lies ahead: the newest signals are held in its place.
+        live: do not wait for the lookahead; the newest signals are repeated in its place.
     """
 
     def __init__(
@@ -288,9 +287,9 @@ class Steering:
         self._n_before = 0
 
     def push(self, piece: Signals) -> tuple[Conditioning, Conditioning] | None:
-        """The signals of the next frames; gives the conditioning of those that are final now, if there are any.
+        """Take the next frames' signals; gives conditioning and null of the frames that are final now, if any.
 
-        `frames [1, n, D]` are as on the whole sequence, but for rounding; `tokens` are of the newest signals.
+        `frames [1, n, D]` equal those of the whole sequence but for rounding; `tokens` are those of the newest signals.
         """
         self._known = known = piece if self._known is None else self._known.then(piece)
         n_ready = known.n_frames - (0 if self._live else self._context)
@@ -302,7 +301,7 @@ class Steering:
         return ready
 
     def flush(self) -> tuple[Conditioning, Conditioning] | None:
-        """No signals follow: gives the conditioning of the frames that are left, if there are any."""
+        """End the stream; gives conditioning and null of the remaining frames, if any."""
         known = self._known
         if known is None or known.n_frames <= self._n_before:
             return None

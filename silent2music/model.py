@@ -1,4 +1,4 @@
-"""The whole model: a room in, music out. This file is the data path.
+"""The whole model, and the data path from a recording of a room to music.
 
 ```
 room -> signals -> embeddings -> columns -> codes -> sound
@@ -55,17 +55,17 @@ Sound = Recorded | Path | str | FloatArray
 
 @dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
-    """Music, and the codes that it was made of.
+    """Generated music, with the codes that it was decoded from.
 
     Attributes:
-        codes: `[K, T]` int64, of the codebooks that the model writes.
+        codes: `[K, T]` int64, one row for each codebook that the model writes.
     """
 
     codes: IntArray
 
 
 class Silent2Music(nn.Module):
-    """Embedder of signals, autoregressive decoder and codec.
+    """A model: the embedder of signals, the autoregressive decoder, and the codec.
 
     Example:
         ```python
@@ -75,10 +75,10 @@ class Silent2Music(nn.Module):
 
     Args:
         config: sizes and names.
-        codec: turns tokens into sound; frozen here.
+        codec: turns tokens into sound; it is not trained here.
 
     Attributes:
-        precision: of the products that generate; the device's best if None.
+        precision: of matrix products in generation; the device's best if None.
 
     Raises:
         CheckpointError: if the codec is another one than the config was written for.
@@ -116,14 +116,14 @@ class Silent2Music(nn.Module):
         progress: Progress | None = None,
         **controls: Any,
     ) -> Piece:
-        """Music for a room.
+        """Generate music for a room.
 
         Args:
             room: the recording.
             sampling: how tokens are drawn.
-            seconds: length of the music, the room's own by default; a shorter room is repeated.
-            seed: decides the piece; that of `sampling` by default, which is 0 by default.
-            without: controls, or groups of them, to be ignored; `("room",)` plays for no room at all.
+            seconds: length of the music, by default that of the room; a shorter room is repeated.
+            seed: of the random draws; by default that of `sampling`, which is 0 by default.
+            without: controls, or groups of them, to leave out; `("room",)` plays for no room at all.
             sample_rate: in Hz, of a room that is given as samples.
             progress: see `Progress`.
             controls: by name, what else steers this model.
@@ -163,7 +163,7 @@ class Silent2Music(nn.Module):
         codes: list[Tensor] | None = None,
         **controls: Any,
     ) -> Iterator[Waveform]:
-        """As `generate`, piece by piece as it is decoded; joined, the pieces are what `generate` gives.
+        """Generate music piece by piece, as soon as it can be decoded; joined, the pieces equal what `generate` gives.
 
         Memory and cost per second do not grow with the length. Where rooms that are longer than
         `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
@@ -174,8 +174,8 @@ class Silent2Music(nn.Module):
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
-            measured: of the room; takes its profiles from there, and leaves them there.
-            codes: is given those of each frame, `[1, K, 1]`, as they are written.
+            measured: cache of the room's profiles, for callers that need them too.
+            codes: a list to which the codes of each frame, `[1, K, 1]`, are appended.
 
         Yields:
             `[C, n]` at the codec's rate.
@@ -211,7 +211,7 @@ class Silent2Music(nn.Module):
         told: Callable[[int], None],
         kept: list[Tensor] | None,
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another: signals are embedded, columns drawn, delays undone."""
+        """Draw codes `[1, K, 1]` of one frame after another: embed signals, draw columns, undo the delay pattern."""
         steering = Steering(lambda s: self.steer(s, without), self.embedder.lookahead_frames, live)
         loop: TokenLoop | None = None
         for piece in chain(signals, (None,)):
@@ -249,9 +249,9 @@ class Silent2Music(nn.Module):
         progress: Progress | None = None,
         **controls: Any,
     ) -> list[Piece]:
-        """As `generate`, for several rooms at once, a seed for each; long ones one after another.
+        """Generate music for several rooms in one batch, with a seed for each; long rooms one after another.
 
-        Tokens are drawn from logits that are those of `generate` but for rounding, which depends on the batch.
+        The logits are those of `generate` but for rounding, which depends on the batch.
         """
         check_controls(self.config, controls)
         lengths = [seconds or room.seconds for room in rooms]
@@ -275,23 +275,23 @@ class Silent2Music(nn.Module):
         return pieces
 
     def condition(self, signals: Signals) -> Conditioning:
-        """Signals as the decoder attends to them."""
+        """Signals, embedded as conditioning of the decoder."""
         conditioning: Conditioning = self.embedder(signals)
         return conditioning
 
     def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """What the music is to follow, some controls left out, and what guidance leads away from: no room."""
+        """The conditioning for guidance: of the signals (some controls left out), and of the same without the room."""
         return self.condition(signals.without(*without)), self.condition(signals.without(ROOM))
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
-        """The settings with the guidance that they leave to the model."""
+        """The settings, with the model's own guidance where they state none."""
         sampling = sampling or SamplingConfig()
         if sampling.guidance is not None:
             return sampling
         return dataclasses.replace(sampling, guidance=self.config.guidance)
 
     def packed_decoder(self) -> PackedDecoder:
-        """The decoder's weights laid out for generation: made once, and again after a change of the weights."""
+        """The decoder's weights packed for generation; packed again when the weights have changed."""
         state = (self.device, self.precision, [weight._version for weight in self.decoder.parameters()])
         if self._packed is None or self._packed[0] != state:
             self._packed = (state, PackedDecoder(self.decoder, self.precision))
@@ -299,7 +299,7 @@ class Silent2Music(nn.Module):
 
     @torch.inference_mode()
     def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
-        """Codes `[K, T]` of music, of the codebooks that the model writes."""
+        """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
         recorded = read(music) if isinstance(music, Path | str) else _recorded(music, sample_rate)
         mono = recorded.whole().mono()
         samples = np.repeat(mono.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
@@ -310,7 +310,7 @@ class Silent2Music(nn.Module):
 
     @torch.inference_mode()
     def decode(self, codes: IntArray | Tensor) -> Waveform:
-        """The sound of codes `[K, T]`."""
+        """Decode codes `[K, T]` to sound."""
         samples = self.codec.decode(torch.as_tensor(codes, device=self.device)[None])[0].cpu().numpy()
         return Waveform(np.clip(samples, -1.0, 1.0), self.codec.sample_rate)
 
@@ -346,7 +346,7 @@ class Silent2Music(nn.Module):
         return self.token_nll(codes, self.condition(signals))
 
     def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
-        """What the room is worth: `[B]` nats a token under the `true` room, the next row's and none.
+        """Losses `[B]` of music under its own room (`true`), the next row's (`shuffled`) and none (`dropped`).
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
         """
@@ -362,11 +362,11 @@ class Silent2Music(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the weights."""
         return self.decoder.bias.device
 
     def own_state(self) -> dict[str, Tensor]:
-        """Weights without the codec's and without what is derived from the codec."""
+        """The state dict without the codec's tensors and those derived from it."""
         return {
             name: value
             for name, value in self.state_dict().items()
@@ -374,7 +374,7 @@ class Silent2Music(nn.Module):
         }
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a model folder: weights in 16 bit, codec, `config.json`, and a model card if there is none."""
+        """Write a model folder: weights in 16 bits, codec, `config.json`, and a model card if there is none."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.own_state()
@@ -424,7 +424,7 @@ class Silent2Music(nn.Module):
             return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, **options))
 
     def load_weights(self, folder: Path) -> None:
-        """Take over the weights of a model folder of the same sizes, whose codec makes the same tokens.
+        """Load the weights of a model folder with the same sizes and the same codec tokens.
 
         Raises:
             CheckpointError: on a missing, damaged or mismatching file, naming the field.
@@ -434,7 +434,7 @@ class Silent2Music(nn.Module):
 
 
 def load(name: Path | str | None = None, device: str = "cpu", **options: Any) -> Silent2Music:
-    """A model, ready to generate.
+    """Load a model, ready to generate.
 
     Args:
         name: a model folder or a name on the Hugging Face hub; the model that ships by default.
@@ -448,7 +448,7 @@ def load(name: Path | str | None = None, device: str = "cpu", **options: Any) ->
 
 
 def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
-    """A room however it was given, as a recording.
+    """A room, given as a path, recording or array, as a recording.
 
     Raises:
         AudioError: if a file cannot be read, or samples come without their rate.
@@ -463,7 +463,7 @@ def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:
-    """Refuse a codec that makes other tokens than a config states, if it states any."""
+    """Raise an error if a codec makes other tokens than a config states."""
     if stated not in ("", own):
         raise CheckpointError(
             f"{whose} was trained on codec tokens {stated}, and the codec given makes {own}; use the codec that came "
@@ -472,7 +472,7 @@ def _check_codec(stated: str, own: str, whose: str) -> None:
 
 
 def _read_config(folder: Path) -> ModelConfig:
-    """The config of a model folder that has all its files, before anything is built from it."""
+    """Read the config of a model folder, after checking that its files are there."""
     for name in (CONFIG_FILE, WEIGHTS_FILE, CODEC_FOLDER):
         if not (folder / name).exists():
             raise CheckpointError(
@@ -485,7 +485,7 @@ def _read_config(folder: Path) -> ModelConfig:
 
 
 def _fetched(name: str, **options: Any) -> Path:
-    """A repository of the hub, as a folder."""
+    """Download a repository of the hub, and return its folder."""
     hub = require("huggingface_hub", "hub")
     try:
         return Path(hub.snapshot_download(name, **options))

@@ -1,4 +1,4 @@
-"""From magnitudes to sound: short-time transform, phases from magnitudes, and a few projections to finish.
+"""Phase reconstruction: STFT, phases estimated from magnitudes, and a few Griffin-Lim iterations.
 
 The phases start from what magnitudes tell of them, so that four projections do better than sixty from random
 phases, and everything has a finite context: a sound can be rebuilt piece by piece, and is the same.
@@ -70,7 +70,7 @@ def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Carry:
-    """The last frame of what came before.
+    """The last frame of the block before, from which phases continue.
 
     Attributes:
         magnitudes: `[B, 1, F]`.
@@ -86,12 +86,12 @@ class Carry:
 def estimate_phases(
     magnitudes: Tensor, n_fft: int, hop: int, carry: Carry | None = None, after: Tensor | None = None
 ) -> tuple[Tensor, Carry]:
-    """Phases that magnitudes suggest, integrated along time in partials and along frequency in attacks.
+    """Estimate phases from magnitudes by integrating along time in partials and along frequency in attacks.
 
-    A bin belongs to the nearest peak of its frame and goes on from where that peak was a frame ago, by the
-    frequency of the peak's parabola (single pass spectrogram inversion: Beauregard, Harish and Wyse, 2015). A
-    bin that has just risen has no past: its phase follows from its neighbours' by the group delay, which is
-    the slope of the log-magnitude in time (phase gradient: Prusa, Balazs and Sondergaard, 2017).
+    A bin belongs to the nearest peak of its frame. Its phase continues from that of the bin where the peak was a frame
+    ago, at the frequency of a parabola through the peak (single pass spectrogram inversion: Beauregard, Harish and
+    Wyse, 2015). A bin that has just risen has no past: its phase is computed from its neighbours' by the group delay,
+    which is the slope of the log-magnitude in time (phase gradient: Prusa, Balazs and Sondergaard, 2017).
 
     Args:
         magnitudes: `[B, L, F]`, scaled as `stft` does, `F = n_fft / 2 + 1`.
@@ -100,7 +100,7 @@ def estimate_phases(
         after: `[B, 1, F]` magnitudes of the next frame; none at the end of a sound.
 
     Returns:
-        Unit phasors `[B, L, F]` as `stft` counts phases, and the carry for what follows.
+        Unit phasors `[B, L, F]` with phases as those of `stft`, and the carry for the next frames.
     """
     before = torch.zeros_like(magnitudes[:, :1]) if carry is None else carry.magnitudes
     owner, advances = _partials(magnitudes, n_fft, hop)
@@ -152,9 +152,9 @@ def _attack_phases(
 
 
 def griffin_lim(magnitudes: Tensor, phases: Tensor, n_fft: int, hop: int, n_iterations: int) -> Tensor:
-    """A sound whose short-time magnitudes are near the given ones, `[B, L * hop]`.
+    """Fast Griffin-Lim: a sound `[B, L * hop]` whose STFT magnitudes are near the given ones.
 
-    Fast Griffin-Lim with momentum 0.99 (Perraudin, Balazs and Sondergaard, 2013).
+    With momentum 0.99 (Perraudin, Balazs and Sondergaard, 2013).
 
     Args:
         magnitudes: `[B, L, n_fft / 2 + 1]`, scaled as `stft` does.
@@ -171,16 +171,16 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor, n_fft: int, hop: int, n_iter
 
 
 def context_frames(n_fft: int, hop: int, n_iterations: int) -> int:
-    """STFT frames on either side that a sample of `rebuild` depends on, the phases at the start apart.
+    """Number of STFT frames on each side that a sample of `rebuild` depends on, initial phases apart.
 
-    A projection reaches as far as frames overlap, the last inverse half as far.
+    An iteration reaches as far as frames overlap, the last inverse transform half as far.
     """
     n_overlaps = n_fft // hop
     return n_overlaps * n_iterations + n_overlaps // 2 + 1
 
 
 def rebuild(blocks: Iterable[Tensor], n_fft: int, hop: int, n_iterations: int) -> Iterator[Tensor]:
-    """Sound from magnitudes, piece by piece: how they are cut into blocks changes nothing but rounding.
+    """Rebuild sound from magnitudes block by block; the division into blocks changes nothing but rounding.
 
     Args:
         blocks: of magnitudes `[B, L_i, n_fft / 2 + 1]`, in order.

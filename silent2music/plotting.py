@@ -1,4 +1,4 @@
-"""Pictures. matplotlib is imported inside, and no display is needed or touched: figures are made without pyplot."""
+"""Pictures, by matplotlib without pyplot, so that no display is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from silent2music.files import atomic_path
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_COLUMNS = 2000
-"""Spectra in a picture: more cannot be seen, and hours must not fill the memory."""
+"""Spectra in a picture at most: more cannot be seen, and hours must not fill the memory."""
 N_FFT = 1024
 
 
@@ -184,7 +184,7 @@ def _draw_spectrogram(figure: Any, axes: Any, room: Waveform) -> None:
 
 
 def _draw_marks(axes: Any, profile: AcousticProfile) -> None:
-    """Events as stems as high as they are strong, darker the surer; beats as lines behind them."""
+    """Draw events as stems whose height is strength and whose darkness is confidence, over beats as lines."""
     for beat in profile.pulse_seconds:
         axes.axvline(beat, color="tab:green", linewidth=0.8, alpha=0.35 + 0.6 * profile.pulse_confidence)
     times = [e.seconds for e in profile.events]

@@ -25,11 +25,11 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""What numerical libraries read, once, when they are imported."""
+"""Environment variables that limit the threads of numerical libraries, read when these are imported."""
 
 
 class Pool:
-    """Runs a function over jobs, in this process or in several; a context manager.
+    """Runs a function over jobs, in this process or in several worker processes; a context manager.
 
     Args:
         workers: processes; with one or less, everything runs in this process.
@@ -62,7 +62,7 @@ class Pool:
             self._executor = None
 
     def map(self, function: Callable[..., Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        """The function's results in the order of the jobs, each as soon as it and those before it are there.
+        """Yield the function's results in the order of the jobs, each as soon as it and those before it are ready.
 
         Args:
             function: of a module. Called with a job, after the result of `start` where there is one.
@@ -113,7 +113,7 @@ class _Process(SpawnProcess):
 
 
 class _Spawn(SpawnContext):
-    """Multiprocessing's way to spawn, with the processes above."""
+    """The spawn context of multiprocessing, with single-threaded workers."""
 
     Process = _Process
 

@@ -1,4 +1,4 @@
-"""How tokens are drawn from logits: the token loop, and the constraints on what it draws."""
+"""Sampling: tokens drawn from logits, constraints on them, and the token loop."""
 
 from __future__ import annotations
 
@@ -60,37 +60,37 @@ def gumbel(noise: Tensor) -> Tensor:
 
 
 class Constraint(Protocol):
-    """What forbids or repairs draws; it belongs to the weights that its limits were measured for."""
+    """A rule on drawn tokens; its limits were measured for the weights that it belongs to."""
 
     n_candidates: int
-    """How many tokens it wants to choose from."""
+    """Number of draws from each codebook that `write` chooses among."""
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Logits `[B, K, V]`, those of forbidden tokens at minus infinity."""
+        """The logits `[B, K, V]`, with forbidden tokens at minus infinity."""
         ...
 
     def write(self, candidates: Tensor) -> Tensor:
-        """Which of the candidates it leaves, after taking note that the first of them is written.
+        """Choose among the candidates, and record that the first of those chosen is written.
 
         Args:
-            candidates: `[B, K, n]`, the preferred one first; a token that is given stands there n times.
+            candidates: `[B, K, n]`, the preferred one first; a token that is given is repeated n times.
 
         Returns:
-            `[B, K, m]`, m from 1 to n.
+            `[B, K, m]`, the chosen ones, m from 1 to n.
         """
         ...
 
 
 class Cells:
-    """Keeps the codes of each frame within the cell of its first one, where those of encoded music lie.
+    """Keeps the codes of each frame near its first code, in the cell where those of encoded music lie.
 
-    The later codes of a residual quantiser correct the first, and what they add up to stays near it, or another
-    would have been the first. Drawn one after another by a model, they may make the same correction again and again.
-    The frame is then louder than any that the model has heard, the next ones go on from there, and in the end
-    a single tone covers the music. So of several draws the first is taken that stays within, or else the nearest.
+    The later codes of a residual quantiser correct the first, so their sum is small, or another code would have been
+    the first. A model that draws them one after another may make the same correction again and again. The frame is then
+    louder than any in training, the next frames continue from it, and in the end a single tone covers the music. So of
+    several draws the first is taken whose sum stays within the radius, or else that with the smallest sum.
 
     Args:
-        packed: of a decoder whose `cell_radii` say how far codes may lead.
+        packed: of a decoder whose `cell_radii` limit the sums.
         n_rows: B.
     """
 
@@ -108,11 +108,11 @@ class Cells:
         self._sums = table.new_zeros(n_rows, config.n_codebooks, table.shape[1])
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Nothing is forbidden before the draw."""
+        """The logits as they are: nothing is forbidden before the draw."""
         return logits
 
     def write(self, candidates: Tensor) -> Tensor:
-        """The first that stays in its cell, or that which leaves it least: `[B, K, 1]`."""
+        """The first candidate within the radius, or else the one with the smallest sum, `[B, K, 1]`."""
         sums = self._sums[:, :, None] + functional.embedding(candidates + self._offsets, self._table)
         reach = sums.norm(dim=-1)
         preferred = torch.where(reach <= self._radii, self._order[: candidates.shape[-1]], reach)
@@ -123,14 +123,14 @@ class Cells:
 
 
 class Rests:
-    """Keeps drawn music from staying quiet for longer than encoded music does.
+    """Ends a silence that lasts longer than nearly all silences of encoded music.
 
-    A model that has fallen quiet hears quiet music behind it, and is likely to go on with it: with every frame it is
-    farther from any music that it has heard. So where nearly all encoded music would have come back, codes that begin a
-    frame as quiet are no longer drawn.
+    A model that has drawn quiet frames is likely to continue with quiet ones, and with every frame the context is less
+    like any in training. So after a time at which nearly all encoded music is louder again, first codes that are as
+    quiet are no longer drawn.
 
     Args:
-        packed: of a decoder whose `rest_limits` say how long quiet may last.
+        packed: of a decoder whose `rest_limits` say how long a silence may last.
         n_rows: B.
     """
 
@@ -145,13 +145,13 @@ class Rests:
         self._lasted = torch.zeros(n_rows, len(quiet), device=quiet.device)
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Without the first codes by which a rest would last too long."""
+        """The logits without the first codes by which a silence would last too long."""
         over = (self._lasted >= self._limits)[..., None] & self._quiet
         logits[:, 0].masked_fill_(over.any(dim=1), float("-inf"))
         return logits
 
     def write(self, candidates: Tensor) -> Tensor:
-        """All of them."""
+        """All candidates."""
         self._lasted = (self._lasted + 1.0) * self._counts[candidates[:, 0, 0]]
         return candidates
 
@@ -160,11 +160,11 @@ CONSTRAINTS: dict[str, Callable[[PackedDecoder, int], Constraint | None]] = {
     "cells": lambda packed, b: Cells(packed, b) if packed.decoder.cell_radii.isfinite().any() else None,
     "rests": lambda packed, b: Rests(packed, b) if packed.decoder.rest_limits.isfinite().any() else None,
 }
-"""By name, for `SamplingConfig.constraints`: from weights and B to a constraint, or none if they have no limits."""
+"""Constraints by name, made from weights and B; None where the weights have no limits for it."""
 
 
 def constraints_of(packed: PackedDecoder, names: Sequence[str], n_rows: int) -> list[Constraint]:
-    """The constraints that are named, as far as the weights have limits for them.
+    """Make the constraints that are named and that the weights have limits for.
 
     Raises:
         ConfigError: on an unknown name.
@@ -177,30 +177,30 @@ def constraints_of(packed: PackedDecoder, names: Sequence[str], n_rows: int) -> 
 
 
 class Steps(Protocol):
-    """What the token loop needs of a model: logits of the next column, from the one before and what steers it."""
+    """What the token loop needs of a model: logits of the next column, from the column before and its conditioning."""
 
     pattern: DelayPattern
     codebook_size: int
     device: torch.device
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """From the column `[B, K]` before, all filler at first, and conditioning: logits `[B, K, V]` to be changed."""
+        """Logits `[B, K, V]`, which the caller may overwrite, after the column `[B, K]` (filler at first)."""
         ...
 
 
 class TokenLoop:
-    """Draws one column after another; whoever has the conditioning of the next one pushes it.
+    """Draws one column of tokens after another, each when its conditioning is pushed.
 
     Each row draws from its own generator, so that a row's noise does not depend on its neighbours in the batch.
 
     Args:
-        model: at its first column; what its `step` takes beside the column is what `push` is given.
+        model: at its first column; its `step` takes what `push` is given beside the column.
         sampling: settings; its `seed`, guidance and constraints are not used here.
         seeds: one for each row, B of them.
         constraints: on what is drawn, applied in this order.
-        lengths: frames of each row; those beyond are followed by filler, as the row would be alone. Without,
-            all rows last until `end`.
-        prefix: `[B, K, P]` codes that are written already; the rest goes on from them.
+        lengths: frames of each row; later cells are filler, as for the row alone. Without, all rows last until
+            `end`.
+        prefix: `[B, K, P]` codes that are given; drawing continues after them.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class TokenLoop:
         self.n_columns = 0
 
     def push(self, *conditioning: Tensor) -> Tensor | None:
-        """Write the next column.
+        """Draw the next column.
 
         Args:
             conditioning: of the column, as the model's `step` takes it.
@@ -248,12 +248,12 @@ class TokenLoop:
         return self._model.pattern.undo(torch.stack(list(self._recent), dim=-1))
 
     def end(self, n_more: int) -> None:
-        """So many frames follow, and then K - 1 columns that end the delay pattern."""
+        """State that `n_more` frames follow, and then the K - 1 columns that end the delay pattern."""
         self._ends = self._ends.clamp_max(self.n_columns + n_more)
         self._shortest = min(self._shortest, self.n_columns + n_more)
 
     def _settled(self, candidates: Tensor) -> Tensor:
-        """Candidates `[B, K, n]` with what is given in their place: the prefix, and filler where no token is."""
+        """Candidates `[B, K, n]` with given tokens in their place: the prefix, and filler outside of a row's frames."""
         t, filler = self.n_columns, self._model.pattern.filler
         if t < len(self._given):
             given = self._given[t][..., None]
@@ -266,7 +266,7 @@ class TokenLoop:
 
 
 def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
-    """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
+    """An endless stream of uniform noise `[B, *shape]`, drawn on the CPU whatever the device."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
         rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
@@ -282,7 +282,7 @@ def token_loop(
     lengths: Sequence[int] = (),
     prefix: Tensor | None = None,
 ) -> tuple[Stepper, TokenLoop]:
-    """The token loop of the decoder and its stepper, at their first column; `push` takes frame and null frame.
+    """Make a stepper of the decoder and a token loop on it; `push` takes a frame `[B, D]` and its null.
 
     Raises:
         ConfigError: if `sampling` leaves the guidance open, which only a whole model can decide.
@@ -304,7 +304,7 @@ def generate_codes(
     progress: Callable[[int, int], None] | None = None,
     prefix: Tensor | None = None,
 ) -> Tensor:
-    """Codes `[B, K, T]` under conditioning of T steps.
+    """Draw codes `[B, K, T]` under conditioning of T steps.
 
     Args:
         packed: the decoder.

@@ -23,20 +23,20 @@ from silent2music.errors import ConfigError
 
 @dataclass(frozen=True)
 class Control:
-    """One thing that steers.
+    """A named input that steers the music, and how it is read and embedded.
 
     Attributes:
-        axis: `along` time, or of the `whole` piece.
-        read: from what is known of a piece, by name, to the signal of codec frames `begin` to before `end`:
-            `[(end - begin) * rate, F]` along time, `[F]` of the whole; None if nothing is known of it. What is known
-            are a pair's labels or a user's options, and under `room` the `AmbientFeatures` of just these frames.
-        embedder: from a model's config and the decoder's width D to the module that embeds a batch: along time
-            `(x [B, S * rate, F], mask [B, S]) -> [B, S, D]`, of the whole `(x [B, F]) -> [B, n_tokens, D]`. One
-            along time that sees neighbouring frames states how many, to either side, as `lookahead_frames`.
-        rate: steps for each codec frame, along time.
-        n_tokens: how many embeddings one of the whole makes, by config.
-        group: controls that are also dropped together, as guidance drops the room's.
-        dropout: share of rows that lose it in training.
+        axis: a signal `along` time, or a value of the `whole` piece.
+        read: takes what is known of a piece, by name, and gives the signal of codec frames `begin` to before `end`:
+            `[(end - begin) * rate, F]` along time, `[F]` of the whole, or None if the control is not given. Known are
+            a pair's labels or a user's options, and as `room` the `AmbientFeatures` of just these frames.
+        embedder: makes the module that embeds a batch, from a model's config and the decoder's width D: along time
+            `(x [B, S * rate, F], mask [B, S]) -> [B, S, D]`, of the whole `(x [B, F]) -> [B, n_tokens, D]`. A module
+            along time that sees neighbouring frames has the attribute `lookahead_frames`, their number on each side.
+        rate: values for each codec frame, of a signal along time.
+        n_tokens: how many global tokens a value of the whole piece makes, by config.
+        group: name shared by controls that are also dropped together; guidance drops the group `room`.
+        dropout: share of training rows in which it is dropped.
     """
 
     axis: Literal["along", "whole"]
@@ -53,7 +53,7 @@ def _of_room(field: str) -> Callable[[Mapping[str, Any], int, int], FloatArray |
 
 
 ROOM = "room"
-"""The group of what is heard in the recording; without it, a model plays for no room."""
+"""The group of the controls that are measured from the recording; without it, a model plays for no room."""
 
 CONTROLS: dict[str, Control] = {
     "room_frames": Control(
@@ -75,11 +75,11 @@ CONTROLS: dict[str, Control] = {
 """All controls by name; a user's option and a pair's label have the control's name."""
 
 GROUP_DROPOUT = {ROOM: 0.15}
-"""Share of rows that lose all signals of a group at once in training."""
+"""Share of training rows in which all signals of a group are dropped together."""
 
 
 def members(names: Iterable[str]) -> set[str]:
-    """The controls that are named, by themselves or by their group.
+    """Names of the controls that `names` gives, by their own name or by their group's.
 
     Raises:
         ConfigError: if there is no such control or group.
@@ -92,7 +92,7 @@ def members(names: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Signals:
-    """Signals of some rows, each present or absent by row; a name that is missing is absent in all rows.
+    """A batch of named signals, each present or absent in each row; a name that is missing is absent in all.
 
     Attributes:
         along: by name `[B, S * rate, F]`, zero where padded or absent.
@@ -108,16 +108,16 @@ class Signals:
 
     @property
     def n_rows(self) -> int:
-        """B."""
+        """B, the number of rows."""
         return int(self.mask.shape[0])
 
     @property
     def n_frames(self) -> int:
-        """S, in codec frames."""
+        """S, the length in codec frames."""
         return int(self.mask.shape[1])
 
     def slice(self, begin: int, end: int) -> Signals:
-        """Codec frames `begin` to before `end`."""
+        """The signals of codec frames `begin` to before `end`."""
         along = {
             name: x[:, begin * CONTROLS[name].rate : end * CONTROLS[name].rate]
             for name, x in self.along.items()
@@ -125,12 +125,12 @@ class Signals:
         return replace(self, along=along, mask=self.mask[:, begin:end])
 
     def then(self, later: Signals) -> Signals:
-        """These, and `later` ones of the same names after them in time; those of the whole are the later ones'."""
+        """These signals followed in time by `later` ones of the same names, which give the values of the whole piece."""
         along = {name: torch.cat([x, later.along[name]], dim=1) for name, x in self.along.items()}
         return replace(later, along=along, mask=torch.cat([self.mask, later.mask], dim=1))
 
     def held(self, n: int) -> Signals:
-        """These, and their last step for `n` codec frames more."""
+        """These signals, their last step repeated for `n` more codec frames."""
         if n == 0:
             return self
         along = {
@@ -141,7 +141,7 @@ class Signals:
         return replace(self, along=along, mask=mask)
 
     def rows(self, index: Tensor | Sequence[int]) -> Signals:
-        """The rows of an index `[R]`, in its order."""
+        """The rows that an index `[R]` picks, in its order."""
         index = torch.as_tensor(index, device=self.mask.device)
         along, whole, present = (
             {name: x[index] for name, x in part.items()} for part in (self.along, self.whole, self.present)
@@ -149,7 +149,7 @@ class Signals:
         return Signals(along, whole, present, self.mask[index])
 
     def to(self, device: torch.device | str) -> Signals:
-        """The same on another device."""
+        """The same signals on another device."""
         along, whole, present = (
             {name: x.to(device, non_blocking=True) for name, x in part.items()}
             for part in (self.along, self.whole, self.present)
@@ -157,7 +157,7 @@ class Signals:
         return Signals(along, whole, present, self.mask.to(device, non_blocking=True))
 
     def without(self, *names: str) -> Signals:
-        """Without some controls, named by themselves or by their group."""
+        """The signals without some controls, given by their own name or by their group's."""
         dropped = members(names)
         along, whole, present = (
             {name: x for name, x in part.items() if name not in dropped}
@@ -166,14 +166,14 @@ class Signals:
         return Signals(along, whole, present, self.mask)
 
     def kept(self, keep: Mapping[str, Tensor]) -> Signals:
-        """With each control that is named absent in the rows where its `keep` `[B]` is false."""
+        """The signals with each control in `keep` made absent in the rows where its mask `[B]` is false."""
         present = {
             name: there & keep[name] if name in keep else there for name, there in self.present.items()
         }
         return replace(self, present=present)
 
     def exchanged(self, other: Signals, *names: str) -> Signals:
-        """With the named controls (or groups) of another batch of the same shape in the place of these."""
+        """The signals with some controls (or groups) replaced by those of another batch of the same shape."""
         rest, theirs = self.without(*names), other.without(*(CONTROLS.keys() - members(names)))
         return Signals(
             {**rest.along, **theirs.along},
@@ -184,7 +184,7 @@ class Signals:
 
     @staticmethod
     def collate(parts: Sequence[Signals]) -> Signals:
-        """Rows of different lengths, one after the other in one batch, padded at the end."""
+        """One batch of the rows of all parts, in their order, padded at the end to the longest."""
         n_frames = max(part.n_frames for part in parts)
 
         def stacked(name: str, axis: str) -> Tensor:
@@ -219,7 +219,7 @@ class Signals:
 
 
 def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end: int) -> Signals:
-    """One row: the signals of codec frames `begin` to before `end`, of controls that something is known of.
+    """Read one row of signals, codec frames `begin` to before `end`; controls that are not given are absent.
 
     Args:
         names: of controls, those of a model.
@@ -231,7 +231,7 @@ def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end
 
 
 def from_arrays(values: Mapping[str, FloatArray | None], n_frames: int) -> Signals:
-    """One row of `n_frames` codec frames, from arrays as `Control.read` gives them."""
+    """One row of signals of `n_frames` codec frames, from arrays as `Control.read` gives them."""
     parts: dict[str, dict[str, Tensor]] = {"along": {}, "whole": {}}
     for name, value in values.items():
         if value is not None:
@@ -241,7 +241,7 @@ def from_arrays(values: Mapping[str, FloatArray | None], n_frames: int) -> Signa
 
 
 def check_controls(config: ModelConfig, controls: Iterable[str]) -> None:
-    """Refuse a user's option that a model has no control for.
+    """Raise an error if a model lacks a control that the user gives.
 
     Raises:
         ConfigError: naming it and those that the model has.
@@ -256,7 +256,9 @@ def check_controls(config: ModelConfig, controls: Iterable[str]) -> None:
 def draw_kept(
     names: Sequence[str], shares: Mapping[str, float], n_rows: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """Which rows keep which controls in a training step: by name `[B]` bool, drawn from torch's generator.
+    """Draw the conditioning dropout of a training step: by name `[B]` bool, true where a row keeps the control.
+
+    Drawn from torch's generator.
 
     Args:
         names: of the controls.
@@ -285,16 +287,16 @@ def draw_kept(
 
 
 class Embedder(nn.Module):
-    """Signals to what the decoder attends to; where a control is absent, its learned null stands.
+    """Embeds signals as conditioning of the decoder; an absent control is embedded as its learned null.
 
     Nulls are what classifier-free guidance needs (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022).
-    Embeddings along time are summed, those of the whole piece stand side by side as global tokens.
+    Embeddings along time are summed; those of the whole piece are concatenated as global tokens.
 
     Args:
         config: of the model.
 
     Attributes:
-        lookahead_frames: how far ahead the controls look, in codec frames.
+        lookahead_frames: the largest lookahead of the controls, in codec frames.
 
     Raises:
         ConfigError: if the config names a control that this version does not know.
@@ -318,7 +320,7 @@ class Embedder(nn.Module):
         )
 
     def set_statistics(self, signals: Signals) -> None:
-        """Standardise each signal with its mean and deviation in a batch."""
+        """Set each standardisation layer to the mean and deviation of its signal in a batch."""
         for name, module in self.controls.items():
             standardise = getattr(module, "standardise", None)
             if not isinstance(standardise, Standardise) or name not in signals.present:
@@ -331,7 +333,7 @@ class Embedder(nn.Module):
                 standardise.fit(signals.along[name][steps])
 
     def embed(self, name: str, signals: Signals) -> Tensor:
-        """One control: `[B, S, D]` along time, `[B, n_tokens, D]` of the whole."""
+        """The embedding of one control: `[B, S, D]` along time, `[B, n_tokens, D]` of the whole piece."""
         null: Tensor = self.nulls[name]
         if CONTROLS[name].axis == "along":
             null = null.expand(signals.n_rows, signals.n_frames, -1)
@@ -346,7 +348,7 @@ class Embedder(nn.Module):
         return torch.where(signals.present[name][:, None, None], x, null)
 
     def forward(self, signals: Signals) -> Conditioning:
-        """Embeddings `frames [B, S, D]`, the last valid one held where padded, and `tokens [B, G, D]`."""
+        """The conditioning: `frames [B, S, D]`, padding filled with the last valid one, and `tokens [B, G, D]`."""
         mask = signals.mask
         along = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "along"]
         whole = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "whole"]

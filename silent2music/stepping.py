@@ -1,4 +1,4 @@
-"""The decoder as a machine that writes one column after another, about as fast as its weights can be read.
+"""Incremental decoding: the decoder's weights packed for fast steps, and one step for each column.
 
 The same function as `Decoder.forward`, laid out for a few rows and one column at a time:
 
@@ -31,7 +31,7 @@ Linear = Callable[[Tensor], Tensor]
 
 
 def best_precision(device: torch.device) -> Precision:
-    """The fastest that loses nothing: checkpoints hold 16-bit weights, so `fp16` products are exact in them."""
+    """The fastest precision that loses nothing: weights are stored in 16 bits, so `fp16` products are exact in them."""
     if device.type == "cuda":
         return "bf16"
     return (
@@ -40,7 +40,7 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def pack(weight: Tensor, precision: Precision) -> Linear:
-    """A product with `weight` `[N, M]`, from `[B, M]` float32 to `[B, N]`.
+    """A function that multiplies by `weight` `[N, M]`, from `[B, M]` float32 to `[B, N]`.
 
     Raises:
         ConfigError: if the precision is unknown.
@@ -103,7 +103,7 @@ class _Layer:
 
 
 class PackedDecoder:
-    """A decoder's weights, laid out for steps; later changes of the decoder do not reach it.
+    """A copy of a decoder's weights, laid out for incremental decoding; later changes of the decoder do not reach it.
 
     Args:
         decoder: any.
@@ -131,7 +131,9 @@ class PackedDecoder:
 
 
 class Stepper:
-    """Columns one by one, in inference mode only; memory and cost of a step do not depend on how many there were.
+    """Computes the logits of one column after another; the key-value cache is a ring, so cost and memory are constant.
+
+    For inference mode alone.
 
     Args:
         packed: the weights.
@@ -186,17 +188,17 @@ class Stepper:
         self._graph: _Graph | None = None
 
     def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
-        """Put other global tokens in the place of those that the next columns attend to."""
+        """Replace the global tokens that the next columns attend to."""
         keys, values = self.packed.decoder.prefix(self._tokens(conditioning, null))
         self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
         self._ring[:, 1, ..., : self.n_tokens, :] = values
 
     def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
-        """Global tokens `[R, G, D]` of all rows: those without a room follow those with one."""
+        """Global tokens `[R, G, D]` of all rows: the conditioned rows first, then the null's."""
         return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
 
     def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """One column further.
+        """Guided logits of the next column.
 
         Args:
             column: `[B, K]` the previous grid column, all filler at the start.
@@ -245,7 +247,7 @@ class Stepper:
         return torch.mul(self._x, weight).div_(norm)
 
     def body(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """The step itself, without the counting: what a captured graph holds."""
+        """The step without its counters, as a CUDA graph captures it."""
         packed, x = self.packed, self._x
         b, k = column.shape
         embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
@@ -281,7 +283,7 @@ class Stepper:
 
 
 class _Graph:
-    """A function of tensors captured as one CUDA graph; its answer is overwritten by the next call."""
+    """A function of tensors captured as one CUDA graph; the next call overwrites its result."""
 
     def __init__(self, function: Callable[..., Tensor], example: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(tensor.clone() for tensor in example)

@@ -15,7 +15,7 @@ from silent2music.files import atomic_path
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Read the tensors of a safetensors file, on the CPU.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -29,14 +29,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """The texts that stand beside the tensors of a file that `read_weights` can read."""
+    """Read the metadata of a safetensors file."""
     with safe_open(file, "pt") as opened:
         return dict(opened.metadata() or {})
 
 
 @torch.no_grad()
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Copy `tensors`, as read from `file`, into those of a module, in place: all of them or none.
+    """Copy `tensors`, as read from `file`, into a module's tensors in place: all of them or none.
 
     Args:
         own: what to fill, by name, as in a module's `state_dict()`.
@@ -62,7 +62,7 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -
 
 
 def as_stored(tensor: Tensor) -> Tensor:
-    """As it is written to disk: floating point in 16 bits, contiguous, on the CPU."""
+    """A tensor as it is written to disk: floating point in 16 bits, contiguous, on the CPU."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if tensor.is_floating_point() else tensor
 
@@ -73,7 +73,7 @@ def write_weights(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors as they are, with texts beside them, replacing the file whole or not at all."""
+    """Write tensors in their own precision with metadata, replacing the file whole or not at all."""
     # Cloned: safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(file, force=True) as temporary:

@@ -223,7 +223,9 @@ def test_validate(desk: Desk, model: Path) -> None:
 
 def test_infer(desk: Desk, model: Path) -> None:
     desk.drive("infer room.wav --model run/model")
-    desk.drive("infer room.wav -o score.flac --seconds 1 --seed 7 --model run/model")
+    desk.drive(
+        "infer room.wav -o score.flac --seconds 1 --seed 7 --temperature 0.9 --guidance 2 --model run/model"
+    )
     desk.drive("infer rooms/ --out made/ --seed 1 --force --model run/model")
     assert audio.read(desk.folder / "room.music.wav").seconds == 2.0
     assert audio.read(desk.folder / "score.flac").seconds == 1.0

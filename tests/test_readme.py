@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 import typer
+from rooms import RATE, steps_room
 
+from silent2music import audio
 from silent2music.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +30,7 @@ DOCUMENTS = [
     )
     if path.is_file()
 ]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
 OPERATORS = {"|", "||", "&", "&&", ";", ">", "<", "(", ")", "{", "}"}
@@ -188,3 +192,12 @@ def test_every_command_shown_exists_and_is_driven(path: Path) -> None:
         if not any(name == other and options <= others for other, others in tried):
             wrong.append(f"{shown}: no test in tests/test_commands.py drives it with these options")
     assert wrong == []
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    """As it stands, with the model that ships, in a folder that has a `room.wav`."""
+    (code,) = PYTHON.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    audio.write(tmp_path / "room.wav", audio.Waveform(steps_room(), RATE))
+    with contextlib.chdir(tmp_path):
+        exec(compile(code, "README.md", "exec"), {})
+    assert audio.read(tmp_path / "music.wav").seconds == 2.0

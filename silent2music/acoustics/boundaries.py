@@ -13,10 +13,10 @@ from silent2music.arrays import DoubleArray, FloatArray, IntArray
 
 CELL_RATE_HZ = 20.0
 LASTING_SECONDS, SIDE_SECONDS, COLOUR_SECONDS, ABRUPT_SECONDS = 6.0, 3.0, 1.5, 0.8
-"""How far to either side each feature looks: a change of scene is abrupt, and lasts."""
+"""Time on either side that each feature compares: a change of scene is abrupt, and lasts."""
 
 EVENT_SECONDS = 1.0
-"""A rise that is shorter is an event and no part of the background."""
+"""A shorter rise is an event and not part of the background."""
 
 USUAL_SECONDS = 60.0
 """Evidence is compared with its median over about this time."""
@@ -29,7 +29,7 @@ MAX_DISTANCE, MAX_STEP_DB = 6.0, 12.0
 DENSITY_THRESHOLD = 12.0
 CHUNK = 2000
 PIECE_CELLS = 12_000
-"""Cells whose evidence is gathered at a time (ten minutes)."""
+"""Cells whose evidence is computed at a time (ten minutes)."""
 
 WEIGHTS = {
     "abrupt": 2.4,
@@ -41,19 +41,19 @@ WEIGHTS = {
     "peak_drift": -1.0,
 }
 BIAS = -9.65
-"""Of a logistic regression on the logarithms of `evidence`, fitted to 188 made scenes whose changes are known."""
+"""Intercept of a logistic regression on the logarithms of `evidence`, fitted to 188 built scenes with known changes."""
 
 MIN_CONFIDENCE = 0.2
-"""At this probability about as many changes are missed as are made up."""
+"""At this probability about as many changes are missed as are found wrongly."""
 
 
 def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
     """Changes of scene: times at which the sound changes abruptly and for good, with the probability of a change.
 
-    What speaks for it is a step in single bands that is abrupt and lasts; what speaks against it is a level that
-    is another on both sides anyway, in all bands alike: a gust or a swell. Where the background stays as it is,
-    a change is also where as many events as before no longer come, or begin to. A gust that rises 6 dB or more
-    within two seconds of an otherwise even background is still taken for two changes.
+    Evidence for a change is a step in single bands that is abrupt and lasts. Evidence against it is a level that drifts
+    on both sides in all bands alike: a gust or a swell. Where the background stays the same, a change is also where the
+    rate of events changes. A gust that rises 6 dB or more within two seconds of an otherwise even background is still
+    taken for two changes.
 
     Args:
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
@@ -81,7 +81,7 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
 
 
 def _evidence_by_pieces(cells: FloatArray) -> dict[str, DoubleArray]:
-    """`evidence`, computed piece by piece; margins on both sides make it that of the whole but for rounding."""
+    """`evidence`, computed piece by piece with margins, so that it equals that of the whole but for rounding."""
     margin, found = _cells(LASTING_SECONDS + 2 * EVENT_SECONDS), []
     starts = range(0, len(cells), PIECE_CELLS)
     for start in starts:

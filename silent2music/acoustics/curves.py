@@ -1,4 +1,4 @@
-"""The profile as input of a network: curves on a time axis and global scalars, all of order one."""
+"""The acoustic profile as network input: curves on a time axis, and global scalars, all of order one."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def profile_curves(profile: AcousticProfile, frame_rate: float, n_frames: int) -
 
 
 def _pulse_columns(profile: AcousticProfile, t: DoubleArray, column: dict[str, FloatArray]) -> None:
-    """Fill in phase, tempo and confidence of the pulse; the grid goes on at its end intervals on both sides."""
+    """Fill in phase, tempo and confidence of the pulse; the beat grid continues on both sides at its end intervals."""
     if profile.tempo_bpm is None or len(profile.pulse_seconds) < 2:
         return
     beats = np.array(profile.pulse_seconds)

@@ -9,7 +9,7 @@ from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.arrays import DoubleArray, FloatArray
 
 MAX_DECAYS = 150
-"""Decays looked at, the strongest first: more add time and no precision."""
+"""Number of decays that are fitted, the strongest first: more cost time and add no precision."""
 MAX_DECAY_SECONDS = 5.0
 MIN_GAP_SECONDS = 0.1
 MIN_RANGE_DB = 6.0
@@ -19,14 +19,14 @@ NOISE_MARGIN_DB = 3.0
 MIN_DECAYS = 2
 
 OCTAVES = ((11, 14), (14, 17), (17, 20), (8, 11), (5, 8), (2, 5))
-"""Bands that make an octave each. The first three (1.2 to 12 kHz) decide where they have enough decays: they
-rule the decay of a broad-band impulse, and rooms hum below them. The others are asked in this order."""
+"""Bands of each octave. The first three (1.2 to 12 kHz) decide if they have enough decays: they dominate the decay of
+a broad-band impulse, and rooms hum below them. The others follow in this order."""
 N_FIRST = 3
 TOP_WEIGHT = 0.5
 
 SHARE = 0.25
-"""Quantile of the decays that is the answer. A cause that rings by itself, a second cause or a swell lengthen a
-decay and nothing shortens one, so the room is found among the shorter ones."""
+"""Quantile of the decays that is returned. A source that rings by itself, a second source or a swell lengthens a decay
+and nothing shortens one, so the room's own is among the shorter ones."""
 
 
 def find_decay(bands: FloatArray, events: tuple[Event, ...]) -> tuple[float | None, float]:

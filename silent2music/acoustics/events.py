@@ -16,20 +16,20 @@ REFRACTORY_SECONDS = 0.07
 EVENT_THRESHOLD = 4.5
 """Robust standard deviations by which the onset function must stand out of its surroundings."""
 NARROW_WEIGHT = 0.5
-"""Of a rise in three neighbouring bands against one over all: the best of many is high by chance more often."""
+"""Weight of a rise in three neighbouring bands against one over all bands: the best of many is often high by chance."""
 MIN_STRENGTH_DB = 3.0
 MAX_STRENGTH_DB = 90.0
 
 ONSET_SHARE = 0.1
-"""Of the energy of a transient's peak: where it is said to start."""
+"""Share of the energy at a transient's peak at which it starts."""
 PIECE_FRAMES, PIECE_MARGIN_FRAMES = 12_000, 2_400
-"""Frames that are worked on at a time (one minute) and what is heard on either side of them."""
+"""Frames that are processed at a time (one minute), and the margin on either side of them."""
 FINE_WINDOW, FINE_STEP = 96, 24
 """Windows of 4 ms every 1 ms, for the time of an onset."""
 
 
 class Onsets(NamedTuple):
-    """The onset detection function, with the rises and noise floors of bands where it is high enough for an event.
+    """The onset detection function, with the bands' rises and noise floors in frames that may hold an event.
 
     Attributes:
         function: `[T]` in robust standard deviations.
@@ -47,8 +47,8 @@ class Onsets(NamedTuple):
 def onset_function(bands: FloatArray) -> Onsets:
     """Onset detection function: log spectral flux over a running noise floor, of all bands or of the best three.
 
-    A band's rise counts in units of how much that band rises and falls anyway, so that rain, a rattling fan
-    or 16-bit steps raise the bar for themselves and a knock in a few bands is still seen.
+    A band's rise is measured in units of that band's usual fluctuation, so that rain, a rattling fan or 16-bit steps
+    give no events, and a knock in a few bands still does.
 
     Args:
         bands: `[T, B]` band powers.

@@ -28,18 +28,18 @@ class Part(NamedTuple):
 
     @property
     def end_seconds(self) -> float:
-        """Where it ends."""
+        """The end of the window."""
         return self.begin_seconds + self.profile.seconds
 
 
 def joined(parts: Sequence[Part]) -> AcousticProfile:
-    """The profile of a recording from those of overlapping windows of it; that of a single one is its own.
+    """Join the profiles of overlapping windows to that of the whole recording; that of a single window is its own.
 
-    Windows meet in the middle of what they share, so that each moment is judged by a window that reaches beyond it.
-    Events, energy, level, peak and noise floor come out as in the whole, boundaries nearly so. Centroid and tilt are
-    means weighted by power. Beats go on from window to window, and a pulse that is there for a part of the time is
-    not lost; its confidence is a mean over time. The reverberation is that of the window whose decay time is the
-    median, weighted by confidence.
+    Windows meet in the middle of their overlap, so that each moment is measured by a window that reaches beyond it.
+    Events, energy, level, peak and noise floor equal those of the whole, boundaries nearly so. Centroid and tilt are
+    means weighted by power. Beats continue from window to window, and a pulse that is present for a part of the time
+    is kept; its confidence is a mean over time. The reverberation is that of the window with the median decay time,
+    weighted by confidence.
 
     Args:
         parts: ascending; neighbours overlap, and together they cover the recording.

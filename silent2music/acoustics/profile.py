@@ -26,7 +26,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class AcousticProfile:
-    """What was measured of one recording. Times are seconds from its start.
+    """All measurements of one recording. Times are seconds from its start.
 
     Attributes:
         seconds: duration.

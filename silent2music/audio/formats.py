@@ -17,7 +17,7 @@ from silent2music.errors import AudioError
 from silent2music.files import atomic_path
 
 MIN_SECONDS = 0.5
-"""The shortest recording that says anything about a room."""
+"""The shortest recording that is accepted as a room."""
 
 WHOLE_SECONDS = 60.0
 """Recordings up to this length are held in memory where they are opened; longer ones wait in a temporary file."""
@@ -163,7 +163,7 @@ def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, .
 
 
 def find_audio(folder: Path) -> list[Path]:
-    """All audio files below a folder, by suffix, sorted by path; hidden ones are none of them.
+    """Find all audio files below a folder, by suffix, sorted by path; hidden files are left out.
 
     Raises:
         AudioError: if there is none.

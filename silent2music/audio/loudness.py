@@ -9,7 +9,7 @@ from silent2music.audio.waveform import FLOOR_DBFS, Waveform, db_to_gain
 from silent2music.filters import Biquads, k_weighting, oversampled
 
 GATING_SECONDS, HOP_SECONDS = 0.4, 0.1
-"""Length and distance of the blocks whose loudness decides which of them count."""
+"""Length and hop of gating blocks."""
 
 ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
 SURROUND_WEIGHT = 1.41

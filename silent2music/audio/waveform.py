@@ -28,7 +28,7 @@ def block_samples(n_channels: int) -> int:
 
 @dataclass(frozen=True)
 class Waveform:
-    """Samples with their rate, checked once on making.
+    """Samples with their rate, validated on construction.
 
     Attributes:
         samples: `[C, N]` float32, C channels of N samples, of which 1.0 is full scale. What is louder, as 32-bit
@@ -185,7 +185,7 @@ class Recording:
 
 
 Recorded = Waveform | Recording
-"""What `acoustics` and `listening` take: sound in memory or on disk."""
+"""A recording as `acoustics` and `listening` take it: in memory or on disk."""
 
 
 def channels_of(room: Recorded) -> Channels:

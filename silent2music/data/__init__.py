@@ -1,1 +1,1 @@
-"""Pairs of a silent take and its music: made, checked, prepared and read."""
+"""Pairs of a near-silent recording and its music: the pair folder, harvesting, and prepared shards."""

@@ -1,14 +1,14 @@
-"""Pairs out of ordinary recordings of performances: the room before a note, and the music that follows.
+"""Harvest pairs from recordings of performances: the room tone before the music, and the music.
 
 Nearly every recording holds some near-silence: room tone before the first note, a quiet count-in, a pause
 between movements. Each such stretch is real audio of the very room that the music then sounds in. It is paired
 with the music that follows it, up to the next stretch.
 
-The silent side is never attenuated, since its level is part of what it says: a stretch louder than the pair
-format allows is refused. It is usually shorter than the music, so it is extended: excerpts of the stretch of
+The silent side is never attenuated, since its level is a signal: a stretch louder than the pair format allows is
+refused. It is usually shorter than the music, so it is extended: excerpts of the stretch of
 random place and length (60 to 100 % of it) are joined with equal-power crossfades, which keep the level of
-noise. Random excerpts, because a plain loop would put a pulse into the room that was never there. An extension
-has its limit (`HarvestConfig.max_extension`); beyond it the music is cut.
+noise. The excerpts are random because a plain loop would add a pulse to the room. The extension is limited
+(`HarvestConfig.max_extension`); beyond it the music is cut.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from silent2music.errors import AudioError, DataError
 
 BLOCK_SECONDS = 0.05
 MIN_ROOM_DBFS = -95.0
-"""Below this it is an editor's silence, not a room: 16-bit dither alone stands higher."""
+"""Below this it is digital silence from an editor, not a room: 16-bit dither alone is louder."""
 
 MAX_DRIFT_DB = 6.0
 """A stretch whose level moves more than this from its first to its last third is a tail or a fade."""
@@ -44,7 +44,7 @@ PREROLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Stretch:
-    """A near-silent stretch and the music behind it, in samples of a recording.
+    """A near-silent passage and the music after it, in samples of a recording.
 
     Attributes:
         start, end: the near-silence.
@@ -58,7 +58,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class HarvestReport:
-    """What came out of the recordings.
+    """The pairs that were harvested, and the recordings that gave none.
 
     Attributes:
         pairs: the pairs written.
@@ -123,12 +123,12 @@ def harvest(
 
 
 def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> list[Stretch]:
-    """Near-silent stretches of a recording that are followed by music.
+    """Find near-silent passages of a recording that are followed by music.
 
     A block of 50 ms is near-silent if it is below -35 dBFS, `below_music_db` below the recording's loud level
     (95th percentile) and at most `above_floor_db` above its quietest half second. Moments of up to 0.3 s that
-    are louder, yet well below the music, are let through. What still decays at the start of a stretch is the
-    tail of the music before it and is cut off.
+    are louder, yet well below the music, are accepted. A decay at the start of a stretch is
+    the tail of the music before it and is cut off.
 
     Args:
         recording: any rate and channels.
@@ -237,7 +237,7 @@ def _sides(
 
 
 def extended(room: FloatArray, n_samples: int, crossfade: int, rng: np.random.Generator) -> FloatArray:
-    """Room tone of any length from a short stretch of it.
+    """Extend a short passage of room tone to any length.
 
     The stretch itself comes first and whole. Then follow excerpts of 60 to 100 % of it from random places,
     each laid over the end of what is there with an equal-power crossfade: `cos` and `sin` of a quarter turn,

@@ -37,7 +37,7 @@ SOURCE_ROLES = ("recording", "score", "room", "instrument")
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
 MAX_SILENT_DBFS = -35.0
 MIN_MUSIC_DBFS = -60.0
-"""A music side whose RMS is below this is called silent: no microphone noise floor passes for music."""
+"""A music side whose RMS is below this counts as silent, so that a microphone's noise floor does not pass for music."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Pair:
         return str(self.labels.get("kind", ""))
 
     def to_line(self) -> str:
-        """The pair as one line of the manifest, without the line end; what is default is left out.
+        """The pair as one line of the manifest, without line end and default values.
 
         Raises:
             DataError: if a label is no JSON value (NaN and infinity included).
@@ -99,7 +99,7 @@ class Pair:
 
 
 def _plain(value: Any) -> Any:
-    """numpy values as what JSON knows."""
+    """NumPy values as plain ones, for JSON."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is not a JSON value")
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a manifest.
+    """One fault of a manifest, with its line.
 
     Attributes:
         line: line number in `pairs.jsonl`, from 1.
@@ -124,7 +124,7 @@ class Fault:
 
 
 def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
-    """Read the manifest of a pair folder; the audio is not looked at.
+    """Read the manifest of a pair folder, without opening the audio.
 
     Args:
         folder: the pair folder.
@@ -145,7 +145,7 @@ def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
-    """Write the manifest of a pair folder, whole or not at all, replacing one that is there.
+    """Write the manifest of a pair folder, whole or not at all, replacing an older one.
 
     Raises:
         DataError: if the labels of a pair are no JSON.
@@ -157,7 +157,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
 
 
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
-    """The two sides of a pair as recorded, cut to `start` and `end`.
+    """Read the two sides of a pair, cut to `start` and `end`.
 
     Raises:
         AudioError: if a file cannot be read or the range lies outside it.
@@ -183,7 +183,7 @@ def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
 
 
 def music_files(path: Path, split: str = "train") -> list[Path]:
-    """The music sides of a split of a pair folder; of anything else, which is all for training, its audio.
+    """The music files of a split: of a pair folder its music sides, of any other folder or file all its audio (training).
 
     Args:
         path: pair folder, another folder, or an audio file.
@@ -243,7 +243,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the values of one line, before any file is looked at."""
+    """Faults of the values of one line, without opening files."""
     for key in values:
         if key not in KEYS:
             yield (
@@ -285,7 +285,7 @@ def _escapes(path: str) -> bool:
 
 
 def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with `labels.sources`."""
+    """Faults of `labels.sources`."""
     if not isinstance(sources, list):
         yield "wrong-type", f"'labels.sources' is {sources!r}; expected a list of objects."
         return
@@ -305,7 +305,7 @@ def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
 
 
 def check(folder: Path | str) -> list[Fault]:
-    """Look at a whole pair folder and name everything that is wrong, in one pass.
+    """Check a whole pair folder, and list all faults.
 
     Every line is parsed, every file read; no fault hides another on a different line. The kinds of fault are
     `malformed-json`, `missing-key`, `unknown-key`, `wrong-type`, `outside-folder`, `bad-range`,
@@ -337,7 +337,7 @@ def check(folder: Path | str) -> list[Fault]:
 
 
 def _duplicates(pairs: list[tuple[int, Pair]]) -> Iterator[Fault]:
-    """Pairs that stand in the manifest twice."""
+    """Faults: pairs that are in the manifest twice."""
     first: dict[str, int] = {}
     for line, pair in pairs:
         if first.setdefault(pair.id, line) != line:
@@ -374,7 +374,7 @@ def _belongings(pair: Pair) -> set[tuple[str, str]]:
 
 
 def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
-    """What is wrong with the audio of a pair."""
+    """Faults of the audio of a pair."""
     sides: dict[str, Waveform] = {}
     for side, name in (("silent", pair.silent), ("music", pair.music)):
         path = root / name

@@ -13,7 +13,7 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `profile`, `labels` | JSON text |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
-again. So a killed run goes on where it was, and a set can be prepared while it still grows.
+again. So a killed run can be continued, and a set can be prepared while it still grows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a run of `prepare` did.
+    """Counts of what a run of `prepare` did.
 
     Attributes:
         n_prepared: pairs encoded in this run.
@@ -91,7 +91,7 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     n_codebooks: int | None = None,
 ) -> PrepareReport:
-    """Encode the pairs of a folder that are complete and not yet prepared.
+    """Encode the complete pairs of a folder that are not yet prepared, and write them as shards.
 
     Run it again while the folder grows: shards that are done are kept, new pairs go into new shards, and
     shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
@@ -149,7 +149,7 @@ def prepare(
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
-    """What a prepared folder was made with: codec, features, counts.
+    """Read the metadata of a prepared folder: codec, features, counts.
 
     Raises:
         DataError: if it is missing or malformed.
@@ -167,7 +167,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
 
 
 def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
-    """Make the folder, or see that what is in it fits; remove what a killed run left half-written."""
+    """Create the folder, or check that its contents fit; remove unfinished files of a killed run."""
     if abs(config.frame_rate - codec.frame_rate) > 1e-6:
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
@@ -246,7 +246,7 @@ def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all pairs of a run are encoded with."""
+    """Settings that the encoding of all pairs of a run shares."""
 
     root: Path
     codec: Codec
@@ -263,7 +263,7 @@ def _started(job: _Job) -> _Job:
 
 
 def _encode_pair(job: _Job, item: tuple[Pair, str]) -> Row | str:
-    """One row of a shard, or the sentence that says why there is none."""
+    """Encode a pair as a row of a shard, or return the sentence that says why it cannot be."""
     import torch
 
     from silent2music.acoustics import analyze
@@ -363,7 +363,7 @@ def _counts(target: Path) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Example:
-    """One crop of one pair.
+    """One crop of a pair.
 
     Attributes:
         codes: `[K, T]` int64.
@@ -381,7 +381,7 @@ class Example:
 
 
 class PairDataset:
-    """A prepared split in memory, ordered by pair id whatever the layout of its shards, giving crops.
+    """A prepared split in memory, from which crops are taken; ordered by pair id, whatever the layout of its shards.
 
     20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
 
@@ -441,7 +441,7 @@ class PairDataset:
         )
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
-        """A control's signal for a stretch of a pair."""
+        """A control's signal for a crop of a pair."""
         values, control = self._columns[_column(name)][index], CONTROLS[name]
         if values is None or control.axis == "whole":
             return None if values is None else np.asarray(values, np.float32)
@@ -471,7 +471,7 @@ def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples side by side, padded at the end.
+    """A batch of examples, padded at the end.
 
     Attributes:
         codes: `[B, K, T]` int64, zero where padded.
@@ -505,7 +505,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 def batches(
     dataset: PairDataset, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """The full batches of an epoch for one rank, shuffled, cropped, the incomplete last one left out.
+    """The batches of an epoch for one rank, shuffled and cropped; an incomplete last batch is left out.
 
     The order depends on (seed, epoch) alone, so a resumed run continues an epoch exactly by giving `start`,
     the number of batches already used. Ranks share no pair within an epoch.

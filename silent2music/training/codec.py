@@ -18,13 +18,13 @@ Progress = Callable[[str, float], None]
 """Called with the stage's name and the fraction of it done."""
 
 MIN_NORM = 0.05
-"""Vectors shorter than this (about -90 dBFS) count no more in the fit for being quieter still."""
+"""Norm (about -90 dBFS) below which the weight of a vector in the fit no longer grows."""
 
 QUIET_SHARE = 0.2
-"""Share of the vectors that the fit hears from farther away, so that a fade-out fades in any music."""
+"""Share of the vectors that are attenuated for the fit, so that fade-outs are coded in any music."""
 
 QUIETEST_DB = -50.0
-"""By how much, at most."""
+"""The lowest of their gains."""
 
 KMEANS_BLOCK = 16_384
 """Vectors whose distances are computed at once, to bound memory."""
@@ -104,7 +104,7 @@ def _features(
 
 
 def _some_farther_away(vectors: Tensor, power: float, generator: torch.Generator) -> Tensor:
-    """The vectors `[n, P]`, some of them as of a quieter sound: a gain on it is one on them, to the same power."""
+    """The vectors `[n, P]`, a share of them scaled as those of an attenuated sound are."""
     draws = torch.rand(2, len(vectors), generator=generator)
     gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
     return vectors * torch.pow(10.0, power * gain_db / 20.0)[:, None]
@@ -115,8 +115,8 @@ def _fit_quantiser(
 ) -> None:
     """Residual k-means on vectors `[n, P]`, into the codec's codebooks and scales.
 
-    The first book minimises the error relative to each vector's own length; an entry's scale is the RMS length
-    of what it leaves, and the other books are fitted to what is left in that scale.
+    The first codebook minimises the error relative to each vector's length; an entry's scale is the RMS length of its
+    residuals, and the other codebooks are fitted to residuals divided by that scale.
     """
     books, size = codec.codebooks, codec.codebook_size
     weights = 1.0 / vectors.norm(dim=1).square().clamp(min=MIN_NORM**2)
@@ -183,7 +183,7 @@ def kmeans(
 
 
 def _scores(vectors: Tensor, centroids: Tensor) -> Tensor:
-    """`[n, V]`, half of what each centroid takes from a vector's energy."""
+    """Half of the energy that subtracting each centroid takes from each vector, `[n, V]`."""
     return vectors @ centroids.T - centroids.square().sum(1) / 2
 
 
@@ -193,6 +193,6 @@ def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _round(codec: BundledCodec) -> None:
-    """Bring the fitted tensors to what 16 bits on disk can hold."""
+    """Round the fitted tensors to 16 bits, as they are stored."""
     for buffer in codec.buffers():
         buffer.copy_(buffer.half().float())

@@ -1,4 +1,4 @@
-"""The codec's training loop: what the closed form left, by gradient.
+"""The training loop of codecs: of the bundled codec's correction, or of EnCodec's network.
 
 Every random choice of a step (excerpts, gains, dropped codebooks) is a function of the seed and the step, so that a
 resumed run equals an uninterrupted one.
@@ -92,7 +92,7 @@ def train_codec(
 
 
 def _check(recipe: RecipeConfig) -> None:
-    """Refuse settings that do not go together."""
+    """Raise an error if settings contradict each other."""
     config = recipe.codec_training
     for name, known in (("kind", ("bundled", "seanet")), ("objective", ("sound", "magnitudes"))):
         if getattr(config, name) not in known:
@@ -109,7 +109,7 @@ def _check(recipe: RecipeConfig) -> None:
 
 
 def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
-    """The codec to train: what `start` holds, with the correction that the recipe asks for."""
+    """The codec to train: that of `start`, with the correction that the recipe asks for."""
     if recipe.codec_training.kind == "seanet":
         return cast(SeanetCodec, load_codec(start)) if start else SeanetCodec(recipe.seanet)
     if start is None:
@@ -129,7 +129,7 @@ def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
 
 
 class _Run:
-    """One run with everything that a step touches."""
+    """A training run: codec, optimisers, data and log."""
 
     def __init__(
         self,
@@ -225,9 +225,9 @@ class _Run:
         return found
 
     def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """What the codec makes of some music, what it should be, and the commitment loss.
+        """Decoded music, its reference, and the commitment loss.
 
-        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is as from farther away.
+        Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is attenuated.
         """
         config, codec, device = self.config, self.codec, self.accelerator.device
         n_codebooks = codec.n_codebooks
@@ -270,7 +270,7 @@ class _Run:
         return {**found, "spectral": torch.stack(weighted).sum()}
 
     def _adversarial_losses(self, wanted: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-        """What the discriminator finds in decoded samples `[B, N]`."""
+        """Losses of decoded samples `[B, N]` by the discriminator."""
         judge = cast(nn.Module, self.discriminator)
         fake, fake_maps = judge(decoded[:, None])
         with torch.no_grad():
@@ -298,14 +298,14 @@ class _Run:
         return measure(self.average, sound[:, None].to(self.accelerator.device))
 
     def _log(self, values: Mapping[str, float]) -> None:
-        """To TensorBoard and, as a line, to `log.jsonl`."""
+        """Write values to TensorBoard and, as a line, to `log.jsonl`."""
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
             with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """What a state holds, by part."""
+        """The tensors of a resume file, by part."""
         parts = {
             "codec": self.codec.state_dict(),
             "average": self.average.state_dict(),
@@ -323,7 +323,7 @@ class _Run:
         return found
 
     def _save(self) -> None:
-        """State for resuming, and the averaged codec as a codec folder."""
+        """Write the resume file, and the averaged codec as a codec folder."""
         settings = to_dict(self.config)
         write_state(self.out / STATE_FILE, self.step, settings, self._tensors(), self._optimizers())
         save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)
@@ -331,7 +331,7 @@ class _Run:
 
 @torch.no_grad()
 def measure(codec: Codec | TrainableCodec, sound: Tensor) -> dict[str, float]:
-    """Figures of music `[B, C, N]` through a codec.
+    """Distances between music `[B, C, N]` and what a codec decodes of it.
 
     Returns:
         `log_mel`, the distance over four scales; `level_error_db`, the mean absolute error of each row's RMS

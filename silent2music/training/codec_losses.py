@@ -1,4 +1,4 @@
-"""What a codec is trained on beside `distances`: losses of a discriminator, and the balance of all."""
+"""Adversarial losses of a codec (EnCodec's), and the balancing of its losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Hinge loss of the logits of each scale (Défossez et al., 2022, equation 6)."""
+    """Hinge loss of the discriminator, from the logits of each scale (Défossez et al., 2022, equation 6)."""
     terms = [
         functional.relu(1 - r).mean() + functional.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)
     ]
@@ -18,12 +18,12 @@ def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor
 
 
 def generator_loss(fake: Sequence[Tensor]) -> Tensor:
-    """What the discriminator finds wrong (Défossez et al., 2022, section 3.4)."""
+    """Adversarial loss of the codec (Défossez et al., 2022, section 3.4)."""
     return torch.stack([functional.relu(1 - f).mean() for f in fake]).mean()
 
 
 def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Relative distance of the discriminator's inner features (Défossez et al., 2022, equation 5)."""
+    """Feature matching loss: relative distance of the discriminator's features (Défossez et al., 2022, equation 5)."""
     terms = [
         (r - f).abs().mean() / r.abs().mean().clamp(min=1e-6)
         for real_maps, fake_maps in zip(real, fake, strict=True)
@@ -33,7 +33,7 @@ def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tenso
 
 
 class Balancer:
-    """Makes each loss's share of the gradient its weight, whatever the loss's own scale.
+    """EnCodec's loss balancer: scales gradients so that each loss's share is its weight, whatever its scale.
 
     Défossez et al. (2022), equation 7: each gradient with respect to the sound is divided by the running mean
     of its norm.
@@ -49,7 +49,7 @@ class Balancer:
         self.mass = torch.zeros(())
 
     def gradient(self, losses: Mapping[str, Tensor], sound: Tensor) -> Tensor:
-        """The balanced gradient, of the shape of `sound`, which the losses depend on and which is a leaf."""
+        """The balanced gradient with respect to `sound`, a leaf that the losses depend on."""
         gradients = [
             torch.autograd.grad(losses[name], [sound], retain_graph=True)[0] for name in self.weights
         ]

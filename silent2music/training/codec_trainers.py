@@ -1,6 +1,6 @@
 """Codecs as differentiable functions, for the training loop.
 
-The phases of the bundled codec's sound are taken as given in the backward pass: what is learned is magnitudes.
+In the backward pass the rebuilt phases of the bundled codec are constants: only magnitudes are learned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from silent2music.phase import estimate_phases, griffin_lim, inverse_stft, stft
 
 
 class BundledTrainer(nn.Module):
-    """The bundled codec's decoder; its tokens stay as they are."""
+    """The decoder of the bundled codec, differentiable; tokens are constants."""
 
     def __init__(self, codec: BundledCodec) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class BundledTrainer(nn.Module):
 
         Args:
             codes: `[B, K, T]`, or of the first codebooks alone.
-            gain: `[B, 1, 1]` of amplitude, as of a sound from farther away.
-            to_sound: go on to samples; otherwise stop at magnitudes, which takes little time.
+            gain: `[B, 1, 1]` on amplitude, so that quiet music is trained too.
+            to_sound: decode to samples; otherwise stop at magnitudes, which is much faster.
         """
         codec, n_codebooks = self.codec, codes.shape[1]
         vectors = codec.vectors(codes) * gain.pow(codec.config.power)
@@ -46,7 +46,7 @@ class BundledTrainer(nn.Module):
 
 
 class SeanetTrainer(nn.Module):
-    """`encodec`'s network and quantiser, from sound to sound."""
+    """EnCodec's network and quantiser, from sound to sound."""
 
     def __init__(self, codec: SeanetCodec) -> None:
         super().__init__()

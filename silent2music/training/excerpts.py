@@ -18,10 +18,10 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.errors import AudioError, DataError
 
 EXCERPT_SECONDS = 8.0
-"""Of coded music: long beside a crop, so that few crops begin or end where an excerpt does."""
+"""Length of an excerpt of coded music: much longer than a crop, so that few crops touch its ends."""
 
 EXCERPTS_PER_FILE = 2
-"""Of coded music, at each visit: most of the time goes into reading a file."""
+"""Excerpts of coded music taken from a file at a time, since reading it takes most of the time."""
 
 _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 
@@ -29,7 +29,7 @@ _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 def crops(
     files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
 ) -> Tensor:
-    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some from farther away.
+    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, half of them attenuated.
 
     Args:
         files: music.
@@ -62,7 +62,7 @@ def crops(
 
 
 class CodedMusic:
-    """Excerpts of music with their codes, read from disk as they are asked for: hours of them take no memory.
+    """Excerpts of music with their codes, memory-mapped from disk.
 
     Attributes:
         sound: `[n, N]` int16.
@@ -74,7 +74,7 @@ class CodedMusic:
         self.codes: NDArray[np.int16] = np.load(folder / _CODES_FILE, mmap_mode="r")
 
     def crops(self, rows: Sequence[int], start: int, n_frames: int) -> tuple[Tensor, Tensor]:
-        """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of B excerpts, from a codec frame on."""
+        """Codes `[B, K, n_frames]` int64 and samples `[B, N]` of B excerpts, from codec frame `start` on."""
         span = self.sound.shape[1] // self.codes.shape[2]
         stop = start + n_frames
         codes = self.codes[rows, :, start:stop].astype(np.int64)
@@ -85,7 +85,7 @@ class CodedMusic:
 def code_music(
     codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path
 ) -> CodedMusic:
-    """Excerpts of music and their codes, made in a folder if they are not there already.
+    """Cut excerpts of music and encode them into a folder, unless it holds them already.
 
     An hour takes 175 MB on disk. Files are visited in a random order, again from the first if they are too few.
 

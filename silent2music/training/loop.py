@@ -140,7 +140,7 @@ def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2
 
 
 class _Run:
-    """One run with everything that a step touches."""
+    """A training run: model, averaged weights, optimiser, data and log."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class _Run:
                     parts = []
 
     def _learning_rate(self) -> float:
-        """Of the step to come."""
+        """The learning rate of the next step."""
         config = self.config
         return learning_rate(self.step, config.learning_rate, config.warmup_steps, config.max_steps)
 
@@ -244,7 +244,7 @@ class _Run:
         return total
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of real music per codebook `[K]`, and what is to be made small."""
+        """The loss of real music per codebook `[K]`, and the loss to be minimised."""
         config, n_rows, mask = self.config, len(batch.ids), batch.signals.mask
         names = self.plain.config.controls
         signals = batch.signals.kept(draw_kept(names, config.control_dropout, n_rows, mask.device))
@@ -283,33 +283,33 @@ class _Run:
         return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
 
     def _log(self, values: dict[str, float]) -> None:
-        """To TensorBoard and, as a line, to `log.jsonl`."""
+        """Write values to TensorBoard and, as a line, to `log.jsonl`."""
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
             with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
 
     def _save(self) -> None:
-        """State for resuming, and the averaged weights as a model folder."""
+        """Write the resume file, and the averaged weights as a model folder."""
         settings = {"training": to_dict(self.config)}
         write_state(self.out / STATE_FILE, self.step, settings, *self._state())
         self.average.save_pretrained(self.out / MODEL_FOLDER)
 
     def _load(self) -> None:
-        """Go on from the last checkpoint."""
+        """Load the last resume file."""
         self.step = read_state(self.out / STATE_FILE, *self._state())
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
-        """What a checkpoint holds, as `write_state` takes it."""
+        """The contents of a resume file, as `write_state` takes them."""
         parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
         return parts, {"model": (self.plain, self.optimizer)}
 
 
 class _Opponent:
-    """The model that a run started from, as it was.
+    """The opponent in self-play: the model that a run started from, frozen.
 
-    It draws from its whole distribution: of tokens that are cut off at the draw the one that comes after would learn
-    no more than to give them back.
+    It draws from its whole distribution: from draws without the unlikely tokens, the new model would learn no more than
+    to give those tokens their probability back.
     """
 
     def __init__(self, model: Silent2Music) -> None:
@@ -325,6 +325,6 @@ class _Opponent:
 
     @torch.no_grad()
     def losses(self, codes: Tensor, signals: Signals) -> Tensor:
-        """As `Silent2Music.forward`."""
+        """The opponent's losses, as `Silent2Music.forward` gives them."""
         found: Tensor = self._model(codes, signals)
         return found

@@ -1,4 +1,4 @@
-"""A recipe from its data folders to a model folder, stage by stage; each stage goes on where it was stopped.
+"""Runs a recipe from its data folders to a model folder, in stages that continue where they were stopped.
 
 | stage | makes | from |
 |---|---|---|
@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class _Run:
-    """A recipe, its folder, and where a stage reports to."""
+    """What stages share: the recipe, the output folder and the progress callback."""
 
     recipe: RecipeConfig
     out: Path
@@ -45,7 +45,7 @@ class _Run:
 def run_recipe(
     recipe: RecipeConfig, out: Path, stages: Sequence[str] = (), progress: Progress | None = None
 ) -> Path:
-    """Carry out a recipe, or some of its stages.
+    """Run a recipe, or some of its stages.
 
     Stages that are complete are passed over quickly, so the same command again goes on after a kill. Under
     `accelerate launch` give the stage `model` alone: the others need one process.
@@ -149,7 +149,7 @@ def _evaluate(run: _Run) -> None:
 
 
 def _need(file: Path, stage: str) -> None:
-    """Refuse to go on without what an earlier stage makes."""
+    """Raise an error if the output of an earlier stage is missing."""
     if not file.exists():
         raise DataError(f"{file} is missing; run the stage '{stage}' first.")
 

@@ -1,4 +1,4 @@
-"""What the training loops of model and codec share: the file to resume from, averaged weights, learning rate.
+"""Shared by the training loops of model and codec: the resume file, averaged weights, learning rate, precision.
 
 A run's state is one file: weights, averaged weights, the optimizers' moments, and in its metadata the step and the
 settings. It is replaced whole, so that a kill at any time leaves a state whose parts are of one age.
@@ -26,7 +26,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _OPTIMIZER = "optimizer."
 
 Optimizers = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
-"""By name: an optimizer and the module whose parameters it moves."""
+"""By name: an optimizer and the module whose parameters it updates."""
 
 
 def write_state(
@@ -36,7 +36,7 @@ def write_state(
     tensors: Mapping[str, Mapping[str, Tensor]],
     optimizers: Optimizers,
 ) -> None:
-    """Write all that a run needs to go on, replacing the file whole or not at all.
+    """Write everything that resuming a run needs, replacing the file whole or not at all.
 
     Args:
         file: where to.
@@ -55,7 +55,7 @@ def write_state(
 
 
 def read_state(file: Path, tensors: Mapping[str, Mapping[str, Tensor]], optimizers: Optimizers) -> int:
-    """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
+    """Load what `write_state` wrote into parts and optimizers, in place; returns the step.
 
     Raises:
         CheckpointError: if there is no state, or it was written with other sizes, naming the first tensor.
@@ -109,7 +109,7 @@ def learning_rate(step: int, peak: float, warmup_steps: int, max_steps: int, flo
 
 
 def resolved_precision(wanted: str) -> str:
-    """`bf16` or `no`, `auto` being decided by what the hardware multiplies natively.
+    """The precision `bf16` or `no`; `auto` is bf16 on hardware that multiplies in it natively.
 
     Raises:
         ConfigError: on any other word.
