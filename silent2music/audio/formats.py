@@ -11,7 +11,7 @@ import numpy as np
 
 from silent2music.arrays import FloatArray
 from silent2music.audio.decoding import INSTALL, Decoding, decoding
-from silent2music.audio.downmix import Channels, Downmix
+from silent2music.audio.downmix import Channels
 from silent2music.audio.waveform import Recorded, Recording, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
@@ -67,47 +67,43 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
 
 
 def open_recording(
-    path: Path | str,
-    strict: bool = False,
-    track: int = 0,
-    channel: int | None = None,
-    downmix: bool = True,
+    path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None
 ) -> Recorded:
     """What is heard of a room's recording, `[1, N]`: as `read(...).downmix()`, in memory that does not grow.
 
     The file is decoded block by block, twice if it has several channels: once to weigh them, and once to mix them
     down. What is longer than `WHOLE_SECONDS` goes to a temporary file of 4 bytes a sample.
 
-    Args:
-        path, strict, track, channel: as for `read`.
-        downmix: false keeps all channels, for who asks where their sound comes from.
-
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
     """
     path = Path(path)
-    mix = _mix(path, track, channel) if downmix or channel is not None else None
     with decoding(path, track) as source:
-        recording = Recording(1 if mix else source.n_channels, source.sample_rate)
+        chosen = _chosen(path, channel, source.n_channels)
+        is_mixed = channel is None and source.n_channels > 1
+    mix = compare_channels(path, track).downmix() if is_mixed else None
+    with decoding(path, track) as source:
+        recording = Recording(1, source.sample_rate)
         for block in source:
-            samples = _checked(path, block)
+            samples = _checked(path, block[chosen])
             recording.append(mix(samples) if mix else samples)
     recording.notes = (*_lengths_checked(path, source, strict), *(mix.notes if mix else ()))
     recording.recorded_channels = source.n_channels
     return recording.whole() if recording.seconds <= WHOLE_SECONDS else recording
 
 
-def _mix(path: Path, track: int, channel: int | None) -> Downmix:
-    """How a file's channels become one."""
+def compare_channels(path: Path | str, track: int = 0) -> Channels:
+    """The levels of a file's channels and what they have in common, in memory that does not grow.
+
+    Raises:
+        AudioError: as `read`, but not of a file that is too short or cut.
+    """
+    path = Path(path)
     with decoding(path, track) as source:
-        if channel is not None or source.n_channels == 1:
-            return Downmix(
-                np.eye(source.n_channels, dtype=np.float32)[_chosen(path, channel, source.n_channels)][0]
-            )
         channels = Channels(source.n_channels, source.sample_rate)
         for block in source:
             channels.add(_checked(path, block))
-    return channels.downmix()
+    return channels
 
 
 def _chosen(path: Path, channel: int | None, n_channels: int) -> slice:
