@@ -91,21 +91,18 @@ class BundledCodec(nn.Module):
         self.decoder = SpectrumCorrection(config) if config.decoder_layers else None
         self._waits = True
 
-    @property
-    def checksum(self) -> str:
-        """Hash of the transform's settings, the components and the quantiser, as stored in 16 bits."""
-        values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
-        tensors = {name: getattr(self, name) for name in ("components", "codebooks", "scales")}
-        return digest({"kind": self.kind, **values}, tensors)
+    def token_checksum(self, n_codebooks: int = 0) -> str:
+        """Of the transform, the components and the quantiser, as stored in 16 bits.
 
-    def token_checksum(self, n_codebooks: int) -> str:
-        """The `checksum`, whatever the number: all codebooks are searched together, so each code depends on all of them.
+        It is the same for any number of codebooks: all are searched together, so that each code depends on all.
 
         Raises:
             AudioError: if the codec has not so many codebooks.
         """
-        self._check_number(n_codebooks)
-        return self.checksum
+        self._check_number(n_codebooks or self.n_codebooks)
+        values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
+        tensors = {name: getattr(self, name) for name in ("components", "codebooks", "scales")}
+        return digest({"kind": self.kind, **values}, tensors)
 
     @property
     def decoder_version(self) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
-from silent2music.config import CodecConfig, SeanetConfig, from_dict, to_dict
+from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.files import atomic_path
 from silent2music.weights import fill, read_weights, write_weights
@@ -44,13 +44,8 @@ class Codec(Protocol):
     n_codebooks: int
     codebook_size: int
 
-    @property
-    def checksum(self) -> str:
-        """Hash of everything that decides which tokens a sound gets; a change of the decoder leaves it as it is."""
-        ...
-
-    def token_checksum(self, n_codebooks: int) -> str:
-        """Hash of everything that decides the codes of the first `n_codebooks`."""
+    def token_checksum(self, n_codebooks: int = 0) -> str:
+        """Identifies all that decides the codes of the first `n_codebooks`, 0 for all; the decoder may change."""
         ...
 
     @property
@@ -114,13 +109,9 @@ class SeanetCodec(nn.Module):
             kmeans_iters=10,
         )
 
-    @property
-    def checksum(self) -> str:
-        """Hash of the encoder and the codebooks."""
-        return self.token_checksum(self.n_codebooks)
-
-    def token_checksum(self, n_codebooks: int) -> str:
-        """Of the encoder and the first codebooks."""
+    def token_checksum(self, n_codebooks: int = 0) -> str:
+        """Of the encoder and the first codebooks, 0 for all."""
+        n_codebooks = n_codebooks or self.n_codebooks
         values = {"kind": self.kind, **to_dict(self.config), "n_codebooks": n_codebooks}
         tensors = {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         return digest(values, {**tensors, "codebooks": self.codebook_vectors()[:n_codebooks]})
@@ -178,15 +169,11 @@ class EncodecCodec(nn.Module):
         self.samples_per_code = math.prod(settings.upsampling_ratios)
         self.frame_rate = self.sample_rate / self.samples_per_code
 
-    @property
-    def checksum(self) -> str:
-        """Hash of the encoder and the codebooks used."""
-        return self.token_checksum(self.n_codebooks)
-
-    def token_checksum(self, n_codebooks: int) -> str:
-        """Of the encoder and the first codebooks."""
+    def token_checksum(self, n_codebooks: int = 0) -> str:
+        """Of the encoder and the first codebooks, 0 for all."""
+        books = self.codebook_vectors()[: n_codebooks or self.n_codebooks]
         tensors = {f"encoder.{k}": v for k, v in self.model.encoder.state_dict().items()}
-        return digest({"kind": self.kind}, {**tensors, "codebooks": self.codebook_vectors()[:n_codebooks]})
+        return digest({"kind": self.kind}, {**tensors, "codebooks": books})
 
     @property
     def decoder_version(self) -> str:
@@ -230,7 +217,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         values |= {"n_codebooks": codec.n_codebooks, "model": codec.model.config.to_dict()}
     else:
         values |= {"settings": to_dict(cast(Any, codec).config)}
-    values |= {"checksum": codec.checksum, "decoder_version": codec.decoder_version}
+    values |= {"checksum": codec.token_checksum(), "decoder_version": codec.decoder_version}
     write_weights(cast(nn.Module, codec).state_dict(), folder / WEIGHTS_FILE)
     with atomic_path(folder / CONFIG_FILE, force=True) as file:
         file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
@@ -249,7 +236,14 @@ def load_codec(folder: Path | str) -> Codec:
         return _load_pretrained(HUB_NAMES.get(str(folder), str(folder)))
     folder = Path(folder)
     file = folder / CONFIG_FILE
-    values = _read_config(file)
+    if not file.exists():
+        raise CheckpointError(
+            f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+        )
+    try:
+        values = read_values(file)
+    except ConfigError as error:
+        raise CheckpointError(f"{error} Get the folder again.") from error
     if values.get("model_type") == "encodec":
         return _load_pretrained(str(folder))
     kind = values.get("kind")
@@ -262,10 +256,10 @@ def load_codec(folder: Path | str) -> Codec:
             f"{file}: the settings do not fit this version ({error}); get the folder again."
         ) from error
     fill(codec.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
-    stated = values.get("checksum")
-    if stated != cast(Codec, codec).checksum:
+    stated, found = values.get("checksum"), cast(Codec, codec).token_checksum()
+    if stated != found:
         raise CheckpointError(
-            f"{file}: field 'checksum' is {stated!r} and {WEIGHTS_FILE} has {cast(Codec, codec).checksum!r}; "
+            f"{file}: field 'checksum' is {stated!r} and {WEIGHTS_FILE} has {found!r}; "
             "the two files do not belong together, get the folder again."
         )
     return cast(Codec, codec.eval())
@@ -300,20 +294,6 @@ def _load_pretrained(name: str) -> EncodecCodec:
         raise CheckpointError(
             f"{name} cannot be loaded as an EnCodec model ({reason}); check the name."
         ) from error
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise CheckpointError(
-            f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
-        )
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}); get the folder again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds no table of fields; get the folder again.")
-    return values
 
 
 # Piece by piece

@@ -22,6 +22,60 @@ from silent2music.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
+INF = math.inf
+ABOVE_0 = math.ulp(0.0)
+
+_BOUNDS: dict[str, tuple[float, float]] = {
+    name: (low, high)
+    for low, high, names in (
+        (1, INF, "batch_size beats_per_bar candidates codebook_dim codebook_size dim discriminator_filters"),
+        (
+            1,
+            INF,
+            "attention_window frames_per_code gradient_accumulation hop kernel_size n_candidates n_codebooks",
+        ),
+        (
+            1,
+            INF,
+            "n_components n_fft n_filters n_heads n_layers n_mels n_validation_crops n_validation_pairs",
+        ),
+        (1, INF, "sample_rate validate_every variations workers"),
+        (ABOVE_0, INF, "cached_minutes crop_seconds ffn_multiple frame_rate gradient_clip max_seconds"),
+        (ABOVE_0, INF, "min_music_seconds min_silence_seconds rope_base seconds selfplay_beta"),
+        (ABOVE_0, 1, "power top_p"),
+        (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
+        (0, 0.5, "tempo_tolerance"),
+        (0, 2**63 - 1, "seed"),
+        (-120, 0, "level_min_dbfs level_max_dbfs quiet_db"),
+        (-70, -5, "lufs"),
+        (-20, 0, "true_peak"),
+    )
+    for name in names.split()
+}
+"""What numbers are at least (`ABOVE_0`: more than 0) and at most, by setting; all others are 0 or more."""
+
+
+def _check_bounds(config: Any, section: str, **own: tuple[float, float]) -> None:
+    """Refuse settings that are out of `_BOUNDS` or not finite; those that are None are not given and not checked.
+
+    Args:
+        config: the settings.
+        section: what their names begin with in the error.
+        own: bounds that mean something else in this config.
+
+    Raises:
+        ConfigError: naming the first such number and what was expected.
+    """
+    for field_ in dataclasses.fields(config):
+        value = getattr(config, field_.name)
+        low, high = own.get(field_.name) or _BOUNDS.get(field_.name, (0, INF))
+        for number in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(number, int | float) and not (low <= number <= high and math.isfinite(number)):
+                expected = "more than 0" if low == ABOVE_0 else f"{low} or more"
+                if high < INF:
+                    expected = expected.removesuffix(" or more") + f" to {high}"
+                raise ConfigError(f"{section}{field_.name} is {number}; expected {expected}.")
+
 
 @dataclass(frozen=True)
 class CodecConfig:
@@ -43,6 +97,9 @@ class CodecConfig:
     griffin_lim_iterations: int = 4
     decoder_layers: int = 0
     correction_dim: int = 192
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "codec.")
 
     @property
     def samples_per_code(self) -> int:
@@ -66,6 +123,9 @@ class SeanetConfig:
     n_codebooks: int = 8
     codebook_size: int = 1024
 
+    def __post_init__(self) -> None:
+        _check_bounds(self, "seanet.")
+
     @property
     def samples_per_code(self) -> int:
         """Samples between two codec frames."""
@@ -87,6 +147,9 @@ class AmbientConfig:
     n_global_tokens: int = 4
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        _check_bounds(self, "ambient.")
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -102,6 +165,9 @@ class DecoderConfig:
     codebook_size: int = 1024
     codebook_dim: int = 256
     rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "decoder.")
 
     @property
     def head_dim(self) -> int:
@@ -128,10 +194,13 @@ class ModelConfig:
     codec_checksum: str = ""
     guidance: float = 1.25
 
+    def __post_init__(self) -> None:
+        _check_bounds(self, "")
 
-Precision = Literal["fp32", "fp16", "int8", "bf16"]
-"""How weights are held while tokens are drawn: `fp16` and `int8` compute in fp32 between the products, by FBGEMM on
-x86 CPUs; `bf16` products are for CUDA."""
+
+Precision = Literal["fp32", "fp16", "bf16"]
+"""How weights are held while tokens are drawn: `fp16` computes in fp32 between the products, by FBGEMM on x86 CPUs;
+`bf16` products are for CUDA."""
 
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
@@ -140,8 +209,9 @@ PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 class SamplingConfig:
     """How tokens are drawn; passed with every call.
 
-    A `guidance` of None is the model's default. `constraints` are names in `sampling.CONSTRAINTS`; one applies where the
-    weights have limits for it.
+    A `temperature` of 0 takes the likeliest token; a `top_k` of 0, a `top_p` of 1 and a `guidance` of 1 are off.
+    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
+    where the weights have limits for it.
     """
 
     temperature: float = 1.0
@@ -152,16 +222,7 @@ class SamplingConfig:
     constraints: tuple[str, ...] = ("cells", "rests")
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature is {self.temperature}; expected 0 (greedy) or more.")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k is {self.top_k}; expected 0 (off) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}; expected more than 0 and at most 1.")
-        if self.guidance is not None and not self.guidance >= 0:
-            raise ConfigError(f"guidance is {self.guidance}; expected 0 or more (1 is off).")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 - 1.")
+        _check_bounds(self, "")
 
 
 @dataclass(frozen=True)
@@ -171,9 +232,9 @@ class TrainingConfig:
     `mixed_precision` is `no`, `bf16`, or `auto`: bf16 on hardware that multiplies in it, where it about doubles
     the speed, and not elsewhere, where emulation makes it tens of times slower.
 
-    With a `selfplay_weight` above 0, a loss makes the real music of each step likelier relative to what the model that
-    the run starts from draws for the same rooms; `selfplay_beta`, per nat, says how soon the loss of a pair saturates
-    once the real piece has become likelier.
+    With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
+    draws for the same rooms; `selfplay_beta` is SPIN's beta, per nat: the higher, the sooner a piece that has become
+    likelier than its counterpart counts no more.
 
     `control_dropout` gives the conditioning dropout of a control or of a group, as a share of the rows, where it differs
     from `signals.CONTROLS` and `signals.GROUP_DROPOUT`.
@@ -197,6 +258,9 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
     n_validation_pairs: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "training.")
 
 
 @dataclass(frozen=True)
@@ -239,6 +303,9 @@ class CodecTrainingConfig:
     checkpoint_minutes: float = 5.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_bounds(self, "codec_training.")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -267,6 +334,9 @@ class DataConfig:
         }
     )
 
+    def __post_init__(self) -> None:
+        _check_bounds(self, "data.")
+
 
 @dataclass(frozen=True)
 class HarvestConfig:
@@ -281,6 +351,9 @@ class HarvestConfig:
     crossfade_seconds: float = 0.25
     validation_share: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "harvest.")
 
 
 @dataclass(frozen=True)
@@ -300,6 +373,9 @@ class RunConfig:
     n_codebooks: int = 0
     start: str = ""
     n_eval: int = 128
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "run.", n_codebooks=(0, INF))
 
 
 @dataclass(frozen=True)
@@ -345,14 +421,7 @@ class AmbienceConfig:
     licence: str = "not stated"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise ConfigError(f"ambience.seconds is {self.seconds}; expected a length above 0.")
-        for name, least in (("bars", 0), ("beats_per_bar", 1), ("variations", 1), ("candidates", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"ambience.{name} is {getattr(self, name)}; expected {least} or more.")
-        for name, low, high in (("tempo_tolerance", 0, 0.5), ("lufs", -70, -5), ("true_peak", -20, 0)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"ambience.{name} is {getattr(self, name)}; expected {low} to {high}.")
+        _check_bounds(self, "ambience.")
         if self.sample_rate not in (44_100, 48_000):
             raise ConfigError(f"ambience.sample_rate is {self.sample_rate}; expected 44100 or 48000.")
         if "mp3" in self.formats:
@@ -427,11 +496,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
                 raise ConfigError(f"Setting '{label}' is {value!r}; expected a table of settings.")
             known[key] = from_dict(typing.cast(type, hint), value, label)
         else:
-            known[key] = _checked(value, hint, label)
+            known[key] = _as_type(value, hint, label)
     return cls(**known)
 
 
-def _checked(value: Any, hint: Any, label: str) -> Any:
+def _as_type(value: Any, hint: Any, label: str) -> Any:
     """`value` as the annotated type, an int where a float is expected being welcome."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -443,10 +512,10 @@ def _checked(value: Any, hint: Any, label: str) -> Any:
         return float(value)
     if origin is tuple and isinstance(value, list | tuple):
         item = typing.get_args(hint)[0]
-        return tuple(_checked(v, item, label) for v in value)
+        return tuple(_as_type(v, item, label) for v in value)
     if origin is dict and isinstance(value, Mapping):
         item = typing.get_args(hint)[1]
-        return {str(k): _checked(v, item, f"{label}.{k}") for k, v in value.items()}
+        return {str(k): _as_type(v, item, f"{label}.{k}") for k, v in value.items()}
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise ConfigError(f"Setting '{label}' is {value!r}; expected {getattr(hint, '__name__', hint)}.")

@@ -1,4 +1,4 @@
-"""A network that corrects the magnitudes that the bundled codec decodes; it starts as the identity."""
+"""A learned correction of the magnitudes that the bundled codec decodes; it starts as nearly no change."""
 
 from __future__ import annotations
 

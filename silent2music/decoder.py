@@ -13,13 +13,13 @@ from silent2music.config import DecoderConfig
 from silent2music.errors import ConfigError
 
 CELL_QUANTILE = 0.9
-"""Quantile of encoded frames that sets the limit of `sampling.Cells`."""
+"""Quantile, over the frames of encoded music, at which the limits of `sampling.Cells` lie."""
 
 REST_SHARES = (0.01, 0.03, 0.1, 0.3)
-"""Shares of the frames of encoded music that count as quiet; each has its own limit on how long a silence lasts."""
+"""Shares of the frames of encoded music that count as quiet; `sampling.Rests` has a limit for each of them."""
 
 REST_QUANTILE = 0.97
-"""Quantile of the silences of encoded music that sets the limits of `sampling.Rests`."""
+"""Quantile, over the quiet stretches of encoded music, at which those limits lie."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class Decoder(nn.Module):
             louder = entries[entries > threshold]
             if len(louder):
                 threshold = (threshold + louder.min()) / 2
-            runs = torch.cat([_runs(piece <= threshold) for piece in loudness]).sort().values
+            runs = torch.cat([_run_lengths(piece <= threshold) for piece in loudness]).sort().values
             self.rest_loudness[i] = threshold
             self.rest_limits[i] = runs[int(REST_QUANTILE * (len(runs) - 1))].float()
 
@@ -306,8 +306,8 @@ class Decoder(nn.Module):
         return torch.stack([keys for keys, _ in written]), torch.stack([values for _, values in written])
 
 
-def _runs(marked: Tensor) -> Tensor:
-    """Lengths of the runs of true values in `[n]`."""
+def _run_lengths(marked: Tensor) -> Tensor:
+    """Lengths of the runs of marked places of `[n]`."""
     edges = functional.pad(marked.int(), (1, 1)).diff()
     return (edges < 0).nonzero()[:, 0] - (edges > 0).nonzero()[:, 0]
 

@@ -1,14 +1,15 @@
 """Turns a recording, or live sound, into a stream of signals at constant memory.
 
 A recording of up to a minute is measured whole. A longer one, or a room repeated for longer, is measured in
-windows of a minute whose features and scalars are crossfaded, so that an hour needs no more memory than a minute and
-nothing jumps where two windows meet; the profile of the whole recording is joined from those of the windows. Live, the
-last seconds are measured again and again, and the newest signals are repeated where embedders look ahead.
+windows of a minute whose features and scalars are crossfaded, so that an hour needs no more than a minute, and
+nothing jumps where two windows meet; the profile of the whole recording is joined from the same windows. Live input
+is measured again and again over its last seconds, and its newest features stand for the future that the embedders see.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     lap = room.n_samples - fade
     index = np.arange(begin, end)
     place = index % lap
-    samples = np.asfortranarray(np.concatenate(list(_laps(room, begin, end, lap)), axis=1))
+    samples = np.asfortranarray(np.concatenate(list(_looped(room, begin, end, lap)), axis=1))
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
@@ -56,8 +57,8 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     return Waveform(samples, room.sample_rate, recorded_channels=room.recorded_channels)
 
 
-def _laps(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
-    """Samples `[begin, end)` of the first `lap` samples of a room, repeated, in consecutive blocks."""
+def _looped(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
+    """Samples `[begin, end)` of the first `lap` samples of a room again and again, in stretches."""
     while begin < end:
         place = begin % lap
         n_samples = min(end - begin, lap - place)
@@ -137,7 +138,7 @@ def listen_whole(
     room = repeated(room, seconds)
     features = ambient_features(room, analyze(room), config.ambient)
     features = AmbientFeatures(features.frames[: n_steps_of(seconds, config.ambient)], features.scalars)
-    return next(_signals([features], config, known))
+    return next(_read_pieces([features], config, known))
 
 
 def listen(
@@ -151,9 +152,9 @@ def listen(
 
     Args:
         room, seconds, config, known: as for `listen_whole`.
-        measured: cache of the room's profiles.
+        measured: profiles of the room that are known already; new ones are added to it.
     """
-    return _signals(_windowed(room, seconds, config.ambient, measured), config, known)
+    return _read_pieces(_windowed(room, seconds, config.ambient, measured), config, known)
 
 
 def listen_live(
@@ -171,10 +172,10 @@ def listen_live(
     Raises:
         AudioError: if the rate changes, or there is nothing at all.
     """
-    return _signals(_heard_live(chunks, config.ambient), config, known)
+    return _read_pieces(_heard_live(chunks, config.ambient), config, known)
 
 
-def _signals(
+def _read_pieces(
     pieces: Iterable[AmbientFeatures], config: ModelConfig, known: Mapping[str, Any] | None
 ) -> Iterator[Signals]:
     """Signals of successive pieces of a room, from its features and the user's options."""
@@ -267,46 +268,35 @@ def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatAr
         yield mono if rate == sample_rate else stream.resample_chunk(mono)
 
 
-class Steering:
-    """Embeds a stream of signals (one row), giving each frame's conditioning once no later signal can change it.
+def embed_stream(
+    signals: Iterable[Signals],
+    embed: Callable[[Signals], tuple[Conditioning, Conditioning]],
+    context: int,
+    live: bool = False,
+) -> Iterator[tuple[Conditioning, Conditioning]]:
+    """Embeds a stream of signals, one row, piece by piece as soon as no later signal can change the embeddings.
 
     Args:
-        embed: from signals to the conditioning and its null, without the room.
-        lookahead_frames: how far an embedding depends on signals to either side, in codec frames.
-        live: do not wait for the lookahead; the newest signals are repeated in its place.
+        signals: of successive stretches.
+        embed: from signals to conditioning under them and under none of the room.
+        context: how far an embedding depends on signals to either side, in codec frames.
+        live: do not wait for what lies ahead: the newest signals are held in its place.
+
+    Yields:
+        Conditioning of the next frames. `frames [1, n, D]` are as on the whole sequence, but for rounding; `tokens` are
+        of the newest signals.
     """
-
-    def __init__(
-        self,
-        embed: Callable[[Signals], tuple[Conditioning, Conditioning]],
-        lookahead_frames: int,
-        live: bool = False,
-    ) -> None:
-        self._embed, self._context, self._live = embed, lookahead_frames, live
-        self._known: Signals | None = None  # from `lookahead_frames` before the next to be given on
-        self._n_before = 0
-
-    def push(self, piece: Signals) -> tuple[Conditioning, Conditioning] | None:
-        """Take the next frames' signals; gives conditioning and null of the frames that are final now, if any.
-
-        `frames [1, n, D]` equal those of the whole sequence but for rounding; `tokens` are those of the newest signals.
-        """
-        self._known = known = piece if self._known is None else self._known.then(piece)
-        n_ready = known.n_frames - (0 if self._live else self._context)
-        if n_ready <= self._n_before:
-            return None
-        ready = self._embedded(known, n_ready, self._context if self._live else 0)
-        n_dropped = max(0, n_ready - self._context)
-        self._known, self._n_before = known.slice(n_dropped, known.n_frames), n_ready - n_dropped
-        return ready
-
-    def flush(self) -> tuple[Conditioning, Conditioning] | None:
-        """End the stream; gives conditioning and null of the remaining frames, if any."""
-        known = self._known
-        if known is None or known.n_frames <= self._n_before:
-            return None
-        return self._embedded(known, known.n_frames, 0)
-
-    def _embedded(self, known: Signals, n_ready: int, n_held: int) -> tuple[Conditioning, Conditioning]:
-        given, null = self._embed(known.held(n_held))
-        return given.slice(self._n_before, n_ready), null.slice(self._n_before, n_ready)
+    known: Signals | None = None  # from `context` frames before the next to be given on
+    n_given = 0  # of those, what was given
+    for piece in chain(signals, (None,)):
+        known = piece if known is None else known if piece is None else known.then(piece)
+        if known is None:
+            return
+        n_awaited = 0 if piece is None else context
+        n_ready = known.n_frames - (0 if live else n_awaited)
+        if n_ready <= n_given:
+            continue
+        given, null = embed(known.held(n_awaited if live else 0))
+        yield given.slice(n_given, n_ready), null.slice(n_given, n_ready)
+        n_dropped = max(0, n_ready - context)
+        known, n_given = known.slice(n_dropped, known.n_frames), n_ready - n_dropped

@@ -1,8 +1,8 @@
 """The whole model, and the data path from a recording of a room to music.
 
 ```
-room -> signals -> embeddings -> columns -> codes -> sound
-  listening   Embedder    TokenLoop            codec
+room -> signals -> embeddings -> codes -> sound
+  listening   Embedder    sampling   codec
 ```
 """
 
@@ -12,8 +12,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,19 +24,28 @@ from torch.nn import functional
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
-from silent2music.config import ModelConfig, Precision, SamplingConfig, default_model, from_dict, to_dict
+from silent2music.config import (
+    ModelConfig,
+    Precision,
+    SamplingConfig,
+    default_model,
+    from_dict,
+    read_values,
+    to_dict,
+)
 from silent2music.decoder import Conditioning, Decoder
-from silent2music.errors import AudioError, CheckpointError, S2MError, require
+from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
-    Steering,
+    embed_stream,
     listen,
     listen_live,
     listen_whole,
     n_steps_of,
 )
-from silent2music.sampling import TokenLoop, generate_codes, token_loop
+from silent2music.processes import each_on_one_thread, one_thread
+from silent2music.sampling import generate_codes, stream_codes
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import fill, read_weights, write_weights
@@ -47,7 +55,7 @@ CONFIG_FILE = "config.json"
 CODEC_FOLDER = "codec"
 
 Progress = Callable[[int, int], None]
-"""Called with columns done and columns in all."""
+"""Called with codec frames done and codec frames in all."""
 
 Sound = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -104,6 +112,8 @@ class Silent2Music(nn.Module):
 
     # ---- from a room to music ----
 
+    @one_thread()
+    @torch.inference_mode()
     def generate(
         self,
         room: Sound,
@@ -137,18 +147,12 @@ class Silent2Music(nn.Module):
         sampling = sampling or SamplingConfig()
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
-        codes: list[Tensor] = []
-        heard = self.stream(
-            _recorded(room, sample_rate),
-            sampling,
-            seconds,
-            without=without,
-            progress=progress,
-            codes=codes,
-            **controls,
-        )
-        samples = np.concatenate([piece.samples for piece in heard], axis=1)
-        return Piece(samples, self.codec.sample_rate, torch.cat(codes, dim=2)[0].cpu().numpy())
+        recorded = _recorded(room, sample_rate)
+        seconds = seconds or recorded.seconds
+        codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
+        sound = [piece.samples for piece in self._play(iter(codes), seconds)]
+        written = torch.cat(codes, dim=2)[0].cpu().numpy()
+        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written)
 
     @torch.inference_mode()
     def stream(
@@ -160,13 +164,12 @@ class Silent2Music(nn.Module):
         without: Sequence[str] = (),
         progress: Progress | None = None,
         measured: Measured | None = None,
-        codes: list[Tensor] | None = None,
         **controls: Any,
     ) -> Iterator[Waveform]:
         """Generate music piece by piece, as soon as it can be decoded; joined, the pieces equal what `generate` gives.
 
-        Memory and cost per second do not grow with the length. Where rooms that are longer than
-        `listening.WINDOW_SECONDS`, or repeated for longer, are measured, see there.
+        Memory and cost per second do not grow with the length: rooms that are longer than
+        `listening.WINDOW_SECONDS`, or repeated for longer, are measured in windows.
 
         Args:
             room: the recording, best from `audio.open_recording` if it may be long; or for live input its sound
@@ -174,70 +177,59 @@ class Silent2Music(nn.Module):
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec.
             sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
-            measured: cache of the room's profiles, for callers that need them too.
-            codes: a list to which the codes of each frame, `[1, K, 1]`, are appended.
+            measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
+        length = (seconds or room.seconds) if isinstance(room, Waveform | Recording) else None
+        codes = self._write(room, sampling or SamplingConfig(), length, without, progress, measured, controls)
+        yield from each_on_one_thread(self._play(codes, length))
+
+    def _write(
+        self,
+        room: Recorded | Iterable[Waveform],
+        sampling: SamplingConfig,
+        seconds: float | None,
+        without: Sequence[str],
+        progress: Progress | None,
+        measured: Measured | None,
+        controls: Mapping[str, Any],
+    ) -> Iterator[Tensor]:
+        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
+
+        Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
+        their embeddings with and without the room, the codes drawn under them.
+        """
         check_controls(self.config, controls)
-        rate, live = self.codec.sample_rate, not isinstance(room, Waveform | Recording)
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
             signals = listen(room, seconds, self.config, controls, measured)
-            n_columns = n_steps_of(seconds, self.config.ambient) + self.decoder.pattern.n_codebooks - 1
-            n_left = round(seconds * rate)
+            n_frames = n_steps_of(seconds, self.config.ambient)
         else:
-            signals = listen_live(room, self.config, controls)
-            n_columns, n_left = 0, sys.maxsize
+            signals, n_frames = listen_live(room, self.config, controls), 0
 
-        def told(done: int) -> None:
+        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
+            return self.steer(piece.to(self.device), without)
+
+        conditioning = embed_stream(signals, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
+        for done, frame in enumerate(codes, start=1):
             if progress is not None:
-                progress(done, n_columns)
+                progress(done, n_frames)
+            yield frame
 
-        written = self._write(signals, self.resolved(sampling), without, live, told, codes)
-        for audio in decode_stream(self.codec, written, live=live):
+    def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
+        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; with None (live) uncut and soon."""
+        rate = self.codec.sample_rate
+        n_left = sys.maxsize if seconds is None else round(seconds * rate)
+        for audio in decode_stream(self.codec, codes, live=seconds is None):
             samples = audio[0, :, :n_left].cpu().numpy()
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
 
-    def _write(
-        self,
-        signals: Iterable[Signals],
-        sampling: SamplingConfig,
-        without: Sequence[str],
-        live: bool,
-        told: Callable[[int], None],
-        kept: list[Tensor] | None,
-    ) -> Iterator[Tensor]:
-        """Draw codes `[1, K, 1]` of one frame after another: embed signals, draw columns, undo the delay pattern."""
-        steering = Steering(lambda s: self.steer(s, without), self.embedder.lookahead_frames, live)
-        loop: TokenLoop | None = None
-        for piece in chain(signals, (None,)):
-            embedded = steering.flush() if piece is None else steering.push(piece.to(self.device))
-            frames: list[tuple[Tensor, Tensor]] = []
-            if embedded is not None:
-                given, null = embedded
-                if loop is None:
-                    stepper, loop = token_loop(self.packed_decoder(), given, null, sampling, [sampling.seed])
-                else:
-                    stepper.set_tokens(given, null)
-                frames = list(zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
-                last = frames[-1]
-            if piece is None and loop is not None:
-                loop.end(len(frames))
-                frames += [last] * (stepper.pattern.n_codebooks - 1)
-            for frame in frames:
-                assert loop is not None
-                codes = loop.push(*frame)
-                told(loop.n_columns)
-                if codes is None:
-                    continue
-                if kept is not None:
-                    kept.append(codes)
-                yield codes
-
+    @one_thread()
     @torch.inference_mode()
     def generate_batch(
         self,
@@ -269,8 +261,7 @@ class Silent2Music(nn.Module):
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
-            audio = self.codec.decode(codes[None])[0].cpu().numpy()
-            samples = np.clip(audio[:, : round(length * self.codec.sample_rate)], -1.0, 1.0)
+            samples = self.decode(codes).slice(0, round(length * self.codec.sample_rate))
             pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
@@ -280,11 +271,11 @@ class Silent2Music(nn.Module):
         return conditioning
 
     def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """The conditioning for guidance: of the signals (some controls left out), and of the same without the room."""
+        """Conditioning without some controls, and the null of classifier-free guidance: conditioning without the room."""
         return self.condition(signals.without(*without)), self.condition(signals.without(ROOM))
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
-        """The settings, with the model's own guidance where they state none."""
+        """The settings, with the model's own guidance where they have none."""
         sampling = sampling or SamplingConfig()
         if sampling.guidance is not None:
             return sampling
@@ -297,6 +288,7 @@ class Silent2Music(nn.Module):
             self._packed = (state, PackedDecoder(self.decoder, self.precision))
         return self._packed[1]
 
+    @one_thread()
     @torch.inference_mode()
     def encode(self, music: Sound, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
@@ -308,6 +300,7 @@ class Silent2Music(nn.Module):
         )
         return cast(IntArray, codes[0].cpu().numpy())
 
+    @one_thread()
     @torch.inference_mode()
     def decode(self, codes: IntArray | Tensor) -> Waveform:
         """Decode codes `[K, T]` to sound."""
@@ -346,7 +339,7 @@ class Silent2Music(nn.Module):
         return self.token_nll(codes, self.condition(signals))
 
     def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
-        """Losses `[B]` of music under its own room (`true`), the next row's (`shuffled`) and none (`dropped`).
+        """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
         """
@@ -479,8 +472,8 @@ def _read_config(folder: Path) -> ModelConfig:
                 f"{folder} has no {name}; expected a model folder with config, weights and codec."
             )
     try:
-        return from_dict(ModelConfig, json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
-    except (ValueError, S2MError) as error:
+        return from_dict(ModelConfig, read_values(folder / CONFIG_FILE))
+    except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
 
 

@@ -30,7 +30,7 @@ HANN_GAMMA = 0.25645
 
 
 @lru_cache(maxsize=8)
-def _window(n_fft: int, device: torch.device) -> Tensor:
+def _hann(n_fft: int, device: torch.device) -> Tensor:
     window: Tensor = torch.hann_window(n_fft, device=device)
     return window
 
@@ -48,13 +48,13 @@ def stft(audio: Tensor, n_fft: int, hop: int) -> Tensor:
     """
     margin = (n_fft - hop) // 2
     frames = functional.pad(audio, (margin, margin)).unfold(-1, n_fft, hop)
-    spectrum: Tensor = torch.fft.rfft(frames * (_window(n_fft, audio.device) * (4.0 / n_fft)))
+    spectrum: Tensor = torch.fft.rfft(frames * (_hann(n_fft, audio.device) * (4.0 / n_fft)))
     return spectrum
 
 
 def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
     """Least-squares inverse of `stft` (Griffin and Lim, 1984): `[..., L, n_fft / 2 + 1]` to `[..., L * hop]`."""
-    window = _window(n_fft, spectrum.device)
+    window = _hann(n_fft, spectrum.device)
     n_frames, n_overlaps, margin = spectrum.shape[-2], n_fft // hop, (n_fft - hop) // 2
     frames: Tensor = torch.fft.irfft(spectrum, n=n_fft) * (window * (n_fft / 4.0))
     pieces = frames.reshape(*frames.shape[:-1], n_overlaps, hop)

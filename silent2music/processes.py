@@ -1,4 +1,4 @@
-"""One pool of worker processes for the whole package: results in the order of the jobs, one thread a worker.
+"""How work is spread: one thread for torch's small steps, and one pool of worker processes for the whole package.
 
 Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
 not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.
@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from silent2music.errors import S2MError
 
@@ -26,6 +27,36 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 """Environment variables that limit the threads of numerical libraries, read when these are imported."""
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, and afterwards on as many as before.
+
+    The matrices of a decoding step are too small to be worth sharing, waiting threads starve busy machines, and what
+    is computed must not depend on the number of cores.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def each_on_one_thread(items: Iterator[Item]) -> Iterator[Item]:
+    """The items of an iterator, each computed under `one_thread`; the caller's setting holds between them."""
+    while True:
+        with one_thread():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 class Pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -216,7 +216,7 @@ class TokenLoop:
         k = pattern.n_codebooks
         self._model, self._sampling, self._constraints = model, sampling, constraints
         self._n_candidates = max((constraint.n_candidates for constraint in constraints), default=1)
-        self._noises = _noise(seeds, (k, model.codebook_size), device)
+        self._noises = _uniform_noise(seeds, (k, model.codebook_size), device)
         self._given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
         self._ends = torch.tensor(lengths or [2**62] * len(seeds), device=device)
         self._shortest = int(self._ends.min())
@@ -247,10 +247,10 @@ class TokenLoop:
             return None
         return self._model.pattern.undo(torch.stack(list(self._recent), dim=-1))
 
-    def end(self, n_more: int) -> None:
-        """State that `n_more` frames follow, and then the K - 1 columns that end the delay pattern."""
-        self._ends = self._ends.clamp_max(self.n_columns + n_more)
-        self._shortest = min(self._shortest, self.n_columns + n_more)
+    def end(self) -> None:
+        """No frame follows: the next K - 1 columns end the delay pattern."""
+        self._ends = self._ends.clamp_max(self.n_columns)
+        self._shortest = min(self._shortest, self.n_columns)
 
     def _settled(self, candidates: Tensor) -> Tensor:
         """Candidates `[B, K, n]` with given tokens in their place: the prefix, and filler outside of a row's frames."""
@@ -265,33 +265,53 @@ class TokenLoop:
         return candidates
 
 
-def _noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
-    """An endless stream of uniform noise `[B, *shape]`, drawn on the CPU whatever the device."""
+def _uniform_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
+    """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
         rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
         yield from torch.stack(rows, dim=1).to(device)
 
 
-def token_loop(
+def stream_codes(
     packed: PackedDecoder,
-    conditioning: Conditioning,
-    null: Conditioning,
+    conditioning: Iterable[tuple[Conditioning, Conditioning]],
     sampling: SamplingConfig,
     seeds: Sequence[int],
     lengths: Sequence[int] = (),
     prefix: Tensor | None = None,
-) -> tuple[Stepper, TokenLoop]:
-    """Make a stepper of the decoder and a token loop on it; `push` takes a frame `[B, D]` and its null.
+) -> Iterator[Tensor]:
+    """Codes `[B, K, 1]` of one frame after another, each K - 1 columns after its conditioning.
+
+    Args:
+        packed: the decoder.
+        conditioning: of successive stretches of frames, each with its null, "no room", of the same shapes. Columns
+            attend to the global tokens of their own stretch.
+        sampling: settings, with a number for guidance; its `seed` is not used here.
+        seeds: one for each row.
+        lengths, prefix: as for `TokenLoop`.
 
     Raises:
         ConfigError: if `sampling` leaves the guidance open, which only a whole model can decide.
     """
     if sampling.guidance is None:
         raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
-    stepper = Stepper(packed, conditioning, null, sampling.guidance)
-    constraints = constraints_of(packed, sampling.constraints, len(seeds))
-    return stepper, TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
+    stepper: Stepper | None = None
+    for given, null in conditioning:
+        if stepper is None:
+            stepper = Stepper(packed, given, null, sampling.guidance)
+            constraints = constraints_of(packed, sampling.constraints, len(seeds))
+            loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
+        else:
+            stepper.set_tokens(given, null)
+        for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):
+            codes = loop.push(*frame)
+            if codes is not None:
+                yield codes
+    if stepper is not None:
+        loop.end()
+        written = (loop.push(*frame) for _ in range(stepper.pattern.n_codebooks - 1))
+        yield from (codes for codes in written if codes is not None)
 
 
 @torch.inference_mode()
@@ -307,22 +327,16 @@ def generate_codes(
     """Draw codes `[B, K, T]` under conditioning of T steps.
 
     Args:
-        packed: the decoder.
+        packed, sampling, seeds: as for `stream_codes`.
         conditioning: `frames [B, T, D]`, valid up to each row's length.
         null: the same shapes, for "no room".
-        sampling: settings, with a number for guidance; its `seed` is not used here.
-        seeds: one for each row.
-        progress: called with columns done and columns in all.
+        progress: called with frames done and frames in all.
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     lengths = conditioning.mask.sum(dim=1).tolist()
-    stepper, loop = token_loop(packed, conditioning, null, sampling, seeds, lengths, prefix)
-    frames = list(zip(conditioning.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True))
-    loop.end(len(frames))
-    frames += [frames[-1]] * (stepper.pattern.n_codebooks - 1)
-    codes = []
-    for frame in frames:
-        codes.append(loop.push(*frame))
+    frames = []
+    for codes in stream_codes(packed, [(conditioning, null)], sampling, seeds, lengths, prefix):
+        frames.append(codes)
         if progress is not None:
-            progress(len(codes), len(frames))
-    return torch.cat([written for written in codes if written is not None], dim=-1)
+            progress(len(frames), conditioning.frames.shape[1])
+    return torch.cat(frames, dim=-1)

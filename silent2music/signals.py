@@ -23,7 +23,7 @@ from silent2music.errors import ConfigError
 
 @dataclass(frozen=True)
 class Control:
-    """A named input that steers the music, and how it is read and embedded.
+    """One input that steers the music.
 
     Attributes:
         axis: a signal `along` time, or a value of the `whole` piece.
@@ -116,13 +116,21 @@ class Signals:
         """S, the length in codec frames."""
         return int(self.mask.shape[1])
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Signals:
+        """With every tensor changed alike."""
+        along, whole, present = (
+            {name: change(x) for name, x in part.items()} for part in (self.along, self.whole, self.present)
+        )
+        return Signals(along, whole, present, change(self.mask))
+
+    def _in_time(self, change: Callable[[Tensor, int], Tensor]) -> Signals:
+        """With all that is along time changed, given its steps for each codec frame."""
+        along = {name: change(x, CONTROLS[name].rate) for name, x in self.along.items()}
+        return replace(self, along=along, mask=change(self.mask, 1))
+
     def slice(self, begin: int, end: int) -> Signals:
-        """The signals of codec frames `begin` to before `end`."""
-        along = {
-            name: x[:, begin * CONTROLS[name].rate : end * CONTROLS[name].rate]
-            for name, x in self.along.items()
-        }
-        return replace(self, along=along, mask=self.mask[:, begin:end])
+        """Codec frames `begin` to before `end`."""
+        return self._in_time(lambda x, rate: x[:, begin * rate : end * rate])
 
     def then(self, later: Signals) -> Signals:
         """These signals followed in time by `later` ones of the same names, which give the values of the whole piece."""
@@ -130,31 +138,19 @@ class Signals:
         return replace(later, along=along, mask=torch.cat([self.mask, later.mask], dim=1))
 
     def held(self, n: int) -> Signals:
-        """These signals, their last step repeated for `n` more codec frames."""
+        """With the last step repeated for `n` codec frames more."""
         if n == 0:
             return self
-        along = {
-            name: torch.cat([x, x[:, -1:].expand(-1, n * CONTROLS[name].rate, -1)], dim=1)
-            for name, x in self.along.items()
-        }
-        mask = torch.cat([self.mask, self.mask[:, -1:].expand(-1, n)], dim=1)
-        return replace(self, along=along, mask=mask)
+        return self._in_time(lambda x, rate: torch.cat([x, *[x[:, -1:]] * (n * rate)], dim=1))
 
     def rows(self, index: Tensor | Sequence[int]) -> Signals:
-        """The rows that an index `[R]` picks, in its order."""
-        index = torch.as_tensor(index, device=self.mask.device)
-        along, whole, present = (
-            {name: x[index] for name, x in part.items()} for part in (self.along, self.whole, self.present)
-        )
-        return Signals(along, whole, present, self.mask[index])
+        """The rows of an index `[R]`, in its order."""
+        chosen = torch.as_tensor(index, device=self.mask.device)
+        return self._each(lambda x: x[chosen])
 
     def to(self, device: torch.device | str) -> Signals:
-        """The same signals on another device."""
-        along, whole, present = (
-            {name: x.to(device, non_blocking=True) for name, x in part.items()}
-            for part in (self.along, self.whole, self.present)
-        )
-        return Signals(along, whole, present, self.mask.to(device, non_blocking=True))
+        """The same on another device."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def without(self, *names: str) -> Signals:
         """The signals without some controls, given by their own name or by their group's."""

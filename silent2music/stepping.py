@@ -53,8 +53,6 @@ def pack(weight: Tensor, precision: Precision) -> Linear:
         return lambda x: functional.linear(x.to(torch.bfloat16), rounded)
     if precision == "fp16":
         return _pack_half(weight.float().contiguous())
-    if precision == "int8":
-        return _pack_int8(weight.float())
     raise ConfigError(f"Precision '{precision}' is unknown; expected one of {', '.join(PRECISIONS)}.")
 
 
@@ -71,18 +69,6 @@ def _pack_half(weight: Tensor) -> Linear:
     half = torch.ops.quantized.linear_prepack_fp16(weight, None)
     product = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: cast(Tensor, product(x, half))
-
-
-def _pack_int8(weight: Tensor) -> Linear:
-    """FBGEMM's product of 8-bit weights, a scale for each output, and inputs brought to 8 bits on the way."""
-    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        rows = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(rows, None)
-    product = torch.ops.quantized.linear_dynamic.default
-    return lambda x: cast(Tensor, product(x, packed, True))
 
 
 class _Layer:

@@ -107,7 +107,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
             codebook_dim=16,
             attention_window=50,
         ),
-        codec_checksum=codec.checksum,
+        codec_checksum=codec.token_checksum(),
         guidance=1.5,
     )
     torch.manual_seed(0)

@@ -1,10 +1,14 @@
 import pytest
 
 from silent2music.config import (
+    AmbienceConfig,
     DataConfig,
     DecoderConfig,
     ModelConfig,
     RecipeConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainingConfig,
     apply_overrides,
     from_dict,
     load_recipe,
@@ -28,6 +32,30 @@ def test_unknown_key_is_named_with_its_place():
 def test_wrong_type_is_named(value):
     with pytest.raises(ConfigError, match=r"'dim' is .*; expected int"):
         from_dict(DecoderConfig, {"dim": value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize(
+    ("config", "name", "message"),
+    [
+        (SamplingConfig, "temperature", r"^temperature is .*; expected 0 or more\.$"),
+        (SamplingConfig, "top_p", r"^top_p is .*; expected more than 0 to 1\.$"),
+        (TrainingConfig, "learning_rate", r"^training\.learning_rate is .*; expected 0 or more\.$"),
+        (TrainingConfig, "crop_seconds", r"^training\.crop_seconds is .*; expected more than 0\.$"),
+        (AmbienceConfig, "tempo_tolerance", r"^ambience\.tempo_tolerance is .*; expected 0 to 0\.5\.$"),
+    ],
+)
+def test_impossible_numbers_are_named_with_their_bounds(config, name, message, value):
+    with pytest.raises(ConfigError, match=message):
+        config(**{name: value})
+
+
+def test_bounds_hold_in_tables_and_have_exceptions():
+    with pytest.raises(ConfigError, match=r"training\.control_dropout is 1\.5; expected 0 to 1"):
+        TrainingConfig(control_dropout={"room": 1.5})
+    with pytest.raises(ConfigError, match=r"decoder\.n_codebooks is 0; expected 1 or more"):
+        DecoderConfig(n_codebooks=0)
+    assert RunConfig(n_codebooks=0).n_codebooks == 0
 
 
 def test_whole_numbers_serve_as_real_ones():

@@ -72,9 +72,9 @@ def test_step_equals_forward_beyond_the_attention_window(static, guidance):
             column = grid[:, :, t]
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("int8", 0.3), ("bf16", 0.2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.02), ("bf16", 0.2)])
 def test_packed_weights_stay_near_the_exact_ones(precision, tolerance):
-    if precision in ("fp16", "int8") and "fbgemm" not in torch.backends.quantized.supported_engines:
+    if precision == "fp16" and "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("no FBGEMM on this processor")
     decoder, conditioning = make_decoder(), make_conditioning(2, 4)
     grid = decoder.pattern.apply(torch.randint(0, 11, (2, 3, 2)))

@@ -235,7 +235,7 @@ def test_a_codec_with_more_codebooks_than_the_model_writes(model, damaged):
     few.save_pretrained(damaged)
     same = Silent2Music.from_pretrained(damaged)
     assert np.array_equal(same.generate(room(), SAMPLING).samples, few.generate(room(), SAMPLING).samples)
-    assert json.loads((damaged / "config.json").read_text())["codec_checksum"] == model.codec.checksum
+    assert json.loads((damaged / "config.json").read_text())["codec_checksum"] == model.codec.token_checksum()
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.4, 7.77])

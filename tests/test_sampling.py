@@ -134,7 +134,7 @@ def test_guidance_one_is_the_conditioned_model_and_zero_the_null():
     assert torch.equal(without, alone)
 
 
-def test_progress_counts_every_column():
+def test_progress_counts_every_frame():
     seen = []
     conditioning = make_conditioning(1, 5)
     generate_codes(
@@ -145,7 +145,7 @@ def test_progress_counts_every_column():
         [0],
         lambda *a: seen.append(a),
     )
-    assert seen == [(i + 1, 7) for i in range(7)]
+    assert seen == [(i + 1, 5) for i in range(5)]
 
 
 def test_codes_are_codes():

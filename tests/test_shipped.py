@@ -16,6 +16,7 @@ from silent2music.evaluation.features import describe, power_spectrum
 from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
 from silent2music.export.models import LazyModel, Request
+from silent2music.model import load
 
 MAX_BYTES = 48 * 2**20
 
@@ -53,6 +54,25 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
     assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
     assert len(describe(demo).onset_seconds) >= demo.seconds / 2
+
+
+def test_the_number_of_threads_changes_no_byte_and_is_as_before() -> None:
+    """Without a limit two threads round otherwise than one."""
+    model, room = load(), audio.read(job.DEMO_ROOM)
+    n_threads, pieces, streams = torch.get_num_threads(), [], []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            pieces.append(model.generate(room, seconds=0.6).samples)
+            assert torch.get_num_threads() == n
+            stream = []
+            for piece in model.stream(room, seconds=0.6):
+                assert torch.get_num_threads() == n
+                stream.append(piece.samples)
+            streams.append(np.concatenate(stream, axis=1))
+    finally:
+        torch.set_num_threads(n_threads)
+    assert all(np.array_equal(pieces[0], other) for other in (pieces[1], *streams))
 
 
 def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:

@@ -21,7 +21,6 @@ class LoudnessMeter:
     The weighting has the standard's own coefficients, as ffmpeg and libebur128 have it. Filters designed anew read
     0.04 dB less at 48 kHz and 0.08 dB less at 24 kHz.
 
-
     Args:
         sample_rate: in Hz.
         n_channels: C: left, right, centre and two surrounds, which count 1.5 dB more; any others do not count.
@@ -56,7 +55,7 @@ class LoudnessMeter:
         """Integrated loudness in LUFS so far; `-inf` for silence."""
         blocks = self.blocks()
         loud = blocks[blocks > gate(blocks)]
-        return float(_lufs(_power(loud).mean())) if len(loud) else float("-inf")
+        return float(_lufs(_mean_square(loud).mean())) if len(loud) else float("-inf")
 
 
 def gate(blocks: DoubleArray) -> float:
@@ -64,10 +63,10 @@ def gate(blocks: DoubleArray) -> float:
     heard = blocks[blocks > ABSOLUTE_GATE_LUFS]
     if len(heard) == 0:
         return ABSOLUTE_GATE_LUFS
-    return max(ABSOLUTE_GATE_LUFS, float(_lufs(_power(heard).mean())) + RELATIVE_GATE_LU)
+    return max(ABSOLUTE_GATE_LUFS, float(_lufs(_mean_square(heard).mean())) + RELATIVE_GATE_LU)
 
 
-def _power(lufs: DoubleArray) -> DoubleArray:
+def _mean_square(lufs: DoubleArray) -> DoubleArray:
     return np.asarray(10.0 ** ((lufs + 0.691) / 10.0))
 
 

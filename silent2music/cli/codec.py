@@ -38,7 +38,7 @@ def codec_fit(
     with progress_bar() as steps:
         codec = fit_codec(files, settings_of(recipe, overrides).codec, seed, hours, fractions(steps))
     save_codec(codec, out)
-    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.checksum}")
+    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
 
 
 @codec_app.command("train")

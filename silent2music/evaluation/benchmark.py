@@ -19,7 +19,7 @@ from silent2music.errors import DataError
 from silent2music.evaluation import pieces
 from silent2music.evaluation.pieces import EvalConfig, inspect
 from silent2music.evaluation.report import write_report
-from silent2music.evaluation.stages import Progress, Stages, one_thread
+from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
     Figures,
@@ -31,6 +31,7 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
+from silent2music.processes import one_thread
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
 

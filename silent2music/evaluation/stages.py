@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from silent2music.processes import Pool
@@ -17,19 +16,6 @@ Progress = Callable[[str, int, int], None]
 """Is called with a stage, steps done and steps in all."""
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: its steps are too small to share, and the figures must not depend on the cores."""
-    import torch
-
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 class Stages:

@@ -21,10 +21,10 @@ MIN_NORM = 0.05
 """Norm (about -90 dBFS) below which the weight of a vector in the fit no longer grows."""
 
 QUIET_SHARE = 0.2
-"""Share of the vectors that are attenuated for the fit, so that fade-outs are coded in any music."""
+"""Share of the vectors that are scaled down before the fit, so that quiet passages of any music are coded well."""
 
 QUIETEST_DB = -50.0
-"""The lowest of their gains."""
+"""The lowest gain, in dB, that they are scaled by."""
 
 KMEANS_BLOCK = 16_384
 """Vectors whose distances are computed at once, to bound memory."""
@@ -74,14 +74,14 @@ def fit_codec(
             f"({n_needed / config.frame_rate:.0f} s of music): give more files."
         )
     codec.components.copy_(torch.linalg.eigh(moment).eigenvectors[:, -config.n_components :].flip(1).T)
-    _round(codec)
+    _round_to_stored(codec)
     kept = []
     for features in _features(codec, order, max_hours, lambda f: report("projection", f)):
         keep = torch.rand(len(features), generator=generator) < max_vectors / n_frames
         kept.append(features[keep] @ codec.components.T)
-    vectors = _some_farther_away(torch.cat(kept), config.power, generator)
+    vectors = _some_quieter(torch.cat(kept), config.power, generator)
     _fit_quantiser(codec, vectors, generator, n_iterations, report)
-    _round(codec)
+    _round_to_stored(codec)
     return codec
 
 
@@ -103,8 +103,8 @@ def _features(
             return
 
 
-def _some_farther_away(vectors: Tensor, power: float, generator: torch.Generator) -> Tensor:
-    """The vectors `[n, P]`, a share of them scaled as those of an attenuated sound are."""
+def _some_quieter(vectors: Tensor, power: float, generator: torch.Generator) -> Tensor:
+    """The vectors `[n, P]`, some of them as of a quieter sound: its gain, to the codec's power, is theirs."""
     draws = torch.rand(2, len(vectors), generator=generator)
     gain_db = torch.where(draws[0] < QUIET_SHARE, QUIETEST_DB * draws[1], torch.zeros(()))
     return vectors * torch.pow(10.0, power * gain_db / 20.0)[:, None]
@@ -123,7 +123,7 @@ def _fit_quantiser(
     books[0] = kmeans(vectors, size, generator, n_iterations, weights)
     books[0, SILENCE_CODE] = 0.0
     report("codebooks", 1 / len(books))
-    nearest = _nearest(vectors, books[0])
+    nearest = _nearest_centroid(vectors, books[0])
     residual = vectors - books[0][nearest]
     counts = torch.bincount(nearest, minlength=size)
     power = torch.zeros(size).index_add_(0, nearest, residual.square().sum(1))
@@ -136,7 +136,7 @@ def _fit_quantiser(
     residual = residual[heard] / codec.scales[nearest[heard]].clamp(min=1e-6)[:, None]
     for k in range(1, len(books)):
         books[k] = kmeans(residual, size, generator, n_iterations)
-        residual = residual - books[k][_nearest(residual, books[k])]
+        residual = residual - books[k][_nearest_centroid(residual, books[k])]
         report("codebooks", (k + 1) / len(books))
 
 
@@ -187,12 +187,12 @@ def _scores(vectors: Tensor, centroids: Tensor) -> Tensor:
     return vectors @ centroids.T - centroids.square().sum(1) / 2
 
 
-def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
+def _nearest_centroid(vectors: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid for each vector, `[n]`."""
     return torch.cat([_scores(block, centroids).argmax(1) for block in torch.split(vectors, KMEANS_BLOCK)])
 
 
-def _round(codec: BundledCodec) -> None:
-    """Round the fitted tensors to 16 bits, as they are stored."""
+def _round_to_stored(codec: BundledCodec) -> None:
+    """Bring the fitted tensors to what 16 bits on disk can hold."""
     for buffer in codec.buffers():
         buffer.copy_(buffer.half().float())

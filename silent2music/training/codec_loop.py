@@ -1,15 +1,9 @@
-"""The training loop of codecs: of the bundled codec's correction, or of EnCodec's network.
-
-Every random choice of a step (excerpts, gains, dropped codebooks) is a function of the seed and the step, so that a
-resumed run equals an uninterrupted one.
-"""
+"""The codec's training loop: what the closed form left, by gradient."""
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,20 +16,13 @@ from silent2music._torchaudio import ensure_torchaudio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
-from silent2music.errors import CheckpointError, ConfigError, require
+from silent2music.errors import ConfigError
 from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer
 from silent2music.training.excerpts import code_music, crops
-from silent2music.training.state import (
-    STATE_FILE,
-    learning_rate,
-    read_state,
-    resolved_precision,
-    update_ema,
-    write_state,
-)
+from silent2music.training.running import open_run, train_steps
+from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
-LOG_FILE = "log.jsonl"
 CODEC_FOLDER = "codec"
 MUSIC_FOLDER = "music"
 
@@ -71,24 +58,14 @@ def train_codec(
         CheckpointError: if `out` holds a run and `resume` is not set, or the other way round.
         DataError: if no file can be read.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import ProjectConfiguration
-
     config = recipe.codec_training
-    if (out / STATE_FILE).exists() and not resume:
-        raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
-    require("tensorboard", "train")  # accelerate would leave the log out and fail later
     _check(recipe)
-    accelerator = Accelerator(
-        mixed_precision=resolved_precision(config.mixed_precision),
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
-    )
-    accelerator.init_trackers("tensorboard")
-    torch.manual_seed(config.seed)
-    codec, average = _make(recipe, start), _make(recipe, start)
+    accelerator = open_run(config, out, resume)
+    codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
     average.load_state_dict(codec.state_dict())
-    return _Run(accelerator, config, codec, average, files, validation_files, out).go(resume)
+    trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
+    train_steps(trained, accelerator, config, out, resume)
+    return out / CODEC_FOLDER
 
 
 def _check(recipe: RecipeConfig) -> None:
@@ -108,8 +85,8 @@ def _check(recipe: RecipeConfig) -> None:
         raise ConfigError("There is nothing to train; set codec.decoder_layers to 2 or more.")
 
 
-def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
-    """The codec to train: that of `start`, with the correction that the recipe asks for."""
+def _codec_to_train(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
+    """The codec to train: what `start` holds, with the correction that the recipe asks for."""
     if recipe.codec_training.kind == "seanet":
         return cast(SeanetCodec, load_codec(start)) if start else SeanetCodec(recipe.seanet)
     if start is None:
@@ -128,8 +105,8 @@ def _make(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
     return codec
 
 
-class _Run:
-    """A training run: codec, optimisers, data and log."""
+class _TrainedCodec:
+    """A codec in training, as `running.Trained`."""
 
     def __init__(
         self,
@@ -144,14 +121,13 @@ class _Run:
         self.accelerator, self.config, self.out = accelerator, config, out
         self.codec, self.average = codec, average.requires_grad_(False).eval().to(accelerator.device)
         self.files, self.validation_files = list(files), list(validation_files)
-        self.step = 0
         trainer: nn.Module = SeanetTrainer(codec) if isinstance(codec, SeanetCodec) else BundledTrainer(codec)
         rate = config.learning_rate
         optimizer = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=1e-3)
         self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
         if isinstance(codec, BundledCodec):
+            folder = out / MUSIC_FOLDER
             with accelerator.main_process_first():
-                folder = out / MUSIC_FOLDER
                 self.music = code_music(codec, self.files, config.cached_minutes, config.seed, folder)
         self.balancer = codec_losses.Balancer(
             {"spectral": 1.0, "adversarial": config.adversarial_weight, "feature": config.feature_weight}
@@ -165,40 +141,15 @@ class _Run:
             judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, betas=(0.5, 0.9))
             self.discriminator, self.discriminator_optimizer = accelerator.prepare(judge, judge_optimizer)
 
-    def go(self, resume: bool) -> Path:
-        """Train until `max_steps` or `max_minutes`, whichever is first."""
-        if resume:
-            self.step = read_state(self.out / STATE_FILE, self._tensors(), self._optimizers())
+    def update(self, step: int) -> dict[str, float]:
+        """One step of the codec and, if there is one, of the discriminator."""
         config = self.config
-        begun = saved = time.monotonic()
-        done = self.step >= config.max_steps
-        while not done:
-            self.trainer.train()
-            figures = self._update()
-            self.step += 1
-            done = self.step >= config.max_steps or 0 < config.max_minutes <= (time.monotonic() - begun) / 60
-            if self.step % 20 == 0 or done:
-                self._log(figures)
-            if (self.step % config.validate_every == 0 or done) and self.accelerator.is_main_process:
-                self._log(self._validate())
-            if done or time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                saved = time.monotonic()
-                if self.accelerator.is_main_process:
-                    self._save()
-        self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
-        return self.out / CODEC_FOLDER
-
-    def _update(self) -> dict[str, float]:
-        """One step of the codec and, if there is one, of the discriminator; the losses."""
-        config, seeds = self.config, (self.step, self.accelerator.process_index)
-        torch.manual_seed(config.seed * 1_000_003 + seeds[0] * 1009 + seeds[1])
-        rate = learning_rate(
-            self.step, config.learning_rate, config.warmup_steps, config.max_steps, LOWEST_RATE
-        )
+        rate = learning_rate(step, config.learning_rate, config.warmup_steps, config.max_steps, LOWEST_RATE)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        decoded, wanted, commitment = self._decode(np.random.default_rng([config.seed, *seeds]))
+        self.trainer.train()
+        seeds = (config.seed, step, self.accelerator.process_index)
+        decoded, wanted, commitment = self._decode(np.random.default_rng(seeds))
         figures: dict[str, Tensor] = {"commitment": commitment}
         if self.discriminator is None:
             losses = self._distances(wanted, decoded)
@@ -213,16 +164,10 @@ class _Run:
         self.accelerator.backward(loss + config.commitment_weight * commitment)
         self.accelerator.clip_grad_norm_(self.trainer.parameters(), config.gradient_clip)
         self.optimizer.step()
-        update_ema(self.average, self.codec, self.step, config.ema_decay)
+        update_ema(self.average, self.codec, step, config.ema_decay)
         for kept, value in zip(self.average.buffers(), self.codec.buffers(), strict=True):
             kept.copy_(value)  # SEANet's codebooks are averages themselves
-        found = {name: float(value.detach()) for name, value in (figures | losses).items()}
-        if not all(map(math.isfinite, found.values())):
-            raise ConfigError(
-                f"The loss is not finite at step {self.step}; lower codec_training.learning_rate "
-                f"(now {config.learning_rate}) and resume from the last checkpoint."
-            )
-        return found
+        return {name: float(value.detach()) for name, value in (figures | losses).items()}
 
     def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded music, its reference, and the commitment loss.
@@ -289,7 +234,7 @@ class _Run:
         self.discriminator_optimizer.step()
         return loss.detach()
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Distance of unseen music through the averaged codec, and how much of each codebook it uses."""
         rng, codec = np.random.default_rng(self.config.seed), self.codec
         n_samples = self._crop_frames() * codec.config.samples_per_code
@@ -297,35 +242,22 @@ class _Run:
         sound = crops(self.validation_files, n_crops, n_samples, codec.sample_rate, rng, 0.0)
         return measure(self.average, sound[:, None].to(self.accelerator.device))
 
-    def _log(self, values: Mapping[str, float]) -> None:
-        """Write values to TensorBoard and, as a line, to `log.jsonl`."""
-        self.accelerator.log(values, step=self.step)
-        if self.accelerator.is_main_process:
-            with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
-
-    def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a resume file, by part."""
+    def state(self) -> tuple[Parts, Optimizers]:
+        """Codec, averaged codec, balancer and discriminator, and the optimizers of two of them."""
         parts = {
             "codec": self.codec.state_dict(),
             "average": self.average.state_dict(),
             "balancer": {"norms": self.balancer.norms, "mass": self.balancer.mass},
         }
-        if self.discriminator is not None:
-            parts["discriminator"] = self.accelerator.unwrap_model(self.discriminator).state_dict()
-        return parts
-
-    def _optimizers(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
-        found = {"codec": (cast(nn.Module, self.codec), self.optimizer)}
+        optimizers = {"codec": (cast(nn.Module, self.codec), self.optimizer)}
         if self.discriminator is not None:
             judge = self.accelerator.unwrap_model(self.discriminator)
-            found["discriminator"] = (judge, self.discriminator_optimizer)
-        return found
+            parts["discriminator"] = judge.state_dict()
+            optimizers["discriminator"] = (judge, self.discriminator_optimizer)
+        return parts, optimizers
 
-    def _save(self) -> None:
-        """Write the resume file, and the averaged codec as a codec folder."""
-        settings = to_dict(self.config)
-        write_state(self.out / STATE_FILE, self.step, settings, self._tensors(), self._optimizers())
+    def save(self) -> None:
+        """The averaged codec as a codec folder."""
         save_codec(cast(Codec, self.average), self.out / CODEC_FOLDER)
 
 

@@ -25,8 +25,8 @@ class BundledTrainer(nn.Module):
 
         Args:
             codes: `[B, K, T]`, or of the first codebooks alone.
-            gain: `[B, 1, 1]` on amplitude, so that quiet music is trained too.
-            to_sound: decode to samples; otherwise stop at magnitudes, which is much faster.
+            gain: `[B, 1, 1]` factor on the amplitude of the coded sound.
+            to_sound: go on to samples; otherwise stop at magnitudes, which takes little time.
         """
         codec, n_codebooks = self.codec, codes.shape[1]
         vectors = codec.vectors(codes) * gain.pow(codec.config.power)

@@ -29,7 +29,7 @@ _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 def crops(
     files: Sequence[Path], n_crops: int, n_samples: int, rate: int, rng: np.random.Generator, quiet_db: float
 ) -> Tensor:
-    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, half of them attenuated.
+    """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some attenuated.
 
     Args:
         files: music.
@@ -100,7 +100,7 @@ def code_music(
         DataError: if the files cannot be read.
     """
     paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
-    key = {"checksum": codec.checksum, "minutes": minutes, "seed": seed, "files": paths}
+    key = {"checksum": codec.token_checksum(), "minutes": minutes, "seed": seed, "files": paths}
     try:
         if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
             return CodedMusic(folder)

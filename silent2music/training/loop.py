@@ -1,19 +1,13 @@
 """The training loop of the model: prepared shards in, a model folder out.
 
-Every random choice (order, crops, dropped controls, dropout) is a function of the seed and the step, and the
-learning rate of the step alone. So a resumed run equals an uninterrupted one.
-
-Likelihood alone does not say what is drawn: a model that is unsure spreads over more than music is, and what it has
-drawn leads it on. So a trained model can be trained further by self-play (SPIN: Chen et al., "Self-Play Fine-Tuning
-Converts Weak Language Models to Strong Language Models", 2024): beside the likelihood of real music counts by how much
-more likely than before it has become than what the model drew before for the same rooms.
+Likelihood alone does not say what is drawn: an unsure model spreads over more than music, and what it has drawn leads
+it on. So a trained model can be trained further by self-play (SPIN: Chen et al., "Self-Play Fine-Tuning Converts Weak
+Language Models to Strong Language Models", 2024). Its loss has a second term: real music must gain more likelihood over
+the model that the run started from than pieces which that model draws for the same rooms.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -21,28 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 from torch.nn import functional
 
 from silent2music.codec import Codec, load_codec
-from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig, to_dict
+from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset, batches, collate
-from silent2music.errors import CheckpointError, ConfigError, require
+from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
-from silent2music.training.state import (
-    STATE_FILE,
-    Optimizers,
-    learning_rate,
-    read_state,
-    resolved_precision,
-    update_ema,
-    write_state,
-)
+from silent2music.training.running import open_run, train_steps
+from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
-LOG_FILE = "log.jsonl"
 MODEL_FOLDER = "model"
 N_STATISTICS = 256
 """Pairs that standardisation and the limits of sampling are measured on."""
@@ -92,26 +77,20 @@ def train(
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
-    if (out / STATE_FILE).exists() and not resume:
-        raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
-    require("tensorboard", "train")  # accelerate would leave the log out and fail later
-    accelerator = Accelerator(
-        mixed_precision=resolved_precision(config.mixed_precision),
+    # A batch may have no row with a control that few pairs have.
+    has_rare = bool(set(recipe.controls) - members([ROOM]))
+    accelerator = open_run(
+        config,
+        out,
+        resume,
         gradient_accumulation_steps=config.gradient_accumulation,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
-        # A batch may have no row with a control that few pairs have.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=bool(set(recipe.controls) - members([ROOM])))
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
     )
     if len(dataset) < config.batch_size * accelerator.num_processes:
         raise ConfigError(
             f"{shards} has {len(dataset)} training pairs; training.batch_size={config.batch_size} on "
             f"{accelerator.num_processes} processes needs at least as many as one step uses."
         )
-    accelerator.init_trackers("tensorboard")
-    torch.manual_seed(config.seed)
     model = build_model(recipe, codec, n_codebooks)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
     examples = [dataset.crop(int(i)) for i in chosen]
@@ -123,7 +102,9 @@ def train(
     pieces = [torch.from_numpy(example.codes[:n_codebooks]) for example in examples]
     model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
     model.decoder.set_rests(pieces)
-    return _Run(accelerator, config, model, dataset, validation, out, former).go(resume)
+    trained = _TrainedModel(accelerator, config, model, dataset, validation, out / MODEL_FOLDER, former)
+    train_steps(trained, accelerator, config, out, resume)
+    return out / MODEL_FOLDER
 
 
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
@@ -139,8 +120,8 @@ def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2
     return Silent2Music(config, codec)
 
 
-class _Run:
-    """A training run: model, averaged weights, optimiser, data and log."""
+class _TrainedModel:
+    """A model in training, as `running.Trained`."""
 
     def __init__(
         self,
@@ -149,13 +130,12 @@ class _Run:
         model: Silent2Music,
         dataset: PairDataset,
         validation: PairDataset,
-        out: Path,
+        folder: Path,
         former: Silent2Music | None,
     ) -> None:
-        self.accelerator, self.config, self.out = accelerator, config, out
+        self.accelerator, self.config, self.folder = accelerator, config, folder
         self.dataset, self.validation = dataset, validation
         self.opponent = None if former is None else _Opponent(former.to(accelerator.device))
-        self.step = 0
         weights = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in weights if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -166,82 +146,33 @@ class _Run:
         self.plain: Silent2Music = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.average: Silent2Music = deepcopy(self.plain).requires_grad_(False).eval()
 
-    def go(self, resume: bool) -> Path:
-        """Train until `max_steps` or `max_minutes`, whichever is first."""
-        if resume:
-            self._load()
+    def update(self, step: int) -> dict[str, float]:
+        """One optimizer step over all its micro-batches."""
         config, accelerator = self.config, self.accelerator
-        if self.step >= config.max_steps:
-            accelerator.end_training()
-            return self.out / MODEL_FOLDER
-        begun = saved = time.monotonic()
+        rate = learning_rate(step, config.learning_rate, config.warmup_steps, config.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         # Dropout would blur what is compared with the opponent's.
         self.model.train(self.opponent is None)
-        for batch in self._batches():
-            losses = self._update(batch)
-            self.step += 1
-            minutes = (time.monotonic() - begun) / 60
-            done = self.step >= config.max_steps or 0 < config.max_minutes <= minutes
-            if self.step % 20 == 0:
-                rate = self._learning_rate()
-                self._log({"loss": float(losses.mean()), "first_codebook": float(losses[0]), "rate": rate})
-            if self.step % config.validate_every == 0 or done:
-                self._log(self._validate())
-            if done or time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                saved = time.monotonic()
-                if accelerator.is_main_process:
-                    self._save()
-            if done:
-                break
-        accelerator.wait_for_everyone()
-        accelerator.end_training()
-        return self.out / MODEL_FOLDER
-
-    def _batches(self) -> Iterator[list[Batch]]:
-        """The micro-batches of each step from `self.step` on, for this process."""
-        config, accelerator = self.config, self.accelerator
-        n_parts, world = config.gradient_accumulation, accelerator.num_processes
-        per_epoch = len(self.dataset) // (config.batch_size * world)
-        index = self.step * n_parts
-        parts: list[Batch] = []
-        while True:
-            epoch, start = divmod(index, per_epoch)
-            rank = accelerator.process_index
-            for batch in batches(self.dataset, config.batch_size, epoch, start, rank, world):
-                index += 1
-                parts.append(batch)
-                if len(parts) == n_parts:
-                    yield parts
-                    parts = []
-
-    def _learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        config = self.config
-        return learning_rate(self.step, config.learning_rate, config.warmup_steps, config.max_steps)
-
-    def _update(self, parts: list[Batch]) -> Tensor:
-        """One optimiser step; returns the loss per codebook `[K]`."""
-        config, accelerator = self.config, self.accelerator
-        torch.manual_seed(config.seed * 1_000_003 + self.step * 1009 + accelerator.process_index)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         total = torch.zeros(())
-        for part in parts:
+        for part in range(config.gradient_accumulation):
+            batch = self._batch(step * config.gradient_accumulation + part).to(accelerator.device)
             with accelerator.accumulate(self.model):
-                losses, wanted = self._losses(part.to(accelerator.device))
+                losses, wanted = self._losses(batch)
                 accelerator.backward(wanted)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            total = total + losses.detach().cpu() / len(parts)
-        if not torch.isfinite(total).all():
-            raise ConfigError(
-                f"The loss is not finite at step {self.step}; lower training.learning_rate "
-                f"(now {config.learning_rate}) and resume from the last checkpoint."
-            )
-        update_ema(self.average, self.plain, self.step, config.ema_decay)
-        return total
+            total = total + losses.detach().cpu() / config.gradient_accumulation
+        update_ema(self.average, self.plain, step, config.ema_decay)
+        return {"loss": float(total.mean()), "first_codebook": float(total[0]), "rate": rate}
+
+    def _batch(self, index: int) -> Batch:
+        """The micro-batch of this process that is the run's `index`-th."""
+        world, size = self.accelerator.num_processes, self.config.batch_size
+        epoch, start = divmod(index, len(self.dataset) // (size * world))
+        return next(batches(self.dataset, size, epoch, start, self.accelerator.process_index, world))
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of real music per codebook `[K]`, and the loss to be minimised."""
@@ -266,7 +197,7 @@ class _Run:
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
 
     @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Loss of the averaged weights under the true room, another and none."""
         device = self.accelerator.device
         size = min(self.config.batch_size, self.config.n_validation_pairs, len(self.validation))
@@ -282,34 +213,21 @@ class _Run:
                 found.setdefault(name, []).append(values.cpu())
         return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
 
-    def _log(self, values: dict[str, float]) -> None:
-        """Write values to TensorBoard and, as a line, to `log.jsonl`."""
-        self.accelerator.log(values, step=self.step)
-        if self.accelerator.is_main_process:
-            with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, "time": round(time.time(), 1), **values}) + "\n")
-
-    def _save(self) -> None:
-        """Write the resume file, and the averaged weights as a model folder."""
-        settings = {"training": to_dict(self.config)}
-        write_state(self.out / STATE_FILE, self.step, settings, *self._state())
-        self.average.save_pretrained(self.out / MODEL_FOLDER)
-
-    def _load(self) -> None:
-        """Load the last resume file."""
-        self.step = read_state(self.out / STATE_FILE, *self._state())
-
-    def _state(self) -> tuple[dict[str, dict[str, Tensor]], Optimizers]:
-        """The contents of a resume file, as `write_state` takes them."""
+    def state(self) -> tuple[Parts, Optimizers]:
+        """Weights, averaged weights and the optimizer."""
         parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
         return parts, {"model": (self.plain, self.optimizer)}
+
+    def save(self) -> None:
+        """The averaged weights as a model folder."""
+        self.average.save_pretrained(self.folder)
 
 
 class _Opponent:
     """The opponent in self-play: the model that a run started from, frozen.
 
-    It draws from its whole distribution: from draws without the unlikely tokens, the new model would learn no more than
-    to give those tokens their probability back.
+    It draws without top-k: against truncated draws, the trained model would only learn to give probability back to the
+    tokens that were cut off.
     """
 
     def __init__(self, model: Silent2Music) -> None:

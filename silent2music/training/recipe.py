@@ -125,7 +125,8 @@ def _encode_tokens(run: _Run) -> None:
 
 def _train_model(run: _Run) -> None:
     from silent2music.plotting import plot_losses
-    from silent2music.training.loop import LOG_FILE, train
+    from silent2music.training.loop import train
+    from silent2music.training.running import LOG_FILE
     from silent2music.training.state import STATE_FILE
 
     _need(run.out / "tokens" / "meta.json", "tokens")

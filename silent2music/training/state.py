@@ -25,6 +25,9 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 _OPTIMIZER = "optimizer."
 
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""By name (`model`, `average`, ...): tensors as a `state_dict()` has them."""
+
 Optimizers = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
 """By name: an optimizer and the module whose parameters it updates."""
 
@@ -33,7 +36,7 @@ def write_state(
     file: Path,
     step: int,
     settings: Mapping[str, Any],
-    tensors: Mapping[str, Mapping[str, Tensor]],
+    tensors: Parts,
     optimizers: Optimizers,
 ) -> None:
     """Write everything that resuming a run needs, replacing the file whole or not at all.
@@ -42,7 +45,7 @@ def write_state(
         file: where to.
         step: steps done.
         settings: JSON-ready values, for a reader.
-        tensors: parts by name (`model`, `average`, ...), each as its `state_dict()`.
+        tensors: see `Parts`.
         optimizers: see `Optimizers`.
     """
     held = {f"{part}.{name}": value for part, own in tensors.items() for name, value in own.items()}
@@ -54,8 +57,8 @@ def write_state(
     write_tensors(held, file, metadata)
 
 
-def read_state(file: Path, tensors: Mapping[str, Mapping[str, Tensor]], optimizers: Optimizers) -> int:
-    """Load what `write_state` wrote into parts and optimizers, in place; returns the step.
+def read_state(file: Path, tensors: Parts, optimizers: Optimizers) -> int:
+    """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
 
     Raises:
         CheckpointError: if there is no state, or it was written with other sizes, naming the first tensor.

@@ -170,7 +170,7 @@ def write_take(
         layer: how the room is heard; multiplies the guidance.
         sampling: how tokens are drawn.
         seeds: one for each variation.
-        progress: called with columns done and columns in all.
+        progress: called with codec frames done and codec frames in all.
     """
     profile = analyze(_laps(lap, 3))
     first = _first_lap(profile, lap.seconds)
