@@ -55,7 +55,8 @@ def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> T
         >>> round(float(log_mel_distance(sound, sound, 24000)), 6)
         0.0
     """
-    errors = _log_mel_errors(_spectra(reference), _spectra(estimate), sample_rate)
+    wanted, got = _spectra(reference), _spectra(estimate)
+    errors = [_log_mel_error(wanted[n], got[n], n_mels, sample_rate) for n, n_mels in MEL_SCALES]
     return torch.stack([error.abs().mean((1, 2)) for error in errors]).mean(0)
 
 
@@ -64,16 +65,16 @@ def _spectra(audio: Tensor) -> dict[int, Tensor]:
     return {n_fft: spectrum(audio, n_fft) for n_fft, _ in MEL_SCALES}
 
 
-def _log_mel_errors(
-    reference: dict[int, Tensor], estimate: dict[int, Tensor], sample_rate: int
-) -> list[Tensor]:
-    """Natural log-mel magnitudes of the estimate minus those of the reference, `[B, n_mels, L]` for each scale."""
-    errors = []
-    for n_fft, n_mels in MEL_SCALES:
-        filters = _mel_bands(n_fft, n_mels, sample_rate).to(reference[n_fft].device)
-        levels = [(filters @ x[n_fft]).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
-        errors.append(levels[1] - levels[0])
-    return errors
+def _log_mel_error(reference: Tensor, estimate: Tensor, n_mels: int, sample_rate: int) -> Tensor:
+    """By how much the natural log-mel magnitudes `[B, n_mels, L]` of magnitudes `[B, F, L]` differ."""
+    filters = _mel_bands(2 * (reference.shape[1] - 1), n_mels, sample_rate).to(reference.device)
+    levels = [(filters @ x).clamp(min=MEL_FLOOR).log() for x in (reference, estimate)]
+    return levels[1] - levels[0]
+
+
+def _mean_error(errors: Sequence[Tensor]) -> Tensor:
+    """Mean absolute value over some scales, each counting alike."""
+    return torch.stack([error.abs().mean() for error in errors]).mean()
 
 
 def sound_distances(
@@ -92,14 +93,12 @@ def sound_distances(
         over `STFT_SCALES`; `level`, that of `level_distance`; `roughness`, that of `added_roughness`.
     """
     wanted, got = _spectra(reference), _spectra(estimate)
-    errors = _log_mel_errors(wanted, got, sample_rate)
+    errors = [_log_mel_error(wanted[n], got[n], n_mels, sample_rate) for n, n_mels in MEL_SCALES]
     distances = {
-        "mel": lambda: torch.stack([error.abs().mean() for error in errors]).mean(),
-        "slope": lambda: torch.stack([error.diff(dim=2).abs().mean() for error in errors]).mean(),
-        "stft": lambda: torch.stack(
-            [(wanted[n].pow(0.4) - got[n].pow(0.4)).abs().mean() for n in STFT_SCALES]
-        ).mean(),
-        "level": lambda: level_distance(wanted[2048].mT, got[2048].mT, sample_rate).mean(),
+        "mel": lambda: _mean_error(errors),
+        "slope": lambda: _mean_error([error.diff(dim=2) for error in errors]),
+        "stft": lambda: _mean_error([wanted[n].pow(0.4) - got[n].pow(0.4) for n in STFT_SCALES]),
+        "level": lambda: level_distance(wanted[2048], got[2048], sample_rate).mean(),
         "roughness": lambda: added_roughness(reference, estimate, sample_rate).mean(),
     }
     return {name: distances[name]() for name in names}
@@ -154,18 +153,18 @@ def level_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Ten
     that vary about them, so minimising it alone gives sound that is too quiet. Energy over a crop has hardly such a bias.
 
     Args:
-        reference, estimate: magnitudes `[B, L, n_fft / 2 + 1]`.
+        reference, estimate: magnitudes `[B, n_fft / 2 + 1, L]`.
         sample_rate: in Hz.
 
     Returns:
         `[B]`, half by the energy of the full band and half by that of each of 32 bands, floored at `MEL_FLOOR`.
     """
-    n_bins = reference.shape[-1]
+    n_bins = reference.shape[1]
     bands = _mel_bands(2 * (n_bins - 1), 32, sample_rate).to(reference.device)
+    energies = [x.square().mean(2) for x in (reference, estimate)]
     difference = torch.zeros((), device=reference.device)
     for filters in (bands, bands.new_ones(1, n_bins)):
-        energies = [x.square().mean(1) @ filters.T for x in (reference, estimate)]
-        levels = [0.5 * x.clamp(min=MEL_FLOOR**2).log() for x in energies]
+        levels = [0.5 * (x @ filters.T).clamp(min=MEL_FLOOR**2).log() for x in energies]
         difference = difference + 0.5 * (levels[1] - levels[0]).abs().mean(1)
     return difference
 
@@ -185,16 +184,12 @@ def magnitude_distances(
         `MEL_FLOOR`; `slope`, that of their changes from frame to frame; `stft`, that of the compressed magnitudes
         over their mean; `level`, that of `level_distance`.
     """
-    n_fft = 2 * (reference.shape[-1] - 1)
     # A power above 1 has no slope at zero, from which nothing could be learned.
-    plain = [x.add(1e-6).pow(1.0 / power) for x in (reference, estimate)]
-    mel = slope = torch.zeros((), device=reference.device)
-    for n_mels in (40, 128):
-        filters = _mel_bands(n_fft, n_mels, sample_rate).to(reference.device)
-        levels = [(x @ filters.T).clamp(min=MEL_FLOOR).log() for x in plain]
-        difference = levels[0] - levels[1]
-        mel = mel + difference.abs().mean() / 2.0
-        slope = slope + difference.diff(dim=1).abs().mean() / 2.0
-    stft = (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6)
-    level = level_distance(plain[0], plain[1], sample_rate).mean()
-    return {"mel": mel, "slope": slope, "stft": stft, "level": level}
+    plain = [x.add(1e-6).pow(1.0 / power).mT for x in (reference, estimate)]
+    errors = [_log_mel_error(plain[0], plain[1], n_mels, sample_rate) for n_mels in (40, 128)]
+    return {
+        "mel": _mean_error(errors),
+        "slope": _mean_error([error.diff(dim=2) for error in errors]),
+        "stft": (reference - estimate).abs().mean() / reference.mean().clamp(min=1e-6),
+        "level": level_distance(plain[0], plain[1], sample_rate).mean(),
+    }

@@ -312,22 +312,28 @@ class Silent2Music(nn.Module):
     def token_nll(self, codes: Tensor, conditioning: Conditioning) -> Tensor:
         """Teacher-forced negative log-likelihood, `[B, K]`, mean over the valid frames, in nats a token.
 
+        Arguments as in `frame_nll`.
+        """
+        keep = conditioning.mask[:, None]
+        return (self.frame_nll(codes, conditioning) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
+
+    def frame_nll(self, codes: Tensor, conditioning: Conditioning) -> Tensor:
+        """Teacher-forced negative log-likelihood of every token, `[B, K, T]` nats.
+
         Args:
             codes: `[B, K, T]`.
             conditioning: of T steps; its mask says which frames are valid.
         """
-        pattern, mask = self.decoder.pattern, conditioning.mask
-        grid = pattern.apply(codes.masked_fill(~mask[:, None], pattern.filler))
+        pattern = self.decoder.pattern
+        grid = pattern.apply(codes.masked_fill(~conditioning.mask[:, None], pattern.filler))
         logits = self.decoder(grid, conditioning)
-        n_codebooks = codes.shape[1]
         # What is beyond a cell's own frame is masked by undoing the delay of the loss, not of the logits.
         nll = functional.cross_entropy(
             logits.flatten(0, 2).float(),
             grid.flatten().clamp_max(self.decoder.config.codebook_size - 1),
             reduction="none",
         ).view_as(grid)
-        keep = mask[:, None].expand(-1, n_codebooks, -1)
-        return (pattern.undo(nll) * keep).sum(dim=2) / keep.sum(dim=2).clamp_min(1)
+        return pattern.undo(nll)
 
     def forward(self, codes: Tensor, signals: Signals) -> Tensor:
         """Training losses `[B, K]` of a batch of pairs, in nats a token.

@@ -59,7 +59,7 @@ def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> 
     spectrogram, marks, energy = figure.subplots(
         3, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1.1, 1.3]}
     )
-    _draw_spectrogram(figure, spectrogram, room)
+    draw_spectrogram(figure, spectrogram, room)
     _draw_marks(marks, profile)
     _draw_energy(energy, profile)
     for axes in (spectrogram, marks, energy):
@@ -79,15 +79,15 @@ def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path
         path: a PNG, PDF or SVG file.
     """
     from silent2music.acoustics import analyze
-    from silent2music.evaluation.features import ENERGY_RATE_HZ, describe
+    from silent2music.evaluation.features import ENERGY_RATE_HZ, music_features
 
     figure = new_figure(12, 7)
-    profile, features = analyze(silent), describe(music)
+    profile, features = analyze(silent), music_features(music)
     events = labels.get("event_seconds", [event.seconds for event in profile.events])
     boundaries = labels.get("boundaries", [boundary.seconds for boundary in profile.boundaries])
     room, played, level = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     for axes, side, title in ((room, silent, "room"), (played, music, "music")):
-        _draw_spectrogram(figure, axes, side)
+        draw_spectrogram(figure, axes, side)
         axes.set_title(title)
     for axes, times, name, colour, top in (
         (room, events, "events", "cyan", 1.0),
@@ -153,9 +153,9 @@ def _title(profile: AcousticProfile) -> str:
     )
 
 
-def _spectrogram_db(room: Waveform) -> DoubleArray:
+def _spectrogram_db(sound: Waveform) -> DoubleArray:
     """Power in dB re full scale of at most `MAX_COLUMNS` spectra spread over the recording, `[bins, columns]`."""
-    mono = room.downmix().samples[0]
+    mono = sound.downmix().samples[0]
     mono = np.pad(mono, (0, max(0, N_FFT - mono.size)))
     n_columns = int(min(MAX_COLUMNS, max(1, (mono.size - N_FFT) // (N_FFT // 4) + 1)))
     starts = np.linspace(0, mono.size - N_FFT, n_columns).astype(np.int64)
@@ -166,18 +166,26 @@ def _spectrogram_db(room: Waveform) -> DoubleArray:
     return np.asarray(10 * np.log10(power + 1e-14).T, dtype=np.float64)
 
 
-def _draw_spectrogram(figure: Any, axes: Any, room: Waveform) -> None:
-    """Frequencies on a scale that is linear to 500 Hz and logarithmic above."""
-    power_db = _spectrogram_db(room)
-    hz = np.linspace(0, room.sample_rate / 2, power_db.shape[0])
-    edges = np.linspace(0, room.seconds, power_db.shape[1] + 1)
+def draw_spectrogram(
+    figure: Any, axes: Any, sound: Waveform, range_dbfs: tuple[float, float] | None = None
+) -> None:
+    """Draw a spectrogram over a frequency scale that is linear to 500 Hz and logarithmic above.
+
+    Args:
+        figure: gets a colour bar beside `axes`, which are drawn on.
+        sound: what is heard.
+        range_dbfs: of the colours; from the quiet to the loud parts of the sound if None.
+    """
+    power_db = _spectrogram_db(sound)
+    hz = np.linspace(0, sound.sample_rate / 2, power_db.shape[0])
+    edges = np.linspace(0, sound.seconds, power_db.shape[1] + 1)
     hz_edges = np.concatenate([[0.0], (hz[:-1] + hz[1:]) / 2, [hz[-1]]])
-    low, high = np.percentile(power_db, [5, 99.8])
+    low, high = range_dbfs or np.percentile(power_db, [5, 99.8])
     mesh = axes.pcolormesh(edges, hz_edges, power_db, vmin=low, vmax=max(high, low + 1), cmap="magma")
     mesh.set_rasterized(True)
     axes.set_yscale("symlog", linthresh=500)
-    axes.set_ylim(0, min(12_000, room.sample_rate / 2))
-    ticks = [t for t in (0, 250, 500, 1000, 2000, 4000, 8000) if t < room.sample_rate / 2]
+    axes.set_ylim(0, min(12_000, sound.sample_rate / 2))
+    ticks = [t for t in (0, 250, 500, 1000, 2000, 4000, 8000) if t < sound.sample_rate / 2]
     axes.set_yticks(ticks, [f"{t}" for t in ticks])
     axes.set_ylabel("Hz")
     figure.colorbar(mesh, ax=axes, label="dBFS", pad=0.01)

@@ -25,7 +25,7 @@ from silent2music.audio import Waveform
 from silent2music.cli import main
 from silent2music.config import AmbienceConfig, load_recipe
 from silent2music.errors import ConfigError
-from silent2music.export.ambience.folders import SCHEMA
+from silent2music.export.ambience.job import SCHEMA
 from silent2music.export.batch import plan
 from silent2music.files import LOCK_NAME
 
@@ -278,10 +278,10 @@ def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folde
 def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for suffix in ("wav", "flac"):
         hiss(tmp_path / f"a.{suffix}", 1)
-    jobs, failures = plan([tmp_path], 0, tmp_path / "out", lambda relative: relative.with_suffix(""))
-    assert [j.room.name for j in jobs] == ["a.flac"]
-    assert "a.wav and" in failures[0].reason
-    assert "rename one of them" in failures[0].reason
+    first, second = plan([tmp_path], 0, tmp_path / "out", lambda relative: relative.with_suffix(""))
+    assert (first.room.name, first.refused) == ("a.flac", "")
+    assert "a.wav and" in second.refused
+    assert "rename one of them" in second.refused
 
 
 # ---- the manifest and the preset ----

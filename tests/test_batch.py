@@ -17,7 +17,7 @@ from rooms import RATE, steps_room
 from silent2music import audio
 from silent2music.config import SamplingConfig
 from silent2music.errors import ConfigError
-from silent2music.export.batch import Manifest, Worker, portable, this_worker
+from silent2music.export.batch import Manifest, portable, share
 from silent2music.export.infer import infer_many, plan
 from silent2music.export.models import LazyModel, Request
 from silent2music.files import LOCK_NAME
@@ -25,22 +25,22 @@ from silent2music.files import LOCK_NAME
 
 def test_shares_cover_everything_once() -> None:
     items = list(range(17))
-    shares = [Worker(i, 4).share(items) for i in range(4)]
+    shares = [share(items, {"RANK": str(i), "WORLD_SIZE": "4"}) for i in range(4)]
     assert sorted(x for share in shares for x in share) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_the_launcher_says_which_process_this_is() -> None:
-    assert this_worker({}) == Worker(0, 1)
-    assert this_worker({"RANK": "2", "WORLD_SIZE": "3"}) == Worker(2, 3)
-    assert this_worker({"PMI_RANK": "1", "PMI_SIZE": "2"}) == Worker(1, 2)
+    assert share("abcdefg", {}) == "abcdefg"
+    assert share("abcdefg", {"RANK": "2", "WORLD_SIZE": "3"}) == "cf"
+    assert share("abcdefg", {"PMI_RANK": "1", "PMI_SIZE": "2"}) == "bdf"
     with pytest.raises(ConfigError, match="RANK=3 and WORLD_SIZE=3"):
-        this_worker({"RANK": "3", "WORLD_SIZE": "3"})
+        share("abcdefg", {"RANK": "3", "WORLD_SIZE": "3"})
 
 
 def _add_many(folder: Path, start: int) -> None:
     for i in range(start, start + 50):
-        Manifest(folder).add(f"{i:03}", {"n": i})
+        Manifest(folder).add(folder / f"{i:03}", {"n": i})
 
 
 def test_processes_share_a_manifest(tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_processes_share_a_manifest(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path)
-    manifest.add("a", {"n": 1})
+    manifest.add(tmp_path / "a", {"n": 1})
     with manifest.path.open("a") as file:
         file.write('{"key": "b", "n"')
-    manifest.add("c", {"n": 3})
-    manifest.add("a", {"n": 4})
+    manifest.add(tmp_path / "c", {"n": 3})
+    manifest.add(tmp_path / "a", {"n": 4})
     assert {key: entry["n"] for key, entry in manifest.read().items()} == {"a": 4, "c": 3}
     manifest.tidy()
     assert manifest.path.read_text().splitlines() == ['{"key": "a", "n": 4}', '{"key": "c", "n": 3}']
@@ -138,7 +138,7 @@ def test_shared_or_killed_and_resumed_a_folder_is_the_same(
 
 
 def test_other_settings_are_not_taken_for_done(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
-    jobs = plan([rooms], 7, folder=tmp_path / "out")[0][1:3]
+    jobs = plan([rooms], 7, folder=tmp_path / "out")[1:3]
     model = LazyModel(model_folder)
     first = list(infer_many(jobs, model))
     assert [outcome.status for outcome in first] == ["made", "made"]
@@ -159,7 +159,7 @@ def test_music_without_its_record_is_made_again_and_the_reverse(
     rooms: Path, tmp_path: Path, model_folder: Path, lost: str
 ) -> None:
     room = rooms / "0" / "0.wav"
-    (job,), _ = plan([room], 7, folder=tmp_path / "out")
+    (job,) = plan([room], 7, folder=tmp_path / "out")
     model = LazyModel(model_folder)
     (first,) = infer_many([job], model)
     before = contents(tmp_path / "out")
@@ -176,7 +176,7 @@ def test_music_without_its_record_is_made_again_and_the_reverse(
 
 
 def test_a_file_that_is_not_ours_is_not_replaced(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
-    (job,), _ = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path)
+    (job,) = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path)
     for name in ("0.music.wav", "0.music.json"):
         (tmp_path / name).write_text('{"output": {"file": "another.wav"}}')
         (outcome,) = infer_many([job], LazyModel(model_folder))
@@ -196,7 +196,7 @@ def test_music_that_cannot_come_to_its_place_takes_its_record_along(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", held)
-    (job,), _ = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path / "out")
+    (job,) = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path / "out")
     (outcome,) = infer_many([job], LazyModel(model_folder))
     assert "0.music.wav cannot be written (Permission denied)" in outcome.reason
     assert list((tmp_path / "out").iterdir()) == []

@@ -48,7 +48,7 @@ def spoilt(made: Path, tmp_path: Path) -> Path:
 
 
 def faults(folder: Path) -> dict[str, str]:
-    return {Path(c["file"]).name: "; ".join(c["faults"]) for c in check_ambience(folder)}
+    return {Path(c["file"]).name: "; ".join(c["faults"]) for c in check_ambience(folder)[0]}
 
 
 def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) -> None:
@@ -71,16 +71,16 @@ def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
     """Three faint strokes beside ten strong ones are three, not as many as the noise between them."""
     rate = 48_000
     t = np.arange(2 * rate) / rate
-    checks = []
+    room = {"folder": "a", "files": []}
     for layer, n_strokes in (("calm", 3), ("intense", 10)):
         lap = 0.003 * np.random.default_rng(n_strokes).standard_normal(len(t))
         for i in range(n_strokes):
             after = (t - 0.07 - 2.0 * i / n_strokes) % 2.0
             lap += 0.2 * np.exp(-after / 0.05) * np.sin(2 * np.pi * 660 * after)
-        audio.write(tmp_path / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
-        checks.append({"file": f"{layer}.wav", "room": "a", "layer": layer, "variation": 1})
+        audio.write(tmp_path / "a" / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        room["files"].append({"file": f"{layer}.wav", "layer": layer, "variation": 1, "spatial": "mono"})
     # One more onset each may be found where the sounds are joined.
-    found = layer_densities(tmp_path, checks)["a"]
+    found = layer_densities(tmp_path, room)
     assert found == {"calm": pytest.approx(1.5, abs=0.5), "intense": pytest.approx(5.0, abs=0.5)}
 
 
@@ -138,7 +138,7 @@ def test_onsets_at_the_seam_are_those_of_librosa(struck_at: float | None) -> Non
     found = librosa_onsets(np.tile(lap, 3), rate)
     at_seam = [x for x in found if min(abs(x - 2.0), abs(x - 4.0)) <= 0.05]
     assert bool(at_seam) == (struck_at == 0.0) == (measure_seam(lap, rate).onset > 0)
-    assert described(Path(), []).splitlines()[-1].startswith("0 files")
+    assert described([], {}).splitlines()[-1].startswith("0 files")
 
 
 @pytest.mark.parametrize("rate", [24_000, 44_100, 48_000])

@@ -64,8 +64,8 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
 def test_infer_hears_what_it_is_told_to(s2m, room_file: Path, model_folder: Path) -> None:
     """A cut recording is used and said to be cut, or refused; a channel that there is not is named."""
     samples = np.repeat(audio.read(room_file).samples, 2, axis=0)
-    audio.write("room.wav", audio.Waveform(samples, 24_000))
-    Path("cut.wav").write_bytes(Path("room.wav").read_bytes()[: 3 * 2 * 30_000])
+    audio.write("stereo.wav", audio.Waveform(samples, 24_000))
+    Path("cut.wav").write_bytes(Path("stereo.wav").read_bytes()[: 3 * 2 * 30_000])
     options = ("--model", model_folder, "--seconds", 1)
     code, _, said = s2m("infer", "cut.wav", "--channel", 2, *options)
     assert (code, said.count("\n")) == (0, 1)

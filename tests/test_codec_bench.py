@@ -21,7 +21,7 @@ from silent2music.codec import load_codec
 from silent2music.config import CodecConfig, DataConfig, from_dict, read_values
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import codec_bench
-from silent2music.evaluation.codec_bench import BenchEntry, held_out, parse_entry, run_bench
+from silent2music.evaluation.codec_bench import BenchEntry, bench_music, parse_entry, run_bench
 from silent2music.evaluation.codec_metrics import (
     chroma_similarity,
     codec_figures,
@@ -37,6 +37,7 @@ NO_ONSETS = np.zeros(0)
 @pytest.fixture(autouse=True)
 def little_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec_bench, "SPEED_SECONDS", 0.5)
+    monkeypatch.setattr(codec_bench, "SPEED_ROUNDS", 1)
 
 
 def tone(frequency_hz: float, seconds: float = 2.0) -> np.ndarray:
@@ -116,7 +117,7 @@ def test_the_command_compares_codecs(codec_folder: Path, tmp_path: Path) -> None
 def test_held_out_music_is_evenly_spread(tmp_path: Path) -> None:
     for i in range(7):
         audio.write(tmp_path / f"{i}.wav", Waveform(tone(220.0, 0.1)[None], RATE))
-    found = held_out(None, None, tmp_path, 3)
+    found = bench_music(None, None, tmp_path, 3)
     assert {group: [f.name for f in files] for group, files in found.items()} == {
         "real": ["0.wav", "3.wav", "6.wav"]
     }
@@ -196,5 +197,5 @@ def test_medleys_have_every_family_and_are_kept(tmp_path: Path) -> None:
     before = [f.stat().st_mtime_ns for f in files]
     render_medleys(config, tmp_path / "out", len(FAMILIES) + 1, seed=3)
     assert [f.stat().st_mtime_ns for f in files] == before
-    with pytest.raises(DataError, match="scores folder '' does not exist"):
+    with pytest.raises(DataError, match="No scores folder is set"):
         render_medleys(DataConfig(), tmp_path / "other", 1, seed=0)

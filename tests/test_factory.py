@@ -20,7 +20,7 @@ from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
 from silent2music.data.pairs import check, read_pairs
 from silent2music.errors import ConfigError, DataError
-from silent2music.factory.build import attribution, build, make_pair, open_factory
+from silent2music.factory.build import attribution, build, make_pair, open_factory, scores_by_split
 from silent2music.factory.scenes import FROM_MUSIC, KINDS
 
 SECONDS = 6.0
@@ -85,7 +85,7 @@ def test_labels_are_complete_and_of_one_time_axis(built: Path) -> None:
         for name in ("beats", "bars", "boundaries", "event_seconds", "pulse", "scene_boundaries"):
             assert all(0 <= t <= SECONDS for t in labels[name]), name
             assert labels[name] == sorted(labels[name])
-        for name in ("valence", "arousal", "melody_chroma"):
+        for name in ("valence", "arousal"):
             assert len(labels[name]) == 60
         assert labels["caption"]
         assert labels["instruments"]
@@ -205,6 +205,16 @@ def test_scores_without_a_licence_are_refused(config: DataConfig, built: Path, t
     (scores / "index.tsv").write_text("path\tlicence\npiece0.mid\t\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds no score"):
         open_factory(dataclasses.replace(config, scores=str(scores)), built, 0)
+
+
+def test_scores_in_a_linked_folder_are_found(config: DataConfig, tmp_path: Path) -> None:
+    scores, known = tmp_path / "scores", scores_by_split(Path(config.scores), 0.0)[0]["train"]
+    scores.mkdir()
+    (scores / "linked").symlink_to(Path(config.scores).absolute(), target_is_directory=True)
+    rows = "".join(f"linked/{path}\tCC0\n" for path in known)
+    (scores / "index.tsv").write_text(f"path\tlicence\nlinked/gone.mid\tCC0\n{rows}", encoding="utf-8")
+    assert list(scores_by_split(scores, 0.0)[0]["train"]) == [f"linked/{path}" for path in known]
+    assert make_pair(open_factory(dataclasses.replace(config, scores=str(scores)), tmp_path, 3), 0)
 
 
 def test_hours_seed_and_workers_are_checked(config: DataConfig, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import infer as job
 from silent2music.export import levelling, provenance
-from silent2music.export.batch import Job, seed_for
+from silent2music.export.batch import Job, hashed_seed
 from silent2music.export.models import LazyModel, Request
 from silent2music.model import Silent2Music
 
@@ -189,43 +189,47 @@ def test_a_folder_is_mirrored_and_seeded_by_relative_path(tmp_path: Path) -> Non
         path = tmp_path / "rooms" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         audio.write(path, Waveform(steps_room(0.5), RATE))
-    jobs, failures = job.plan([tmp_path / "rooms"], 3, folder=tmp_path / "out")
-    assert failures == []
+    jobs = job.plan([tmp_path / "rooms"], 3, folder=tmp_path / "out")
+    assert not any(j.refused for j in jobs)
     assert [j.out.relative_to(tmp_path / "out").as_posix() for j in jobs] == [
         "a.music.wav",
         "sub/b.music.wav",
     ]
     assert [j.label for j in jobs] == ["a.wav", "sub/b.wav"]
-    assert [j.seed for j in jobs] == [seed_for(3, Path("a.wav")), seed_for(3, Path("sub/b.wav"))]
+    assert [j.seed for j in jobs] == [hashed_seed(3, "a.wav"), hashed_seed(3, "sub/b.wav")]
     assert len({j.seed for j in jobs}) == 2
 
 
-def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path) -> None:
-    jobs, failures = job.plan([tmp_path / "x" / "a.wav", tmp_path / "y" / "a.wav"], 0)
-    assert [j.room for j in jobs] == [tmp_path / "x" / "a.wav"]
-    assert "would both be written to a.music.wav" in failures[0].reason
+def test_files_that_would_meet_in_one_output_are_named(tmp_path: Path, model_folder: Path) -> None:
+    first, second = job.plan([tmp_path / "x" / "a.wav", tmp_path / "y" / "a.wav"], 0)
+    assert (first.room, first.refused) == (tmp_path / "x" / "a.wav", "")
+    assert "would both be written to a.music.wav" in second.refused
+    (outcome,) = job.infer_many([second], LazyModel(model_folder), folder=tmp_path)
+    assert (outcome.status, outcome.reason) == ("failed", second.refused)
+    assert not (tmp_path / "manifest.jsonl").exists()  # its line would stand for the other's music
 
 
 def test_names_that_differ_only_in_case_do_not_meet_on_other_platforms(tmp_path: Path) -> None:
     for name in ("Kitchen.wav", "kitchen.wav", "KITCHEN.flac", "hall.wav"):
         (tmp_path / name).touch()
-    jobs, failures = job.plan([tmp_path], 0)
-    assert [j.room.name for j in jobs] == ["KITCHEN.flac", "hall.wav"]
-    assert [Path(failure.name).name for failure in failures] == ["Kitchen.wav", "kitchen.wav"]
-    assert all("would both be written to" in failure.reason for failure in failures)
+    jobs = job.plan([tmp_path], 0)
+    refused = {j.room.name: j.refused for j in jobs if j.refused}
+    assert [j.room.name for j in jobs if not j.refused] == ["KITCHEN.flac", "hall.wav"]
+    assert list(refused) == ["Kitchen.wav", "kitchen.wav"]
+    assert all("would both be written to" in reason for reason in refused.values())
     composed, decomposed = tmp_path / "caf\u00e9.wav", tmp_path / "x" / "cafe\u0301.wav"
-    assert len(job.plan([composed, decomposed], 0)[1]) == 1  # one name on macOS
+    assert job.plan([composed, decomposed], 0)[1].refused  # one name on macOS
 
 
 def test_the_same_file_twice_is_made_once(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
-    jobs, failures = job.plan([room_file, room_file], 0, folder=tmp_path / "out")
-    results = [*failures, *job.infer_many(jobs, LazyModel(model_folder), Request(seconds=0.5))]
+    jobs = job.plan([room_file, room_file], 0, folder=tmp_path / "out")
+    results = list(job.infer_many(jobs, LazyModel(model_folder), Request(seconds=0.5)))
     assert [result.status for result in results] == ["made"]
 
 
 def test_guidance_is_the_models_own_unless_given(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
     for guidance, expected in ((None, 1.5), (3.0, 3.0)):
-        jobs, _ = job.plan([room_file], 0, folder=tmp_path / str(guidance))
+        jobs = job.plan([room_file], 0, folder=tmp_path / str(guidance))
         request = Request(SamplingConfig(guidance=guidance), seconds=0.5)
         (result,) = job.infer_many(jobs, LazyModel(model_folder), request)
         assert result.record is not None and result.record["settings"]["guidance"] == expected

@@ -72,17 +72,22 @@ def test_a_loop_whose_gate_decides_nothing_is_left_alone() -> None:
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_ffmpeg_finds_the_same_loudness(tmp_path: Path, suffix: str) -> None:
-    for seed, loop in enumerate((struck(), on_the_gate(struck(seed=1)), struck(2.0, seed=2))):
-        (levelled,), _ = levelled_set([loop], RATE, [-24.0], -1.0)
+def test_ffmpeg_finds_the_same_loudness_and_a_peak_below_the_limit(tmp_path: Path, suffix: str) -> None:
+    swelling = 0.1 * np.random.default_rng(0).standard_normal((1, 3 * RATE)) * np.linspace(0.1, 1, 3 * RATE)
+    loops = [(loop, -24.0, -1.0) for loop in (struck(), on_the_gate(struck(seed=1)), struck(2.0, seed=2))]
+    loops += [(np.repeat(swelling, n, axis=0).astype(np.float32), -14.0, -3.0) for n in (1, 2)]
+    for seed, (loop, lufs, true_peak) in enumerate(loops):
+        (levelled,), _ = levelled_set([loop], RATE, [lufs], true_peak)
         path = tmp_path / f"{seed}.{suffix}"
         audio.write(path, Waveform(quantised(levelled, seed), RATE))
         command = ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af"]
-        command += ["ebur128=metadata=1,ametadata=print:key=lavfi.r128.I:file=-", "-f", "null", "-"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found = float(re.findall(r"lavfi\.r128\.I=(\S+)", said)[-1])
+        command += ["ebur128=peak=true:metadata=1,ametadata=print:key=lavfi.r128.I:file=-", "-f", "null", "-"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = float(re.findall(r"lavfi\.r128\.I=(\S+)", said.stdout)[-1])
+        peak = float(re.findall(r"Peak:\s+(\S+) dBFS", said.stderr)[-1])
         assert loudness_of(audio.read(path).samples, RATE) == pytest.approx(found, abs=0.02)
-        assert suffix == "ogg" or found == pytest.approx(-24.0, abs=0.03)
+        assert suffix == "ogg" or found == pytest.approx(lufs, abs=0.03)
+        assert suffix == "ogg" or peak < true_peak + 0.05  # one decimal is printed
 
 
 def test_the_limiter_leaves_no_block_on_the_gate() -> None:

@@ -16,11 +16,9 @@ from silent2music.audio import FloatArray, Waveform, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience import loops
-from silent2music.export.ambience.circle import at_rate, circular_sound
-from silent2music.export.ambience.grid import Grid, parse_loop, plan_grid
-from silent2music.export.ambience.lap import LAYERS, PLAIN, room_lap, steered
-from silent2music.export.ambience.loops import close_set, write_take
-from silent2music.export.ambience.seam import measure_seam, places, remarkable, stands_out
+from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, parse_loop, plan_grid, room_lap, steered
+from silent2music.export.ambience.loops import at_rate, circular_sound, close_set, write_takes
+from silent2music.export.ambience.seam import measure_seam, place_figures, remarkable, stands_out
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
@@ -128,10 +126,10 @@ def test_the_seam_of_a_whole_number_of_cycles_is_like_any_other_place() -> None:
     assert measure_seam(cut * np.linspace(1, 3, len(cut), dtype=np.float32), RATE).derivative > 0.95
 
 
-def test_places_are_figures_of_known_signals() -> None:
+def test_places_have_the_figures_of_known_signals() -> None:
     step = np.full(RATE, 0.1, np.float32)
     step[: RATE // 2] = 0.2
-    jump, _, derivative = places(step, RATE)
+    jump, _, derivative = place_figures(step, RATE)
     assert jump[0] == pytest.approx(20 * np.log10(2), abs=0.01)
     assert jump[50] == pytest.approx(20 * np.log10(2), abs=0.01)
     assert np.delete(jump, [0, 1, 49, 50, 51, 99]).max() < 1e-6
@@ -173,10 +171,7 @@ class _Tone:
 
 @pytest.mark.parametrize("hz", [220.13, 440.31, 1000.2])
 def test_a_tone_that_does_not_fit_the_lap_is_closed_without_a_dip(hz: float) -> None:
-    class Model:
-        codec = _Tone(hz)
-
-    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    lap = circular_sound(_Tone(hz), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
     assert len(lap) == 72_000
     levels = [rms_dbfs(np.roll(lap, 1_200)[None, i : i + 1_200]) for i in range(0, 72_000, 1_200)]
     assert max(levels) - min(levels) < 1.0
@@ -191,11 +186,9 @@ def test_a_tone_that_does_not_fit_the_lap_is_closed_without_a_dip(hz: float) -> 
 def test_a_closed_lap_played_three_times_has_no_onset_at_its_seam() -> None:
     from librosa.onset import onset_detect
 
-    class Model:
-        codec = _Tone(440.31)
-
-    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
-    cut = Model.codec.decode(torch.zeros(1, 4, 75))[0, 0].numpy()
+    codec = _Tone(440.31)
+    lap = circular_sound(codec, torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    cut = codec.decode(torch.zeros(1, 4, 75))[0, 0].numpy()
     onsets = []
     for sound in (lap, cut):
         lap_with_onset = sound.copy()
@@ -209,10 +202,7 @@ def test_a_closed_lap_played_three_times_has_no_onset_at_its_seam() -> None:
 
 
 def test_silence_is_closed_to_silence() -> None:
-    class Model:
-        codec = _Tone(0.0)
-
-    lap = circular_sound(Model(), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
+    lap = circular_sound(_Tone(0.0), torch.zeros(4, 75, dtype=torch.int64))  # type: ignore[arg-type]
     assert not lap.any()
     assert measure_seam(lap, RATE).excess() == 0
 
@@ -247,25 +237,27 @@ def test_a_loop_closes_like_the_music_it_is_cut_from(
 ) -> None:
     monkeypatch.setattr(loops, "MAX_STARTS", 2)
     grid, lap = at_codec_rate(room)
-    takes = [write_take(model, lap, grid, PLAIN, SamplingConfig(), seeds) for seeds in ([5, 6], [7])]
-    (first, second), (third,) = made = close_set(model, takes, grid, 4, as_it_is)
-    again = close_set(model, takes, grid, 4, as_it_is)
+    takes = [
+        take
+        for seeds in ([5, 6], [7])
+        for take in write_takes(model, lap, grid, PLAIN, SamplingConfig(), seeds, as_it_is)
+    ]
+    first, second, third = made = close_set(model, takes, 4, as_it_is)
+    again = close_set(model, takes, 4, as_it_is)
     n = grid.n_frames * 960
     begins = set()
-    for take, rows, same_rows in zip(takes, made, again, strict=True):
-        for sound, loop, same in zip(take.sounds, rows, same_rows, strict=True):
-            assert np.array_equal(loop.samples, same.samples)
-            assert loop.samples.shape == (n,)
-            assert stands_out([loop.samples], RATE, 0.0, loop.onset_before) <= loop.stands_out + 1e-9
-            assert (
-                stands_out([loop.samples], RATE, loop.fold, loop.fold_onset_before) <= loop.stands_out + 1e-9
-            )
-            # Far from the fold it is the take, and at the same place of it in all loops.
-            fold = round(loop.fold * n)
-            piece = np.roll(loop.samples, -fold)[n // 4 : n // 2]
-            spectra = np.fft.rfft(sound, 2 * len(sound)), np.fft.rfft(piece, 2 * len(sound))
-            found = int(np.fft.irfft(spectra[0] * spectra[1].conj())[: len(sound)].argmax()) - n // 4
-            begins.add((found - fold) % n // 960)
+    for take, loop, same in zip(takes, made, again, strict=True):
+        assert loop.take is take
+        assert np.array_equal(loop.samples, same.samples)
+        assert loop.samples.shape == (n,)
+        assert stands_out([loop.samples], RATE, 0.0, loop.onset_before) <= loop.stands_out + 1e-9
+        assert stands_out([loop.samples], RATE, loop.fold, loop.fold_onset_before) <= loop.stands_out + 1e-9
+        # Far from the fold it is the take, and at the same place of it in all loops.
+        fold = round(loop.fold * n)
+        piece = np.roll(loop.samples, -fold)[n // 4 : n // 2]
+        spectra = np.fft.rfft(take.sound, 2 * len(take.sound)), np.fft.rfft(piece, 2 * len(take.sound))
+        found = int(np.fft.irfft(spectra[0] * spectra[1].conj())[: len(take.sound)].argmax()) - n // 4
+        begins.add((found - fold) % n // 960)
     assert len(begins) == 1
     assert not grid.bars or begins < set(grid.beat_frames)
     assert not np.array_equal(first.samples, second.samples)
@@ -275,7 +267,7 @@ def test_a_loop_closes_like_the_music_it_is_cut_from(
 def test_the_fold_that_is_not_heard_is_taken(model: Silent2Music, monkeypatch: pytest.MonkeyPatch) -> None:
     """All endings of the first fold are heard, and the first one of the second."""
     grid, lap = at_codec_rate(hiss())
-    take = write_take(model, lap, grid, PLAIN, SamplingConfig(), [5])
+    (take,) = write_takes(model, lap, grid, PLAIN, SamplingConfig(), [5], as_it_is)
     monkeypatch.setattr(loops, "MAX_FOLDS", 3)
     judged = iter([0.3] * loops.MAX_TAILS + [0.2, 0.0] + [0.0] * 10)
     monkeypatch.setattr(loops, "stands_out", lambda *_: next(judged))
@@ -283,20 +275,20 @@ def test_the_fold_that_is_not_heard_is_taken(model: Silent2Music, monkeypatch: p
     written = loops._write_tails
 
     def write_tails(*given: Any) -> Any:
-        folds.append(given[4])
+        folds.append(given[2])
         return written(*given)
 
     monkeypatch.setattr(loops, "_write_tails", write_tails)
-    (loop,) = close_set(model, [take], grid, 6, as_it_is)[0]
+    (loop,) = close_set(model, [take], 6, as_it_is)
     assert len(set(folds)) == 2
     assert loop.stands_out == 0
-    assert loop.fold_onset_before == loops._music(take.sounds[0], grid, as_it_is).onset_at(folds[1])
+    assert loop.fold_onset_before == take.onset_at(folds[1])
     judged = iter([0.3, 0.3, 0.1] + [0.3] * 100)
     folds.clear()
-    (loop,) = close_set(model, [take], grid, 3, as_it_is)[0]
+    (loop,) = close_set(model, [take], 3, as_it_is)
     assert len(folds) == loops.MAX_FOLDS
     assert loop.stands_out > 0
-    assert loop.fold_onset_before == loops._music(take.sounds[0], grid, as_it_is).onset_at(folds[0])
+    assert loop.fold_onset_before == take.onset_at(folds[0])
 
 
 def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:
@@ -315,7 +307,7 @@ def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:
 def test_layers_hear_a_calmer_or_a_busier_room() -> None:
     room = steps()
     profile = analyze(room)
-    heard = {name: steered(room, profile, layer) for name, layer in LAYERS.items()}
+    heard = {name: steered(room, profile.events, layer) for name, layer in LAYERS.items()}
     assert np.array_equal(heard["medium"].samples, room.samples)
     levels = [rms_dbfs(heard[name].samples) for name in ("calm", "medium", "intense")]
     assert levels[0] < levels[1] - 8.0 < levels[2] - 16.0
@@ -328,9 +320,9 @@ def test_a_layer_multiplies_the_guidance(model: Silent2Music) -> None:
     profile = analyze(room)
     grid = plan_grid(profile, AmbienceConfig(bars=1), FRAME_RATE, 60)
     lap = room_lap(room, profile, grid, RATE)
-    takes = [
-        write_take(model, lap, grid, LAYERS[n], SamplingConfig(guidance=2.0), [0])
-        for n in ("calm", "intense")
-    ]
-    assert [take.sampling.guidance for take in takes] == [1.5, 3.0]
-    assert not torch.equal(takes[0].codes, takes[1].codes)
+    calm, intense = (
+        write_takes(model, lap, grid, LAYERS[name], SamplingConfig(guidance=2.0), [0], as_it_is)[0]
+        for name in ("calm", "intense")
+    )
+    assert (calm.sampling.guidance, intense.sampling.guidance) == (1.5, 3.0)
+    assert not torch.equal(calm.codes, intense.codes)

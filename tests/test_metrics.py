@@ -30,14 +30,14 @@ class TestOnsets:
     @given(times)
     def test_identity_is_best(self, onsets: np.ndarray) -> None:
         assert following.onset_scores(onsets, onsets) == (1.0, 1.0, 1.0)
-        assert following.loris_beat_scores(onsets, onsets, 61.0) == (1.0, 1.0, 1.0)
+        assert following.loris_beat_scores(onsets, onsets, 61.0) == (1.0, 1.0)
 
     @pytest.mark.parametrize("pair", [(NONE, np.array([1.0])), (np.array([1.0]), NONE), (NONE, NONE)])
     def test_empty_warns_and_is_worst(self, pair: tuple[np.ndarray, np.ndarray]) -> None:
         with pytest.warns(UserWarning, match="empty"):
             assert following.onset_scores(*pair) == (0.0, 0.0, 0.0)
         with pytest.warns(UserWarning, match="empty"):
-            assert following.loris_beat_scores(*pair, 10.0) == (0.0, 0.0, 0.0)
+            assert following.loris_beat_scores(*pair, 10.0) == (0.0, 0.0)
 
     @pytest.mark.parametrize("bad", [[2.0, 1.0], [-1.0], [np.nan], [[1.0]]])
     def test_bad_times_are_named(self, bad: list[float]) -> None:
@@ -49,9 +49,7 @@ class TestOnsets:
         scores = following.loris_beat_scores(
             np.array([0.1, 2.5, 3.9]), np.array([0.2, 0.8, 3.0, 4.5, 5.5]), 6.0
         )
-        assert scores.bcs == pytest.approx(2 / 4)
-        assert scores.bhs == pytest.approx(2 / 3)
-        assert scores.f1 == pytest.approx(4 / 7)
+        assert scores == pytest.approx((2 / 4, 2 / 3))
 
 
 class TestTempo:
@@ -136,22 +134,23 @@ class TestRetrieval:
         similarities = np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.3], [0.8, 0.7, 0.6]])
         assert following.ranks(similarities).tolist() == [1.0, 2.0, 3.0]
         scores = following.retrieval_scores(similarities)
-        assert scores.recall_at_1 == pytest.approx(1 / 3)
-        assert scores.recall_at_5 == 1.0
-        assert scores.mean_reciprocal_rank == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
-        assert scores.chance_mean_reciprocal_rank == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+        assert scores["recall_at_1"] == pytest.approx(1 / 3)
+        assert scores["recall_at_5"] == 1.0
+        assert scores["mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+        assert scores["chance_mean_reciprocal_rank"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
     def test_a_judge_without_opinion_is_at_the_middle(self) -> None:
         assert following.ranks(np.ones((32, 32))).tolist() == [16.5] * 32
 
     def test_identity_is_best(self) -> None:
         scores = following.retrieval_scores(np.eye(32))
-        assert scores[:3] == (1.0, 1.0, 1.0)
-        assert scores.chance_recall_at_1 == pytest.approx(1 / 32)
+        assert list(scores.values())[:3] == [1.0, 1.0, 1.0]
+        assert scores["chance_recall_at_1"] == pytest.approx(1 / 32)
 
     def test_empty_and_bad(self) -> None:
         with pytest.warns(UserWarning, match="empty"):
-            assert following.retrieval_scores(np.zeros((0, 0))).recall_at_1 == 0.0
+            scores = following.retrieval_scores(np.zeros((0, 0)))
+            assert list(scores.values())[:3] == [0.0, 0.0, 0.0]
         with pytest.raises(ValueError, match=r"must be \[n, n\]"):
             following.retrieval_scores(np.zeros((2, 3)))
 
@@ -238,24 +237,24 @@ class TestStatistics:
         # Normal theory: 1.96 / sqrt(400) = 0.098 either way.
         values = np.random.default_rng(0).normal(1.0, 1.0, 400)
         found = statistics.bootstrap_mean(values)
-        assert found.mean == pytest.approx(values.mean())
-        assert found.high - found.low == pytest.approx(2 * 0.098, rel=0.12)
+        assert found["mean"] == pytest.approx(values.mean())
+        assert found["high"] - found["low"] == pytest.approx(2 * 0.098, rel=0.12)
         assert found == statistics.bootstrap_mean(values)
-        assert found.excludes_zero
+        assert found["excludes_zero"]
 
     def test_pairing_removes_what_items_share(self) -> None:
         rng = np.random.default_rng(0)
         item = rng.normal(0.0, 10.0, 50)
         found = statistics.paired_difference(item + 0.5 + rng.normal(0, 0.1, 50), item)
-        assert found.low > 0.4
-        assert found.high < 0.6
+        assert found["low"] > 0.4
+        assert found["high"] < 0.6
 
     def test_identity_does_not_exclude_zero(self) -> None:
         values = np.arange(10.0)
-        assert not statistics.paired_difference(values, values).excludes_zero
+        assert not statistics.paired_difference(values, values)["excludes_zero"]
 
     def test_nothing_warns(self) -> None:
         with pytest.warns(UserWarning, match="no items"):
-            assert statistics.bootstrap_mean(NONE).n == 0
+            assert statistics.bootstrap_mean(NONE)["n"] == 0
         with pytest.raises(ValueError, match="equal lengths"):
             statistics.paired_difference(np.zeros(2), np.zeros(3))

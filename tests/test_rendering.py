@@ -8,7 +8,7 @@ import pytest
 from silent2music.audio import db_to_gain, integrated_lufs, rms_dbfs
 from silent2music.config import DataConfig
 from silent2music.errors import DataError
-from silent2music.evaluation.features import describe
+from silent2music.evaluation.features import music_features
 from silent2music.evaluation.following import energy_correlation, onset_scores
 from silent2music.factory import rendering
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
@@ -49,7 +49,6 @@ def arrangement(*parts: Part, seconds: float = 4.0, gain_db=0.0) -> Arrangement:
         nothing,
         nothing,
         "caption",
-        "a.mid",
     )
 
 
@@ -211,7 +210,7 @@ def test_music_to_steps_is_heard_on_the_steps(manner):
     )
     tail = 0.05 * rng.standard_normal(RATE // 2) * np.exp(-6.9 * np.arange(RATE // 2) / (0.6 * RATE))
     response = np.concatenate([[1.0], tail])
-    heard = describe(render(arrange(make_score(), truth, rng), SOUNDFONT, room_response=response))
+    heard = music_features(render(arrange(make_score(), truth, rng), SOUNDFONT, room_response=response))
     hits, _, _ = onset_scores(steps, heard.onset_seconds)
     between, _, _ = onset_scores(steps[:-1] + 0.5 * np.diff(steps), heard.onset_seconds)
     assert hits >= 0.9

@@ -58,13 +58,20 @@ def test_vocal_parts_are_dropped(tmp_path, name, program, sung):
     assert [part.name for part in score.parts] == (["Piano"] if sung else [name, "Piano"])
 
 
-def test_index_tells_a_stand_in_voice_from_an_oboe(tmp_path):
+def test_index_tells_a_stand_in_voice_from_an_oboe_behind_a_link_too(tmp_path):
     tracks = [("", 68, melody(8, 72)), ("", 0, melody(8, 48))]
     sung, played = (write_midi(tmp_path / "songs" / name, tracks) for name in ("sung.mid", "played.mid"))
     index = "path\tparts\nsongs/sung.mid\tSingstimme, Pianoforte\nsongs/played.mid\tOboe, Piano\n"
     (tmp_path / "index.tsv").write_text(index)
     assert [part.program for part in load_score(sung).parts] == [0]
     assert [part.program for part in load_score(played).parts] == [68, 0]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "songs", target_is_directory=True)
+    (tmp_path / "here" / "index.tsv").write_text(
+        index.replace("songs/played", "linked/sung").replace("songs/sung", "linked/played")
+    )
+    (tmp_path / "index.tsv").unlink()
+    assert [part.program for part in load_score(tmp_path / "here" / "linked" / "played.mid").parts] == [0]
 
 
 def test_a_vocal_line_alone_is_kept_for_the_piano(tmp_path):

@@ -12,7 +12,7 @@ from silent2music import audio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
-from silent2music.evaluation.features import describe, power_spectrum
+from silent2music.evaluation.features import music_features, power_spectrum
 from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
 from silent2music.export.models import LazyModel, Request
@@ -25,7 +25,7 @@ MAX_BYTES = 48 * 2**20
 def demo(tmp_path_factory: pytest.TempPathFactory) -> audio.Waveform:
     """What `s2m demo` makes with the default seed."""
     out = tmp_path_factory.mktemp("demo") / "demo.wav"
-    jobs, _ = job.plan([job.DEMO_ROOM], 0, out)
+    jobs = job.plan([job.DEMO_ROOM], 0, out)
     (made,) = job.infer_many(jobs, LazyModel(device="cpu"))
     assert made.status == "made", made.reason
     return audio.read(out)
@@ -53,7 +53,7 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     seconds = demo.samples[0, : 12 * demo.sample_rate].reshape(12, demo.sample_rate)
     assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
     assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
-    assert len(describe(demo).onset_seconds) >= demo.seconds / 2
+    assert len(music_features(demo).onset_seconds) >= demo.seconds / 2
 
 
 def test_the_number_of_threads_changes_no_byte_and_is_as_before() -> None:
@@ -97,6 +97,6 @@ def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:
 def test_another_room_gives_other_music(tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).standard_normal((1, 48_000)).astype(np.float32) * np.float32(1e-3)
     audio.write(tmp_path / "quiet.wav", audio.Waveform(quiet, 24_000))
-    jobs, _ = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
+    jobs = job.plan([job.DEMO_ROOM, tmp_path / "quiet.wav"], 0, folder=tmp_path / "out")
     made = job.infer_many(jobs, LazyModel(device="cpu"), Request(seconds=2.0))
     assert len({one.record["output"]["sha256"] for one in made if one.record is not None}) == 2

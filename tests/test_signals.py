@@ -235,7 +235,7 @@ def test_a_control_is_added_by_an_entry_a_setting_and_an_option(
     write_pairs(tmp_path, pairs)
     prepare(tmp_path, tmp_path / "shards", load_codec(codec_folder), AMBIENT)
     first = PairDataset(tmp_path / "shards", "train", 1.0).crop(1)
-    expected = read_beats({"beats": [0.1, 0.6]}, first.start, first.start + 25)
+    expected = read_beats({"beats": [0.1, 0.6]}, first.starts[0], first.starts[0] + 25)
     assert np.array_equal(first.signals.along["beats"][0].numpy(), expected)
     recipe = RecipeConfig(
         controls=toys,

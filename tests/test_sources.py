@@ -154,5 +154,5 @@ def test_licences_of_a_page_by_headings(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match=r"nowhere holds no index\.tsv"):
         open_library(tmp_path / "nowhere", None, tmp_path / "cache")

@@ -23,7 +23,7 @@ from silent2music.codec import save_codec
 from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values
 from silent2music.data.pairs import music_files
 from silent2music.decoder import Conditioning, Decoder
-from silent2music.evaluation.codec_bench import BenchEntry, held_out, run_bench
+from silent2music.evaluation.codec_bench import BenchEntry, bench_music, run_bench
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music
 from silent2music.training.state import learning_rate
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: from_dict(CodecConfig, table, name) for name, table in read_values(given.settings).items()
     }
     train = [file for path in given.music for file in music_files(path)]
-    test = held_out(given.families, given.pairs, given.real, given.limit)
+    test = bench_music(given.families, given.pairs, given.real, given.limit)
     entries, folders = [], {}
     for name, config in configs.items():
         codec = fit_codec(train, config, given.seed, given.hours)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from silent2music.acoustics.profile import AcousticProfile
@@ -31,22 +34,24 @@ PROFILE_CURVES: tuple[str, ...] = (
 )
 """Columns of `profile_curves`, in order."""
 
-PROFILE_SCALARS: tuple[str, ...] = (
-    "level",
-    "noise_floor",
-    "snr",
-    "spectral_tilt",
-    "spectral_centroid",
-    "rt60",
-    "rt60_confidence",
-    "tempo",
-    "pulse_confidence",
-    "event_rate",
-    "event_strength",
-    "energy_range",
-    "boundary_rate",
-    "duration",
-)
+_SCALARS: dict[str, Callable[[AcousticProfile], Any]] = {
+    "level": lambda p: (p.level_dbfs + 60.0) / 20.0,
+    "noise_floor": lambda p: (p.noise_floor_dbfs + 60.0) / 20.0,
+    "snr": lambda p: (p.peak_dbfs - p.noise_floor_dbfs) / 40.0,
+    "spectral_tilt": lambda p: p.spectral_tilt_db_per_octave / 6.0,
+    "spectral_centroid": lambda p: np.log2(max(p.spectral_centroid_hz, 125.0) / 1000.0),
+    "rt60": lambda p: 0.0 if p.rt60_seconds is None else np.log2(p.rt60_seconds),
+    "rt60_confidence": lambda p: p.rt60_confidence,
+    "tempo": lambda p: 0.0 if p.tempo_bpm is None else np.log2(p.tempo_bpm / 100.0),
+    "pulse_confidence": lambda p: 0.0 if p.tempo_bpm is None else p.pulse_confidence,
+    "event_rate": lambda p: np.log2(1.0 + len(p.events) / p.seconds),
+    "event_strength": lambda p: np.mean([e.strength_db for e in p.events]) / 20.0 if p.events else 0.0,
+    "energy_range": lambda p: (np.percentile(p.energy_dbfs, 95) - np.percentile(p.energy_dbfs, 5)) / 20.0,
+    "boundary_rate": lambda p: np.log2(1.0 + 10.0 * len(p.boundaries) / p.seconds),
+    "duration": lambda p: np.log2(p.seconds / 30.0) / 3.0,
+}
+
+PROFILE_SCALARS = tuple(_SCALARS)
 """Entries of `profile_scalars`, in order."""
 
 
@@ -115,23 +120,4 @@ def _pulse_columns(profile: AcousticProfile, t: DoubleArray, column: dict[str, F
 
 def profile_scalars(profile: AcousticProfile) -> FloatArray:
     """The profile's globals, `[len(PROFILE_SCALARS)]`, all roughly within -3 to 3."""
-    energy = np.array(profile.energy_dbfs)
-    strengths = [e.strength_db for e in profile.events]
-    centroid_hz = max(profile.spectral_centroid_hz, 125.0)
-    values = {
-        "level": (profile.level_dbfs + 60.0) / 20.0,
-        "noise_floor": (profile.noise_floor_dbfs + 60.0) / 20.0,
-        "snr": (profile.peak_dbfs - profile.noise_floor_dbfs) / 40.0,
-        "spectral_tilt": profile.spectral_tilt_db_per_octave / 6.0,
-        "spectral_centroid": np.log2(centroid_hz / 1000.0),
-        "rt60": 0.0 if profile.rt60_seconds is None else np.log2(profile.rt60_seconds),
-        "rt60_confidence": profile.rt60_confidence,
-        "tempo": 0.0 if profile.tempo_bpm is None else np.log2(profile.tempo_bpm / 100.0),
-        "pulse_confidence": 0.0 if profile.tempo_bpm is None else profile.pulse_confidence,
-        "event_rate": np.log2(1.0 + len(profile.events) / profile.seconds),
-        "event_strength": float(np.mean(strengths)) / 20.0 if strengths else 0.0,
-        "energy_range": float(np.percentile(energy, 95) - np.percentile(energy, 5)) / 20.0,
-        "boundary_rate": np.log2(1.0 + 10.0 * len(profile.boundaries) / profile.seconds),
-        "duration": np.log2(profile.seconds / 30.0) / 3.0,
-    }
-    return np.array([np.clip(values[name], -3.5, 3.5) for name in PROFILE_SCALARS], np.float32)
+    return np.array([np.clip(scalar(profile), -3.5, 3.5) for scalar in _SCALARS.values()], np.float32)

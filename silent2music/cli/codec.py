@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import SAMPLING, Force, Seed, Set, fractions, named, progress_bar, settings_of
+from silent2music.cli.common import (
+    SAMPLING,
+    Force,
+    Recipe,
+    Resume,
+    Seed,
+    Set,
+    fractions,
+    named,
+    progress_bar,
+    settings_of,
+)
 from silent2music.errors import S2MError, require
 
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,7 +54,7 @@ def codec_fit(
 
 @codec_app.command("train")
 def codec_train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    recipe: Recipe,
     music: Music,
     out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
     start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
@@ -51,7 +62,7 @@ def codec_train(
         list[Path] | None,
         typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    resume: Resume = False,
     overrides: Set = None,
 ) -> None:
     """Train what a codec learns after its fit; each MUSIC counts alike."""
@@ -110,10 +121,10 @@ def codec_bench(
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
-    from silent2music.evaluation.codec_bench import held_out, parse_entry, run_bench
+    from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench
 
     with progress_bar() as steps:
-        music = held_out(families, pairs, real, limit)
+        music = bench_music(families, pairs, real, limit)
         print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ Steps = Callable[[str, int, int], None]
 
 SAMPLING = SamplingConfig()
 
+Rooms = Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
+Recipe = Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")]
+PairFolder = Annotated[Path, typer.Argument(help="Pair folder.")]
 Seconds = Annotated[
     float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
 ]
@@ -55,6 +59,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
 ]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes.")]
 
 
@@ -103,9 +109,13 @@ def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeCon
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
 
 
-def controls_of(control: Sequence[str] | None) -> dict[str, Any]:
-    """What `--control` gave, by name; values are read as those of `--set`."""
-    return apply_overrides({}, control or ())
+def write_json(path: Path | None, values: Any, force: bool = True) -> None:
+    """Write figures to a file, if one was named."""
+    from silent2music.files import atomic_path
+
+    if path is not None:
+        with atomic_path(path, force) as temporary:
+            temporary.write_bytes(json.dumps(values, indent=2).encode() + b"\n")
 
 
 def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import SAMPLING, Seed, Set, Workers, complain, named, progress_bar, settings_of
+from silent2music.cli.common import (
+    SAMPLING,
+    JsonFile,
+    PairFolder,
+    Recipe,
+    Seed,
+    Set,
+    Workers,
+    complain,
+    named,
+    progress_bar,
+    settings_of,
+    write_json,
+)
 from silent2music.errors import S2MError, require
 
 data_app = typer.Typer(
@@ -20,7 +32,7 @@ data_app = typer.Typer(
 
 @data_app.command("build")
 def data_build(
-    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    recipe: Recipe,
     out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
     seed: Seed = SAMPLING.seed,
@@ -35,7 +47,7 @@ def data_build(
 
 
 @data_app.command("check")
-def data_check(folder: Annotated[Path, typer.Argument(help="Pair folder.")]) -> None:
+def data_check(folder: PairFolder) -> None:
     """Name every fault of a pair folder with its line."""
     from silent2music.data.pairs import check
 
@@ -73,27 +85,24 @@ def data_harvest(
 
 @data_app.command("stats")
 def data_stats(
-    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    folder: PairFolder,
     n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
     require("mir_eval", "eval")
-    from silent2music.evaluation.pair_stats import pair_stats
-    from silent2music.files import atomic_path
+    from silent2music.evaluation.pair_stats import pair_stats, stats_text
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
-    if json_file is not None:
-        with atomic_path(json_file, force=True) as path:
-            path.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    write_json(json_file, found)
     if plot is not None:
         _plot_pair(folder, pair, plot)
-    print(found.summary())
+    print(stats_text(found))
 
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:
@@ -109,7 +118,7 @@ def _plot_pair(folder: Path, number: int, path: Path) -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    folder: Annotated[Path, typer.Argument(help="Pair folder.")],
+    folder: PairFolder,
     out: Annotated[Path, typer.Option("--out", help="Folder of shards.")],
     codec: Annotated[Path, typer.Option("--codec", help="Codec folder.")],
     codebooks: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from silent2music.cli.common import (
     SAMPLING,
     Force,
     Guidance,
+    JsonFile,
     Model,
     Seed,
     Temperature,
@@ -20,6 +20,7 @@ from silent2music.cli.common import (
     Workers,
     named,
     progress_bar,
+    write_json,
 )
 from silent2music.config import Precision, SamplingConfig
 from silent2music.errors import require
@@ -30,21 +31,18 @@ def validate(
     model: Model = None,
     n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
     seed: Seed = SAMPLING.seed,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.config import default_model
-    from silent2music.evaluation.likelihood import room_contrast
-    from silent2music.files import atomic_path
+    from silent2music.evaluation.likelihood import contrast_text, room_contrast
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
         loaded = Silent2Music.from_pretrained(model or default_model())
         found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
-    print(found)
-    if json_file is not None:
-        with atomic_path(json_file, force=True) as temporary:
-            temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    print(contrast_text(found))
+    write_json(json_file, found)
 
 
 def bench(
@@ -57,14 +55,12 @@ def bench(
     """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
     from silent2music.audio import read
     from silent2music.config import default_model
-    from silent2music.evaluation import bench as speed
+    from silent2music.evaluation.bench import bench as measure
     from silent2music.export.infer import DEMO_ROOM
 
-    if not force:
-        speed.refuse_existing(out)
     with progress_bar() as steps:
-        report = speed.bench(model or default_model(), read(room or DEMO_ROOM), n_rounds, progress=steps)
-    print(speed.write_bench(report, out, force))
+        text = measure(model or default_model(), read(room or DEMO_ROOM), out, n_rounds, force, steps)
+    print(text)
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,9 @@ from silent2music.cli.common import (
     Device,
     Force,
     Guidance,
+    JsonFile,
     Model,
+    Rooms,
     Seconds,
     Seed,
     Set,
@@ -30,22 +31,23 @@ from silent2music.cli.common import (
     TopP,
     Track,
     complain,
-    controls_of,
     progress_bar,
     reading_of,
     settings_of,
+    write_json,
 )
-from silent2music.config import SamplingConfig
+from silent2music.config import SamplingConfig, apply_overrides
 from silent2music.errors import S2MError
 
 if TYPE_CHECKING:
+    from silent2music.acoustics import AcousticProfile
     from silent2music.export.batch import Outcome
 
 DEMO_OUT = Path("s2m-demo.wav")
 
 
 def infer(
-    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    rooms: Rooms,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Output file (.wav, .flac or .ogg), for one recording."),
@@ -85,31 +87,30 @@ def infer(
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
     if stream and (len(rooms) > 1 or is_folder or output is not None or out is not None):
         raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
-    from silent2music.export.batch import this_worker
+    from silent2music.export.batch import share
     from silent2music.export.infer import infer_many, plan
     from silent2music.export.models import LazyModel, Request
 
     sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
-    request = Request(sampling, seconds, controls_of(control), reading_of(strict, track, channel))
+    request = Request(
+        sampling, seconds, apply_overrides({}, control or ()), reading_of(strict, track, channel)
+    )
     if stream:
         from silent2music.export.streaming import send
 
         send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), request, raw)
         return
-    jobs, failures = plan(rooms, seed, output, out)
-    worker = this_worker()
-    failures = failures if worker.index == 0 else []
-    n_asked = len(worker.share(jobs)) + len(failures)
+    jobs = plan(rooms, seed, output, out)
+    is_alone = len(share(jobs)) == 1
     folder = (out or Path()) if is_folder else None
     outcomes = []
     with progress_bar() as steps:
-        made = infer_many(jobs, LazyModel(model, device), request, force, steps, folder)
-        for outcome in itertools.chain(failures, made):
+        for outcome in infer_many(jobs, LazyModel(model, device), request, force, steps, folder):
             outcomes.append(outcome)
             if outcome.status == "failed":
                 complain(outcome.reason)
             elif outcome.record is not None and outcome.status == "made":
-                _report(outcome.record, as_json, n_asked == 1)
+                _report(outcome.record, as_json, is_alone)
     if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
         _count(outcomes, folder / "manifest.jsonl")
     _end(outcomes, "music")
@@ -146,7 +147,7 @@ def _count(outcomes: Sequence[Outcome], manifest: Path) -> None:
 
 def _end(outcomes: Sequence[Outcome], what: str) -> None:
     """Exit with 1 if a recording failed, named if it was one of several."""
-    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    failed = [outcome.job.name for outcome in outcomes if outcome.status == "failed"]
     if failed and len(outcomes) > 1:
         complain(f"{len(failed)} of {len(outcomes)} recordings gave no {what}: {', '.join(failed)}.")
     if failed:
@@ -163,8 +164,8 @@ def demo(
     from silent2music.export.infer import DEMO_ROOM, infer_many, plan
     from silent2music.export.models import LazyModel
 
-    jobs, _ = plan([DEMO_ROOM], seed, output)
     with progress_bar() as steps:
+        jobs = plan([DEMO_ROOM], seed, output)
         (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
@@ -173,7 +174,7 @@ def demo(
 
 
 def ambience(
-    rooms: Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")],
+    rooms: Rooms,
     out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
     preset: Annotated[
         Path | None,
@@ -199,14 +200,17 @@ def ambience(
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
     ] = None,
     force: Force = False,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     overrides: Set = None,
 ) -> None:
     """Make seamless loops and layers for a game engine; run again after a kill, it goes on where it was.
 
     `accelerate launch -m silent2music.cli ambience ...` takes the same and shares the rooms among its processes.
     """
-    from silent2music.export.ambience.grid import parse_loop
     from silent2music.export.ambience.job import ambience as make_loops
+    from silent2music.export.ambience.lap import parse_loop
     from silent2music.export.models import LazyModel
 
     options: dict[str, Any] = {
@@ -224,7 +228,16 @@ def ambience(
     config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
     with progress_bar() as steps:
         outcomes = make_loops(
-            rooms, out, config, LazyModel(model, device), seed, force, contact_sheet, steps, complain
+            rooms,
+            out,
+            config,
+            LazyModel(model, device),
+            seed,
+            force,
+            contact_sheet,
+            steps,
+            complain,
+            reading_of(strict, track, channel),
         )
     if sys.stdout.isatty():
         n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))
@@ -234,23 +247,22 @@ def ambience(
 
 def check_ambience(
     folder: Annotated[Path, typer.Argument(help="A folder that s2m ambience wrote.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: JsonFile = None,
     force: Force = False,
 ) -> None:
     """Measure loops with ffmpeg, librosa and readers of their own: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
 
-    checks = check.check_ambience(folder)
-    print(check.described(folder, checks))
-    if json_file is not None:
-        _write_json(json_file, checks, force)
+    checks, densities = check.check_ambience(folder)
+    print(check.described(checks, densities))
+    write_json(json_file, checks, force)
     if any(c["faults"] for c in checks):
         raise typer.Exit(1)
 
 
 def analyze(
     room: Annotated[Path, typer.Argument(help="A recording.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the profile to this file.")] = None,
+    json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
     music: Annotated[
         Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
@@ -272,8 +284,7 @@ def analyze(
     profile = measure(recording)
     for note in (*recording.notes, *room_warnings(recording, profile)):
         complain(f"{room} {note}.")
-    if json_file is not None:
-        _write_json(json_file, profile.to_dict(), force)
+    write_json(json_file, profile.to_dict(), force)
     if plot is not None:
         from silent2music.files import atomic_path
         from silent2music.plotting import plot_profile
@@ -286,34 +297,26 @@ def analyze(
                 from silent2music.plotting import plot_pair
 
                 plot_pair(waveform, read(music), {}, path)
-    print(_described(profile.to_dict()))
+    print(_described(profile))
 
 
-def _write_json(path: Path, values: Any, force: bool) -> None:
-    from silent2music.files import atomic_path
-
-    with atomic_path(path, force) as temporary:
-        temporary.write_bytes(json.dumps(values, indent=2).encode() + b"\n")
-
-
-def _described(profile: dict[str, Any]) -> str:
+def _described(p: AcousticProfile) -> str:
     """A profile as lines of name and value."""
-    events, beats, boundaries = profile["events"], profile["pulse_seconds"], profile["boundaries"]
-    rt60, tempo = profile["rt60_seconds"], profile["tempo_bpm"]
-    pulse = (
-        "none" if tempo is None else f"{tempo:.1f} bpm, first beat at {profile['pulse_phase_seconds']:.2f} s"
-    )
-    decay = "none found" if rt60 is None else f"{rt60:.2f} s"
+    pulse, decay = "none", "none found"
+    if p.tempo_bpm is not None:
+        pulse = f"{p.tempo_bpm:.1f} bpm, first beat at {p.pulse_phase_seconds:.2f} s"
+    if p.rt60_seconds is not None:
+        decay = f"{p.rt60_seconds:.2f} s"
+    centroid, tilt = p.spectral_centroid_hz, p.spectral_tilt_db_per_octave
     lines = {
-        "duration": f"{profile['seconds']:.2f} s, {profile['n_channels']} channels at {profile['sample_rate']} Hz",
-        "level": f"{profile['level_dbfs']:.1f} dBFS RMS, peak {profile['peak_dbfs']:.1f} dBFS",
-        "noise floor": f"{profile['noise_floor_dbfs']:.1f} dBFS",
-        "colour": f"centroid {profile['spectral_centroid_hz']:.0f} Hz, "
-        f"tilt {profile['spectral_tilt_db_per_octave']:.1f} dB per octave",
-        "RT60": f"{decay} (confidence {profile['rt60_confidence']:.2f})",
-        "pulse": f"{pulse} (confidence {profile['pulse_confidence']:.2f}, {len(beats)} beats)",
-        "events": f"{len(events)}" + _times([e["seconds"] for e in events]),
-        "boundaries": f"{len(boundaries)}" + _times([b["seconds"] for b in boundaries]),
+        "duration": f"{p.seconds:.2f} s, {p.n_channels} channels at {p.sample_rate} Hz",
+        "level": f"{p.level_dbfs:.1f} dBFS RMS, peak {p.peak_dbfs:.1f} dBFS",
+        "noise floor": f"{p.noise_floor_dbfs:.1f} dBFS",
+        "colour": f"centroid {centroid:.0f} Hz, tilt {tilt:.1f} dB per octave",
+        "RT60": f"{decay} (confidence {p.rt60_confidence:.2f})",
+        "pulse": f"{pulse} (confidence {p.pulse_confidence:.2f}, {len(p.pulse_seconds)} beats)",
+        "events": f"{len(p.events)}" + _times([e.seconds for e in p.events]),
+        "boundaries": f"{len(p.boundaries)}" + _times([b.seconds for b in p.boundaries]),
     }
     return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
 

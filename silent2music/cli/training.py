@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import Set, progress_bar, settings_of
+from silent2music.cli.common import Recipe, Resume, Set, progress_bar, settings_of
 from silent2music.errors import require
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    recipe: Recipe,
     shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
     codec: Annotated[Path, typer.Option("--codec", help="Codec folder that the shards were prepared with.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model.")],
     start: Annotated[
         Path | None, typer.Option("--start", help="Model folder to fine-tune, of the recipe's sizes.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")] = False,
+    resume: Resume = False,
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
@@ -30,7 +30,7 @@ def train(
 
 
 def run_recipe(
-    recipe: Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")],
+    recipe: Recipe,
     out: Annotated[
         Path, typer.Option("--out", help="Folder of all that is made; the model goes to OUT/model.")
     ],

@@ -102,16 +102,9 @@ def harvest(
     refused: list[str] = []
     for number, file in enumerate(files):
         try:
-            found = _harvest_one(file, number, root, settings, licence, author)
-        except AudioError as error:
-            found, reason = [], str(error)
-        else:
-            reason = (
-                f"{file} gave no pair; expected a near-silent stretch of at least "
-                f"{settings.min_silence_seconds:g} s before music of at least {settings.min_music_seconds:g} s."
-            )
-        pairs += found
-        refused += [] if found else [reason]
+            pairs += _harvest_one(file, number, root, settings, licence, author)
+        except (AudioError, DataError) as error:
+            refused.append(str(error))
         if progress is not None:
             progress(number + 1, len(files))
     if not pairs:
@@ -191,7 +184,7 @@ def _steady(levels: DoubleArray) -> bool:
 def _harvest_one(
     file: Path, number: int, root: Path, settings: HarvestConfig, licence: str, author: str
 ) -> list[Pair]:
-    """Write the pairs of one recording and return them."""
+    """Write the pairs of one recording and return them; one that gives none is an error."""
     recording = audio.read(file)
     if recording.n_channels > 8:
         recording = recording.mono()
@@ -215,6 +208,11 @@ def _harvest_one(
             "sources": [{"path": file.name, "licence": licence, "author": author, "role": "recording"}],
         }
         pairs.append(Pair(paths[0], paths[1], split=split, labels=labels))
+    if not pairs:
+        raise DataError(
+            f"{file} gave no pair; expected a near-silent stretch of at least "
+            f"{settings.min_silence_seconds:g} s before music of at least {settings.min_music_seconds:g} s."
+        )
     return pairs
 
 

@@ -83,13 +83,7 @@ class Pair:
         Raises:
             DataError: if a label is no JSON value (NaN and infinity included).
         """
-        values: dict[str, Any] = {"silent": self.silent, "music": self.music}
-        if self.start is not None:
-            values["start"] = self.start
-        if self.end is not None:
-            values["end"] = self.end
-        values["split"] = self.split
-        values["labels"] = dict(self.labels)
+        values = {key: value for key in KEYS if (value := getattr(self, key)) is not None}
         try:
             return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_plain)
         except (TypeError, ValueError) as error:
@@ -123,24 +117,19 @@ class Fault:
         return f"line {self.line}: {self.what}: {self.message}"
 
 
-def read_pairs(folder: Path | str, growing: bool = False) -> list[Pair]:
-    """Read the manifest of a pair folder, without opening the audio.
-
-    Args:
-        folder: the pair folder.
-        growing: another process is still appending: leave out a last line that is only half there.
+def read_pairs(folder: Path | str) -> list[Pair]:
+    """Read the manifest of a pair folder; the audio is not looked at.
 
     Raises:
         DataError: on a missing manifest or the first bad line, with file and line number.
     """
     manifest = Path(folder) / MANIFEST
     pairs = []
-    for line, text, ended in _lines(manifest):
-        pair, faults = _parse(line, text)
-        if pair is not None:
-            pairs.append(pair)
-        elif ended or not growing:
-            raise DataError(f"{manifest}, line {line}: {faults[0].message}")
+    for line, text in _lines(manifest):
+        found = _parse(text)
+        if not isinstance(found, Pair):
+            raise DataError(f"{manifest}, line {line}: {found[0][1]}")
+        pairs.append(found)
     return pairs
 
 
@@ -196,46 +185,32 @@ def music_files(path: Path, split: str = "train") -> list[Path]:
     return audio.find_audio(path) if path.is_dir() else [path]
 
 
-def _lines(manifest: Path) -> Iterator[tuple[int, str, bool]]:
-    """Line numbers and texts of a manifest, blank lines left out, and whether the line end is there."""
+def _lines(manifest: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers and texts of a manifest, blank lines left out."""
     try:
         data = manifest.read_bytes()
     except OSError as error:
         raise DataError(
             f"{manifest} cannot be read ({error.strerror}); expected a pair folder with {MANIFEST}."
         ) from error
-    for number, raw in enumerate(data.splitlines(keepends=True), 1):
-        text = raw.decode("utf-8-sig", errors="replace").strip()
-        if text:
-            yield number, text, raw.endswith(b"\n")
+    for number, raw in enumerate(data.splitlines(), 1):
+        if text := raw.decode("utf-8-sig", errors="replace").strip():
+            yield number, text
 
 
-def _parse(line: int, text: str) -> tuple[Pair | None, list[Fault]]:
-    """One line as a pair, or None, with all that is wrong about it."""
+def _parse(text: str) -> Pair | list[tuple[str, str]]:
+    """One line as a pair, or all that is wrong about it: kinds of fault with their sentences."""
     try:
         values = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
-        return None, [
-            Fault(line, "malformed-json", f"The line is no JSON ({error}); expected one object a line.")
-        ]
+        return [("malformed-json", f"The line is no JSON ({error}); expected one object a line.")]
     if not isinstance(values, dict):
         found = type(values).__name__
-        return None, [Fault(line, "malformed-json", f"The line is a {found}; expected one JSON object.")]
-    faults = [Fault(line, what, message) for what, message in _value_faults(values)]
-    if faults:
-        return None, faults
-    start, end = (None if values.get(k) is None else float(values[k]) for k in ("start", "end"))
-    return (
-        Pair(
-            values["silent"],
-            values["music"],
-            start,
-            end,
-            values.get("split", "train"),
-            values.get("labels", {}),
-        ),
-        [],
-    )
+        return [("malformed-json", f"The line is a {found}; expected one JSON object.")]
+    if faults := list(_value_faults(values)):
+        return faults
+    seconds = {key: float(values[key]) for key in ("start", "end") if values.get(key) is not None}
+    return Pair(**{**values, **seconds})
 
 
 def _refuse_constant(name: str) -> float:
@@ -322,15 +297,16 @@ def check(folder: Path | str) -> list[Fault]:
     root = Path(folder)
     faults: list[Fault] = []
     pairs: list[tuple[int, Pair]] = []
-    for line, text, _ in _lines(root / MANIFEST):
-        pair, found = _parse(line, text)
-        faults += found
-        if pair is not None:
-            pairs.append((line, pair))
+    for line, text in _lines(root / MANIFEST):
+        found = _parse(text)
+        if isinstance(found, Pair):
+            pairs.append((line, found))
+        else:
+            faults += [Fault(line, *fault) for fault in found]
     faults += _duplicates(pairs)
     faults += _split_leaks(pairs)
     for line, pair in pairs:
-        faults += [Fault(line, what, message) for what, message in _audio_faults(root, pair)]
+        faults += [Fault(line, *fault) for fault in _audio_faults(root, pair)]
     if not pairs and not faults:
         faults.append(Fault(1, "empty", f"{root / MANIFEST} holds no pair; expected at least one line."))
     return sorted(faults, key=lambda fault: fault.line)

@@ -6,11 +6,10 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | column | what |
 |---|---|
 | `id`, `fingerprint` | name of the pair; hash of its manifest line and file sizes |
-| `kind`, `split`, `seconds` | scene kind, split, duration |
+| `kind`, `seconds` | scene kind, duration |
 | `n_frames` | T, codec frames |
 | `codes` | `[K * T]` int16, `[K, T]` row by row |
 | `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
-| `profile`, `labels` | JSON text |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
 again. So a killed run can be continued, and a set can be prepared while it still grows.
@@ -20,16 +19,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_features
-from silent2music.arrays import FloatArray, IntArray
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
@@ -39,8 +39,6 @@ from silent2music.processes import Pool
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from silent2music.codec import Codec
 
 META = "meta.json"
@@ -63,22 +61,20 @@ class PrepareReport:
     Attributes:
         n_prepared: pairs encoded in this run.
         n_kept: pairs that were there already.
-        n_waiting: pairs of the manifest whose files are not there yet.
         seconds: duration of all pairs now in the folder.
-        faults: one sentence for each pair that could not be prepared.
+        faults: one sentence for each pair that could not be prepared, as those whose files are not there yet.
     """
 
     n_prepared: int
     n_kept: int
-    n_waiting: int
     seconds: float
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"{self.n_prepared} pairs prepared, {self.n_kept} kept: {self.seconds / 3600:.2f} hours in all"
-        if self.n_waiting:
-            text += f"; {self.n_waiting} not complete yet"
-        return "\n".join([text + ".", *(f"left out: {fault}" for fault in self.faults)])
+        text = (
+            f"{self.n_prepared} pairs prepared, {self.n_kept} kept: {self.seconds / 3600:.2f} hours in all."
+        )
+        return "\n".join([text, *(f"left out: {fault}" for fault in self.faults)])
 
 
 def prepare(
@@ -91,7 +87,7 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     n_codebooks: int | None = None,
 ) -> PrepareReport:
-    """Encode the complete pairs of a folder that are not yet prepared, and write them as shards.
+    """Encode the pairs of a folder that are not yet prepared.
 
     Run it again while the folder grows: shards that are done are kept, new pairs go into new shards, and
     shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
@@ -115,22 +111,20 @@ def prepare(
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
-    todo, n_waiting = _complete_pairs(root, read_pairs(root, growing=True))
-    kept = _keep_good_shards(target, {pair.id: mark for pair, mark in todo})
-    todo = [(pair, mark) for pair, mark in todo if pair.id not in kept]
+    marked = _fingerprints(root, read_pairs(root))
+    kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked})
+    todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
     faults: list[str] = []
     n_prepared = 0
-    job = _Job(root, codec, meta["n_codebooks"], config)
-    with Pool(workers, _started, (job,)) as pool:
+    with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
         for split in SPLITS:
-            mine = [item for item in todo if item[0].split == split]
             rows: list[Row] = []
-            for result in pool.map(_encode_pair, mine):
+            for result in pool.map(_encode_pair, [item for item in todo if item[0].split == split]):
                 if isinstance(result, str):
                     faults.append(result)
                 else:
                     rows.append(result)
-                n_prepared += not isinstance(result, str)
+                    n_prepared += 1
                 if progress is not None:
                     progress(n_prepared + len(faults), len(todo))
                 if len(rows) == pairs_per_shard:
@@ -138,18 +132,16 @@ def prepare(
                     rows = []
             if rows:
                 _write_shard(target, split, rows)
-    counts = _counts(target)
-    (target / META).write_text(json.dumps({**meta, "counts": counts}, indent=2) + "\n", encoding="utf-8")
     if faults and not n_prepared and not kept:
         raise DataError(
             f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
         )
-    total = sum(count["seconds"] for count in counts.values())
-    return PrepareReport(n_prepared, len(kept), n_waiting, total, tuple(faults))
+    seconds = sum(row["seconds"] for split in SPLITS for row in _read_rows(_shards(target, split), "seconds"))
+    return PrepareReport(n_prepared, len(kept), seconds, tuple(faults))
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
-    """Read the metadata of a prepared folder: codec, features, counts.
+    """What a prepared folder was made with: codec, features, controls.
 
     Raises:
         DataError: if it is missing or malformed.
@@ -202,24 +194,20 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
                     "choose another folder or remove that one."
                 )
     else:
-        (target / META).write_text(json.dumps({**meta, "counts": {}}, indent=2) + "\n", encoding="utf-8")
+        (target / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for leftover in target.glob(".s2m-*.parquet"):
         leftover.unlink()
     return meta
 
 
-def _complete_pairs(root: Path, pairs: Sequence[Pair]) -> tuple[list[tuple[Pair, str]], int]:
-    """Pairs whose files are there, each with its fingerprint; and how many are not."""
-    complete = []
-    for pair in dict((p.id, p) for p in pairs).values():
+def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
+    """The pairs, each once, with what tells whether one has changed."""
+    marked = []
+    for pair in {pair.id: pair for pair in pairs}.values():
         files = [root / pair.silent, root / pair.music]
-        try:
-            sizes = [file.stat().st_size for file in files]
-        except OSError:
-            continue
-        text = f"{pair.to_line()} {sizes}"
-        complete.append((pair, hashlib.sha256(text.encode()).hexdigest()[:16]))
-    return complete, len({p.id for p in pairs}) - len(complete)
+        text = f"{pair.to_line()} {[file.stat().st_size if file.is_file() else None for file in files]}"
+        marked.append((pair, hashlib.sha256(text.encode()).hexdigest()[:16]))
+    return marked
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
@@ -227,13 +215,19 @@ def _shards(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-[0-9]*.parquet"))
 
 
+def _read_rows(shards: Iterable[Path], *columns: str) -> list[Row]:
+    """Some columns of shards."""
+    parquet = require("pyarrow.parquet", "train")
+    return [row for shard in shards for row in parquet.read_table(shard, columns=list(columns)).to_pylist()]
+
+
 def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
     """Ids in shards that are whole and up to date; all other shards are removed."""
-    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    arrow = require("pyarrow", "train")
     kept: set[str] = set()
     for shard in (s for split in SPLITS for s in _shards(target, split)):
         try:
-            rows = parquet.read_table(shard, columns=["id", "fingerprint"]).to_pylist()
+            rows = _read_rows([shard], "id", "fingerprint")
         except (OSError, arrow.ArrowException):
             rows = []
         ids = {row["id"] for row in rows}
@@ -244,53 +238,39 @@ def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
     return kept
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Settings that the encoding of all pairs of a run shares."""
-
-    root: Path
-    codec: Codec
-    n_codebooks: int
-    config: AmbientConfig
+Job = tuple[Path, "Codec", int, AmbientConfig]
+"""What all pairs of a run are encoded with: their folder, the codec, its first K codebooks, the features."""
 
 
-def _started(job: _Job) -> _Job:
+def _start(*job: Any) -> Any:
     """In a worker: torch on one thread."""
-    import torch
-
     torch.set_num_threads(1)
     return job
 
 
-def _encode_pair(job: _Job, item: tuple[Pair, str]) -> Row | str:
-    """Encode a pair as a row of a shard, or return the sentence that says why it cannot be."""
-    import torch
-
+def _encode_pair(job: Job, item: tuple[Pair, str]) -> Row | str:
+    """One row of a shard, or the sentence that says why there is none."""
     from silent2music.acoustics import analyze
 
-    (pair, fingerprint), codec = item, job.codec
+    (root, codec, n_codebooks, config), (pair, fingerprint) = job, item
     try:
-        silent, music = load_pair(job.root, pair)
+        silent, music = load_pair(root, pair)
         seconds = min(silent.seconds, music.seconds)
         music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
         silent = _first_seconds(silent, seconds)
         with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None], job.n_codebooks)[0].cpu().numpy()
-        profile = analyze(silent)
-        features = ambient_features(silent, profile, job.config)
+            codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
+        features = ambient_features(silent, analyze(silent), config)
     except S2MError as error:
         return f"{pair.id}: {error}"
     n_frames = codes.shape[1]
-    known = {
-        **pair.labels,
-        "room": AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars),
-    }
+    room = AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars)
+    known = {**pair.labels, "room": room}
     signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
     return {
         "id": pair.id,
         "fingerprint": fingerprint,
         "kind": pair.kind,
-        "split": pair.split,
         "seconds": seconds,
         "n_frames": n_frames,
         "codes": codes.astype(np.int16).ravel(),
@@ -298,8 +278,6 @@ def _encode_pair(job: _Job, item: tuple[Pair, str]) -> Row | str:
             _column(name): None if value is None else np.asarray(value, np.float16).ravel()
             for name, value in signals.items()
         },
-        "profile": json.dumps(profile.to_dict()),
-        "labels": json.dumps(dict(pair.labels), ensure_ascii=False),
     }
 
 
@@ -309,11 +287,8 @@ def _column(control: str) -> str:
 
 
 def _first_seconds(waveform: Waveform, seconds: float) -> Waveform:
-    """The first `seconds` of a waveform; itself if it is no longer than that."""
-    n_samples = round(seconds * waveform.sample_rate)
-    if n_samples >= waveform.n_samples:
-        return waveform
-    return Waveform(waveform.samples[:, :n_samples], waveform.sample_rate)
+    """At most the first `seconds` of a waveform."""
+    return Waveform(waveform.slice(0, round(seconds * waveform.sample_rate)), waveform.sample_rate)
 
 
 def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
@@ -323,61 +298,58 @@ def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
         raise DataError(
             f"{name} has {len(frames)} feature steps and {n_frames} codec frames; expected the same."
         )
-    if difference > 0:
-        return np.concatenate([frames, np.repeat(frames[-1:], difference, axis=0)])
-    return frames[:n_frames]
+    return np.pad(frames, ((0, max(0, difference)), (0, 0)), mode="edge")[:n_frames]
 
 
 def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
     """Write rows as the next shard of a split, whole or not at all."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     types = {
-        **dict.fromkeys(("id", "fingerprint", "kind", "split"), arrow.string()),
+        **dict.fromkeys(("id", "fingerprint", "kind"), arrow.string()),
         "seconds": arrow.float64(),
         "n_frames": arrow.int32(),
         "codes": arrow.list_(arrow.int16()),
         **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
-        **dict.fromkeys(("profile", "labels"), arrow.string()),
     }
     used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
     path = target / f"{split}-{max(used, default=-1) + 1:05d}.parquet"
-    table = arrow.table(
-        {name: arrow.array([row[name] for row in rows], kind) for name, kind in types.items()}
-    )
+    table = arrow.Table.from_pylist(rows, arrow.schema(types))
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
 
 
-def _counts(target: Path) -> dict[str, dict[str, Any]]:
-    """Pairs, seconds and shards of each split, as they lie in the folder."""
-    parquet = require("pyarrow.parquet", "train")
-    counts = {}
-    for split in SPLITS:
-        shards = _shards(target, split)
-        seconds = [
-            s for shard in shards for s in parquet.read_table(shard, columns=["seconds"])[0].to_pylist()
-        ]
-        counts[split] = {"pairs": len(seconds), "seconds": float(sum(seconds)), "shards": len(shards)}
-    return counts
-
-
 @dataclass(frozen=True)
-class Example:
-    """One crop of a pair.
+class Batch:
+    """Crops of pairs side by side, padded at the end.
 
     Attributes:
-        codes: `[K, T]` int64.
-        signals: one row of T codec frames.
-        id: name of the pair.
-        kind: scene kind.
-        start: first frame of the crop in the recording.
+        codes: `[B, K, T]` int64, zero where padded.
+        signals: B rows of T codec frames; their mask is that of the codes too.
+        ids: names of the pairs.
+        kinds: scene kinds.
+        starts: first frame of each crop in its recording.
     """
 
-    codes: IntArray
+    codes: Tensor
     signals: Signals
-    id: str
-    kind: str
-    start: int
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
+    starts: tuple[int, ...]
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on another device."""
+        return replace(self, codes=self.codes.to(device, non_blocking=True), signals=self.signals.to(device))
+
+    @staticmethod
+    def collate(rows: Sequence[Batch]) -> Batch:
+        """Rows of different lengths in one batch."""
+        signals = Signals.collate([row.signals for row in rows])
+        codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
+        ids, kinds, starts = (
+            tuple(value for row in rows for value in getattr(row, name))
+            for name in ("ids", "kinds", "starts")
+        )
+        return Batch(torch.cat(codes), signals, ids, kinds, starts)
 
 
 class PairDataset:
@@ -417,9 +389,7 @@ class PairDataset:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
-        columns = _read_columns(folder, split, self.controls)
-        order = sorted(range(len(columns["id"])), key=columns["id"].__getitem__)
-        self._columns = {name: [values[i] for i in order] for name, values in columns.items()}
+        self._columns = _read_columns(folder, split, self.controls)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -427,7 +397,7 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def crop(self, index: int, epoch: int = 0) -> Example:
+    def crop(self, index: int, epoch: int = 0) -> Batch:
         """The crop of pair `index` in `epoch`; a pair shorter than the crop comes whole."""
         n_frames = int(self._columns["n_frames"][index])
         start, length = 0, n_frames
@@ -436,9 +406,8 @@ class PairDataset:
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
         codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
-        return Example(
-            codes.astype(np.int64), from_arrays(signals, length), self.ids[index], self.kinds[index], start
-        )
+        row = torch.from_numpy(codes.astype(np.int64))[None]
+        return Batch(row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,))
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
         """A control's signal for a crop of a pair."""
@@ -450,56 +419,14 @@ class PairDataset:
 
 
 def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns of a split, arrays as numpy views into Arrow memory."""
+    """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    plain, lists = ("id", "kind", "seconds", "n_frames"), ("codes", *map(_column, controls))
-    table = arrow.concat_tables(parquet.read_table(shard, columns=[*plain, *lists]) for shard in shards)
-    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in plain}
-    for name in lists:
-        columns[name] = []
-        for chunk in table[name].chunks:
-            values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
-            valid = chunk.is_valid().to_pylist()
-            columns[name] += [
-                values[a:b] if there else None for (a, b), there in zip(pairwise(offsets), valid, strict=True)
-            ]
-    return columns
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch of examples, padded at the end.
-
-    Attributes:
-        codes: `[B, K, T]` int64, zero where padded.
-        signals: B rows of T codec frames; their mask is that of the codes too.
-        ids: names of the pairs.
-        kinds: scene kinds.
-    """
-
-    codes: Tensor
-    signals: Signals
-    ids: tuple[str, ...]
-    kinds: tuple[str, ...]
-
-    def to(self, device: Any) -> Batch:
-        """The same batch on another device."""
-        codes = self.codes.to(device, non_blocking=True)
-        return Batch(codes, self.signals.to(device), self.ids, self.kinds)
-
-
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pad examples to the longest of them and stack them."""
-    import torch
-
-    signals = Signals.collate([example.signals for example in examples])
-    codes = torch.zeros(len(examples), len(examples[0].codes), signals.n_frames, dtype=torch.int64)
-    for row, example in enumerate(examples):
-        codes[row, :, : example.codes.shape[1]] = torch.from_numpy(example.codes)
-    return Batch(codes, signals, tuple(e.id for e in examples), tuple(e.kind for e in examples))
+    names = ["id", "kind", "seconds", "n_frames", "codes", *map(_column, controls)]
+    table = arrow.concat_tables(parquet.read_table(shard, columns=names) for shard in shards).sort_by("id")
+    return {name: list(table[name].to_numpy()) for name in names}
 
 
 def batches(
@@ -514,4 +441,4 @@ def batches(
     n_batches = len(order) // (batch_size * world_size)
     for step in range(start, n_batches):
         first = (step * world_size + rank) * batch_size
-        yield collate([dataset.crop(int(i), epoch) for i in order[first : first + batch_size]])
+        yield Batch.collate([dataset.crop(int(i), epoch) for i in order[first : first + batch_size]])

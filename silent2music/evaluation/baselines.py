@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from silent2music.acoustics import AcousticProfile
+from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
-from silent2music.errors import DataError
+from silent2music.config import DataConfig, from_dict
+from silent2music.data.pairs import Pair, load_pair
+from silent2music.errors import DataError, S2MError
+from silent2music.evaluation.pieces import (
+    EvalConfig,
+    Inspected,
+    Item,
+    first_seconds,
+    inspect_made,
+    read_music,
+)
+from silent2music.evaluation.stages import Stages
+
+log = logging.getLogger(__name__)
 
 HALL_RT60_SECONDS = 1.4
 GRAIN_SECONDS = 0.05
 NOISE_DBFS = -18.0
 
 
-def room_vector(profile: AcousticProfile) -> DoubleArray:
+def retrieved(
+    folder: Path, items: Sequence[Item], training: Sequence[Pair], config: EvalConfig, stages: Stages
+) -> list[Inspected | None]:
+    """For each room the music of the training room most like it."""
+    if not training:
+        return [None] * len(items)
+    vectors = stages.run("training rooms", partial(_training_room, folder, config.seconds), training)
+    distances = [np.linalg.norm(np.stack(vectors) - _room_vector(item.profile), axis=1) for item in items]
+    nearest = [int(np.argmin(those)) for those in distances]
+    used = sorted(set(nearest))
+    jobs = [partial(read_music, folder, training[i], config.seconds) for i in used]
+    pieces = dict(zip(used, stages.run("retrieval", inspect_made, jobs), strict=True))
+    return [pieces[i] for i in nearest]
+
+
+def _training_room(folder: Path, seconds: float | None, pair: Pair) -> DoubleArray:
+    return _room_vector(analyze(first_seconds(load_pair(folder, pair)[0], seconds)))
+
+
+def _room_vector(profile: AcousticProfile) -> DoubleArray:
     """A room as a few figures on comparable scales, for finding one like it."""
     energy = np.asarray(profile.energy_dbfs, np.float64)
     return np.array(
@@ -35,13 +70,31 @@ def room_vector(profile: AcousticProfile) -> DoubleArray:
     )
 
 
-def nearest_room(room: DoubleArray, others: Sequence[DoubleArray]) -> int:
-    """Index of the room vector nearest to `room` in Euclidean distance."""
-    return int(np.argmin([np.linalg.norm(room - other) for other in others]))
-
-
 def arranged(
-    room: AcousticProfile, scores: Sequence[Path], soundfont: Path, rng: np.random.Generator
+    folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages
+) -> list[Inspected | None]:
+    """The rule-based arranger for some rooms, if the folder says which scores and sounds it was built from."""
+    made: list[Inspected | None] = [None] * len(items)
+    try:
+        data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, S2MError):
+        return made
+    scores, soundfont = sorted(Path(data.scores).rglob("*.mid")), Path(data.soundfont)
+    if not scores or not soundfont.exists():
+        message = "The arranger is left out: %s (relative to the current folder) or %s is not here."
+        log.warning(message, data.scores, data.soundfont)
+        return made
+    # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
+    n_twos = max(1, min(config.n_arranged, len(items)) // 2)
+    chosen = [i for k in np.linspace(0, len(items) // 2 - 1, n_twos).astype(int) for i in (2 * k, 2 * k + 1)]
+    jobs = [partial(_arrange, items[i].profile, scores, soundfont, (config.seed, 2, i)) for i in chosen]
+    for i, piece in zip(chosen, stages.run("arranger", inspect_made, jobs), strict=True):
+        made[i] = piece
+    return made
+
+
+def _arrange(
+    room: AcousticProfile, scores: Sequence[Path], soundfont: Path, seed: Sequence[int]
 ) -> Waveform | None:
     """Music by rule: a score arranged to what `acoustics` measured of the room, and rendered.
 
@@ -51,7 +104,7 @@ def arranged(
         room: the measured profile.
         scores: MIDI files to draw from.
         soundfont: for the rendering.
-        rng: draws the score and all that the arranger leaves open.
+        seed: of the draw of the score and of all that the arranger leaves open.
 
     Returns:
         None if none of a few scores could be arranged.
@@ -64,6 +117,7 @@ def arranged(
     from silent2music.factory.rendering import render
     from silent2music.factory.scores import load_score
 
+    rng = np.random.default_rng(seed)
     strengths = np.array([event.strength_db for event in room.events], np.float64)
     reverberant = (room.rt60_seconds or 0.0) >= HALL_RT60_SECONDS
     truth = SceneTruth(
@@ -87,18 +141,33 @@ def arranged(
     return None
 
 
-def white_noise(seconds: float, sample_rate: int, rng: np.random.Generator) -> Waveform:
-    """White noise at `NOISE_DBFS`: what every quality figure must call bad."""
-    samples = rng.standard_normal((1, round(seconds * sample_rate))) * 10.0 ** (NOISE_DBFS / 20.0)
-    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
+def anchors_of(
+    music: Sequence[Waveform], config: EvalConfig, stages: Stages
+) -> dict[str, list[Inspected | None]]:
+    """What must score badly: noise, and the real music in grains; of the odd items, which are compared."""
+    anchors = {"noise": _white_noise, "grains": _shuffled_grains}
+    return {
+        name: stages.run(
+            name,
+            inspect_made,
+            [partial(make, real, (config.seed, 3, i)) for i, real in enumerate(music[1::2])],
+        )
+        for name, make in anchors.items()
+    }
 
 
-def shuffled_grains(music: Waveform, rng: np.random.Generator) -> Waveform:
+def _white_noise(music: Waveform, seed: Sequence[int]) -> Waveform:
+    """White noise at `NOISE_DBFS`, as long as the music: what every quality figure must call bad."""
+    noise = np.random.default_rng(seed).standard_normal((1, music.n_samples))
+    samples = noise * 10.0 ** (NOISE_DBFS / 20.0)
+    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), music.sample_rate)
+
+
+def _shuffled_grains(music: Waveform, seed: Sequence[int]) -> Waveform:
     """The music cut into grains of 50 ms, in random order: the right colours without any time."""
     size = round(GRAIN_SECONDS * music.sample_rate)
     samples = music.mono().samples
     n_grains = max(1, samples.shape[1] // size)
     grains = samples[:, : n_grains * size].reshape(1, n_grains, -1)
-    return Waveform(
-        np.ascontiguousarray(grains[:, rng.permutation(n_grains)].reshape(1, -1)), music.sample_rate
-    )
+    order = np.random.default_rng(seed).permutation(n_grains)
+    return Waveform(np.ascontiguousarray(grains[:, order].reshape(1, -1)), music.sample_rate)

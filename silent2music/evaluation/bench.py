@@ -26,7 +26,7 @@ import torch
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.decoder import Conditioning
-from silent2music.errors import AudioError
+from silent2music.evaluation.report import table
 from silent2music.evaluation.stages import Progress
 from silent2music.files import atomic_path
 from silent2music.listening import listen_whole, span
@@ -44,53 +44,77 @@ BATCHES = (4, 16)
 """Rows of a batch of steps."""
 
 STEPS, MUSICGEN = "steps", "steps of MusicGen"
+FIRST_AUDIO, COMMAND = "first audio", "command"
 
 Task = tuple[float, Callable[[], object]]
 """Seconds of audio that are made, and what makes them."""
 
 
 def bench(
-    model_folder: Path, room: Waveform, n_rounds: int = 5, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Measure a model.
+    model_folder: Path,
+    room: Waveform,
+    out: Path,
+    n_rounds: int = 5,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> str:
+    """Measure a model and write `speed.json` and `speed.md`.
+
+    The first holds `machine`; `stages`, for each task its `seconds` and `times_real_time`; `first_audio_seconds` of a
+    stream whose model is loaded; `command_seconds` of `s2m infer`, from its start to its end.
 
     Args:
         model_folder: the model.
         room: what to make music for; its first `PIECE_SECONDS`, repeated if it is shorter.
+        out: folder for the report, made if missing.
         n_rounds: how often; medians are reported.
+        force: replace a report that is there; if not, it is an error before minutes of measuring.
         progress: called with the stage, rounds done and rounds in all.
 
     Returns:
-        `machine`; `stages`: for each task its `seconds` and `times_real_time`; `first_audio_seconds` of a stream
-        whose model is loaded; `command_seconds` of `s2m infer`, from its start to its end.
+        The text of `speed.md`.
+
+    Raises:
+        AudioError: if there is a report and `force` is not set, or the folder cannot be written.
     """
-    room = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
-    model = Silent2Music.from_pretrained(model_folder)
-    with one_thread(), torch.inference_mode():
-        tasks = _tasks(model, room)
-        spent = _interleaved(tasks, n_rounds, progress or (lambda stage, done, total: None))
-    return {
-        "model": model.config.name,
-        "machine": {
+    with (
+        atomic_path(out / "speed.json", force) as figures,
+        atomic_path(out / "speed.md", force) as readable,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        room = span(room, 0, round(PIECE_SECONDS * room.sample_rate))
+        model = Silent2Music.from_pretrained(model_folder)
+        with one_thread(), torch.inference_mode():
+            tasks = _tasks(model, room)
+            runs = {name: run for name, (_, run) in tasks.items()}
+            runs[COMMAND] = _command(model_folder, room, Path(folder))
+            spent = median_seconds(runs, n_rounds, progress or (lambda stage, done, total: None))
+        machine = {
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
             "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "first_audio_seconds": spent.pop("first audio"),
-        "stages": {
-            name: {"seconds": seconds, "times_real_time": tasks[name][0] / seconds}
-            for name, seconds in spent.items()
-        },
-        "command_seconds": command_seconds(model_folder, room, n_rounds),
-    }
+        }
+        report = {
+            "model": model.config.name,
+            "machine": machine,
+            "first_audio_seconds": spent.pop(FIRST_AUDIO),
+            "command_seconds": spent.pop(COMMAND),
+            "stages": {k: {"seconds": v, "times_real_time": tasks[k][0] / v} for k, v in spent.items()},
+        }
+        text = _text(report)
+        figures.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        readable.write_text(text + "\n", encoding="utf-8")
+    return text
 
 
-def _interleaved(tasks: Mapping[str, Task], n_rounds: int, tell: Progress) -> dict[str, float]:
+def median_seconds(
+    tasks: Mapping[str, Callable[[], object]], n_rounds: int, tell: Progress
+) -> dict[str, float]:
     """Median seconds of every task, each run once in each round, after a first time that does not count."""
     spent: dict[str, list[float]] = {name: [] for name in tasks}
     for done in range(n_rounds + 1):
-        for name, (_, run) in tasks.items():
+        for name, run in tasks.items():
             start = time.perf_counter()
             run()
             spent[name].append(time.perf_counter() - start)
@@ -99,7 +123,7 @@ def _interleaved(tasks: Mapping[str, Task], n_rounds: int, tell: Progress) -> di
 
 
 def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
-    """All that is timed inside the process."""
+    """What is timed inside this process."""
     settings, packed = model.resolved(), model.packed_decoder()
     heard, null = _conditioning(model, room, STEP_SECONDS)
     codes = generate_codes(packed, heard, null, settings, [0])
@@ -114,7 +138,7 @@ def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
         MUSICGEN: (STEP_SECONDS, musicgen_steps(model)),
         "codec": (STEP_SECONDS, lambda: model.codec.decode(codes)),
         "whole": (PIECE_SECONDS, lambda: model.generate(room, settings)),
-        "first audio": (0.0, lambda: next(model.stream(room, settings))),
+        FIRST_AUDIO: (0.0, lambda: next(model.stream(room, settings))),
         **{f"{STEPS}, {n} rows": steps(n) for n in BATCHES},
     }
 
@@ -169,57 +193,25 @@ def musicgen_steps(model: Silent2Music) -> Callable[[], object]:
     return run
 
 
-def command_seconds(model_folder: Path, room: Waveform, n_runs: int) -> float:
-    """Median seconds of `s2m infer` on a room in a fresh process, from its start to its end."""
-    times = []
-    with tempfile.TemporaryDirectory() as folder:
-        recording, music = Path(folder) / "room.wav", Path(folder) / "music.wav"
-        audio.write(recording, room)
-        command = [sys.executable, "-m", "silent2music.cli", "infer", str(recording), "-o", str(music)]
-        command += ["--model", str(model_folder), "--device", "cpu", "--force"]
-        for _ in range(n_runs):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            times.append(time.perf_counter() - start)
-    return float(np.median(times))
+def _command(model_folder: Path, room: Waveform, folder: Path) -> Callable[[], object]:
+    """`s2m infer` on a room in a fresh process, from its start to its end."""
+    audio.write(folder / "room.wav", room)
+    command = [sys.executable, "-m", "silent2music.cli", "infer", str(folder / "room.wav")]
+    command += ["-o", str(folder / "music.wav"), "--model", str(model_folder), "--device", "cpu", "--force"]
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def write_bench(report: dict[str, Any], folder: Path, force: bool = False) -> str:
-    """Write `speed.json` and `speed.md` to a folder and return the text of the second.
-
-    Raises:
-        AudioError: if one exists and `force` is not set, or the folder cannot be written.
-    """
-    text = table(report)
-    for name, content in (("speed.json", json.dumps(report, indent=2)), ("speed.md", text)):
-        with atomic_path(folder / name, force) as path:
-            path.write_text(content + "\n", encoding="utf-8")
-    return text
-
-
-def refuse_existing(folder: Path) -> None:
-    """Say before minutes of measuring what writing would say after them.
-
-    Raises:
-        AudioError: if the folder has a report already.
-    """
-    for path in (folder / "speed.json", folder / "speed.md"):
-        if path.exists():
-            raise AudioError(f"{path} exists already; give --force to replace it or choose another folder.")
-
-
-def table(report: dict[str, Any]) -> str:
+def _text(report: dict[str, Any]) -> str:
     """The report as Markdown."""
     machine, rates = report["machine"], {k: v["times_real_time"] for k, v in report["stages"].items()}
-    lines = [
-        f"{report['model']} on {machine['cores']} cores ({machine['capability']}), torch {machine['torch']}, one thread",
-        "",
-        "| | times real time | ms a second of music |",
-        "|---|---:|---:|",
-        *(f"| {name} | {rate:.1f} | {1000 / rate:.1f} |" for name, rate in rates.items()),
-        "",
-        f"The steps are {rates[STEPS] / rates[MUSICGEN]:.1f} times as fast as those of MusicGen of the same size. First "
-        f"audio of a warm stream after {1000 * report['first_audio_seconds']:.0f} ms; `s2m infer` of {PIECE_SECONDS:g} s "
-        f"takes {report['command_seconds']:.2f} s, its start included.",
-    ]
-    return "\n".join(lines)
+    rows = [[name, f"{rate:.1f}", f"{1000 / rate:.1f}"] for name, rate in rates.items()]
+    return "\n\n".join(
+        [
+            f"{report['model']} on {machine['cores']} cores ({machine['capability']}), torch {machine['torch']}, "
+            "one thread",
+            table(["", "times real time", "ms a second of music"], rows),
+            f"The steps are {rates[STEPS] / rates[MUSICGEN]:.1f} times as fast as those of MusicGen of the same size. "
+            f"First audio of a warm stream after {1000 * report['first_audio_seconds']:.0f} ms; `s2m infer` of "
+            f"{PIECE_SECONDS:g} s takes {report['command_seconds']:.2f} s, its start included.",
+        ]
+    )

@@ -9,6 +9,8 @@ tempo and boundaries stand beside them. The figures follow from seed and inputs 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ import numpy as np
 from silent2music import audio
 from silent2music.data.pairs import MANIFEST, Pair, read_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation import pieces
-from silent2music.evaluation.pieces import EvalConfig, inspect
+from silent2music.evaluation import baselines, pieces
+from silent2music.evaluation.features import MusicFeatures, music_features
+from silent2music.evaluation.originality import compare_with_training
+from silent2music.evaluation.pieces import EvalConfig, Item, inspect, inspect_made, read_file, read_music
 from silent2music.evaluation.report import write_report
 from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import (
@@ -26,7 +30,6 @@ from silent2music.evaluation.tables import (
     Pieces,
     fault_table,
     mean_descriptors,
-    originality_of,
     stated,
     tabulate,
 )
@@ -37,6 +40,9 @@ __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
 
 N_COPIES = 8
 """Training pieces whose copies must be found out."""
+
+COPIED_FROM = 0.25
+"""Share of a piece after which its copy begins: what a model that knew it by heart might give back."""
 
 
 def evaluate(
@@ -74,20 +80,19 @@ def evaluate(
             report = tabulate(items, systems, config)
         else:
             music["dropped"], systems["dropped"] = subject.without_rooms(items)
-            systems["retrieval"] = pieces.retrieved(folder, items, training, config, stages)
-            systems["arranger"] = pieces.arranged(folder, items, config, stages)
+            systems["retrieval"] = baselines.retrieved(folder, items, training, config, stages)
+            systems["arranger"] = baselines.arranged(folder, items, config, stages)
             codes = {
                 name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
             }
             music["codec"] = subject.through_codec(codes["real"], sounds)
             systems["codec"] = stages.run("pieces through the codec", inspect, music["codec"])
-            report = tabulate(items, systems, config, pieces.anchors_of(sounds, config, stages))
-            report["likelihood"] = probing.likelihood(subject, items, codes["real"])
+            report = tabulate(items, systems, config, baselines.anchors_of(sounds, config, stages))
+            report["likelihood"] = probing.rank_rooms(subject, items, codes["real"])
             library, taught = probing.training_music(subject, folder, training)
-            copies = probing.copies(subject, folder, training[:N_COPIES])
-            report["originality"] = originality_of(
-                items, systems["model"], systems["codec"], library, copies, stages
-            )
+            copies, _ = probing.training_music(subject, folder, training[:N_COPIES], COPIED_FROM)
+            made, real = _by_name(items, systems["model"]), _by_name(items, systems["codec"])
+            report["originality"] = compare_with_training(made, real.values(), library, copies, stages)
             report["originality"]["tokens"] = probing.token_runs(subject, taught, codes)
             report["drift"] = probing.drift(subject, items)
             report["diversity"] = probing.diversity(subject, items, reals)
@@ -134,7 +139,10 @@ def evaluate_outputs(
             items, reals, _ = pieces.load_items(outputs, own, config, stages)
             report = tabulate(items, {"real": reals}, config)
         else:
-            found = pieces.inspect_files(audio.find_audio(outputs)[: config.n], config, stages)
+            jobs = [
+                partial(read_file, file, config.seconds) for file in audio.find_audio(outputs)[: config.n]
+            ]
+            found = [piece for piece in stages.run("outputs", inspect_made, jobs) if piece]
             report = {"version": REPORT_VERSION, "n": len(found), "config": stated(config)}
             report["faults"] = {"outputs": fault_table([piece.faults for piece in found], {})}
             report["kinds"] = {"outputs": {"all": mean_descriptors(found)}}
@@ -155,13 +163,25 @@ def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages)
             f"{outputs} matches {len(chosen)} pairs of {folder}; expected 2 or more files named alike."
         )
     items, reals, sounds = pieces.load_items(folder, chosen[: config.n], config, stages)
-    made = pieces.inspect_files([files[item.name] for item in items], config, stages)
-    anchors = pieces.anchors_of(sounds, config, stages)
-    report = tabulate(items, {"real": reals, "model": made}, config, anchors)
-    training = [p for p in pairs if p.split == "train" and p.id not in files]
-    library = pieces.training_music(folder, training[: config.n_train], config, stages)
-    report["originality"] = originality_of(items, made, reals, library, {}, stages)
+    jobs = [partial(read_file, files[item.name], config.seconds) for item in items]
+    systems: dict[str, Pieces] = {"real": reals, "model": stages.run("outputs", inspect_made, jobs)}
+    report = tabulate(items, systems, config, baselines.anchors_of(sounds, config, stages))
+    training = [p for p in pairs if p.split == "train" and p.id not in files][: config.n_train]
+    music = partial(_music_of, folder, config.seconds)
+    library = dict(
+        zip((p.music for p in training), stages.run("training music", music, training), strict=True)
+    )
+    made, real = (_by_name(items, systems[name]) for name in ("model", "real"))
+    report["originality"] = compare_with_training(made, real.values(), library, {}, stages)
     return report
+
+
+def _music_of(folder: Path, seconds: float | None, pair: Pair) -> MusicFeatures:
+    return music_features(read_music(folder, pair, seconds))
+
+
+def _by_name(items: Sequence[Item], made: Pieces) -> dict[str, MusicFeatures]:
+    return {item.name: piece.features for item, piece in zip(items, made, strict=True) if piece}
 
 
 def evaluate_rooms(
@@ -194,7 +214,7 @@ def evaluate_rooms(
 
     config = config or EvalConfig()
     config = dataclasses.replace(config, seconds=config.seconds or pieces.ROOM_SECONDS)
-    used = pieces.recordings_used(Path(pairs)) if pairs is not None else set()
+    used = _recordings_used(Path(pairs)) if pairs is not None else set()
     files = [file for file in audio.find_audio(Path(rooms)) if file.relative_to(rooms).as_posix() not in used]
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(files))[: config.n])
     if len(chosen) < 2:
@@ -209,6 +229,17 @@ def evaluate_rooms(
         report["recordings"] = {"level_dbfs": pieces.ROOM_DBFS, "names": [item.name for item in items]}
         report["model"] = subject.stated()
     return _written(report, out)
+
+
+def _recordings_used(folder: Path) -> set[str]:
+    """Paths, as the labels state them, of the recordings that the training split of a pair folder was made of."""
+    return {
+        str(source["path"])
+        for pair in read_pairs(folder)
+        if pair.split == "train"
+        for source in pair.labels.get("sources", ())
+        if source.get("role", "recording") == "recording"
+    }
 
 
 def _written(report: Figures, out: Path | str) -> Figures:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from silent2music import audio
 from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform
 from silent2music.codec import Codec, load_codec
 from silent2music.data.pairs import music_files
-from silent2music.distances import spectrum
 from silent2music.errors import ConfigError, DataError, require
+from silent2music.evaluation.bench import median_seconds
 from silent2music.evaluation.codec_metrics import codec_figures
-from silent2music.plotting import new_figure, save
+from silent2music.evaluation.report import table
+from silent2music.evaluation.stages import Progress
+from silent2music.plotting import draw_spectrogram, new_figure, save
 
 FIGURES = {
     "log_mel": ("log-mel", ".3f"),
@@ -32,7 +35,7 @@ FIGURES = {
 }
 """In the tables: the heading and the format of each."""
 
-SPEED_SECONDS = 20.0
+SPEED_SECONDS, SPEED_ROUNDS = 20.0, 3
 
 N_WORST = 3
 """Excerpts in the picture."""
@@ -85,7 +88,7 @@ def parse_entry(text: str) -> BenchEntry:
     return BenchEntry(name, codec, n_codebooks)
 
 
-def held_out(
+def bench_music(
     families: Path | None, pairs: Path | None, real: Path | None, limit: int
 ) -> dict[str, list[Path]]:
     """Music to compare codecs on, by group: at most `limit` files of each, evenly spread.
@@ -109,7 +112,7 @@ def run_bench(
     music: Mapping[str, Sequence[Path]],
     out: Path,
     seconds: float = 6.0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, what the last codec does worst.
 
@@ -166,7 +169,7 @@ def _middle(file: Path, sample_rate: int, seconds: float) -> FloatArray:
 
 
 def measure_speed(entries: Sequence[BenchEntry], samples: FloatArray) -> dict[str, list[float]]:
-    """Encoding and decoding as multiples of real time, the faster of two runs each, on the threads that torch has.
+    """Encoding and decoding as multiples of real time, medians of `SPEED_ROUNDS`, on the threads that torch has.
 
     Beside the entries: the 24 kHz network of the `encodec` package at 3 kbit/s, with random weights.
     """
@@ -177,60 +180,45 @@ def measure_speed(entries: Sequence[BenchEntry], samples: FloatArray) -> dict[st
 
     encodec = EncodecModel.encodec_model_24khz(pretrained=False).eval()
     encodec.set_target_bandwidth(3.0)
-    jobs: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]
-    jobs = {entry.name: (entry.encode, entry.codec.decode) for entry in entries}
-    jobs["EnCodec 24 kHz, random weights"] = (encodec.encode, encodec.decode)
-    sound = torch.from_numpy(np.resize(samples, round(SPEED_SECONDS * entries[0].codec.sample_rate)))
+    coders: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]
+    coders = {entry.name: (entry.encode, entry.codec.decode) for entry in entries}
+    coders["EnCodec 24 kHz, random weights"] = (encodec.encode, encodec.decode)
+    n_samples = round(SPEED_SECONDS * entries[0].codec.sample_rate)
+    sound = torch.from_numpy(np.resize(samples, n_samples))[None, None]
     found = {}
     with torch.no_grad():
-        for name, (encode, decode) in jobs.items():
-            seconds, codes = _time(encode, sound[None, None])
-            found[name] = [SPEED_SECONDS / seconds, SPEED_SECONDS / _time(decode, codes)[0]]
+        for name, (encode, decode) in coders.items():
+            runs = {"encoding": partial(encode, sound), "decoding": partial(decode, encode(sound))}
+            spent = median_seconds(runs, SPEED_ROUNDS, lambda stage, done, total: None)
+            found[name] = [SPEED_SECONDS / seconds for seconds in spent.values()]
     return found
-
-
-def _time(function: Callable[[Any], Any], argument: Any) -> tuple[float, Any]:
-    """Seconds of the faster of two calls, and the result."""
-    times, result = [], None
-    for _ in range(2):
-        begun = time.perf_counter()
-        result = function(argument)
-        times.append(time.perf_counter() - begun)
-    return min(times), result
 
 
 def _tables(
     entries: Sequence[BenchEntry], rows: Mapping[str, list[dict[str, Any]]], speeds: Mapping[str, list[float]]
 ) -> str:
     """The comparison by group, the last codec by family, and the speeds."""
-    last = rows[entries[-1].name]
-    lines = []
+    name, headings = entries[-1].name, [heading for heading, _ in FIGURES.values()]
+    last, parts = rows[name], []
     for group in dict.fromkeys(row["group"] for row in last):
         mine = {name: [row for row in found if row["group"] == group] for name, found in rows.items()}
-        lines += [f"**{group}** ({len(mine[entries[-1].name])} excerpts)", "", _head("codec | kbit/s")]
-        lines += [_line(f"{entry.name} | {entry.kbit_per_second:.2g}", mine[entry.name]) for entry in entries]
-        lines.append("")
-    lines += [f"**{entries[-1].name}** by family", "", _head("family")]
-    for family in dict.fromkeys(row["family"] for row in last):
-        lines.append(_line(family, [row for row in last if row["family"] == family]))
-    lines += ["", f"Speed, {torch.get_num_threads()} threads, times real time:", ""]
-    lines += ["| codec | encoding | decoding |", "|---|---|---|"]
-    lines += [f"| {name} | {encode:.0f} | {decode:.0f} |" for name, (encode, decode) in speeds.items()]
-    return "\n".join(lines) + "\n"
+        cells = [[e.name, f"{e.kbit_per_second:.2g}", *_means(mine[e.name])] for e in entries]
+        parts += [f"**{group}** ({len(mine[name])} excerpts)", table(["codec", "kbit/s", *headings], cells)]
+    families = dict.fromkeys(row["family"] for row in last)
+    cells = [[family, *_means([row for row in last if row["family"] == family])] for family in families]
+    parts += [f"**{name}** by family", table(["family", *headings], cells)]
+    cells = [[name, f"{encode:.0f}", f"{decode:.0f}"] for name, (encode, decode) in speeds.items()]
+    parts += [f"Speed, {torch.get_num_threads()} threads, times real time:"]
+    return "\n\n".join([*parts, table(["codec", "encoding", "decoding"], cells)]) + "\n"
 
 
-def _head(first: str) -> str:
-    columns = f"| {first} | {' | '.join(heading for heading, _ in FIGURES.values())} |"
-    return columns + "\n|" + "---|" * (columns.count("|") - 1)
-
-
-def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A row of means; what no excerpt has stays empty."""
+def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The mean of each figure; what no excerpt has stays empty."""
     cells = []
     for figure, (_, form) in FIGURES.items():
         values = [row[figure] for row in rows if not np.isnan(row[figure])]
         cells.append(format(float(np.mean(values)), form) if values else "")
-    return f"| {name} | {' | '.join(cells)} |"
+    return cells
 
 
 def _plot(
@@ -238,13 +226,9 @@ def _plot(
 ) -> None:
     """Spectrograms of originals (left) and what came back (right), a row for each pair."""
     figure = new_figure(10.0, 2.2 * len(pairs))
-    axes = figure.subplots(len(pairs), 2, squeeze=False)
-    for row, title, sounds in zip(axes, titles, pairs, strict=True):
-        for place, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
-            level_db = 20.0 * spectrum(torch.from_numpy(samples)[None], 1024)[0].clamp(min=1e-6).log10()
-            extent = (0.0, len(samples) / sample_rate, 0.0, sample_rate / 2000.0)
-            place.imshow(level_db.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-90.0, vmax=0.0)
-            place.set_title(label, fontsize=8)
-            place.tick_params(labelsize=7)
-        row[0].set_ylabel("kHz", fontsize=8)
+    grid = figure.subplots(len(pairs), 2, squeeze=False)
+    for row, title, sounds in zip(grid, titles, pairs, strict=True):
+        for axes, label, samples in zip(row, (title, "decoded"), sounds, strict=True):
+            draw_spectrogram(figure, axes, Waveform(samples[None], sample_rate), (-90.0, 0.0))
+            axes.set_title(label, fontsize=8)
     save(figure, path)

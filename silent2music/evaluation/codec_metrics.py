@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from silent2music.arrays import FloatArray
-from silent2music.audio import Waveform
+from silent2music.audio import Waveform, rms_dbfs
 from silent2music.distances import log_mel_distance
-from silent2music.evaluation.features import describe
+from silent2music.evaluation.features import music_features
 from silent2music.evaluation.following import onset_scores
 
 AUDIBLE_DB = 40.0
@@ -41,7 +41,7 @@ def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int)
         NaN where the reference has no onset, `roughness` where it holds no note.
     """
     rows = [torch.from_numpy(np.ascontiguousarray(x, np.float32))[None] for x in (reference, estimate)]
-    onsets = [describe(Waveform(x[None], sample_rate)).onset_seconds for x in (reference, estimate)]
+    onsets = [music_features(Waveform(x[None], sample_rate)).onset_seconds for x in (reference, estimate)]
     rough = [held_modulation(x, onsets[0], sample_rate, reference) for x in (reference, estimate)]
     return {
         "log_mel": float(log_mel_distance(rows[0], rows[1], sample_rate)[0]),
@@ -49,13 +49,9 @@ def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int)
         "onset_f": onset_scores(onsets[0], onsets[1]).f_measure if len(onsets[0]) else float("nan"),
         "roughness": float(np.maximum(rough[1] - rough[0], 0.0).mean()) if len(rough[0]) else float("nan"),
         "roughness_reference": float(rough[0].mean()) if len(rough[0]) else float("nan"),
-        "level_db": _level_db(estimate) - _level_db(reference),
+        "level_db": rms_dbfs(estimate) - rms_dbfs(reference),
         "si_sdr_db": si_sdr_db(reference, estimate),
     }
-
-
-def _level_db(samples: FloatArray) -> float:
-    return float(10.0 * np.log10(np.mean(np.square(samples, dtype=np.float64)) + 1e-12))
 
 
 def chroma_similarity(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> float:

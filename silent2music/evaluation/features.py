@@ -32,6 +32,9 @@ SILENCE_DBFS = -90.0
 
 TEMPO_RANGE_BPM = (40.0, 220.0)
 
+KIND_DESCRIPTORS = ("density_hz", "percussiveness", "brightness_hz", "register_midi", "reverberance_seconds")
+"""What tells kinds of music apart."""
+
 QUALITY_VERSION = 1
 """Raised whenever a figure of `quality_features` changes: distances compare only within one version."""
 
@@ -78,13 +81,8 @@ class MusicFeatures:
     register_midi: float
     reverberance_seconds: float
 
-    def kind_descriptors(self) -> dict[str, float]:
-        """The five figures that tell kinds of music apart, by name."""
-        names = ("density_hz", "percussiveness", "brightness_hz", "register_midi", "reverberance_seconds")
-        return {name: getattr(self, name) for name in names}
 
-
-def describe(music: Waveform) -> MusicFeatures:
+def music_features(music: Waveform) -> MusicFeatures:
     """Measure everything in `MusicFeatures`; about 0.3 s of computing for 30 s of music.
 
     Silence gives empty arrays, no tempo and zeros.
@@ -96,7 +94,7 @@ def describe(music: Waveform) -> MusicFeatures:
     envelope = np.zeros(bands.shape[1]) if silent else onset_envelope(bands)
     onsets = pick_onsets(envelope) / ONSET_RATE_HZ
     tempo, strength = estimate_tempo(envelope) if onsets.size >= 4 else (None, 0.0)
-    power = _long_power(samples)
+    power = _power(samples, _LONG_FFT, _LONG_HOP)
     mel_db = _mel_db(power)
     chroma = chroma_from_power(power)
     return MusicFeatures(
@@ -118,7 +116,7 @@ def describe(music: Waveform) -> MusicFeatures:
 
 def power_spectrum(music: Waveform) -> DoubleArray:
     """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
-    return _long_power(_prepared(music))
+    return _power(_prepared(music), _LONG_FFT, _LONG_HOP)
 
 
 def onset_envelope(bands: DoubleArray) -> DoubleArray:
@@ -348,7 +346,7 @@ def quality_window(samples: DoubleArray) -> dict[str, DoubleArray]:
     """
     from scipy.fft import dct
 
-    power = _long_power(samples)
+    power = _power(samples, _LONG_FFT, _LONG_HOP)
     mel_db = _mel_db(power) - 10.0 * np.log10(max(float(power.mean()), 1e-20))
     chroma = chroma_from_power(power)
     mean_chroma = chroma.mean(axis=1)
@@ -389,27 +387,18 @@ def _prepared(music: Waveform) -> DoubleArray:
     return np.asarray(music.mono().resampled(SAMPLE_RATE).samples[0], np.float64)
 
 
-def _frames(samples: DoubleArray, size: int, hop: int) -> DoubleArray:
-    """`[n, size]` frames centred on multiples of `hop`, zeros beyond the ends."""
-    n_frames = max(1, -(-samples.size // hop))
-    padded = np.zeros(size // 2 + max(samples.size, (n_frames - 1) * hop + 1) + size)
-    padded[size // 2 : size // 2 + samples.size] = samples
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
-    return np.asarray(frames, np.float64)
-
-
 def _power(samples: DoubleArray, size: int, hop: int) -> DoubleArray:
-    """`[size // 2 + 1, n]` power under a Hann window of sum 1: a sine of amplitude 1 peaks at 1/4."""
-    window = np.hanning(size + 1)[:-1].astype(np.float32)
-    window /= window.sum()
+    """`[size // 2 + 1, n]` power of frames centred on multiples of `hop`, zeros beyond the ends.
+
+    Under a Hann window of sum 1: a sine of amplitude 1 peaks at 1/4.
+    """
     from scipy.fft import rfft
 
-    spectrum = rfft(_frames(samples, size, hop).astype(np.float32) * window, axis=1)
-    return np.asarray(np.square(np.abs(spectrum)).T, np.float64)
-
-
-def _long_power(samples: DoubleArray) -> DoubleArray:
-    return _power(samples, _LONG_FFT, _LONG_HOP)
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    n_frames = max(1, -(-samples.size // hop))
+    padded = np.pad(samples.astype(np.float32), (size // 2, size + hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[: n_frames * hop : hop]
+    return np.asarray(np.square(np.abs(rfft(frames * (window / window.sum()), axis=1))).T, np.float64)
 
 
 def _log_bands(samples: DoubleArray) -> DoubleArray:

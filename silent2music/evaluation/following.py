@@ -9,8 +9,8 @@ ascending. `follow_scores` evaluates all of them on one piece of music.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, read
 from silent2music.errors import require
-from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, music_features
 
 RHYTHMIC_KINDS = ("steps", "machine", "muted")
 """Scene kinds whose events a listener would tap to."""
@@ -57,40 +57,12 @@ class MatchScores(NamedTuple):
     f_measure: float
 
 
-class LorisScores(NamedTuple):
-    """Beats coverage score, beats hit score and their harmonic mean."""
-
-    bcs: float
-    bhs: float
-    f1: float
-
-
-class TempoAgreement(NamedTuple):
-    """Each 1.0 or 0.0: within 4 % or 8 %, as it stands or with half and double allowed."""
-
-    within_4_percent: float
-    within_8_percent: float
-    within_4_percent_octave: float
-    within_8_percent_octave: float
-
-
 class EnergyCorrelation(NamedTuple):
     """Correlations in -1 to 1, each at its best lag, and the lag of Pearson's in seconds (music late: > 0)."""
 
     pearson: float
     spearman: float
     lag_seconds: float
-
-
-class RetrievalScores(NamedTuple):
-    """Share of queries whose own item comes first or among the first five, mean reciprocal rank; and by chance."""
-
-    recall_at_1: float
-    recall_at_5: float
-    mean_reciprocal_rank: float
-    chance_recall_at_1: float
-    chance_recall_at_5: float
-    chance_mean_reciprocal_rank: float
 
 
 def validate_times(reference_seconds: DoubleArray, estimated_seconds: DoubleArray) -> bool:
@@ -127,8 +99,8 @@ def onset_scores(
 
 def loris_beat_scores(
     reference_onset_seconds: DoubleArray, estimated_onset_seconds: DoubleArray, seconds: float
-) -> LorisScores:
-    """BCS and BHS in the definition of LORIS: onsets put into bins of 1 s, a bin counted once.
+) -> tuple[float, float]:
+    """BCS and BHS, 0 to 1, in the definition of LORIS: onsets put into bins of 1 s, a bin counted once.
 
     BCS is hit bins over the music's bins, BHS hit bins over the reference's (Yu et al., "Long-term rhythmic video
     soundtracker", ICML 2023, after Zhu et al., D2M-GAN, 2022). A bin of 1 s is coarse: dense music scores high
@@ -140,15 +112,14 @@ def loris_beat_scores(
         seconds: duration of both; later onsets are left out.
     """
     if not validate_times(reference_onset_seconds, estimated_onset_seconds):
-        return LorisScores(0.0, 0.0, 0.0)
+        return 0.0, 0.0
     n_bins = max(1, int(np.ceil(seconds)))
     reference, estimated = (
         np.bincount(times[times < n_bins].astype(int), minlength=n_bins) > 0
         for times in (reference_onset_seconds, estimated_onset_seconds)
     )
     n_hits = int((reference & estimated).sum())
-    bcs, bhs = n_hits / max(1, int(estimated.sum())), n_hits / max(1, int(reference.sum()))
-    return LorisScores(bcs, bhs, 2 * bcs * bhs / (bcs + bhs) if n_hits else 0.0)
+    return n_hits / max(1, int(estimated.sum())), n_hits / max(1, int(reference.sum()))
 
 
 def validate_tempi(reference_bpm: float | None, estimated_bpm: float | None) -> bool:
@@ -161,23 +132,25 @@ def validate_tempi(reference_bpm: float | None, estimated_bpm: float | None) -> 
     return reference_bpm is not None and estimated_bpm is not None
 
 
-def tempo_agreement(reference_bpm: float | None, estimated_bpm: float | None) -> TempoAgreement:
-    """Whether tempi agree within 4 % (accuracy 1) or 8 %, and with half and double allowed (accuracy 2, octaves).
+def tempo_agreement(
+    reference_bpm: float | None, estimated_bpm: float | None
+) -> tuple[float, float, float, float]:
+    """Whether tempi agree: within 4 % (accuracy 1), 8 %, and the same with half and double allowed (accuracy 2).
 
+    Each is 1.0 or 0.0.
     Gouyon et al., "An experimental comparison of audio tempo induction algorithms", IEEE TASLP 14(5), 2006,
     without their ratios of three.
 
     Example:
         >>> tempo_agreement(100.0, 52.0)
-        TempoAgreement(within_4_percent=0.0, within_8_percent=0.0, within_4_percent_octave=1.0, \
-within_8_percent_octave=1.0)
+        (0.0, 0.0, 1.0, 1.0)
     """
     if not validate_tempi(reference_bpm, estimated_bpm) or reference_bpm is None or estimated_bpm is None:
-        return TempoAgreement(0.0, 0.0, 0.0, 0.0)
-    strict = abs(estimated_bpm / reference_bpm - 1.0)
+        return 0.0, 0.0, 0.0, 0.0
+    edge, strict = 1e-9, abs(estimated_bpm / reference_bpm - 1.0)
     octave = min(abs(estimated_bpm / (reference_bpm * factor) - 1.0) for factor in (0.5, 1.0, 2.0))
-    edge = 1e-9
-    return TempoAgreement(*(float(error <= t + edge) for error in (strict, octave) for t in (0.04, 0.08)))
+    met = [float(error <= tolerance + edge) for error in (strict, octave) for tolerance in (0.04, 0.08)]
+    return met[0], met[1], met[2], met[3]
 
 
 def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> bool:
@@ -300,25 +273,22 @@ def ranks(similarities: DoubleArray) -> DoubleArray:
     )
 
 
-def retrieval_scores(similarities: DoubleArray) -> RetrievalScores:
+def retrieval_scores(similarities: DoubleArray) -> dict[str, float]:
     """R@1, R@5 and MRR of finding the room from the music, with what chance would give.
 
     Args:
         similarities: `[n, n]` as in `ranks`.
     """
-    if not validate_similarities(similarities):
-        return RetrievalScores(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    found = ranks(similarities)
-    n = found.size
-    harmonic = float(np.mean(1.0 / np.arange(1, n + 1)))
-    return RetrievalScores(
-        float((found <= 1.0).mean()),
-        float((found <= 5.0).mean()),
-        float((1.0 / found).mean()),
-        1.0 / n,
-        min(1.0, 5.0 / n),
-        harmonic,
-    )
+    n = len(similarities)
+    found = ranks(similarities) if validate_similarities(similarities) else np.array([np.inf])
+    return {
+        "recall_at_1": float((found <= 1.0).mean()),
+        "recall_at_5": float((found <= 5.0).mean()),
+        "mean_reciprocal_rank": float((1.0 / found).mean()),
+        "chance_recall_at_1": 1.0 / max(1, n),
+        "chance_recall_at_5": min(1.0, 5.0 / max(1, n)),
+        "chance_mean_reciprocal_rank": float((1.0 / np.arange(1, max(1, n) + 1)).mean()),
+    }
 
 
 @dataclass(frozen=True)
@@ -340,53 +310,41 @@ class RoomReference:
     changing: bool
 
 
-def labelled_reference(profile: AcousticProfile, labels: Mapping[str, Any]) -> RoomReference:
-    """The room as its labels know it; the energy curve is the measured one, which is its own truth."""
+def references_of(profile: AcousticProfile, labels: Mapping[str, Any]) -> dict[str, RoomReference]:
+    """The room as `measured` by `acoustics.analyze` and, where its labels know events, as `labelled`.
 
-    def times(values: Sequence[float]) -> DoubleArray:
-        # The room may have been cut shorter than its labels.
-        return np.sort(np.asarray([t for t in values if t < profile.seconds], np.float64))
-
-    events = times(labels.get("event_seconds", ()))
-    # A hand-written pair may know only where its music changes.
-    changes = times(labels.get("scene_boundaries", labels.get("boundaries", ())))
-    return RoomReference(
-        seconds=profile.seconds,
-        event_seconds=events,
-        tempo_bpm=labels.get("tempo_bpm") or None,
-        energy_db=np.asarray(profile.energy_dbfs, np.float64),
-        boundary_seconds=changes,
-        rhythmic=labels.get("kind") in RHYTHMIC_KINDS and events.size >= MIN_EVENTS,
-        changing=bool(changes.size),
-    )
-
-
-def measured_reference(profile: AcousticProfile, labels: Mapping[str, Any] | None = None) -> RoomReference:
-    """The room as `acoustics.analyze` measured it.
-
-    Labels, where there are any, decide only what is asked of the room: onsets and tempo of rhythmic kinds,
-    boundaries of scenes that change. Without them `MIN_EVENTS` clear events or a measured boundary do: of steps on
-    a stair, too, no steady pulse is asked.
+    The energy curve is always the measured one, which is its own truth. Labels decide too what is asked of the
+    measured room: onsets and tempo of rhythmic kinds, boundaries of scenes that change. Without them `MIN_EVENTS`
+    clear events or a measured boundary do: of steps on a stair, too, no steady pulse is asked.
     """
-    known = labelled_reference(profile, labels) if labels and "event_seconds" in labels else None
     n_clear = sum(event.strength_db >= CLEAR_EVENT_DB for event in profile.events)
-    return RoomReference(
+    measured = RoomReference(
         seconds=profile.seconds,
         event_seconds=np.array([event.seconds for event in profile.events], np.float64),
         tempo_bpm=profile.tempo_bpm,
         energy_db=np.asarray(profile.energy_dbfs, np.float64),
         boundary_seconds=np.array([boundary.seconds for boundary in profile.boundaries], np.float64),
-        rhythmic=known.rhythmic if known else n_clear >= MIN_EVENTS,
-        changing=known.changing if known else bool(profile.boundaries),
+        rhythmic=n_clear >= MIN_EVENTS,
+        changing=bool(profile.boundaries),
     )
-
-
-def references_of(profile: AcousticProfile, labels: Mapping[str, Any]) -> dict[str, RoomReference]:
-    """The room as `measured` and, where its labels know events, as `labelled`."""
-    references = {"measured": measured_reference(profile, labels)}
-    if "event_seconds" in labels:
-        references["labelled"] = labelled_reference(profile, labels)
-    return references
+    if "event_seconds" not in labels:
+        return {"measured": measured}
+    # A hand-written pair may know only where its music changes; the room may have been cut shorter than its labels.
+    changes = labels.get("scene_boundaries", labels.get("boundaries", ()))
+    events, boundaries = (
+        np.sort(np.array([t for t in times if t < profile.seconds], np.float64))
+        for times in (labels["event_seconds"], changes)
+    )
+    labelled = replace(
+        measured,
+        event_seconds=events,
+        tempo_bpm=labels.get("tempo_bpm") or None,
+        boundary_seconds=boundaries,
+        rhythmic=labels.get("kind") in RHYTHMIC_KINDS and events.size >= MIN_EVENTS,
+        changing=bool(boundaries.size),
+    )
+    measured = replace(measured, rhythmic=labelled.rhythmic, changing=labelled.changing)
+    return {"measured": measured, "labelled": labelled}
 
 
 def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]:
@@ -395,30 +353,48 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
     Onsets and tempo are asked for by rhythmic rooms, tempo only where the room has one, boundaries only where it
     changes, energy always. Music without any of it scores 0, without a warning.
     """
-    seconds = min(room.seconds, music.seconds)
     scores: dict[str, float] = {}
+    seconds = min(room.seconds, music.seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         if room.rhythmic:
-            events, onsets = (t[t < seconds] for t in (room.event_seconds, music.onset_seconds))
+            events, onsets = _before(seconds, room.event_seconds, music.onset_seconds)
             match = onset_scores(events, onsets)
-            loris = loris_beat_scores(events, onsets, seconds)
-            scores |= {
-                f"onset_{name}": v for name, v in zip(("hit_rate", "precision", "f"), match, strict=True)
-            }
-            scores |= {"loris_bcs": loris.bcs, "loris_bhs": loris.bhs}
+            scores |= {"onset_hit_rate": match.hit_rate, "onset_precision": match.precision}
+            scores["onset_f"] = match.f_measure
+            scores["loris_bcs"], scores["loris_bhs"] = loris_beat_scores(events, onsets, seconds)
             if room.tempo_bpm is not None:
-                tempo = tempo_agreement(room.tempo_bpm, music.tempo_bpm)
                 names = ("tempo_4", "tempo_8", "tempo_4_octave", "tempo_8_octave")
-                scores |= dict(zip(names, tempo, strict=True))
+                scores |= dict(zip(names, tempo_agreement(room.tempo_bpm, music.tempo_bpm), strict=True))
         energy = energy_correlation(room.energy_db, music.energy_db)
         scores |= {"energy_pearson": energy.pearson, "energy_spearman": energy.spearman}
         if room.changing:
-            changes, sections = (t[t < seconds] for t in (room.boundary_seconds, music.boundary_seconds))
+            changes, sections = _before(seconds, room.boundary_seconds, music.boundary_seconds)
             for window in (0.5, 3.0):
-                found = boundary_scores(changes, sections, seconds, window)
-                scores[f"boundary_f_{window:g}"] = found.f_measure
+                scores[f"boundary_f_{window:g}"] = boundary_scores(
+                    changes, sections, seconds, window
+                ).f_measure
     return scores
+
+
+def _before(seconds: float, *lists: DoubleArray) -> list[DoubleArray]:
+    """Those of the times in each list that both room and music last long enough for."""
+    return [times[times < seconds] for times in lists]
+
+
+def similarity(room: RoomReference, music: MusicFeatures) -> float:
+    """How well music fits a room, kind unseen: energy correlation, onset F of a room with events, boundary F."""
+    seconds = min(room.seconds, music.seconds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = energy_correlation(room.energy_db, music.energy_db, ranked=False).pearson
+        if room.event_seconds.size >= MIN_EVENTS:
+            events, onsets = _before(seconds, room.event_seconds, music.onset_seconds)
+            found += onset_scores(events, onsets).f_measure
+        if room.boundary_seconds.size:
+            changes, sections = _before(seconds, room.boundary_seconds, music.boundary_seconds)
+            found += 0.5 * boundary_scores(changes, sections, seconds, 3.0).f_measure
+    return found
 
 
 def follow_score(room: Waveform | Path | str, music: Waveform | Path | str) -> dict[str, float]:
@@ -452,4 +428,4 @@ def follow_score(room: Waveform | Path | str, music: Waveform | Path | str) -> d
         1.0
     """
     heard, played = (sound if isinstance(sound, Waveform) else read(sound) for sound in (room, music))
-    return follow_scores(measured_reference(analyze(heard)), describe(played))
+    return follow_scores(references_of(analyze(heard), {})["measured"], music_features(played))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +11,11 @@ import torch
 
 from silent2music.data.shards import PairDataset, batches
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation.statistics import Interval, bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import bootstrap_mean, interval_text, paired_difference
+from silent2music.evaluation.tables import Figures
 from silent2music.model import Silent2Music
 
 ROOMS = ("true", "shuffled", "dropped")
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Losses in nats a token, the mean over codebooks and frames of a pair.
-
-    Attributes:
-        n_pairs: held-out pairs measured.
-        losses: mean under each of `ROOMS`.
-        shuffled_minus_true, dropped_minus_true: paired differences; above zero, the true room helps.
-        by_kind: the same two differences for each scene kind.
-    """
-
-    n_pairs: int
-    losses: dict[str, Interval]
-    shuffled_minus_true: Interval
-    dropped_minus_true: Interval
-    by_kind: dict[str, tuple[Interval, Interval]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON-ready values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        lines = [f"{self.n_pairs} held-out pairs, nats a token, mean [95 % interval]"]
-        lines += [f"  {name:9s} {self.losses[name]}" for name in ROOMS]
-        lines += [
-            f"  shuffled - true {self.shuffled_minus_true}",
-            f"  dropped - true  {self.dropped_minus_true}",
-        ]
-        for kind, (shuffled, dropped) in sorted(self.by_kind.items()):
-            lines.append(
-                f"  {kind:9s} n={shuffled.n:3d}  shuffled - true {shuffled}  dropped - true {dropped}"
-            )
-        return "\n".join(lines)
 
 
 @torch.inference_mode()
@@ -62,7 +27,7 @@ def room_contrast(
     batch_size: int = 8,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> Contrast:
+) -> Figures:
     """Measure validation pairs, a crop of each, under three rooms with the same music.
 
     The shuffled room is that of another pair of the same batch, whatever its kind.
@@ -75,6 +40,11 @@ def room_contrast(
         batch_size: pairs at once, at least 2; fewer if there are fewer.
         seed: of the crops, the order and the bootstrap.
         progress: called with pairs done and pairs in all.
+
+    Returns:
+        `n_pairs` measured; `losses` under each of `ROOMS`, in nats a token, the mean over codebooks and frames of a
+        pair; `shuffled_minus_true` and `dropped_minus_true`, paired differences: above zero, the true room helps;
+        `by_kind`, the same two differences for each scene kind. All with intervals, as JSON values.
 
     Raises:
         CheckpointError: if the shards were prepared with another codec than the model's.
@@ -105,15 +75,30 @@ def room_contrast(
             progress(len(kinds), n_batches * batch_size)
     under = {name: np.asarray(values) for name, values in found.items()}
 
-    def differences(rows: Any) -> tuple[Interval, Interval]:
-        shuffled, dropped = (
-            paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]
-        )
-        return shuffled, dropped
+    def differences(rows: Any) -> list[Figures]:
+        return [paired_difference(under[name][rows], under["true"][rows], seed) for name in ROOMS[1:]]
 
-    return Contrast(
-        len(kinds),
-        {name: bootstrap_mean(values, seed) for name, values in under.items()},
-        *differences(slice(None)),
-        {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},
-    )
+    shuffled, dropped = differences(slice(None))
+    return {
+        "n_pairs": len(kinds),
+        "losses": {name: bootstrap_mean(values, seed) for name, values in under.items()},
+        "shuffled_minus_true": shuffled,
+        "dropped_minus_true": dropped,
+        "by_kind": {kind: differences(np.asarray(kinds) == kind) for kind in sorted(set(kinds))},
+    }
+
+
+def contrast_text(found: Figures) -> str:
+    """What `room_contrast` found, in a few lines."""
+    lines = [f"{found['n_pairs']} held-out pairs, nats a token, mean [95 % interval]"]
+    lines += [f"  {name:9s} {interval_text(found['losses'][name])}" for name in ROOMS]
+    lines += [
+        f"  shuffled - true {interval_text(found['shuffled_minus_true'])}",
+        f"  dropped - true  {interval_text(found['dropped_minus_true'])}",
+    ]
+    for kind, (shuffled, dropped) in found["by_kind"].items():
+        lines.append(
+            f"  {kind:9s} n={shuffled['n']:3d}  shuffled - true {interval_text(shuffled)}  "
+            f"dropped - true {interval_text(dropped)}"
+        )
+    return "\n".join(lines)

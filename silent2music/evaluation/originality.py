@@ -6,14 +6,16 @@ the ruler. What lies nearer than its 1st percentile is named.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
+from silent2music.evaluation.stages import Stages
+from silent2music.evaluation.statistics import spread
 
 RATE_HZ = 5.0
 EXCERPT_SECONDS = 10.0
@@ -21,16 +23,11 @@ CHROMA_WEIGHT = 0.7
 NEAR_PERCENTILE = 1.0
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The training piece nearest to an excerpt.
+class Nearest(NamedTuple):
+    """The training piece nearest to an excerpt, and the mean cost per step of the best alignment, 0 (the same) to 1."""
 
-    Attributes:
-        name: of the training piece; distance: mean cost per step of the best alignment, 0 (the same) to 1.
-    """
-
-    name: str
     distance: float
+    name: str
 
 
 def fingerprint(features: MusicFeatures, late: bool = False) -> DoubleArray:
@@ -55,7 +52,7 @@ def _pooled(values: DoubleArray, factor: int, n_frames: int) -> DoubleArray:
     return np.asarray(padded[:, : n_frames * factor].reshape(len(values), n_frames, factor), np.float64)
 
 
-def nearest(queries: Sequence[DoubleArray], library: Mapping[str, DoubleArray]) -> Nearest | None:
+def nearest(queries: Sequence[DoubleArray], library: Mapping[str, DoubleArray]) -> Nearest:
     """The piece that any excerpt of any query comes nearest to, in any of the 12 keys.
 
     Excerpts of `EXCERPT_SECONDS` from start, middle and end of a query are aligned with any stretch of each
@@ -67,21 +64,19 @@ def nearest(queries: Sequence[DoubleArray], library: Mapping[str, DoubleArray]) 
         library: the training pieces by name, likewise.
 
     Returns:
-        None for an empty library.
+        The distance 1 to nothing, where no piece of the library is long enough for an alignment.
     """
     n_frames = min(query.shape[1] for query in queries)
     n_query = min(n_frames, int(EXCERPT_SECONDS * RATE_HZ))
     starts = sorted({0, (n_frames - n_query) // 2, n_frames - n_query})
     excerpts = [query[:, s : s + n_query].astype(np.float32) for query in queries for s in starts]
-    best: Nearest | None = None
-    for name, piece in library.items():
-        if piece.shape[1] < 2:
-            continue
-        costs = np.concatenate([_costs(excerpt, piece.astype(np.float32)) for excerpt in excerpts])
-        distance = float(_aligned(costs).min())
-        if best is None or distance < best.distance:
-            best = Nearest(name, distance)
-    return best
+    costs = (
+        (name, np.concatenate([_costs(excerpt, piece.astype(np.float32)) for excerpt in excerpts]))
+        for name, piece in library.items()
+        if piece.shape[1] >= 2
+    )
+    found = (Nearest(float(_aligned(those).min()), name) for name, those in costs)
+    return min(found, key=lambda near: near.distance, default=Nearest(1.0, ""))
 
 
 def _costs(excerpt: FloatArray, piece: FloatArray) -> FloatArray:
@@ -133,13 +128,6 @@ def _runs(tokens: IntArray, length: int) -> set[bytes]:
     return {data[i * size : (i + length) * size] for i in range(tokens.size - length + 1)}
 
 
-def too_near(distances: Sequence[float], reference_distances: Sequence[float]) -> NDArray[np.bool_]:
-    """Which distances lie below the limit that held-out real music sets."""
-    if not len(reference_distances):
-        return np.zeros(len(distances), bool)
-    return np.asarray(np.asarray(distances) < near_limit(reference_distances))
-
-
 def near_limit(reference_distances: Sequence[float]) -> float:
     """The 1st percentile of the distances that held-out real music has.
 
@@ -147,3 +135,51 @@ def near_limit(reference_distances: Sequence[float]) -> float:
     too near itself.
     """
     return float(np.percentile(reference_distances, NEAR_PERCENTILE, method="lower"))
+
+
+def compare_with_training(
+    made: Mapping[str, MusicFeatures],
+    reals: Iterable[MusicFeatures],
+    library: Mapping[str, MusicFeatures],
+    copies: Mapping[str, MusicFeatures],
+    stages: Stages,
+) -> dict[str, Any]:
+    """The nearest training excerpt of every output, beside what held-out real music has; as a part of a report.
+
+    Like is compared with like: where outputs went through a codec, so should the real music and the library.
+
+    Args:
+        made: outputs by their names; reals: held-out real music.
+        library: music that was trained on, by name.
+        copies: altered copies of training pieces by their names, which must be found out.
+        stages: what runs the work.
+    """
+    if not library:
+        return {"n_training": 0}
+    job = partial(_nearest, {name: fingerprint(features) for name, features in library.items()})
+    groups = {"real": list(reals), "model": list(made.values()), "copies": list(copies.values())}
+    found = {name: stages.run(f"originality: {name}", job, those) for name, those in groups.items()}
+    distances = {name: [near.distance for near in found[name]] for name in ("real", "model")}
+    limit = near_limit(distances["real"])
+    report: dict[str, Any] = {
+        "n_training": len(library),
+        "n": len(made),
+        "distance": {name: spread(those) for name, those in distances.items()},
+        "limit": limit,
+        "too_near": [
+            {"output": output, "training": near.name, "distance": near.distance}
+            for output, near in zip(made, found["model"], strict=True)
+            if near.distance < limit
+        ],
+    }
+    if copies:
+        caught = [
+            near.name == name and near.distance < limit
+            for name, near in zip(copies, found["copies"], strict=True)
+        ]
+        report["copies"] = {"n": len(caught), "named": sum(caught)}
+    return report
+
+
+def _nearest(library: Mapping[str, DoubleArray], features: MusicFeatures) -> Nearest:
+    return nearest([fingerprint(features, late) for late in (False, True)], library)

@@ -8,7 +8,6 @@ a low figure tells whether the music or the measurement is at fault. The null is
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,43 +16,13 @@ import numpy as np
 from silent2music.acoustics import analyze
 from silent2music.data.pairs import Pair, load_pair, read_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.following import RoomReference, references_of
 from silent2music.evaluation.report import follow_text
 from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import Figures, follow_tables
 
-
-@dataclass(frozen=True)
-class PairStats:
-    """What `pair_stats` found.
-
-    Attributes:
-        n_pairs: in the manifest; n_measured: pairs whose audio was measured.
-        hours: of the measured pairs scaled to all.
-        kinds, splits, licences: how many pairs of each; a pair counts once for each licence among its sources.
-        follow, differences: as `tables.follow_tables` gives them.
-    """
-
-    n_pairs: int
-    n_measured: int
-    hours: float
-    kinds: dict[str, int]
-    splits: dict[str, int]
-    licences: dict[str, int]
-    follow: Figures
-    differences: Figures
-
-    def to_dict(self) -> Figures:
-        """Plain values for JSON."""
-        return asdict(self)
-
-    def summary(self) -> str:
-        """A few lines of text with the ceiling as a table."""
-        lines = [f"{self.n_pairs} pairs, {self.hours:.2f} h ({self.n_measured} measured)"]
-        for title, counts in (("kinds", self.kinds), ("splits", self.splits), ("licences", self.licences)):
-            lines.append(f"{title}: " + ", ".join(f"{name or 'unknown'} {n}" for name, n in counts.items()))
-        return "\n\n".join(["\n".join(lines), *follow_text(self.to_dict())])
+COUNTED = ("kinds", "splits", "licences")
 
 
 def pair_stats(
@@ -62,7 +31,7 @@ def pair_stats(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
-) -> PairStats:
+) -> Figures:
     """Count a pair folder and measure its ceiling.
 
     Args:
@@ -71,6 +40,11 @@ def pair_stats(
         seed: of the draw and the bootstrap.
         workers: processes; the result does not depend on their number.
         progress: called with the stage, pairs done and pairs in all.
+
+    Returns:
+        `n_pairs` in the manifest; `n_measured`, pairs whose audio was measured; `hours`, of these scaled to all;
+        `kinds`, `splits` and `licences`, how many pairs of each, a pair counting once for each licence among its
+        sources; `follow` and `differences` of `tables.follow_tables`. All as JSON values.
 
     Raises:
         DataError: on an empty or malformed manifest.
@@ -86,23 +60,28 @@ def pair_stats(
     # Rhythmic rooms first, as in the benchmark, so that partners are of one sort.
     measured.sort(key=lambda those: not those[0]["measured"].rhythmic)
     references, music = [room for room, _ in measured], [features for _, features in measured]
-    licences = Counter(
-        licence
-        for pair in pairs
-        for licence in {str(source.get("licence", "")) for source in pair.labels.get("sources", ())}
-    )
+    licences = [{str(source.get("licence", "")) for source in p.labels.get("sources", ())} for p in pairs]
     seconds = sum(room["measured"].seconds for room in references)
-    return PairStats(
-        n_pairs=len(pairs),
-        n_measured=len(measured),
-        hours=seconds / 3600.0 * len(pairs) / len(measured),
-        kinds=dict(sorted(Counter(p.kind for p in pairs).items())),
-        splits=dict(sorted(Counter(p.split for p in pairs).items())),
-        licences=dict(sorted(licences.items())),
+    counted = ([p.kind for p in pairs], [p.split for p in pairs], [one for own in licences for one in own])
+    return {
+        "n_pairs": len(pairs),
+        "n_measured": len(measured),
+        "hours": seconds / 3600.0 * len(pairs) / len(measured),
+        **{
+            title: dict(sorted(Counter(those).items())) for title, those in zip(COUNTED, counted, strict=True)
+        },
         **follow_tables(references, {"real": music}, seed),
-    )
+    }
 
 
 def _measured(folder: Path, pair: Pair) -> tuple[dict[str, RoomReference], MusicFeatures]:
     room, music = load_pair(folder, pair)
-    return references_of(analyze(room), pair.labels), describe(music)
+    return references_of(analyze(room), pair.labels), music_features(music)
+
+
+def stats_text(found: Figures) -> str:
+    """What `pair_stats` found as a few lines with the ceiling as a table."""
+    lines = [f"{found['n_pairs']} pairs, {found['hours']:.2f} h ({found['n_measured']} measured)"]
+    for title in COUNTED:
+        lines.append(f"{title}: " + ", ".join(f"{name or 'unknown'} {n}" for name, n in found[title].items()))
+    return "\n\n".join(["\n".join(lines), *follow_text(found)])

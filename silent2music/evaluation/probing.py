@@ -15,12 +15,13 @@ from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
 from silent2music.data.pairs import Pair
 from silent2music.evaluation import originality
-from silent2music.evaluation.features import MusicFeatures, describe
+from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.following import ranks
+from silent2music.evaluation.likelihood import ROOMS
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect, read_music
 from silent2music.evaluation.stages import Stages
-from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
-from silent2music.evaluation.tables import GROUP, Figures, grouped, plain_interval, spread
+from silent2music.evaluation.statistics import bootstrap_mean, paired_difference, spread
+from silent2music.evaluation.tables import GROUP, Figures, grouped
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.signals import ROOM, Signals
@@ -128,26 +129,16 @@ def _play(
 
 
 def _encode(folder: str, music: Waveform) -> IntArray:
-    """Codes `[K, T]` of the codebooks that the model writes."""
-    model = loaded(folder)
-    samples = music.mono().resampled(model.codec.sample_rate).samples
-    samples = np.repeat(samples, model.codec.channels, axis=0)
-    with torch.inference_mode():
-        codes = model.codec.encode(torch.from_numpy(samples)[None], model.config.decoder.n_codebooks)[0]
-    return np.asarray(codes.cpu().numpy(), np.int64)
+    return loaded(folder).encode(music)
 
 
 def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
     codes, seconds = job
-    codec = loaded(folder).codec
-    with torch.inference_mode():
-        samples = codec.decode(torch.from_numpy(codes)[None])[0].cpu().numpy()
-    samples = samples[:, : round(seconds * codec.sample_rate)]
-    return Waveform(np.clip(samples, -1.0, 1.0), codec.sample_rate)
+    return first_seconds(loaded(folder).decode(codes), seconds)
 
 
-def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
-    """The model as judge: rank of the true room among up to 32 by the teacher-forced loss of the real music.
+def rank_rooms(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
+    """The model as judge: the rank of the true room among up to 32 by the teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
     """
@@ -168,24 +159,21 @@ def likelihood(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
     columns = []
     for group in groups:
         # A row: the loss of one piece under every room of the group, then under none.
-        matrix = np.stack([rows[k] for k in group])
-        each, own = matrix[:, :-1], np.diagonal(matrix[:, :-1])
+        each, none = np.split(np.stack([rows[k] for k in group]), [-1], axis=1)
+        own = np.diagonal(each)
         shuffled = (each.sum(axis=1) - own) / max(1, len(group) - 1)
-        columns.append(np.stack([ranks(-each), own, shuffled, matrix[:, -1]]))
+        columns.append(np.stack([ranks(-each), own, shuffled, none[:, 0]]))
     found, true, shuffled, dropped = np.concatenate(columns, axis=1)
+    means = (float(loss.mean()) for loss in (true, shuffled, dropped))
     return {
         "among": min(GROUP, len(groups[0])),
         "n": len(order),
-        "recall_at_1": plain_interval(bootstrap_mean((found <= 1.0).astype(np.float64), seed)),
+        "recall_at_1": bootstrap_mean((found <= 1.0).astype(np.float64), seed),
         "mean_reciprocal_rank": float((1.0 / found).mean()),
         "chance_recall_at_1": 1.0 / len(groups[0]),
-        "loss": {
-            "true": float(true.mean()),
-            "shuffled": float(shuffled.mean()),
-            "dropped": float(dropped.mean()),
-        },
-        "shuffled - true": plain_interval(paired_difference(shuffled, true, seed)),
-        "dropped - true": plain_interval(paired_difference(dropped, true, seed)),
+        "loss": dict(zip(ROOMS, means, strict=True)),
+        "shuffled - true": paired_difference(shuffled, true, seed),
+        "dropped - true": paired_difference(dropped, true, seed),
     }
 
 
@@ -211,33 +199,30 @@ def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[Doub
 
 
 def training_music(
-    subject: Subject, folder: Path, training: Sequence[Pair]
+    subject: Subject, folder: Path, training: Sequence[Pair], skipped: float = 0.0
 ) -> tuple[dict[str, MusicFeatures], list[IntArray]]:
-    """Training music as the model was taught it, through the codec: measured, by name; and its codes."""
-    taught = partial(_taught, subject.folder, folder, subject.config.seconds)
-    found = subject.stages.run("training music", taught, training)
+    """Training music as the model was taught it, through the codec: measured, by name; and its codes.
+
+    Args:
+        subject: the model.
+        folder: of the pairs; training: those whose music is read.
+        skipped: share of each piece that is left out at its beginning: a copy may begin anywhere.
+    """
+    job = partial(_taught, subject.folder, folder, subject.config.seconds, skipped)
+    found = subject.stages.run("copies" if skipped else "training music", job, training)
     names = (pair.music for pair in training)
     return dict(zip(names, (features for features, _ in found), strict=True)), [codes for _, codes in found]
 
 
 def _taught(
-    model_folder: str, folder: Path, seconds: float | None, pair: Pair
+    model_folder: str, folder: Path, seconds: float | None, skipped: float, pair: Pair
 ) -> tuple[MusicFeatures, IntArray]:
-    music = read_music(folder, seconds, pair)
+    music = read_music(folder, pair, seconds).mono()
+    music = Waveform(
+        np.ascontiguousarray(music.samples[:, int(skipped * music.n_samples) :]), music.sample_rate
+    )
     codes = _encode(model_folder, music)
-    return describe(_decode(model_folder, (codes, music.seconds))), codes
-
-
-def copies(subject: Subject, folder: Path, training: Sequence[Pair]) -> dict[str, MusicFeatures]:
-    """Training pieces as a model that knew them by heart might give them back: from anywhere on, coded."""
-    middles = []
-    for pair in training:
-        whole = read_music(folder, subject.config.seconds, pair).mono()
-        samples = np.ascontiguousarray(whole.samples[:, whole.n_samples // 4 :])
-        middles.append(Waveform(samples, whole.sample_rate))
-    coded = subject.through_codec(subject.tokens("tokens of copies", middles), middles)
-    described = subject.stages.run("copies", describe, coded)
-    return dict(zip((pair.music for pair in training), described, strict=True))
+    return music_features(_decode(model_folder, (codes, music.seconds))), codes
 
 
 def token_runs(
@@ -259,9 +244,10 @@ def drift(subject: Subject, items: Sequence[Item]) -> Figures:
     The room comes round until the two minutes are full, so that every quarter hears the same where a room lasts
     as long as a quarter.
     """
-    chosen = np.unique(np.linspace(0, len(items) - 1, min(subject.config.n_long, len(items))).astype(int))
-    if not chosen.size or subject.config.n_long < 1:
+    n = min(subject.config.n_long, len(items))
+    if n < 1:
         return {}
+    chosen = np.unique(np.linspace(0, len(items) - 1, n).astype(int))
     rooms, seeds = [items[i].room for i in chosen], [subject.config.seed + int(i) for i in chosen]
     # Few long pieces: small batches let every process have one.
     music = subject.play("long pieces", rooms, seeds, LONG_SECONDS, batch_size=4)
@@ -277,8 +263,7 @@ def drift(subject: Subject, items: Sequence[Item]) -> Figures:
 def _parts(piece: Waveform) -> list[Waveform]:
     """The four quarters, the beginning and the end."""
     quarter, end = piece.n_samples // 4, min(round(END_SECONDS * piece.sample_rate), piece.n_samples)
-    cuts = [(k * quarter, (k + 1) * quarter) for k in range(4)]
-    cuts += [(0, end), (piece.n_samples - end, piece.n_samples)]
+    cuts = [*((k * quarter, (k + 1) * quarter) for k in range(4)), (0, end), (-end, None)]
     return [Waveform(piece.samples[:, first:last], piece.sample_rate) for first, last in cuts]
 
 
@@ -291,22 +276,18 @@ def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Inspected
     room = first_seconds(items[0].room, DIVERSITY_SECONDS)
     music = subject.play("one room, many seeds", [room] * n, seeds, batch_size=8)
     rows = [own[0] for own in subject.tokens("tokens of many seeds", music)]
-    described = subject.stages.run("many seeds", describe, music)
-    others = [[row for j, row in enumerate(rows) if j != i] for i in range(n)]
-    runs = [originality.longest_shared_run(own, those) for own, those in zip(rows, others, strict=True)]
+    runs = [originality.longest_shared_run(own, rows[:i] + rows[i + 1 :]) for i, own in enumerate(rows)]
     return {
         "n": n,
-        "one room, many seeds": _median_nearest(described),
+        "one room, many seeds": _median_nearest(subject.stages.run("many seeds", music_features, music)),
         "real music": _median_nearest([piece.features for piece in reals[:n]]),
         "longest_shared_run": spread(runs),
     }
 
 
-def _median_nearest(described: Sequence[MusicFeatures]) -> float:
+def _median_nearest(pieces: Sequence[MusicFeatures]) -> float:
     n_frames = int(DIVERSITY_SECONDS * originality.RATE_HZ)
-    prints = [originality.fingerprint(features)[:, :n_frames] for features in described]
-    nearest = [
-        originality.nearest([own], {str(j): p for j, p in enumerate(prints) if j != i})
-        for i, own in enumerate(prints)
-    ]
-    return float(np.median([n.distance for n in nearest if n is not None]))
+    prints = [originality.fingerprint(features)[:, :n_frames] for features in pieces]
+    others = [{str(j): those for j, those in enumerate(prints) if j != i} for i in range(len(prints))]
+    nearest = [originality.nearest([own], library) for own, library in zip(prints, others, strict=True)]
+    return float(np.median([near.distance for near in nearest]))

@@ -11,27 +11,24 @@ import warnings
 import numpy as np
 
 from silent2music.arrays import DoubleArray
+from silent2music.evaluation.statistics import validate_values
 from silent2music.keys import key_correlations
 
 
 def validate_features(reference_features: DoubleArray, estimated_features: DoubleArray) -> bool:
     """Whether both sets have at least two rows; they must be `[n, D]` of one D and finite."""
-    if reference_features.ndim != 2 or estimated_features.ndim != 2:
-        raise ValueError(
-            f"features must be [n, D], got {reference_features.shape} and {estimated_features.shape}."
-        )
-    if reference_features.shape[1] != estimated_features.shape[1]:
-        raise ValueError(
-            f"features differ in width: {reference_features.shape[1]} and {estimated_features.shape[1]}."
-        )
-    for name, features in (("reference", reference_features), ("estimated", estimated_features)):
-        if not np.isfinite(features).all():
-            raise ValueError(f"{name} features must be finite.")
-        if features.shape[0] < 2:
+    sets = {"reference": reference_features, "estimated": estimated_features}
+    for name, features in sets.items():
+        if features.ndim != 2 or not np.isfinite(features).all():
+            raise ValueError(f"{name} features must be [n, D] and finite, got shape {features.shape}.")
+        if len(features) < 2:
             warnings.warn(
                 f"{name} features have fewer than two rows; the distance is infinite.", stacklevel=3
             )
-    return bool(min(reference_features.shape[0], estimated_features.shape[0]) >= 2)
+    widths = [features.shape[1] for features in sets.values()]
+    if widths[0] != widths[1]:
+        raise ValueError(f"features differ in width: {widths[0]} and {widths[1]}.")
+    return min(map(len, sets.values())) >= 2
 
 
 def frechet_distance(reference_features: DoubleArray, estimated_features: DoubleArray) -> float:
@@ -98,18 +95,9 @@ def evaluate_distances(
     }
 
 
-def validate_samples(samples: DoubleArray) -> bool:
-    """Whether a piece of audio or a curve has entries; it must be one-dimensional and finite."""
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(f"expected one list of finite values, got shape {samples.shape}.")
-    if samples.size == 0:
-        warnings.warn("input is empty; the score is the worst.", stacklevel=3)
-    return bool(samples.size)
-
-
 def silent_share(energy_db: DoubleArray, threshold_dbfs: float = -60.0) -> float:
     """Share of frames whose level in dBFS is below the threshold, 0 to 1; 1 for nothing at all."""
-    if not validate_samples(energy_db):
+    if not validate_values(energy_db):
         return 1.0
     return float((energy_db < threshold_dbfs).mean())
 
@@ -119,18 +107,16 @@ def clipping_share(samples: DoubleArray, ceiling: float = 0.999) -> float:
 
     A single sample at full scale is a peak; a run is a flattened one.
     """
-    if not validate_samples(samples):
+    if not validate_values(samples):
         return 1.0
     over = np.abs(samples) >= ceiling
-    run = np.zeros_like(over)
-    run[1:] |= over[1:] & over[:-1]
-    run[:-1] |= over[1:] & over[:-1]
-    return float(run.mean())
+    pairs = over[1:] & over[:-1]
+    return float((np.append(pairs, False) | np.insert(pairs, 0, False)).mean())
 
 
 def dc_offset_dbfs(samples: DoubleArray) -> float:
     """Level of the mean in dBFS, -120 or more; 0 for nothing at all."""
-    if not validate_samples(samples):
+    if not validate_values(samples):
         return 0.0
     return float(20.0 * np.log10(max(abs(float(samples.mean())), 1e-6)))
 
@@ -143,7 +129,7 @@ def spectral_flatness(power: DoubleArray) -> float:
     Args:
         power: `[bins, frames]`.
     """
-    if power.ndim != 2 or not validate_samples(power.ravel()):
+    if power.ndim != 2 or not validate_values(power.ravel()):
         return 1.0
     total = power.mean(axis=0)
     heard = total > total.max() * 1e-6

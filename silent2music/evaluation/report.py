@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from silent2music.evaluation.statistics import interval_text
 from silent2music.evaluation.tables import Figures
 from silent2music.files import atomic_path
 from silent2music.plotting import new_figure, save
@@ -91,7 +94,7 @@ def markdown(report: Figures, pictures: Sequence[str] = ()) -> str:
     if targets := report.get("targets"):
         rows = [[t["name"], t["aim"], t["found"], "yes" if t["met"] else "**no**"] for t in targets]
         met = f"{sum(t['met'] for t in targets)} of {len(targets)} met."
-        parts += ["## Targets", met, _table(["", "aim", "found", "met"], rows)]
+        parts += ["## Targets", met, table(["", "aim", "found", "met"], rows)]
     parts += follow_text(report)
     for section in (_judges, _kinds, _quality, _faults, _drift, _own, _ruler):
         parts += section(report)
@@ -116,49 +119,40 @@ def _preamble(report: Figures) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _named(table: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
-    """Key, title and value of each system that the table has, in the order of `SYSTEMS`."""
-    return [(key, title, table[key]) for key, title in SYSTEMS.items() if key in table]
-
-
-def _interval(value: Mapping[str, Any] | None) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
+def _named(systems: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """Key, title and value of each system that there is, in the order of `SYSTEMS`."""
+    return [(key, title, systems[key]) for key, title in SYSTEMS.items() if key in systems]
 
 
 def follow_text(report: Mapping[str, Any]) -> list[str]:
     """For each side headings and tables of the scores: the ceiling, the model and their nulls, then baselines."""
     parts = []
     for side, heading in SIDES.items():
-        table, differences = (
-            report.get("follow", {}).get(side, {}),
-            report.get("differences", {}).get(side, {}),
-        )
-        columns = [key for key in FOLLOW if table.get(key)]
+        means, differences = (report.get(part, {}).get(side, {}) for part in ("follow", "differences"))
+        columns = [key for key in FOLLOW if means.get(key)]
         if not columns:
             continue
         contrasts = [key for key in CONTRASTS if key in differences]
         rows = []
-        for score, first in table[columns[0]].items():
-            cells = [_interval(table[key].get(score)) for key in columns]
+        for score, first in means[columns[0]].items():
+            cells = [interval_text(means[key].get(score)) for key in columns]
             for found in (differences[key].get(score) for key in contrasts):
                 bold = "**" if found and found["excludes_zero"] else ""
-                cells.append(f"{bold}{_interval(found)}{bold}")
+                cells.append(f"{bold}{interval_text(found)}{bold}")
             rows.append([score, str(first["n"]), *cells])
-        parts += [f"## {heading}", _table(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)]
-        if others := [key for key in BASELINES if table.get(key)]:
-            rows = [
-                [
-                    score,
-                    *(f"{table[key][score]['mean']:.3f}" if score in table[key] else "" for key in others),
-                ]
-                for score in table["real"]
-            ]
-            parts.append(_table(["baselines", *(SYSTEMS[key] for key in others)], rows))
+        parts += [f"## {heading}", table(["", "n", *(SYSTEMS[key] for key in columns), *contrasts], rows)]
+        if others := [key for key in BASELINES if means.get(key)]:
+            rows = []
+            for score in means["real"]:
+                values = [means[key].get(score) for key in others]
+                rows.append([score, *(f"{value['mean']:.3f}" if value else "" for value in values)])
+            parts.append(table(["baselines", *(SYSTEMS[key] for key in others)], rows))
     return parts
 
 
@@ -168,16 +162,16 @@ def _judges(report: Figures) -> Iterator[str]:
         rows = [[title, *(f"{v[n]:.3f}" for n in names)] for _, title, v in _named(report["retrieval"])]
         yield "## Retrieval"
         yield "From the music alone, find its room by energy, onsets and boundaries."
-        yield _table(["", *names], rows)
+        yield table(["", *names], rows)
     if judge := report.get("likelihood"):
         loss = judge["loss"]
         yield "## The model's own likelihood"
         yield (
             f"True room first among {judge['among']} by teacher-forced loss of the real music: "
-            f"{_interval(judge['recall_at_1'])} (chance {judge['chance_recall_at_1']:.3f}), mean reciprocal rank "
+            f"{interval_text(judge['recall_at_1'])} (chance {judge['chance_recall_at_1']:.3f}), mean reciprocal rank "
             f"{judge['mean_reciprocal_rank']:.3f}. Loss in nats a token: true {loss['true']:.4f}, shuffled "
             f"{loss['shuffled']:.4f}, no room {loss['dropped']:.4f}; shuffled - true "
-            f"{_interval(judge['shuffled - true'])}, no room - true {_interval(judge['dropped - true'])}."
+            f"{interval_text(judge['shuffled - true'])}, no room - true {interval_text(judge['dropped - true'])}."
         )
 
 
@@ -186,16 +180,16 @@ def _kinds(report: Figures) -> Iterator[str]:
         descriptors = list(next(iter(next(iter(kinds.values())).values())))
         rows = [
             [title, kind, *(f"{v[d]:.2f}" for d in descriptors)]
-            for key, title, table in _named(kinds)
+            for key, title, by_kind in _named(kinds)
             if key in ("real", "model", "outputs")
-            for kind, v in table.items()
+            for kind, v in by_kind.items()
         ]
         yield "## Kinds of rooms and their music"
-        yield _table(["", "kind", *descriptors], rows)
+        yield table(["", "kind", *descriptors], rows)
         yield "\n".join(
-            f"- {SYSTEMS[system]}, {what}: {_interval(value)}"
-            for system, table in report.get("kind_checks", {}).items()
-            for what, value in table.items()
+            f"- {SYSTEMS[system]}, {what}: {interval_text(value)}"
+            for system, checks in report.get("kind_checks", {}).items()
+            for what, value in checks.items()
         )
 
 
@@ -210,29 +204,29 @@ def _quality(report: Figures) -> Iterator[str]:
             "Distance to one half of the held-out real music, on the feature set of version "
             f"{report['quality_version']}; the other half of the real music is the floor, the codec the ceiling."
         )
-        yield _table(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)
+        yield table(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)
     if learned := report.get("embeddings"):
         distances = _named(learned["distances"])
         rows = [[title, f"{v['kernel']:.3f}", f"{v['frechet']:.3f}"] for _, title, v in distances]
         yield f"The same distances on the embeddings of {learned['model']}:"
-        yield _table(["", "kernel (KAD)", "Fréchet"], rows)
+        yield table(["", "kernel (KAD)", "Fréchet"], rows)
 
 
 def _faults(report: Figures) -> Iterator[str]:
     if faults := report.get("faults"):
         systems = _named(faults)
-        names = list(systems[0][2])
         rows = []
-        for _, title, table in systems:
-            beyond = {n: f" ({f['beyond_real']:.0%})" for n, f in table.items() if "beyond_real" in f}
-            rows.append([title, *(f"{table[n]['mean']:.3f}{beyond.get(n, '')}" for n in names)])
+        for _, title, found in systems:
+            beyond = [f" ({f['beyond_real']:.0%})" if "beyond_real" in f else "" for f in found.values()]
+            means = [f"{f['mean']:.3f}" for f in found.values()]
+            rows.append([title, *(mean + share for mean, share in zip(means, beyond, strict=True))])
         yield "## What goes wrong"
         yield "Means; in brackets the share of pieces beyond the real music's 1st or 99th percentile, on the bad side."
-        yield _table(["", *names], rows)
+        yield table(["", *systems[0][2]], rows)
         loops = [
-            f"{title} {table['repetition']['beyond_real_95']:.0%}"
-            for _, title, table in systems
-            if "beyond_real_95" in table["repetition"]
+            f"{title} {found['repetition']['beyond_real_95']:.0%}"
+            for _, title, found in systems
+            if "beyond_real_95" in found["repetition"]
         ]
         if loops:
             yield f"Repetition beyond the real music's 95th percentile: {', '.join(loops)}."
@@ -247,7 +241,7 @@ def _drift(report: Figures) -> Iterator[str]:
         end = f"{drift['end_seconds']:g} s"
         yield "## Two minutes"
         yield f"Means of {drift['n']} pieces of two minutes, each for a room that comes round until they are full."
-        yield _table(["", "1st quarter", "2nd", "3rd", "4th", f"first {end}", f"last {end}"], rows)
+        yield table(["", "1st quarter", "2nd", "3rd", "4th", f"first {end}", f"last {end}"], rows)
 
 
 def _own(report: Figures) -> Iterator[str]:
@@ -319,23 +313,19 @@ def _ruler(report: Figures) -> Iterator[str]:
 def _draw_summary(report: Figures, path: Path) -> None:
     """One picture: how far each system follows, and how far each is from real music."""
     labelled = report["follow"].get("labelled", {})
-    table = labelled if any(labelled.values()) else report["follow"]["measured"]
+    followed = labelled if any(labelled.values()) else report["follow"]["measured"]
     figure = new_figure(15, 5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 1))
-    systems = [(key, title, means) for key, title, means in _named(table) if means and key in COLOURS]
+    systems = [(key, title, means) for key, title, means in _named(followed) if means and key in COLOURS]
     names = [name for name in HEADLINE if any(name in means for _, _, means in systems)]
     width = 0.85 / max(1, len(systems))
     for i, (key, title, means) in enumerate(systems):
-        shown = [(x, means[name]) for x, name in enumerate(names) if name in means]
-        heights = [value["mean"] for _, value in shown]
-        errors = [
-            [max(0.0, v["mean"] - v["low"]) for _, v in shown],
-            [max(0.0, v["high"] - v["mean"]) for _, v in shown],
-        ]
-        places = [x + (i - (len(systems) - 1) / 2) * width for x, _ in shown]
-        left.bar(
-            places, heights, width, yerr=errors, label=title.strip("*"), color=COLOURS[key], ecolor="0.4"
-        )
+        shown = {x: means[name] for x, name in enumerate(names) if name in means}
+        places = [x + (i - (len(systems) - 1) / 2) * width for x in shown]
+        low, heights, high = np.array([[v["low"], v["mean"], v["high"]] for v in shown.values()]).T
+        errors = np.maximum([heights - low, high - heights], 0.0)
+        style = {"color": COLOURS[key], "ecolor": "0.4", "label": title.strip("*")}
+        left.bar(places, heights, width, yerr=errors, **style)
     left.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
     left.set(title="follows the room (mean and 95 % interval)")
     left.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07))
@@ -353,10 +343,8 @@ def _draw_kinds(kinds: Mapping[str, Any], path: Path) -> None:
     figure = new_figure(14, 3.2)
     for axis, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for system, marker in (("real", "o"), ("model", "x")):
-            table = kinds.get(system, {})
-            axis.plot(
-                list(table), [v[name] for v in table.values()], marker, label=SYSTEMS[system].strip("*")
-            )
+            means = {kind: v[name] for kind, v in kinds.get(system, {}).items()}
+            axis.plot(list(means), list(means.values()), marker, label=SYSTEMS[system].strip("*"))
         axis.set(title=name)
         axis.tick_params(axis="x", rotation=90)
     figure.axes[0].legend(fontsize=7)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,53 +13,42 @@ from silent2music.arrays import DoubleArray
 N_RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % bootstrap interval over n items.
-
-    Attributes:
-        mean: of the items.
-        low, high: 2.5th and 97.5th percentile of the resampled means.
-        n: number of items.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the sign is sure at 95 %."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+Interval = dict[str, Any]
+"""`mean` of n items, `low` and `high` ends of its 95 % bootstrap interval, `n`, and whether it `excludes_zero`."""
 
 
-def validate_items(values: DoubleArray) -> bool:
-    """Whether a list of scores has entries, else mean and interval are NaN; it must be one-dimensional and finite."""
+def interval_text(value: Interval | None) -> str:
+    """An interval for reading, `mean [low, high]`; nothing of none."""
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """A distribution in five figures."""
+    names, shares = ("min", "percentile_5", "median", "percentile_95", "max"), (0, 5, 50, 95, 100)
+    return dict(zip(names, np.percentile(values, shares).tolist(), strict=True))
+
+
+def validate_values(values: DoubleArray) -> bool:
+    """Whether a list of scores, levels or samples has entries; it must be one-dimensional and finite."""
     if values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"expected one list of finite scores, got shape {values.shape}.")
+        raise ValueError(f"expected one list of finite values, got shape {values.shape}.")
     if values.size == 0:
-        warnings.warn("no items; the interval is not defined.", stacklevel=3)
+        warnings.warn(
+            "no items: the list is empty, the score the worst, an interval undefined.", stacklevel=3
+        )
     return bool(values.size)
 
 
-def bootstrap_mean(values: DoubleArray, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
+def bootstrap_mean(values: DoubleArray, seed: int = 0) -> Interval:
     """The mean with its 95 % percentile bootstrap interval (Efron, Annals of Statistics 7(1), 1979).
 
     Args:
         values: `[n]`, one per item.
         seed: of the resampling.
-        n_resamples: how often to draw.
     """
-    if not validate_items(values):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, values.size, (n_resamples, values.size))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high), values.size)
+    if not validate_values(values):
+        return _interval(float("nan"), np.full(1, np.nan), 0)
+    return _interval(float(values.mean()), _resampled_means(values, np.random.default_rng(seed)), values.size)
 
 
 def paired_difference(values: DoubleArray, null_values: DoubleArray, seed: int = 0) -> Interval:
@@ -86,12 +76,17 @@ def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 
         values: `[n]`; other_values: `[m]`, of other items.
         seed: of the resampling.
     """
-    if not (validate_items(values) and validate_items(other_values)):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    if not (validate_values(values) and validate_values(other_values)):
+        return _interval(float("nan"), np.full(1, np.nan), 0)
     rng = np.random.default_rng(seed)
-    first, second = (
-        v[rng.integers(0, v.size, (N_RESAMPLES, v.size))].mean(axis=1) for v in (values, other_values)
-    )
-    low, high = np.percentile(first - second, [2.5, 97.5])
-    mean = float(values.mean() - other_values.mean())
-    return Interval(mean, float(low), float(high), min(values.size, other_values.size))
+    gaps = _resampled_means(values, rng) - _resampled_means(other_values, rng)
+    return _interval(float(values.mean() - other_values.mean()), gaps, min(values.size, other_values.size))
+
+
+def _resampled_means(values: DoubleArray, rng: np.random.Generator) -> DoubleArray:
+    return np.asarray(values[rng.integers(0, values.size, (N_RESAMPLES, values.size))].mean(axis=1))
+
+
+def _interval(mean: float, resampled: DoubleArray, n: int) -> Interval:
+    low, high = (float(value) for value in np.percentile(resampled, [2.5, 97.5]))
+    return {"mean": mean, "low": low, "high": high, "n": n, "excludes_zero": low > 0 or high < 0}

@@ -70,28 +70,19 @@ def _following(report: Mapping[str, Any]) -> Iterator[Target]:
 
 def _sound(report: Mapping[str, Any]) -> Iterator[Target]:
     kernels = {name: figures["kernel"] for name, figures in report.get("quality", {}).items()}
-    kernel = kernels.get("model", 0.0)
-    name = "kernel distance to real music"
-    if {"model", "codec"} <= kernels.keys():
+    kernel, name = kernels.get("model"), "kernel distance to real music"
+    if kernel is not None and "codec" in kernels:
         most = CODEC_FACTOR * kernels["codec"]
-        yield (
-            name,
-            f"at most {CODEC_FACTOR:g} times the codec's ({most:.2f})",
-            f"{kernel:.2f}",
-            kernel <= most,
-        )
-    if {"model", "retrieval, shuffled"} <= kernels.keys():
+        aim = f"at most {CODEC_FACTOR:g} times the codec's ({most:.2f})"
+        yield name, aim, f"{kernel:.2f}", kernel <= most
+    if kernel is not None and "retrieval, shuffled" in kernels:
         other = kernels["retrieval, shuffled"]
         yield name, f"below retrieval for a wrong room ({other:.2f})", f"{kernel:.2f}", kernel < other
+    aim = f"at most {MOST_BEYOND:.0%} of outputs"
     for fault, found in report.get("faults", {}).get("model", {}).items():
-        if "beyond_real" in found:
-            share, aim = found["beyond_real"], f"at most {MOST_BEYOND:.0%} of outputs"
-            yield (
-                f"{fault} beyond the real music's 1st or 99th percentile",
-                aim,
-                f"{share:.1%}",
-                share <= MOST_BEYOND,
-            )
+        if (share := found.get("beyond_real")) is not None:
+            name = f"{fault} beyond the real music's 1st or 99th percentile"
+            yield name, aim, f"{share:.1%}", share <= MOST_BEYOND
 
 
 def _own(report: Mapping[str, Any]) -> Iterator[Target]:

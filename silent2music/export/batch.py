@@ -7,18 +7,19 @@ more, and the same command goes on from there.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from silent2music import audio
-from silent2music.errors import AudioError, ConfigError
+from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
 from silent2music.files import atomic_path, locked
 
 T = TypeVar("T")
@@ -41,14 +42,8 @@ LAUNCHERS = (
 )
 """Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
 
-WINDOWS_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{name}{i}" for name in ("com", "lpt") for i in range(1, 10)),
-}
-"""Names that no file may have on Windows, whatever its suffix."""
+WINDOWS_DEVICE = re.compile(r"^(?=(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$))", re.IGNORECASE)
+"""Before names that no file may have on Windows, whatever its suffix."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Job:
         seed: what the music is drawn from.
         label: the recording's name in records: relative to the folder it was found in, or its file name.
         found: in a folder; such a job is passed over where its music is there already.
+        refused: why nothing can be made of it, for one that only stands for its failure.
     """
 
     room: Path
@@ -68,6 +64,7 @@ class Job:
     seed: int
     label: str
     found: bool = False
+    refused: str = ""
 
     @property
     def name(self) -> str:
@@ -77,45 +74,39 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a recording: `record` says how its music was made, or `reason` why there is none."""
+    """What became of a job: `record` says how its music was made, or `reason` why there is none."""
 
-    name: str
+    job: Job
     status: Literal["made", "kept", "failed"]
     record: Mapping[str, Any] | None = None
     reason: str = ""
 
 
-def plan(
-    rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]
-) -> tuple[list[Job], list[Outcome]]:
-    """What to make of the files and folders that were named.
+def plan(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]) -> list[Job]:
+    """What to make of the files and folders that were named, in the order given.
 
     A folder is searched for recordings; hidden files and what this program made are left out. A file named by itself
     gets `seed`; one found in a folder gets a seed from `seed` and its relative path, so that it does not depend on
-    what else lies there.
+    what else lies there. Of two recordings whose music would meet in one place, also where that is so only on a file
+    system that compares names without case, the second is refused, and so is a folder without recordings.
 
     Args:
         rooms: files and folders; what is named twice is made once.
         seed: the base seed.
         folder: of all that is made; the trees of folders are mirrored below it.
         renamed: from a recording's path, relative to the folder that was named, to that of what is made of it.
-
-    Returns:
-        Jobs in the order given, and what cannot become one: two recordings whose music would meet in one place, also
-        where that is so only on a file system that compares names without case.
     """
     jobs: list[Job] = []
-    failures: list[Outcome] = []
     taken: dict[str, Path] = {}
     for room in rooms:
         try:
             found = _recordings_below(room) if room.is_dir() else [room]
         except AudioError as error:
-            failures.append(Outcome(room.as_posix(), "failed", reason=str(error)))
+            jobs.append(Job(room, folder, seed, room.name, refused=str(error)))
             continue
         for path in found:
             relative = path.relative_to(room) if room.is_dir() else Path(path.name)
-            own_seed = seed_for(seed, relative) if room.is_dir() else seed
+            own_seed = hashed_seed(seed, relative.as_posix()) if room.is_dir() else seed
             out = folder / portable(renamed(relative))
             job = Job(path, out, own_seed, relative.as_posix(), room.is_dir())
             place = unicodedata.normalize("NFC", str(out.absolute())).casefold()
@@ -125,8 +116,8 @@ def plan(
                 jobs.append(job)
             elif other != path:
                 reason = f"{path} and {other} would both be written to {out}; rename one of them."
-                failures.append(Outcome(job.name, "failed", reason=reason))
-    return jobs, failures
+                jobs.append(dataclasses.replace(job, refused=reason))
+    return jobs
 
 
 def _recordings_below(folder: Path) -> list[Path]:
@@ -148,18 +139,8 @@ def _recordings_below(folder: Path) -> list[Path]:
     return found
 
 
-def seed_for(seed: int, relative: Path) -> int:
-    """The seed of a file in a folder: 32 bits of a hash of the base seed and the relative path.
-
-    Example:
-        >>> seed_for(0, Path("a/b.wav")) == seed_for(0, Path("a") / "b.wav") != seed_for(1, Path("a/b.wav"))
-        True
-    """
-    return hashed_seed(seed, relative.as_posix())
-
-
 def hashed_seed(seed: int, name: object) -> int:
-    """32 bits of a hash of a seed and a name."""
+    """32 bits of a hash of a seed and a name: of a file in a folder its relative path, written alike everywhere."""
     return int.from_bytes(hashlib.sha256(f"{seed}\n{name}".encode()).digest()[:4], "big")
 
 
@@ -171,34 +152,21 @@ def portable(relative: Path) -> Path:
         'a_ hall_/_con.wav'
     """
     parts = [re.sub(r'[<>:"\\|?*\x00-\x1f]|[. ]+$', "_", part) for part in relative.parts]
-    return Path(*(f"_{part}" if part.split(".")[0].casefold() in WINDOWS_DEVICES else part for part in parts))
+    return Path(*(WINDOWS_DEVICE.sub("_", part) for part in parts))
 
 
 # ---- shares ----
 
 
-@dataclass(frozen=True)
-class Worker:
-    """One of `count` processes that share the work."""
-
-    index: int = 0
-    count: int = 1
-
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item.
-
-        Example:
-            >>> Worker(1, 3).share("abcdefg")
-            'be'
-        """
-        return items[self.index :: self.count]
-
-
-def this_worker(environment: Mapping[str, str] = os.environ) -> Worker:
-    """Which process this is, by the launcher's environment; the only one without a launcher.
+def share(items: Sequence[T], environment: Mapping[str, str] = os.environ) -> Sequence[T]:
+    """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
 
     Raises:
         ConfigError: if what the launcher says makes no sense.
+
+    Example:
+        >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
+        'be'
     """
     for index, count in LAUNCHERS:
         if index in environment and count in environment:
@@ -207,18 +175,36 @@ def this_worker(environment: Mapping[str, str] = os.environ) -> Worker:
                 raise ConfigError(
                     f"{index}={values[0]} and {count}={values[1]}; expected a process of so many."
                 )
-            return Worker(int(values[0]), int(values[1]))
-    return Worker()
+            return items[int(values[0]) :: int(values[1])]
+    return items
+
+
+def outcomes(jobs: Sequence[Job], make: Callable[[Job], Outcome]) -> Iterator[Outcome]:
+    """What becomes of this process's share of jobs, one after another; a bad recording does not stop the rest.
+
+    Raises:
+        CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
+    """
+    for job in share(jobs):
+        outcome = Outcome(job, "failed", reason=job.refused)
+        if not job.refused:
+            try:
+                outcome = make(job)
+            except (CheckpointError, ConfigError):
+                raise
+            except S2MError as error:
+                outcome = Outcome(job, "failed", reason=str(error))
+        yield outcome
 
 
 class Manifest:
-    """A folder's `manifest.jsonl`: a line of JSON for each item, found by its `key`; the newest line counts.
+    """A folder's `manifest.jsonl`: a line of JSON for each file below it, its path as `key`; the newest line counts.
 
     Lines are added under a lock, so that processes on one file system may share the file.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / MANIFEST
+        self.folder, self.path = folder, folder / MANIFEST
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Entries by key; a line that a dying process left unfinished is passed over."""
@@ -232,18 +218,18 @@ class Manifest:
                     continue
         return entries
 
-    def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Note an item, at once on disk.
+    def add(self, made: Path, entry: Mapping[str, Any]) -> None:
+        """Note a file below the folder, at once on disk.
 
         Raises:
-            AudioError: if the file cannot be written.
+            AudioError: if the manifest cannot be written.
         """
-        line = json.dumps({"key": key, **entry}, ensure_ascii=False, allow_nan=False)
-        with locked(self.path.parent):
+        values = {"key": made.relative_to(self.folder).as_posix(), **entry}
+        line = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        with locked(self.folder):
             try:
                 with self.path.open("a+b") as file:
-                    end = file.tell()
-                    file.seek(max(0, end - 1))
+                    file.seek(max(0, file.tell() - 1))
                     unfinished = file.read(1) not in (b"", b"\n")
                     file.write(b"\n" * unfinished + line.encode() + b"\n")
             except OSError as error:
@@ -253,7 +239,7 @@ class Manifest:
 
     def tidy(self) -> dict[str, dict[str, Any]]:
         """Leave one line for each key, sorted, and return them all."""
-        with locked(self.path.parent):
+        with locked(self.folder):
             entries = dict(sorted(self.read().items()))
             lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries.values())
             with atomic_path(self.path, force=True) as temporary:

@@ -16,7 +16,7 @@ import silent2music
 from silent2music import audio
 from silent2music.audio import Recorded
 from silent2music.config import SamplingConfig
-from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
 from silent2music.export.levelling import write_music
@@ -27,10 +27,8 @@ DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.fla
 """The near-silent recording that comes with the package."""
 
 
-def plan(
-    rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None
-) -> tuple[list[Job], list[Outcome]]:
-    """Jobs and failures as `batch.plan` has them: `room.wav` becomes `room.music.wav`.
+def plan(rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None) -> list[Job]:
+    """Jobs as `batch.plan` has them: `room.wav` becomes `room.music.wav`.
 
     Args:
         rooms: files and folders.
@@ -38,10 +36,8 @@ def plan(
         out: the output file, for a single recording.
         folder: the output folder, by default the current one.
     """
-    jobs, failures = batch.plan(
-        rooms, seed, folder or Path(), lambda relative: relative.with_name(relative.stem + MUSIC_SUFFIX)
-    )
-    return [dataclasses.replace(job, out=out or job.out) for job in jobs], failures
+    jobs = batch.plan(rooms, seed, folder or Path(), lambda room: room.with_name(room.stem + MUSIC_SUFFIX))
+    return [dataclasses.replace(job, out=out or job.out) for job in jobs]
 
 
 def infer_many(
@@ -68,26 +64,22 @@ def infer_many(
     Raises:
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
     """
-    request = request or Request()
+    asked = request or Request()
+
+    def outcome(job: Job) -> Outcome:
+        record = None if force or not job.found else _kept(job, model, asked)
+        if record is not None:
+            return Outcome(job, "kept", record)
+        again = force or _is_left_over(job, model)
+        _check_target(job, again)
+        room = audio.open_recording(job.room, **asked.reading)
+        return Outcome(job, "made", infer(job, room, model, asked, again, progress))
+
     manifest = None if folder is None else batch.Manifest(folder)
-    for job in batch.this_worker().share(jobs):
-        try:
-            record = None if force or not job.found else _kept(job, model, request)
-            if record is not None:
-                outcome = Outcome(job.name, "kept", record)
-            else:
-                again = force or _is_left_over(job, model)
-                _check_target(job, again)
-                room = audio.open_recording(job.room, **request.reading)
-                made = infer(job, room, model, request, again, progress)
-                outcome = Outcome(job.name, "made", made)
-        except (CheckpointError, ConfigError):
-            raise
-        except S2MError as error:
-            outcome = Outcome(job.name, "failed", reason=str(error))
-        if manifest is not None and folder is not None:
-            manifest.add(job.out.relative_to(folder).as_posix(), _manifest_entry(outcome))
-        yield outcome
+    for found in batch.outcomes(jobs, outcome):
+        if manifest is not None and not found.job.refused:
+            manifest.add(found.job.out, _manifest_entry(found))
+        yield found
     if manifest is not None and manifest.path.exists():
         manifest.tidy()
 

@@ -24,8 +24,6 @@ N_THREADS = 1
 """On the CPU. The matrices of a step are too small to be worth sharing, waiting threads starve busy machines,
 and the music must not depend on how many cores there are."""
 
-DEVICES = ("cpu", "cuda", "mps")
-
 
 @dataclass(frozen=True)
 class Request:
@@ -53,7 +51,7 @@ class LazyModel:
 
     Args:
         folder: a model folder, by default the one that ships.
-        device: one of `DEVICES`, by default CUDA if there is one, else the CPU.
+        device: `cpu`, `cuda` or `mps`, by default CUDA if there is one, else the CPU.
 
     Raises:
         CheckpointError: if the folder is none.
@@ -95,8 +93,8 @@ class LazyModel:
 
         there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = self._device or ("cuda" if there["cuda"] else "cpu")
-        if name not in DEVICES:
-            raise ConfigError(f"Device '{name}' is unknown; expected one of {', '.join(DEVICES)}.")
+        if name not in there:
+            raise ConfigError(f"Device '{name}' is unknown; expected one of {', '.join(there)}.")
         if not there[name]:
             raise ConfigError(f"Device '{name}' is not available to torch here; use --device cpu.")
         return name

@@ -68,15 +68,10 @@ def send(
 def wav_header(sample_rate: int, n_channels: int, n_samples: int | None) -> bytes:
     """The header of a 16-bit WAV file of `n_samples` in a channel, or of a length to be found out."""
     n_bytes = UNKNOWN if n_samples is None else 2 * n_channels * n_samples
-    form = struct.pack(
-        "<HHIIHH", 1, n_channels, sample_rate, 2 * n_channels * sample_rate, 2 * n_channels, 16
-    )
-    size = min(UNKNOWN, n_bytes + 36)
-    return (
-        struct.pack("<4sI4s4sI", b"RIFF", size, b"WAVE", b"fmt ", 16)
-        + form
-        + struct.pack("<4sI", b"data", n_bytes)
-    )
+    n_frame = 2 * n_channels
+    form = struct.pack("<HHIIHH", 1, n_channels, sample_rate, n_frame * sample_rate, n_frame, 16)
+    riff = struct.pack("<4sI4s4sI", b"RIFF", min(UNKNOWN, n_bytes + 36), b"WAVE", b"fmt ", len(form))
+    return riff + form + struct.pack("<4sI", b"data", n_bytes)
 
 
 def _heard(source: BinaryIO, frame_rate: float) -> Iterator[Waveform]:

@@ -28,22 +28,22 @@ class SceneTruth:
     Attributes:
         kind: one of the scene kinds (`room`, `hall`, `steps`, `street`, `weather`, `machine`, `muted`, `leak`).
         seconds: duration.
+        energy_db: `[seconds * ENERGY_RATE_HZ]` short-term level of the silent side in dBFS, measured on its audio.
         event_seconds: `[E]` onsets of the audible events, ascending.
         event_strengths: `[E]` in 0 to 1.
         beat_seconds: `[P]` the pulse that the events stand on, or empty where there is none.
         boundary_seconds: `[J]` changes of scene strictly inside the recording.
-        energy_db: `[seconds * ENERGY_RATE_HZ]` short-term level of the silent side in dBFS, measured on its audio.
         rt60_seconds: of the room that the scene was convolved with, or None for a dry one.
         level_dbfs: RMS of the silent side.
     """
 
     kind: str
     seconds: float
+    energy_db: DoubleArray
     event_seconds: DoubleArray = field(default_factory=_empty)
     event_strengths: DoubleArray = field(default_factory=_empty)
     beat_seconds: DoubleArray = field(default_factory=_empty)
     boundary_seconds: DoubleArray = field(default_factory=_empty)
-    energy_db: DoubleArray = field(default_factory=_empty)
     rt60_seconds: float | None = None
     level_dbfs: float = -60.0
 
@@ -85,7 +85,6 @@ class Arrangement:
         key: tonic and mode such as "A minor".
         valence, arousal: `[seconds * ENERGY_RATE_HZ]` in -1 to 1.
         caption: one line in plain words.
-        source: path of the score relative to its folder.
     """
 
     seconds: float
@@ -99,4 +98,3 @@ class Arrangement:
     valence: DoubleArray = field(default_factory=_empty)
     arousal: DoubleArray = field(default_factory=_empty)
     caption: str = ""
-    source: str = ""

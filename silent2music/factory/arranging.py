@@ -52,11 +52,9 @@ def arrange(
     style = STYLES.get(truth.kind)
     if style is None:
         raise DataError(f"Scene kind is '{truth.kind}'; expected one of {', '.join(STYLES)}.")
-    n_frames = round(truth.seconds * ENERGY_RATE_HZ)
-    level = energy_levels(truth, n_frames)
-    gain_db, loudness = automation(truth, level)
+    gain_db, loudness = automation(truth)
     sections = plan_sections(truth, style, score.tempo_bpm, rng)
-    fullness = section_fullness(sections, truth, level, rng)
+    fullness = section_fullness(sections, truth, rng)
     drafts: dict[tuple[str, str], Draft] = {}
     bars: list[DoubleArray] = []
     keys: list[tuple[float, int, str]] = []
@@ -67,7 +65,7 @@ def arrange(
             passage = passage.transposed(key_shift(passage.tonic, passage.mode))
         keys.append((section.stop_seconds - section.start_seconds, passage.tonic, passage.mode))
         gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
-        slots = choose_slots(section, passage, truth, style, gap, _activity(level, loudness), rng)
+        slots = choose_slots(section, passage, truth, style, gap, _activity(truth.energy_db, loudness), rng)
         music = SectionMusic(section, passage, slots, style, loudness, rng)
         for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
             if truth.kind == "muted":
@@ -94,7 +92,6 @@ def arrange(
         valence=valence,
         arousal=arousal,
         caption=describe(parts, truth, tempo_bpm, valence, arousal),
-        source=score.source,
     )
 
 
@@ -105,9 +102,7 @@ def _moved(voice: Voice, semitones: int) -> Voice:
     return dataclasses.replace(voice, centre=centre)
 
 
-def section_fullness(
-    sections: list[Section], truth: SceneTruth, level_dbfs: DoubleArray, rng: np.random.Generator
-) -> list[int]:
+def section_fullness(sections: list[Section], truth: SceneTruth, rng: np.random.Generator) -> list[int]:
     """Which of three ensembles, dark and thin to bright and full, plays each section: the louder, the fuller.
 
     A scene of one section goes by its level (below -63 dBFS the first, above -52 the last), and music that comes
@@ -121,7 +116,7 @@ def section_fullness(
     frames = [
         slice(int(s.start_seconds * ENERGY_RATE_HZ), int(s.stop_seconds * ENERGY_RATE_HZ)) for s in sections
     ]
-    levels = [float(np.median(level_dbfs[f])) for f in frames]
+    levels = [float(np.median(truth.energy_db[f])) for f in frames]
     ranks = [2 if levels[0] > levels[1] else 0]
     for before, here in pairwise(levels):
         louder = here > before
@@ -134,15 +129,7 @@ def key_shift(tonic: int, mode: str) -> int:
     return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
 
 
-def energy_levels(truth: SceneTruth, n_frames: int) -> DoubleArray:
-    """The scene's short-term level in dBFS on the pair's frames; constant where the scene has no curve."""
-    curve = truth.energy_db
-    if not len(curve):
-        return np.full(n_frames, truth.level_dbfs)
-    return np.interp(np.arange(n_frames), np.arange(len(curve)), curve)
-
-
-def automation(truth: SceneTruth, level_dbfs: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+def automation(truth: SceneTruth) -> tuple[DoubleArray, DoubleArray]:
     """Loudness automation and relative loudness of the music.
 
     The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
@@ -153,13 +140,10 @@ def automation(truth: SceneTruth, level_dbfs: DoubleArray) -> tuple[DoubleArray,
         gain_db: `[n]` at most 0, with the whole scene's level in it (up to 8 dB less for the quietest).
         loudness: `[n]` 0 to 1 within the scene's range.
     """
-    n_frames = len(level_dbfs)
-    if not len(truth.energy_db):
-        arc = np.sin(np.pi * ((np.arange(n_frames) / ENERGY_RATE_HZ) % 12.0) / 12.0)
-        return 4.0 * (arc - 1.0), 0.3 + 0.5 * arc
+    level_dbfs = truth.energy_db
     audible = level_dbfs > SILENT_DBFS
     if not audible.any():
-        return np.full(n_frames, -36.0), np.zeros(n_frames)
+        return np.full(len(level_dbfs), -36.0), np.zeros(len(level_dbfs))
     low, high = np.percentile(level_dbfs[audible], [5.0, 95.0])
     spread = max(float(high - low), 1e-3)
     width = STYLES[truth.kind].range_db * (1.0 - np.exp(-spread / 8.0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from silent2music import config as settings
-from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform, write
 from silent2music.config import DataConfig
-from silent2music.data.pairs import MANIFEST, Pair
+from silent2music.data.pairs import MANIFEST, SPLITS, Pair
 from silent2music.errors import ConfigError, DataError, require
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement
+from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.arranging import arrange
+from silent2music.factory.chain import in_16_bits
 from silent2music.factory.rendering import render
 from silent2music.factory.scenes import (
     FROM_MUSIC,
@@ -37,7 +37,7 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.scores import Score, load_score
-from silent2music.factory.sources import Credit, Library, held_out, open_library, read_licences
+from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import Pool
 
@@ -118,21 +118,17 @@ def build(
     factory = open_factory(config, out, seed)
     missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
-    report(n_pairs - len(missing), n_pairs)
+    n_done = n_pairs - len(missing)
+    report(n_done, n_pairs)
     renewed = monotonic()
     # A worker opens the sources for itself: sent to it, they would be copied.
-    start, arguments = (open_factory, (config, out, seed)) if workers > 1 else (_same, (factory,))
-    with Pool(min(workers, len(missing)), start, arguments) as pool:
-        for count, _ in enumerate(pool.map(_save, missing), start=n_pairs - len(missing) + 1):
+    with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
+        for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
             report(count, n_pairs)
             if monotonic() - renewed > MANIFEST_SECONDS:
                 _write_manifest(factory)
                 renewed = monotonic()
     _write_manifest(factory)
-
-
-def _same(factory: Factory) -> Factory:
-    return factory
 
 
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
@@ -141,19 +137,17 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     Raises:
         DataError: if a folder is missing or nothing in it can be used.
     """
-    ambience, scores = _folder(config.ambience, "ambience"), _folder(config.scores, "scores")
-    rooms = _folder(config.rooms, "rooms") if config.rooms else None
+    ambience, scores = data_folder(config.ambience, "ambience"), data_folder(config.scores, "scores")
+    rooms = data_folder(config.rooms, "rooms") if config.rooms else None
     if not Path(config.soundfont).is_file():
         raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
     library = open_library(ambience, rooms, out / "library")
-    credits, refused = licensed_scores(scores)
-    aside = held_out([[credit.path for credit in credits]], config.validation_share)
+    chosen, refused = scores_by_split(scores, config.validation_share)
     stocks = {}
-    for split, part in zip(("train", "validation"), library.split(config.validation_share), strict=True):
-        chosen = {c.path: c for c in credits if (c.path in aside) is (split == "validation")}
+    for split, part in zip(SPLITS, library.split(config.validation_share), strict=True):
         kinds = usable_kinds(part, config.kinds)
-        if chosen and kinds:
-            stocks[split] = Stock(part, chosen, kinds)
+        if chosen[split] and kinds:
+            stocks[split] = Stock(part, chosen[split], kinds)
     if "train" not in stocks:
         raise DataError(
             f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
@@ -171,10 +165,10 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
     rng, music_rng = (
         np.random.default_rng(sequence) for sequence in np.random.SeedSequence([factory.seed, index]).spawn(2)
     )
-    split = _split_of(factory, index)
+    split = split_of(index, config.validation_share, factory.stocks)
     stock = factory.stocks[split]
     shares = np.asarray(list(stock.kinds.values())) / sum(stock.kinds.values())
-    kind = list(stock.kinds)[int(rng.choice(len(shares), p=shares))]
+    kind = str(rng.choice(list(stock.kinds), p=shares))
     levels = Levels(config.level_min_dbfs, config.level_max_dbfs)
     scene, room = None, None
     if kind not in FROM_MUSIC:
@@ -226,11 +220,10 @@ def usable_score(
     raise DataError(f"No score of {MAX_SCORE_TRIES} could be arranged; the last one said: {reason}")
 
 
-def _split_of(factory: Factory, index: int) -> str:
-    """Validation pairs are spread evenly by index, so that any number of pairs has its share."""
-    share = factory.config.validation_share
+def split_of(index: int, share: float, stocks: Mapping[str, Any]) -> str:
+    """Validation pairs are spread evenly by index, so that any number of them has its share, if there is a stock."""
     validation = math.floor((index + 1) * share) > math.floor(index * share)
-    return "validation" if validation and "validation" in factory.stocks else "train"
+    return "validation" if validation and stocks.get("validation") else "train"
 
 
 def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) -> dict[str, Any]:
@@ -251,7 +244,6 @@ def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) ->
         "arousal": _rounded(arrangement.arousal, 3),
         "instruments": [part.name for part in arrangement.parts],
         "key": arrangement.key,
-        "melody_chroma": melody_chroma(arrangement),
         "caption": arrangement.caption,
         "rt60_seconds": None if truth.rt60_seconds is None else round(truth.rt60_seconds, 4),
         "level_dbfs": round(truth.level_dbfs, 3),
@@ -263,17 +255,6 @@ def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) ->
     }
 
 
-def melody_chroma(arrangement: Arrangement) -> list[int]:
-    """The melody's pitch class at every step of `1 / ENERGY_RATE_HZ`: 0 is C, -1 is a rest."""
-    classes = np.full(round(arrangement.seconds * ENERGY_RATE_HZ), -1)
-    for part in arrangement.parts:
-        if part.role == "melody" and not part.is_drum:
-            for start, end, pitch in zip(part.start_seconds, part.end_seconds, part.pitches, strict=True):
-                first = round(float(start) * ENERGY_RATE_HZ)
-                classes[first : max(first + 1, round(float(end) * ENERGY_RATE_HZ))] = int(pitch) % 12
-    return [int(value) for value in classes]
-
-
 def _rounded(values: Any, digits: int = 4) -> list[float]:
     return [round(float(value), digits) for value in values]
 
@@ -282,16 +263,9 @@ def _save(factory: Factory, index: int) -> None:
     """Make a pair and write it; the label file comes last and says that the rest is there."""
     silent, music, pair = make_pair(factory, index)
     write(factory.out / pair.silent, silent, force=True)
-    write(factory.out / pair.music, Waveform(_in_16_bits(music.samples), music.sample_rate), force=True)
+    write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
     with atomic_path(_label_path(factory.out, index), force=True) as temporary:
         temporary.write_text(pair.to_line() + "\n", encoding="utf-8")
-
-
-def _in_16_bits(samples: FloatArray) -> FloatArray:
-    """Samples on the steps of 16 bits: FLAC stores the empty low bits of a 24-bit file for nothing."""
-    return np.clip(np.round(samples * np.float32(32768)), -32768, 32767).astype(np.float32) / np.float32(
-        32768
-    )
 
 
 # --- the folder ----------------------------------------------------------------------------------------------
@@ -304,10 +278,8 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != wanted:
-            names = sorted(
-                {key for key in wanted["data"] if found.get("data", {}).get(key) != wanted["data"][key]}
-                | ({"seed"} if found.get("seed") != seed else set())
-            )
+            old, new = ({**values.get("data", {}), "seed": values.get("seed")} for values in (found, wanted))
+            names = sorted(key for key in new if old.get(key) != new[key])
             raise DataError(
                 f"{out} was built with another {', '.join(names)}; choose another folder or the same values."
             )
@@ -348,36 +320,36 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
         "",
         f"Synthesised with the soundfont {Path(soundfont).name}.",
     ]
-    for licence in sorted(used):
+    for licence, sources in sorted(used.items()):
         text += ["", f"## {licence}", ""]
-        text += [
-            f"- {path} ({role}){': ' + author if author else ''}"
-            for role, path, author in sorted(used[licence])
-        ]
+        text += [f"- {path} ({role}){author and ': ' + author}" for role, path, author in sorted(sources)]
     if refused:
-        text += [
-            "",
-            "## Not used, because no licence is stated",
-            "",
-            *(f"- {name}" for name in sorted(refused)),
-        ]
+        text += ["", "## Not used, because no licence is stated", ""]
+        text += [f"- {name}" for name in sorted(refused)]
     return "\n".join(text) + "\n"
 
 
-def licensed_scores(folder: Path) -> tuple[list[Credit], list[str]]:
-    """Scores of a folder that have a licence entry, and the names of those that have none."""
-    licences = read_licences(folder)
-    found = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in LOADERS)
-    credits = [licences[name] for name in found if name in licences]
+def scores_by_split(folder: Path, share: float) -> tuple[dict[str, dict[str, Credit]], list[str]]:
+    """Scores of a folder that have a licence entry, by split and path, and the names of those that have none.
+
+    Raises:
+        DataError: if there is no score with a licence entry.
+    """
+    credits, refused = licensed(folder, LOADERS)
     if not credits:
         raise DataError(
             f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; "
             "add one or set data.scores."
         )
-    return credits, [name for name in found if name not in licences]
+    aside = held_out([[credit.path for credit in credits]], share)
+    splits: dict[str, dict[str, Credit]] = {split: {} for split in SPLITS}
+    for credit in credits:
+        splits["validation" if credit.path in aside else "train"][credit.path] = credit
+    return splits, refused
 
 
-def _folder(value: str, name: str) -> Path:
+def data_folder(value: str, name: str) -> Path:
+    """A folder that `config.data` names, or a sentence that says how to set it."""
     if not value:
         raise DataError(f"No {name} folder is set; give one in the recipe or with --set data.{name}=FOLDER.")
     if not Path(value).is_dir():

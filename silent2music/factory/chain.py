@@ -110,9 +110,13 @@ def coded(samples: FloatArray, headroom_db: float) -> FloatArray:
 def quantised(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Samples on the steps of 16 bits, with triangular dither of two steps' width."""
     dither = rng.random(samples.shape, np.float32) - rng.random(samples.shape, np.float32)
-    return np.clip(np.round(samples * np.float32(32768) + dither), -32768, 32767).astype(
-        np.float32
-    ) / np.float32(32768)
+    return in_16_bits(samples + dither / np.float32(32768))
+
+
+def in_16_bits(samples: FloatArray) -> FloatArray:
+    """Samples on the steps of 16 bits: FLAC stores the empty low bits of a 24-bit file for nothing."""
+    steps = np.clip(np.round(samples * np.float32(32768)), -32768, 32767)
+    return np.asarray(steps / np.float32(32768), np.float32)
 
 
 def measured_energy_db(samples: FloatArray) -> DoubleArray:

@@ -18,7 +18,6 @@ class Instrument:
         name: in plain words.
         program: 0 to 127.
         low, high: MIDI note numbers that it can play.
-        sustains: whether a held note sounds on at full strength.
         pan: -1 (left) to 1 (right).
         is_drum: whether it plays on channel 10, `low` and `high` then being any key.
     """
@@ -27,7 +26,6 @@ class Instrument:
     program: int
     low: int
     high: int
-    sustains: bool = False
     pan: float = 0.0
     is_drum: bool = False
 
@@ -36,27 +34,27 @@ INSTRUMENTS = {
     i.name: i
     for i in (
         Instrument("piano", 0, 28, 100),
-        Instrument("vibraphone", 11, 53, 89, pan=0.2),
-        Instrument("marimba", 12, 45, 91, pan=-0.2),
-        Instrument("xylophone", 13, 65, 96, pan=0.2),
-        Instrument("celesta", 8, 60, 96, pan=0.2),
-        Instrument("church organ", 19, 36, 91, True),
-        Instrument("accordion", 21, 53, 89, True, 0.15),
-        Instrument("guitar", 25, 40, 79, pan=-0.25),
+        Instrument("vibraphone", 11, 53, 89, 0.2),
+        Instrument("marimba", 12, 45, 91, -0.2),
+        Instrument("xylophone", 13, 65, 96, 0.2),
+        Instrument("celesta", 8, 60, 96, 0.2),
+        Instrument("church organ", 19, 36, 91),
+        Instrument("accordion", 21, 53, 89, 0.15),
+        Instrument("guitar", 25, 40, 79, -0.25),
         Instrument("ukulele", 24, 60, 81),
         Instrument("bass", 32, 28, 55),
-        Instrument("violin", 40, 55, 93, True, -0.2),
-        Instrument("viola", 41, 48, 81, True, 0.1),
-        Instrument("cello", 42, 36, 69, True, 0.2),
-        Instrument("double bass", 43, 28, 55, True, 0.25),
-        Instrument("pizzicato strings", 45, 40, 88, pan=0.1),
-        Instrument("harp", 46, 35, 96, pan=0.3),
-        Instrument("strings", 48, 36, 91, True),
-        Instrument("choir", 52, 48, 79, True),
-        Instrument("tuba", 58, 29, 55, True),
-        Instrument("bassoon", 70, 34, 69, True, 0.1),
-        Instrument("clarinet", 71, 50, 86, True, -0.15),
-        Instrument("flute", 73, 60, 93, True, -0.15),
+        Instrument("violin", 40, 55, 93, -0.2),
+        Instrument("viola", 41, 48, 81, 0.1),
+        Instrument("cello", 42, 36, 69, 0.2),
+        Instrument("double bass", 43, 28, 55, 0.25),
+        Instrument("pizzicato strings", 45, 40, 88, 0.1),
+        Instrument("harp", 46, 35, 96, 0.3),
+        Instrument("strings", 48, 36, 91),
+        Instrument("choir", 52, 48, 79),
+        Instrument("tuba", 58, 29, 55),
+        Instrument("bassoon", 70, 34, 69, 0.1),
+        Instrument("clarinet", 71, 50, 86, -0.15),
+        Instrument("flute", 73, 60, 93, -0.15),
         Instrument("drums", 0, 27, 87, is_drum=True),
     )
 }

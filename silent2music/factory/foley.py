@@ -314,8 +314,7 @@ def _hit(draft: SceneDraft, shot: OneShot, time: float, above_db: float, loudest
     start = max(0, onset - attack)
     piece = samples[max(0, attack - onset) :][: n - start]
     draft.foreground[start : start + piece.size] += piece * np.float32(loudest)
-    if clip.credit not in draft.credits:
-        draft.credits.append(clip.credit)
+    draft.credits.append(clip.credit)
     draft.event_seconds.append(onset / SAMPLE_RATE)
     draft.event_strengths.append(float(np.clip(1 + (above_db - loudest_db) / 24, 0.05, 1.0)))
 

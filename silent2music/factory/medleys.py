@@ -16,11 +16,10 @@ from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
 from silent2music.factory.arrangement import Arrangement, Part
-from silent2music.factory.build import licensed_scores, usable_score
+from silent2music.factory.build import data_folder, scores_by_split, split_of, usable_score
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import Score, ScorePart
-from silent2music.factory.sources import held_out
 
 FAMILIES = {
     "piano": range(8),
@@ -70,21 +69,15 @@ def render_medleys(
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
-    folder = Path(config.scores)
-    if not config.scores or not folder.is_dir():
-        raise DataError(f"The scores folder '{config.scores}' does not exist; set data.scores=FOLDER.")
-    names = [credit.path for credit in licensed_scores(folder)[0]]
-    aside = held_out([names], config.validation_share)
-    stocks = {"train": [n for n in names if n not in aside], "validation": [n for n in names if n in aside]}
+    folder = data_folder(config.scores, "scores")
+    stocks, _ = scores_by_split(folder, config.validation_share)
     lines = []
     for number in range(n_pieces):
         rng = np.random.default_rng([seed, number])
         family = list(FAMILIES)[number % len(FAMILIES)]
-        lap = number // len(FAMILIES)
-        share = config.validation_share
-        split = "validation" if int((lap + 1) * share) > int(lap * share) and aside else "train"
+        split = split_of(number // len(FAMILIES), config.validation_share, stocks)
         arranged = partial(_arrangement, family=family, rng=rng)
-        name, arrangement = usable_score(folder, stocks[split], rng, arranged)
+        name, arrangement = usable_score(folder, list(stocks[split]), rng, arranged)
         path = out / split / f"{family}-{number:04d}.flac"
         lines.append(f"{path.relative_to(out)}\t{name}\n")
         if not path.exists():
@@ -103,7 +96,7 @@ def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrange
     if sum(len(part.pitches) for part in parts) < 12:
         raise DataError(f"The passage of {score.source} has hardly any notes; expected at least 12.")
     gain_db = np.full(int(10 * SECONDS), -20.0 * rng.random())
-    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key, source=score.source)
+    return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key)
 
 
 def _parts(score: Score, family: str, rng: np.random.Generator) -> tuple[Part, ...]:

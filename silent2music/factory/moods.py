@@ -1,4 +1,4 @@
-"""Labels that follow from an arrangement: valence and arousal, a caption, the melody's chroma."""
+"""Labels that follow from an arrangement: valence and arousal, and a caption."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def affect_curves(
     tempo = float(np.clip((tempo_bpm - 90.0) / 50.0, -1.0, 1.0))
     happy = 1.0 if mode == "major" else -1.0
     starts = _joined([part.start_seconds for part in parts])
-    density = _framed(starts, np.ones(len(starts)), n_frames) * 1.0
-    density = np.clip(density / RULE_WINDOW_SECONDS / 3.0 - 1.0, -1.0, 1.0)
+    struck = _framed(starts, np.ones(len(starts)), n_frames)
+    density = np.clip(struck / RULE_WINDOW_SECONDS / 3.0 - 1.0, -1.0, 1.0)
     p_starts = _joined([part.start_seconds for part in pitched])
     pitches = _joined([part.pitches.astype(np.float64) for part in pitched])
     lengths = _joined([part.end_seconds - part.start_seconds for part in pitched])
@@ -36,9 +36,7 @@ def affect_curves(
     counts = _framed(p_starts, np.ones(len(p_starts)), n_frames)
     register = _mean(_framed(p_starts, pitches, n_frames), counts, 60.0)
     length = _mean(_framed(p_starts, lengths, n_frames), counts, 1.0)
-    velocity = _mean(
-        _framed(starts, velocities, n_frames), _framed(starts, np.ones(len(starts)), n_frames), 40.0
-    )
+    velocity = _mean(_framed(starts, velocities, n_frames), struck, 40.0)
     register = np.clip((register - 60.0) / 18.0, -1.0, 1.0)
     staccato = np.clip(-np.log2(np.maximum(length, 0.05) / 0.5) / 2.0, -1.0, 1.0)
     loudness = np.clip((velocity - 70.0) / 40.0 + (gain_db + 10.0) / 20.0, -1.0, 1.0)

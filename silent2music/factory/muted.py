@@ -48,37 +48,7 @@ TOUCHES: dict[str, Touch] = {
     "flute": Touch(420, 4200, 0.5, 0.012, -3, -9),
     "drums": Touch(180, 3000, 0.0, 0.035, None, None),
 }
-"""By plain instrument name. An instrument is looked up by the first name that its own contains, see `touch_of`."""
-
-RELATIVES = (
-    ("cello", "contrabass"),
-    ("violin", "viola string fiddle"),
-    ("bass", "bass"),
-    ("bassoon", "oboe clarinet sax"),
-    ("tuba", "horn trumpet trombone brass"),
-    ("accordion", "organ"),
-    ("flute", "recorder whistle"),
-    ("guitar", "harp"),
-    ("drums", "vibraphone marimba percussion"),
-)
-"""Whose touch an instrument shares, by parts of its name; the first row that fits decides."""
-
-
-def touch_of(name: str, is_drum: bool = False) -> Touch:
-    """The touch of an instrument; an unknown one is taken for a keyboard.
-
-    Example:
-        >>> touch_of("solo cello") is TOUCHES["cello"], touch_of("french horn") is TOUCHES["tuba"]
-        (True, True)
-    """
-    if is_drum:
-        return TOUCHES["drums"]
-    lowered = name.lower()
-    exact = [key for key in TOUCHES if key in lowered]
-    if exact:
-        return TOUCHES[max(exact, key=len)]
-    related = (key for key, parts in RELATIVES if any(part in lowered for part in parts.split()))
-    return TOUCHES[next(related, "piano")]
+"""Of the instruments that play silently, by plain name; any other is taken for a keyboard."""
 
 
 def mechanical_noise(
@@ -98,7 +68,7 @@ def mechanical_noise(
     onsets: list[float] = []
     strengths: list[float] = []
     for part in parts:
-        touch = touch_of(part.name, part.is_drum)
+        touch = TOUCHES.get(part.name, TOUCHES["piano"])
         notes = zip(part.start_seconds, part.end_seconds, part.pitches, part.velocities, strict=True)
         for start, end, pitch, velocity in notes:
             # 127 is 0 dB and 30 is about -19 dB, half of what the instrument itself would span.

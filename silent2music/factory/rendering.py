@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
@@ -55,8 +55,7 @@ def render(
         arrangement: what to play.
         soundfont: a General MIDI SF2 file.
         sample_rate: of the result, in Hz.
-        room_response: `[N]` or `[2, N]` impulse response at `sample_rate`; without one the synthesiser's own
-            reverb is used.
+        room_response: `[N]` at `sample_rate`; without one the synthesiser's own reverb is used.
 
     Returns:
         Stereo `[2, N]` with N = round(seconds * sample_rate).
@@ -66,9 +65,10 @@ def render(
     """
     n_samples = round(arrangement.seconds * sample_rate)
     mix = _synthesise(arrangement.parts, soundfont, sample_rate, n_samples, reverb=room_response is None)
-    mix = mix * (_levelling_gain(mix, sample_rate) * _automation_gain(arrangement, n_samples, sample_rate))
+    automation = _gain_curve(arrangement.gain_db, sample_rate / ENERGY_RATE_HZ, n_samples)
+    mix = mix * (_levelling_gain(mix, sample_rate) * automation)
     if room_response is not None:
-        mix = _reverberated(mix, np.asarray(room_response))
+        mix = _reverberated(mix, room_response)
     mix = mix * np.float32(_final_gain(mix, arrangement, sample_rate))
     return Waveform(np.clip(mix, -1.0, 1.0), sample_rate)
 
@@ -82,7 +82,7 @@ def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> 
     loudness = integrated_lufs(Waveform(np.clip(mix / peak, -1.0, 1.0), sample_rate))
     if not np.isfinite(loudness):
         return min(1.0, highest / peak)
-    loud_db = float(np.percentile(arrangement.gain_db, 98.0)) if len(arrangement.gain_db) else 0.0
+    loud_db = float(np.percentile(arrangement.gain_db, 98.0))
     return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), highest) / peak
 
 
@@ -177,27 +177,22 @@ def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:
     slow = np.convolve(power, window, "same") / np.convolve(np.ones(n_frames), window, "same")
     level_db = 10.0 * np.log10(np.maximum(slow, slow.max() * 1e-3))
     gain_db = np.clip(np.median(level_db) - level_db, -9.0, 9.0)
-    centres = (np.arange(n_frames) + 0.5) * hop
-    return np.asarray(10.0 ** (np.interp(np.arange(mix.shape[1]), centres, gain_db) / 20.0), np.float32)
+    return _gain_curve(gain_db, hop, mix.shape[1])
 
 
-def _automation_gain(arrangement: Arrangement, n_samples: int, sample_rate: int) -> FloatArray:
-    """The automation as a factor per sample, `[N]`."""
-    if not len(arrangement.gain_db):
-        return np.ones(n_samples, np.float32)
-    centres = (np.arange(len(arrangement.gain_db)) + 0.5) * sample_rate / ENERGY_RATE_HZ
-    gain_db = np.interp(np.arange(n_samples), centres, arrangement.gain_db)
-    return (10.0 ** (gain_db / 20.0)).astype(np.float32)
+def _gain_curve(gain_db: DoubleArray, hop: float, n_samples: int) -> FloatArray:
+    """Gains in dB of frames of `hop` samples as a factor for each sample, `[N]`."""
+    centres = (np.arange(len(gain_db)) + 0.5) * hop
+    return np.asarray(10.0 ** (np.interp(np.arange(n_samples), centres, gain_db) / 20.0), np.float32)
 
 
 def _reverberated(layer: FloatArray, response: NDArray[np.floating]) -> FloatArray:
     """A layer with its own reverberation mixed in; the response's direct sound is aligned to time 0."""
     from scipy.signal import oaconvolve
 
-    response = np.atleast_2d(response).astype(np.float32)[:2]
-    if not response.size or not response.any():
+    response = response.astype(np.float32)
+    if not response.any():
         return layer
-    start = int(np.abs(response).max(axis=0).argmax())
-    response = response[:, start:] / np.sqrt(np.square(response).sum(axis=1).mean())
-    wet = oaconvolve(layer, np.broadcast_to(response, (2, response.shape[1])), axes=1)[:, : layer.shape[1]]
+    response = response[int(np.abs(response).argmax()) :] / np.sqrt(np.square(response).sum())
+    wet = oaconvolve(layer, np.broadcast_to(response, (2, response.size)), axes=1)[:, : layer.shape[1]]
     return np.asarray(np.sqrt(1.0 - WET_SHARE) * layer + np.sqrt(WET_SHARE) * wet, np.float32)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 
 SAMPLE_RATE = 24_000
 """Rate of everything on the silent side, in Hz."""
 
 
-def measured_rt60(response: FloatArray, sample_rate: int = SAMPLE_RATE) -> float:
+def measured_rt60(response: FloatArray) -> float:
     """RT60 in seconds of a room response `[N]`, the mean of the octaves at 500 Hz, 1 kHz and 2 kHz.
 
     In each octave Schroeder's backward integration, slope from -5 to -25 dB (T20).
@@ -21,13 +21,18 @@ def measured_rt60(response: FloatArray, sample_rate: int = SAMPLE_RATE) -> float
     times = []
     for centre_hz in (500.0, 1000.0, 2000.0):
         edges = (centre_hz / np.sqrt(2), centre_hz * np.sqrt(2))
-        band = sosfilt(butter(2, edges, "bandpass", fs=sample_rate, output="sos"), response)
-        energy = np.cumsum(np.square(band[::-1], dtype=np.float64))[::-1]
+        band = sosfilt(butter(2, edges, "bandpass", fs=SAMPLE_RATE, output="sos"), response)
+        energy = _energy_left(band)
         decay_db = 10 * np.log10(np.maximum(energy / max(energy[0], 1e-30), 1e-12))
         inside = np.flatnonzero((decay_db <= -5) & (decay_db >= -25))
         if inside.size >= 8:
-            times.append(-60.0 / float(np.polyfit(inside / sample_rate, decay_db[inside], 1)[0]))
+            times.append(-60.0 / float(np.polyfit(inside / SAMPLE_RATE, decay_db[inside], 1)[0]))
     return float(np.mean(times)) if times else 0.0
+
+
+def _energy_left(samples: FloatArray) -> DoubleArray:
+    """`[N]` the energy from each sample on."""
+    return np.cumsum(np.square(samples[::-1], dtype=np.float64))[::-1]
 
 
 def prepared_response(samples: FloatArray) -> FloatArray:
@@ -35,7 +40,7 @@ def prepared_response(samples: FloatArray) -> FloatArray:
     peak = int(np.abs(samples).argmax())
     # 1 ms before the peak keeps the rise of the direct sound; more would delay every event.
     trimmed = samples[max(0, peak - SAMPLE_RATE // 1000) :].astype(np.float32)
-    energy = np.cumsum(np.square(trimmed[::-1], dtype=np.float64))[::-1]
+    energy = _energy_left(trimmed)
     n_kept = max(64, int(np.count_nonzero(energy > 1e-6 * energy[0])))
     trimmed = trimmed[:n_kept] / np.float32(np.sqrt(energy[0]) + 1e-12)
     fade = min(n_kept // 4, SAMPLE_RATE // 50)

@@ -81,8 +81,11 @@ class Levels:
     chain: float = 0.35
 
 
+DEFAULT_LEVELS = Levels()
+
+
 def make_scene(
-    kind: str, library: Library, rng: np.random.Generator, seconds: float, levels: Levels | None = None
+    kind: str, library: Library, rng: np.random.Generator, seconds: float, levels: Levels = DEFAULT_LEVELS
 ) -> Scene:
     """Make a scene of one of `KINDS`.
 
@@ -100,14 +103,14 @@ def make_scene(
         raise DataError(f"Scene kind '{kind}' is unknown; expected one of {', '.join(KINDS)}.")
     draft = SceneDraft(kind, library, rng, seconds)
     KINDS[kind](draft)
-    return _record(draft, levels or Levels())
+    return _record(draft, levels)
 
 
 def muted_scene(
     arrangement: Arrangement,
     library: Library,
     rng: np.random.Generator,
-    levels: Levels | None = None,
+    levels: Levels = DEFAULT_LEVELS,
     played_in: Room | None = None,
 ) -> Scene:
     """The mechanical noise of the arrangement's instruments played silently.
@@ -132,7 +135,7 @@ def muted_scene(
     # Softly played passages are touched softly, and the room goes along.
     for track in (draft.foreground, draft.background):
         track *= _gain_of(arrangement, draft.n_samples, slope=0.6)
-    return _record(draft, levels or Levels())
+    return _record(draft, levels)
 
 
 def leak_scene(
@@ -140,7 +143,7 @@ def leak_scene(
     music: Waveform,
     library: Library,
     rng: np.random.Generator,
-    levels: Levels | None = None,
+    levels: Levels = DEFAULT_LEVELS,
 ) -> Scene:
     """The music through a wall: low-passed, 45 to 65 dB down, under the room's own noise.
 
@@ -171,7 +174,7 @@ def leak_scene(
     take_notes(draft, arrangement, starts, velocities / 127)
     # The room's own noise goes along, or it would say the opposite of the music wherever it covers it.
     draft.background *= _gain_of(arrangement, n, slope=0.8)
-    return _record(draft, levels or Levels(), level_dbfs=rms_dbfs(draft.background[None] + leaked[None]))
+    return _record(draft, levels, level_dbfs=rms_dbfs(draft.background[None] + leaked[None]))
 
 
 def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
@@ -193,8 +196,8 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
     return SceneTruth(
         kind,
         seconds,
+        energy.astype(np.float64),
         boundary_seconds=np.array(changes),
-        energy_db=energy.astype(np.float64),
         rt60_seconds=room.rt60_seconds if room else None,
         level_dbfs=-50.0,
     )
@@ -203,8 +206,6 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
 def _gain_of(arrangement: Arrangement, n: int, slope: float) -> FloatArray:
     """`[n]` factors that follow the arrangement's loudness, `slope` dB for each of its own, around its median."""
     gain_db = arrangement.gain_db
-    if gain_db.size == 0:
-        return np.ones(n, np.float32)
     relative_db = slope * np.clip(gain_db - np.median(gain_db), -24, 24)
     centres = (np.arange(gain_db.size) + 0.5) / ENERGY_RATE_HZ
     return (10 ** (np.interp(np.arange(n) / SAMPLE_RATE, centres, relative_db) / 20)).astype(np.float32)
@@ -329,16 +330,15 @@ def _record(draft: SceneDraft, levels: Levels, level_dbfs: float | None = None) 
     truth = SceneTruth(
         kind=draft.kind,
         seconds=mixed.size / SAMPLE_RATE,
+        energy_db=measured_energy_db(samples),
         event_seconds=np.asarray(draft.event_seconds, np.float64)[order],
         event_strengths=np.asarray(draft.event_strengths, np.float64)[order],
         beat_seconds=np.asarray(draft.beat_seconds, np.float64),
         boundary_seconds=np.asarray(draft.boundary_seconds, np.float64),
-        energy_db=measured_energy_db(samples),
         rt60_seconds=None if draft.room is None else draft.room.rt60_seconds,
         level_dbfs=rms_dbfs(samples[None]),
     )
-    credits = {credit.path: credit for credit in draft.credits}
-    sources = tuple(credits[path] for path in sorted(credits))
+    sources = tuple(sorted(set(draft.credits), key=lambda credit: credit.path))
     return Scene(Waveform(samples[None], SAMPLE_RATE), truth, sources, draft.room)
 
 

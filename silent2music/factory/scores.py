@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import functools
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,16 @@ class Notes:
     ends: DoubleArray
     pitches: IntArray
     velocities: IntArray
+
+    @staticmethod
+    def joined(pieces: Sequence[Notes]) -> Notes:
+        """The notes of several pieces, one piece after the other."""
+        names = [field.name for field in fields(Notes)]
+        return Notes(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in names))
+
+    def at(self, index: Any) -> Notes:
+        """Those of an index or mask `[n]`."""
+        return Notes(self.starts[index], self.ends[index], self.pitches[index], self.velocities[index])
 
 
 @dataclass(frozen=True)
@@ -217,9 +228,7 @@ def _is_vocal(track: Any, listed: tuple[str, ...]) -> bool:
     name, program = str(track.name), int(track.program)
     if INSTRUMENT_NAMES.search(name):
         return False
-    if VOCAL_NAMES.search(name):
-        return True
-    if program in VOCAL_PROGRAMS:
+    if VOCAL_NAMES.search(name) or program in VOCAL_PROGRAMS:
         return True
     names = " ".join(listed).lower()
     has_oboe = any(word in names for word in ("oboe", "hautbois", "ossia"))
@@ -228,10 +237,11 @@ def _is_vocal(track: Any, listed: tuple[str, ...]) -> bool:
 
 def _listed_parts(path: Path) -> tuple[str, ...]:
     """The part names that an `index.tsv` above the file gives for it."""
-    for folder in list(path.resolve().parents)[:3]:
+    path = path.absolute()  # not resolved: a folder of scores may be linked to, and its index names the link
+    for folder in list(path.parents)[:3]:
         index = folder / "index.tsv"
         if index.is_file():
-            return _read_index(index).get(path.resolve().relative_to(folder).as_posix(), ())
+            return _read_index(index).get(path.relative_to(folder).as_posix(), ())
     return ()
 
 
@@ -245,12 +255,8 @@ def _read_index(index: Path) -> dict[str, tuple[str, ...]]:
 
 def all_notes(score: Score) -> Notes:
     """Every note of every part, in beats, sorted by start and then by pitch."""
-    starts = np.concatenate([part.start_beats for part in score.parts])
-    ends = np.concatenate([part.end_beats for part in score.parts])
-    pitches = np.concatenate([part.pitches for part in score.parts])
-    velocities = np.concatenate([part.velocities for part in score.parts])
-    order = np.lexsort((pitches, starts))
-    return Notes(starts[order], ends[order], pitches[order], velocities[order])
+    notes = Notes.joined([Notes(p.start_beats, p.end_beats, p.pitches, p.velocities) for p in score.parts])
+    return notes.at(np.lexsort((notes.pitches, notes.starts)))
 
 
 def phrase_starts(score: Score) -> list[int]:
@@ -297,20 +303,14 @@ def pick_passage(score: Score, n_beats: int, rng: np.random.Generator, mode: str
     start = _choose_start(starts, notes, score, n_beats, rng, mode)
     while done < n_beats:
         length = min(n_beats - done, score.n_beats - start)
-        inside = (notes.starts >= start - 1e-6) & (notes.starts < start + length - 1e-6)
-        cut = np.minimum(notes.ends[inside], start + length)
-        columns = (notes.starts[inside] - start + done, cut - start + done)
-        pieces.append(Notes(*columns, notes.pitches[inside], notes.velocities[inside]))
+        inside = notes.at((notes.starts >= start - 1e-6) & (notes.starts < start + length - 1e-6))
+        ends = np.minimum(inside.ends, start + length) - start + done
+        pieces.append(replace(inside, starts=inside.starts - start + done, ends=ends))
         here = score.bar_beats[(score.bar_beats >= start) & (score.bar_beats < start + length)]
         bars.append(here - start + done)
         done += length
         start = _choose_start(starts, notes, score, n_beats - done, rng, mode)
-    whole = Notes(
-        np.concatenate([piece.starts for piece in pieces]),
-        np.concatenate([piece.ends for piece in pieces]),
-        np.concatenate([piece.pitches for piece in pieces]),
-        np.concatenate([piece.velocities for piece in pieces]),
-    )
+    whole = Notes.joined(pieces)
     tonic, found_mode = score.tonic, score.mode
     if len(whole.starts):
         tonic, found_mode = estimate_key(whole.pitches, whole.ends - whole.starts)

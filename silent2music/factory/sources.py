@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +27,12 @@ from silent2music.factory.chain import frame_powers
 from silent2music.factory.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
 from silent2music.files import atomic_path
 
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
 
 N_SIMULATED_ROOMS = 60
+
+MAX_SHOTS = 32
 
 BED = "bed"
 EVENT = "event"
@@ -190,6 +191,19 @@ def source_of(path: str, author: str = "") -> str:
     return prefix + (bare or name)
 
 
+def licensed(folder: Path, suffixes: Iterable[str]) -> tuple[list[Credit], list[str]]:
+    """Files of a folder with their licences, in order of path, and the names of those that have none.
+
+    A folder below that is a symbolic link is not searched, but what the index names in it is found.
+    """
+    credits = {_plain(name): credit for name, credit in read_licences(folder).items()}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    found |= {credit.path for credit in credits.values() if (folder / credit.path).is_file()}
+    names = sorted(name for name in found if Path(name).suffix.lower() in suffixes)
+    used = [dataclasses.replace(credits[_plain(n)], path=n) for n in names if _plain(n) in credits]
+    return used, [name for name in names if _plain(name) not in credits]
+
+
 def read_licences(folder: Path) -> dict[str, Credit]:
     """Credits by relative path, from `index.tsv`, or from a `*LICENSE*.md` whose headings are file names.
 
@@ -197,24 +211,22 @@ def read_licences(folder: Path) -> dict[str, Credit]:
         DataError: if there is neither, or the table lacks the columns `path` and `licence`.
     """
     table = folder / "index.tsv"
-    if table.is_file():
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            if not {"path", "licence"} <= set(rows.fieldnames or ()):
-                raise DataError(
-                    f"{table} has the columns {rows.fieldnames}; expected at least path and licence."
-                )
-            return {
-                row["path"]: Credit(
-                    row["path"], row["licence"], row.get("author") or row.get("composer") or ""
-                )
-                for row in rows
-                if row["path"] and row["licence"]
-            }
-    pages = sorted(folder.glob("*LICENSE*.md"))
-    if not pages:
-        raise DataError(f"{folder} holds no index.tsv; expected one with the columns path, licence, author.")
-    return _licences_of_page(pages[0].read_text(encoding="utf-8"))
+    if not table.is_file():
+        pages = sorted(folder.glob("*LICENSE*.md"))
+        if not pages:
+            raise DataError(
+                f"{folder} holds no index.tsv; expected one with the columns path, licence, author."
+            )
+        return _licences_of_page(pages[0].read_text(encoding="utf-8"))
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        if not {"path", "licence"} <= set(rows.fieldnames or ()):
+            raise DataError(f"{table} has the columns {rows.fieldnames}; expected at least path and licence.")
+        return {
+            row["path"]: Credit(row["path"], row["licence"], row.get("author") or row.get("composer") or "")
+            for row in rows
+            if row["path"] and row["licence"]
+        }
 
 
 def _licences_of_page(text: str) -> dict[str, Credit]:
@@ -253,30 +265,25 @@ def held_out(groups: Iterable[Iterable[str]], share: float) -> set[str]:
     return chosen
 
 
-def cut_shots(samples: FloatArray, sample_rate: int = SAMPLE_RATE, max_shots: int = 32) -> tuple[Shot, ...]:
-    """Find events that stand out of a recording, 50 to 600 ms each.
+def cut_shots(samples: FloatArray) -> tuple[Shot, ...]:
+    """Find events that stand out of a recording `[N]`, 50 to 600 ms each, the loudest `MAX_SHOTS`.
 
     The level of the high-passed signal in 5 ms frames is searched for rises of at least 8 dB within 30 ms that
     reach 10 dB above the recording's lower quartile. The onset is where the 1 ms envelope passes a quarter of
     the event's peak; an event ends 30 dB under its peak, at the next onset, or after 600 ms.
-
-    Args:
-        samples: `[N]`.
-        sample_rate: in Hz.
-        max_shots: keep the loudest.
     """
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
     from scipy.signal import butter, sosfilt
 
-    high = sosfilt(butter(2, 80.0, "highpass", fs=sample_rate, output="sos"), samples).astype(np.float32)
-    hop = sample_rate // 200
+    high = sosfilt(butter(2, 80.0, "highpass", fs=SAMPLE_RATE, output="sos"), samples).astype(np.float32)
+    hop = SAMPLE_RATE // 200
     level = 10 * np.log10(frame_powers(high, hop) + 1e-12)
     if level.size < 20:
         return ()
     rise = level - np.concatenate([np.full(6, level[:6].min()), level[:-6]])
     peaks = (rise == maximum_filter1d(rise, 25)) & (rise > 8) & (level > np.percentile(level, 25) + 10)
     frames = np.flatnonzero(peaks)
-    envelope = uniform_filter1d(np.abs(high), max(1, sample_rate // 1000))
+    envelope = uniform_filter1d(np.abs(high), max(1, SAMPLE_RATE // 1000))
     shots: list[tuple[float, Shot]] = []
     for i, frame in enumerate(frames):
         limit = min(int(frames[i + 1]) - 6 if i + 1 < frames.size else level.size, int(frame) + 120)
@@ -292,11 +299,11 @@ def cut_shots(samples: FloatArray, sample_rate: int = SAMPLE_RATE, max_shots: in
         first = max(0, (int(frame) - 7) * hop)
         near = envelope[first : (int(frame) + peak + 1) * hop]
         onset = first + int(np.flatnonzero(near > 0.25 * near.max())[0])
-        start = max(0, onset - sample_rate // 200)
-        stop = min(max(stop, start + sample_rate // 20), samples.size)
-        if stop - start >= sample_rate // 25:
+        start = max(0, onset - SAMPLE_RATE // 200)
+        stop = min(max(stop, start + SAMPLE_RATE // 20), samples.size)
+        if stop - start >= SAMPLE_RATE // 25:
             shots.append((float(near.max()), Shot(start, stop, onset - start)))
-    loudest = sorted(shots, key=lambda item: -item[0])[:max_shots]
+    loudest = sorted(shots, key=lambda item: -item[0])[:MAX_SHOTS]
     return tuple(sorted((shot for _, shot in loudest), key=lambda shot: shot.start))
 
 
@@ -378,32 +385,16 @@ def open_library(
         n_simulated: how many rooms are simulated, RT60 from 0.2 to 4 s.
 
     Raises:
-        DataError: if the folder is missing, has no index or no usable recording.
+        DataError: if a folder has no index or no usable recording.
     """
-    files, refused = _usable_files(ambience, READABLE_SUFFIXES)
-    room_files, room_refused = _usable_files(rooms, (".wav", ".flac")) if rooms else ({}, [])
+    credits, refused = licensed(ambience, READABLE_SUFFIXES)
+    measured, refused_rooms = licensed(rooms, (".wav", ".flac")) if rooms else ([], [])
+    files = {ambience / credit.path: credit for credit in credits}
+    room_files = {rooms / credit.path: credit for credit in measured} if rooms else {}
     path = cache / f"library-{_fingerprint({**files, **room_files}, n_simulated)}"
     if not path.with_suffix(".json").exists():
-        samples, clips = _decode(ambience, files)
-        bank = _measured_rooms(room_files) + _simulated_rooms(n_simulated)
-        cache.mkdir(parents=True, exist_ok=True)
-        _save(path, samples, clips, bank)
-    return _load(path, tuple(refused + room_refused))
-
-
-def _usable_files(folder: Path, suffixes: Sequence[str]) -> tuple[dict[Path, Credit], list[str]]:
-    """Audio files of a folder that have a licence entry, with it, and the names of those that have none."""
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is no folder; expected recordings with an index.tsv, set it in the recipe."
-        )
-    licences = {_plain(name): credit for name, credit in read_licences(folder).items()}
-    found = sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in suffixes
-    )
-    credits = [dataclasses.replace(licences[_plain(n)], path=n) for n in found if _plain(n) in licences]
-    files = {folder / credit.path: credit for credit in credits}
-    return files, [name for name in found if _plain(name) not in licences]
+        _save(path, *_decode(ambience, files), _measured_rooms(room_files) + _simulated_rooms(n_simulated))
+    return _load(path, (*refused, *refused_rooms))
 
 
 def _fingerprint(files: Mapping[Path, Credit], n_simulated: int) -> str:
@@ -483,23 +474,13 @@ def _simulated_rooms(n_rooms: int) -> list[Room]:
 
 def _save(path: Path, samples: NDArray[np.int16], clips: Sequence[Clip], rooms: Sequence[Room]) -> None:
     """Write the cache; the index comes last, so that a cache with an index is complete."""
-    responses: NDArray[Any] = (
-        np.concatenate([room.response for room in rooms]) if rooms else np.zeros(0, np.float32)
-    )
+    responses = np.concatenate([room.response for room in rooms])
     for suffix, array in ((".clips.npy", samples), (".rooms.npy", responses)):
         with atomic_path(path.with_suffix(suffix), force=True) as temporary:
             np.save(temporary, array)
     index = {
         "clips": [dataclasses.asdict(clip) for clip in clips],
-        "rooms": [
-            {
-                "name": r.name,
-                "n_samples": r.response.size,
-                "rt60_seconds": r.rt60_seconds,
-                "credit": dataclasses.asdict(r.credit) if r.credit else None,
-            }
-            for r in rooms
-        ],
+        "rooms": [{**dataclasses.asdict(room), "response": room.response.size} for room in rooms],
     }
     with atomic_path(path.with_suffix(".json"), force=True) as temporary:
         temporary.write_text(json.dumps(index), encoding="utf-8")
@@ -508,18 +489,17 @@ def _save(path: Path, samples: NDArray[np.int16], clips: Sequence[Clip], rooms: 
 def _load(path: Path, refused: tuple[str, ...]) -> Library:
     """The library of a cache; the clips stay on disk and are mapped."""
     index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    clips = []
+    clips, rooms, start = [], [], 0
     for row in index["clips"]:
-        shots = tuple(Shot(**shot) for shot in row.pop("shots"))
-        kinds, origin = tuple(row.pop("kinds")), Credit(**row.pop("credit"))
-        clips.append(Clip(**row, kinds=kinds, credit=origin, shots=shots))
+        shots = tuple(Shot(**shot) for shot in row["shots"])
+        clips.append(
+            Clip(**{**row, "credit": Credit(**row["credit"]), "kinds": tuple(row["kinds"]), "shots": shots})
+        )
     responses = np.load(path.with_suffix(".rooms.npy"))
-    rooms, start = [], 0
     for row in index["rooms"]:
-        stop = start + row["n_samples"]
-        licence = Credit(**row["credit"]) if row["credit"] else None
-        rooms.append(Room(row["name"], responses[start:stop], row["rt60_seconds"], licence))
+        credit = Credit(**row["credit"]) if row["credit"] else None
+        stop = start + row["response"]
+        rooms.append(Room(row["name"], responses[start:stop], row["rt60_seconds"], credit))
         start = stop
-    return Library(
-        tuple(clips), tuple(rooms), refused, np.load(path.with_suffix(".clips.npy"), mmap_mode="r")
-    )
+    samples = np.load(path.with_suffix(".clips.npy"), mmap_mode="r")
+    return Library(tuple(clips), tuple(rooms), refused, samples)

@@ -222,7 +222,7 @@ def choose_slots(
     candidates = np.unique(np.round(passage.notes.starts, 3))
     times = section.seconds_at(candidates)
     salience = _salience(candidates, passage)
-    chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity) if len(activity) else 1.0
+    chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity)
     chance = chance * (style.fill if has_events else 1.0)
     last = stop - (0.5 if stop < truth.seconds else 0.05)
     usable = (times >= max(start, 0.0)) & (times < last) & (rng.random(len(times)) < chance)

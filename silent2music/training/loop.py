@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
-from silent2music.data.shards import Batch, PairDataset, batches, collate
+from silent2music.data.shards import Batch, PairDataset, batches
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
@@ -95,11 +95,11 @@ def train(
     chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
     examples = [dataset.crop(int(i)) for i in chosen]
     if start is None:
-        model.embedder.set_statistics(collate(examples).signals)
+        model.embedder.set_statistics(Batch.collate(examples).signals)
     else:
         model.load_weights(start)
     former = deepcopy(model) if config.selfplay_weight > 0 else None
-    pieces = [torch.from_numpy(example.codes[:n_codebooks]) for example in examples]
+    pieces = [example.codes[0, :n_codebooks] for example in examples]
     model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
     model.decoder.set_rests(pieces)
     trained = _TrainedModel(accelerator, config, model, dataset, validation, out / MODEL_FOLDER, former)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from silent2music.config import RecipeConfig
@@ -77,27 +78,20 @@ def _build_pairs(run: _Run) -> None:
     from silent2music.factory.build import build
 
     settings = run.recipe.run
-    build(
-        run.recipe.data,
-        run.pairs,
-        settings.hours,
-        settings.seed,
-        settings.workers,
-        lambda done, total: run.tell("pairs", done, total),
-    )
+    told = partial(run.tell, "pairs")
+    build(run.recipe.data, run.pairs, settings.hours, settings.seed, settings.workers, told)
 
 
 def _fit_codec(run: _Run) -> None:
     from silent2music.codec import save_codec
-    from silent2music.data.pairs import read_pairs
+    from silent2music.data.pairs import music_files
     from silent2music.training.codec import fit_codec
 
     if (run.codec / "config.json").exists():
         return
     _need(run.pairs / "pairs.jsonl", "pairs")
-    music = [run.pairs / pair.music for pair in read_pairs(run.pairs) if pair.split == "train"]
     codec = fit_codec(
-        music,
+        music_files(run.pairs),
         run.recipe.codec,
         run.recipe.run.seed,
         run.recipe.run.codec_hours,
@@ -118,7 +112,7 @@ def _encode_tokens(run: _Run) -> None:
         load_codec(run.codec),
         run.recipe.ambient,
         run.recipe.run.workers,
-        progress=lambda done, total: run.tell("tokens", done, total),
+        progress=partial(run.tell, "tokens"),
         n_codebooks=run.recipe.run.n_codebooks or None,
     )
 

@@ -1,6 +1,11 @@
-"""Seamless loops for games: `job` makes a room's folder, the other modules its parts.
+"""Seamless loops for games: a room in, a folder of files and their record out.
 
-`grid` plans the lap, `lap` makes the room into one, `loops` lets the model write it and `circle` closes it, `seam`
-judges where its ends meet, `space` places it in its room, `writing` brings it to its level and into files, and
-`folders` has a room's folder whole or not at all. `check` and `sheet` look at what was made.
+```
+room -> lap, grid -> takes -> folds -> loops -> levels, space -> files -> record, manifest
+  lap                 loops, by seam            writing, space            job
+```
+
+`lap` plans the lap and makes the room into one, `loops` lets the model write it and closes it, `seam` judges where its
+ends meet, `space` places it in its room, `writing` brings it to its level and into files, and `job` goes through the
+rooms and has each folder whole or not at all. `check` and `sheet` look at what was made.
 """

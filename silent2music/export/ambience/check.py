@@ -21,12 +21,12 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.arrays import DoubleArray
-from silent2music.audio import FloatArray, Waveform
+from silent2music.audio import FloatArray
 from silent2music.errors import AudioError, require
-from silent2music.export.ambience.folders import MANIFEST
+from silent2music.export.ambience.job import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
-from silent2music.export.ambience.space import omni
+from silent2music.export.ambience.space import omni, omni_of
 from silent2music.export.ambience.writing import loudness_of
 
 MAX_LUFS_ERROR = 0.1
@@ -45,8 +45,11 @@ an onset: how often a place drawn by chance has one. `faults` are sentences.
 """
 
 
-def check_ambience(folder: Path) -> list[Check]:
+def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float]]]:
     """Measure all files that the manifest of a folder lists.
+
+    Returns:
+        The figures of each file, and of each room that has several layers their `layer_densities`.
 
     Raises:
         AudioError: if there is no manifest, a file cannot be read, or ffmpeg is not installed.
@@ -59,29 +62,26 @@ def check_ambience(folder: Path) -> list[Check]:
         rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
-    return [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
+    checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
+    densities = {room["folder"]: layer_densities(folder, room) for room in rooms}
+    return checks, {room: layers for room, layers in densities.items() if len(layers) > 1}
 
 
-def layer_densities(folder: Path, checks: Sequence[Check]) -> dict[str, dict[str, float]]:
-    """Onsets a second of the intensity layers of each room that has several, in its first variation.
+def layer_densities(folder: Path, room: Mapping[str, Any]) -> dict[str, float]:
+    """Onsets a second of the intensity layers of a room of the manifest, in its first variation.
 
     The layers, which are equally loud, are joined before onsets are looked for: librosa's threshold is a share of the
     strongest onset, so that a layer of its own would be measured by another scale.
     """
-    rooms: dict[str, dict[str, Waveform]] = {}
-    for check in checks:
-        layers = rooms.setdefault(check["room"], {})
-        if check["layer"] in LAYERS and check["variation"] == 1 and check["layer"] not in layers:
-            layers[check["layer"]] = audio.read(folder / check["file"])
-    densities: dict[str, dict[str, float]] = {}
-    for room, layers in rooms.items():
-        names = [name for name in LAYERS if name in layers]
-        if len(names) > 1:
-            seconds, rate = layers[names[0]].seconds, layers[names[0]].sample_rate
-            onsets = librosa_onsets(np.concatenate([omni(layers[n].samples) for n in names]), rate)
-            n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
-            densities[room] = {n: round(float(c) / seconds, 2) for n, c in zip(names, n_onsets, strict=True)}
-    return densities
+    first = {f["layer"]: f for f in reversed(room["files"]) if f["variation"] == 1}
+    names = [name for name in LAYERS if name in first]
+    laps = [omni_of(folder, room, first[name]) for name in names]
+    if not laps:
+        return {}
+    seconds, rate = laps[0].seconds, laps[0].sample_rate
+    onsets = librosa_onsets(np.concatenate([lap.samples[0] for lap in laps]), rate)
+    n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
+    return {name: round(float(n) / seconds, 2) for name, n in zip(names, n_onsets, strict=True)}
 
 
 def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
@@ -93,7 +93,7 @@ def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
 def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Check:
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
-    mono = omni(sound.samples)
+    mono = omni(sound, entry["spatial"]).samples[0]
     onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
     faults = _container_faults(path, room["grid"])
     places = {}
@@ -135,26 +135,18 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
 
 
 def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
-    """Integrated loudness in LUFS and true peak in dBTP by ffmpeg; loudness of AmbiX is that of its W."""
-    loudness, peak = _ffmpeg(path, "ebur128=peak=true:metadata=1"), None
-    if spatial == "ambix":
-        peak, loudness = loudness[1], _ffmpeg(path, "pan=mono|c0=c0,ebur128=peak=true:metadata=1")
-    return loudness[0], loudness[1] if peak is None else peak
-
-
-def _ffmpeg(path: Path, meter: str) -> tuple[float, float]:
-    chain = f"{meter},ametadata=print:key=lavfi.r128.I:file=-"
-    done = subprocess.run(
-        ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af", chain, "-f", "null", "-"],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
-    peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
-    if done.returncode != 0 or not loudness or not peaks:
-        raise AudioError(f"{path} cannot be measured by ffmpeg ({done.stderr.strip()[-200:]}).")
-    return float(loudness[-1]), float(peaks[-1])
+    """Integrated loudness in LUFS, of AmbiX that of its W, and true peak in dBTP of all channels, by ffmpeg."""
+    figures = []
+    for pan in ("", "pan=mono|c0=c0,") if spatial == "ambix" else ("",):
+        meter = f"{pan}ebur128=peak=true:metadata=1,ametadata=print:key=lavfi.r128.I:file=-"
+        command = ["ffmpeg", "-hide_banner", "-nostats", "-i", f"{path}", "-af", meter, "-f", "null", "-"]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+        loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
+        peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
+        if done.returncode != 0 or not loudness or not peaks:
+            raise AudioError(f"{path} cannot be measured by ffmpeg ({done.stderr.strip()[-200:]}).")
+        figures.append((float(loudness[-1]), float(peaks[-1])))
+    return figures[-1][0], figures[0][1]
 
 
 def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
@@ -202,7 +194,7 @@ def wav_loop(data: bytes) -> dict[str, Any]:
     return found
 
 
-def described(folder: Path, checks: Sequence[Check]) -> str:
+def described(checks: Sequence[Check], densities: Mapping[str, Mapping[str, float]]) -> str:
     """The figures of all files as a table, what they come to, and each fault in a line."""
     head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
     lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in PLACES)]
@@ -211,20 +203,21 @@ def described(folder: Path, checks: Sequence[Check]) -> str:
         line = f"{c['file'][-44:]:<44} {lufs:>7} {c['lufs_looped']:7.2f} {c['true_peak_dbtp']:6.1f}"
         line += f" {c['onsets_per_second']:8.2f}"
         for p in (c[name] for name in PLACES):
-            onsets = (
-                f"{len(p['onsets'])}{', in the music' if p['is_in_music'] else ''}" if p["onsets"] else "-"
+            onsets = str(len(p["onsets"]) or "-") + (
+                ", in the music" if p["onsets"] and p["is_in_music"] else ""
             )
             line += f"  {p['level_jump']:6.3f} {p['spectral_flux']:6.3f} {p['derivative']:6.3f}  {onsets:<16}"
         lines.append(line.rstrip())
-    for room, layers in layer_densities(folder, checks).items():
+    for room, layers in densities.items():
         ordered = " < ".join(f"{name} {density:.2f}" for name, density in layers.items())
         lines.append(f"{room}: {ordered} onsets a second?")
-    struck = {name: [c[name] for c in checks if c[name]["onsets"]] for name in PLACES}
-    found = " and ".join(
-        f"{len(places)} with an onset at the {name}, of which {sum(p['is_in_music'] for p in places)} were in the music"
-        for name, places in struck.items()
-    )
+    found = []
+    for name in PLACES:
+        struck = [c[name]["is_in_music"] for c in checks if c[name]["onsets"]]
+        found.append(f"{len(struck)} with an onset at the {name}, of which {sum(struck)} were in the music")
     n_by_chance = sum(c["onset_cover"] for c in checks)
-    lines.append(f"{len(checks)} files, {found}; at places drawn by chance {n_by_chance:.1f} would have one.")
+    lines.append(
+        f"{len(checks)} files, {' and '.join(found)}; at places drawn by chance {n_by_chance:.1f} would have one."
+    )
     lines += [f"{c['file']}: {fault}." for c in checks for fault in c["faults"]]
     return "\n".join(lines)

@@ -7,31 +7,37 @@ full disk or an error leaves it whole or absent, and the next start goes on with
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from silent2music import audio
-from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.audio import Waveform
+from silent2music.acoustics import analyze
+from silent2music.acoustics.unsuited import room_warnings
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
-from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
-from silent2music.export.ambience import folders
-from silent2music.export.ambience.grid import Grid, plan_grid
-from silent2music.export.ambience.lap import LAYERS, PLAIN, room_lap
-from silent2music.export.ambience.loops import Loop, close_set, write_take
-from silent2music.export.ambience.space import Placement, check_format, heard, placement
+from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, room_lap
+from silent2music.export.ambience.loops import Loop, close_set, write_takes
+from silent2music.export.ambience.sheet import check_sheet, draw_sheet
+from silent2music.export.ambience.space import Placement, find_placement, open_room
 from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.batch import LOOPS_RECORD, Job, Outcome, Progress
 from silent2music.export.models import LazyModel
-from silent2music.files import locked
+from silent2music.files import atomic_path, locked
 from silent2music.keys import PITCH_NAMES, estimate_key
+
+MANIFEST = "manifest.json"
+SCHEMA = Path(__file__).with_name("manifest.schema.json")
+"""JSON schema (draft 2020-12) of the manifest, for whoever reads it."""
+
+FORMAT, VERSION = "silent2music-ambience", 2
 
 LICENCE = {
     "music": "yours: silent2music claims no rights in what it makes",
@@ -40,18 +46,6 @@ LICENCE = {
 
 Loops = Mapping[tuple[str, int], Loop]
 """By layer and variation."""
-
-
-@dataclass(frozen=True)
-class _Session:
-    """What all rooms of a run share; see `ambience`."""
-
-    out: Path
-    config: AmbienceConfig
-    model: LazyModel
-    force: bool
-    progress: Progress | None
-    tell: Callable[[str], None]
 
 
 def ambience(
@@ -64,6 +58,7 @@ def ambience(
     contact_sheet: Path | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Outcome]:
     """Make loops for rooms, or for this process's share of them; a bad one does not stop the rest.
 
@@ -77,186 +72,157 @@ def ambience(
         contact_sheet: a PNG with a picture of every room.
         progress: told of every step.
         tell: called with sentences that a user should read while it goes on.
+        reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
 
     Raises:
         AudioError: if the folder cannot be written.
         CheckpointError, ConfigError: if the model or the device cannot be used.
     """
     if contact_sheet is not None:
-        from silent2music.export.ambience.sheet import check_sheet, draw_sheet
-
         check_sheet(contact_sheet)
-    folders.check_writable(out)
-    jobs, unplanned = batch.plan(rooms, seed, out, lambda relative: relative.with_suffix(""))
-    worker = batch.this_worker()
-    outcomes = unplanned if worker.index == 0 else []
-    for outcome in outcomes:
-        tell(outcome.reason)
-    session = _Session(out, config, model, force, progress, tell)
-    for job in worker.share(jobs):
-        outcome = _outcome(job, session)
+    with locked(out):
+        pass  # a folder that cannot be written is told at once
+    jobs = batch.plan(rooms, seed, out, lambda relative: relative.with_suffix(""))
+    run = _Run(out, config, model, force, progress, tell, reading)
+    outcomes = []
+    for outcome in batch.outcomes(jobs, run.outcome):
         outcomes.append(outcome)
         if outcome.status == "failed":
             tell(outcome.reason)
-    planned = {job.name for job in jobs} | {outcome.name for outcome in unplanned}
     with locked(out):
-        manifest = folders.write_manifest(out, outcomes, planned)
+        manifest = _write_manifest(out, outcomes, {job.name for job in jobs})
         if contact_sheet is not None:
             draw_sheet(out, manifest, contact_sheet)
     return outcomes
 
 
 @dataclass(frozen=True)
-class _Room:
-    """A recording and what is planned for it.
+class _Run:
+    """What all rooms of a run share; see `ambience`."""
 
-    Attributes:
-        job: names and seed.
-        origin: all that decides the bytes of its files.
-        sound: the recording.
-        profile: of what is heard of it.
-        grid: the lap.
-        where: its music stands.
-    """
+    out: Path
+    config: AmbienceConfig
+    model: LazyModel
+    force: bool
+    progress: Progress | None
+    tell: Callable[[str], None]
+    reading: Mapping[str, Any]
 
-    job: Job
-    origin: Mapping[str, Any]
-    sound: Waveform
-    profile: AcousticProfile
-    grid: Grid
-    where: Placement
-
-
-def _outcome(job: Job, session: _Session) -> Outcome:
-    """Keep a room's folder that is complete, else make it."""
-    try:
-        with _named(job):
+    def outcome(self, job: Job) -> Outcome:
+        """Keep a room's folder that is complete, else make it; errors say which recording they are about."""
+        partial = job.out.with_name(f".{job.out.name}.partial")
+        try:
             # What is no file is refused, in a sentence of its own, where it is read.
-            origin = _origin(job, session) if job.room.is_file() else {}
-            record = folders.complete_record(job, origin, session.force) if origin else None
+            origin = self._origin(job) if job.room.is_file() else {}
+            record = _complete_record(job.out, origin, self.force) if origin else None
             if record is not None:
-                return Outcome(job.name, "kept", record)
-            return Outcome(job.name, "made", _make(job, session, origin))
-    except (CheckpointError, ConfigError):
-        raise
-    except S2MError as error:
-        return Outcome(job.name, "failed", reason=str(error))
+                return Outcome(job, "kept", record)
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                return Outcome(job, "made", self._make(job, partial, origin))
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError as error:
+            raise AudioError(
+                f"{job.out} cannot be written ({error.strerror or error}); finished rooms are whole."
+            ) from error
+        except AudioError as error:
+            reason = str(error).replace(str(partial), str(job.out))
+            is_named = str(job.room) in reason or str(job.out) in reason
+            raise AudioError(reason if is_named else f"{job.room}: {reason}") from error
 
+    def _origin(self, job: Job) -> dict[str, Any]:
+        """All that decides the bytes of a room's files, as it comes back from JSON."""
+        return {
+            "input_sha256": provenance.sha256(job.room),
+            "model_sha256": self.model.sha256,
+            "seed": job.seed,
+            "settings": {
+                **json.loads(json.dumps(to_dict(self.config))),
+                **provenance.described_reading(self.reading),
+            },
+            "versions": provenance.versions(),
+        }
 
-def _origin(job: Job, session: _Session) -> dict[str, Any]:
-    """All that decides the bytes of a room's files."""
-    settings = to_dict(session.config)
-    return {
-        "input_sha256": provenance.sha256(job.room),
-        "model_sha256": session.model.sha256,
-        "seed": job.seed,
-        # As they come back from JSON.
-        "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()},
-        "versions": provenance.versions(),
-    }
-
-
-def _make(job: Job, session: _Session, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a room's folder and return its record.
-
-    Raises:
-        AudioError: if it cannot be made; then there is no trace of it.
-    """
-    config = session.config
-    sound = audio.read(job.room)
-    check_format(sound, config.room_format)
-    profile = analyze(heard(sound, config.room_format))
-    model = session.model.model
-    grid = plan_grid(profile, config, model.codec.frame_rate, model.config.decoder.attention_window)
-    room = _Room(job, origin, sound, profile, grid, placement(sound, profile, config.room_format))
-    partial = folders.partial_folder(job.out)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    def _make(self, job: Job, partial: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a room's folder and return its record, which is its entry in the manifest."""
+        config, model = self.config, self.model.model
+        room, channels = open_room(job.room, config.room_format, self.reading)
+        profile = analyze(room)
+        grid = plan_grid(profile, config, model.codec.frame_rate, model.config.decoder.attention_window)
+        where = find_placement(channels, profile, config.room_format)
         partial.mkdir(parents=True)
-        loops = _compose(room, session)
+        lap = room_lap(room, profile, grid, model.codec.sample_rate)
+        loops = self._compose(job, lap, grid, where)
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
-        stem = str(partial / job.out.name)
-        files, sum_peak = write_loops(stem, loops, grid, room.where, config, job.seed, tag)
-        record = _record(room, session, _key(loops, model.codec.sample_rate), files, sum_peak)
+        files, sum_peak = write_loops(str(partial / job.out.name), loops, grid, where, config, job.seed, tag)
+        record = {
+            "name": job.out.name,
+            "folder": job.out.relative_to(self.out).as_posix(),
+            "seed": job.seed,
+            "grid": {
+                "n_samples": grid.n_samples,
+                "sample_rate": grid.sample_rate,
+                "seconds": grid.seconds,
+                "bpm": grid.bpm,
+                "bars": grid.bars,
+                "beats_per_bar": grid.beats_per_bar,
+                "bar_samples": list(grid.bar_samples),
+                "key": _key(loops, model.codec.sample_rate),
+                "tuning_cents": grid.tuning_cents,
+            },
+            "space": {"spatial": config.spatial, **dataclasses.asdict(where)},
+            "levels": {
+                "lufs": config.lufs,
+                "true_peak_dbtp": config.true_peak,
+                "sum_true_peak_dbtp": sum_peak,
+            },
+            "files": files,
+            "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
+            "profile": profile.to_dict(),
+            "settings": origin["settings"],
+            "model": self.model.described(),
+            "versions": origin["versions"],
+            "licence": {**LICENCE, "room": config.licence},
+        }
         (partial / LOOPS_RECORD).write_bytes(provenance.to_text(record).encode())
-        folders.move_into_place(partial, job.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    quiet = [f["file"] for f in files if f["nearly_nothing"]]
-    if quiet:
-        session.tell(f"{job.label}: {', '.join(quiet)} nearly nothing, as this room is; level left as it is.")
-    for file in files:
-        if not file["nearly_nothing"] and abs(file["lufs"] - config.lufs) > 0.1:
-            session.tell(f"{job.label}: {file['file']} came to {file['lufs']} LUFS under its true peak.")
-    return record
+        _move_into_place(partial, job.out)
+        for note in record["input"]["notes"]:
+            self.tell(f"{job.label} {note}.")
+        quiet = [f["file"] for f in files if f["nearly_nothing"]]
+        if quiet:
+            self.tell(
+                f"{job.label}: {', '.join(quiet)} nearly nothing, as this room is; level left as it is."
+            )
+        for file in files:
+            if not file["nearly_nothing"] and abs(file["lufs"] - config.lufs) > 0.1:
+                self.tell(f"{job.label}: {file['file']} came to {file['lufs']} LUFS under its true peak.")
+        return record
 
+    def _compose(self, job: Job, lap: audio.Waveform, grid: Grid, where: Placement) -> Loops:
+        """A closed loop for each layer and variation."""
+        config, model = self.config, self.model.model
+        sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
+        seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
+        hear = hearing(config, grid, where, model.codec.sample_rate, job.seed)
+        layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}
+        takes = []
+        for i, layer in enumerate(layers.values()):
 
-def _compose(room: _Room, session: _Session) -> Loops:
-    """A closed loop for each layer and variation."""
-    config, model, grid, job = session.config, session.model.model, room.grid, room.job
-    sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance, seed=job.seed)
-    lap = room_lap(heard(room.sound, config.room_format), room.profile, grid, model.codec.sample_rate)
-    seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
-    layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}
-    takes = []
-    for i, layer in enumerate(layers.values()):
+            def step(done: int, total: int, before: int = i) -> None:
+                if self.progress is not None:
+                    self.progress(job.label, before * total + done, len(layers) * total)
 
-        def step(done: int, total: int, before: int = i) -> None:
-            if session.progress is not None:
-                session.progress(job.label, before * total + done, len(layers) * total)
-
-        takes.append(write_take(model, lap, grid, layer, sampling, seeds, step))
-    hear = hearing(config, grid, room.where, model.codec.sample_rate, job.seed)
-    closed = close_set(model, takes, grid, config.candidates, hear)
-    loops = {
-        (name, v): loop
-        for name, variations in zip(layers, closed, strict=True)
-        for v, loop in enumerate(variations, 1)
-    }
-    standing_out = [f"{name} {v}" for (name, v), loop in loops.items() if loop.stands_out > 0]
-    if standing_out:
-        session.tell(
-            f"{job.label}: of {', '.join(standing_out)} the seam or the fold stands out, whatever ending was tried; "
-            "the best is kept. Another seed may have a better one."
-        )
-    return loops
-
-
-def _record(
-    room: _Room, session: _Session, key: str | None, files: list[dict[str, Any]], sum_peak: float
-) -> dict[str, Any]:
-    """The room's entry in the manifest."""
-    job, grid, config = room.job, room.grid, session.config
-    n_exact = grid.n_samples * grid.frame_rate / grid.sample_rate
-    return {
-        "name": job.out.name,
-        "folder": job.out.relative_to(session.out).as_posix(),
-        "seed": job.seed,
-        "grid": {
-            "n_samples": grid.n_samples,
-            "sample_rate": grid.sample_rate,
-            "seconds": grid.seconds,
-            "bpm": grid.bpm,
-            "bars": grid.bars,
-            "beats_per_bar": grid.beats_per_bar,
-            "bar_samples": list(grid.bar_samples),
-            "key": key,
-            "tuning_cents": round(1200.0 * float(np.log2(grid.n_frames / n_exact)), 2),
-        },
-        "space": {"spatial": config.spatial, **dataclasses.asdict(room.where)},
-        "levels": {
-            "lufs": config.lufs,
-            "true_peak_dbtp": config.true_peak,
-            "sum_true_peak_dbtp": sum_peak,
-        },
-        "files": files,
-        "input": provenance.described_input(job.label, job.room, room.sound),
-        "profile": room.profile.to_dict(),
-        "settings": room.origin["settings"],
-        "model": session.model.described(),
-        "versions": room.origin["versions"],
-        "licence": {**LICENCE, "room": config.licence},
-    }
+            takes += write_takes(model, lap, grid, layer, sampling, seeds, hear, step)
+        names = [(name, variation) for name in layers for variation in range(1, config.variations + 1)]
+        loops = dict(zip(names, close_set(model, takes, config.candidates, hear), strict=True))
+        standing_out = [f"{name} {v}" for (name, v), loop in loops.items() if loop.stands_out > 0]
+        if standing_out:
+            self.tell(
+                f"{job.label}: of {', '.join(standing_out)} the seam or the fold stands out, whatever ending was "
+                "tried; the best is kept. Another seed may have a better one."
+            )
+        return loops
 
 
 def _key(loops: Loops, sample_rate: int) -> str | None:
@@ -273,16 +239,111 @@ def _key(loops: Loops, sample_rate: int) -> str | None:
     return f"{PITCH_NAMES[tonic]} {mode}"
 
 
-@contextmanager
-def _named(job: Job) -> Iterator[None]:
-    """Errors say which recording they are about, and of its folder by the name that it would have."""
+# ---- folders of rooms, and the manifest of all of them ----
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The record of a room's folder.
+
+    Raises:
+        AudioError: if the folder has none, or it cannot be read.
+    """
+    path = folder / LOOPS_RECORD
+    if not path.exists():
+        raise AudioError(f"{folder} exists already and is no folder of s2m ambience; move it away.")
     try:
-        yield
-    except OSError as error:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path} cannot be read ({error}); remove its folder and make it again.") from error
+    if not isinstance(entry, dict):
+        raise AudioError(f"{path} is no record of a room; remove its folder and make it again.")
+    return entry
+
+
+def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
+    """The record of a room's folder if it is there, whole and made in the same way; None if it is to be made.
+
+    Args:
+        folder: of the room.
+        origin: all that decides the bytes of its files.
+        force: make it anew whatever is there.
+
+    Raises:
+        AudioError: if something else is there.
+    """
+    if not folder.exists():
+        return None
+    entry = _read_record(folder)
+    if force:
+        names = {f["file"] for f in entry["files"]} | {LOOPS_RECORD}
+        foreign = sorted(p.name for p in folder.iterdir() if p.name not in names)
+        if foreign:
+            raise AudioError(
+                f"{folder / foreign[0]} is no file of s2m ambience; move it away before --force."
+            )
+        return None
+    made_of = {
+        "input_sha256": entry["input"]["sha256"],
+        "model_sha256": entry["model"]["sha256"],
+        **{name: entry[name] for name in ("seed", "settings", "versions")},
+    }
+    if made_of != origin:
         raise AudioError(
-            f"{job.out} cannot be written ({error.strerror or error}); finished rooms are whole."
-        ) from error
-    except AudioError as error:
-        reason = str(error).replace(str(folders.partial_folder(job.out)), str(job.out))
-        is_named = str(job.room) in reason or str(job.out) in reason
-        raise AudioError(reason if is_named else f"{job.room}: {reason}") from error
+            f"{folder} was made of another recording, or with other settings; give --force to replace it."
+        )
+    for file in entry["files"]:
+        path = folder / file["file"]
+        if not path.exists() or provenance.sha256(path) != file["sha256"]:
+            raise AudioError(f"{path} is missing or was changed; give --force to make its folder again.")
+    return entry
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    """Put a complete folder in its place, in one step where there was none."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    partial.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -> dict[str, Any]:
+    """Write `manifest.json` from the records of all rooms below `out`, whose lock the caller holds.
+
+    Of several processes each writes it when it has done its share, so that the last one's is complete. What the
+    others said of failures in their shares stays.
+
+    Args:
+        out: the folder.
+        outcomes: of this process.
+        planned: names of the recordings of all processes.
+
+    Raises:
+        AudioError: if it cannot be written, or a record cannot be read.
+    """
+    path = out / MANIFEST
+    others = planned - {outcome.job.name for outcome in outcomes}
+    failures = {}
+    try:
+        for failure in json.loads(path.read_text(encoding="utf-8"))["failures"]:
+            if failure["file"] in others:
+                failures[failure["file"]] = failure["reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    failures |= {o.job.name: o.reason for o in outcomes if o.status == "failed"}
+    records = sorted(
+        found.parent
+        for found in out.rglob(LOOPS_RECORD)
+        if not any(part.startswith(".") for part in found.relative_to(out).parts)
+    )
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generator": provenance.SOFTWARE,
+        "rooms": [_read_record(folder) for folder in records],
+        "failures": [{"file": name, "reason": reason} for name, reason in sorted(failures.items())],
+    }
+    with atomic_path(path, force=True) as temporary:
+        temporary.write_bytes(provenance.to_text(manifest).encode())
+    return manifest

@@ -1,22 +1,32 @@
-"""The room as one lap of the grid, and as an intensity layer hears it: calmer or busier, followed less or more."""
+"""One lap of a loop: how long it is, where its bars lie, and the room as that lap, as an intensity layer hears it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.acoustics import AcousticProfile
-from silent2music.audio import FloatArray, Waveform
-from silent2music.export.ambience.grid import Grid
+from silent2music.acoustics import AcousticProfile, Event, analyze
+from silent2music.arrays import DoubleArray, IntArray
+from silent2music.audio import Recorded, Waveform
+from silent2music.config import AmbienceConfig
+from silent2music.errors import AudioError, ConfigError
+
+MIN_LOOP_SECONDS = 2.0
+"""Shorter, an ending and the beginning that it must lead to would be the same music."""
 
 BLEND_SECONDS = 0.25
 """Over this stretch a lap of the room turns into what comes before its own beginning."""
 
 MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.15, 0.6
 """How long an event is taken to sound: up to the next one, within these."""
+
+MARGIN_SECONDS = 1.0
+"""So much more of the room is read than a lap needs, for the filter that resamples it."""
 
 LEAD_SECONDS = 0.02
 """Before the time of an event, its attack has begun."""
@@ -25,7 +35,126 @@ TONE_PERCENTILE = 30
 """Of the level over time: the room tone, into which events sink."""
 
 
-def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
+@dataclass(frozen=True)
+class Grid:
+    """One lap.
+
+    Attributes:
+        n_frames: length in codec frames.
+        frame_rate: of the codec, in Hz.
+        n_samples: length of the files in samples, exact.
+        sample_rate: of the files, in Hz.
+        bpm: tempo, None where the room has no pulse.
+        bars: 0 where there is no pulse.
+        beats_per_bar: of the grid.
+    """
+
+    n_frames: int
+    frame_rate: float
+    n_samples: int
+    sample_rate: int
+    bpm: float | None
+    bars: int
+    beats_per_bar: int
+
+    @property
+    def seconds(self) -> float:
+        """Length of the files."""
+        return self.n_samples / self.sample_rate
+
+    @property
+    def tuning_cents(self) -> float:
+        """By how much whole codec frames, played in the exact length, sound higher."""
+        n_exact = self.n_samples * self.frame_rate / self.sample_rate
+        return round(1200.0 * float(np.log2(self.n_frames / n_exact)), 2)
+
+    @property
+    def bar_samples(self) -> tuple[int, ...]:
+        """Where the bars begin in the files; the beginning alone where there are none."""
+        return tuple(round(i * self.n_samples / max(1, self.bars)) for i in range(max(1, self.bars)))
+
+    @property
+    def beat_frames(self) -> tuple[int, ...]:
+        """The nearest codec frame of each beat of a lap; none where there is no pulse."""
+        n_beats = self.bars * self.beats_per_bar
+        return tuple(round(i * self.n_frames / n_beats) for i in range(n_beats))
+
+    def frames_of(self, seconds: float) -> int:
+        """Codec frames, at least one and at most a quarter of a lap."""
+        return max(1, min(round(seconds * self.frame_rate), self.n_frames // 4))
+
+    def samples_of(self, frames: IntArray) -> IntArray:
+        """The samples of the files at which codec frames begin."""
+        return np.round(frames / self.n_frames * self.n_samples).astype(np.int64)
+
+
+def parse_loop(text: str) -> Mapping[str, Any]:
+    """Settings that `8bars`, `12s` or `12.5` stand for.
+
+    Raises:
+        ConfigError: on anything else.
+
+    Example:
+        >>> parse_loop("8bars"), parse_loop("12.5s")
+        ({'bars': 8}, {'seconds': 12.5, 'bars': 0})
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|bars?)?", text.strip())
+    if match and match[2] in (None, "s"):
+        return {"seconds": float(match[1]), "bars": 0}
+    if match and match[1].isdigit() and int(match[1]) > 0:
+        return {"bars": int(match[1])}
+    raise ConfigError(f"--loop is '{text}'; expected seconds such as 12.5, or bars such as 8bars.")
+
+
+def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: float, max_frames: int) -> Grid:
+    """The lap for a room: by bars where it has a pulse, by seconds otherwise.
+
+    Asked for bars, a bar is brought to the nearest whole codec frame, under 1 % of its length. Asked for seconds,
+    the tempo moves so that whole bars fill them.
+
+    Args:
+        profile: of the room.
+        config: what is asked for.
+        frame_rate: of the codec, in Hz.
+        max_frames: the longest lap that the model can hold together.
+
+    Raises:
+        AudioError: if whole bars do not fit the length, or the loop is too long or too short.
+    """
+    tempo, beats = profile.tempo_bpm, config.beats_per_bar
+    bars, bpm, seconds = 0, None, config.seconds
+    asked = f"A loop of {seconds:g} s"
+    if tempo is not None and config.bars:
+        bars = config.bars
+        bar_frames = max(1, round(beats * 60.0 / tempo * frame_rate))
+        seconds = bars * bar_frames / frame_rate
+        bpm = 60.0 * beats * frame_rate / bar_frames
+        asked = f"A loop of {bars} bars at {bpm:.1f} bpm, which is {seconds:.2f} s,"
+    elif tempo is not None:
+        bar = beats * 60.0 / tempo
+        bars = max(1, round(seconds / bar))
+        bpm = 60.0 * beats * bars / seconds
+        if abs(bpm / tempo - 1.0) > config.tempo_tolerance:
+            fitting = sorted({max(1, int(seconds / bar)), int(seconds / bar) + 1})
+            raise AudioError(
+                f"A loop of {seconds:g} s holds {seconds / bar:.2f} bars of {beats} beats at {tempo:.1f} bpm, and "
+                f"whole bars would move the tempo by {100 * abs(bpm / tempo - 1):.0f} %, more than "
+                f"{100 * config.tempo_tolerance:g} %; ask for "
+                + " or ".join(f"{n * bar:.2f} s ({n}bars)" for n in fitting)
+                + "."
+            )
+    n_frames = round(seconds * frame_rate)
+    if n_frames > max_frames:
+        raise AudioError(
+            f"{asked} is longer than the model can hold together; expected at most {max_frames / frame_rate:g} s."
+        )
+    if seconds < MIN_LOOP_SECONDS:
+        raise AudioError(f"{asked} is too short; expected at least {MIN_LOOP_SECONDS:g} s.")
+    n_samples = round(seconds * config.sample_rate)
+    return Grid(n_frames, frame_rate, n_samples, config.sample_rate, bpm, bars, beats)
+
+
+def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
     """One lap of a room, whose end leads into its beginning: what the music of a lap is to follow.
 
     With a pulse, the room's beats are moved onto the grid and start with the first one; a room with fewer beats
@@ -33,7 +162,7 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
     room over and over.
 
     Args:
-        room: the recording.
+        room: the recording, `[1, N]`; read as far as the lap goes.
         profile: its profile.
         grid: the lap.
         sample_rate: of the lap, in Hz.
@@ -41,8 +170,7 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
     Returns:
         `[1, round(n_frames / frame_rate * sample_rate)]`.
     """
-    sound = room.mono().resampled(sample_rate)
-    samples, seconds = sound.samples[0], grid.n_frames / grid.frame_rate
+    seconds = grid.n_frames / grid.frame_rate
     n_samples = round(seconds * sample_rate)
     if grid.bars:
         beats = np.array(profile.pulse_seconds)
@@ -53,6 +181,9 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
         start = float(np.clip(room.seconds - seconds, 0.0, BLEND_SECONDS))
         n_units, anchors = 1, np.array([start, start + seconds])
         cycle = min(1.0, room.seconds / seconds)
+    last = float(np.interp(cycle, np.arange(len(anchors)), anchors)) + MARGIN_SECONDS
+    sound = Waveform(room.slice(0, round(last * room.sample_rate)), room.sample_rate).resampled(sample_rate)
+    samples = sound.samples[0]
     unit_seconds = float(np.median(np.diff(anchors)))
     place = np.arange(n_samples) / n_samples * n_units
     position = place % cycle
@@ -92,36 +223,35 @@ PLAIN = LAYERS["medium"]
 """What a loop without layers is made of."""
 
 
-def steered(lap: Waveform, profile: AcousticProfile, layer: Layer) -> Waveform:
-    """A lap of the room as a layer hears it; its time axis stays.
+def repeated(lap: Waveform, n: int = 3) -> Waveform:
+    """A lap several times over."""
+    return Waveform(np.tile(lap.samples, (1, n)), lap.sample_rate)
 
-    Args:
-        lap: `[1, N]`.
-        profile: of the lap.
-        layer: what to do.
-    """
-    events = sorted(profile.events, key=lambda e: -e.strength_db)
+
+def lap_events(lap: Waveform) -> Sequence[Event]:
+    """The events of a lap that is repeated for ever, counted from its beginning."""
+    lapped = [dataclasses.replace(e, seconds=e.seconds - lap.seconds) for e in analyze(repeated(lap)).events]
+    return [event for event in lapped if 0.0 <= event.seconds < lap.seconds]
+
+
+def steered(lap: Waveform, events: Sequence[Event], layer: Layer) -> Waveform:
+    """A lap `[1, N]` of the room, with its events, as a layer hears it; its time axis stays."""
+    from scipy.ndimage import maximum_filter1d, uniform_filter1d
+
+    # How far the 10 ms around each sample lie above the room tone, in dB.
+    width = round(0.01 * lap.sample_rate)
+    power = uniform_filter1d(np.square(lap.samples[0], dtype=np.float64), width, mode="wrap")
+    above_db: DoubleArray = 10.0 * np.log10(maximum_filter1d(power, width, mode="wrap") + 1e-12)
+    above_db = np.maximum(above_db - np.percentile(above_db, TONE_PERCENTILE), 0.0)
     n_kept = int(np.ceil(layer.event_share * len(events)))
-    above_db = _above_tone_db(lap)
     gain_db = np.zeros(lap.n_samples)
-    starts = np.array([e.seconds for e in profile.events])
-    for rank, event in enumerate(events):
-        later = starts[starts > event.seconds]
-        length = np.clip(
-            (later[0] if len(later) else np.inf) - event.seconds, MIN_EVENT_SECONDS, MAX_EVENT_SECONDS
+    for rank, event in enumerate(sorted(events, key=lambda e: -e.strength_db)):
+        until_next = min(
+            (e.seconds - event.seconds for e in events if e.seconds > event.seconds), default=np.inf
         )
+        length = np.clip(until_next, MIN_EVENT_SECONDS, MAX_EVENT_SECONDS)
         begin = max(0, round((event.seconds - LEAD_SECONDS) * lap.sample_rate))
         span = slice(begin, begin + round(length * lap.sample_rate))
         gain_db[span] = layer.event_gain_db if rank < n_kept else -above_db[span]
-    gain: FloatArray = (10.0 ** ((gain_db + layer.level_db) / 20.0)).astype(np.float32)
+    gain = (10.0 ** ((gain_db + layer.level_db) / 20.0)).astype(np.float32)
     return Waveform(np.clip(lap.samples * gain, -1.0, 1.0), lap.sample_rate)
-
-
-def _above_tone_db(lap: Waveform) -> NDArray[np.float64]:
-    """How far each sample's surroundings of 10 ms lie above the room tone, `[N]`, 0 where they do not."""
-    from scipy.ndimage import maximum_filter1d, uniform_filter1d
-
-    width = round(0.01 * lap.sample_rate)
-    power = uniform_filter1d(np.square(lap.samples[0], dtype=np.float64), width, mode="wrap")
-    level_db = 10.0 * np.log10(maximum_filter1d(power, width, mode="wrap") + 1e-12)
-    return np.asarray(np.maximum(level_db - np.percentile(level_db, TONE_PERCENTILE), 0.0))

@@ -67,7 +67,7 @@ class Seam:
         return max(max(0.0, LEAST_SHARE + margin - p, p - GREATEST_SHARE + margin) for p in figures)
 
 
-def places(samples: FloatArray, sample_rate: int) -> DoubleArray:
+def place_figures(samples: FloatArray, sample_rate: int) -> DoubleArray:
     """The figures `[3, P]` of all places in a loop `[N]`, in the order of `Seam`, the seam first.
 
     Level jumps are in dB; flux is the half-wave rectified difference of magnitudes (Dixon 2006, Onset Detection
@@ -75,9 +75,8 @@ def places(samples: FloatArray, sample_rate: int) -> DoubleArray:
     """
     n = len(samples)
     window = round(WINDOW_SECONDS * sample_rate)
-    at = np.round(np.arange(0, n - 0.5 * PLACE_SECONDS * sample_rate, PLACE_SECONDS * sample_rate)).astype(
-        int
-    )
+    distance = PLACE_SECONDS * sample_rate
+    at = np.round(np.arange(0, n - 0.5 * distance, distance)).astype(int)
     circle = samples[(np.arange(-window, n + window)) % n].astype(np.float64)
     before = circle[at[:, None] + np.arange(window)]
     after = circle[at[:, None] + window + np.arange(window)]
@@ -93,7 +92,7 @@ def places(samples: FloatArray, sample_rate: int) -> DoubleArray:
 
 
 def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: float = 0.0) -> Seam:
-    """The seam of a loop `[N]` or `[C, N]` (the mean of its channels), or another place in it.
+    """The seam of a loop `[N]`, or another place in it.
 
     Args:
         samples: the loop.
@@ -106,11 +105,10 @@ def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: flo
         >>> measure_seam(np.cos(2 * np.pi * 441.5 * t).astype(np.float32), 48000).derivative
         1.0
     """
-    mono = samples if samples.ndim == 1 else samples.mean(axis=0)
-    figures = places(np.roll(mono, -at), sample_rate)
+    figures = place_figures(np.roll(samples, -at), sample_rate)
     jump, flux, derivative = (round(float(_percentile(row[:1], row[1:])[0]), 4) for row in figures)
-    found = prominences(np.tile(mono, N_LAPS), sample_rate, margin)
-    passes = at + len(mono) * np.arange(1, N_LAPS)
+    found = prominences(np.tile(samples, N_LAPS), sample_rate, margin)
+    passes = at + len(samples) * np.arange(1, N_LAPS)
     onset = float(strongest_near(found, sample_rate, passes).max())
     return Seam(jump, flux, derivative, onset=round(onset, 4))
 
@@ -146,7 +144,7 @@ def remarkable(samples: FloatArray, sample_rate: int, at: IntArray) -> DoubleArr
     One comes of the figures, 0 with all of them within the 20th to 80th percentile, and one of an onset that may be
     found there if the sound changes a little, 0 if it is far from that. Where there is one already, it is `STRUCK`.
     """
-    figures = places(samples, sample_rate)
+    figures = place_figures(samples, sample_rate)
     nearest = np.round(at / (PLACE_SECONDS * sample_rate)).astype(int) % figures.shape[1]
     percentiles = np.stack([_percentile(row[nearest], row) for row in figures])
     unlike = np.clip((np.abs(percentiles - 0.5) - 0.3) / 0.2, 0.0, 1.0).max(axis=0)

@@ -26,12 +26,11 @@ from silent2music.audio.loudness import HOP_SECONDS
 from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError
 from silent2music.export import provenance
-from silent2music.export.ambience.circle import at_rate
-from silent2music.export.ambience.grid import Grid
-from silent2music.export.ambience.loops import Hear, Loop
+from silent2music.export.ambience.lap import Grid
+from silent2music.export.ambience.loops import Hear, Loop, at_rate
 from silent2music.export.ambience.seam import measure_seam
-from silent2music.export.ambience.space import Placement, fold_down, place
-from silent2music.export.levelling import NEARLY_NOTHING_LUFS
+from silent2music.export.ambience.space import Placement, fold_down, omni, spatialised
+from silent2music.export.levelling import NEARLY_NOTHING_LUFS, rounded_lufs
 
 LOSSY = ("ogg",)
 MIDDLE_C = 60
@@ -99,15 +98,23 @@ def levelled_set(
         louder = [s * audio.db_to_gain(g) for s, g in zip(sounds, gains_db, strict=True)]
         # After the limiter, which may put a block on the gate as well as take one away.
         held = [off_the_gate(h, sample_rate) for h in _held(louder, sample_rate, limit)]
-        missing = [
-            0.0 if q else t - loudness_of(h, sample_rate) for q, t, h in zip(quiet, lufs, held, strict=True)
-        ]
+        missing = _missing_db(lufs, held, quiet, sample_rate)
         excess = _true_peak(held) - true_peak
         if max(map(abs, missing)) < TOLERANCE_LU and excess <= 0.0:
             break
         limit -= max(0.0, excess)
         gains_db = [g + m if math.isfinite(m) else g for g, m in zip(gains_db, missing, strict=True)]
     return held, quiet
+
+
+def _missing_db(
+    lufs: Sequence[float], sounds: Sequence[FloatArray], quiet: Sequence[bool], sample_rate: int
+) -> list[float]:
+    """What each sound lacks to its loudness in LUFS; nothing if it is nearly nothing."""
+    return [
+        0.0 if is_quiet else target - loudness_of(sound, sample_rate)
+        for target, sound, is_quiet in zip(lufs, sounds, quiet, strict=True)
+    ]
 
 
 def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> list[FloatArray]:
@@ -129,14 +136,14 @@ def _with_sum(sounds: Sequence[FloatArray]) -> FloatArray:
     return np.concatenate([*sounds, np.sum(sounds, axis=0)]).astype(np.float32)
 
 
-def quantised(samples: FloatArray, seed: int, bits: int = 24) -> FloatArray:
-    """Samples `[C, N]` on the steps of a PCM format, with triangular dither of two steps (Lipshitz et al., 1992).
+def quantised(samples: FloatArray, seed: int) -> FloatArray:
+    """Samples `[C, N]` on the steps of 24-bit PCM, with triangular dither of two steps (Lipshitz et al., 1992).
 
     Writing them as PCM changes nothing more. Digital silence stays digital silence.
     """
     if not samples.any():
         return samples
-    top = 2 ** (bits - 1)
+    top = 2**23
     noise = np.random.default_rng(seed).random((2, *samples.shape)).sum(axis=0) - 1.0
     steps = np.rint(samples.astype(np.float64) * top + noise)
     return np.asarray(np.clip(steps, -top, top - 1) / top, dtype=np.float32)
@@ -161,7 +168,7 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: in
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
         n_samples = round(len(samples) / (lap_seconds * codec_rate) * grid.n_samples)
-        field = place(at_rate(samples, n_samples), grid.sample_rate, where, seed)
+        field = spatialised(at_rate(samples, n_samples), grid.sample_rate, where, seed)
         for is_lossy in codings:
             if is_lossy:
                 sound = fold_down(field, config.spatial)
@@ -207,8 +214,10 @@ def write_loops(
     entries, sum_peaks = [], []
     for variation in range(1, config.variations + 1):
         layers = {name: loop for (name, v), loop in loops.items() if v == variation}
-        closed = [at_rate(loop.samples, grid.n_samples) for loop in layers.values()]
-        fields = [place(samples, grid.sample_rate, where, seed) for samples in closed]
+        fields = [
+            spatialised(at_rate(loop.samples, grid.n_samples), grid.sample_rate, where, seed)
+            for loop in layers.values()
+        ]
         for kind, suffix in itertools.product(kinds, config.formats):
             sounds = [fold_down(field, kind) for field in fields]
             folded = "" if kind == config.spatial else f"_{kind}"
@@ -217,12 +226,8 @@ def write_loops(
             written, quiet, sum_peak = _write_set(paths, sounds, grid, config, tags, seed)
             sum_peaks.append(sum_peak)
             for i, (name, loop) in enumerate(layers.items()):
-                facts = {
-                    "layer": name,
-                    "variation": variation,
-                    "spatial": kind,
-                    "lufs_made": _rounded(loudness_of(sounds[i], grid.sample_rate)),
-                }
+                made = rounded_lufs(loudness_of(sounds[i], grid.sample_rate))
+                facts = {"layer": name, "variation": variation, "spatial": kind, "lufs_made": made}
                 entries.append(_file_entry(paths[i], written[i], quiet[i], facts, loop))
     return entries, round(max(sum_peaks), 2)
 
@@ -255,10 +260,7 @@ def _write_set(
                 raise AudioError(f"{path.name} holds {back[-1].n_samples} samples of {grid.n_samples}.")
         sum_peak = audio.true_peak_dbtp(Waveform(np.sum([w.samples for w in back], axis=0), grid.sample_rate))
         over_db = max(sum_peak, *(audio.true_peak_dbtp(w) for w in back)) - config.true_peak
-        missing = [
-            0.0 if q else config.lufs - loudness_of(w.samples, w.sample_rate)
-            for q, w in zip(quiet, back, strict=True)
-        ]
+        missing = _missing_db([config.lufs] * len(back), [w.samples for w in back], quiet, grid.sample_rate)
         if not is_lossy or (over_db < 0 and max(map(abs, missing)) < TOLERANCE_LU):
             break
         limit -= over_db + 0.1 if over_db >= 0 else 0.0
@@ -273,88 +275,65 @@ def write_loop(path: Path, sound: Waveform, bars: Sequence[int], record: Mapping
         AudioError: if the file cannot be written.
     """
     audio.write(path, sound, force=True)
-    comments = {
-        "LOOPSTART": "0",
-        "LOOPLENGTH": str(sound.n_samples),
-        "BARS": " ".join(map(str, bars)),
-    }
     if path.suffix == ".wav":
-        _append_chunks(
-            path, {b"cue ": cue_chunk(bars), b"smpl": sampler_chunk(sound.n_samples, sound.sample_rate)}
-        )
-        comments = {}
-    provenance.write_tags(path, record, comments)
+        try:
+            with path.open("r+b") as file:
+                end = file.seek(0, 2)
+                file.write(b"\0" * (end % 2) + loop_chunks(sound.n_samples, sound.sample_rate, bars))
+                size = file.tell()
+                file.seek(4)
+                file.write(struct.pack("<I", size - 8))
+        except OSError as error:
+            raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
+        provenance.write_tags(path, record)
+    else:
+        loop = {"LOOPSTART": "0", "LOOPLENGTH": str(sound.n_samples), "BARS": " ".join(map(str, bars))}
+        provenance.write_tags(path, record, loop)
+
+
+def loop_chunks(n_samples: int, sample_rate: int, bars: Sequence[int]) -> bytes:
+    """Chunks of a WAV file (RIFF, Multimedia Programming Interface 1.0) that say how it loops.
+
+    `cue ` holds points at the bars, numbered from 1, and `smpl` one region over the whole file: forward, from 0 to
+    the last sample, which is played (the end is inclusive), for ever.
+    """
+    points = (struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(bars, 1))
+    sampler, region = (
+        (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0),
+        (1, 0, 0, n_samples - 1, 0, 0),
+    )
+    bodies = {
+        b"cue ": struct.pack("<I", len(bars)) + b"".join(points),
+        b"smpl": struct.pack("<9I6I", *sampler, *region),
+    }
+    return b"".join(name + struct.pack("<I", len(body)) + body for name, body in bodies.items())
 
 
 def _file_entry(
     path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loop: Loop
 ) -> dict[str, Any]:
     """The entry of a written file, measured on what it gives back."""
-    mono = sound.samples[0] if facts["spatial"] == "ambix" else sound.samples
+    heard = omni(sound, facts["spatial"]).samples[0]
     fold = round(loop.fold * sound.n_samples) % sound.n_samples
+    seam, folded = (dataclasses.asdict(measure_seam(heard, sound.sample_rate, at)) for at in (0, fold))
     return {
         "file": path.name,
         "sha256": provenance.sha256(path),
         **facts,
-        "seed": loop.seed,
+        "seed": loop.take.sampling.seed,
         "channels": sound.n_channels,
         "loop_start": 0,
         "loop_end": sound.n_samples - 1,
-        "lufs": _rounded(loudness_of(sound.samples, sound.sample_rate)),
+        "lufs": rounded_lufs(loudness_of(sound.samples, sound.sample_rate)),
         "true_peak_dbtp": round(audio.true_peak_dbtp(sound), 2),
         "nearly_nothing": quiet,
-        "seam": {
-            **dataclasses.asdict(measure_seam(mono, sound.sample_rate)),
-            "onset_before": loop.onset_before,
-        },
+        "seam": {**seam, "onset_before": loop.onset_before},
         "fold": {
             "sample": fold,
-            **dataclasses.asdict(measure_seam(mono, sound.sample_rate, fold)),
+            **folded,
             "onset_before": loop.fold_onset_before,
             "head_nll": loop.head_nll,
             "natural_nll": loop.natural_nll,
         },
         "stands_out": round(loop.stands_out, 4),
     }
-
-
-def _rounded(loudness: float) -> float | None:
-    return round(loudness, 2) if math.isfinite(loudness) else None
-
-
-def sampler_chunk(n_samples: int, sample_rate: int) -> bytes:
-    """The body of a `smpl` chunk (RIFF, Multimedia Programming Interface 1.0): one region over the whole file.
-
-    The region is forward, from 0 to the last sample, which is played (the end is inclusive), for ever.
-    """
-    header = (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0)
-    region = (1, 0, 0, n_samples - 1, 0, 0)
-    return struct.pack("<9I6I", *header, *region)
-
-
-def cue_chunk(positions: Sequence[int]) -> bytes:
-    """The body of a `cue ` chunk: points at sample positions, numbered from 1."""
-    points = b"".join(
-        struct.pack("<II4sIII", i, position, b"data", 0, 0, position)
-        for i, position in enumerate(positions, 1)
-    )
-    return struct.pack("<I", len(positions)) + points
-
-
-def _append_chunks(path: Path, chunks: Mapping[bytes, bytes]) -> None:
-    """Add chunks, by their four letters, to the end of a RIFF file; its size follows.
-
-    Raises:
-        AudioError: if the file cannot be changed.
-    """
-    try:
-        with path.open("r+b") as file:
-            end = file.seek(0, 2)
-            file.write(b"\0" * (end % 2))
-            for name, body in chunks.items():
-                file.write(name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2))
-            size = file.tell()
-            file.seek(4)
-            file.write(struct.pack("<I", size - 8))
-    except OSError as error:
-        raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
