@@ -98,7 +98,8 @@ def infer(
     if stream:
         from silent2music.export.streaming import send
 
-        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), request, raw)
+        lazy = LazyModel(model, device)
+        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
         return
     jobs = plan(rooms, seed, output, out)
     is_alone = len(share(jobs)) == 1
