@@ -88,8 +88,9 @@ class TestLengthsThatAreNoPromise:
     def test_rf64(self, size: int, tmp_path: Path) -> None:
         is_whole(opened(tmp_path / "a.wav", at(coded("RF64", "PCM_24"), 28, struct.pack("<Q", size))))
 
-    def test_bw64(self, tmp_path: Path) -> None:
-        is_whole(opened(tmp_path / "a.wav", at(coded("RF64", "PCM_24"), 0, b"BW64")))
+    @pytest.mark.parametrize("after", [b"", b"LIST" + struct.pack("<I", 4 * RATE) + bytes(4 * RATE)])
+    def test_bw64(self, after: bytes, tmp_path: Path) -> None:
+        is_whole(opened(tmp_path / "a.wav", at(coded("RF64", "PCM_24"), 0, b"BW64") + after))
 
     @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
     def test_aiff(self, size: int, tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ class TestLengthsThatAreNoPromise:
         data = coded("CAF", "PCM_16")
         is_whole(opened(tmp_path / "a.caf", at(data, data_chunk(data), b"\xff" * 8)))
 
-    @pytest.mark.parametrize("size", [0, 24, 2**64 - 1])
+    @pytest.mark.parametrize("size", [0, 10, 24, 2**64 - 1])
     def test_w64(self, size: int, tmp_path: Path) -> None:
         data = coded("W64", "PCM_16")
         is_whole(opened(tmp_path / "a.w64", at(data, data_chunk(data) + 12, struct.pack("<Q", size))))

@@ -175,7 +175,7 @@ def _chunks(file: BinaryIO, begin: int, order: Order, wide: bool = False) -> Ite
 def _unknown(n_bytes: int) -> bool:
     """Whether a length is what writers leave that do not know it: nothing, or about 2 or 4 GiB."""
     near = any(0 <= limit - n_bytes <= 256 for limit in (STREAMED, 2**32, 2**64))
-    return n_bytes in (0, SOX_UNKNOWN) or near
+    return n_bytes <= 0 or n_bytes == SOX_UNKNOWN or near
 
 
 def _sized(
@@ -191,10 +191,11 @@ def _sized(
     at, n_field, order = field
     n_bytes = int.from_bytes(_bytes_at(file, at, n_field), order) - n_own
     there = size - start
-    if 0 < n_bytes <= there and not magic:
+    promised = there if _unknown(n_bytes) else n_bytes
+    if n_bytes == promised <= there and not magic:
         return _whole(size)
-    length = min(there + n_own, 2 ** (8 * n_field) - 1).to_bytes(n_field, order)
-    share = 1.0 if _unknown(n_bytes) else min(1.0, there / n_bytes)
+    length = min(min(there, promised) + n_own, 2 ** (8 * n_field) - 1).to_bytes(n_field, order)
+    share = min(1.0, there / max(1, promised))
     return Layout(((magic, (len(magic), at), length, (at + n_field, size)),), share)
 
 
