@@ -181,6 +181,9 @@ def test_what_is_nearly_nothing_stays_so() -> None:
         (held,), (quiet,) = levelled_set([sound], 48_000, [-24.0], -1.0)
         assert quiet
         assert np.array_equal(held, sound)
+    (held,), (quiet,) = levelled_set([300 * whisper], 48_000, [-24.0], -1.0, as_made=True)
+    assert quiet
+    assert np.array_equal(held, 300 * whisper)
 
 
 def test_the_loudness_of_a_field_is_that_of_its_mono_fold_down() -> None:

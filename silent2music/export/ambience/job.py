@@ -155,7 +155,10 @@ class _Run:
         lap = room_lap(room, profile, grid, model.codec.sample_rate)
         loops = self._compose(job, lap, grid, where)
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
-        files, sum_peak = write_loops(str(partial / job.out.name), loops, grid, where, config, job.seed, tag)
+        is_silence = profile.level_dbfs <= audio.FLOOR_DBFS
+        files, sum_peak = write_loops(
+            str(partial / job.out.name), loops, grid, where, config, job.seed, tag, is_silence
+        )
         record = {
             "name": job.out.name,
             "folder": job.out.relative_to(self.out).as_posix(),
