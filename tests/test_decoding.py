@@ -444,5 +444,5 @@ def test_videos_are_decoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "block_samples", lambda n_channels: 2500)
     source = frames(7)
     blocks = list(decoding._video_blocks(next(source), source))
-    assert [block.shape for block in blocks] == [(2, 3000), (2, 3000), (2, 1000)]
+    assert [block.shape for block in blocks] == [(2, 2500), (2, 2500), (2, 2000)]
     assert np.array_equal(np.concatenate(blocks, axis=1)[1], np.repeat(np.arange(7), 1000))

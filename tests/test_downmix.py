@@ -73,7 +73,7 @@ class TestDownmix:
         assert np.array_equal(mixed.samples[0], ROOM)
         assert mixed.recorded_channels == 8
         (note,) = mixed.notes
-        assert note == "has no sound of the room in channels 1, 2, 3, 5, 6, 7 and 8, which are left out"
+        assert note == "has no sound of the room in channels 1, 2, 3, 5, 6, 7, 8; they are left out"
 
     @pytest.mark.parametrize(
         ("other", "name"),

@@ -221,9 +221,8 @@ def _video_blocks(first: Any, frames: Iterator[Any]) -> Iterator[FloatArray]:
     """Blocks `[C, n]` of decoded frames, up to the end or to where they cannot be decoded any more."""
     import av
 
-    convert = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
     size = block_samples(len(first.layout.channels))
-    held: list[FloatArray] = []
+    convert = av.AudioResampler("fltp", first.layout, first.sample_rate, frame_size=size)
 
     def all_frames() -> Iterator[Any]:
         yield first
@@ -232,8 +231,5 @@ def _video_blocks(first: Any, frames: Iterator[Any]) -> Iterator[FloatArray]:
         yield None  # what the converter still holds
 
     for frame in all_frames():
-        held += [part.to_ndarray() for part in convert.resample(frame)]
-        n_held = sum(part.shape[1] for part in held)
-        if held and (n_held >= size or frame is None):
-            yield np.concatenate(held, axis=1)
-            held = []
+        for block in convert.resample(frame):
+            yield block.to_ndarray()

@@ -115,12 +115,8 @@ class Channels:
         live = rooms & (powers >= 10.0 ** (-DEAD_DB / 10.0) * powers[rooms].max())
         dead = [str(c) for c, name in enumerate(names, 1) if not live[c - 1] and not name]
         if dead:
-            places = (
-                f"channel {dead[0]}, which is"
-                if len(dead) == 1
-                else f"channels {_enumerated(dead)}, which are"
-            )
-            notes.append(f"has no sound of the room in {places} left out")
+            channels, they = ("channel", "it is") if len(dead) == 1 else ("channels", "they are")
+            notes.append(f"has no sound of the room in {channels} {', '.join(dead)}; {they} left out")
         weights = np.zeros(len(powers), np.float32)
         weights[live] = _equal_power(covariance[np.ix_(live, live)])
         return Downmix(weights, tuple(notes))
@@ -139,10 +135,6 @@ def _equal_power(covariance: DoubleArray) -> DoubleArray:
         gain = 1.0
     # Rounded: sums over other blocks of the same recording differ in their last bits.
     return np.asarray(signs * round(gain, 4) / n_channels)
-
-
-def _enumerated(numbers: list[str]) -> str:
-    return f"{', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def signal_name(samples: FloatArray, sample_rate: int) -> str:
