@@ -1,4 +1,4 @@
-"""Every `s2m` command that the documents show exists, with its options, and is driven by a test on tiny data."""
+"""What the documents show is there: links, modules, tests, and `s2m` commands, which a test drives on tiny data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import contextlib
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ DOCUMENTS = [
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPERATORS = {"|", "||", "&", "&&", ";", ">", "<", "(", ")", "{", "}"}
 
 
@@ -192,6 +194,55 @@ def test_every_command_shown_exists_and_is_driven(path: Path) -> None:
         if not any(name == other and options <= others for other, others in tried):
             wrong.append(f"{shown}: no test in tests/test_commands.py drives it with these options")
     assert wrong == []
+
+
+def markdown_files() -> list[Path]:
+    """All Markdown files of the project; a checkout may hold those of an environment or of runs too."""
+    folders = ("checkpoints", "recipes", "samples", "silent2music", "tests")
+    return sorted([*ROOT.glob("*.md"), *(path for name in folders for path in (ROOT / name).rglob("*.md"))])
+
+
+def anchors(text: str) -> set[str]:
+    """What links within a page may name, made from its headings as GitHub does it."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_and_picture_of_the_documents_is_there() -> None:
+    broken, n_links = [], 0
+    for page in markdown_files():
+        for link in LINK.findall(INLINE.sub("", FENCE.sub("", page.read_text(encoding="utf-8")))):
+            if re.match(r"[a-z]+:", link):
+                continue
+            n_links += 1
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            found = target.exists()
+            if found and anchor:
+                found = anchor in anchors(target.read_text(encoding="utf-8"))
+            if not found:
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
+    assert n_links > 50
+
+
+def test_contributing_names_every_module_and_every_test() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    layout = re.search(r"^### Layout\n+```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert layout
+    listed = re.findall(r"^  (\S+) ", layout[1], re.MULTILINE)
+    package = ROOT / "silent2music"
+    modules = [p.name for p in package.glob("*.py")]
+    packages = [f"{p.parent.name}/" for p in package.glob("*/__init__.py")]
+    assert sorted(listed) == sorted([*modules, *packages, "assets/"])
+    assert set(re.findall(r"\btest_\w+\.py", text)) == {p.name for p in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_contributing_states_the_import_contract() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert "\n".join(layers).replace("silent2music.", "") in text
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ app.add_typer(data_app, name="data")
 
 
 def _collect_less() -> None:
-    """Have garbage looked for seldom while the process starts, and not at all when it ends.
+    """Let Python's garbage collector run seldom while the process starts, and not at all when it ends.
 
     What torch brings along are 200,000 objects that all stay: going through them again and again takes a tenth of
     a short command, and going through them once more before the process ends a quarter of a second.

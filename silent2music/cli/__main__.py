@@ -1,4 +1,4 @@
-"""`python -m silent2music.cli`, as launchers want it."""
+"""Runs the command line by `python -m silent2music.cli`, as `accelerate launch` and `torchrun` need it."""
 
 from silent2music.cli import main
 

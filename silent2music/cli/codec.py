@@ -65,7 +65,7 @@ def codec_train(
     resume: Resume = False,
     overrides: Set = None,
 ) -> None:
-    """Train what a codec learns after its fit; each MUSIC counts alike."""
+    """Train a codec by gradient after its closed-form fit; each MUSIC counts about as much as any other."""
     require("accelerate")
     from silent2music.data.pairs import music_files
     from silent2music.training.codec_loop import train_codec
@@ -81,7 +81,7 @@ def codec_train(
 
 
 def _alike(sources: list[list[Path]]) -> list[Path]:
-    """All files, those of smaller sources several times, so that each source counts about as much."""
+    """All files, those of smaller sources repeated, so that each source counts about as much as any other."""
     largest = max(map(len, sources), default=0)
     return [file for files in sources for file in files * max(1, round(largest / max(1, len(files))))]
 
@@ -137,7 +137,7 @@ def codec_roundtrip(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Hear what the codec does to a sound."""
+    """Encode a sound to tokens and decode them, to hear what the codec does to it."""
     from silent2music.config import default_model
     from silent2music.export.roundtrip import roundtrip
 

@@ -1,4 +1,4 @@
-"""What commands share: options, progress, settings, complaints."""
+"""Options, progress bars, settings and error messages that the commands share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Steps = Callable[[str, int, int], None]
 SAMPLING = SamplingConfig()
 
 Rooms = Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
-Recipe = Annotated[Path, typer.Argument(help="Recipe folder or TOML file.")]
+Recipe = Annotated[Path, typer.Argument(help="Recipe folder, TOML file, or the name of a recipe that ships.")]
 PairFolder = Annotated[Path, typer.Argument(help="Pair folder.")]
 Seconds = Annotated[
     float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
@@ -93,12 +93,12 @@ def progress_bar() -> Iterator[Steps | None]:
 
 
 def named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
-    """Progress of one named thing, as most functions report it."""
+    """A callback `(done, total)` for a library function, shown by the progress bar under a name."""
     return None if steps is None else lambda done, total: steps(name, done, total)
 
 
 def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
-    """Progress of what reports the fraction of a stage."""
+    """A callback `(stage, fraction)` for a library function, shown by the progress bar in percent."""
     return None if steps is None else lambda stage, fraction: steps(stage, round(100 * fraction), 100)
 
 
@@ -124,5 +124,5 @@ def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
 
 
 def complain(sentence: str) -> None:
-    """Say what is wrong on standard error."""
+    """Print an error message on standard error."""
     print(sentence, file=sys.stderr)

@@ -39,7 +39,7 @@ def data_build(
     workers: Workers = 1,
     overrides: Set = None,
 ) -> None:
-    """Build pairs; run again after a kill, it goes on where it was."""
+    """Build pairs; a build that was stopped continues with the same command."""
     from silent2music.factory.build import build
 
     with progress_bar() as steps:

@@ -1,4 +1,4 @@
-"""Commands that measure a model: what it learned, how fast it is, how well it plays."""
+"""Commands that evaluate a model: its validation loss, its speed, and the music that it makes."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _print_line(record: Mapping[str, Any]) -> None:
 
 
 def _count(outcomes: Sequence[Outcome], manifest: Path) -> None:
-    """How much of a folder's music was made, was there, or failed."""
+    """Print how many pieces of a folder were made, were there already, or failed."""
     for status, name in (("made", "made"), ("kept", "there already")):
         records = [o.record for o in outcomes if o.record is not None and o.status == status]
         minutes = sum(record["output"]["seconds"] for record in records) / 60
@@ -206,7 +206,7 @@ def ambience(
     channel: Channel = None,
     overrides: Set = None,
 ) -> None:
-    """Make seamless loops and layers for a game engine; run again after a kill, it goes on where it was.
+    """Make seamless loops and layers for a game engine; a run that was stopped continues with the same command.
 
     `accelerate launch -m silent2music.cli ambience ...` takes the same and shares the rooms among its processes.
     """
@@ -251,7 +251,7 @@ def check_ambience(
     json_file: JsonFile = None,
     force: Force = False,
 ) -> None:
-    """Measure loops with ffmpeg, librosa and readers of their own: seams, loop points, tags, loudness, density."""
+    """Measure loops by ffmpeg, librosa and separate file parsers: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
 
     checks, densities = check.check_ambience(folder)

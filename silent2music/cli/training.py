@@ -39,7 +39,7 @@ def run_recipe(
     ] = "",
     overrides: Set = None,
 ) -> None:
-    """Carry out a recipe from its data folders to a model with its report; run again, it goes on where it was."""
+    """Run a recipe from its data folders to a model with its report; a stopped run continues with the same command."""
     from silent2music.training.recipe import run_recipe as carry_out
 
     with progress_bar() as steps:

@@ -1,1 +1,1 @@
-"""Whether the music follows the room and how it sounds: metrics, features, pair statistics, benchmark."""
+"""Evaluation of how far music follows its room and how it sounds: features, metrics, statistics, benchmark."""

@@ -1,4 +1,4 @@
-"""What a model must be placed among: simpler ways to get music for a room, and sounds that are no music."""
+"""Baselines (retrieved and rule-based music) and anchors (noise) that a model's figures stand beside."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOISE_DBFS = -18.0
 def retrieved(
     folder: Path, items: Sequence[Item], training: Sequence[Pair], config: EvalConfig, stages: Stages
 ) -> list[Inspected | None]:
-    """For each room the music of the training room most like it."""
+    """Baseline by retrieval: for each room the music of the training pair whose room is most similar."""
     if not training:
         return [None] * len(items)
     vectors = stages.run("training rooms", partial(_training_room, folder, config.seconds), training)
@@ -53,7 +53,7 @@ def _training_room(folder: Path, seconds: float | None, pair: Pair) -> DoubleArr
 
 
 def _room_vector(profile: AcousticProfile) -> DoubleArray:
-    """A room as a few figures on comparable scales, for finding one like it."""
+    """A room as a vector of figures on comparable scales, for nearest-neighbour search."""
     energy = np.asarray(profile.energy_dbfs, np.float64)
     return np.array(
         [
@@ -73,7 +73,7 @@ def _room_vector(profile: AcousticProfile) -> DoubleArray:
 def arranged(
     folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages
 ) -> list[Inspected | None]:
-    """The rule-based arranger for some rooms, if the folder says which scores and sounds it was built from."""
+    """Baseline by rule: the factory's arranger for some rooms, if the folder names the scores it was built from."""
     made: list[Inspected | None] = [None] * len(items)
     try:
         data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
@@ -144,7 +144,7 @@ def _arrange(
 def anchors_of(
     music: Sequence[Waveform], config: EvalConfig, stages: Stages
 ) -> dict[str, list[Inspected | None]]:
-    """What must score badly: noise, and the real music in grains; of the odd items, which are compared."""
+    """Anchors that must score badly, noise and shuffled grains of the real music, for the items of odd index."""
     anchors = {"noise": _white_noise, "grains": _shuffled_grains}
     return {
         name: stages.run(
@@ -157,14 +157,14 @@ def anchors_of(
 
 
 def _white_noise(music: Waveform, seed: Sequence[int]) -> Waveform:
-    """White noise at `NOISE_DBFS`, as long as the music: what every quality figure must call bad."""
+    """White noise at `NOISE_DBFS`, as long as the music, which every quality metric must score badly."""
     noise = np.random.default_rng(seed).standard_normal((1, music.n_samples))
     samples = noise * 10.0 ** (NOISE_DBFS / 20.0)
     return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), music.sample_rate)
 
 
 def _shuffled_grains(music: Waveform, seed: Sequence[int]) -> Waveform:
-    """The music cut into grains of 50 ms, in random order: the right colours without any time."""
+    """The music cut into grains of 50 ms, in random order: its timbres without their order in time."""
     size = round(GRAIN_SECONDS * music.sample_rate)
     samples = music.mono().samples
     n_grains = max(1, samples.shape[1] // size)

@@ -111,7 +111,7 @@ def bench(
 def median_seconds(
     tasks: Mapping[str, Callable[[], object]], n_rounds: int, tell: Progress
 ) -> dict[str, float]:
-    """Median seconds of every task, each run once in each round, after a first time that does not count."""
+    """Median seconds of every task; each runs once in each round, after a warm-up run that does not count."""
     spent: dict[str, list[float]] = {name: [] for name in tasks}
     for done in range(n_rounds + 1):
         for name, run in tasks.items():
@@ -123,7 +123,7 @@ def median_seconds(
 
 
 def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
-    """What is timed inside this process."""
+    """The tasks that are timed inside this process."""
     settings, packed = model.resolved(), model.packed_decoder()
     heard, null = _conditioning(model, room, STEP_SECONDS)
     codes = generate_codes(packed, heard, null, settings, [0])
@@ -144,7 +144,7 @@ def _tasks(model: Silent2Music, room: Waveform) -> dict[str, Task]:
 
 
 def _conditioning(model: Silent2Music, room: Waveform, seconds: float) -> tuple[Conditioning, Conditioning]:
-    """What the decoder is told of a room, and of none."""
+    """Conditioning under a room, and the null of classifier-free guidance."""
     return model.steer(listen_whole(room, seconds, model.config).to(model.device))
 
 

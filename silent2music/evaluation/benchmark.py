@@ -112,7 +112,7 @@ def evaluate_outputs(
     config: EvalConfig | None = None,
     progress: Progress | None = None,
 ) -> Figures:
-    """Evaluate music that any program made, by the same ruler.
+    """Evaluate music that any program made, by the same metrics.
 
     A file belongs to the pair whose silent or music side has its stem. Without `pairs`, `outputs` is a pair
     folder itself, whose music sides are the outputs; or else only what needs no room is reported.
@@ -150,7 +150,7 @@ def evaluate_outputs(
 
 
 def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages) -> Figures:
-    """Outputs that belong to the rooms of a pair folder."""
+    """Evaluate outputs whose file names match the rooms of a pair folder."""
     pairs, heard = read_pairs(folder), audio.find_audio(outputs)
     # `s2m infer` writes `room.music.wav` for `room.wav`; a file's exact stem goes first.
     stems = {path.stem.removesuffix(".music"): path for path in heard}
@@ -250,7 +250,7 @@ def _written(report: Figures, out: Path | str) -> Figures:
 
 
 def _splits(folder: Path, config: EvalConfig) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to test on, and those to call training: all and none where nothing is held out."""
+    """Test pairs and training pairs; if the folder has no validation split, all are test pairs."""
     pairs = read_pairs(folder)
     held_out = [pair for pair in pairs if pair.split == "validation"] or pairs
     training = [pair for pair in pairs if pair.split == "train" and pair not in held_out]

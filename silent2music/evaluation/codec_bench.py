@@ -1,4 +1,4 @@
-"""Codecs side by side on the same music: how near each comes to it, for every family, and how fast it is."""
+"""Compares codecs on the same music: error of the decoded sound, by instrument family too, and speed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BenchEntry:
 
 
 def parse_entry(text: str) -> BenchEntry:
-    """What is compared, from `NAME=FOLDER` or `NAME=FOLDER:BOOKS`.
+    """Parse a codec to compare, given as `NAME=FOLDER` or `NAME=FOLDER:BOOKS`.
 
     Raises:
         ConfigError: if it is written otherwise or asks for more codebooks than there are.
@@ -114,7 +114,7 @@ def run_bench(
     seconds: float = 6.0,
     progress: Progress | None = None,
 ) -> str:
-    """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, what the last codec does worst.
+    """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, the last codec's worst excerpts.
 
     Args:
         entries: to compare, all at one sample rate.
@@ -213,7 +213,7 @@ def _tables(
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The mean of each figure; what no excerpt has stays empty."""
+    """The mean of each figure as text; empty where no excerpt has one."""
     cells = []
     for figure, (_, form) in FIGURES.items():
         values = [row[figure] for row in rows if not np.isnan(row[figure])]
@@ -224,7 +224,7 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _plot(
     titles: Sequence[str], pairs: Sequence[tuple[FloatArray, FloatArray]], sample_rate: int, path: Path
 ) -> None:
-    """Spectrograms of originals (left) and what came back (right), a row for each pair."""
+    """Spectrograms of originals (left) and of the decoded sound (right), a row for each excerpt."""
     figure = new_figure(10.0, 2.2 * len(pairs))
     grid = figure.subplots(len(pairs), 2, squeeze=False)
     for row, title, sounds in zip(grid, titles, pairs, strict=True):

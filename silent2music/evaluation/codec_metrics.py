@@ -1,4 +1,4 @@
-"""What a codec does to music, in figures: spectrum, pitches, attacks, roughness, waveform.
+"""Metrics of a codec's decoded music against the original: spectrum, pitches, attacks, roughness, waveform.
 
 Each function compares an estimate with its reference, both `[N]` mono at the same rate; the same sound is perfect.
 """
@@ -33,7 +33,7 @@ _BAND_FFT, _BAND_HOP = 256, 48
 
 
 def codec_figures(reference: FloatArray, estimate: FloatArray, sample_rate: int) -> dict[str, float]:
-    """All figures of an estimate.
+    """All metrics of a decoded sound against its original.
 
     Returns:
         `log_mel`, `chroma`, `onset_f`, `roughness` (modulation added to held notes), `roughness_reference`,

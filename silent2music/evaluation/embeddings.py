@@ -1,4 +1,4 @@
-"""Distances on learned embeddings (CLAP, say), where the user has the weights; nothing is ever fetched."""
+"""Distances on learned embeddings such as CLAP, from weights that the user has; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def embedding_rows(folder: str, music: Waveform) -> DoubleArray:
 def embedding_distances(
     folder: Path | str, sounds: Mapping[str, Sequence[Waveform]], stages: Stages
 ) -> dict[str, Any]:
-    """Fréchet and kernel distance of each system's odd pieces to the even ones of `real`, on embeddings.
+    """Fréchet and kernel distance of each system's pieces of odd index to real music of even index, on embeddings.
 
     Args:
         folder: of the embedding model.

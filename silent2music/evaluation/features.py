@@ -1,4 +1,4 @@
-"""From music as sound to what the metrics compare: onsets, tempo, energy, boundaries, kind, quality.
+"""Features of music that the metrics compare: onsets, tempo, energy, boundaries, kind descriptors, quality.
 
 Model-free and deterministic: numpy and scipy alone, so that a figure means the same on every machine. The
 room side has its own analysis (`silent2music.acoustics`), made for -70 dBFS; this one is made for music, is
@@ -115,7 +115,7 @@ def music_features(music: Waveform) -> MusicFeatures:
 
 
 def power_spectrum(music: Waveform) -> DoubleArray:
-    """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that colour is measured on."""
+    """`[2049, seconds * TONAL_RATE_HZ]` power spectrum that pitch and timbre are measured on."""
     return _power(_prepared(music), _LONG_FFT, _LONG_HOP)
 
 
@@ -219,7 +219,7 @@ def _refined_lag(correlation: DoubleArray, lag: float, reach: float) -> float:
 def section_boundaries(
     mel_db: DoubleArray, chroma: DoubleArray, window_seconds: float = 6.0, threshold: float = 0.045
 ) -> DoubleArray:
-    """Times at which the music changes its colour, texture or harmony for good.
+    """Times at which the music changes its timbre, texture or harmony lastingly.
 
     The novelty at t is the generalised likelihood ratio of two Gaussians of diagonal covariance, one for the
     window before t and one for that after it, against a single one for both (Willsky and Jones, IEEE TAC 21(1),
@@ -279,7 +279,7 @@ def _median_of_rows(values: DoubleArray, size: int) -> DoubleArray:
 
 
 def reverberance_seconds(samples: DoubleArray) -> float:
-    """How long the sound hangs: 60 dB over the median steepness of its decays.
+    """Apparent reverberation time: 60 dB divided by the median slope of the music's decays.
 
     Every stretch of at least 0.2 s over which the level, smoothed over 60 ms, falls without rising counts
     with its length. Held notes make any music more reverberant than its room: compare music with music.
@@ -336,7 +336,7 @@ def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SEC
 
 
 def quality_window(samples: DoubleArray) -> dict[str, DoubleArray]:
-    """What a window `[N]` of music sounds like, by name.
+    """Quality features of one window `[N]` of music, by name.
 
     Means and standard deviations over the window of: 32 log-mel bands (dB re the window's mean power, so gain
     does not count), 13 MFCC, chroma (means sorted by strength, so that the key does not count), tonnetz

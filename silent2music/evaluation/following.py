@@ -1,4 +1,4 @@
-"""Does the music follow the room? Onsets, tempo, energy, boundaries and retrieval.
+"""Metrics of how far music follows its room: onsets, tempo, energy, boundaries and retrieval.
 
 In the shape of mir_eval: every metric takes `reference_*` (the room's side) before `estimated_*` (the music's),
 with the unit in the name, and scores identity best. Its `validate_*` is True where there is something to score;
@@ -293,7 +293,7 @@ def retrieval_scores(similarities: DoubleArray) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class RoomReference:
-    """What there is to follow in a room.
+    """The reference side of the metrics: what music for a room can follow.
 
     Attributes:
         seconds: duration.
@@ -348,7 +348,7 @@ def references_of(profile: AcousticProfile, labels: Mapping[str, Any]) -> dict[s
 
 
 def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]:
-    """How far music follows a room, by the names of `SCORES`; what the room does not ask for is left out.
+    """How far music follows a room, by the names of `SCORES`, without those that the room has no reference for.
 
     Onsets and tempo are asked for by rhythmic rooms, tempo only where the room has one, boundaries only where it
     changes, energy always. Music without any of it scores 0, without a warning.
@@ -378,12 +378,12 @@ def follow_scores(room: RoomReference, music: MusicFeatures) -> dict[str, float]
 
 
 def _before(seconds: float, *lists: DoubleArray) -> list[DoubleArray]:
-    """Those of the times in each list that both room and music last long enough for."""
+    """The times of each list before the end of the shorter of room and music."""
     return [times[times < seconds] for times in lists]
 
 
 def similarity(room: RoomReference, music: MusicFeatures) -> float:
-    """How well music fits a room, kind unseen: energy correlation, onset F of a room with events, boundary F."""
+    """How well music fits a room of unknown kind: energy correlation plus onset F and boundary F where defined."""
     seconds = min(room.seconds, music.seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -1,4 +1,4 @@
-"""What a room is worth to the model: the likelihood of held-out music under the true room, another and none."""
+"""How much a room tells the model: likelihood of held-out music under its own room, another room and none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def room_contrast(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Figures:
-    """Measure validation pairs, a crop of each, under three rooms with the same music.
+    """Teacher-forced losses of validation music, a crop of each pair, under its own room, another and none.
 
     The shuffled room is that of another pair of the same batch, whatever its kind.
 

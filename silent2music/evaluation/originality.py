@@ -1,4 +1,4 @@
-"""How near is a piece to what the model was trained on? By chroma and onsets, and by codec tokens.
+"""How near a piece is to the training music, by chroma and onsets and by shared runs of codec tokens.
 
 A distance says little alone: held-out real music has one to the training music too, and that distribution is
 the ruler. What lies nearer than its 1st percentile is named.
@@ -53,7 +53,7 @@ def _pooled(values: DoubleArray, factor: int, n_frames: int) -> DoubleArray:
 
 
 def nearest(queries: Sequence[DoubleArray], library: Mapping[str, DoubleArray]) -> Nearest:
-    """The piece that any excerpt of any query comes nearest to, in any of the 12 keys.
+    """The training piece nearest to any excerpt of any query, in any of the 12 transpositions.
 
     Excerpts of `EXCERPT_SECONDS` from start, middle and end of a query are aligned with any stretch of each
     piece by subsequence dynamic time warping with steps (1, 1), (1, 2) and (2, 1), so that tempo may differ by a
@@ -105,7 +105,7 @@ def _aligned(costs: FloatArray) -> FloatArray:
 
 
 def longest_shared_run(tokens: IntArray, library: Sequence[IntArray]) -> int:
-    """Length of the longest run of tokens that stands in the library too, by bisection over lengths.
+    """Length of the longest run of tokens that also occurs in the library, by bisection over lengths.
 
     Args:
         tokens: `[T]` of one codebook; library: any number of such rows.
@@ -144,7 +144,7 @@ def compare_with_training(
     copies: Mapping[str, MusicFeatures],
     stages: Stages,
 ) -> dict[str, Any]:
-    """The nearest training excerpt of every output, beside what held-out real music has; as a part of a report.
+    """Distance of every output to the nearest training music, beside that of held-out real music, for a report.
 
     Like is compared with like: where outputs went through a codec, so should the real music and the library.
 

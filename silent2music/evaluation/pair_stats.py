@@ -32,7 +32,7 @@ def pair_stats(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Figures:
-    """Count a pair folder and measure its ceiling.
+    """Count the pairs of a folder, and measure how far their music follows their rooms.
 
     Args:
         folder: with `pairs.jsonl`.

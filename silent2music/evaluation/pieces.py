@@ -1,4 +1,4 @@
-"""What the benchmark keeps of a piece of music and of a pair under test, and how they are read."""
+"""Test rooms with their references, measured pieces of music, and the functions that read both."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOM_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How much to evaluate. The defaults fit into half an hour on two cores.
+    """Settings of an evaluation. The defaults fit into half an hour on two cores.
 
     Attributes:
         n: held-out pairs; seed: of everything drawn; seconds: used of each pair, None for all.
@@ -71,7 +71,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Inspected:
-    """All that is kept of a piece of music."""
+    """Measurements of a piece of music, kept in place of its samples."""
 
     features: MusicFeatures
     quality: DoubleArray
@@ -80,7 +80,7 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Item:
-    """A room under test and what there is to follow in it."""
+    """A test room with its acoustic profile and its references."""
 
     name: str
     kind: str
@@ -90,7 +90,7 @@ class Item:
 
 
 def inspect(music: Waveform) -> Inspected:
-    """Measure a piece once: features, quality rows, and the figures of what goes wrong."""
+    """Measure a piece once: features, rows of quality features, and faults such as silence or clipping."""
     features = music_features(music)
     mono = np.asarray(music.mono().samples[0], np.float64)
     sounds = bool(features.chroma.any())
@@ -108,7 +108,7 @@ def inspect(music: Waveform) -> Inspected:
 
 
 def inspect_made(make: Maker) -> Inspected | None:
-    """`inspect` what a job makes, if it makes anything."""
+    """Measure the music that a function makes; None if it makes none."""
     music = make()
     return None if music is None else inspect(music)
 
@@ -116,7 +116,7 @@ def inspect_made(make: Maker) -> Inspected | None:
 def load_items(
     folder: Path, pairs: Sequence[Pair], config: EvalConfig, stages: Stages
 ) -> tuple[list[Item], list[Inspected], list[Waveform]]:
-    """Items, their real music as measured and as sound; rhythmic rooms first, so that partners are of one sort."""
+    """Read test pairs: items, real music measured and as sound; rhythmic rooms first, so that partners are alike."""
     found = stages.run("pairs", partial(_read_item, folder, config.seconds), pairs)
     found.sort(key=lambda those: not those[0].references["measured"].rhythmic)
     return [item for item, _, _ in found], [piece for _, piece, _ in found], [music for _, _, music in found]
@@ -130,7 +130,7 @@ def _read_item(folder: Path, seconds: float | None, pair: Pair) -> tuple[Item, I
 
 
 def load_rooms(folder: Path, files: Sequence[Path], config: EvalConfig, stages: Stages) -> list[Item]:
-    """Items of recordings without music, `config.seconds` long and at `ROOM_DBFS`; rhythmic rooms first."""
+    """Read test recordings without music, `config.seconds` long and at `ROOM_DBFS`; rhythmic rooms first."""
     items = stages.run("rooms", partial(_read_room, folder, config.seconds or ROOM_SECONDS), files)
     return sorted(items, key=lambda item: not item.references["measured"].rhythmic)
 

@@ -1,4 +1,4 @@
-"""What takes the model itself: its music for a room and for none, its likelihood, drift, diversity, tokens."""
+"""The parts of the benchmark that run the model: music with and without a room, likelihood, drift, diversity."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Subject:
         return music, [found[i // 2] for i in range(len(items))]
 
     def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
-        """Codes `[K, T]` of music."""
+        """Encode music to codes `[K, T]`."""
         return self.stages.run(name, partial(_encode, self.folder), music)
 
     def through_codec(self, codes: Sequence[IntArray], music: Sequence[Waveform]) -> list[Waveform]:
@@ -99,12 +99,12 @@ class Subject:
         return self.stages.run("codec", partial(_decode, self.folder), jobs)
 
     def stated(self) -> Figures:
-        """What a report says of the model."""
+        """Name and sampling settings of the model, for the report."""
         return {"name": self.model.config.name, "sampling": asdict(self.sampling)}
 
 
 def subject(folder: Path | str, config: EvalConfig, stages: Stages) -> Subject:
-    """The model of a folder as it is to be tested.
+    """Load the model of a folder to test it.
 
     Raises:
         CheckpointError: if the model does not load.
@@ -138,7 +138,7 @@ def _decode(folder: str, job: tuple[IntArray, float]) -> Waveform:
 
 
 def rank_rooms(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray]) -> Figures:
-    """The model as judge: the rank of the true room among up to 32 by the teacher-forced loss of the real music.
+    """Rank of the true room among up to 32 by the model's teacher-forced loss of the real music.
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
     """
@@ -201,7 +201,7 @@ def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[Doub
 def training_music(
     subject: Subject, folder: Path, training: Sequence[Pair], skipped: float = 0.0
 ) -> tuple[dict[str, MusicFeatures], list[IntArray]]:
-    """Training music as the model was taught it, through the codec: measured, by name; and its codes.
+    """Training music after the codec, as the model learned it: features by name, and codes.
 
     Args:
         subject: the model.
@@ -228,7 +228,7 @@ def _taught(
 def token_runs(
     subject: Subject, library: Sequence[IntArray], tokens: Mapping[str, Sequence[IntArray]]
 ) -> Figures:
-    """Longest run of first-codebook tokens that stands in the training music too, of every piece."""
+    """Longest run of first-codebook tokens of every piece that also occurs in the training music."""
     rows = [codes[0] for codes in library]
     if not rows:
         return {}
@@ -239,7 +239,7 @@ def token_runs(
 
 
 def drift(subject: Subject, items: Sequence[Item]) -> Figures:
-    """What becomes of a piece of two minutes: every figure of what goes wrong by quarter, and at both ends.
+    """How pieces of two minutes change: every fault by quarter of the piece, and at both ends.
 
     The room comes round until the two minutes are full, so that every quarter hears the same where a room lasts
     as long as a quarter.
@@ -268,7 +268,7 @@ def _parts(piece: Waveform) -> list[Waveform]:
 
 
 def diversity(subject: Subject, items: Sequence[Item], reals: Sequence[Inspected]) -> Figures:
-    """How near each piece is to the nearest of the others: for one room under many seeds, and for real music."""
+    """Distance of each piece to the nearest other one, for one room under many seeds and for real music."""
     n = subject.config.n_diverse
     if n < 2:
         return {}

@@ -1,4 +1,4 @@
-"""How does it sound? Distances between sets of features, and what goes wrong in one piece.
+"""Metrics of sound quality: distances between sets of features, and faults of a single piece.
 
 Metrics in the shape of mir_eval, as in `following`: where there is nothing to score, they warn and are at their
 worst.
@@ -162,7 +162,7 @@ def key_clarity(chroma: DoubleArray) -> float:
 
 
 def repetition(chroma: DoubleArray, rate_hz: float, min_lag_seconds: float = 2.0) -> float:
-    """How much of the piece comes again exactly: highest mean cosine similarity over a lag, 0 to 1.
+    """How exactly the piece repeats itself: highest mean cosine similarity over a lag, 0 to 1.
 
     The diagonal means of the self-similarity matrix (Foote, ACM Multimedia 1999) of deviations from the mean
     chroma, so that staying in a key is no repetition, and a loop is one. Lags run from `min_lag_seconds` to half

@@ -282,7 +282,7 @@ def _runs(lengths: Mapping[str, float], frame_rate: float) -> str:
 
 
 def _ruler(report: Figures) -> Iterator[str]:
-    """Whether the figures tell apart what they must: the ceiling from its null, and noise from everything else."""
+    """Whether the metrics discriminate: the ceiling from its null, and noise from all other systems."""
     lines = []
     for side in SIDES:
         if gains := report.get("differences", {}).get(side, {}).get("real - real, shuffled", {}):

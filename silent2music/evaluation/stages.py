@@ -1,4 +1,4 @@
-"""The stages of a benchmark: one function over many jobs, by several processes, told step by step and timed."""
+"""Stages of a benchmark: one function over many jobs in several processes, with progress and timing."""
 
 from __future__ import annotations
 

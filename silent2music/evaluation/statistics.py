@@ -1,4 +1,4 @@
-"""How sure one can be of a mean or of a difference of means."""
+"""Means and differences of means with bootstrap intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From measured pieces to the figures of a report: following, kinds, retrieval, quality, faults."""
+"""Computes the figures of a report from measured pieces: following, kinds, retrieval, quality, faults."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tabulate(
     config: EvalConfig,
     anchors: Mapping[str, Pieces] | None = None,
 ) -> Figures:
-    """Everything that needs no model: following, kinds, retrieval, quality and faults of each system."""
+    """All figures that need no model: following, kinds, retrieval, quality and faults of each system."""
     anchors = anchors or {}
     systems = {name: pieces for name, pieces in systems.items() if any(pieces)}
     heard = {name: [p.features if p else None for p in pieces] for name, pieces in systems.items()}
@@ -110,13 +110,13 @@ def follow_tables(
 
 
 def stated(config: EvalConfig) -> Figures:
-    """What a report says of how it was made: all that decides its figures."""
+    """The settings that decide a report's figures, as the report states them."""
     values = dataclasses.asdict(config)
     return {name: value for name, value in values.items() if name not in ("workers", "sampling")}
 
 
 def partners_of(n: int) -> list[int]:
-    """Who plays the other room for whom: neighbours swap; of an odd number the last borrows from the first."""
+    """Index of the other room for each room: neighbours swap; of an odd number the last one gets the first."""
     partner = [i ^ 1 for i in range(n)]
     if n % 2:
         partner[-1] = 0
@@ -124,7 +124,7 @@ def partners_of(n: int) -> list[int]:
 
 
 def _with_shuffled(systems: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Each system that hears the room, beside itself with another room's music."""
+    """Adds to each system that depends on the room its shuffled null, the music for another room."""
     result: dict[str, Sequence[Any]] = {}
     for name, pieces in systems.items():
         result[name] = pieces
@@ -178,7 +178,7 @@ def _kind_checks(kinds: Mapping[str, Sequence[Inspected]], seed: int) -> Figures
 
 
 def _retrieval(items: Sequence[Item], pieces: Sequence[Inspected]) -> Figures:
-    """From the music alone, find its room among up to 32, by the features and without any model."""
+    """Retrieval of a piece's room among up to 32, by features of the music and without any model."""
     order = np.random.default_rng(0).permutation(len(items))
     groups = []
     for chosen in (order[group] for group in grouped(len(items))):

@@ -1,4 +1,4 @@
-"""What the model is meant to reach, read off a report: for each aim what was found, and whether that is enough.
+"""Aims of the model, checked against a report: for each aim what was found, and whether it is reached.
 
 Aims that a report has no figures for are left out, so that a quick one states fewer.
 """

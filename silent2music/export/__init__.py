@@ -1,1 +1,1 @@
-"""What is written for others to use: music files with their provenance, and the jobs that write them."""
+"""Writes music: files with their provenance records, streams, and loops for games."""

@@ -1,4 +1,4 @@
-"""Many recordings, by one process or by several: which of them, where to, whose share, and the list of all of it.
+"""Jobs on many recordings: which to process, where to write, each process's share, and the folder's manifest.
 
 The processes of a launcher (`accelerate launch`, `torchrun`, MPI) never wait for one another: each takes every
 n-th recording and adds to the same manifest, so that a process that dies loses its own unfinished recording and no

@@ -1,4 +1,4 @@
-"""The main job: recordings of rooms in, files of music out, each with the record of how it was made.
+"""`s2m infer`: recordings of rooms in, files of music out, each with the record of how it was made.
 
 `plan` says what is to be made, `infer_many` goes through it, and `infer` makes one piece: it opens the files, lets
 `model.stream` play, brings the music to its level, and lets music and record appear together.

@@ -1,4 +1,4 @@
-"""Music of any length to a file at the loudness and under the peak promised, a block at a time.
+"""Writes music of any length to a file at the target loudness and under the true-peak limit, block by block.
 
 The music waits in a temporary file until its loudness is known. Blocks overlap where the limiter looks around,
 so that the result is the same as if the whole had been limited at once.
@@ -33,7 +33,7 @@ MARGIN_SECONDS = 0.05
 
 
 def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -> dict[str, Any]:
-    """Write music at the loudness and under the peak promised, measured on what the file gives back.
+    """Write music at the target loudness and under the true-peak limit, as measured on the decoded file.
 
     Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
 

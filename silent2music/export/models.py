@@ -1,4 +1,4 @@
-"""A model as the commands use it: found, loaded when it is first needed, and named in records."""
+"""A model folder as the commands use it: found, loaded on first use, and described in records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ and the music must not depend on how many cores there are."""
 
 @dataclass(frozen=True)
 class Request:
-    """What music is asked for, whatever the room.
+    """Settings of the music to make, the same for all rooms.
 
     Attributes:
         sampling: how tokens are drawn.

@@ -1,4 +1,4 @@
-"""What a codec does to a sound: in as tokens, out as sound again."""
+"""Encodes a sound to a codec's tokens and decodes them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Music to a pipe while it is made: WAV or raw samples on standard output, from a recording or from live sound."""
+"""Writes music to a pipe while it is generated, as WAV or raw samples, for a recording or for live sound."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def wav_header(sample_rate: int, n_channels: int, n_samples: int | None) -> byte
 
 
 def _heard(source: BinaryIO, frame_rate: float) -> Iterator[Waveform]:
-    """A codec frame of live sound after another."""
+    """Chunks of live sound, each as long as a codec frame."""
     n_bytes = 2 * round(LIVE_RATE / frame_rate)
     while chunk := source.read(n_bytes):
         samples = np.frombuffer(chunk[: len(chunk) // 2 * 2], "<i2").astype(np.float32) / 32768.0

@@ -1,4 +1,4 @@
-"""What the silent side and the music side of a pair tell each other.
+"""Data that the two sides of a pair exchange: the ground truth of a scene, and the notes arranged to it.
 
 A scene is made first and states its truth (`SceneTruth`); the arranger writes music to it (`Arrangement`).
 For the kinds `muted` and `leak` the order is the reverse: the arrangement comes first and the scene is made
@@ -23,7 +23,7 @@ def _empty() -> DoubleArray:
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """What is known of a scene because it was made so.
+    """Ground truth of a built scene: its events, pulse, changes and levels.
 
     Attributes:
         kind: one of the scene kinds (`room`, `hall`, `steps`, `street`, `weather`, `machine`, `muted`, `leak`).

@@ -1,4 +1,4 @@
-"""From a mixed scene to a recording of it: the room, the recording chain, 16-bit steps, and what is measured."""
+"""Turns a mixed scene into a recording: room response, recording chain, 16-bit quantisation, measured level."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def recording_chain(samples: FloatArray, rng: np.random.Generator, probability: 
 def _peaking(
     frequency_hz: float, gain_db: float, rng: np.random.Generator
 ) -> tuple[DoubleArray, DoubleArray]:
-    """DoubleArray of a peaking equaliser (Bristow-Johnson, Audio EQ Cookbook)."""
+    """Filter coefficients `b [3]`, `a [3]` of a peaking equaliser (Bristow-Johnson, Audio EQ Cookbook)."""
     w = 2 * np.pi * frequency_hz / SAMPLE_RATE
     amplitude, alpha = 10 ** (gain_db / 40), np.sin(w) / (2 * float(rng.uniform(0.4, 1.5)))
     b = np.array([1 + alpha * amplitude, -2 * np.cos(w), 1 - alpha * amplitude])
@@ -82,7 +82,7 @@ def _peaking(
 
 
 def coded(samples: FloatArray, headroom_db: float) -> FloatArray:
-    """What a lossy coder does to `[N]` samples: per band and frame, what lies far below the band's peak is gone.
+    """Imitate a lossy coder on `[N]` samples: coefficients far below the peak of their band and frame are removed.
 
     A windowed transform of 1024 samples; 24 bands; coefficients more than `headroom_db` under their band's
     largest are set to zero, and nothing is kept above 10 kHz.
@@ -108,13 +108,13 @@ def coded(samples: FloatArray, headroom_db: float) -> FloatArray:
 
 
 def quantised(samples: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Samples on the steps of 16 bits, with triangular dither of two steps' width."""
+    """Samples quantised to 16 bits, with triangular dither of two steps' width."""
     dither = rng.random(samples.shape, np.float32) - rng.random(samples.shape, np.float32)
     return in_16_bits(samples + dither / np.float32(32768))
 
 
 def in_16_bits(samples: FloatArray) -> FloatArray:
-    """Samples on the steps of 16 bits: FLAC stores the empty low bits of a 24-bit file for nothing."""
+    """Samples rounded to 16 bits: FLAC stores the empty low bits of a 24-bit file at no cost."""
     steps = np.clip(np.round(samples * np.float32(32768)), -32768, 32767)
     return np.asarray(steps / np.float32(32768), np.float32)
 
@@ -149,7 +149,7 @@ def frame_powers(samples: FloatArray, frame: int) -> FloatArray:
 
 
 def rms(samples: FloatArray) -> float:
-    """Root mean square, a hair above zero."""
+    """Root mean square, plus a tiny constant so that it can be divided by."""
     return float(np.sqrt(np.mean(np.square(samples)))) + 1e-12
 
 

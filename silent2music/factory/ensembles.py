@@ -62,7 +62,7 @@ INSTRUMENTS = {
 
 @dataclass(frozen=True)
 class Voice:
-    """What one instrument of an ensemble does.
+    """One instrument of an ensemble with its role, texture and register.
 
     Attributes:
         instrument: a name in `INSTRUMENTS`.
@@ -83,7 +83,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene kind sounds.
+    """Musical style of a scene kind: tempo, density, articulation, dynamics and ensembles.
 
     Attributes:
         tempo_bpm: lowest and highest welcome tempo.

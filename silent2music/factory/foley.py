@@ -150,7 +150,7 @@ def _bed(draft: SceneDraft, clips: Sequence[Clip]) -> FloatArray:
 
 
 def _window(draft: SceneDraft, start: float, end: float) -> FloatArray:
-    """1 between two changes of scene, 0 elsewhere, with edges of 50 to 250 ms centred on the changes."""
+    """Gain curve: 1 between two changes of scene, 0 elsewhere, with edges of 50 to 250 ms centred on the changes."""
     time = np.arange(draft.n_samples, dtype=np.float32) / SAMPLE_RATE
     rise, fall = draft.rng.uniform(0.05, 0.25, 2)
     opened = np.clip((time - start) / rise + 0.5, 0, 1) if start > 0 else np.ones_like(time)

@@ -1,4 +1,4 @@
-"""Arrangements made audible: fluidsynth with a General MIDI soundfont, then loudness, room and level."""
+"""Renders arrangements by fluidsynth with a General MIDI soundfont, then sets loudness, room and level."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _write_midi(parts: Sequence[Part], path: Path) -> None:
 
 
 def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:
-    """A slow rider, `[N]`: evens out the loudness over about two seconds by at most 9 dB.
+    """A slow gain curve `[N]` that evens out the loudness over about two seconds by at most 9 dB.
 
     What is more than 30 dB below the loudest moment is a rest and is not raised.
     """

@@ -178,7 +178,7 @@ def leak_scene(
 
 
 def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
-    """A truth without a scene, for the kinds that come after the music: an energy curve to play to, no more.
+    """Ground truth before there is a scene, for kinds that are made from the music: an energy curve alone.
 
     Args:
         kind: one of `FROM_MUSIC`.

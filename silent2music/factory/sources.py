@@ -1,4 +1,4 @@
-"""What the silent side is made of: ambience clips, one-shots cut from them, and room responses.
+"""Sources of scenes: ambience clips, one-shots (single sounds) cut from them, and room responses.
 
 A library is a folder of recordings with an `index.tsv` (columns `path`, `licence`, `author`, more are
 ignored). A file's name says what it is good for (`ROLES`); a file without a licence entry is refused. All

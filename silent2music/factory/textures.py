@@ -1,4 +1,4 @@
-"""Textures: what an instrument makes of a passage - a line, a pad, chords, a bass, hits."""
+"""Textures: how an instrument plays a passage, as a line, a pad, chords, a bass or hits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class SectionMusic:
-    """One section with all that a texture needs.
+    """One section of music with the notes, onsets, style and loudness that textures are written from.
 
     Attributes:
         section: its time map.

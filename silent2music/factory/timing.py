@@ -1,4 +1,4 @@
-"""Where the beats, sections and onsets of an arrangement fall: the score's time bent to the scene's."""
+"""Beats, sections and onsets of an arrangement: the score's beats mapped to the scene's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops as others find them: a folder that `s2m ambience` wrote, measured by readers and meters that are not ours.
+"""Checks a folder of `s2m ambience` by other tools than those that wrote it: ffmpeg, librosa, mutagen, a parser.
 
 Sample counts come from ffprobe, chunks from a parser of this module's own, tags from mutagen, loudness and true peak
 from ffmpeg's ebur128, onsets from librosa. The figures of two places are measured anew on the files: the seam, where the
@@ -150,7 +150,7 @@ def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
 
 
 def _container_faults(path: Path, grid: Mapping[str, Any]) -> list[str]:
-    """What readers of the file find other than the manifest says: samples, rate, loop points, bars."""
+    """Differences between a file as other tools read it and its manifest entry: samples, rate, loop points, bars."""
     n_samples, bars = grid["n_samples"], list(grid["bar_samples"])
     command = ["ffprobe", "-v", "error", "-show_entries", "stream=sample_rate,duration_ts", "-of", "json"]
     probed = subprocess.run([*command, path], capture_output=True, encoding="utf-8", errors="replace")
@@ -195,7 +195,7 @@ def wav_loop(data: bytes) -> dict[str, Any]:
 
 
 def described(checks: Sequence[Check], densities: Mapping[str, Mapping[str, float]]) -> str:
-    """The figures of all files as a table, what they come to, and each fault in a line."""
+    """The figures of all files as a table, a summary, and each fault in a line."""
     head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
     lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in PLACES)]
     for c in checks:

@@ -264,7 +264,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
-    """The record of a room's folder if it is there, whole and made in the same way; None if it is to be made.
+    """The record of a room's folder if it is complete and was made by the same settings; else None.
 
     Args:
         folder: of the room.

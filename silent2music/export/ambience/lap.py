@@ -1,4 +1,4 @@
-"""One lap of a loop: how long it is, where its bars lie, and the room as that lap, as an intensity layer hears it."""
+"""One lap (one pass of a loop): its length and bars, and the room cut to it and changed for an intensity layer."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: 
 
 @dataclass(frozen=True)
 class Layer:
-    """How a layer hears the room.
+    """How the room is changed for an intensity layer before the model hears it.
 
     Attributes:
         event_share: the strongest events that stay, as a share; the others sink into the room tone.
@@ -235,7 +235,7 @@ def lap_events(lap: Waveform) -> Sequence[Event]:
 
 
 def steered(lap: Waveform, events: Sequence[Event], layer: Layer) -> Waveform:
-    """A lap `[1, N]` of the room, with its events, as a layer hears it; its time axis stays."""
+    """A lap `[1, N]` of the room with its levels and events changed for an intensity layer; times stay."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     # How far the 10 ms around each sample lie above the room tone, in dB.

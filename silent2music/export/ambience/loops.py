@@ -1,4 +1,4 @@
-"""Seamless loops: two laps in the token loop, the end of the second written so that it leads into its beginning.
+"""Seamless loops: the model draws two laps of tokens, and a lap's end is drawn again to lead into its beginning.
 
 ```
 lap 1                    lap 2                            the circle           the file
@@ -144,7 +144,7 @@ def write_takes(
     hear: Hear,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Take]:
-    """Let the model write two laps for each seed, the second in the light of the first.
+    """Draw two successive laps of tokens for each seed, and decode them.
 
     Args:
         model: in evaluation mode.
@@ -177,7 +177,7 @@ def write_takes(
 
 @torch.inference_mode()
 def close_set(model: Silent2Music, takes: Sequence[Take], n_candidates: int, hear: Hear) -> list[Loop]:
-    """A loop of each take of a set, all of which begin at the same place of the lap.
+    """Make a loop of each take of a set; all begin at the same place of the lap.
 
     Args:
         model: that wrote the takes.
@@ -199,7 +199,7 @@ def _worst(loops: Sequence[Loop]) -> float:
 
 
 def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> Loop:
-    """A lap closed at the first of its folds that is not heard, or the one that is least; it begins there."""
+    """Close a lap at the first fold that is inaudible, else at the least audible one; the lap then begins there."""
     found: list[Loop] = []
     for fold in _choose_folds(take, model.codec.sample_rate)[:MAX_FOLDS]:
         lap, tails, heads = _write_tails(model, take, fold, n_candidates)
@@ -216,7 +216,7 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> L
 
 
 def _choose_folds(take: Take, codec_rate: int) -> list[int]:
-    """Codec frames to fold a take at, the best first: a lap later is like it, and nothing stands out.
+    """Codec frames to fold a take at, the best first: both laps are alike there, and no onset is near.
 
     The model has the first half of the first lap to find in.
     """
@@ -246,7 +246,7 @@ def _apart(frames: IntArray, costs: DoubleArray, least: int) -> list[int]:
 def _write_tails(
     model: Silent2Music, take: Take, fold: int, n_candidates: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tails for the lap of a take that begins at a fold.
+    """Draw several tails (the last second) for the lap of a take that begins at a fold.
 
     Returns:
         The lap `[K, n_frames]`, tails `[1 + n_candidates, K, w]`, the natural one first, and `[1 + n_candidates]` nats
@@ -270,7 +270,7 @@ def _write_tails(
 
 
 def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[int]:
-    """Codec frames of the lap at which all loops of a set may begin, the best first: nothing stands out there.
+    """Codec frames of the lap at which all loops of a set may begin, the least conspicuous first.
 
     With a pulse it is a beat, and the loop's bars begin with it: the room tells beats, not which of them is the
     first of a bar. Otherwise it is any frame.

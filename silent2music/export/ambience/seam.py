@@ -1,4 +1,4 @@
-"""What is audible where a loop's end meets its beginning, or where it was folded: figures of a place among the rest.
+"""How conspicuous a loop's seam or fold is: figures of that place as percentile ranks among all places.
 
 A loop has no beginning, so that all is computed on the circle, at places 10 ms apart of which the one asked about is
 the first. Onsets are those of `librosa.onset.onset_detect` at its defaults, without its import, which takes longer than
@@ -46,7 +46,7 @@ ONSET_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Seam:
-    """Where the figures of a place stand among those of all other places in the loop, 0 to 1, and its onset.
+    """Percentile ranks (0 to 1) of a place's figures among those of all other places in the loop, and its onset.
 
     Attributes:
         level_jump: of the change of level from the 20 ms before to the 20 ms after.
@@ -114,7 +114,7 @@ def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: flo
 
 
 def stands_out(sounds: Iterable[FloatArray], sample_rate: int, at: float, onset_before: float) -> float:
-    """By how much a place in a loop is unlike others in what is heard of it, 0 if it is not, with a margin.
+    """By how much a place's figures lie outside of the loop's usual range, less a margin inside it; 0 if none does.
 
     Args:
         sounds: `[N]` each, what is heard by one way or another.
@@ -139,7 +139,7 @@ def _percentile(values: DoubleArray, among: DoubleArray) -> DoubleArray:
 
 
 def remarkable(samples: FloatArray, sample_rate: int, at: IntArray) -> DoubleArray:
-    """How remarkable places `[A]` of a sound `[N]` are, 0 to 2.
+    """How conspicuous places `[A]` of a sound `[N]` are, 0 to 2.
 
     One comes of the figures, 0 with all of them within the 20th to 80th percentile, and one of an onset that may be
     found there if the sound changes a little, 0 if it is far from that. Where there is one already, it is `STRUCK`.
@@ -177,7 +177,7 @@ def onset_strength(samples: FloatArray, sample_rate: int) -> DoubleArray:
 
 
 def prominences(samples: FloatArray, sample_rate: int, margin: float = 0.0) -> DoubleArray:
-    """By how much each frame of a sound `[N]` is above the threshold of an onset, `[T]`; `NO_PEAK` is none.
+    """By how much each frame of a sound `[N]` exceeds the threshold of an onset, `[T]`; `NO_PEAK` where no peak is.
 
     Those of at least 0 are the onsets. With a margin also those are given that would be onsets in a sound slightly
     different: lower by this than the frames before them, or shortly after another.

@@ -1,4 +1,4 @@
-"""A contact sheet: for each room what was heard in it, the seam of its loop and its layers, to judge at a glance."""
+"""Contact sheets: pictures of each room's profile, of the seam of its loop, and of the levels of its layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = {"loop": "tab:blue", "calm": "tab:green", "medium": "tab:blue", "inten
 
 
 def check_sheet(path: Path) -> None:
-    """Refuse what is no PNG, and say at once if nothing can be drawn.
+    """Raise an error at once if the path is no PNG or matplotlib is missing.
 
     Raises:
         AudioError: if the suffix is another one.

@@ -1,4 +1,4 @@
-"""Loops into files that game engines loop without a second tool, each at its loudness and under one true peak.
+"""Writes loops as files that game engines loop as they are, at a loudness each and under one true peak.
 
 WAV carries a `smpl` chunk with one endless forward region and a `cue` chunk with the bars; FLAC and OGG carry the
 tags LOOPSTART and LOOPLENGTH, in samples. There is no MP3: it pads its ends.
@@ -55,7 +55,7 @@ def _metered(samples: FloatArray) -> FloatArray:
 
 
 def off_the_gate(samples: FloatArray, sample_rate: int) -> FloatArray:
-    """A lap `[C, N]` whose loudness all meters agree on: none of its gating blocks lies on the relative gate.
+    """Change a lap `[C, N]` slightly so that no gating block lies on BS.1770's relative gate and all meters agree.
 
     A block there counts or not by the last digit, and where few blocks are loud, loudness is not the same by two
     meters, or before and after coding: with 11 of them, by 0.4 LU. Such a block swells or sinks by some tenths of a dB.
@@ -114,7 +114,7 @@ def levelled_set(
 def _missing_db(
     lufs: Sequence[float], sounds: Sequence[FloatArray], quiet: Sequence[bool], sample_rate: int
 ) -> list[float]:
-    """What each sound lacks to its loudness in LUFS; nothing if it is nearly nothing."""
+    """Gain in dB that each sound still needs to reach its loudness in LUFS; 0 if it is nearly silent."""
     return [
         0.0 if is_quiet else target - loudness_of(sound, sample_rate)
         for target, sound, is_quiet in zip(lufs, sounds, quiet, strict=True)
@@ -122,7 +122,7 @@ def _missing_db(
 
 
 def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> list[FloatArray]:
-    """Sounds under one limiter, which hears each of them and their sum, on the circle."""
+    """Sounds after one limiter for all of them and their sum, run across the seam as in endless repetition."""
     n_channels, n_samples = sounds[0].shape
     together = _with_sum(sounds)
     thrice = audio.limited(np.tile(together, 3), sample_rate, true_peak).samples
@@ -131,7 +131,7 @@ def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> l
 
 
 def _true_peak(sounds: Sequence[FloatArray]) -> float:
-    """The highest true peak in dBTP of sounds and of their sum, on the circle."""
+    """The highest true peak in dBTP of sounds and of their sum, repeated endlessly."""
     return audio.peak_dbtp(audio.oversampled_peaks(np.tile(_with_sum(sounds), 2)))
 
 
@@ -154,7 +154,7 @@ def quantised(samples: FloatArray, seed: int) -> FloatArray:
 
 
 def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: int, seed: int) -> Hear:
-    """Music in its room, once without loss and once as lossy files give it back, as far as either is asked for.
+    """A function that gives music as its files will sound: in its room, losslessly or lossily coded or both.
 
     Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
     own, where the file ends and in what is hardly heard, so that it is done. Levels are as they will be but for what
