@@ -271,8 +271,9 @@ class Silent2Music(nn.Module):
         return conditioning
 
     def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """Conditioning without some controls, and the null of classifier-free guidance: conditioning without the room."""
-        return self.condition(signals.without(*without)), self.condition(signals.without(ROOM))
+        """Conditioning without some controls, and the null of classifier-free guidance: the same without the room."""
+        given = signals.without(*without)
+        return self.condition(given), self.condition(given.without(ROOM))
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
         """The settings, with the model's own guidance where they have none."""
@@ -450,7 +451,7 @@ def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
     """A room, given as a path, recording or array, as a recording.
 
     Raises:
-        AudioError: if a file cannot be read, or samples come without their rate.
+        AudioError: if a file cannot be read, or samples come without their rate or as integers.
     """
     if isinstance(room, Path | str):
         return open_recording(room)
@@ -458,7 +459,12 @@ def _recorded(room: Sound, sample_rate: int | None = None) -> Recorded:
         return room
     if sample_rate is None:
         raise AudioError("Samples were given without their rate; give sample_rate, in Hz.")
-    return Waveform(np.atleast_2d(np.asarray(room, np.float32)), sample_rate)
+    samples = np.atleast_2d(np.asarray(room))
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(
+            f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale."
+        )
+    return Waveform(samples.astype(np.float32), sample_rate)
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:

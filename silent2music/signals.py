@@ -28,8 +28,9 @@ class Control:
     Attributes:
         axis: a signal `along` time, or a value of the `whole` piece.
         read: takes what is known of a piece, by name, and gives the signal of codec frames `begin` to before `end`:
-            `[(end - begin) * rate, F]` along time, `[F]` of the whole, or None if the control is not given. Known are
-            a pair's labels or a user's options, and as `room` the `AmbientFeatures` of just these frames.
+            `[(end - begin) * rate, F]` along time, `[F]` of the whole, or None if the control is not given, which is so
+            for all frames of a piece or for none. Known are a pair's labels or a user's options, and as `room` the
+            `AmbientFeatures` of just these frames.
         embedder: makes the module that embeds a batch, from a model's config and the decoder's width D: along time
             `(x [B, S * rate, F], mask [B, S]) -> [B, S, D]`, of the whole `(x [B, F]) -> [B, n_tokens, D]`. A module
             along time that sees neighbouring frames has the attribute `lookahead_frames`, their number on each side.

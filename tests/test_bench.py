@@ -19,6 +19,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "PIECE_SECONDS", 0.6)
 
 
+@pytest.mark.slow
 def test_every_figure_is_there(s2m, model_folder: Path, room_file: Path, tmp_path: Path, short) -> None:
     out = tmp_path / "out"
     options = ("--out", out, "--model", model_folder, "--room", room_file, "--rounds", 1)

@@ -134,6 +134,7 @@ def test_an_entry_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
         parse_entry(f"a={codec_folder}:5")
 
 
+@pytest.mark.slow
 def test_candidates_are_fitted_compared_and_foretold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -275,6 +275,7 @@ def test_eval(desk: Desk, pairs: Path, model: Path) -> None:
         assert (desk.folder / name / "report.md").is_file()
 
 
+@pytest.mark.slow
 def test_run_does_all_of_it_and_keeps_what_is_there(desk: Desk, pairs: Path) -> None:
     shutil.copytree(pairs, desk.folder / "runs" / "base" / "pairs")
     desk.drive(

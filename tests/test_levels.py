@@ -90,6 +90,7 @@ def test_ffmpeg_finds_the_same_loudness_and_a_peak_below_the_limit(tmp_path: Pat
         assert suffix == "ogg" or peak < true_peak + 0.05  # one decimal is printed
 
 
+@pytest.mark.slow
 def test_the_limiter_leaves_no_block_on_the_gate() -> None:
     """At loudnesses so high that it takes most of the first stroke, and with it lowers the gate."""
     loop = struck()

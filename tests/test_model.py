@@ -125,6 +125,8 @@ def test_a_room_is_given_in_any_form(model, tmp_path):
     np.testing.assert_allclose(stored, expected.samples, atol=1e-3)
     with pytest.raises(AudioError, match="give sample_rate"):
         model.generate(take.samples)
+    with pytest.raises(AudioError, match="Samples are int16; expected floats"):
+        model.generate((take.samples * 32767).astype(np.int16), sample_rate=RATE)
 
 
 def test_a_piece_has_the_codes_that_it_was_made_of(model):

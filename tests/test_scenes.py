@@ -259,6 +259,7 @@ def test_a_new_section_is_heard_between_the_keys_too(library: Library) -> None:
             assert sign * (after - before) > 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["room", "hall"])
 def test_the_microphone_does_not_drown_a_change(kind: str, library: Library) -> None:
     jumps = []

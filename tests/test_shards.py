@@ -223,6 +223,16 @@ def test_workers_change_no_byte(folder: Path, prepared: Path, codec: BundledCode
     assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
+def test_torchs_threads_are_left_as_they_were(
+    folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1] if set_to else 5)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    prepare(folder, tmp_path / "out", codec, AMBIENT)
+    assert 1 in set_to and set_to[-1] == 5
+
+
 class DyingCodec:
     """The codec it is given, until it is asked for one pair too many."""
 

@@ -28,6 +28,7 @@ from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import PairDataset, prepare
 from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import ConfigError
+from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.signals import CONTROLS, Control, Embedder, Signals, draw_kept, read_signals
 from silent2music.training.loop import train
@@ -276,6 +277,12 @@ def test_a_control_is_added_by_an_entry_a_setting_and_an_option(
     )
     ignored = model.generate(room, sampling, density=9.0, without=("density",))
     assert np.array_equal(ignored.codes, plain.codes)
+    # Guidance is away from the same without the room, so that a control left out does not come back as what to avoid.
+    dense, unknown = (listen_whole(room, 1.0, model.config, known) for known in ({"density": 9.0}, {}))
+    with torch.inference_mode():
+        for found, expected in zip(model.steer(dense, ["density"]), model.steer(unknown), strict=True):
+            assert torch.equal(found.tokens, expected.tokens)
+        assert not torch.equal(model.steer(dense)[1].tokens, expected.tokens)
     (batched,) = model.generate_batch([room], sampling, [0], density=9.0)
     assert np.array_equal(batched.codes, steered.codes)
     with pytest.raises(ConfigError, match=r"has no control 'tempo'; expected beats, density"):

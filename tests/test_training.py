@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,13 +11,14 @@ from conftest import RATE, steps_room
 from safetensors.torch import load_file
 
 from silent2music.audio import Waveform, write
+from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec
 from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, TrainingConfig
 from silent2music.data.pairs import Pair, write_pairs
-from silent2music.data.shards import prepare
+from silent2music.data.shards import PairDataset, batches, prepare
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.model import Silent2Music
-from silent2music.training.loop import train
+from silent2music.training.loop import build_model, train
 from silent2music.training.state import learning_rate, resolved_precision
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.1)
@@ -103,7 +107,6 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
     )
     folder = train(recipe, shards, codec_folder, tmp_path / "run")
     model = Silent2Music.from_pretrained(folder)
-    from silent2music.data.shards import PairDataset, batches
 
     batch = next(batches(PairDataset(shards, "train", 1.0), 4, epoch=0))
     with torch.inference_mode():
@@ -127,7 +130,6 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
 
 def test_self_play_prefers_real_music_to_what_was_drawn_before(shards, codec_folder, tmp_path):
     """For draws by other seeds than those of the training, and more than likelihood alone does."""
-    from silent2music.data.shards import PairDataset, batches
     from silent2music.training.loop import _Opponent
 
     recipe = with_training(max_steps=60, batch_size=4, ema_decay=0.9, warmup_steps=10)
@@ -216,6 +218,36 @@ def test_resume_with_other_sizes_is_named(shards, codec_folder, tmp_path):
     other = dataclasses.replace(RECIPE, decoder=dataclasses.replace(RECIPE.decoder, dim=48))
     with pytest.raises(CheckpointError, match="does not fit the recipe"):
         train(other, shards, codec_folder, tmp_path / "run", resume=True)
+
+
+def test_all_weights_in_training_have_a_gradient(shards, codec_folder):
+    """Several processes wait for one another's gradients: without one of the codec's learned decoder, too."""
+    sizes = dataclasses.replace(load_codec(codec_folder).config, decoder_layers=2, correction_dim=8)
+    model = build_model(RECIPE, BundledCodec(sizes), sizes.n_codebooks)
+    batch = next(batches(PairDataset(shards, "train", 1.0), 2, epoch=0))
+    model(batch.codes, batch.signals).mean().backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_end_together(shards, codec_folder, tmp_path):
+    settings = "[ambient]\ndim = 32\nn_layers = 1\nn_mels = 16\nn_fft = 512\n"
+    settings += (
+        "[decoder]\ndim = 32\nn_layers = 1\nn_heads = 2\n[training]\nbatch_size = 2\ncrop_seconds = 1.0\n"
+    )
+    settings += 'max_minutes = 0.02\nvalidate_every = 3\nn_validation_pairs = 2\nmixed_precision = "no"\n'
+    (tmp_path / "recipe.toml").write_text(settings)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "silent2music.cli", "train", "recipe.toml", "--shards", shards, "--codec", codec_folder]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*launcher, *command, "--out", "run"], cwd=tmp_path, env=environment, check=True, timeout=300
+    )
+    steps = log(tmp_path / "run", "step")
+    assert steps == sorted(steps) and log(tmp_path / "run", "validation_dropped")
+    true, shuffled = (log(tmp_path / "run", f"validation_{name}")[-1] for name in ("true", "shuffled"))
+    assert true != shuffled
+    assert Silent2Music.from_pretrained(tmp_path / "run" / "model")
 
 
 def test_a_model_of_the_first_codebooks(shards, codec_folder, tmp_path):

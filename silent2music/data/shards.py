@@ -35,7 +35,7 @@ from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
 from silent2music.errors import DataError, S2MError, require
 from silent2music.files import atomic_path
-from silent2music.processes import Pool
+from silent2music.processes import Pool, one_thread
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
@@ -243,11 +243,11 @@ Job = tuple[Path, "Codec", int, AmbientConfig]
 
 
 def _start(*job: Any) -> Any:
-    """In a worker: torch on one thread."""
-    torch.set_num_threads(1)
+    """In a worker: what it was sent."""
     return job
 
 
+@one_thread()
 def _encode_pair(job: Job, item: tuple[Pair, str]) -> Row | str:
     """One row of a shard, or the sentence that says why there is none."""
     from silent2music.acoustics import analyze

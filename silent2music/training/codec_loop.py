@@ -16,7 +16,7 @@ from silent2music._torchaudio import ensure_torchaudio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
-from silent2music.errors import ConfigError
+from silent2music.errors import ConfigError, require
 from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer
 from silent2music.training.excerpts import code_music, crops
@@ -59,6 +59,7 @@ def train_codec(
         DataError: if no file can be read.
     """
     config = recipe.codec_training
+    require("tensorboard", "train")  # what lacks is told before what is wrong with the settings
     _check(recipe)
     accelerator = open_run(config, out, resume)
     codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.codec import Codec, load_codec
@@ -117,7 +118,11 @@ def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2
         decoder=replace(recipe.decoder, **own),
         codec_checksum=codec.token_checksum(n_codebooks),
     )
-    return Silent2Music(config, codec)
+    model = Silent2Music(config, codec)
+    # Its learned decoder takes no part in the loss, for which several processes in training would wait.
+    for weight in cast(nn.Module, model.codec).parameters():
+        weight.requires_grad_(False)
+    return model
 
 
 class _TrainedModel:
@@ -200,7 +205,8 @@ class _TrainedModel:
     def validate(self) -> dict[str, float]:
         """Loss of the averaged weights under the true room, another and none."""
         device = self.accelerator.device
-        size = min(self.config.batch_size, self.config.n_validation_pairs, len(self.validation))
+        # Two rows at least, for another one's room.
+        size = min(max(2, self.config.batch_size), self.config.n_validation_pairs, len(self.validation))
         found: dict[str, list[Tensor]] = {}
         n_batches = max(1, self.config.n_validation_pairs // max(1, size))
         for i, batch in enumerate(batches(self.validation, size, epoch=0)):

@@ -113,7 +113,8 @@ def train_steps(
             )
         step += 1
         now = time.monotonic()
-        done = step >= config.max_steps or 0 < config.max_minutes <= (now - begun) / 60
+        is_over = config.max_minutes > 0 and _as_main(accelerator, (now - begun) / 60 >= config.max_minutes)
+        done = is_over or step >= config.max_steps
         if not accelerator.is_main_process:
             continue
         if step % LOG_EVERY == 0 or done:
@@ -122,10 +123,20 @@ def train_steps(
             _log(accelerator, out, step, trained.validate())
         if done or now - saved > 60 * config.checkpoint_minutes:
             saved = now
-            write_state(out / STATE_FILE, step, to_dict(config), *trained.state())
+            # A kill between the two leaves an older state, from which this folder is made again.
             trained.save()
+            write_state(out / STATE_FILE, step, to_dict(config), *trained.state())
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _as_main(accelerator: Accelerator, answer: bool) -> bool:
+    """The main process's answer, in every process: each has its own clock, and one that went on would wait for ever."""
+    if accelerator.num_processes == 1:
+        return answer
+    from accelerate.utils import broadcast
+
+    return bool(broadcast(torch.tensor([answer], device=accelerator.device)))
 
 
 def _log(accelerator: Accelerator, out: Path, step: int, values: Mapping[str, float]) -> None:
