@@ -70,7 +70,7 @@ def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientCo
         `S = ceil(seconds * frame_rate)` steps. Log-mel is clipped to 60 dB around the recording's median and
         divided by 10 dB; the median spectrum is `(dBFS + 80) / 20`.
     """
-    mono = room.mono().resampled(config.sample_rate).samples[0]
+    mono = room.downmix().resampled(config.sample_rate).samples[0]
     n_steps = int(np.ceil(len(mono) / config.sample_rate * config.frame_rate - 1e-6))
     mel_db = _log_mel_dbfs(mono, n_steps * MEL_FRAMES_PER_STEP, config)
     median_db = np.median(mel_db, axis=0)

@@ -36,7 +36,7 @@ def require(module: str, extra: str | None = None) -> ModuleType:
 
     Args:
         module: Dotted name, as in `matplotlib.figure`.
-        extra: The extra of silent2music that brings it (`plot`, `train`, `eval`, `hub`), or None for a
+        extra: The extra of silent2music that brings it (`plot`, `video`, `train`, `eval`, `hub`), or None for a
             package that a full installation has and a minimal one (requirements-minimal.txt) leaves out.
 
     Raises:

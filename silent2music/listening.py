@@ -42,7 +42,7 @@ REFRESH_SECONDS = 0.2
 def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) -> Waveform:
     """Samples `[begin, end)` of a room, in memory; past its end it is looped with equal-power crossfades."""
     if end <= room.n_samples:
-        return Waveform(room.slice(begin, end), room.sample_rate)
+        return Waveform(room.slice(begin, end), room.sample_rate, recorded_channels=room.recorded_channels)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
     lap = room.n_samples - fade
     index = np.arange(begin, end)
@@ -51,8 +51,10 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     joined = np.flatnonzero((index >= lap) & (place < fade))
     at = place[joined]
     ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
+    limit = max(1.0, float(np.abs(samples).max()))
     samples[:, joined] = samples[:, joined] * ramp[at] + room.slice(lap, lap + fade)[:, at] * ramp[::-1][at]
-    return Waveform(np.clip(samples, -1.0, 1.0), room.sample_rate)
+    samples = np.clip(samples, -limit, limit)
+    return Waveform(samples, room.sample_rate, recorded_channels=room.recorded_channels)
 
 
 def _looped(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArray]:
@@ -67,7 +69,7 @@ def _looped(room: Recorded, begin: int, end: int, lap: int) -> Iterator[FloatArr
 def repeated(room: Recorded, seconds: float) -> Waveform:
     """A room in memory, looped if it is shorter than `seconds`."""
     if room.seconds >= seconds - 1e-9:
-        return room if isinstance(room, Waveform) else span(room, 0, room.n_samples)
+        return room.whole()
     return span(room, 0, int(np.ceil(seconds * room.sample_rate)))
 
 
@@ -85,7 +87,7 @@ class Measured:
     """
 
     def __init__(self, room: Recorded, config: AmbientConfig) -> None:
-        self._room, self._config = room, config
+        self._room, self._config = room.downmix(), config
         self._profiles: dict[tuple[int, int], AcousticProfile] = {}
 
     def windows(self, seconds: float) -> Iterator[tuple[int, int, int]]:

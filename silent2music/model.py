@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.arrays import FloatArray, IntArray
-from silent2music.audio import Recorded, Recording, Waveform, open_recording
+from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.config import (
     ModelConfig,
@@ -294,9 +294,9 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def encode(self, music: RecordingLike, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
-        recorded = _recorded(music, sample_rate)
-        whole = Waveform(recorded.slice(0, recorded.n_samples), recorded.sample_rate).mono()
-        samples = np.repeat(whole.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
+        recorded = read(music) if isinstance(music, Path | str) else _recorded(music, sample_rate)
+        mono = recorded.whole().mono()
+        samples = np.repeat(mono.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
         codes = self.codec.encode(
             torch.from_numpy(samples)[None].to(self.device), self.config.decoder.n_codebooks
         )

@@ -155,7 +155,7 @@ def _title(profile: AcousticProfile) -> str:
 
 def _spectrogram_db(sound: Waveform) -> DoubleArray:
     """Power in dB re full scale of at most `MAX_COLUMNS` spectra spread over the recording, `[bins, columns]`."""
-    mono = sound.mono().samples[0]
+    mono = sound.downmix().samples[0]
     mono = np.pad(mono, (0, max(0, N_FFT - mono.size)))
     n_columns = int(min(MAX_COLUMNS, max(1, (mono.size - N_FFT) // (N_FFT // 4) + 1)))
     starts = np.linspace(0, mono.size - N_FFT, n_columns).astype(np.int64)

@@ -123,6 +123,27 @@ def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) ->
 # ---- a folder ----
 
 
+def test_a_cut_room_is_used_as_it_is_told(s2m, model_folder: Path) -> None:
+    hiss(Path("whole.wav"), 1, n_channels=2)
+    whole = Path("whole.wav").read_bytes()
+    Path("room.wav").write_bytes(whole[: len(whole) * 3 // 4])
+    line = ["ambience", "room.wav", "--out", "out", "--model", model_folder, *SHORT, "--variations", 1]
+    code, _, said = s2m(*line, "--strict")
+    assert (code, "room.wav is cut: " in said) == (1, True)
+    code, _, said = s2m(*line, "--channel", 2)
+    assert code == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    check_manifest(manifest)
+    (room,) = manifest["rooms"]
+    assert room["input"]["channels"] == 2
+    assert (room["settings"]["track"], room["settings"]["channel"]) == (1, 2)
+    assert room["space"]["azimuth_degrees"] == 0.0
+    assert room["input"]["notes"][0].startswith("is cut: ")
+    assert f"room.wav {room['input']['notes'][0]}.\n" in said
+    code, _, said = s2m(*line)
+    assert (code, "was made of another recording, or with other settings" in said) == (1, True)
+
+
 def folder_of_rooms(n: int = 3) -> Path:
     rooms = Path("rooms")
     (rooms / "sub").mkdir(parents=True)

@@ -55,8 +55,34 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
         "top_p": 0.8,
         "constraints": ["cells", "rests"],
         "controls": {},
+        "track": 1,
+        "channel": None,
         "device": "cpu",
     }
+
+
+def test_infer_hears_what_it_is_told_to(s2m, room_file: Path, model_folder: Path) -> None:
+    """A cut recording is used and said to be cut, or refused; a channel that there is not is named."""
+    samples = np.repeat(audio.read(room_file).samples, 2, axis=0)
+    audio.write("stereo.wav", audio.Waveform(samples, 24_000))
+    Path("cut.wav").write_bytes(Path("stereo.wav").read_bytes()[: 3 * 2 * 30_000])
+    options = ("--model", model_folder, "--seconds", 1)
+    code, _, said = s2m("infer", "cut.wav", "--channel", 2, *options)
+    assert (code, said.count("\n")) == (0, 1)
+    assert said.startswith("cut.wav is cut: ")
+    record = json.loads(Path("cut.music.json").read_text())
+    assert record["settings"]["channel"] == 2
+    assert record["input"]["channels"] == 2
+    assert f"cut.wav {record['input']['notes'][0]}.\n" == said
+    for option, reason in (
+        ("--strict", "cut.wav is cut: "),
+        ("--channel=3", "cut.wav has 2 channels; there is no channel 3."),
+        ("--track=2", "cut.wav has one track"),
+    ):
+        for command in (("infer", "cut.wav", option, "--force", *options), ("analyze", "cut.wav", option)):
+            code, _, said = s2m(*command)
+            assert code == 1
+            assert reason in said
 
 
 def test_json_prints_the_sidecar(s2m, room_file: Path, model_folder: Path) -> None:
@@ -126,7 +152,10 @@ def _bad_rooms(folder: Path) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "missing.wav", "does not exist"),
         "folder": (folder / "no_audio", "holds no audio file"),
         "empty": (folder / "empty.wav", "is empty"),
-        "truncated": (folder / "truncated.wav", "is truncated"),
+        "truncated": (
+            folder / "truncated.wav",
+            "is cut: 0.58 of 1.00 s are missing; expected at least 0.5 s",
+        ),
         "text": (folder / "text.wav", "cannot be read as audio"),
         "nan": (folder / "nan.wav", "not finite"),
         "short": (folder / "short.wav", "at least 0.5 s"),
@@ -256,7 +285,7 @@ def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:
 
 
 def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "write_music", lambda *_: 1 / 0)
+    monkeypatch.setattr(job, "write_music", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         s2m("infer", room_file, "-o", "out.wav", "--model", model_folder)
     assert not Path("out.wav").exists()
@@ -265,7 +294,7 @@ def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder:
 def test_an_interruption_ends_quietly_and_leaves_nothing(
     s2m, room_file: Path, model_folder: Path, monkeypatch
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "write_music", interrupted)

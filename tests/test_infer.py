@@ -98,6 +98,8 @@ def test_record_says_how_the_piece_was_made(
         "constraints": ["cells", "rests"],
         "controls": {},
         "seconds": 1.0,
+        "track": 1,
+        "channel": None,
         "device": "cpu",
     }
     assert set(record["versions"]) >= {"silent2music", "torch", "python"}

@@ -176,7 +176,10 @@ def test_what_lacks_is_named_in_one_sentence(refusals: list[Ran], number: int) -
 
 
 def test_every_extra_has_a_command_that_misses_it() -> None:
-    extras = {extra for extra, *_ in NEEDED_BY if extra} | {"hub"}  # by the library alone, below
+    extras = {extra for extra, *_ in NEEDED_BY if extra} | {
+        "hub",
+        "video",
+    }  # by the library alone, below; by formats: test_decoding
     assert extras == set(PROJECT["optional-dependencies"]) - {"all", "dev"}
 
 

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "silent2music"
 
 HOMES = {
     "typer": ("cli/",),
-    "soundfile": ("audio/formats.py",),
+    "soundfile": ("audio/formats.py", "audio/decoding.py"),
+    "av": ("audio/decoding.py",),
     "accelerate": ("training/",),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),

@@ -65,7 +65,7 @@ def analyze(room: Recorded) -> AcousticProfile:
     return AcousticProfile(
         seconds=room.seconds,
         sample_rate=room.sample_rate,
-        n_channels=room.n_channels,
+        n_channels=room.recorded_channels,
         level_dbfs=level_dbfs,
         peak_dbfs=float(to_dbfs(sound.peak**2)),
         noise_floor_dbfs=float(np.percentile(energy_dbfs, 5)),

@@ -32,8 +32,8 @@ class AcousticProfile:
         seconds: duration.
         sample_rate: of the recording, in Hz.
         n_channels: of the recording.
-        level_dbfs: RMS over time and channels, without what lies below 25 Hz.
-        peak_dbfs: largest sample of any channel.
+        level_dbfs: RMS of what is heard of its channels (`Waveform.downmix`), without what lies below 25 Hz.
+        peak_dbfs: largest sample of the same.
         noise_floor_dbfs: 5th percentile of the energy curve.
         spectral_centroid_hz: power-weighted mean frequency.
         spectral_tilt_db_per_octave: slope of the power density, 100 Hz to 8 kHz; 0 for white noise, -3 for pink.

@@ -61,36 +61,21 @@ class Sound(NamedTuple):
     energy: DoubleArray
 
 
-def _channel_means(room: Recorded) -> DoubleArray:
-    """`[C]` mean of each channel."""
+def _mean(room: Recorded) -> DoubleArray:
+    """`[1]` mean of one channel."""
     step = round(WHOLE_SECONDS * room.sample_rate)
     slices = (room.slice(i, i + step) for i in range(0, room.n_samples, step))
     return np.asarray(sum(x.sum(axis=1, dtype=np.float64) for x in slices) / room.n_samples)
 
 
-def _downmix_weights(room: Recorded, mean: DoubleArray) -> FloatArray:
-    """Equal weights, or the loudest channel alone where the channels cancel each other."""
-    n_channels = room.n_channels
-    weights = np.full(n_channels, 1.0 / n_channels)
-    if n_channels > 1:
-        covariance = np.zeros((n_channels, n_channels))
-        step = BLOCK_SECONDS * room.sample_rate
-        for start in range(0, room.n_samples, step):
-            x = room.slice(start, start + step).astype(np.float64) - mean[:, None]
-            covariance += x @ x.T
-        if weights @ covariance @ weights < 0.1 * np.trace(covariance) / n_channels**2:
-            weights = np.eye(n_channels)[int(np.argmax(np.diag(covariance)))]
-    return weights.astype(np.float32)
-
-
 def prepare_sound(room: Recorded) -> Sound:
-    """High-pass a recording, mix it down, resample it to `ANALYSIS_RATE` and scale it, block by block."""
+    """Mix down, high-pass, resample and scale a recording, block by block."""
     import soxr
 
+    room = room.downmix()
     rate = room.sample_rate
-    mean = _channel_means(room)
-    weights = _downmix_weights(room, mean)
-    low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), room.n_channels)
+    mean = _mean(room)
+    low_cut = Biquads(high_pass(min(HIGH_PASS_HZ, rate / 8), rate), 1)
     resampler = soxr.ResampleStream(rate, ANALYSIS_RATE, 1, dtype="float32", quality="HQ")
     step = BLOCK_SECONDS * rate
     n_cells = max(1, round(room.seconds * CURVE_RATE_HZ))
@@ -98,14 +83,14 @@ def prepare_sound(room: Recorded) -> Sound:
     for start in range(0, room.n_samples, step):
         block = low_cut(room.slice(start, start + step) - mean[:, None])
         peak = max(peak, float(np.abs(block).max()))
-        power = np.einsum("cn,cn->n", block, block) / room.n_channels
+        power = np.square(block[0])
         n_block_cells = -(-block.shape[1] * int(CURVE_RATE_HZ) // rate)
         edges = np.arange(n_block_cells) * rate // int(CURVE_RATE_HZ)
         first = round(start / rate * CURVE_RATE_HZ)
         cells = np.minimum(first + np.arange(n_block_cells), n_cells - 1)
         np.add.at(energy, cells, np.add.reduceat(power, edges))
         np.add.at(counts, cells, np.diff(np.append(edges, block.shape[1])))
-        mixed = (weights @ block).astype(np.float32)
+        mixed = block[0].astype(np.float32)
         last = start + step >= room.n_samples
         signal.append(mixed if rate == ANALYSIS_RATE else resampler.resample_chunk(mixed, last=last))
     signal.scale_to_unit_rms()

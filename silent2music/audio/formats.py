@@ -1,19 +1,17 @@
-"""Audio files: reading, writing, and reading what is too long for memory.
-
-`soundfile` is imported here and nowhere else.
-"""
+"""Recordings of rooms from files, and files of music."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from silent2music.arrays import FloatArray
+from silent2music.audio.decoding import INSTALL, Decoding, decoding
+from silent2music.audio.downmix import Channels
 from silent2music.audio.waveform import Recorded, Recording, Waveform
 from silent2music.errors import AudioError
 from silent2music.files import atomic_path
@@ -24,125 +22,140 @@ MIN_SECONDS = 0.5
 WHOLE_SECONDS = 60.0
 """Recordings up to this length are held in memory where they are opened; longer ones wait in a temporary file."""
 
-BLOCK_SAMPLES = 2**18
+NEGLIGIBLE_SECONDS = 0.1
+"""Nothing is said of so little that is missing at the end: a byte, or a part of a frame."""
+
+MAX_SAMPLE = 2.0**31
+"""Whole numbers of 32 bits that were written as floating-point samples reach this; what is more is no sound."""
 
 SUFFIX_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS"}
 """What can be written, by suffix, with the sample format used for it."""
 
-READABLE_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus")
+READABLE_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus"),
+    *(".rf64", ".bwf", ".oga", ".mp2", ".aifc", ".snd"),
+)
 """Suffixes that a folder is searched for; a file named by the user is tried whatever its suffix."""
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4a", ".mkv", ".webm", ".wma", ".aac", ".ac3", ".3gp", ".m4v")
+"""As well, where PyAV is installed."""
 
-def read(path: Path | str) -> Waveform:
-    """Read a file that libsndfile can read (WAV, FLAC, OGG, MP3, AIFF, ...), whatever its rate and channels.
 
-    Samples outside [-1, 1] (floating-point files) are clipped, as a converter would.
+def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None) -> Waveform:
+    """Read a sound file of any format, rate and channels, or the sound of a video.
+
+    What is there is read: a length in a header is believed only so far as it tells that the file is cut, which is
+    then among the waveform's `notes`. Samples beyond full scale are kept if the file holds floating-point ones.
+
+    Args:
+        path: the file.
+        strict: refuse a file that is cut.
+        track: which of a video's sound tracks, from 0.
+        channel: read this channel alone, from 0.
 
     Raises:
-        AudioError: if the file is missing, empty, no audio, truncated, holds non-finite samples or is shorter
-            than `MIN_SECONDS`.
+        AudioError: if the file is missing, empty, no audio, holds non-finite samples or is shorter than
+            `MIN_SECONDS`; with `strict` also if it is cut.
     """
     path = Path(path)
-    with _opened(path) as file:
-        announced, rate = file.frames, file.samplerate
-        samples = file.read(dtype="float32", always_2d=True).T
-    _check_length(path, announced, samples.shape[1], rate)
-    return _checked(path, samples, rate)
+    with decoding(path, track) as source:
+        chosen = _chosen(path, channel, source.n_channels)
+        blocks = [_checked(path, block[chosen]) for block in source]
+    notes = _lengths_checked(path, source, strict)
+    samples = np.concatenate(blocks, axis=1)
+    return Waveform(samples, source.sample_rate, notes=notes, recorded_channels=source.n_channels)
 
 
-def open_recording(path: Path | str) -> Recorded:
-    """Open a file as `read` does, but keep a long one on disk, so that memory does not grow with the length.
+def open_recording(
+    path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None
+) -> Recorded:
+    """What is heard of a room's recording, `[1, N]`: as `read(...).downmix()`, in memory that does not grow.
 
-    What is longer than `WHOLE_SECONDS` is decoded once, block by block, to a temporary file of 4 bytes a sample.
+    The file is decoded block by block, twice if it has several channels: once to weigh them, and once to mix them
+    down. What is longer than `WHOLE_SECONDS` goes to a temporary file of 4 bytes a sample.
 
     Raises:
         AudioError: as `read`, or if there is no room for the temporary file.
     """
     path = Path(path)
-    with _opened(path) as file:
-        announced, rate = file.frames, file.samplerate
-        if announced <= WHOLE_SECONDS * rate:
-            return read(path)
-        recording = Recording(file.channels, rate)
-        while (block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True).T).shape[1]:
-            recording.append(_checked(path, block, rate).samples)
-    _check_length(path, announced, recording.n_samples, rate)
-    if (
-        recording.n_samples <= WHOLE_SECONDS * rate
-    ):  # a stream whose header promised more than anyone could send
-        return Waveform(recording.slice(0, recording.n_samples), rate)
-    return recording
+    with decoding(path, track) as source:
+        chosen = _chosen(path, channel, source.n_channels)
+        is_mixed = channel is None and source.n_channels > 1
+    mix = compare_channels(path, track).downmix() if is_mixed else None
+    with decoding(path, track) as source:
+        recording = Recording(1, source.sample_rate)
+        for block in source:
+            samples = _checked(path, block[chosen])
+            recording.append(mix(samples) if mix else samples)
+    recording.notes = (*_lengths_checked(path, source, strict), *(mix.notes if mix else ()))
+    recording.recorded_channels = source.n_channels
+    return recording.whole() if recording.seconds <= WHOLE_SECONDS else recording
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open sound file; failures to open or read it become an `AudioError` of one sentence."""
-    import soundfile
+def compare_channels(path: Path | str, track: int = 0) -> Channels:
+    """The levels of a file's channels and what they have in common, in memory that does not grow.
 
-    if path.is_dir():
-        raise AudioError(f"{path} is a folder; expected an audio file.")
-    if not path.exists():
-        raise AudioError(f"{path} does not exist; check the name.")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path} is empty (0 bytes); record or export it again.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            yield file
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = str(error).split(": ", 1)[-1].rstrip(".")
-        raise AudioError(
-            f"{path} cannot be read as audio ({reason}); expected WAV, FLAC, OGG, MP3 or AIFF."
-        ) from error
-
-
-def _checked(path: Path, samples: FloatArray, sample_rate: int) -> Waveform:
-    try:
-        return Waveform(np.clip(samples, -1.0, 1.0), sample_rate)
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
-
-
-def _check_length(path: Path, announced: int, n_samples: int, sample_rate: int) -> None:
-    """Raise an error if a file has fewer samples than it announces, or too few."""
-    _check_chunk_length(path)
-    if n_samples == 0:
-        raise AudioError(f"{path} holds no samples; record or export it again.")
-    if 0 < announced < 2**40 and n_samples < announced:
-        raise AudioError(
-            f"{path} is truncated: its header announces {announced} samples and {n_samples} are there; "
-            "copy or export it again."
-        )
-    if n_samples < MIN_SECONDS * sample_rate:
-        raise AudioError(
-            f"{path} lasts {n_samples / sample_rate:.2f} s; expected at least {MIN_SECONDS} s, record a longer "
-            "take."
-        )
-
-
-def _check_chunk_length(path: Path) -> None:
-    """Raise an error if the data chunk of a WAV or AIFF states more bytes than the file has.
-
-    libsndfile repairs such a header silently, and a truncated copy would pass for a short recording.
-    Streaming writers leave 0 or 0xFFFFFFFF there, which is no promise.
+    Raises:
+        AudioError: as `read`, but not of a file that is too short or cut.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        container = file.read(4)
-        if container not in (b"RIFF", b"FORM"):
-            return
-        order: Literal["little", "big"] = "little" if container == b"RIFF" else "big"
-        file.seek(12)
-        while len(header := file.read(8)) == 8:
-            n_bytes = int.from_bytes(header[4:], order)
-            start = file.tell()
-            if header[:4] in (b"data", b"SSND"):
-                if n_bytes not in (0, 0xFFFFFFFF) and start + n_bytes > size:
-                    raise AudioError(
-                        f"{path} is truncated: its header announces {n_bytes} bytes of audio and "
-                        f"{size - start} are there; copy or export it again."
-                    )
-                return
-            file.seek(start + n_bytes + n_bytes % 2)
+    path = Path(path)
+    with decoding(path, track) as source:
+        channels = Channels(source.n_channels, source.sample_rate)
+        for block in source:
+            channels.add(_checked(path, block))
+    return channels
+
+
+def _chosen(path: Path, channel: int | None, n_channels: int) -> slice:
+    """Which channels are wanted."""
+    if channel is None:
+        return slice(None)
+    if not 0 <= channel < n_channels:
+        raise AudioError(f"{path} has {n_channels} channels; there is no channel {channel + 1}.")
+    return slice(channel, channel + 1)
+
+
+def _checked(path: Path, samples: FloatArray) -> FloatArray:
+    """The same samples, if they can be samples."""
+    peak = float(np.abs(samples).max())  # of a block with NaN it is NaN
+    if not np.isfinite(peak):
+        bad = int((~np.isfinite(samples)).sum())
+        raise AudioError(
+            f"{path} holds {bad} samples that are not finite (NaN or infinite); export it again."
+        )
+    if peak > MAX_SAMPLE:
+        raise AudioError(
+            f"{path} holds samples of {peak:.3g}; expected about 1 at full scale, export it again."
+        )
+    return samples
+
+
+def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, ...]:
+    """What a user should know of a file's length, which was read to its end.
+
+    Raises:
+        AudioError: if it is too short, or cut and `strict` is set.
+    """
+    layout, seconds, fault = source.layout, source.seconds, ""
+    by_share = seconds / layout.share - seconds if layout.share > 0 else 0.0
+    missing = max(by_share, layout.promised_seconds - seconds, layout.lost_seconds)
+    if missing > max(NEGLIGIBLE_SECONDS, layout.frame_seconds):
+        fault = f"is cut: {missing:.2f} of {seconds + missing:.2f} s are missing"
+        if not layout.has_end:
+            fault = f"is cut: after {seconds:.2f} s at least {missing:.2f} s are missing"
+    elif not layout.has_end:
+        fault = "breaks off: its stream was not ended, so that nobody knows how much is missing"
+    if fault and strict:
+        raise AudioError(f"{path} {fault}; copy or export it again, or leave out --strict.")
+    if source.n_samples == 0:
+        raise AudioError(f"{path} holds no samples; record or export it again.")
+    if fault and seconds < MIN_SECONDS:
+        raise AudioError(f"{path} {fault}; expected at least {MIN_SECONDS} s, copy or export it again.")
+    if seconds < MIN_SECONDS:
+        raise AudioError(
+            f"{path} lasts {seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
+        )
+    return (f"{fault}; what is there is used",) if fault else ()
 
 
 def find_audio(folder: Path) -> list[Path]:
@@ -151,15 +164,17 @@ def find_audio(folder: Path) -> list[Path]:
     Raises:
         AudioError: if there is none.
     """
+    suffixes = READABLE_SUFFIXES + (VIDEO_SUFFIXES if find_spec("av") else ())
     found = sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in READABLE_SUFFIXES
+        if p.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and p.is_file()
     )
     if not found:
-        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(READABLE_SUFFIXES)}.")
+        more = "" if find_spec("av") else f"; for {', '.join(VIDEO_SUFFIXES)} install PyAV with: {INSTALL}"
+        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(suffixes)}{more}.")
     return found
 
 
@@ -188,7 +203,7 @@ def write_blocks(
         try:
             with soundfile.SoundFile(temporary, "w", sample_rate, n_channels, subtype) as file:
                 for block in blocks:
-                    file.write(block.T)
+                    file.write(np.clip(block, -1.0, 1.0).T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio.downmix import Channels
 from silent2music.errors import AudioError
 
 FLOOR_DBFS = -120.0
@@ -16,14 +17,25 @@ FLOOR_DBFS = -120.0
 
 IN_MEMORY_BYTES = 2**24
 
+BLOCK_SAMPLES = 2**18
+"""Samples of a channel that are read and looked at in one go."""
+
+
+def block_samples(n_channels: int) -> int:
+    """As many, or fewer of very many channels: some 16 MiB."""
+    return max(1, min(BLOCK_SAMPLES, 2**22 // n_channels))
+
 
 @dataclass(frozen=True)
 class Waveform:
     """Samples with their rate, validated on construction.
 
     Attributes:
-        samples: `[C, N]` float32 in [-1, 1], C channels of N samples.
+        samples: `[C, N]` float32, C channels of N samples, of which 1.0 is full scale. What is louder, as 32-bit
+            float recorders write it, is kept: samples are clipped where they are written, not before.
         sample_rate: samples per second, in Hz.
+        notes: what a user should know of the file that this was read from; each goes on after the file's name.
+        recorded_channels: channels of the recording that this was mixed down from; by default C.
 
     Raises:
         AudioError: on a wrong shape, no samples, non-finite samples or a rate below 1 Hz.
@@ -35,6 +47,8 @@ class Waveform:
 
     samples: FloatArray
     sample_rate: int
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
+    recorded_channels: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         samples = self.samples
@@ -46,6 +60,8 @@ class Waveform:
             raise AudioError(f"Audio has a sample rate of {self.sample_rate} Hz; expected a positive rate.")
         if samples.dtype != np.float32:
             object.__setattr__(self, "samples", samples.astype(np.float32))
+        if self.recorded_channels == 0:
+            object.__setattr__(self, "recorded_channels", samples.shape[0])
         if not np.isfinite(self.samples).all():
             bad = int((~np.isfinite(self.samples)).sum())
             raise AudioError(
@@ -71,11 +87,22 @@ class Waveform:
         """Samples `[C, n]` from `begin` to before `end`, or to where the sound ends."""
         return self.samples[:, begin:end]
 
+    def whole(self) -> Waveform:
+        """All of it in memory, which it is."""
+        return self
+
     def mono(self) -> Waveform:
         """The mean of the channels, `[1, N]`."""
         if self.n_channels == 1:
             return self
         return Waveform(self.samples.mean(axis=0, keepdims=True, dtype=np.float32), self.sample_rate)
+
+    def downmix(self) -> Waveform:
+        """What is heard of a room, `[1, N]`: see `Channels.downmix`; itself if it has one channel."""
+        if self.n_channels == 1:
+            return self
+        mix = channels_of(self).downmix()
+        return replace(self, samples=mix(self.samples), notes=self.notes + mix.notes)
 
     def resampled(self, sample_rate: int) -> Waveform:
         """The same sound at another rate (soxr, very high quality); itself if the rate is the same."""
@@ -88,13 +115,14 @@ class Waveform:
         fixed = np.zeros((self.n_channels, n_samples), np.float32)
         n_shared = min(n_samples, out.shape[1])
         fixed[:, :n_shared] = out[:, :n_shared]
-        return Waveform(np.clip(fixed, -1.0, 1.0), sample_rate)
+        return replace(self, samples=within_peak(fixed, self.samples), sample_rate=sample_rate)
 
 
 class Recording:
     """Samples on disk, read a slice at a time: a `Waveform` that is too long for memory.
 
-    They are held in a temporary file of 32-bit floats, in memory as long as they are few.
+    They are held in a temporary file of 32-bit floats, in memory as long as they are few. `notes` and
+    `recorded_channels` are as of a `Waveform`, and for who appends to set.
 
     Args:
         n_channels: C.
@@ -104,6 +132,8 @@ class Recording:
 
     def __init__(self, n_channels: int, sample_rate: int, folder: Path | None = None) -> None:
         self.n_channels, self.sample_rate, self.n_samples = n_channels, sample_rate, 0
+        self.notes: tuple[str, ...] = ()
+        self.recorded_channels = n_channels
         self._folder = folder
         self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115, removed with the object
             max_size=IN_MEMORY_BYTES, dir=None if folder is None else str(folder)
@@ -137,9 +167,34 @@ class Recording:
         data = self._file.read(4 * self.n_channels * max(0, end - begin))
         return np.frombuffer(data, np.float32).reshape(-1, self.n_channels).T
 
+    def whole(self) -> Waveform:
+        """All of it in memory."""
+        samples = self.slice(0, self.n_samples)
+        return Waveform(samples, self.sample_rate, notes=self.notes, recorded_channels=self.recorded_channels)
+
+    def downmix(self) -> Recording:
+        """What is heard of a room: itself if it has one channel, as `open_recording` makes it."""
+        if self.n_channels == 1:
+            return self
+        mix, mixed = channels_of(self).downmix(), Recording(1, self.sample_rate)
+        step = block_samples(self.n_channels)
+        for start in range(0, self.n_samples, step):
+            mixed.append(mix(self.slice(start, start + step)))
+        mixed.notes, mixed.recorded_channels = self.notes + mix.notes, self.recorded_channels
+        return mixed
+
 
 Recorded = Waveform | Recording
 """A recording as `acoustics` and `listening` take it: in memory or on disk."""
+
+
+def channels_of(room: Recorded) -> Channels:
+    """What the channels of a recording have in common."""
+    channels = Channels(room.n_channels, room.sample_rate)
+    step = block_samples(room.n_channels)
+    for start in range(0, room.n_samples, step):
+        channels.add(room.slice(start, start + step))
+    return channels
 
 
 def to_dbfs(power: DoubleArray | float) -> DoubleArray:
@@ -168,6 +223,12 @@ def level_curve_dbfs(samples: FloatArray | DoubleArray, n_block: int) -> DoubleA
     n_block = min(n_block, len(power))
     n_blocks = len(power) // n_block
     return to_dbfs(power[: n_blocks * n_block].reshape(n_blocks, n_block).mean(axis=1))
+
+
+def within_peak(samples: FloatArray, source: FloatArray) -> FloatArray:
+    """Samples clipped to full scale, or to the peak of what they were made of if that was beyond it already."""
+    limit = max(1.0, float(np.abs(source).max()))
+    return np.clip(samples, -limit, limit)
 
 
 def db_to_gain(db: float) -> float:

@@ -48,6 +48,12 @@ Control = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse recordings that are cut off.")]
+Track = Annotated[int, typer.Option("--track", min=1, help="Sound track of a video, from 1.")]
+Channel = Annotated[
+    int | None,
+    typer.Option("--channel", min=1, help="Hear this channel alone, from 1; by default all that live."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Set = Annotated[
     list[str] | None,
@@ -110,6 +116,11 @@ def write_json(path: Path | None, values: Any, force: bool = True) -> None:
     if path is not None:
         with atomic_path(path, force) as temporary:
             temporary.write_bytes(json.dumps(values, indent=2).encode() + b"\n")
+
+
+def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
+    """Options of `audio.open_recording`, which counts from 0."""
+    return {"strict": strict, "track": track - 1, "channel": None if channel is None else channel - 1}
 
 
 def complain(sentence: str) -> None:

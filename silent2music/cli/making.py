@@ -14,6 +14,7 @@ import typer
 from silent2music.cli.common import (
     SAMPLING,
     AsJson,
+    Channel,
     Control,
     Device,
     Force,
@@ -24,11 +25,14 @@ from silent2music.cli.common import (
     Seconds,
     Seed,
     Set,
+    Strict,
     Temperature,
     TopK,
     TopP,
+    Track,
     complain,
     progress_bar,
+    reading_of,
     settings_of,
     write_json,
 )
@@ -59,6 +63,9 @@ def infer(
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     model: Model = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -85,11 +92,14 @@ def infer(
     from silent2music.export.models import LazyModel, Request
 
     sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
-    request = Request(sampling, seconds, apply_overrides({}, control or ()))
+    request = Request(
+        sampling, seconds, apply_overrides({}, control or ()), reading_of(strict, track, channel)
+    )
     if stream:
         from silent2music.export.streaming import send
 
-        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, LazyModel(model, device), request, raw)
+        lazy = LazyModel(model, device)
+        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
         return
     jobs = plan(rooms, seed, output, out)
     is_alone = len(share(jobs)) == 1
@@ -114,6 +124,8 @@ def _report(record: Mapping[str, Any], as_json: bool, alone: bool) -> None:
         print(json.dumps(record, indent=2 if alone else None), flush=True)
     elif sys.stdout.isatty():
         _print_line(record)
+    for note in record["input"]["notes"]:
+        complain(f"{record['input']['file']} {note}.")
     if output["nearly_nothing"]:
         complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
 
@@ -189,6 +201,9 @@ def ambience(
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
     ] = None,
     force: Force = False,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     overrides: Set = None,
 ) -> None:
     """Make seamless loops and layers for a game engine; a run that was stopped continues with the same command.
@@ -214,7 +229,16 @@ def ambience(
     config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
     with progress_bar() as steps:
         outcomes = make_loops(
-            rooms, out, config, LazyModel(model, device), seed, force, contact_sheet, steps, complain
+            rooms,
+            out,
+            config,
+            LazyModel(model, device),
+            seed,
+            force,
+            contact_sheet,
+            steps,
+            complain,
+            reading_of(strict, track, channel),
         )
     if sys.stdout.isatty():
         n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))
@@ -244,23 +268,29 @@ def analyze(
     music: Annotated[
         Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
     ] = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
     force: Force = False,
 ) -> None:
     """Measure what is audible in a recording of a room."""
     from silent2music.acoustics import analyze as measure
-    from silent2music.audio import Waveform, open_recording, read
+    from silent2music.acoustics.unsuited import room_warnings
+    from silent2music.audio import open_recording, read
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
 
-    recording = open_recording(room)
+    recording = open_recording(room, **reading_of(strict, track, channel))
     profile = measure(recording)
+    for note in (*recording.notes, *room_warnings(recording, profile)):
+        complain(f"{room} {note}.")
     write_json(json_file, profile.to_dict(), force)
     if plot is not None:
         from silent2music.files import atomic_path
         from silent2music.plotting import plot_profile
 
-        waveform = Waveform(recording.slice(0, recording.n_samples), recording.sample_rate)
+        waveform = recording.whole()
         with atomic_path(plot, force) as path:
             if music is None:
                 plot_profile(waveform, profile, path)

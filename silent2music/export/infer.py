@@ -74,7 +74,7 @@ def infer_many(
             return Outcome(job, "kept", record)
         again = force or _is_left_over(job, model)
         _check_target(job, again)
-        room = audio.open_recording(job.room)
+        room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
 
     manifest = None if folder is None else batch.Manifest(folder)
@@ -110,6 +110,7 @@ def infer(
     Raises:
         AudioError: if the output cannot be written.
     """
+    from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
 
     sampling = model.settled(request.sampling, job.seed)
@@ -120,22 +121,23 @@ def infer(
         # Opened before the music is made: a place that cannot be written is told at once.
         with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
             measured = Measured(room, model.model.config.ambient)
+            profile = measured.profile()
             music = model.model.stream(
                 room, sampling, request.seconds, progress=step, measured=measured, **request.controls
             )
             made: dict[str, Any] = {
-                "input": provenance.described_input(job.label, job.room, room),
+                "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
                 "model": model.described(),
                 "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
                 "versions": provenance.versions(),
             }
             try:
-                output = write_music(audio_path, music)
+                output = write_music(audio_path, music, as_made=profile.level_dbfs <= audio.FLOOR_DBFS)
                 provenance.write_tags(audio_path, made)
             except AudioError as error:
                 raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
             output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-            record = {"output": output, **made, "room": measured.profile().to_dict()}
+            record = {"output": output, **made, "room": profile.to_dict()}
             text = provenance.to_text(record).encode()
             record_path.write_bytes(text)
     except AudioError:
@@ -199,6 +201,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
         **dataclasses.asdict(sampling),
         "controls": dict(request.controls),
         "seconds": seconds,
+        **provenance.described_reading(request.reading),
     }
     return dict(json.loads(json.dumps(settings)))
 

@@ -32,7 +32,7 @@ MARGIN_SECONDS = 0.05
 """More than the limiter and the oversampling of true peaks look to either side."""
 
 
-def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
+def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -> dict[str, Any]:
     """Write music at the target loudness and under the true-peak limit, as measured on the decoded file.
 
     Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
@@ -40,6 +40,7 @@ def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
     Args:
         path: with one of the suffixes that `audio.write` knows; replaced if it exists.
         pieces: the music, one after another.
+        as_made: leave its level as the model made it, for a room that is digital silence.
 
     Returns:
         Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
@@ -55,7 +56,7 @@ def write_music(path: Path, pieces: Iterable[Waveform]) -> dict[str, Any]:
     rate, n_channels = first.sample_rate, first.n_channels
     samples = (piece.samples for piece in chain([first], pieces))
     made, made_lufs = _measured(samples, Recording(n_channels, rate, path.parent))
-    nearly_nothing = made_lufs < NEARLY_NOTHING_LUFS
+    nearly_nothing = as_made or made_lufs < NEARLY_NOTHING_LUFS
     limit = MAX_TRUE_PEAK_DBTP
     for _ in range(5):
         gain = 1.0 if nearly_nothing else _gain(made, made_lufs, limit)

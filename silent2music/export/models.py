@@ -33,11 +33,13 @@ class Request:
         sampling: how tokens are drawn.
         seconds: length of the music, by default the room's own.
         controls: what steers the model beside the room, by name.
+        reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seconds: float | None = None
     controls: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):

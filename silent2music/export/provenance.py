@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,22 @@ def versions() -> dict[str, str]:
     }
 
 
-def described_input(label: str, path: Path, room: Recorded) -> dict[str, Any]:
-    """What a record says of the recording."""
+def described_input(label: str, path: Path, room: Recorded, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """What a record says of the recording; `notes` are added to its own."""
     return {
         "file": label,
         "sha256": sha256(path),
         "seconds": room.seconds,
         "sample_rate": room.sample_rate,
-        "channels": room.n_channels,
+        "channels": room.recorded_channels,
+        "notes": [*room.notes, *notes],
     }
+
+
+def described_reading(reading: Mapping[str, Any]) -> dict[str, int | None]:
+    """What a record says of how a recording was opened, counted from 1 as users do; no channel stands for all."""
+    channel = reading.get("channel")
+    return {"track": reading.get("track", 0) + 1, "channel": None if channel is None else channel + 1}
 
 
 def sidecar_path(audio_path: Path) -> Path:

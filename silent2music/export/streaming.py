@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ def send(
     model: LazyModel,
     request: Request,
     raw: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> None:
     """Write the music of a room to a stream as it is made, 16 bit, at the level that the model chose.
 
@@ -42,12 +43,15 @@ def send(
         model: the model.
         request: what is asked for; live music is as long as what is heard.
         raw: little-endian samples without a WAV header.
+        tell: called with what a user should know of the recording.
 
     Raises:
         AudioError: if the room cannot be read, or the stream not be written.
         CheckpointError, ConfigError: if the model or a setting is not usable.
     """
-    recording = None if room == LIVE else audio.open_recording(room)
+    recording = None if room == LIVE else audio.open_recording(room, **request.reading)
+    for note in recording.notes if recording else ():
+        tell(f"{room.name} {note}.")
     codec = model.model.codec
     length = None if recording is None else request.seconds or recording.seconds
     heard = recording or _heard(source, codec.frame_rate)

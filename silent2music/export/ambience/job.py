@@ -12,19 +12,21 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from silent2music import audio
 from silent2music.acoustics import analyze
+from silent2music.acoustics.unsuited import room_warnings
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
 from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, room_lap
 from silent2music.export.ambience.loops import Loop, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
-from silent2music.export.ambience.space import Placement, find_placement, omni
+from silent2music.export.ambience.space import Placement, find_placement, open_room
 from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.batch import LOOPS_RECORD, Job, Outcome, Progress
 from silent2music.export.models import LazyModel
@@ -56,6 +58,7 @@ def ambience(
     contact_sheet: Path | None = None,
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
+    reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Outcome]:
     """Make loops for rooms, or for this process's share of them; a bad one does not stop the rest.
 
@@ -69,6 +72,7 @@ def ambience(
         contact_sheet: a PNG with a picture of every room.
         progress: told of every step.
         tell: called with sentences that a user should read while it goes on.
+        reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
 
     Raises:
         AudioError: if the folder cannot be written.
@@ -79,7 +83,7 @@ def ambience(
     with locked(out):
         pass  # a folder that cannot be written is told at once
     jobs = batch.plan_jobs(rooms, seed, out, lambda relative: relative.with_suffix(""))
-    run = _Run(out, config, model, force, progress, tell)
+    run = _Run(out, config, model, force, progress, tell, reading)
     outcomes = []
     for outcome in batch.outcomes(jobs, run.outcome):
         outcomes.append(outcome)
@@ -102,6 +106,7 @@ class _Run:
     force: bool
     progress: Progress | None
     tell: Callable[[str], None]
+    reading: Mapping[str, Any]
 
     def outcome(self, job: Job) -> Outcome:
         """Keep a room's folder that is complete, else make it; errors say which recording they are about."""
@@ -132,23 +137,28 @@ class _Run:
             "input_sha256": provenance.sha256(job.room),
             "model_sha256": self.model.sha256,
             "seed": job.seed,
-            "settings": json.loads(json.dumps(to_dict(self.config))),
+            "settings": {
+                **json.loads(json.dumps(to_dict(self.config))),
+                **provenance.described_reading(self.reading),
+            },
             "versions": provenance.versions(),
         }
 
     def _make(self, job: Job, partial: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
         """Make a room's folder and return its record, which is its entry in the manifest."""
         config, model = self.config, self.model.model
-        sound = audio.read(job.room)
-        heard = omni(sound, config.room_format)
-        profile = analyze(heard)
+        room, channels = open_room(job.room, config.room_format, self.reading)
+        profile = analyze(room)
         grid = plan_grid(profile, config, model.codec.frame_rate, model.config.decoder.attention_window)
-        where = find_placement(sound, profile, config.room_format)
+        where = find_placement(channels, profile, config.room_format)
         partial.mkdir(parents=True)
-        lap = room_lap(heard, profile, grid, model.codec.sample_rate)
+        lap = room_lap(room, profile, grid, model.codec.sample_rate)
         loops = self._compose(job, lap, grid, where)
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
-        files, sum_peak = write_loops(str(partial / job.out.name), loops, grid, where, config, job.seed, tag)
+        is_silence = profile.level_dbfs <= audio.FLOOR_DBFS
+        files, sum_peak = write_loops(
+            str(partial / job.out.name), loops, grid, where, config, job.seed, tag, is_silence
+        )
         record = {
             "name": job.out.name,
             "folder": job.out.relative_to(self.out).as_posix(),
@@ -171,7 +181,7 @@ class _Run:
                 "sum_true_peak_dbtp": sum_peak,
             },
             "files": files,
-            "input": provenance.described_input(job.label, job.room, sound),
+            "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
             "profile": profile.to_dict(),
             "settings": origin["settings"],
             "model": self.model.described(),
@@ -180,6 +190,8 @@ class _Run:
         }
         (partial / LOOPS_RECORD).write_bytes(provenance.to_text(record).encode())
         _move_into_place(partial, job.out)
+        for note in record["input"]["notes"]:
+            self.tell(f"{job.label} {note}.")
         quiet = [f["file"] for f in files if f["nearly_nothing"]]
         if quiet:
             self.tell(

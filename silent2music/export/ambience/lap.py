@@ -12,7 +12,7 @@ import numpy as np
 
 from silent2music.acoustics import AcousticProfile, Event, analyze
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.audio import Waveform
+from silent2music.audio import Recorded, Waveform
 from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError, ConfigError
 
@@ -24,6 +24,9 @@ BLEND_SECONDS = 0.25
 
 MIN_EVENT_SECONDS, MAX_EVENT_SECONDS = 0.15, 0.6
 """How long an event is taken to sound: up to the next one, within these."""
+
+MARGIN_SECONDS = 1.0
+"""So much more of the room is read than a lap needs, for the filter that resamples it."""
 
 LEAD_SECONDS = 0.02
 """Before the time of an event, its attack has begun."""
@@ -151,7 +154,7 @@ def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: floa
     return Grid(n_frames, frame_rate, n_samples, config.sample_rate, bpm, bars, beats)
 
 
-def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
+def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
     """One lap of a room, whose end leads into its beginning: what the music of a lap is to follow.
 
     With a pulse, the room's beats are moved onto the grid and start with the first one; a room with fewer beats
@@ -159,7 +162,7 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
     room over and over.
 
     Args:
-        room: the recording.
+        room: the recording, `[1, N]`; read as far as the lap goes.
         profile: its profile.
         grid: the lap.
         sample_rate: of the lap, in Hz.
@@ -167,8 +170,7 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
     Returns:
         `[1, round(n_frames / frame_rate * sample_rate)]`.
     """
-    sound = room.mono().resampled(sample_rate)
-    samples, seconds = sound.samples[0], grid.n_frames / grid.frame_rate
+    seconds = grid.n_frames / grid.frame_rate
     n_samples = round(seconds * sample_rate)
     if grid.bars:
         beats = np.array(profile.pulse_seconds)
@@ -179,6 +181,9 @@ def room_lap(room: Waveform, profile: AcousticProfile, grid: Grid, sample_rate: 
         start = float(np.clip(room.seconds - seconds, 0.0, BLEND_SECONDS))
         n_units, anchors = 1, np.array([start, start + seconds])
         cycle = min(1.0, room.seconds / seconds)
+    last = float(np.interp(cycle, np.arange(len(anchors)), anchors)) + MARGIN_SECONDS
+    sound = Waveform(room.slice(0, round(last * room.sample_rate)), room.sample_rate).resampled(sample_rate)
+    samples = sound.samples[0]
     unit_seconds = float(np.median(np.diff(anchors)))
     place = np.arange(n_samples) / n_samples * n_units
     position = place % cycle

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile
-from silent2music.audio import FloatArray, Waveform
-from silent2music.errors import AudioError
+from silent2music.arrays import DoubleArray
+from silent2music.audio import FloatArray, Recorded, Waveform
+from silent2music.errors import AudioError, ConfigError
 
 W, Y, Z, X = range(4)
 """ACN channel numbers."""
@@ -62,19 +63,39 @@ class Placement:
 
 
 def omni(sound: Waveform, channels: str) -> Waveform:
-    """What a listener without direction hears, `[1, N]`: W of an `ambix` field, else the mean of the channels.
+    """What a listener without direction hears of music, `[1, N]`: W of an `ambix` field, else the channels' mean."""
+    return Waveform(sound.samples[:1], sound.sample_rate) if channels == "ambix" else sound.mono()
+
+
+def open_room(path: Path, room_format: str, reading: Mapping[str, Any]) -> tuple[Recorded, DoubleArray]:
+    """What a listener without direction hears of a recording, `[1, N]`, and `[C, C]` what its channels have in common.
+
+    Args:
+        path: of the recording.
+        room_format: `ambix`, of which W is heard, or `speakers`.
+        reading: options of `audio.open_recording`.
 
     Raises:
-        AudioError: if a recording does not have the channels of the B-format that it is said to be.
+        AudioError: as `audio.open_recording`, or if it does not have the channels of the B-format that it is said
+            to be.
+        ConfigError: if one channel alone is asked for of that.
     """
-    if channels != "ambix":
-        return sound.mono()
-    if sound.n_channels != 4:
-        raise AudioError(
-            f"The recording has {sound.n_channels} channels; expected the 4 of first-order B-format (AmbiX: W, Y, "
-            "Z, X): leave out --room-format ambix."
-        )
-    return Waveform(sound.samples[:1], sound.sample_rate)
+    if room_format == "ambix":
+        if reading.get("channel") is not None:
+            raise ConfigError(
+                "--channel hears one channel, --room-format ambix all four; give one of the two."
+            )
+        room = audio.open_recording(path, **{**reading, "channel": W})
+        if room.recorded_channels != 4:
+            raise AudioError(
+                f"The recording has {room.recorded_channels} channels; expected the 4 of first-order B-format "
+                "(AmbiX: W, Y, Z, X): leave out --room-format ambix."
+            )
+    else:
+        room = audio.open_recording(path, **reading)
+        if room.recorded_channels == 1 or reading.get("channel") is not None:
+            return room, np.ones((1, 1))
+    return room, audio.compare_channels(path, reading.get("track", 0)).covariance
 
 
 def omni_of(folder: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> Waveform:
@@ -82,28 +103,28 @@ def omni_of(folder: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> W
     return omni(audio.read(folder / room["folder"] / file["file"]), file["spatial"])
 
 
-def find_placement(room: Waveform, profile: AcousticProfile, room_format: str) -> Placement:
+def find_placement(channels: DoubleArray, profile: AcousticProfile, room_format: str) -> Placement:
     """Where the energy of a recording comes from, and how diffuse the room is.
 
     Of B-format by the active intensity (DirAC: Pulkki, 2007), of other channels by the energy vector of their
     speakers (Gerzon, 1992). One channel has no direction: the front, more diffuse the longer the RT60.
+
+    Args:
+        channels: `[C, C]` mean products of the recording's channels.
+        profile: its profile.
+        room_format: `ambix` or `speakers`.
     """
     rt60 = profile.rt60_seconds if profile.rt60_seconds is not None else DEFAULT_RT60_SECONDS
     rt60 = float(np.clip(rt60, *RT60_RANGE))
-    samples = room.samples - room.samples.mean(axis=1, keepdims=True)
     vector, share = np.array([1.0, 0.0, 0.0]), 0.1 + 0.2 * rt60
     if room_format == "ambix":
-        velocity = samples[[X, Y, Z]].astype(np.float64)
-        intensity = (samples[W] * velocity).mean(axis=1)
-        energy = 0.5 * float(
-            np.square(samples[W], dtype=np.float64).mean() + np.square(velocity).sum(0).mean()
-        )
+        intensity, energy = channels[W, [X, Y, Z]], 0.5 * float(np.trace(channels))
         if energy > 0 and np.linalg.norm(intensity) > 1e-6 * energy:
             vector, share = intensity, 1.0 - float(np.linalg.norm(intensity)) / energy
-    elif room.n_channels > 1 and room.n_channels in LAYOUT_AZIMUTHS:
-        azimuths = np.array(LAYOUT_AZIMUTHS[room.n_channels], np.float64)
+    elif len(channels) > 1 and len(channels) in LAYOUT_AZIMUTHS:
+        azimuths = np.array(LAYOUT_AZIMUTHS[len(channels)], np.float64)
         known = np.isfinite(azimuths)  # all but the LFE
-        power = np.square(samples[known], dtype=np.float64).mean(axis=1)
+        power = np.diag(channels)[known]
         if power.any():
             angles, weights = np.radians(azimuths[known]), power / sum(power)
             energy_vector = np.array([weights @ np.cos(angles), weights @ np.sin(angles), 0.0])

@@ -80,18 +80,22 @@ def off_the_gate(samples: FloatArray, sample_rate: int) -> FloatArray:
 
 
 def levelled_set(
-    sounds: Sequence[FloatArray], sample_rate: int, lufs: Sequence[float], true_peak: float
+    sounds: Sequence[FloatArray],
+    sample_rate: int,
+    lufs: Sequence[float],
+    true_peak: float,
+    as_made: bool = False,
 ) -> tuple[list[FloatArray], list[bool]]:
     """Bring the layers `[C, N]` of a set to a loudness each, all of them and their sum under a true peak.
 
     Where the limit is touched, all layers are turned down together, so that their balance stays. What is nearly
-    nothing is meant to be, and stays as it is.
+    nothing is meant to be, and stays as it is; `as_made`, whatever it is, for a room that is digital silence.
 
     Returns:
         The layers, and for each whether it is nearly nothing.
     """
     loudness = [loudness_of(s, sample_rate) for s in sounds]
-    quiet = [not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
+    quiet = [as_made or not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
     gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]
     held, limit = list(sounds), true_peak
     for _ in range(N_ROUNDS):
@@ -193,6 +197,7 @@ def write_loops(
     config: AmbienceConfig,
     seed: int,
     tag: Mapping[str, Any],
+    as_made: bool = False,
 ) -> tuple[list[dict[str, Any]], float]:
     """Write all files of a room, as `STEM_LAYER_VARIATION.SUFFIX`.
 
@@ -204,6 +209,7 @@ def write_loops(
         config: the files that are asked for.
         seed: of the room's reverberation and of dither.
         tag: what all files say of themselves.
+        as_made: leave their level as the model made it, for a room that is digital silence.
 
     Returns:
         The files' entries in the manifest, and the highest true peak in dBTP of a sum of layers.
@@ -223,7 +229,7 @@ def write_loops(
             folded = "" if kind == config.spatial else f"_{kind}"
             paths = [Path(f"{stem}_{name}_{variation}{folded}.{suffix}") for name in layers]
             tags = [{"layer": name, "variation": variation, **tag} for name in layers]
-            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, tags, seed)
+            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, tags, seed, as_made)
             sum_peaks.append(sum_peak)
             for i, (name, loop) in enumerate(layers.items()):
                 made = rounded_lufs(loudness_of(sounds[i], grid.sample_rate))
@@ -239,6 +245,7 @@ def _write_set(
     config: AmbienceConfig,
     tags: Sequence[Mapping[str, Any]],
     seed: int,
+    as_made: bool,
 ) -> tuple[list[Waveform], list[bool], float]:
     """Write the layers of one variation, and read back what the files hold.
 
@@ -250,7 +257,7 @@ def _write_set(
     limit, targets = config.true_peak, [config.lufs] * len(paths)
     is_lossy = paths[0].suffix[1:] in LOSSY
     for _ in range(MAX_REWRITES):
-        levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit)
+        levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit, as_made)
         back = []
         for i, (path, samples, tag) in enumerate(zip(paths, levelled, tags, strict=True)):
             samples = samples if is_lossy else in_24_bits(samples, seed + i)
