@@ -14,10 +14,10 @@ from silent2music import audio
 from silent2music.audio import LoudnessMeter, Waveform, gate
 from silent2music.export.ambience.writing import (
     GATE_MARGIN_LU,
+    in_24_bits,
     levelled_set,
     loudness_of,
     off_the_gate,
-    quantised,
 )
 
 RATE = 48_000
@@ -79,7 +79,7 @@ def test_ffmpeg_finds_the_same_loudness_and_a_peak_below_the_limit(tmp_path: Pat
     for seed, (loop, lufs, true_peak) in enumerate(loops):
         (levelled,), _ = levelled_set([loop], RATE, [lufs], true_peak)
         path = tmp_path / f"{seed}.{suffix}"
-        audio.write(path, Waveform(quantised(levelled, seed), RATE))
+        audio.write(path, Waveform(in_24_bits(levelled, seed), RATE))
         command = ["ffmpeg", "-hide_banner", "-nostats", "-i", path, "-af"]
         command += ["ebur128=peak=true:metadata=1,ametadata=print:key=lavfi.r128.I:file=-", "-f", "null", "-"]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
