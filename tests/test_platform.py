@@ -113,7 +113,14 @@ def _strange_call(call: ast.Call) -> Iterator[str]:
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     given = {keyword.arg for keyword in call.keywords}
     first = call.args[0] if call.args else None
-    if name == "open" and getattr(owner, "id", "") not in ("av", "os", "soundfile", "wave", "tarfile", "gzip"):
+    if name == "open" and getattr(owner, "id", "") not in (
+        "av",
+        "os",
+        "soundfile",
+        "wave",
+        "tarfile",
+        "gzip",
+    ):
         mode = [*call.args[1 if owner is None else 0 :], None][0]
         mode = next((keyword.value for keyword in call.keywords if keyword.arg == "mode"), mode)
         binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
