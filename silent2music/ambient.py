@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,7 +21,8 @@ from silent2music.acoustics import (
     profile_curves,
     profile_scalars,
 )
-from silent2music.audio import FLOOR_DBFS, FloatArray, Waveform
+from silent2music.arrays import FloatArray
+from silent2music.audio import FLOOR_DBFS, Waveform
 from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
 from silent2music.filters import mel_filters
@@ -82,7 +82,7 @@ def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientCo
     )
 
 
-def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> NDArray[np.float32]:
+def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> FloatArray:
     """Mel band levels in dBFS, `[n_frames, n_mels]`, centred on equal slices of the time axis.
 
     Works in blocks, so that an hour needs no more memory than a minute.

@@ -17,7 +17,8 @@ import numpy as np
 from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.acoustics.joining import WindowProfile, joined
 from silent2music.ambient import AmbientFeatures, ambient_features
-from silent2music.audio import MIN_SECONDS, FloatArray, Recorded, Waveform
+from silent2music.arrays import FloatArray
+from silent2music.audio import MIN_SECONDS, Recorded, Waveform
 from silent2music.config import AmbientConfig, ModelConfig
 from silent2music.decoder import Conditioning
 from silent2music.errors import AudioError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.ambient import FrameEncoder, ScalarEncoder, Standardise
-from silent2music.audio import FloatArray
+from silent2music.arrays import FloatArray
 from silent2music.config import ModelConfig
 from silent2music.decoder import Conditioning
 from silent2music.errors import ConfigError

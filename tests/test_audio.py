@@ -10,6 +10,7 @@ import soundfile
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError
+from silent2music.files import atomic_path
 
 RATE = 24_000
 
@@ -254,7 +255,7 @@ class TestWriting:
         path.write_text("before")
         with (
             pytest.raises(RuntimeError, match="in the middle"),
-            audio.atomic_path(path, force=True) as temporary,
+            atomic_path(path, force=True) as temporary,
         ):
             temporary.write_text("half")
             raise RuntimeError("in the middle")

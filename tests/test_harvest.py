@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from silent2music.audio import FloatArray, Waveform, read, rms_dbfs, write
+from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform, read, rms_dbfs, write
 from silent2music.config import HarvestConfig
 from silent2music.data.harvest import extended, find_stretches, harvest
 from silent2music.data.pairs import check, read_pairs

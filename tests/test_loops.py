@@ -12,7 +12,8 @@ import torch
 from rooms import RATE, steps_room
 
 from silent2music.acoustics import analyze
-from silent2music.audio import FloatArray, Waveform, rms_dbfs
+from silent2music.arrays import FloatArray
+from silent2music.audio import Waveform, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience import loops

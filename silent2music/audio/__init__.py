@@ -5,7 +5,6 @@ Nothing here needs torch, so that commands which only look at audio start at onc
 
 from __future__ import annotations
 
-from silent2music.arrays import FloatArray
 from silent2music.audio.formats import (
     MIN_SECONDS,
     READABLE_SUFFIXES,
@@ -43,7 +42,6 @@ from silent2music.audio.waveform import (
     rms_dbfs,
     to_dbfs,
 )
-from silent2music.files import atomic_path
 
 __all__ = [
     "FLOOR_DBFS",
@@ -53,12 +51,10 @@ __all__ = [
     "SUFFIX_SUBTYPES",
     "VIDEO_SUFFIXES",
     "WHOLE_SECONDS",
-    "FloatArray",
     "LoudnessMeter",
     "Recorded",
     "Recording",
     "Waveform",
-    "atomic_path",
     "channels_of",
     "compare_channels",
     "db_to_gain",

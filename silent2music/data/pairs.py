@@ -28,6 +28,7 @@ import numpy as np
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError
+from silent2music.files import atomic_path
 
 MANIFEST = "pairs.jsonl"
 SPLITS = ("train", "validation")
@@ -141,7 +142,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
         AudioError: if the place cannot be written.
     """
     text = "".join(pair.to_line() + "\n" for pair in pairs)
-    with audio.atomic_path(Path(folder) / MANIFEST, force=True) as temporary:
+    with atomic_path(Path(folder) / MANIFEST, force=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -9,9 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import music_features
@@ -76,8 +75,8 @@ def chroma_similarity(reference: FloatArray, estimate: FloatArray, sample_rate: 
 
 
 def held_modulation(
-    sound: FloatArray, onset_seconds: NDArray[np.float64], sample_rate: int, where: FloatArray
-) -> NDArray[np.float64]:
+    sound: FloatArray, onset_seconds: DoubleArray, sample_rate: int, where: FloatArray
+) -> DoubleArray:
     """Amplitude modulation at 15 to 100 Hz of held notes, relative to the mean amplitude of each band.
 
     A band's envelope between two onsets wavers where partials beat, and where their phases are wrong from frame
@@ -115,7 +114,7 @@ def held_modulation(
     return np.concatenate(found)
 
 
-def _band_envelopes(sound: FloatArray) -> NDArray[np.float64]:
+def _band_envelopes(sound: FloatArray) -> DoubleArray:
     """Magnitudes `[frames, bands]` of short windows, whose bins are the bands."""
     window = torch.hann_window(_BAND_FFT)
     samples = torch.from_numpy(np.ascontiguousarray(sound, np.float32))

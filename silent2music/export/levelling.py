@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import FloatArray, LoudnessMeter, Recording, Waveform
+from silent2music.arrays import FloatArray
+from silent2music.audio import LoudnessMeter, Recording, Waveform
 from silent2music.errors import AudioError
 
 TARGET_LUFS = -18.0

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.arrays import DoubleArray
-from silent2music.audio import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.errors import AudioError, require
 from silent2music.export.ambience.job import MANIFEST
 from silent2music.export.ambience.lap import LAYERS

@@ -11,6 +11,7 @@ import numpy as np
 from silent2music import audio
 from silent2music.errors import AudioError, require
 from silent2music.export.ambience.space import omni_of
+from silent2music.files import atomic_path
 
 ROOMS_PER_SHEET = 24
 N_COLUMNS = 1200
@@ -52,7 +53,7 @@ def draw_sheet(out: Path, manifest: Mapping[str, Any], path: Path) -> None:
         for axes in rows.flat:
             axes.tick_params(labelsize=6)
         sheet = path if first == 0 else path.with_stem(f"{path.stem}-{first // ROOMS_PER_SHEET + 1}")
-        with audio.atomic_path(sheet, force=True) as temporary:
+        with atomic_path(sheet, force=True) as temporary:
             figure.savefig(temporary, dpi=90, metadata={"Software": None})
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile
-from silent2music.arrays import DoubleArray
-from silent2music.audio import FloatArray, Recorded, Waveform
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import Recorded, Waveform
 from silent2music.errors import AudioError, ConfigError
 
 W, Y, Z, X = range(4)
@@ -151,7 +150,7 @@ def plane_wave(samples: FloatArray, azimuth_degrees: float, elevation_degrees: f
     return np.asarray(gains[:, None] * samples, dtype=np.float32)
 
 
-def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> NDArray[np.float64]:
+def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> DoubleArray:
     """Late reverberation from everywhere as a response on the circle, `[4, n_samples]`.
 
     Independent noise in each channel, decaying by 60 dB in the RT60, faster in the high band. W has unit energy, and

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.audio import FloatArray, LoudnessMeter, Waveform, db_to_gain, gate
+from silent2music.arrays import FloatArray
+from silent2music.audio import LoudnessMeter, Waveform, db_to_gain, gate
 from silent2music.audio.loudness import HOP_SECONDS
 from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError
