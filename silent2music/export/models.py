@@ -20,10 +20,6 @@ from silent2music.export.provenance import sha256
 if TYPE_CHECKING:
     from silent2music.model import Silent2Music
 
-N_THREADS = 1
-"""On the CPU. The matrices of a step are too small to be worth sharing, waiting threads starve busy machines,
-and the music must not depend on how many cores there are."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -114,7 +110,6 @@ class LazyModel:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         from silent2music.model import Silent2Music
 
-        torch.set_num_threads(N_THREADS)
         return Silent2Music.from_pretrained(self.folder).to(self.device)
 
     def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:

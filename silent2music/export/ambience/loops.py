@@ -36,6 +36,7 @@ from silent2music.export.ambience.seam import prominences, remarkable, stands_ou
 from silent2music.filters import mel_filters
 from silent2music.listening import listen_whole
 from silent2music.phase import inverse_stft, stft
+from silent2music.processes import one_thread
 from silent2music.sampling import generate_codes
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Loop:
         return self.take.onset_at(self.fold_frame)
 
 
+@one_thread()
 def write_takes(
     model: Silent2Music,
     lap: Waveform,
@@ -175,6 +177,7 @@ def write_takes(
     return takes
 
 
+@one_thread()
 @torch.inference_mode()
 def close_set(model: Silent2Music, takes: Sequence[Take], n_candidates: int, hear: Hear) -> list[Loop]:
     """Make a loop of each take of a set; all begin at the same place of the lap.
