@@ -9,7 +9,7 @@ import typer
 
 from silent2music.cli.common import (
     SAMPLING,
-    JsonFile,
+    AsJson,
     PairFolder,
     Recipe,
     Seed,
@@ -17,9 +17,9 @@ from silent2music.cli.common import (
     Workers,
     complain,
     named,
+    print_json,
     progress_bar,
     settings_of,
-    write_json,
 )
 from silent2music.errors import S2MError, require
 
@@ -89,7 +89,7 @@ def data_stats(
     n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
-    json_file: JsonFile = None,
+    as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
@@ -99,10 +99,12 @@ def data_stats(
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
-    write_json(json_file, found)
     if plot is not None:
         _plot_pair(folder, pair, plot)
-    print(stats_text(found))
+    if as_json:
+        print_json(found)
+    else:
+        print(stats_text(found))
 
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:

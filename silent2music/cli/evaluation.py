@@ -9,9 +9,9 @@ import typer
 
 from silent2music.cli.common import (
     SAMPLING,
+    AsJson,
     Force,
     Guidance,
-    JsonFile,
     Model,
     Seed,
     Temperature,
@@ -19,8 +19,8 @@ from silent2music.cli.common import (
     TopP,
     Workers,
     named,
+    print_json,
     progress_bar,
-    write_json,
 )
 from silent2music.config import Precision, SamplingConfig
 from silent2music.errors import require
@@ -31,7 +31,7 @@ def validate(
     model: Model = None,
     n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
     seed: Seed = SAMPLING.seed,
-    json_file: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.config import default_model
@@ -41,8 +41,10 @@ def validate(
     with progress_bar() as steps:
         loaded = Silent2Music.from_pretrained(model or default_model())
         found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
-    print(contrast_text(found))
-    write_json(json_file, found)
+    if as_json:
+        print_json(found)
+    else:
+        print(contrast_text(found))
 
 
 def bench(

@@ -25,8 +25,8 @@ from silent2music.errors import AudioError, require
 from silent2music.export.ambience.job import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
-from silent2music.export.ambience.space import omni, omni_of
 from silent2music.export.ambience.writing import loudness_of
+from silent2music.export.space import omni, omni_of
 
 MAX_LUFS_ERROR = 0.1
 PLACES = ("seam", "fold")

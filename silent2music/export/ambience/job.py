@@ -26,10 +26,10 @@ from silent2music.export import batch, provenance
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, room_lap
 from silent2music.export.ambience.loops import Loop, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
-from silent2music.export.ambience.space import Placement, find_placement, open_room
 from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.batch import LOOPS_RECORD, Job, Outcome, Progress
 from silent2music.export.models import LazyModel
+from silent2music.export.space import Placement, find_placement, open_room
 from silent2music.files import atomic_path, locked
 from silent2music.keys import PITCH_NAMES, estimate_key
 
