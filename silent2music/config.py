@@ -46,6 +46,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
         (0, 0.5, "tempo_tolerance"),
         (0, 2**63 - 1, "seed"),
+        (0, 100, "guidance temperature"),
         (-120, 0, "level_min_dbfs level_max_dbfs quiet_db"),
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import (
+    MAX_HOURS,
     SAMPLING,
     Force,
     Recipe,
@@ -19,6 +20,7 @@ from silent2music.cli.common import (
     named,
     progress_bar,
     settings_of,
+    within,
 )
 from silent2music.errors import S2MError, require
 
@@ -36,7 +38,9 @@ def codec_fit(
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
     ] = None,
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
+    hours: Annotated[
+        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much music to read at most.")
+    ] = 3.0,
     seed: Seed = SAMPLING.seed,
     overrides: Set = None,
 ) -> None:
@@ -118,7 +122,9 @@ def codec_bench(
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
     ] = 14,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", callback=within(1, 3600), help="From the middle of each file.")
+    ] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import (
+    MAX_HOURS,
     SAMPLING,
     AsJson,
     PairFolder,
@@ -20,6 +21,7 @@ from silent2music.cli.common import (
     print_json,
     progress_bar,
     settings_of,
+    within,
 )
 from silent2music.errors import S2MError, require
 
@@ -34,7 +36,9 @@ data_app = typer.Typer(
 def data_build(
     recipe: Recipe,
     out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
+    hours: Annotated[
+        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much to build, in all.")
+    ],
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     overrides: Set = None,

@@ -19,8 +19,10 @@ from silent2music.cli.common import (
     TopP,
     Workers,
     named,
+    options_checked,
     print_json,
     progress_bar,
+    within,
 )
 from silent2music.config import Precision, SamplingConfig
 from silent2music.errors import require
@@ -79,13 +81,21 @@ def evaluate(
     n_pairs: Annotated[
         int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
     ] = 128,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", callback=within(1, 3600), help="Used of each.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only whether the music follows and how it sounds.")
     ] = False,
     embedding: Annotated[
         Path | None,
         typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores", help="Scores for the arranger that it is compared with; those of the pairs."
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
@@ -112,6 +122,8 @@ def evaluate(
     require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
 
+    with options_checked():
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
     config = benchmark.EvalConfig(
         n=n_pairs,
         seed=seed,
@@ -119,7 +131,8 @@ def evaluate(
         quick=quick,
         workers=workers,
         precision=precision,
-        sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance),
+        sampling=sampling,
+        scores="" if scores is None else str(scores),
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:

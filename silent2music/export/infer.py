@@ -294,6 +294,7 @@ def _manifest_entry(outcome: Outcome) -> Mapping[str, Any]:
     """A recording's line in the manifest."""
     record = outcome.record
     if record is None:
-        return {"error": outcome.reason}
+        job = outcome.job
+        return {"error": provenance.without_folders(outcome.reason, job.room, job.out, job.out.parent)}
     output = {name: record["output"][name] for name in ("seconds", "lufs", "sha256")}
     return {"room": record["input"]["file"], "seed": record["settings"]["seed"], **output}

@@ -75,6 +75,10 @@ class LazyModel:
         """The strength of guidance that the model was made for, read without its weights."""
         try:
             return float(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["guidance"])
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'} cannot be read ({error.strerror}); check its permissions."
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.folder / 'config.json'} is damaged ({error}); copy the model folder again."

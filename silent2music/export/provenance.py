@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,23 @@ def described_reading(reading: Mapping[str, Any]) -> dict[str, int | None]:
     """What a record says of how a recording was opened, counted from 1 as users do; no channel stands for all."""
     channel = reading.get("channel")
     return {"track": reading.get("track", 0) + 1, "channel": None if channel is None else channel + 1}
+
+
+def without_folders(sentence: str, *paths: Path) -> str:
+    """A sentence about files, each by its name alone, as others may read it.
+
+    Args:
+        sentence: what it says.
+        paths: that may be in it and have spaces; others are known by their slashes.
+
+    Example:
+        >>> without_folders("/home/me/take 1/a.wav and b/c.wav fail.", Path("/home/me/take 1/a.wav"))
+        'a.wav and c.wav fail.'
+    """
+    for path in sorted(paths, key=lambda path: -len(str(path))):
+        for written in {str(path), path.as_posix()} - {".", ""}:
+            sentence = sentence.replace(written, path.name)
+    return re.sub(r"(?:[A-Za-z]:)?[^\s,;()'\"]*[/\\](?=[^\s/\\])", "", sentence)
 
 
 def sidecar_path(audio_path: Path) -> Path:
@@ -177,8 +195,8 @@ def check_replaceable(path: Path, force: bool, inputs: Iterable[Path] = ()) -> N
         raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
     if not is_ours(path):
         raise AudioError(
-            f"{path} was not made by silent2music, so that --force does not replace it; move it away or choose "
-            "another name."
+            f"{path} does not say that silent2music made it, and --force replaces nothing else; move it away or "
+            "choose another name."
         )
 
 

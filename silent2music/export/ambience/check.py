@@ -58,9 +58,14 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     require("librosa")
     try:
-        rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        rooms, failures = manifest["rooms"], manifest["failures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
+    if not rooms:
+        raise AudioError(
+            f"{folder} holds no loops: {len(failures)} recordings failed; see the reasons in {path.name}."
+        )
     checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
     densities = {room["folder"]: layer_densities(folder, room) for room in rooms}
     return checks, {room: layers for room, layers in densities.items() if len(layers) > 1}
