@@ -68,9 +68,7 @@ def write_music(
         audio.write_blocks(path, blocks, rate, n_channels, force=True)
         read = audio.read_blocks(path, BLOCK_SECONDS * rate)
         back, lufs = _measured(read, Recording(n_channels, rate, path.parent))
-        peak = max(
-            audio.peak_dbtp(audio.oversampled_peaks(samples)[own]) for samples, own in _overlapping(back)
-        )
+        peak = max(_peak_dbtp(samples, own) for samples, own in _overlapping(back))
         if peak < config.true_peak:
             break
         limit -= peak - config.true_peak + 0.1
@@ -107,6 +105,12 @@ def _overlapping(recording: Recording) -> Iterator[tuple[FloatArray, slice]]:
     for begin in range(0, recording.n_samples, n_block):
         end, first = min(begin + n_block, recording.n_samples), max(0, begin - margin)
         yield recording.slice(first, end + margin), slice(begin - first, end - first)
+
+
+def _peak_dbtp(samples: FloatArray, own: slice) -> float:
+    """True peak in dBTP of a block's own samples."""
+    highest = float(np.abs(samples[:, own]).max())
+    return audio.peak_dbtp(audio.oversampled_peaks(samples, highest)[own])
 
 
 def _blocks(recording: Recording, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
