@@ -19,6 +19,7 @@ from silent2music.cli.common import (
     fractions,
     named,
     progress_bar,
+    say,
     settings_of,
     within,
 )
@@ -53,7 +54,7 @@ def codec_fit(
     with progress_bar() as steps:
         codec = fit_codec(files, settings_of(recipe, overrides).codec, seed, hours, fractions(steps))
     save_codec(codec, out)
-    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
+    say(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
 
 
 @codec_app.command("train")
@@ -148,4 +149,4 @@ def codec_roundtrip(
     from silent2music.export.roundtrip import roundtrip
 
     rate = roundtrip(source, target, codec or default_model() / "codec", force)
-    print(f"{target}: through {rate:.2f} kbit/s")
+    say(f"{target}: through {rate:.2f} kbit/s")

@@ -20,6 +20,7 @@ from silent2music.cli.common import (
     named,
     print_json,
     progress_bar,
+    say,
     settings_of,
     within,
 )
@@ -57,7 +58,7 @@ def data_check(folder: PairFolder) -> None:
 
     faults = check(folder)
     for fault in faults:
-        print(fault)
+        say(fault)
     if faults:
         raise S2MError(
             f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
@@ -84,7 +85,7 @@ def data_harvest(
         report = harvest(recordings, out, licence=licence, author=author, progress=named(steps, "recordings"))
     for sentence in report.refused:
         complain(sentence)
-    print(f"{len(report.pairs)} pairs harvested into {out}")
+    say(f"{len(report.pairs)} pairs harvested into {out}")
 
 
 @data_app.command("stats")
