@@ -137,5 +137,5 @@ def test_loudness_has_names() -> None:
     assert set(LOUDNESS) == {"game", "film", "stream", "podcast"}
     assert loudness_target("-23.5") == (-23.5, None)
     for text in ("loud", "nan", "-71", "0", ""):
-        with pytest.raises(ConfigError, match="^The loudness is"):
+        with pytest.raises(ConfigError, match=r"^The loudness is"):
             loudness_target(text)
