@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.bandwidth import BandExtension
 from silent2music.config import CodecConfig
 from silent2music.correction import SILENCE_NORM, SpectrumCorrection
 from silent2music.errors import AudioError, ConfigError
@@ -69,6 +70,7 @@ class BundledCodec(nn.Module):
 
     kind = "bundled"
     channels = 1
+    extension: BandExtension | None = None
     components: Tensor
     codebooks: Tensor
     scales: Tensor

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.bandwidth import BandExtension
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError
@@ -36,6 +37,7 @@ class Codec(Protocol):
         channels: C, of the sound taken and given.
         n_codebooks: K, codes in a codec frame.
         codebook_size: V, entries of a codebook.
+        extension: continues the sound above the codec's band, at twice its rate; None if its folder has none.
     """
 
     sample_rate: int
@@ -43,6 +45,7 @@ class Codec(Protocol):
     channels: int
     n_codebooks: int
     codebook_size: int
+    extension: BandExtension | None
 
     def token_checksum(self, n_codebooks: int = 0) -> str:
         """Identifies all that decides the codes of the first `n_codebooks`, 0 for all; the decoder may change."""
@@ -80,6 +83,7 @@ class SeanetCodec(nn.Module):
 
     kind = "seanet"
     channels = 1
+    extension: BandExtension | None = None
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -152,6 +156,7 @@ class EncodecCodec(nn.Module):
     """
 
     kind = "encodec"
+    extension: BandExtension | None = None
 
     def __init__(self, model: Any, n_codebooks: int = 0) -> None:
         super().__init__()
@@ -206,7 +211,7 @@ class EncodecCodec(nn.Module):
 
 
 def save_codec(codec: Codec, folder: Path | str) -> None:
-    """Write a codec to `config.json` and `model.safetensors` in a folder, weights in 16 bits.
+    """Write a codec to `config.json` and `model.safetensors` in a folder, weights in 16 bits, beside its extension.
 
     Raises:
         AudioError: if the folder cannot be written.
@@ -219,6 +224,8 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         values |= {"settings": to_dict(cast(Any, codec).config)}
     values |= {"checksum": codec.token_checksum(), "decoder_version": codec.decoder_version}
     write_weights(cast(nn.Module, codec).state_dict(), folder / WEIGHTS_FILE)
+    if codec.extension is not None:
+        codec.extension.save(folder)
     with atomic_path(folder / CONFIG_FILE, force=True) as file:
         file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -262,7 +269,9 @@ def load_codec(folder: Path | str) -> Codec:
             f"{file}: field 'checksum' is {stated!r} and {WEIGHTS_FILE} has {found!r}; "
             "the two files do not belong together, get the folder again."
         )
-    return cast(Codec, codec.eval())
+    loaded = cast(Codec, codec.eval())
+    loaded.extension = BandExtension.load(folder)
+    return loaded
 
 
 def _make_encodec(values: Mapping[str, Any]) -> nn.Module:

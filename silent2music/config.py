@@ -46,6 +46,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
         (0, 0.5, "tempo_tolerance"),
         (0, 2**63 - 1, "seed"),
+        (0, 100, "guidance temperature"),
         (-120, 0, "level_min_dbfs level_max_dbfs quiet_db"),
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
@@ -223,6 +224,75 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
+
+
+LOUDNESS: dict[str, tuple[float, float]] = {
+    "game": (-24.0, -1.0),
+    "film": (-27.0, -2.0),
+    "stream": (-14.0, -1.0),
+    "podcast": (-16.0, -1.0),
+}
+"""Integrated loudness in LUFS and limit of the true peak in dBTP that music is delivered with, by name.
+
+- `game`: Sony's recommendation for home consoles (ASWG-R001, 2013), -24 LUFS and -1 dBTP.
+- `film`: what video services ask of a mix, -27 LKFS and -2 dBTP (Netflix Sound Mix Specifications); they measure it on
+  the dialogue, under which music may lie lower still.
+- `stream`: what music services play at, -14 LUFS, and the peak that their lossy coding needs, -1 dBTP (Spotify's and
+  YouTube's loudness normalisation).
+- `podcast`: Apple Podcasts' authoring requirements, -16 LKFS and -1 dBTP.
+"""
+
+
+@dataclass(frozen=True)
+class DeliveryConfig:
+    """What a file of music is like; the model itself gives 24 kHz mono at any level.
+
+    Attributes:
+        sample_rate: in Hz.
+        mono: one channel as the model made it, in place of stereo in the room's own reverberation.
+        lufs: integrated loudness in LUFS.
+        true_peak: limit in dBTP.
+        fade_in, fade_out: in seconds, at the beginning and at the end.
+    """
+
+    sample_rate: int = 48_000
+    mono: bool = False
+    lufs: float = -18.0
+    true_peak: float = -1.0
+    fade_in: float = 0.0
+    fade_out: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "", sample_rate=(8_000, 192_000))
+
+    @property
+    def n_channels(self) -> int:
+        """C, the channels of the file."""
+        return 1 if self.mono else 2
+
+
+def loudness_target(text: str) -> tuple[float, float | None]:
+    """LUFS and dBTP of a name in `LOUDNESS`, or of a number of LUFS, which says nothing of the peak.
+
+    Raises:
+        ConfigError: on anything else.
+
+    Example:
+        >>> loudness_target("podcast"), loudness_target("-20")
+        ((-16.0, -1.0), (-20.0, None))
+    """
+    if text in LOUDNESS:
+        return LOUDNESS[text]
+    try:
+        number = float(text)
+    except ValueError:
+        raise ConfigError(
+            f"The loudness is '{text}'; expected {', '.join(LOUDNESS)} or a number of LUFS such as -20."
+        ) from None
+    low, high = _BOUNDS["lufs"]
+    if not low <= number <= high:
+        raise ConfigError(f"The loudness is {text} LUFS; expected {low} to {high}.")
+    return number, None
 
 
 @dataclass(frozen=True)

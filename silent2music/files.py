@@ -32,8 +32,11 @@ def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
     What is written must be closed within the block: Windows renames no open file.
 
     Raises:
-        AudioError: if `path` exists and `force` is not set, or its folder cannot be written.
+        AudioError: if `path` is no regular file, or exists and `force` is not set, or its folder cannot be written.
     """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise AudioError(f"{path} is {kind}; choose another name.")
     if path.exists() and not force:
         raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
     try:

@@ -141,17 +141,22 @@ def _warped(hz: float, q: float, sample_rate: float) -> tuple[float, float]:
     return k / q, k * k
 
 
+@lru_cache(maxsize=1)
+def _oversampling_taps() -> FloatArray:
+    """`[2 * REACH + 1, OVERSAMPLING]`: what each sample around one adds to each of the new ones after it."""
+    n_taps = 2 * OVERSAMPLING * REACH + 1
+    at = np.arange(n_taps) - OVERSAMPLING * REACH
+    low_pass = np.sinc(at / OVERSAMPLING) / OVERSAMPLING * np.kaiser(n_taps, 5.0)
+    low_pass = (low_pass / low_pass.sum()).astype(np.float32) * np.float32(OVERSAMPLING)
+    return np.asarray(np.pad(low_pass, (0, OVERSAMPLING - 1)).reshape(-1, OVERSAMPLING)[::-1])
+
+
 def oversampled(samples: FloatArray) -> FloatArray:
     """Samples `[C, N]` oversampled to `[C, OVERSAMPLING, N]`: those from each given one up to the next.
 
     By a low-pass of linear phase under a Kaiser window (beta 5), as `scipy.signal.resample_poly` does it.
     """
-    n_taps = 2 * OVERSAMPLING * REACH + 1
-    at = np.arange(n_taps) - OVERSAMPLING * REACH
-    low_pass = np.sinc(at / OVERSAMPLING) / OVERSAMPLING * np.kaiser(n_taps, 5.0)
-    low_pass = (low_pass / low_pass.sum()).astype(np.float32) * np.float32(OVERSAMPLING)
-    # [2 * REACH + 1, OVERSAMPLING]: what each sample around adds to each of the new ones.
-    taps = np.pad(low_pass, (0, OVERSAMPLING - 1)).reshape(-1, OVERSAMPLING)[::-1]
+    taps = _oversampling_taps()
     n_channels, n_samples = samples.shape
     padded = np.pad(samples, ((0, 0), (REACH, REACH)))
     out = np.zeros((n_channels, OVERSAMPLING, n_samples), np.float32)
@@ -159,6 +164,11 @@ def oversampled(samples: FloatArray) -> FloatArray:
         for i, tap in enumerate(taps[:, phase]):
             out[:, phase] += tap * padded[:, i : i + n_samples]
     return out
+
+
+def overshoot() -> float:
+    """How many times the largest sample an oversampled one can be."""
+    return float(np.abs(_oversampling_taps()).sum(axis=0).max())
 
 
 def triangles(edges: NDArray[np.floating], at: NDArray[np.floating]) -> DoubleArray:

@@ -111,6 +111,11 @@ class Measured:
             self._profiles[begin, end] = profile
         return part, profile
 
+    def beginning(self) -> AcousticProfile:
+        """The profile of the room's first window, which is at hand as soon as music begins."""
+        _, begin, end = next(self.windows(self._room.seconds))
+        return self._profiles.get((begin, end)) or self.window(begin, end)[1]
+
     def profile(self) -> AcousticProfile:
         """The profile of the whole room; windows that were not measured so far are measured now."""
         room = self._room

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from silent2music import __version__
 from silent2music.acoustics import AcousticProfile
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
@@ -41,10 +42,17 @@ def save(figure: Any, path: Path | str) -> None:
         raise AudioError(
             f"{path} has the suffix '{path.suffix}'; expected a picture, {', '.join(PICTURE_SUFFIXES)}."
         )
-    # The version of matplotlib in a PNG would be the one thing in it that no figure depends on.
-    metadata = {"Software": None} if path.suffix.lower() == ".png" else None
     with atomic_path(path, force=True) as temporary:
-        figure.savefig(temporary, dpi=110, metadata=metadata)
+        figure.savefig(temporary, dpi=110, metadata=picture_metadata(path))
+
+
+def picture_metadata(path: Path) -> dict[str, str | None]:
+    """What a picture says of who made it, so that it may be replaced; nothing of matplotlib's version or the time."""
+    software = f"silent2music {__version__}"
+    if path.suffix.lower() == ".png":
+        return {"Software": software}
+    date = "CreationDate" if path.suffix.lower() == ".pdf" else "Date"
+    return {"Creator": software, date: None}
 
 
 def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> None:

@@ -18,13 +18,17 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file, on the CPU.
 
     Raises:
-        CheckpointError: if it is missing or damaged.
+        CheckpointError: if it is missing, may not be read, or is damaged.
     """
     if not file.exists():
         raise CheckpointError(f"{file} is missing; get the folder again.")
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error.strerror or error}); check its permissions."
+        ) from error
+    except SafetensorError as error:
         raise CheckpointError(f"{file} is damaged ({error}); get the folder again.") from error
 
 

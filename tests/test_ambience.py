@@ -61,7 +61,7 @@ def test_layers_and_variations_of_a_room_with_a_pulse(s2m, model_folder: Path, m
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --layers calm,intense --variations 2 --formats wav,ogg --rate 44100 --lufs -20"
     code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *line.split())
-    assert (code, printed, said) == (0, "", "")
+    assert (code, printed, said) == (0, "out/walk: 8 loops of 2.00 s\n", "")
     manifest = json.loads(Path("out/manifest.json").read_text())
     check_manifest(manifest)
     (room,) = manifest["rooms"]
@@ -172,7 +172,9 @@ def test_a_tree_is_mirrored_with_its_own_seeds_and_done_rooms_are_kept(s2m, mode
     manifest = json.loads(Path("rooms/out/manifest.json").read_text())
     assert [r["folder"] for r in manifest["rooms"]] == ["r0", "r2", "sub/r1"]
     assert len({r["seed"] for r in manifest["rooms"]}) == 3
-    assert [f["file"] for f in manifest["failures"]] == ["rooms/corrupt.wav"]
+    (failure,) = manifest["failures"]
+    assert failure["file"] == "corrupt.wav"
+    assert failure["reason"].startswith("corrupt.wav cannot be read as audio")
     assert Path("s.png").read_bytes()[:4] == b"\x89PNG"
     before = bytes_below(Path("rooms/out"))
     times = {p: p.stat().st_mtime_ns for p in Path("rooms/out").rglob("*.wav")}
@@ -240,6 +242,11 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
     assert "is no folder of s2m ambience" in one_sentence(s2m(*line)[2])
 
 
+USAGE = ("--loop", "--room-format", "--layers", "--spatial", "--formats", "--rate", "--lufs", "--true-peak")
+USAGE += ("--variations",)
+"""Options that are wrong usage where they are out of range, whatever the recording."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -252,7 +259,8 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
         (["--formats", "mp3"], "MP3 pads its ends and cannot loop"),
         (["--spatial", "ambix", "--formats", "flac"], "AmbiX is written as 4-channel WAV at 48 kHz"),
         (["--rate", "22050"], "ambience.sample_rate is 22050; expected 44100 or 48000"),
-        (["--lufs", "3"], "ambience.lufs is 3.0; expected -70 to -5"),
+        (["--lufs", "3"], "The loudness is 3 LUFS; expected -70 to -5"),
+        (["--true-peak", "3"], "ambience.true_peak is 3.0; expected -20 to 0"),
         (["--variations", "0"], "ambience.variations is 0"),
         (["--preset", "preset.toml"], "Unknown setting 'ambience.louder'; expected one of seconds"),
         (["--preset", "none"], "none is no recipe; expected a folder with recipe.toml"),
@@ -272,7 +280,8 @@ def test_an_impossible_request_gets_one_sentence(
     line = ["ambience", "a.wav", *([] if "--out" in arguments else ["--out", "out"])]
     line += [] if "--model" in arguments else ["--model", model_folder]
     code, printed, said = s2m(*line, *arguments)
-    assert (code, printed) == (1, "")
+    is_usage = arguments[0] in USAGE and "40s" not in arguments and "ambix" not in arguments[:2]
+    assert (code, printed) == (2 if is_usage or "flac" in arguments else 1, "")
     assert words in one_sentence(said)
     assert not list(Path().rglob("*.partial"))
     assert not list(Path("out").rglob("a*"))
@@ -294,6 +303,33 @@ def test_a_disk_that_fills_half_way_leaves_finished_rooms_whole(s2m, model_folde
     assert [p.name for p in Path("out").iterdir() if p.name.startswith(".")] == [LOCK_NAME]
     assert s2m(*line)[0] == 0
     assert Path("out/b/ambience.json").exists()
+
+
+def test_bars_that_are_too_long_are_fewer_and_this_is_said(s2m, model_folder: Path, monkeypatch) -> None:
+    """The tiny model holds two seconds together, which are one bar."""
+    monkeypatch.setattr("silent2music.export.ambience.loops.stands_out", lambda *_: 0.0)
+    audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
+    options = ("--loop", "8bars", "--set", "ambience.candidates=2", "--json")
+    code, printed, said = s2m("ambience", "walk.wav", "--out", "out", "--model", model_folder, *options)
+    assert code == 0
+    assert one_sentence(said) == (
+        "walk.wav: 8 bars at 120.0 bpm are longer than the model can hold together; made 1, which are 2.00 s.\n"
+    )
+    record = json.loads(printed)
+    assert (record["grid"]["bars"], record["settings"]["bars"]) == (1, 8)
+
+
+def test_a_sheet_replaces_sheets_alone(s2m, model_folder: Path) -> None:
+    hiss(Path("a.wav"), 1)
+    line = ["ambience", "a.wav", "--out", "out", "--model", model_folder, *SHORT, "--contact-sheet", "s.png"]
+    Path("s.png").write_text("mine")
+    code, _, said = s2m(*line)
+    assert (code, Path("s.png").read_text()) == (1, "mine")
+    assert "s.png does not say that silent2music made it" in one_sentence(said)
+    assert not Path("out").exists()
+    Path("s.png").unlink()
+    for _ in range(2):
+        assert s2m(*line)[0] == 0
 
 
 def test_two_rooms_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -175,6 +175,22 @@ def test_music_without_its_record_is_made_again_and_the_reverse(
     assert contents(tmp_path / "out") == before
 
 
+def test_a_manifest_names_no_folder_of_this_machine(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
+    """Neither in the reason of a failure nor elsewhere, whatever spaces the names have."""
+    place = tmp_path / "my own place"
+    rooms.rename(place)
+    (place / "another bad.wav").write_text("no audio")
+    out = tmp_path / "an output"
+    jobs = [job for job in plan([place], 7, folder=out) if "bad" in job.label]
+    list(infer_many(jobs, LazyModel(model_folder), folder=out))
+    lines = (out / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"].partition(" cannot")[0] for line in lines] == [
+        "another bad.wav",
+        "bad.wav",
+    ]
+    assert all(str(tmp_path) not in line and "my own place" not in line for line in lines)
+
+
 def test_a_file_that_is_not_ours_is_not_replaced(rooms: Path, tmp_path: Path, model_folder: Path) -> None:
     (job,) = plan([rooms / "0" / "0.wav"], 7, folder=tmp_path)
     for name in ("0.music.wav", "0.music.json"):

@@ -37,6 +37,22 @@ def test_every_figure_is_there(s2m, model_folder: Path, room_file: Path, tmp_pat
     assert code == 1 and "speed.json exists already; give --force" in told
 
 
+def test_a_report_is_refused_before_the_work(s2m, model_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "_tasks", lambda *_: pytest.fail("the work had begun"))
+    line = ("bench", "--out", tmp_path / "out", "--model", model_folder, "--force")
+    (tmp_path / "out").mkdir()
+    for name, text in (("speed.json", '{"mine": 1}'), ("speed.md", "mine")):
+        (tmp_path / "out" / name).write_text(text)
+        code, printed, told = s2m(*line)
+        assert (code, printed, told.count("\n")) == (1, "", 1)
+        assert name in told
+        assert (tmp_path / "out" / name).read_text() == text
+        (tmp_path / "out" / name).unlink()
+    (tmp_path / "file").write_text("kept")
+    code, _, told = s2m("bench", "--out", tmp_path / "file" / "out", "--model", model_folder)
+    assert code == 1 and "is no folder or not yours" in told
+
+
 def test_musicgen_of_the_same_size_takes_its_steps(
     model_folder: Path, short, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,8 +52,8 @@ def faults(folder: Path) -> dict[str, str]:
 
 
 def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) -> None:
-    code, printed, _ = s2m("check-ambience", made, "--json", tmp_path / "figures.json")
-    figures = json.loads((tmp_path / "figures.json").read_text())
+    code, printed, _ = s2m("check-ambience", made)
+    figures = json.loads(s2m("check-ambience", made, "--json")[1])
     assert [f["file"].split(".")[-1] for f in figures] == ["wav", "wav", "ogg", "ogg"]
     for f in figures:
         assert f["lufs"] == pytest.approx(-24.0, abs=0.1)
@@ -65,6 +65,14 @@ def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) ->
     assert code == any(f["faults"] for f in figures)
     assert "4 files," in printed
     assert "walk: calm" in printed
+
+
+def test_a_folder_in_which_all_failed_is_no_success(s2m, tmp_path: Path) -> None:
+    manifest = {"rooms": [], "failures": [{"file": "a.wav", "reason": "a.wav is empty."}]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    code, printed, said = s2m("check-ambience", tmp_path)
+    assert (code, printed) == (1, "")
+    assert "holds no loops: 1 recordings failed; see the reasons in manifest.json" in one_sentence(said)
 
 
 def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import soundfile
 from rooms import RATE, steps_room
 
 from silent2music import __version__, audio
+from silent2music.cli import making
 from silent2music.export import infer as job
 from silent2music.export import levelling
 
@@ -33,16 +35,20 @@ def one_sentence(text: str) -> str:
 # ---- infer ----
 
 
-def test_infer_writes_music_and_record_and_is_quiet_when_piped(
+def test_infer_writes_music_and_record_and_a_line_when_piped(
     s2m, room_file: Path, model_folder: Path
 ) -> None:
-    assert s2m("infer", room_file, "--model", model_folder) == (0, "", "")
-    assert audio.read("room.music.wav").n_samples == 48_000
+    line = "room.music.wav: 2.00 s, -18.0 LUFS, seed 0\n"
+    assert s2m("infer", room_file, "--model", model_folder) == (0, line, "")
+    assert audio.read("room.music.wav").samples.shape == (2, 96_000)
     assert json.loads(Path("room.music.json").read_text())["settings"]["seed"] == 0
 
 
 def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> None:
-    line = "--seconds 1 --seed 3 --guidance 2.5 --temperature 0.9 --top-k 7 --top-p 0.8 --device cpu"
+    line = (
+        "--seconds 0:01 --seed 3 --guidance 2.5 --temperature 0.9 --top-k 7 --top-p 0.8 --device cpu --mono"
+        " --sample-rate 32000 --loudness film --fade-in 0.1 --fade-out 0.2"
+    )
     options = shlex.split(line)
     code, _, _ = s2m("infer", room_file, "-o", "out.flac", "--model", model_folder, *options)
     assert code == 0
@@ -58,7 +64,16 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
         "track": 1,
         "channel": None,
         "device": "cpu",
+        "delivery": {
+            "sample_rate": 32_000,
+            "mono": True,
+            "lufs": -27.0,
+            "true_peak": -2.0,
+            "fade_in": 0.1,
+            "fade_out": 0.2,
+        },
     }
+    assert audio.read("out.flac").samples.shape == (1, 32_000)
 
 
 def test_infer_hears_what_it_is_told_to(s2m, room_file: Path, model_folder: Path) -> None:
@@ -116,10 +131,156 @@ def test_many_inputs_go_on_past_bad_ones_and_name_them(s2m, room_file: Path, mod
     ]
 
 
-def test_force_replaces(s2m, room_file: Path, model_folder: Path) -> None:
-    Path("out.wav").write_text("old")
-    assert s2m("infer", room_file, "-o", "out.wav", "--force", "--model", model_folder)[0] == 0
-    assert audio.read("out.wav").seconds == 2.0
+def test_force_replaces_our_own_alone(s2m, room_file: Path, model_folder: Path) -> None:
+    line = ("infer", room_file, "-o", "out.wav", "--model", model_folder)
+    Path("out.wav").write_text("mine")
+    code, _, said = s2m(*line, "--force")
+    assert (code, Path("out.wav").read_text()) == (1, "mine")
+    assert "out.wav does not say that silent2music made it" in one_sentence(said)
+    Path("out.wav").unlink()
+    assert s2m(*line)[0] == 0
+    assert "give --force" in one_sentence(s2m(*line, "--seed", 1)[2])
+    assert s2m(*line, "--seed", 1, "--force")[0] == 0
+    assert json.loads(Path("out.json").read_text())["settings"]["seed"] == 1
+
+
+def test_what_can_be_made_of_several_is_made(s2m, room_file: Path, model_folder: Path) -> None:
+    options = ("--model", model_folder, "--seconds", 0.5)
+    for rooms in ((room_file, "no.wav"), ("no.wav", room_file)):
+        code, printed, said = s2m("infer", *rooms, *options)
+        assert (code, printed.count("\n")) == (1, 1)
+        assert said.splitlines()[-1] == "1 of 2 recordings gave no music: no.wav."
+        Path("room.music.wav").unlink()
+        Path("room.music.json").unlink()
+
+
+def test_a_terminal_is_told_how_far_it_is(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
+    from _pytest.capture import CaptureIO
+
+    monkeypatch.setattr(CaptureIO, "isatty", lambda self: True)
+    monkeypatch.setattr(making, "progress_bar", contextlib.nullcontext)
+    code, printed, _ = s2m("infer", room_file, "--count", 2, "--model", model_folder, "--seconds", 0.5)
+    assert code == 0
+    assert [line.partition(",")[0] for line in printed.splitlines()] == [
+        "1 of 2: room.1.music.wav: 0.50 s",
+        "2 of 2: room.2.music.wav: 0.50 s",
+    ]
+    code, printed, said = s2m("infer", room_file, "--stream", "--model", model_folder)
+    assert (code, printed) == (2, "")
+    assert "--stream writes sound to standard output, which is a terminal" in one_sentence(said)
+    code, printed, said = s2m("infer", room_file, "-o", "-", "--model", model_folder)
+    assert (code, printed) == (2, "")
+    assert "-o - writes sound to standard output, which is a terminal" in one_sentence(said)
+
+
+def test_control_characters_of_names_are_not_obeyed(s2m) -> None:
+    code, _, said = s2m("infer", "a\x1b[2J\rb\nc.wav")
+    assert code == 1
+    assert one_sentence(said) == "a\\x1b[2J\\rb\\nc.wav does not exist; check the name.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0:00.75", 0.75), ("0:01", 1.0), ("0:00:01.5", 1.5), ("1", 1.0), ("7.5e-1", 0.75)]
+)
+def test_lengths_are_given_as_clocks_have_them(
+    s2m, room_file: Path, model_folder: Path, text: str, seconds: float
+) -> None:
+    assert s2m("infer", room_file, "--model", model_folder, "--seconds", text)[0] == 0
+    assert audio.read("room.music.wav").n_samples == 48_000 * seconds
+
+
+COMMANDS = "infer,demo,ambience,check-ambience,analyze,train,run,validate,bench,eval"
+COMMANDS += ",codec,codec fit,codec roundtrip,data,data build,data stats"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS.split(",")])
+def test_help_is_a_letter_away(s2m, command: str) -> None:
+    code, printed, said = s2m(*command.split(), "-h")
+    assert (code, said) == (0, "")
+    assert printed.startswith(f"Usage: s2m {command}".rstrip())
+    assert s2m(*command.split(), "--help")[1] == printed
+
+
+def test_shells_can_complete(s2m) -> None:
+    _, printed, _ = s2m("--help")
+    assert "--install-completion" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seconds", "nan"], "'nan' is no length of time; expected one such as 42.5, 0:30 or 1:02:03.5"),
+        (["--seconds", "1:75"], "'1:75' is no length of time"),
+        (["--seconds", "-1"], "--seconds is -1.0; expected at least 0.5"),
+        (["--seconds", "0"], "expected at least 0.5"),
+        (["--stream", "--seconds", "0"], "expected at least 0.5"),
+        (["--stream", "--seconds", "nan"], "is no length of time"),
+        (["--temperature", "-1"], "temperature is -1.0"),
+        (["--temperature", "inf"], "temperature is inf"),
+        (["--top-p", "0"], "top_p is 0.0"),
+        (["--top-k", "-2"], "top_k is -2"),
+        (["--guidance", "-1"], "guidance is -1.0"),
+        (["--guidance", "1e39"], "guidance is 1e+39"),
+        (["--seed", str(2**63)], "'--seed'"),
+        (["--count", "0"], "'--count'"),
+        (["--loudness", "loud"], "expected game, film, stream, podcast or a number of LUFS"),
+        (["--loudness", "3"], "The loudness is 3 LUFS; expected -70 to -5"),
+        (["--loudness", "nan"], "The loudness is nan LUFS"),
+        (["--sample-rate", "7"], "7 is out of range; expected 8000 to 192000"),
+        (["--fade-in", "-1"], "-1 is out of range"),
+        (["--fade-out", "nan"], "nan is out of range"),
+        (["--raw"], "--raw belongs to --stream"),
+        (["-o", "-", "--json"], "-o - writes one file to standard output"),
+        (["--stream", "-o", "x.wav"], "--stream takes one recording"),
+    ],
+)
+def test_options_out_of_range_are_wrong_usage_in_one_sentence(
+    s2m, room_file: Path, tmp_path: Path, model_folder: Path, arguments: list[str], words: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    code, printed, said = s2m("infer", room_file, "--model", model_folder, *arguments)
+    assert (code, printed) == (2, "")
+    assert words in one_sentence(said)
+    assert said.endswith("; see s2m infer --help.\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "build", "base", "--out", "p", "--hours", "nan"],
+        ["data", "build", "base", "--out", "p", "--hours", "-1"],
+        ["data", "build", "base", "--out", "p", "--hours", "1", "--workers", "1000000"],
+        ["codec", "fit", "m", "--out", "c", "--hours", "inf"],
+        ["eval", "--pairs", "p", "--out", "r", "--seconds", "nan"],
+        ["eval", "--pairs", "p", "--out", "r", "--temperature", "nan"],
+        ["codec", "bench", "--codec", "a=b", "--out", "r", "--seconds", "nan"],
+        ["ambience", "a.wav", "--out", "o", "--lufs", "3"],
+        ["ambience", "a.wav", "--out", "o", "--true-peak", "nan"],
+        ["ambience", "a.wav", "--out", "o", "--loop", "soon"],
+        ["ambience", "a.wav", "--out", "o", "--variations", "0"],
+        ["infer", "-"],
+    ],
+)
+def test_other_commands_refuse_alike(s2m, tmp_path: Path, arguments: list[str]) -> None:
+    code, printed, said = s2m(*arguments)
+    assert (code, printed) == (2, "")
+    one_sentence(said)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith("tiny")] == []
+
+
+def test_music_goes_to_standard_output_as_wav(s2m, room_file: Path, model_folder: Path, capfdbinary) -> None:
+    """Through the process's own standard output, which holds nothing else."""
+    from silent2music.cli import main
+
+    main(["infer", str(room_file), "-o", "-", "--seconds", "0.5", "--model", str(model_folder)])
+    written = capfdbinary.readouterr().out
+    Path("out.wav").write_bytes(written)
+    assert audio.read("out.wav").samples.shape == (2, 24_000)
+    assert sorted(p.name for p in Path().iterdir() if p.suffix in (".wav", ".json")) == [
+        "out.wav",
+        "room.wav",
+    ]
 
 
 def test_nearly_nothing_is_said(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
@@ -183,14 +344,10 @@ def test_a_bad_room_gets_one_sentence_and_no_output(
         (["-o", "exists.wav"], "exists.wav exists already; give --force"),
         (["-o", "new.wav"], "new.json exists already; give --force"),
         (["-o", "file/out.wav"], "file/out.wav cannot be written"),
-        (["-o", "out.mp3"], "suffix '.mp3'; expected one of .wav, .flac, .ogg"),
+        (["-o", "out.aac"], "suffix '.aac'; expected one of .wav, .flac, .ogg, .mp3, .m4a"),
         (["--device", "tpu"], "Device 'tpu' is unknown"),
-        (["--temperature", "-1"], "temperature is -1.0"),
-        (["--top-p", "0"], "top_p is 0.0"),
-        (["--top-k", "-2"], "top_k is -2"),
-        (["--guidance", "-1"], "guidance is -1.0"),
-        (["--seconds", "0"], "expected at least 0.5"),
-        (["--seed", str(2**63)], "seed is 9223372036854775808"),
+        (["--seconds", "1e9", "-o", "out.flac"], "give --force to make them all the same"),
+        (["--seconds", "5:00:00"], "would be longer than a WAV file can be, 4.1 h at this rate"),
         (["--model", "nowhere"], "nowhere is no model folder"),
     ],
 )
@@ -299,7 +456,7 @@ def test_an_interruption_ends_quietly_and_leaves_nothing(
 
     monkeypatch.setattr(job, "write_music", interrupted)
     code, printed, said = s2m("infer", room_file, "--out", "out", "--model", model_folder)
-    assert code in (1, 130)
+    assert code == 130
     assert printed == ""
     assert "Traceback" not in said
     assert list(Path("out").iterdir()) == []
@@ -323,24 +480,57 @@ def test_the_bundled_recording_is_near_silent_and_credited() -> None:
     assert all(word in credits for word in (job.DEMO_ROOM.name, "CC BY", "Berklee"))
 
 
-def test_analyze_prints_writes_and_draws(s2m, room_file: Path) -> None:
-    code, printed, _ = s2m("analyze", room_file, "--json", "room.json", "--plot", "room.png")
+def test_analyze_prints_and_draws(s2m, room_file: Path) -> None:
+    code, printed, _ = s2m("analyze", room_file, "--plot", "room.png")
     assert code == 0
     assert "-60.0 dBFS RMS" in printed
-    profile = json.loads(Path("room.json").read_text())
-    assert [round(e["seconds"], 1) for e in profile["events"]] == [0.1, 0.6, 1.1, 1.6]
     assert Path("room.png").read_bytes()[:4] == b"\x89PNG"
+    code, printed, _ = s2m("analyze", room_file, "--json")
+    assert code == 0
+    profile = json.loads(printed)
+    assert profile["file"] == "room.wav"
+    assert [round(e["seconds"], 1) for e in profile["events"]] == [0.1, 0.6, 1.1, 1.6]
     assert s2m("analyze", room_file, "--music", room_file, "--plot", "both.png")[0] == 0
     assert Path("both.png").read_bytes()[:4] == b"\x89PNG"
     code, _, said = s2m("analyze", room_file, "--music", room_file)
     assert code == 2 and "give --plot" in said
+    assert s2m("analyze", room_file, room_file, "--plot", "x.png")[0] == 2
+
+
+def test_analyze_takes_many_files_and_goes_on_past_bad_ones(s2m, room_file: Path) -> None:
+    Path("rooms").mkdir()
+    shutil.copy(room_file, "rooms/b.wav")
+    code, printed, said = s2m("analyze", room_file, "none.wav", "rooms", "--json")
+    assert code == 1
+    assert [json.loads(line)["file"] for line in printed.splitlines()] == ["room.wav", "b.wav"]
+    assert said.splitlines()[-1] == "1 of 3 recordings gave no profile: none.wav."
+    code, printed, _ = s2m("analyze", room_file, "rooms")
+    assert code == 0
+    assert [line for line in printed.splitlines() if line.endswith(":")] == [f"{room_file}:", "rooms/b.wav:"]
+
+
+def test_a_picture_replaces_a_picture_of_ours_alone(s2m, room_file: Path) -> None:
+    before = room_file.read_bytes()
+    shutil.copy(room_file, "mine.png")
+    for plot, words in (
+        ("mine.png", "mine.png does not say that silent2music made it"),
+        (room_file, "room.wav is the recording itself"),
+        (".", ". is a folder"),
+    ):
+        code, printed, said = s2m("analyze", room_file, "--plot", plot, "--force")
+        assert (code, printed) == (1, "")
+        assert words in one_sentence(said)
+    assert room_file.read_bytes() == Path("mine.png").read_bytes() == before
+    for suffix in ("png", "svg", "pdf"):
+        assert s2m("analyze", room_file, "--plot", f"a.{suffix}")[0] == 0
+        assert "give --force" in one_sentence(s2m("analyze", room_file, "--plot", f"a.{suffix}")[2])
+        assert s2m("analyze", room_file, "--plot", f"a.{suffix}", "--force")[0] == 0
 
 
 def test_analyze_of_a_missing_file_is_one_sentence(s2m) -> None:
-    code, _, said = s2m("analyze", "missing.wav", "--json", "x.json")
-    assert code == 1
+    code, printed, said = s2m("analyze", "missing.wav", "--json")
+    assert (code, printed) == (1, "")
     assert one_sentence(said) == "missing.wav does not exist; check the name.\n"
-    assert not Path("x.json").exists()
 
 
 def test_codec_fit_and_roundtrip(s2m, codec_folder: Path) -> None:

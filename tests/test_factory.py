@@ -79,6 +79,14 @@ def test_what_is_built_is_a_sound_pair_folder(built: Path, config: DataConfig) -
             np.testing.assert_array_equal(samples * 32768, np.round(samples * 32768))
 
 
+def test_settings_do_not_say_where_sources_lie(built: Path, config: DataConfig) -> None:
+    text = (built / "build.json").read_text(encoding="utf-8")
+    assert Path(config.scores).is_absolute()
+    assert json.loads(text)["data"]["scores"] == Path(config.scores).name
+    for source in (config.ambience, config.scores, config.rooms, config.soundfont):
+        assert not source or str(Path(source).parent) not in text
+
+
 def test_labels_are_complete_and_of_one_time_axis(built: Path) -> None:
     for pair in read_pairs(built):
         labels = pair.labels

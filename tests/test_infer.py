@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,16 @@ from rooms import RATE, steps_room
 
 from silent2music import audio, config
 from silent2music.audio import Waveform
-from silent2music.config import SamplingConfig
+from silent2music.audio.decoding import INSTALL
+from silent2music.config import LOUDNESS, DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError
 from silent2music.export import infer as job
 from silent2music.export import levelling, provenance
 from silent2music.export.batch import Job, hashed_seed
 from silent2music.export.models import LazyModel, Request
 from silent2music.model import Silent2Music
+
+DELIVERY = DeliveryConfig()
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +49,9 @@ def run(
 def test_output_keeps_the_promises_on_length_level_and_peak(loaded, room_file: Path, tmp_path: Path) -> None:
     record = run(loaded, room_file, tmp_path / "out.wav")
     music = audio.read(tmp_path / "out.wav")
-    assert (music.n_samples, music.sample_rate) == (48_000, 24_000)
-    assert audio.integrated_lufs(music) == pytest.approx(levelling.TARGET_LUFS, abs=0.3)
-    assert audio.true_peak_dbtp(music) < levelling.MAX_TRUE_PEAK_DBTP
+    assert (music.n_samples, music.sample_rate, music.n_channels) == (96_000, 48_000, 2)
+    assert audio.integrated_lufs(music) == pytest.approx(DELIVERY.lufs, abs=0.3)
+    assert audio.true_peak_dbtp(music) < DELIVERY.true_peak
     assert record["output"]["lufs"] == pytest.approx(audio.integrated_lufs(music), abs=0.01)
     assert record["output"]["sha256"] == provenance.sha256(tmp_path / "out.wav")
 
@@ -54,20 +59,22 @@ def test_output_keeps_the_promises_on_length_level_and_peak(loaded, room_file: P
 @pytest.mark.parametrize("seconds", [0.5, 1.2345, 3.0])
 def test_length_is_exact_to_the_sample(loaded, room_file: Path, tmp_path: Path, seconds: float) -> None:
     run(loaded, room_file, tmp_path / "out.wav", seconds=seconds)
-    assert audio.read(tmp_path / "out.wav").n_samples == round(seconds * 24_000)
+    assert audio.read(tmp_path / "out.wav").n_samples == round(seconds * 48_000)
 
 
 def test_default_length_is_the_rooms_at_any_rate(loaded, tmp_path: Path) -> None:
     room = tmp_path / "odd.wav"
     audio.write(room, Waveform(steps_room(1.0, 44_100)[:, :43_211], 44_100))
     run(loaded, room, tmp_path / "out.wav")
-    assert audio.read(tmp_path / "out.wav").n_samples == round(43_211 / 44_100 * 24_000)
+    assert audio.read(tmp_path / "out.wav").n_samples == round(43_211 / 44_100 * 48_000)
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".m4a"])
 def test_the_same_job_twice_gives_the_same_bytes(
     loaded, room_file: Path, tmp_path: Path, suffix: str
 ) -> None:
+    if suffix == ".m4a":
+        pytest.importorskip("av")
     for name in ("a", "b"):
         run(loaded, room_file, tmp_path / name / f"out{suffix}")
     for file in (f"out{suffix}", "out.json"):
@@ -100,8 +107,10 @@ def test_record_says_how_the_piece_was_made(
         "seconds": 1.0,
         "track": 1,
         "channel": None,
+        "delivery": dataclasses.asdict(DELIVERY),
         "device": "cpu",
     }
+    assert record["output"]["space"]["azimuth_degrees"] == 0.0
     assert set(record["versions"]) >= {"silent2music", "torch", "python"}
     assert record["room"]["level_dbfs"] == pytest.approx(-60.0, abs=0.5)
     tags = json.loads(mutagen.File(tmp_path / "out.flac").tags[provenance.TAG][0])
@@ -166,8 +175,8 @@ def test_peaky_music_reaches_its_loudness_under_the_peak(tmp_path: Path) -> None
     samples[:, 110_000:116_000] *= 10.0
     samples[:, 112_000::1_000] *= 20.0
     figures = levelling.write_music(tmp_path / "out.wav", [Waveform(samples, 24_000)])
-    assert figures["lufs"] == pytest.approx(levelling.TARGET_LUFS, abs=0.1)
-    assert figures["true_peak_dbtp"] < levelling.MAX_TRUE_PEAK_DBTP
+    assert figures["lufs"] == pytest.approx(DELIVERY.lufs, abs=0.1)
+    assert figures["true_peak_dbtp"] < DELIVERY.true_peak
 
 
 def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
@@ -178,7 +187,7 @@ def test_true_peak_holds_after_lossy_coding(tmp_path: Path) -> None:
     clicks[:, ::600] = 0.99
     for music in (square, Waveform(clicks, 24_000)):
         levelling.write_music(tmp_path / "out.ogg", [music])
-        assert audio.true_peak_dbtp(audio.read(tmp_path / "out.ogg")) < levelling.MAX_TRUE_PEAK_DBTP
+        assert audio.true_peak_dbtp(audio.read(tmp_path / "out.ogg")) < DELIVERY.true_peak
 
 
 # ---- many rooms ----
@@ -235,12 +244,164 @@ def test_guidance_is_the_models_own_unless_given(room_file: Path, tmp_path: Path
         assert result.record is not None and result.record["settings"]["guidance"] == expected
 
 
-def test_the_recording_itself_is_never_overwritten(room_file: Path, model_folder: Path) -> None:
+def test_no_recording_is_ever_overwritten(room_file: Path, tmp_path: Path, model_folder: Path) -> None:
+    """Neither the one that is played to, nor another one of the run, nor as a record."""
+    other = tmp_path / "other.json"
+    shutil.copy(room_file, other)
     before = room_file.read_bytes()
-    (result,) = job.infer_many([Job(room_file, room_file, 0, "x")], LazyModel(model_folder), force=True)
-    assert result.status == "failed"
-    assert "is the recording itself" in result.reason
-    assert room_file.read_bytes() == before
+    for out in (room_file, other, other.with_suffix(".wav")):
+        jobs = [Job(room_file, out, 0, "x"), Job(other, tmp_path / "made.wav", 0, "y")]
+        result = next(iter(job.infer_many(jobs, LazyModel(model_folder), force=True)))
+        assert result.status == "failed"
+        assert "is the recording itself" in result.reason or "expected one of .wav" in result.reason
+        assert room_file.read_bytes() == other.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["out.wav", "out.json"])
+def test_force_replaces_only_what_this_program_made(
+    loaded, room_file: Path, tmp_path: Path, name: str
+) -> None:
+    this = Job(room_file, tmp_path / "out.wav", 0, "room.wav")
+    request = Request(seconds=0.5)
+    (made,) = job.infer_many([this], loaded, request)
+    assert made.status == "made"
+    (again,) = job.infer_many([this], loaded, request, force=True)
+    assert again.record == made.record
+    for path in (tmp_path / "out.wav", tmp_path / "out.json"):
+        path.unlink()
+    (tmp_path / name).write_text('{"output": {"file": "out.wav"}, "mine": true}')
+    (refused,) = job.infer_many([this], loaded, request, force=True)
+    assert f"{name} does not say that silent2music made it" in refused.reason
+    assert "mine" in (tmp_path / name).read_text()
+
+
+def test_what_is_no_regular_file_is_not_written_to(loaded, room_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    targets = [tmp_path / "folder.wav"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.wav")
+        targets.append(tmp_path / "pipe.wav")
+    for target in targets:
+        (refused,) = job.infer_many([Job(room_file, target, 0, "x")], loaded, force=True)
+        assert "choose another name" in refused.reason
+        assert target.exists() and not target.is_file()
+
+
+# ---- takes and lengths ----
+
+
+def test_several_takes_have_seeds_in_a_row_and_numbers(loaded, room_file: Path, tmp_path: Path) -> None:
+    jobs = job.plan([room_file], 7, folder=tmp_path, count=3)
+    assert [(j.seed, j.out.name) for j in jobs] == [
+        (7, "room.1.music.wav"),
+        (8, "room.2.music.wav"),
+        (9, "room.3.music.wav"),
+    ]
+    assert [j.out.name for j in job.plan([room_file], 7, tmp_path / "idea.flac", count=2)] == [
+        "idea.1.flac",
+        "idea.2.flac",
+    ]
+    (alone,) = job.plan([tmp_path], 8)  # a folder's file has the same seed by whichever count
+    assert [j.seed for j in job.plan([tmp_path], 7, count=2)][1] == alone.seed
+    missing = job.plan([tmp_path / "none"], 0, count=2)
+    assert [j.out.name for j in missing] == ["none.1.music.wav", "none.2.music.wav"]
+    for take in jobs[:2]:
+        record = job.infer(take, audio.read(room_file), loaded, Request(seconds=0.5))
+        assert (record["settings"]["seed"], record["output"]["file"]) == (take.seed, take.out.name)
+    assert [j.room.name for j in job.plan([tmp_path], 0)] == ["room.wav"]  # takes are no rooms
+
+
+def test_music_that_takes_very_long_is_confirmed_first(loaded, room_file: Path, tmp_path: Path) -> None:
+    this = Job(room_file, tmp_path / "out.flac", 0, "room.wav")
+    with pytest.raises(AudioError, match=r"32 years, which take about 3 years to make and .* 672,000 GB"):
+        job.check_length(this, 1e9, DELIVERY, confirmed=False)
+    job.check_length(this, 1e9, DELIVERY, confirmed=True)
+    job.check_length(this, 5 * 3600, DELIVERY, confirmed=False)
+    wav = dataclasses.replace(this, out=tmp_path / "out.wav")
+    with pytest.raises(
+        AudioError, match=r"longer than a WAV file can be, 4\.1 h at this rate; choose \.flac"
+    ):
+        job.check_length(wav, 5 * 3600, DELIVERY, confirmed=True)
+    (refused,) = job.infer_many([this], loaded, Request(seconds=1e9))
+    assert "give --force to make them all the same" in refused.reason
+
+
+# ---- what is delivered ----
+
+
+def test_mono_at_the_codecs_rate_is_the_models_music_but_for_level_and_end(
+    loaded, room_file: Path, tmp_path: Path
+) -> None:
+    request = Request(seconds=1.5, delivery=DeliveryConfig(24_000, mono=True, fade_out=0.1))
+    job.infer(Job(room_file, tmp_path / "out.flac", 3, "x"), audio.read(room_file), loaded, request)
+    made = audio.read(tmp_path / "out.flac").samples[0]
+    played = loaded.model.generate(room_file, seconds=1.5, seed=3).samples[0]
+    assert made.shape == played.shape == (36_000,)
+    gain = made[:30_000] @ played[:30_000] / (played[:30_000] @ played[:30_000])
+    # The limiter turns down peaks, so that samples agree but there.
+    assert np.median(np.abs(made[:30_000] - gain * played[:30_000])) < 0.02 * np.abs(made).max()
+    assert abs(made[-1]) < 1e-6
+    assert np.abs(made[-240:]).max() < 0.1 * np.abs(made).max()
+
+
+def test_every_piece_ends_and_begins_as_asked(loaded, room_file: Path, tmp_path: Path) -> None:
+    for fade_in, fade_out in ((0.0, 0.05), (0.5, 0.5), (0.0, 0.0)):
+        out = tmp_path / f"{fade_in}-{fade_out}.wav"
+        request = Request(seconds=2.0, delivery=DeliveryConfig(fade_in=fade_in, fade_out=fade_out))
+        job.infer(Job(room_file, out, 0, "x"), audio.read(room_file), loaded, request)
+        sound = audio.read(out).samples
+        ends = np.abs(sound[:, -1]).max() < 1e-6
+        assert ends == (fade_out > 0)
+        if fade_in:
+            assert audio.rms_dbfs(sound[:, :4_800]) < audio.rms_dbfs(sound[:, 24_000:48_000]) - 6.0
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".mp3", ".m4a"])
+def test_lossy_files_are_exactly_as_long_and_hold_the_record(
+    loaded, room_file: Path, tmp_path: Path, suffix: str
+) -> None:
+    if suffix == ".m4a":
+        pytest.importorskip("av")
+    out = tmp_path / f"out{suffix}"
+    record = run(loaded, room_file, out, seconds=1.2345)
+    n_samples = sum(block.shape[1] for block in audio.read_blocks(out, 48_000))
+    assert n_samples == record["output"]["n_samples"] == round(1.2345 * 48_000)
+    assert provenance.is_ours(out)
+    assert provenance.sha256(room_file).encode() in out.read_bytes()
+    assert record["output"]["lufs"] == pytest.approx(DELIVERY.lufs, abs=0.5)
+    assert record["output"]["true_peak_dbtp"] < DELIVERY.true_peak
+
+
+def test_rates_that_a_format_does_not_have_are_named(loaded, room_file: Path, tmp_path: Path) -> None:
+    request = Request(delivery=DeliveryConfig(96_000))
+    (refused,) = job.infer_many([Job(room_file, tmp_path / "out.mp3", 0, "x")], loaded, request)
+    assert "cannot have a sample rate of 96000 Hz; expected one of 8000" in refused.reason
+
+
+def test_without_pyav_the_extra_is_named(loaded, room_file: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("silent2music.audio.formats.find_spec", lambda name: None)
+    (refused,) = job.infer_many([Job(room_file, tmp_path / "out.m4a", 0, "x")], loaded)
+    assert refused.reason == f"{tmp_path / 'out.m4a'} needs PyAV to be written; install it with: {INSTALL}."
+
+
+@pytest.mark.parametrize("name", LOUDNESS)
+def test_loudness_presets_are_met(tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(0)
+    music = Waveform((0.1 * rng.standard_normal((2, 96_000))).astype(np.float32), 48_000)
+    lufs, true_peak = LOUDNESS[name]
+    figures = levelling.write_music(
+        tmp_path / "out.wav", [music], DeliveryConfig(lufs=lufs, true_peak=true_peak)
+    )
+    assert figures["lufs"] == pytest.approx(lufs, abs=0.1)
+    assert figures["true_peak_dbtp"] < true_peak
+
+
+def test_a_stream_of_wav_is_the_file(loaded, room_file: Path, tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    record = job.infer_to(sink, room_file, loaded, Request(SamplingConfig(seed=4), 0.5))
+    made = run(loaded, room_file, tmp_path / "room.music.wav", seed=4, seconds=0.5)
+    assert sink.getvalue() == (tmp_path / "room.music.wav").read_bytes()
+    assert record == made
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 0.4, float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,17 @@ def test_seconds_move_the_tempo_so_that_bars_fill_them() -> None:
             {"seconds": 5.0},
             r"holds 2\.5\d? bars of 4 beats at 1\d\d\.\d bpm.*ask for .* s \(2bars\) or .* s \(3bars\)",
         ),
-        ({"bars": 7}, r"7 bars at 120\.0 bpm, which is 14\.00 s, is longer than the model can hold together"),
+        (
+            {"bars": 3, "beats_per_bar": 30},
+            r"1 bars at 120\.0 bpm, which is 15\.00 s, is longer than the model can hold together",
+        ),
+        ({"bars": 1, "beats_per_bar": 2}, r"too short; expected at least 2 s, or 2bars"),
+        # Neither the whole bars below nor those above may be advised where they would be refused.
+        (
+            {"seconds": 9.0, "beats_per_bar": 25},
+            r"move the tempo by 39 %, more than 6 %; set ambience\.beats_per",
+        ),
+        ({"seconds": 9.0, "beats_per_bar": 14}, r"; ask for 7\.0\d s \(1bars\)\.$"),
         (
             {"seconds": 14.0},
             r"A loop of 14 s is longer than the model can hold together; expected at most 12 s",
@@ -82,6 +93,29 @@ def test_seconds_move_the_tempo_so_that_bars_fill_them() -> None:
 def test_a_grid_that_cannot_be_is_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(AudioError, match=words):
         plan_grid(analyze(steps()), AmbienceConfig(**settings), FRAME_RATE, 300)
+
+
+@pytest.mark.parametrize(("asked", "bars"), [(6, 6), (7, 3), (8, 4), (16, 4), (1000, 3)])
+def test_bars_that_are_too_long_are_halved_until_they_fit(asked: int, bars: int) -> None:
+    grid = plan_grid(analyze(steps()), AmbienceConfig(bars=asked), FRAME_RATE, 300)
+    assert (grid.bars, grid.n_frames) == (bars, 50 * bars)
+
+
+@pytest.mark.parametrize("seconds", [2.5, 3.3, 4.5, 5.0, 6.7, 9.1, 11.4])
+@pytest.mark.parametrize("beats", [3, 4, 5, 7, 11])
+def test_what_is_advised_is_not_refused(seconds: float, beats: int) -> None:
+    profile, config = analyze(steps()), AmbienceConfig(seconds=seconds, beats_per_bar=beats)
+    try:
+        plan_grid(profile, config, FRAME_RATE, 300)
+    except AudioError as error:
+        advised = re.findall(r"([\d.]+) s \((\d+)bars\)", str(error))
+        assert advised or "beats_per_bar" in str(error)
+        for length, bars in advised:
+            exact = dataclasses.replace(config, seconds=float(length))
+            assert plan_grid(profile, exact, FRAME_RATE, 300).bars == int(bars)
+            assert plan_grid(
+                profile, dataclasses.replace(config, bars=int(bars)), FRAME_RATE, 300
+            ).bars == int(bars)
 
 
 def test_loop_lengths_are_read() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import mutagen
@@ -16,10 +17,13 @@ from silent2music.export import provenance
 def read_tag(path: Path) -> dict[str, object]:
     """The record in a file's tags, by another reader than the writer's."""
     tags = mutagen.File(path).tags
-    found = tags[f"TXXX:{provenance.TAG}"].text if path.suffix == ".wav" else tags[provenance.TAG]
+    if path.suffix == ".m4a":
+        return json.loads(bytes(tags[f"----:silent2music:{provenance.TAG}"][0]))
+    found = tags[f"TXXX:{provenance.TAG}"].text if path.suffix in (".wav", ".mp3") else tags[provenance.TAG]
     return json.loads(str(found[0]))
 
 
+SUFFIXES = [".wav", ".flac", ".ogg", ".mp3", *([".m4a"] if find_spec("av") else [])]
 RECORD = {"settings": {"seed": 7}, "input": {"file": "Küche.wav"}}
 
 
@@ -30,7 +34,7 @@ def tone(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_tags_come_back_and_the_sound_stays(tmp_path: Path, suffix: str) -> None:
     path = tone(tmp_path / f"tone{suffix}")
     before = audio.read(path).samples
@@ -39,7 +43,7 @@ def test_tags_come_back_and_the_sound_stays(tmp_path: Path, suffix: str) -> None
     np.testing.assert_array_equal(audio.read(path).samples, before)
 
 
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_tagged_files_have_the_same_bytes_every_time(tmp_path: Path, suffix: str) -> None:
     first, second = tone(tmp_path / f"a{suffix}"), tone(tmp_path / f"b{suffix}")
     for path in (first, second):
@@ -71,3 +75,26 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 def test_record_text_refuses_what_json_cannot_hold() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         provenance.to_text({"lufs": float("-inf")})
+
+
+def test_a_file_says_whether_it_is_ours(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        path = tone(tmp_path / f"tone{suffix}")
+        assert not provenance.is_ours(path)
+        provenance.write_tags(path, RECORD)
+        assert provenance.is_ours(path)
+    cut, record = tone(tmp_path / "cut.wav"), tmp_path / "cut.json"
+    for text in ("", "[]", "{}", '{"versions": {"silent2music": "0"}}', '{"versions": 3}'):
+        record.write_text(text)
+        assert not provenance.is_ours(cut)
+        assert provenance.is_ours(record) == ("0" in text)
+    record.write_text('{"versions": {"silent2music": "0"}, "output": {"file": "cut.wav"}}')
+    assert provenance.is_ours(cut)
+    assert not provenance.is_ours(tmp_path / "none.wav")
+
+
+def test_a_tag_across_two_reads_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "SCANNED_BYTES", 32)
+    for before in range(20, 34):
+        (tmp_path / "x.ogg").write_bytes(b"x" * before + provenance.TAG.encode() + b"x" * 50)
+        assert provenance.is_ours(tmp_path / "x.ogg"), before

@@ -12,7 +12,8 @@ from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, ConfigError
-from silent2music.export.ambience.space import (
+from silent2music.export.ambience.writing import in_24_bits, levelled_set, loudness_of
+from silent2music.export.space import (
     LAYOUT_AZIMUTHS,
     Placement,
     W,
@@ -27,7 +28,6 @@ from silent2music.export.ambience.space import (
     plane_wave,
     spatialised,
 )
-from silent2music.export.ambience.writing import in_24_bits, levelled_set, loudness_of
 
 TONE = (0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000)).astype(np.float32)
 NOISE = (0.1 * np.random.default_rng(9).standard_normal(48_000)).astype(np.float32)

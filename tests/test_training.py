@@ -70,6 +70,7 @@ def log(out, key):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "my-own-machine")
     # Steps that straddle the end of an epoch of two batches.
     settings = {"gradient_accumulation": 3, "checkpoint_minutes": 0.0}
     train(with_training(**settings), shards, codec_folder, tmp_path / "whole")
@@ -88,12 +89,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     monkeypatch.setattr(loop._TrainedModel, "update", die_after_four)
     with pytest.raises(Killed):
         train(with_training(**settings), shards, codec_folder, tmp_path / "parts")
-    monkeypatch.undo()
+    monkeypatch.setattr(loop._TrainedModel, "update", update)
     train(with_training(**settings), shards, codec_folder, tmp_path / "parts", resume=True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+    events = list((tmp_path / "whole").rglob("events.*"))
+    assert events
+    for file in events:
+        assert "my-own-machine" not in file.name and b"my-own-machine" not in file.read_bytes()
 
 
 def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path):

@@ -6,11 +6,13 @@ Nothing here needs torch, so that commands which only look at audio start at onc
 from __future__ import annotations
 
 from silent2music.audio.formats import (
+    LOSSY_SUFFIXES,
     MIN_SECONDS,
     READABLE_SUFFIXES,
     SUFFIX_SUBTYPES,
     VIDEO_SUFFIXES,
     WHOLE_SECONDS,
+    check_writable,
     compare_channels,
     find_audio,
     ogg_coded,
@@ -46,6 +48,7 @@ from silent2music.audio.waveform import (
 __all__ = [
     "FLOOR_DBFS",
     "HOP_SECONDS",
+    "LOSSY_SUFFIXES",
     "MIN_SECONDS",
     "READABLE_SUFFIXES",
     "SUFFIX_SUBTYPES",
@@ -56,6 +59,7 @@ __all__ = [
     "Recording",
     "Waveform",
     "channels_of",
+    "check_writable",
     "compare_channels",
     "db_to_gain",
     "find_audio",

@@ -28,8 +28,27 @@ NEGLIGIBLE_SECONDS = 0.1
 MAX_SAMPLE = 2.0**31
 """Whole numbers of 32 bits that were written as floating-point samples reach this; what is more is no sound."""
 
-SUFFIX_SUBTYPES = {".wav": "PCM_24", ".flac": "PCM_24", ".ogg": "VORBIS"}
-"""What can be written, by suffix, with the sample format used for it."""
+SUFFIX_SUBTYPES = {
+    ".wav": "PCM_24",
+    ".flac": "PCM_24",
+    ".ogg": "VORBIS",
+    ".mp3": "MPEG_LAYER_III",
+    ".m4a": "AAC",
+}
+"""What can be written, by suffix, with the sample format used for it; AAC by PyAV, all others by libsndfile."""
+
+LOSSY_SUFFIXES = (".ogg", ".mp3", ".m4a")
+BROADCAST_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+"""Sample rates in Hz that MP3 and M4A have (ISO 13818-3; AAC has more, which few players know)."""
+
+MP3_OPTIONS = {"bitrate_mode": "VARIABLE", "compression_level": 0.0}
+"""LAME's best variable rate, V0: about 245 kbit/s in stereo."""
+
+AAC_BIT_RATE = 128_000
+"""Of each channel, in bit/s."""
+
+MAX_WAV_BYTES = 2**32 - 2**16
+"""Sizes in a WAV file have 32 bits; some room is left for its tags."""
 
 READABLE_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus"),
@@ -179,12 +198,35 @@ def find_audio(folder: Path) -> list[Path]:
 
 
 def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:
-    """Write WAV (24 bit), FLAC (24 bit) or OGG Vorbis by suffix, whole or not at all.
+    """Write WAV (24 bit), FLAC (24 bit), OGG Vorbis, MP3 or M4A (AAC) by suffix, whole or not at all.
 
     Raises:
         AudioError: on an unknown suffix, an existing file without `force`, or a place that cannot be written.
     """
     write_blocks(path, [waveform.samples], waveform.sample_rate, waveform.n_channels, force)
+
+
+def check_writable(path: Path, sample_rate: int, n_channels: int, seconds: float = 0.0) -> None:
+    """Refuse what no file of this suffix can hold, or what is not installed to write it.
+
+    Raises:
+        AudioError: naming what to ask for instead.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIX_SUBTYPES:
+        raise AudioError(
+            f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(SUFFIX_SUBTYPES)}."
+        )
+    if suffix in (".mp3", ".m4a") and sample_rate not in BROADCAST_RATES:
+        rates = ", ".join(map(str, BROADCAST_RATES))
+        raise AudioError(f"{path} cannot have a sample rate of {sample_rate} Hz; expected one of {rates}.")
+    if suffix == ".m4a" and not find_spec("av"):
+        raise AudioError(f"{path} needs PyAV to be written; install it with: {INSTALL}.")
+    if suffix == ".wav" and seconds * sample_rate * n_channels * 3 > MAX_WAV_BYTES:
+        hours = MAX_WAV_BYTES / (sample_rate * n_channels * 3 * 3600)
+        raise AudioError(
+            f"{path} would be longer than a WAV file can be, {hours:.1f} h at this rate; choose .flac."
+        )
 
 
 def write_blocks(
@@ -194,18 +236,47 @@ def write_blocks(
     import soundfile
 
     path = Path(path)
-    subtype = SUFFIX_SUBTYPES.get(path.suffix.lower())
-    if subtype is None:
-        raise AudioError(
-            f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(SUFFIX_SUBTYPES)}."
-        )
+    check_writable(path, sample_rate, n_channels)
+    suffix = path.suffix.lower()
+    blocks = (np.clip(block, -1.0, 1.0) for block in blocks)
     with atomic_path(path, force) as temporary:
+        if suffix == ".m4a":
+            _write_aac(path, temporary, blocks, sample_rate, n_channels)
+            return
+        options = MP3_OPTIONS if suffix == ".mp3" else {}
         try:
-            with soundfile.SoundFile(temporary, "w", sample_rate, n_channels, subtype) as file:
+            with soundfile.SoundFile(
+                temporary, "w", sample_rate, n_channels, SUFFIX_SUBTYPES[suffix], **options
+            ) as file:
                 for block in blocks:
-                    file.write(np.clip(block, -1.0, 1.0).T)
+                    file.write(block.T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
+
+
+def _write_aac(
+    path: Path, temporary: Path, blocks: Iterable[FloatArray], sample_rate: int, n_channels: int
+) -> None:
+    """AAC in an MP4 container, whose edit list has the exact length and nothing of the time of writing."""
+    import av
+
+    # The length is in units of this, milliseconds by default.
+    options = {"fflags": "+bitexact", "movie_timescale": str(sample_rate)}
+    layout = "stereo" if n_channels == 2 else "mono"
+    try:
+        with av.open(str(temporary), "w", format="ipod", options=options) as container:
+            stream = container.add_stream("aac", rate=sample_rate, layout=layout)
+            stream.bit_rate = AAC_BIT_RATE * n_channels
+            n_samples = 0
+            for block in blocks:
+                samples = np.ascontiguousarray(block, np.float32)
+                frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+                frame.sample_rate, frame.pts = sample_rate, n_samples
+                n_samples += block.shape[1]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except (av.FFmpegError, OSError) as error:
+        raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error
 
 
 def ogg_coded(sound: Waveform) -> Waveform:
@@ -220,13 +291,23 @@ def ogg_coded(sound: Waveform) -> Waveform:
 
 
 def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:
-    """Samples `[C, n]` of a file that `write` wrote, in blocks of `n_samples`.
+    """Samples `[C, n]` of a file that `write` wrote, in blocks of at most `n_samples`.
 
     Raises:
         AudioError: if it cannot be read.
     """
     import soundfile
 
+    path = Path(path)
+    if path.suffix.lower() == ".m4a":
+        # The last frame is longer than what its file says of the length.
+        with decoding(path) as source:
+            n_left = round(source.layout.promised_seconds * source.sample_rate)
+            for block in source:
+                if n_left:
+                    yield block[:, :n_left]
+                n_left -= min(n_left, block.shape[1])
+        return
     try:
         with soundfile.SoundFile(path) as file:
             for block in file.blocks(n_samples, dtype="float32", always_2d=True):

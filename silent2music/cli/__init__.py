@@ -11,7 +11,7 @@ import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     name="s2m",
     help="Instrumental music that belongs to a room, from a near-silent recording of it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -79,8 +79,19 @@ def _collect_less() -> None:
     atexit.register(gc.freeze)
 
 
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Of whatever click typer runs on."""
+
+
+def _explained(error: Any) -> str:
+    """What is wrong with a command line, in a sentence that says where its options are listed."""
+    message = " ".join(error.format_message().split()).removeprefix("Invalid value: ").rstrip(".")
+    command = error.ctx.command_path if error.ctx is not None else "s2m"
+    return f"{message}; see {command} --help."
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an `S2MError` becomes one sentence on standard error and exit 1.
+    """Run the command line; what is wrong becomes one sentence on standard error: exit 1, or 2 for wrong usage.
 
     Args:
         arguments: by default those of the process, which is then the command's own.
@@ -92,7 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments)
+        code = app(arguments, prog_name="s2m", standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+        else:
+            complain(_explained(error))
+        sys.exit(2)
     except S2MError as error:
         complain(str(error))
         sys.exit(1)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    if isinstance(code, int) and code != 0:
+        sys.exit(code)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import (
+    MAX_HOURS,
     SAMPLING,
     Force,
     Recipe,
@@ -18,7 +19,9 @@ from silent2music.cli.common import (
     fractions,
     named,
     progress_bar,
+    say,
     settings_of,
+    within,
 )
 from silent2music.errors import S2MError, require
 
@@ -36,7 +39,9 @@ def codec_fit(
     recipe: Annotated[
         Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
     ] = None,
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 3.0,
+    hours: Annotated[
+        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much music to read at most.")
+    ] = 3.0,
     seed: Seed = SAMPLING.seed,
     overrides: Set = None,
 ) -> None:
@@ -49,7 +54,7 @@ def codec_fit(
     with progress_bar() as steps:
         codec = fit_codec(files, settings_of(recipe, overrides).codec, seed, hours, fractions(steps))
     save_codec(codec, out)
-    print(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
+    say(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
 
 
 @codec_app.command("train")
@@ -118,7 +123,9 @@ def codec_bench(
     limit: Annotated[
         int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
     ] = 14,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", callback=within(1, 3600), help="From the middle of each file.")
+    ] = 6.0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench
@@ -142,4 +149,4 @@ def codec_roundtrip(
     from silent2music.export.roundtrip import roundtrip
 
     rate = roundtrip(source, target, codec or default_model() / "codec", force)
-    print(f"{target}: through {rate:.2f} kbit/s")
+    say(f"{target}: through {rate:.2f} kbit/s")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,19 +13,88 @@ from typing import Annotated, Any
 
 import typer
 
-from silent2music.config import RecipeConfig, SamplingConfig, apply_overrides, from_dict, load_recipe
+from silent2music.config import (
+    DeliveryConfig,
+    RecipeConfig,
+    SamplingConfig,
+    apply_overrides,
+    from_dict,
+    load_recipe,
+    loudness_target,
+)
+from silent2music.errors import ConfigError
 
 Steps = Callable[[str, int, int], None]
 
 SAMPLING = SamplingConfig()
+DELIVERY = DeliveryConfig()
+
+MAX_WORKERS, MAX_HOURS, MAX_COUNT = 1024, 100_000, 10_000
+
+TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of `42.5`, `0:30` or `1:02:03.5`.
+
+    Example:
+        >>> parse_seconds("42.5"), parse_seconds("0:30"), parse_seconds("1:02:03.5")
+        (42.5, 30.0, 3723.5)
+    """
+    match = TIME.fullmatch(text.strip())
+    if match and int(match[2]) < 60 and float(match[3]) < 60:
+        return 3600.0 * int(match[1] or 0) + 60.0 * int(match[2]) + float(match[3])
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if math.isfinite(seconds):
+        return seconds
+    raise typer.BadParameter(f"'{text}' is no length of time; expected one such as 42.5, 0:30 or 1:02:03.5.")
+
+
+def within(low: float, high: float) -> Callable[[Any], Any]:
+    """A callback that refuses numbers out of bounds, or that are none; an option that is not given passes."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value:g} is out of range; expected {low:g} to {high:g}.")
+        return value
+
+    return check
+
+
+def parse_loudness(text: str) -> tuple[float, float | None]:
+    """LUFS and, of a preset, dBTP."""
+    try:
+        return loudness_target(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+
 
 Rooms = Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
 Recipe = Annotated[Path, typer.Argument(help="Recipe folder, TOML file, or the name of a recipe that ships.")]
 PairFolder = Annotated[Path, typer.Argument(help="Pair folder.")]
 Seconds = Annotated[
-    float | None, typer.Option("--seconds", help="Length of the music; the room's own by default.")
+    float | None,
+    typer.Option(
+        "--seconds",
+        parser=parse_seconds,
+        metavar="TIME",
+        help="Length of the music, such as 42.5, 0:30 or 1:02:03.5; the room's own by default.",
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Decides every random choice.")]
+Loudness = Annotated[
+    Any,
+    typer.Option(
+        "--loudness",
+        "--lufs",
+        parser=parse_loudness,
+        metavar="game|film|stream|podcast|LUFS",
+        help="Integrated loudness, of a preset also the true peak.",
+    ),
+]
 Guidance = Annotated[
     float | None,
     typer.Option(
@@ -47,21 +118,30 @@ Control = Annotated[
         "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+SampleRate = Annotated[
+    int, typer.Option("--sample-rate", metavar="HZ", callback=within(8000, 192_000), help="Of the files.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON in place of text; of several, a line each.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse recordings that are cut off.")]
 Track = Annotated[int, typer.Option("--track", min=1, help="Sound track of a video, from 1.")]
 Channel = Annotated[
     int | None,
     typer.Option("--channel", min=1, help="Hear this channel alone, from 1; by default all that live."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace what silent2music made before; never a recording or another's file."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Processes.")]
 
 
 @contextmanager
@@ -84,7 +164,7 @@ def progress_bar() -> Iterator[Steps | None]:
 
         def step(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
+                tasks[name] = bar.add_task(shown(name), total=total)
             bar.update(tasks[name], completed=done)
             if done >= total:
                 bar.remove_task(tasks.pop(name))
@@ -109,13 +189,18 @@ def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeCon
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
 
 
-def write_json(path: Path | None, values: Any, force: bool = True) -> None:
-    """Write figures to a file, if one was named."""
-    from silent2music.files import atomic_path
+@contextmanager
+def options_checked() -> Iterator[None]:
+    """Settings made of options in this block are refused as wrong usage where they are out of range."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
 
-    if path is not None:
-        with atomic_path(path, force) as temporary:
-            temporary.write_bytes(json.dumps(values, indent=2).encode() + b"\n")
+
+def print_json(values: Any, alone: bool = True) -> None:
+    """Print a result as JSON: readable if it is the only one, else as a line."""
+    print(json.dumps(values, indent=2 if alone else None, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
@@ -123,6 +208,21 @@ def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
     return {"strict": strict, "track": track - 1, "channel": None if channel is None else channel - 1}
 
 
+def shown(text: str) -> str:
+    """Text that moves no cursor and sets no colour, whatever the names in it hold: control characters are escaped.
+
+    Example:
+        >>> shown("a\\x1b[2J.wav")
+        'a\\\\x1b[2J.wav'
+    """
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(sentence: str) -> None:
+    """Print a line on standard output."""
+    print(shown(sentence), flush=True)
+
+
 def complain(sentence: str) -> None:
     """Print an error message on standard error."""
-    print(sentence, file=sys.stderr)
+    print(shown(sentence), file=sys.stderr)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from silent2music.cli.common import (
+    MAX_HOURS,
     SAMPLING,
-    JsonFile,
+    AsJson,
     PairFolder,
     Recipe,
     Seed,
@@ -17,9 +18,11 @@ from silent2music.cli.common import (
     Workers,
     complain,
     named,
+    print_json,
     progress_bar,
+    say,
     settings_of,
-    write_json,
+    within,
 )
 from silent2music.errors import S2MError, require
 
@@ -34,7 +37,9 @@ data_app = typer.Typer(
 def data_build(
     recipe: Recipe,
     out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
+    hours: Annotated[
+        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much to build, in all.")
+    ],
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     overrides: Set = None,
@@ -53,7 +58,7 @@ def data_check(folder: PairFolder) -> None:
 
     faults = check(folder)
     for fault in faults:
-        print(fault)
+        say(fault)
     if faults:
         raise S2MError(
             f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
@@ -80,7 +85,7 @@ def data_harvest(
         report = harvest(recordings, out, licence=licence, author=author, progress=named(steps, "recordings"))
     for sentence in report.refused:
         complain(sentence)
-    print(f"{len(report.pairs)} pairs harvested into {out}")
+    say(f"{len(report.pairs)} pairs harvested into {out}")
 
 
 @data_app.command("stats")
@@ -89,7 +94,7 @@ def data_stats(
     n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
-    json_file: JsonFile = None,
+    as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
     pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
@@ -99,10 +104,12 @@ def data_stats(
 
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
-    write_json(json_file, found)
     if plot is not None:
         _plot_pair(folder, pair, plot)
-    print(stats_text(found))
+    if as_json:
+        print_json(found)
+    else:
+        print(stats_text(found))
 
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:

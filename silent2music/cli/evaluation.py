@@ -9,9 +9,9 @@ import typer
 
 from silent2music.cli.common import (
     SAMPLING,
+    AsJson,
     Force,
     Guidance,
-    JsonFile,
     Model,
     Seed,
     Temperature,
@@ -19,8 +19,10 @@ from silent2music.cli.common import (
     TopP,
     Workers,
     named,
+    options_checked,
+    print_json,
     progress_bar,
-    write_json,
+    within,
 )
 from silent2music.config import Precision, SamplingConfig
 from silent2music.errors import require
@@ -31,7 +33,7 @@ def validate(
     model: Model = None,
     n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
     seed: Seed = SAMPLING.seed,
-    json_file: JsonFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
     from silent2music.config import default_model
@@ -41,8 +43,10 @@ def validate(
     with progress_bar() as steps:
         loaded = Silent2Music.from_pretrained(model or default_model())
         found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
-    print(contrast_text(found))
-    write_json(json_file, found)
+    if as_json:
+        print_json(found)
+    else:
+        print(contrast_text(found))
 
 
 def bench(
@@ -77,13 +81,21 @@ def evaluate(
     n_pairs: Annotated[
         int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
     ] = 128,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", callback=within(1, 3600), help="Used of each.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only whether the music follows and how it sounds.")
     ] = False,
     embedding: Annotated[
         Path | None,
         typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores", help="Scores for the arranger that it is compared with; those of the pairs."
+        ),
     ] = None,
     precision: Annotated[
         Precision | None,
@@ -110,6 +122,8 @@ def evaluate(
     require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
 
+    with options_checked():
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
     config = benchmark.EvalConfig(
         n=n_pairs,
         seed=seed,
@@ -117,7 +131,8 @@ def evaluate(
         quick=quick,
         workers=workers,
         precision=precision,
-        sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance),
+        sampling=sampling,
+        scores="" if scores is None else str(scores),
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from silent2music.cli.common import (
+    DELIVERY,
+    MAX_COUNT,
     SAMPLING,
     AsJson,
     Channel,
@@ -19,9 +20,10 @@ from silent2music.cli.common import (
     Device,
     Force,
     Guidance,
-    JsonFile,
+    Loudness,
     Model,
     Rooms,
+    SampleRate,
     Seconds,
     Seed,
     Set,
@@ -31,26 +33,35 @@ from silent2music.cli.common import (
     TopP,
     Track,
     complain,
+    options_checked,
+    print_json,
     progress_bar,
     reading_of,
+    say,
     settings_of,
-    write_json,
+    within,
 )
-from silent2music.config import SamplingConfig, apply_overrides
+from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError
 
 if TYPE_CHECKING:
     from silent2music.acoustics import AcousticProfile
     from silent2music.export.batch import Outcome
+    from silent2music.export.models import LazyModel, Request
 
 DEMO_OUT = Path("s2m-demo.wav")
+STDOUT = Path("-")
 
 
 def infer(
     rooms: Rooms,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Output file (.wav, .flac or .ogg), for one recording."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="Output file (.wav, .flac, .ogg, .mp3, .m4a) for one recording; - is WAV on standard output.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -58,11 +69,29 @@ def infer(
     ] = None,
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
+        ),
+    ] = 1,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
+    loudness: Loudness = DELIVERY.lufs,
+    mono: Annotated[
+        bool,
+        typer.Option("--mono", help="One channel as the model made it, without the room's reverberation."),
+    ] = DELIVERY.mono,
+    sample_rate: SampleRate = DELIVERY.sample_rate,
+    fade_in: Annotated[
+        float, typer.Option("--fade-in", metavar="SECONDS", callback=within(0, 3600))
+    ] = DELIVERY.fade_in,
+    fade_out: Annotated[
+        float, typer.Option("--fade-out", metavar="SECONDS", callback=within(0, 3600))
+    ] = DELIVERY.fade_out,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -82,58 +111,113 @@ def infer(
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
-    is_folder = any(room.is_dir() for room in rooms)
-    if output is not None and (out is not None or len(rooms) > 1 or is_folder):
-        raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    if stream and (len(rooms) > 1 or is_folder or output is not None or out is not None):
-        raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
-    from silent2music.export.batch import share
-    from silent2music.export.infer import infer_many, plan
+    _check_infer(rooms, output, out, count, stream, raw, as_json)
     from silent2music.export.models import LazyModel, Request
 
-    sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
-    request = Request(
-        sampling, seconds, apply_overrides({}, control or ()), reading_of(strict, track, channel)
-    )
+    with options_checked():
+        delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
+        sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
+        options = apply_overrides({}, control or ())
+        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery)
+    lazy = LazyModel(model, device)
     if stream:
         from silent2music.export.streaming import send
 
-        lazy = LazyModel(model, device)
         send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
-        return
-    jobs = plan(rooms, seed, output, out)
-    is_alone = len(share(jobs)) == 1
-    folder = (out or Path()) if is_folder else None
+    elif output == STDOUT:
+        from silent2music.export.infer import infer_to
+
+        with progress_bar() as steps:
+            _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
+    else:
+        _infer_files(rooms, seed, count, output, out, lazy, request, as_json, force)
+
+
+def _check_infer(
+    rooms: Sequence[Path],
+    output: Path | None,
+    out: Path | None,
+    count: int,
+    stream: bool,
+    raw: bool,
+    as_json: bool,
+) -> None:
+    """Refuse combinations of options that mean nothing, and sound to a terminal."""
+    is_single = len(rooms) == 1 and not rooms[0].is_dir()
+    if output is not None and (out is not None or not is_single):
+        raise typer.BadParameter("-o names one file, for one recording; use --out for a folder")
+    if output == STDOUT and (count > 1 or as_json):
+        raise typer.BadParameter("-o - writes one file to standard output and nothing else there")
+    if stream and not (is_single and output is None and out is None and count == 1 and not as_json):
+        raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output")
+    if raw and not stream:
+        raise typer.BadParameter("--raw belongs to --stream")
+    if Path("-") in rooms and not stream:
+        raise typer.BadParameter("the room - is live sound; give --stream, or the name of a recording")
+    if stream or output == STDOUT:
+        from silent2music.export.streaming import check_pipes
+
+        with options_checked():
+            check_pipes(rooms[0], "--stream" if stream else "-o -", sys.stdin.buffer, sys.stdout.buffer)
+
+
+def _levels(loudness: Any) -> dict[str, float]:
+    """Settings of a loudness option, which its parser made a pair, or left a number by default."""
+    lufs, true_peak = loudness if isinstance(loudness, tuple) else (loudness, None)
+    return {"lufs": lufs} | ({} if true_peak is None else {"true_peak": true_peak})
+
+
+def _infer_files(
+    rooms: Sequence[Path],
+    seed: int,
+    count: int,
+    output: Path | None,
+    out: Path | None,
+    model: LazyModel,
+    request: Request,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Make the files of `s2m infer`, with a line for each."""
+    from silent2music.export.batch import share
+    from silent2music.export.infer import infer_many, plan
+
+    jobs = plan(rooms, seed, output, out, count)
+    n_jobs = len(share(jobs))
+    folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
     outcomes = []
     with progress_bar() as steps:
-        for outcome in infer_many(jobs, LazyModel(model, device), request, force, steps, folder):
+        for number, outcome in enumerate(infer_many(jobs, model, request, force, steps, folder), 1):
             outcomes.append(outcome)
-            if outcome.status == "failed":
+            record = outcome.record
+            if record is None:
                 complain(outcome.reason)
-            elif outcome.record is not None and outcome.status == "made":
-                _report(outcome.record, as_json, is_alone)
+            elif as_json:
+                print_json(record, n_jobs == 1)
+            else:
+                place = f"{number} of {n_jobs}: " if sys.stdout.isatty() and n_jobs > 1 else ""
+                there = ", there already" if outcome.status == "kept" else ""
+                say(f"{place}{outcome.job.out}: {_described_music(record)}{there}")
+            if record is not None and outcome.status == "made":
+                _warn(record)
     if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
         _count(outcomes, folder / "manifest.jsonl")
     _end(outcomes, "music")
 
 
-def _report(record: Mapping[str, Any], as_json: bool, alone: bool) -> None:
-    """Say what was written: as JSON, as a line for a person, or not at all."""
+def _warn(record: Mapping[str, Any]) -> None:
+    """Say what is odd about a recording or its music."""
     output = record["output"]
-    if as_json:
-        print(json.dumps(record, indent=2 if alone else None), flush=True)
-    elif sys.stdout.isatty():
-        _print_line(record)
     for note in record["input"]["notes"]:
         complain(f"{record['input']['file']} {note}.")
     if output["nearly_nothing"]:
         complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
 
 
-def _print_line(record: Mapping[str, Any]) -> None:
+def _described_music(record: Mapping[str, Any]) -> str:
     output = record["output"]
     level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
-    print(f"{output['file']}: {output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}")
+    return f"{output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}"
 
 
 def _count(outcomes: Sequence[Outcome], manifest: Path) -> None:
@@ -170,8 +254,8 @@ def demo(
         (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
-    print(f"From {DEMO_ROOM}")
-    _print_line(made.record)
+    say(f"From {DEMO_ROOM}")
+    say(f"{made.job.out}: {_described_music(made.record)}")
 
 
 def ambience(
@@ -191,8 +275,8 @@ def ambience(
         str | None, typer.Option("--room-format", metavar="speakers|ambix", help="What the channels are.")
     ] = None,
     formats: Annotated[str | None, typer.Option("--formats", metavar="wav,flac,ogg")] = None,
-    sample_rate: Annotated[int | None, typer.Option("--rate", metavar="44100|48000")] = None,
-    lufs: Annotated[float | None, typer.Option("--lufs", help="Integrated loudness of every file.")] = None,
+    sample_rate: Annotated[int | None, typer.Option("--sample-rate", "--rate", metavar="44100|48000")] = None,
+    loudness: Loudness = None,
     true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
     seed: Seed = SAMPLING.seed,
     model: Model = None,
@@ -204,6 +288,7 @@ def ambience(
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
+    as_json: AsJson = False,
     overrides: Set = None,
 ) -> None:
     """Make seamless loops and layers for a game engine; a run that was stopped continues with the same command.
@@ -221,12 +306,15 @@ def ambience(
         "spatial": spatial,
         "room_format": room_format,
         "sample_rate": sample_rate,
-        "lufs": lufs,
-        "true_peak": true_peak,
-        **(parse_loop(loop) if loop else {}),
     }
+    with options_checked():
+        options |= {} if loudness is None else _levels(loudness)
+        options |= {} if true_peak is None else {"true_peak": true_peak}
+        options |= parse_loop(loop) if loop else {}
     given = {name: value for name, value in options.items() if value is not None}
-    config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
+    preset_config = settings_of(preset, overrides).ambience
+    with options_checked():
+        config = dataclasses.replace(preset_config, **given)
     with progress_bar() as steps:
         outcomes = make_loops(
             rooms,
@@ -240,30 +328,35 @@ def ambience(
             complain,
             reading_of(strict, track, channel),
         )
-    if sys.stdout.isatty():
-        n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))
-        print(f"{out}: {n_made} rooms made, {n_kept} were complete")
+    for outcome in outcomes:
+        if outcome.record is not None and as_json:
+            print_json(outcome.record, len(outcomes) == 1)
+        elif outcome.record is not None:
+            n_files, seconds = len(outcome.record["files"]), outcome.record["grid"]["seconds"]
+            there = ", there already" if outcome.status == "kept" else ""
+            say(f"{outcome.job.out}: {n_files} loops of {seconds:.2f} s{there}")
     _end(outcomes, "loops")
 
 
 def check_ambience(
     folder: Annotated[Path, typer.Argument(help="A folder that s2m ambience wrote.")],
-    json_file: JsonFile = None,
-    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure loops by ffmpeg, librosa and separate file parsers: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
 
     checks, densities = check.check_ambience(folder)
-    print(check.described(checks, densities))
-    write_json(json_file, checks, force)
+    if as_json:
+        print_json(checks)
+    else:
+        print(check.described(checks, densities))
     if any(c["faults"] for c in checks):
         raise typer.Exit(1)
 
 
 def analyze(
-    room: Annotated[Path, typer.Argument(help="A recording.")],
-    json_file: JsonFile = None,
+    rooms: Rooms,
+    as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
     music: Annotated[
         Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
@@ -273,32 +366,31 @@ def analyze(
     channel: Channel = None,
     force: Force = False,
 ) -> None:
-    """Measure what is audible in a recording of a room."""
-    from silent2music.acoustics import analyze as measure
-    from silent2music.acoustics.unsuited import room_warnings
-    from silent2music.audio import open_recording, read
+    """Measure what is audible in recordings of rooms."""
+    from silent2music.export.batch import outcomes as go_through
+    from silent2music.export.profiles import plan, profiled
 
     if music is not None and plot is None:
-        raise typer.BadParameter("--music says what to draw; give --plot with the picture's name.")
-
-    recording = open_recording(room, **reading_of(strict, track, channel))
-    profile = measure(recording)
-    for note in (*recording.notes, *room_warnings(recording, profile)):
-        complain(f"{room} {note}.")
-    write_json(json_file, profile.to_dict(), force)
-    if plot is not None:
-        from silent2music.files import atomic_path
-        from silent2music.plotting import plot_profile
-
-        waveform = recording.whole()
-        with atomic_path(plot, force) as path:
-            if music is None:
-                plot_profile(waveform, profile, path)
-            else:
-                from silent2music.plotting import plot_pair
-
-                plot_pair(waveform, read(music), {}, path)
-    print(_described(profile))
+        raise typer.BadParameter("--music says what to draw; give --plot with the picture's name")
+    if plot is not None and (len(rooms) > 1 or rooms[0].is_dir()):
+        raise typer.BadParameter("--plot draws one recording; name one")
+    jobs = plan(rooms)
+    outcomes = []
+    for outcome in go_through(jobs, profiled(reading_of(strict, track, channel), plot, music, force)):
+        outcomes.append(outcome)
+        if outcome.record is None:
+            complain(outcome.reason)
+            continue
+        profile, notes = outcome.record["profile"], outcome.record["notes"]
+        for note in notes:
+            complain(f"{outcome.job.name} {note}.")
+        if as_json:
+            print_json({"file": outcome.job.label, **profile.to_dict()}, len(jobs) == 1)
+        else:
+            if len(jobs) > 1:
+                say(f"{outcome.job.name}:")
+            print(_described(profile))
+    _end(outcomes, "profile")
 
 
 def _described(p: AcousticProfile) -> str:

@@ -73,16 +73,21 @@ def _room_vector(profile: AcousticProfile) -> DoubleArray:
 def arranged(
     folder: Path, items: Sequence[Item], config: EvalConfig, stages: Stages
 ) -> list[Inspected | None]:
-    """Baseline by rule: the factory's arranger for some rooms, if the folder names the scores it was built from."""
+    """Baseline by rule: the factory's arranger for some rooms, if the scores are given or named by the folder."""
     made: list[Inspected | None] = [None] * len(items)
     try:
         data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, S2MError):
         return made
-    scores, soundfont = sorted(Path(data.scores).rglob("*.mid")), Path(data.soundfont)
+    named, soundfont = Path(config.scores or data.scores), Path(data.soundfont)
+    if soundfont.name == Path(DataConfig().soundfont).name and not soundfont.exists():
+        soundfont = Path(DataConfig().soundfont)
+    scores = sorted(named.rglob("*.mid"))
     if not scores or not soundfont.exists():
-        message = "The arranger is left out: %s (relative to the current folder) or %s is not here."
-        log.warning(message, data.scores, data.soundfont)
+        message = (
+            "The arranger is left out: %s (relative to the current folder) or %s is not here; give --scores."
+        )
+        log.warning(message, named, soundfont)
         return made
     # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
     n_twos = max(1, min(config.n_arranged, len(items)) // 2)

@@ -26,8 +26,10 @@ import torch
 from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.decoder import Conditioning
-from silent2music.evaluation.report import table
+from silent2music.errors import require
+from silent2music.evaluation.report import check_report, table
 from silent2music.evaluation.stages import Progress
+from silent2music.export import provenance
 from silent2music.files import atomic_path
 from silent2music.listening import listen_whole, span
 from silent2music.model import Silent2Music
@@ -77,6 +79,8 @@ def bench(
     Raises:
         AudioError: if there is a report and `force` is not set, or the folder cannot be written.
     """
+    require("transformers")
+    check_report(out, "speed", force)
     with (
         atomic_path(out / "speed.json", force) as figures,
         atomic_path(out / "speed.md", force) as readable,
@@ -97,6 +101,7 @@ def bench(
         }
         report = {
             "model": model.config.name,
+            "versions": provenance.versions(),
             "machine": machine,
             "first_audio_seconds": spent.pop(FIRST_AUDIO),
             "command_seconds": spent.pop(COMMAND),

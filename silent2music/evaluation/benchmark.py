@@ -22,7 +22,7 @@ from silent2music.evaluation import baselines, pieces
 from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.originality import compare_with_training
 from silent2music.evaluation.pieces import EvalConfig, Item, inspect, inspect_made, read_file, read_music
-from silent2music.evaluation.report import write_report
+from silent2music.evaluation.report import REPORT, check_report, write_report
 from silent2music.evaluation.stages import Progress, Stages
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
@@ -34,6 +34,7 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
+from silent2music.export import provenance
 from silent2music.processes import one_thread
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
@@ -69,6 +70,7 @@ def evaluate(
     """
     from silent2music.evaluation import probing
 
+    check_report(Path(out), REPORT)
     config, folder = config or EvalConfig(), Path(pairs)
     held_out, training = _splits(folder, config)
     with one_thread(), Stages(config.workers, progress) as stages:
@@ -128,6 +130,7 @@ def evaluate_outputs(
         DataError: if fewer than two files match a pair.
         AudioError: if there is no audio or it cannot be read.
     """
+    check_report(Path(out), REPORT)
     config, outputs = config or EvalConfig(), Path(outputs)
     with Stages(config.workers, progress) as stages:
         if pairs is not None:
@@ -212,6 +215,7 @@ def evaluate_rooms(
     """
     from silent2music.evaluation import probing
 
+    check_report(Path(out), REPORT)
     config = config or EvalConfig()
     config = dataclasses.replace(config, seconds=config.seconds or pieces.ROOM_SECONDS)
     used = _recordings_used(Path(pairs)) if pairs is not None else set()
@@ -245,6 +249,7 @@ def _recordings_used(folder: Path) -> set[str]:
 def _written(report: Figures, out: Path | str) -> Figures:
     """The report with its targets, written to a folder."""
     report["targets"] = targets_of(report)
+    report["versions"] = provenance.versions()
     write_report(report, Path(out))
     return report
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from silent2music.errors import AudioError
 from silent2music.evaluation.statistics import interval_text
 from silent2music.evaluation.tables import Figures
+from silent2music.export import provenance
 from silent2music.files import atomic_path
 from silent2music.plotting import new_figure, save
 
@@ -57,6 +60,9 @@ HEADLINE = (
 
 FOLLOW = ("real", "real, shuffled", "model", "model, shuffled", "dropped")
 CONTRASTS = ("real - real, shuffled", "model - model, shuffled", "model - dropped")
+REPORT = "report"
+"""Name of the report of `s2m eval`, as JSON and as text."""
+
 BASELINES = ("codec", "arranger", "arranger, shuffled", "retrieval", "retrieval, shuffled")
 """Columns of the tables of what follows the room."""
 
@@ -66,6 +72,28 @@ SIDES = {
 }
 
 
+def check_report(out: Path, name: str, force: bool = True) -> None:
+    """Refuse to write a report of this name to a folder, before the work for it.
+
+    Args:
+        out: the folder, which need not be there.
+        name: of the figures, a JSON file, and of the text beside them.
+        force: replace a report that is there, if this program made it.
+
+    Raises:
+        AudioError: if something else is there, or the folder cannot be written.
+    """
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise AudioError(
+            f"{out} cannot be written, as {place} is no folder or not yours; choose another place."
+        )
+    figures, text = out / f"{name}.json", out / f"{name}.md"
+    provenance.check_replaceable(figures, force)
+    if text.exists() and not figures.exists():
+        raise AudioError(f"{text} is there without {figures.name}; move it away or choose another folder.")
+
+
 def write_report(report: Figures, out: Path) -> None:
     """Write `report.json`, `report.md` and, where there is something to draw, `summary.png` and `kinds.png`.
 
@@ -73,7 +101,7 @@ def write_report(report: Figures, out: Path) -> None:
         AudioError: if the folder cannot be written.
         S2MError: if there is something to draw and matplotlib is not installed.
     """
-    with atomic_path(out / "report.json", force=True) as temporary:
+    with atomic_path(out / f"{REPORT}.json", force=True) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     pictures = []
     if report.get("follow", {}).get("measured"):
@@ -82,7 +110,7 @@ def write_report(report: Figures, out: Path) -> None:
     if report.get("kinds", {}).get("real"):
         _draw_kinds(report["kinds"], out / "kinds.png")
         pictures.append("kinds")
-    with atomic_path(out / "report.md", force=True) as temporary:
+    with atomic_path(out / f"{REPORT}.md", force=True) as temporary:
         temporary.write_text(markdown(report, pictures), encoding="utf-8")
 
 

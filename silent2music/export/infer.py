@@ -7,18 +7,22 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import silent2music
 from silent2music import audio
 from silent2music.audio import Recorded
-from silent2music.config import SamplingConfig
+from silent2music.config import DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
+from silent2music.export.delivery import delivered, in_front
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
 from silent2music.files import atomic_path
@@ -27,7 +31,16 @@ DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.fla
 """The near-silent recording that comes with the package."""
 
 
-def plan(rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None) -> list[Job]:
+LONG_SECONDS = 6 * 3600.0
+"""Longer music is made only when that is confirmed."""
+
+SECONDS_PER_SECOND = 0.1
+"""About what a second of music takes to make on a processor of these years, in seconds; `s2m bench` measures it."""
+
+
+def plan(
+    rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path | None = None, count: int = 1
+) -> list[Job]:
     """Jobs as `batch.plan_jobs` has them: `room.wav` becomes `room.music.wav`.
 
     Args:
@@ -35,11 +48,22 @@ def plan(rooms: Sequence[Path], seed: int, out: Path | None = None, folder: Path
         seed: the base seed.
         out: the output file, for a single recording.
         folder: the output folder, by default the current one.
+        count: how many pieces for each room, by `seed` and the seeds after it; if there are several, the first one's name
+            becomes `room.1.music.wav`, or of an output file `out.1.wav`.
     """
-    jobs = batch.plan_jobs(
-        rooms, seed, folder or Path(), lambda room: room.with_name(room.stem + MUSIC_SUFFIX)
-    )
-    return [dataclasses.replace(job, out=out or job.out) for job in jobs]
+    jobs = []
+    for take in range(count):
+        number = f".{take + 1}" if count > 1 else ""
+
+        def renamed(room: Path, number: str = number) -> Path:
+            return room.with_name(room.stem + number + MUSIC_SUFFIX)
+
+        for job in batch.plan_jobs(rooms, seed + take, folder or Path(), renamed):
+            if out is not None:
+                job = dataclasses.replace(job, out=out.with_name(out.stem + number + out.suffix))
+            if take == 0 or not job.refused:
+                jobs.append(job)
+    return jobs
 
 
 def infer_many(
@@ -67,13 +91,16 @@ def infer_many(
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
     """
     asked = request or Request()
+    inputs = [job.room for job in jobs]
 
     def outcome(job: Job) -> Outcome:
         record = None if force or not job.found else _kept(job, model, asked)
         if record is not None:
             return Outcome(job, "kept", record)
         again = force or _is_left_over(job, model)
-        _check_target(job, again)
+        audio.check_writable(job.out, asked.delivery.sample_rate, asked.delivery.n_channels)
+        for path in (job.out, provenance.sidecar_path(job.out)):
+            provenance.check_replaceable(path, again, inputs)
         room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
 
@@ -84,6 +111,44 @@ def infer_many(
         yield found
     if manifest is not None and manifest.path.exists():
         manifest.tidy()
+
+
+def infer_to(
+    sink: BinaryIO,
+    room: Path,
+    model: LazyModel,
+    request: Request,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Make music for one room and write it to a stream as a WAV file, whole or not at all.
+
+    Args:
+        sink: where it goes.
+        room: the recording.
+        model, request, progress: as for `infer`.
+        force: make it however long it is.
+
+    Returns:
+        Its record, which the file's tags hold too.
+
+    Raises:
+        AudioError: if the room cannot be read, or the stream not be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (job,) = plan([room], request.sampling.seed, folder=Path(folder))
+        if job.refused:
+            raise AudioError(job.refused)
+        record = infer(job, audio.open_recording(room, **request.reading), model, request, force, progress)
+        try:
+            with job.out.open("rb") as file:
+                shutil.copyfileobj(file, sink)
+            sink.flush()
+        except OSError as error:
+            # A pipe that nobody reads is EINVAL on Windows.
+            if error.errno not in (errno.EPIPE, errno.EINVAL):
+                raise AudioError(f"The music cannot be written on ({error.strerror}).") from error
+    return record
 
 
 def infer(
@@ -113,7 +178,9 @@ def infer(
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
 
-    sampling = model.settled(request.sampling, job.seed)
+    sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
+    seconds = request.seconds or room.seconds
+    check_length(job, seconds, delivery, force)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     text = b""
@@ -121,10 +188,12 @@ def infer(
         # Opened before the music is made: a place that cannot be written is told at once.
         with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
             measured = Measured(room, model.model.config.ambient)
-            profile = measured.profile()
-            music = model.model.stream(
-                room, sampling, request.seconds, progress=step, measured=measured, **request.controls
+            where = in_front(measured.beginning())
+            pieces = model.model.stream(
+                room, sampling, seconds, progress=step, measured=measured, **request.controls
             )
+            music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
+            profile = measured.profile()
             made: dict[str, Any] = {
                 "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
                 "model": model.described(),
@@ -132,11 +201,13 @@ def infer(
                 "versions": provenance.versions(),
             }
             try:
-                output = write_music(audio_path, music, as_made=profile.level_dbfs <= audio.FLOOR_DBFS)
+                output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
                 provenance.write_tags(audio_path, made)
             except AudioError as error:
                 raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
             output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
+            if not delivery.mono:
+                output["space"] = dataclasses.asdict(where)
             record = {"output": output, **made, "room": profile.to_dict()}
             text = provenance.to_text(record).encode()
             record_path.write_bytes(text)
@@ -148,17 +219,29 @@ def infer(
     return record
 
 
-def _check_target(job: Job, force: bool) -> None:
-    """Refuse an output of an unknown kind, or one that exists, before any work is done for it."""
-    out = job.out
-    if out.exists() and job.room.exists() and out.samefile(job.room):
-        raise AudioError(f"{out} is the recording itself; choose another name for the music.")
-    if out.suffix.lower() not in audio.SUFFIX_SUBTYPES:
-        known = ", ".join(audio.SUFFIX_SUBTYPES)
-        raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {known}.")
-    for path in (out, provenance.sidecar_path(out)):
-        if path.exists() and not force:
-            raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
+def check_length(job: Job, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
+    """Refuse music that is longer than its file can be, or so long that it needs to be confirmed.
+
+    Raises:
+        AudioError: saying what it would take.
+    """
+    audio.check_writable(job.out, delivery.sample_rate, delivery.n_channels, seconds)
+    if seconds > LONG_SECONDS and not confirmed:
+        # While it is made, 32-bit samples wait in a temporary file; the 24-bit file comes beside them.
+        n_bytes = seconds * delivery.sample_rate * delivery.n_channels * (4 + 3)
+        raise AudioError(
+            f"{seconds:g} s of music for {job.label} are {_long(seconds)}, which take about "
+            f"{_long(SECONDS_PER_SECOND * seconds)} to make and up to {n_bytes / 1e9:,.0f} GB on disk; give --force to "
+            "make them all the same."
+        )
+
+
+def _long(seconds: float) -> str:
+    """A long time in words."""
+    for unit, length in (("years", 365.25 * 86400), ("days", 86400)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds / 3600:.1f} hours"
 
 
 def _is_left_over(job: Job, model: LazyModel) -> bool:
@@ -202,6 +285,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
         "controls": dict(request.controls),
         "seconds": seconds,
         **provenance.described_reading(request.reading),
+        "delivery": dataclasses.asdict(request.delivery),
     }
     return dict(json.loads(json.dumps(settings)))
 
@@ -210,6 +294,7 @@ def _manifest_entry(outcome: Outcome) -> Mapping[str, Any]:
     """A recording's line in the manifest."""
     record = outcome.record
     if record is None:
-        return {"error": outcome.reason}
+        job = outcome.job
+        return {"error": provenance.without_folders(outcome.reason, job.room, job.out, job.out.parent)}
     output = {name: record["output"][name] for name in ("seconds", "lufs", "sha256")}
     return {"room": record["input"]["file"], "seed": record["settings"]["seed"], **output}

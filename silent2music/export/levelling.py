@@ -17,13 +17,10 @@ import numpy as np
 from silent2music import audio
 from silent2music.arrays import FloatArray
 from silent2music.audio import LoudnessMeter, Recording, Waveform
+from silent2music.config import DeliveryConfig
 from silent2music.errors import AudioError
 
-TARGET_LUFS = -18.0
-"""Integrated loudness of what is written (ITU-R BS.1770)."""
-
-MAX_TRUE_PEAK_DBTP = -1.0
-"""What is written stays below this true peak, lossy coding included."""
+DELIVERY = DeliveryConfig()
 
 NEARLY_NOTHING_LUFS = -50.0
 """Music that the model left quieter than this is meant to be nearly nothing, and is not turned up."""
@@ -33,14 +30,20 @@ MARGIN_SECONDS = 0.05
 """More than the limiter and the oversampling of true peaks look to either side."""
 
 
-def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -> dict[str, Any]:
-    """Write music at the target loudness and under the true-peak limit, as measured on the decoded file.
+def write_music(
+    path: Path,
+    pieces: Iterable[Waveform],
+    config: DeliveryConfig = DELIVERY,
+    as_made: bool = False,
+) -> dict[str, Any]:
+    """Write music at a loudness (ITU-R BS.1770) and under a true peak, as measured on the decoded file.
 
     Lossy coding moves peaks, so the limit is lowered by the excess and the file written again until it holds.
 
     Args:
         path: with one of the suffixes that `audio.write` knows; replaced if it exists.
         pieces: the music, one after another.
+        config: has loudness and true peak.
         as_made: leave its level as the model made it, for a room that is digital silence.
 
     Returns:
@@ -58,19 +61,17 @@ def write_music(path: Path, pieces: Iterable[Waveform], as_made: bool = False) -
     samples = (piece.samples for piece in chain([first], pieces))
     made, made_lufs = _measured(samples, Recording(n_channels, rate, path.parent))
     nearly_nothing = as_made or made_lufs < NEARLY_NOTHING_LUFS
-    limit = MAX_TRUE_PEAK_DBTP
+    limit = config.true_peak
     for _ in range(5):
-        gain = 1.0 if nearly_nothing else _gain(made, made_lufs, limit)
+        gain = 1.0 if nearly_nothing else _gain(made, made_lufs, config.lufs, limit)
         blocks = _blocks(made, gain, None if nearly_nothing else limit)
         audio.write_blocks(path, blocks, rate, n_channels, force=True)
         read = audio.read_blocks(path, BLOCK_SECONDS * rate)
         back, lufs = _measured(read, Recording(n_channels, rate, path.parent))
-        peak = max(
-            audio.peak_dbtp(audio.oversampled_peaks(samples)[own]) for samples, own in _overlapping(back)
-        )
-        if peak < MAX_TRUE_PEAK_DBTP:
+        peak = max(_peak_dbtp(samples, own) for samples, own in _overlapping(back))
+        if peak < config.true_peak:
             break
-        limit -= peak - MAX_TRUE_PEAK_DBTP + 0.1
+        limit -= peak - config.true_peak + 0.1
     if back.n_samples != made.n_samples:
         raise AudioError(f"{path} holds {back.n_samples} samples of {made.n_samples}; is the disk full?")
     return {
@@ -106,6 +107,12 @@ def _overlapping(recording: Recording) -> Iterator[tuple[FloatArray, slice]]:
         yield recording.slice(first, end + margin), slice(begin - first, end - first)
 
 
+def _peak_dbtp(samples: FloatArray, own: slice) -> float:
+    """True peak in dBTP of a block's own samples."""
+    highest = float(np.abs(samples[:, own]).max())
+    return audio.peak_dbtp(audio.oversampled_peaks(samples, highest)[own])
+
+
 def _blocks(recording: Recording, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
     """Blocks `[C, n]` times `gain`, limited to a true peak in dBTP if one is given."""
     for samples, own in _overlapping(recording):
@@ -115,15 +122,15 @@ def _blocks(recording: Recording, gain: float, true_peak: float | None) -> Itera
         yield louder[:, own]
 
 
-def _gain(recording: Recording, lufs: float, true_peak: float) -> float:
-    """The gain to `TARGET_LUFS`: what the limiter takes away is asked for again, as far as it goes."""
-    target, step, before = TARGET_LUFS, 0.0, 0.0
+def _gain(recording: Recording, lufs: float, wanted: float, true_peak: float) -> float:
+    """The gain from a loudness to the wanted one: what the limiter takes is asked for again, as far as it goes."""
+    target, step, before = wanted, 0.0, 0.0
     for _ in range(10):
         gain = audio.db_to_gain(target - lufs)
         meter = LoudnessMeter(recording.sample_rate, recording.n_channels)
         for block in _blocks(recording, gain, true_peak):
             meter.add(block)
-        missing = TARGET_LUFS - meter.integrated()
+        missing = wanted - meter.integrated()
         if abs(missing) < 0.05:
             break
         # Under the limiter a decibel gives less than one: as much as the last one gave.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silent2music.audio import MIN_SECONDS
-from silent2music.config import SamplingConfig, default_model
+from silent2music.config import DeliveryConfig, SamplingConfig, default_model
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
 
@@ -30,12 +30,14 @@ class Request:
         seconds: length of the music, by default the room's own.
         controls: what steers the model beside the room, by name.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
+        delivery: what the files are like.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     seconds: float | None = None
     controls: Mapping[str, Any] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):
@@ -73,6 +75,10 @@ class LazyModel:
         """The strength of guidance that the model was made for, read without its weights."""
         try:
             return float(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["guidance"])
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder / 'config.json'} cannot be read ({error.strerror}); check its permissions."
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{self.folder / 'config.json'} is damaged ({error}); copy the model folder again."

@@ -278,7 +278,10 @@ def _save(factory: Factory, index: int) -> None:
 
 def _claim(config: DataConfig, out: Path, seed: int) -> None:
     """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
-    wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
+    # Pairs are passed on, and where their sources lie on this machine is nobody's concern.
+    sources = {name: Path(getattr(config, name)) for name in ("ambience", "scores", "rooms", "soundfont")}
+    named = {name: path.name for name, path in sources.items() if path.is_absolute()}
+    wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config) | named}))
     path = out / SETTINGS_FILE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -139,7 +139,7 @@ def _evaluate(run: _Run) -> None:
     from silent2music.evaluation.benchmark import EvalConfig, evaluate
 
     _need(run.out / "model" / "config.json", "model")
-    config = EvalConfig(n=run.recipe.run.n_eval, seed=run.recipe.run.seed)
+    config = EvalConfig(n=run.recipe.run.n_eval, seed=run.recipe.run.seed, scores=run.recipe.data.scores)
     evaluate(run.out / "model", run.pairs, run.out / "model", config, progress=run.tell)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from unittest import mock
 
 import torch
 
@@ -80,7 +81,9 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Accel
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
         **options,
     )
-    accelerator.init_trackers("tensorboard")
+    # TensorBoard names its files by the host, which is nobody's concern where a run is passed on.
+    with mock.patch("socket.gethostname", return_value="host"):
+        accelerator.init_trackers("tensorboard")
     torch.manual_seed(config.seed)
     return accelerator
 

@@ -25,8 +25,8 @@ from silent2music.errors import AudioError, require
 from silent2music.export.ambience.job import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
-from silent2music.export.ambience.space import omni, omni_of
 from silent2music.export.ambience.writing import loudness_of
+from silent2music.export.space import omni, omni_of
 
 MAX_LUFS_ERROR = 0.1
 PLACES = ("seam", "fold")
@@ -58,9 +58,14 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     require("librosa")
     try:
-        rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        rooms, failures = manifest["rooms"], manifest["failures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
+    if not rooms:
+        raise AudioError(
+            f"{folder} holds no loops: {len(failures)} recordings failed; see the reasons in {path.name}."
+        )
     checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
     densities = {room["folder"]: layer_densities(folder, room) for room in rooms}
     return checks, {room: layers for room, layers in densities.items() if len(layers) > 1}

@@ -26,10 +26,10 @@ from silent2music.export import batch, provenance
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, room_lap
 from silent2music.export.ambience.loops import Loop, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
-from silent2music.export.ambience.space import Placement, find_placement, open_room
 from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.batch import LOOPS_RECORD, Job, Outcome, Progress
 from silent2music.export.models import LazyModel
+from silent2music.export.space import Placement, find_placement, open_room
 from silent2music.files import atomic_path, locked
 from silent2music.keys import PITCH_NAMES, estimate_key
 
@@ -78,11 +78,13 @@ def ambience(
         AudioError: if the folder cannot be written.
         CheckpointError, ConfigError: if the model or the device cannot be used.
     """
+    jobs = batch.plan_jobs(rooms, seed, out, lambda relative: relative.with_suffix(""))
     if contact_sheet is not None:
         check_sheet(contact_sheet)
+        # Sheets of earlier runs are drawn anew, as the manifest is written anew.
+        provenance.check_replaceable(contact_sheet, True, [job.room for job in jobs])
     with locked(out):
         pass  # a folder that cannot be written is told at once
-    jobs = batch.plan_jobs(rooms, seed, out, lambda relative: relative.with_suffix(""))
     run = _Run(out, config, model, force, progress, tell, reading)
     outcomes = []
     for outcome in batch.outcomes(jobs, run.outcome):
@@ -90,7 +92,7 @@ def ambience(
         if outcome.status == "failed":
             tell(outcome.reason)
     with locked(out):
-        manifest = _write_manifest(out, outcomes, {job.name for job in jobs})
+        manifest = _write_manifest(out, outcomes, {job.label for job in jobs})
         if contact_sheet is not None:
             draw_sheet(out, manifest, contact_sheet)
     return outcomes
@@ -150,6 +152,11 @@ class _Run:
         room, channels = open_room(job.room, config.room_format, self.reading)
         profile = analyze(room)
         grid = plan_grid(profile, config, model.codec.frame_rate, model.config.decoder.attention_window)
+        if 0 < grid.bars < config.bars:
+            self.tell(
+                f"{job.label}: {config.bars} bars at {grid.bpm:.1f} bpm are longer than the model can hold together; "
+                f"made {grid.bars}, which are {grid.seconds:.2f} s."
+            )
         where = find_placement(channels, profile, config.room_format)
         partial.mkdir(parents=True)
         lap = room_lap(room, profile, grid, model.codec.sample_rate)
@@ -320,13 +327,13 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
     Args:
         out: the folder.
         outcomes: of this process.
-        planned: names of the recordings of all processes.
+        planned: labels of the recordings of all processes.
 
     Raises:
         AudioError: if it cannot be written, or a record cannot be read.
     """
     path = out / MANIFEST
-    others = planned - {outcome.job.name for outcome in outcomes}
+    others = planned - {outcome.job.label for outcome in outcomes}
     failures = {}
     try:
         for failure in json.loads(path.read_text(encoding="utf-8"))["failures"]:
@@ -334,7 +341,10 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
                 failures[failure["file"]] = failure["reason"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    failures |= {o.job.name: o.reason for o in outcomes if o.status == "failed"}
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            job = outcome.job
+            failures[job.label] = provenance.without_folders(outcome.reason, job.room, job.out, out)
     records = sorted(
         found.parent
         for found in out.rglob(LOOPS_RECORD)

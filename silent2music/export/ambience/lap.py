@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,9 @@ def parse_loop(text: str) -> Mapping[str, Any]:
 def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: float, max_frames: int) -> Grid:
     """The lap for a room: by bars where it has a pulse, by seconds otherwise.
 
-    Asked for bars, a bar is brought to the nearest whole codec frame, under 1 % of its length. Asked for seconds,
-    the tempo moves so that whole bars fill them.
+    Asked for bars, a bar is brought to the nearest whole codec frame, under 1 % of its length; where they are longer than
+    the model can hold together, half as many are made, and half of these, until they fit. Asked for seconds, the tempo
+    moves so that whole bars fill them.
 
     Args:
         profile: of the room.
@@ -127,6 +129,8 @@ def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: floa
     if tempo is not None and config.bars:
         bars = config.bars
         bar_frames = max(1, round(beats * 60.0 / tempo * frame_rate))
+        while bars > 1 and bars * bar_frames > max_frames:
+            bars //= 2
         seconds = bars * bar_frames / frame_rate
         bpm = 60.0 * beats * frame_rate / bar_frames
         asked = f"A loop of {bars} bars at {bpm:.1f} bpm, which is {seconds:.2f} s,"
@@ -136,12 +140,20 @@ def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: floa
         bpm = 60.0 * beats * bars / seconds
         if abs(bpm / tempo - 1.0) > config.tempo_tolerance:
             fitting = sorted({max(1, int(seconds / bar)), int(seconds / bar) + 1})
+            n_least, bar_frames = math.ceil(MIN_LOOP_SECONDS * frame_rate), round(bar * frame_rate)
+            fitting = [
+                n
+                for n in fitting
+                if all(
+                    n_least <= n_frames <= max_frames for n_frames in (n * bar_frames, n * bar * frame_rate)
+                )
+            ]
+            advice = " or ".join(f"{n * bar:.2f} s ({n}bars)" for n in fitting)
             raise AudioError(
                 f"A loop of {seconds:g} s holds {seconds / bar:.2f} bars of {beats} beats at {tempo:.1f} bpm, and "
                 f"whole bars would move the tempo by {100 * abs(bpm / tempo - 1):.0f} %, more than "
-                f"{100 * config.tempo_tolerance:g} %; ask for "
-                + " or ".join(f"{n * bar:.2f} s ({n}bars)" for n in fitting)
-                + "."
+                f"{100 * config.tempo_tolerance:g} %; "
+                + (f"ask for {advice}." if advice else "set ambience.beats_per_bar to fewer beats.")
             )
     n_frames = round(seconds * frame_rate)
     if n_frames > max_frames:
@@ -149,7 +161,9 @@ def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: floa
             f"{asked} is longer than the model can hold together; expected at most {max_frames / frame_rate:g} s."
         )
     if seconds < MIN_LOOP_SECONDS:
-        raise AudioError(f"{asked} is too short; expected at least {MIN_LOOP_SECONDS:g} s.")
+        fits = MIN_LOOP_SECONDS <= 2 * seconds <= max_frames / frame_rate
+        more = f", or {2 * bars}bars" if bars and fits else ""
+        raise AudioError(f"{asked} is too short; expected at least {MIN_LOOP_SECONDS:g} s{more}.")
     n_samples = round(seconds * config.sample_rate)
     return Grid(n_frames, frame_rate, n_samples, config.sample_rate, bpm, bars, beats)
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.errors import AudioError, require
-from silent2music.export.ambience.space import omni_of
+from silent2music.export.space import omni_of
 from silent2music.files import atomic_path
+from silent2music.plotting import picture_metadata
 
 ROOMS_PER_SHEET = 24
 N_COLUMNS = 1200
@@ -54,7 +55,7 @@ def draw_sheet(out: Path, manifest: Mapping[str, Any], path: Path) -> None:
             axes.tick_params(labelsize=6)
         sheet = path if first == 0 else path.with_stem(f"{path.stem}-{first // ROOMS_PER_SHEET + 1}")
         with atomic_path(sheet, force=True) as temporary:
-            figure.savefig(temporary, dpi=90, metadata={"Software": None})
+            figure.savefig(temporary, dpi=90, metadata=picture_metadata(path))
 
 
 def _draw_profile(axes: Any, room: Mapping[str, Any]) -> None:

@@ -30,8 +30,8 @@ from silent2music.export import provenance
 from silent2music.export.ambience.lap import Grid
 from silent2music.export.ambience.loops import Hear, Loop, at_rate
 from silent2music.export.ambience.seam import measure_seam
-from silent2music.export.ambience.space import Placement, fold_down, omni, spatialised
 from silent2music.export.levelling import NEARLY_NOTHING_LUFS, rounded_lufs
+from silent2music.export.space import Placement, fold_down, omni, spatialised
 
 LOSSY = ("ogg",)
 MIDDLE_C = 60

@@ -8,7 +8,7 @@ plane wave from azimuth a (counter-clockwise, +90 degrees is left) and elevation
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ HIGH_BAND_HZ = 3000.0
 HIGH_BAND_RT60 = 0.6
 """The high band decays in this share of the RT60, as air and walls make it."""
 DIFFUSE_RANGE = (0.1, 0.6)
+
+BLOCK = 2048
+"""Samples of a stream that are placed at once; twice or four times as many where reverberation is long."""
+
+MAX_PARTS = 32
+"""Of a response, each a block long."""
+
+PINK_FROM_HZ = 50.0
+"""Where the spectrum begins that stands for music which is not known yet: pink, equal power in each octave."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def omni_of(folder: Path, room: Mapping[str, Any], file: Mapping[str, Any]) -> W
     return omni(audio.read(folder / room["folder"] / file["file"]), file["spatial"])
 
 
-def find_placement(channels: DoubleArray, profile: AcousticProfile, room_format: str) -> Placement:
+def find_placement(channels: DoubleArray, profile: AcousticProfile | None, room_format: str) -> Placement:
     """Where the energy of a recording comes from, and how diffuse the room is.
 
     Of B-format by the active intensity (DirAC: Pulkki, 2007), of other channels by the energy vector of their
@@ -110,11 +119,11 @@ def find_placement(channels: DoubleArray, profile: AcousticProfile, room_format:
 
     Args:
         channels: `[C, C]` mean products of the recording's channels.
-        profile: its profile.
+        profile: its profile, None where it is not known.
         room_format: `ambix` or `speakers`.
     """
-    rt60 = profile.rt60_seconds if profile.rt60_seconds is not None else DEFAULT_RT60_SECONDS
-    rt60 = float(np.clip(rt60, *RT60_RANGE))
+    rt60 = profile.rt60_seconds if profile is not None else None
+    rt60 = float(np.clip(DEFAULT_RT60_SECONDS if rt60 is None else rt60, *RT60_RANGE))
     vector, share = np.array([1.0, 0.0, 0.0]), 0.1 + 0.2 * rt60
     if room_format == "ambix":
         intensity, energy = channels[W, [X, Y, Z]], 0.5 * float(np.trace(channels))
@@ -150,22 +159,30 @@ def plane_wave(samples: FloatArray, azimuth_degrees: float, elevation_degrees: f
     return np.asarray(gains[:, None] * samples, dtype=np.float32)
 
 
-def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> DoubleArray:
-    """Late reverberation from everywhere as a response on the circle, `[4, n_samples]`.
+def reverberation(sample_rate: int, rt60_seconds: float, seed: int, n_channels: int = 4) -> DoubleArray:
+    """Late reverberation from everywhere as a response `[n_channels, n]`, the first channels of W, Y, Z, X.
 
-    Independent noise in each channel, decaying by 60 dB in the RT60, faster in the high band. W has unit energy, and
-    Y, Z, X a third of it, as a diffuse field in SN3D has. What is longer than the loop comes round again, as it does
-    when the loop has played for long.
+    Independent noise in each channel, decaying by 60 dB in the RT60, faster in the high band.
     """
-    from scipy.signal import butter, sosfilt
-
     n = round(sample_rate * (PREDELAY_SECONDS + 1.2 * rt60_seconds))
     t = np.arange(n) / sample_rate - PREDELAY_SECONDS
-    noise = np.random.default_rng(seed).standard_normal((4, n))
-    low = sosfilt(butter(2, HIGH_BAND_HZ, "low", fs=sample_rate, output="sos"), noise)
+    noise = np.random.default_rng(seed).standard_normal((4, n))[:n_channels]
+    # A Butterworth low-pass of second order by its magnitude alone: the phases of noise are noise.
+    pass_band = 1.0 / np.sqrt(1.0 + (np.fft.rfftfreq(n, 1.0 / sample_rate) / HIGH_BAND_HZ) ** 4)
+    low = np.fft.irfft(np.fft.rfft(noise, axis=1) * pass_band, n=n, axis=1)
     decay = [np.where(t >= 0, 10.0 ** (-3.0 * t / (rt60_seconds * s)), 0.0) for s in (1.0, HIGH_BAND_RT60)]
-    response = low * decay[0] + (noise - low) * decay[1]
-    folded = np.pad(response, ((0, 0), (0, -n % n_samples))).reshape(4, -1, n_samples).sum(axis=1)
+    return np.asarray(low * decay[0] + (noise - low) * decay[1])
+
+
+def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> DoubleArray:
+    """`reverberation` on the circle, `[4, n_samples]`: what is longer than the loop comes round again.
+
+    So it is when the loop has played for long. W has unit energy, and Y, Z, X a third of it, as a diffuse field in
+    SN3D has.
+    """
+    response = reverberation(sample_rate, rt60_seconds, seed)
+    folded = np.pad(response, ((0, 0), (0, -response.shape[1] % n_samples)))
+    folded = folded.reshape(4, -1, n_samples).sum(axis=1)
     folded /= np.sqrt(np.square(folded).sum(axis=1, keepdims=True))
     folded[1:] /= np.sqrt(3.0)
     return np.asarray(folded)
@@ -196,3 +213,76 @@ def fold_down(field: FloatArray, spatial: str) -> FloatArray:
     pair = 0.5 * np.stack([field[W] + field[Y], field[W] - field[Y]])
     power = [float(np.square(s, dtype=np.float64).sum()) for s in (field[W], pair)]
     return np.asarray(pair * (np.sqrt(power[0] / power[1]) if power[1] > 0 else 1.0), dtype=np.float32)
+
+
+def placed(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iterator[Waveform]:
+    """Music `[1, n]` that comes in pieces, of any length, as stereo `[2, n]` in its room: a stream's `spatialised`.
+
+    What is measured of a loop to meet the share of power is here what a pink spectrum would give, since nobody knows
+    what is still to come. The samples do not depend on how the music is cut.
+
+    Args:
+        pieces: of one rate.
+        where: the music stands.
+        seed: of the room's reverberation.
+    """
+    rest: FloatArray = np.zeros(0, np.float32)
+    room: _StereoRoom | None = None
+    rate = 0
+    for piece in pieces:
+        if room is None:
+            rate = piece.sample_rate
+            room = _StereoRoom(where, rate, seed)
+        rest = np.concatenate([rest, piece.samples[0]])
+        n_whole = len(rest) // room.n_block * room.n_block
+        if n_whole:
+            blocks = [room(block) for block in rest[:n_whole].reshape(-1, room.n_block)]
+            yield Waveform(np.concatenate(blocks, axis=1), rate)
+            rest = rest[n_whole:]
+    if room is not None and len(rest):
+        yield Waveform(room(np.pad(rest, (0, room.n_block - len(rest))))[:, : len(rest)], rate)
+
+
+class _StereoRoom:
+    """Blocks of `n_block` samples of music to as much stereo in a room, by partitioned overlap-save convolution.
+
+    The response is cut into blocks, whose spectra are multiplied with those of the last blocks of music (Stockham, 1966;
+    uniform partitions).
+    """
+
+    def __init__(self, where: Placement, sample_rate: int, seed: int) -> None:
+        response = reverberation(sample_rate, where.rt60_seconds, seed, 2)
+        hz = np.fft.rfftfreq(response.shape[1], 1.0 / sample_rate)
+        pink = np.divide(1.0, hz, out=np.zeros_like(hz), where=hz > PINK_FROM_HZ)
+        power = np.square(np.abs(np.fft.rfft(response, axis=1))) @ pink / pink.sum()
+        response /= np.sqrt(power)[:, None] * np.sqrt([[1.0], [3.0]])
+        self.n_block = BLOCK
+        while response.shape[1] > MAX_PARTS * self.n_block:
+            self.n_block *= 2
+        n_parts = -(-response.shape[1] // self.n_block)
+        parts = np.pad(response, ((0, 0), (0, n_parts * self.n_block - response.shape[1])))
+        share, azimuth = where.diffuse_share, np.radians(where.azimuth_degrees)
+        # Two cardioids to the left and the right, of the power that W has.
+        self._side = float(np.sin(azimuth) * np.cos(np.radians(where.elevation_degrees)))
+        y_power = (1.0 - share) * self._side**2 + share / 3.0
+        gain = np.sqrt(0.5 / (1.0 + y_power))
+        self._direct, diffuse = gain * np.sqrt(1.0 - share), gain * np.sqrt(share)
+        spectra = np.fft.rfft(parts.reshape(2, n_parts, -1) * diffuse, 2 * self.n_block, axis=2)
+        self._spectra = spectra.astype(np.complex64)
+        self._heard = np.zeros(
+            (2 * n_parts, self.n_block + 1), np.complex64
+        )  # each twice, so that all lie in a row
+        self._next = 0
+        self._before: FloatArray = np.zeros(self.n_block, np.float32)
+
+    def __call__(self, block: FloatArray) -> FloatArray:
+        """The next block, `[n_block]` to `[2, n_block]`."""
+        n_parts = len(self._heard) // 2
+        self._next = (self._next - 1) % n_parts
+        spectrum = np.fft.rfft(np.concatenate([self._before, block]))
+        self._before = block
+        self._heard[[self._next, self._next + n_parts]] = spectrum
+        last = self._heard[self._next : self._next + n_parts]
+        w, y = np.fft.irfft(np.einsum("cpf,pf->cf", self._spectra, last), axis=1)[:, self.n_block :]
+        w, y = w + self._direct * block, y + self._direct * self._side * block
+        return np.stack([w + y, w - y]).astype(np.float32)
