@@ -58,7 +58,7 @@ def data_check(folder: PairFolder) -> None:
 
     faults = check(folder)
     for fault in faults:
-        say(fault)
+        say(str(fault))
     if faults:
         raise S2MError(
             f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
