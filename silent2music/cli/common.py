@@ -200,7 +200,7 @@ def options_checked() -> Iterator[None]:
 
 def print_json(values: Any, alone: bool = True) -> None:
     """Print a result as JSON: readable if it is the only one, else as a line."""
-    print(json.dumps(values, indent=2 if alone else None, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(values, indent=2 if alone else None, allow_nan=False), flush=True)
 
 
 def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
