@@ -118,6 +118,17 @@ Control = Annotated[
         "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
     ),
 ]
+Count = Annotated[
+    int,
+    typer.Option(
+        "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
+    ),
+]
+Mono = Annotated[
+    bool, typer.Option("--mono", help="One channel as the model made it, without the room's reverberation.")
+]
+FadeIn = Annotated[float, typer.Option("--fade-in", metavar="SECONDS", callback=within(0, 3600))]
+FadeOut = Annotated[float, typer.Option("--fade-out", metavar="SECONDS", callback=within(0, 3600))]
 SampleRate = Annotated[
     int, typer.Option("--sample-rate", metavar="HZ", callback=within(8000, 192_000), help="Of the files.")
 ]

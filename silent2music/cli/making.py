@@ -12,16 +12,19 @@ import typer
 
 from silent2music.cli.common import (
     DELIVERY,
-    MAX_COUNT,
     SAMPLING,
     AsJson,
     Channel,
     Control,
+    Count,
     Device,
+    FadeIn,
+    FadeOut,
     Force,
     Guidance,
     Loudness,
     Model,
+    Mono,
     Rooms,
     SampleRate,
     Seconds,
@@ -39,7 +42,6 @@ from silent2music.cli.common import (
     reading_of,
     say,
     settings_of,
-    within,
 )
 from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
@@ -70,29 +72,17 @@ def infer(
     ] = None,
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
-    count: Annotated[
-        int,
-        typer.Option(
-            "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
-        ),
-    ] = 1,
+    count: Count = 1,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
     loudness: Loudness = DELIVERY.lufs,
-    mono: Annotated[
-        bool,
-        typer.Option("--mono", help="One channel as the model made it, without the room's reverberation."),
-    ] = DELIVERY.mono,
+    mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
-    fade_in: Annotated[
-        float, typer.Option("--fade-in", metavar="SECONDS", callback=within(0, 3600))
-    ] = DELIVERY.fade_in,
-    fade_out: Annotated[
-        float, typer.Option("--fade-out", metavar="SECONDS", callback=within(0, 3600))
-    ] = DELIVERY.fade_out,
+    fade_in: FadeIn = DELIVERY.fade_in,
+    fade_out: FadeOut = DELIVERY.fade_out,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
