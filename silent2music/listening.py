@@ -275,6 +275,8 @@ def _resampled(chunks: Iterable[Waveform], sample_rate: int) -> Iterator[FloatAr
             raise AudioError(f"The live input went from {rate} to {chunk.sample_rate} Hz; expected one rate.")
         mono = chunk.mono().samples[0]
         yield mono if rate == sample_rate else stream.resample_chunk(mono)
+    if stream is not None and rate != sample_rate:
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def embed_stream(

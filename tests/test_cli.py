@@ -269,7 +269,7 @@ def test_other_commands_refuse_alike(s2m, tmp_path: Path, arguments: list[str]) 
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith("tiny")] == []
 
 
-def test_music_goes_to_standard_output_as_wav(s2m, room_file: Path, model_folder: Path, capfdbinary) -> None:
+def test_music_goes_to_standard_output_as_wav(room_file: Path, model_folder: Path, capfdbinary) -> None:
     """Through the process's own standard output, which holds nothing else."""
     from silent2music.cli import main
 

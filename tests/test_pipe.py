@@ -121,6 +121,14 @@ def test_other_formats_on_standard_input_are_named(begin, words):
         list(heard(io.BytesIO(begin), 25.0))
 
 
+def test_nothing_is_written_for_what_cannot_be_heard(model_folder):
+    for source in (b"hello", b"fLaC" + bytes(99)):
+        sink = io.BytesIO()
+        with pytest.raises(AudioError):
+            send(LIVE, io.BytesIO(source), sink, LazyModel(model_folder, "cpu"), Request(SAMPLING))
+        assert sink.getvalue() == b""
+
+
 def test_sound_is_not_written_to_a_terminal_nor_taken_from_one():
     class Terminal(io.BytesIO):
         def isatty(self):

@@ -150,6 +150,14 @@ def test_live_music_is_as_long_as_what_was_heard_and_steady(model):
     assert max(lags[10:]) < 0.5
 
 
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+def test_live_music_is_as_long_at_other_rates(model, rate):
+    """What the resampler still holds when the sound ends belongs to it."""
+    heard = room(2.0, rate=rate)
+    chunks = (Waveform(part, rate) for part in np.array_split(heard.samples, 50, axis=1))
+    assert sum(piece.n_samples for piece in model.stream(chunks, SAMPLING)) == 2 * RATE
+
+
 def test_live_music_answers_a_change_within_half_a_second(model):
     quiet = room(4.0).samples
     changed = quiet.copy()

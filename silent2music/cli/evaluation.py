@@ -27,6 +27,11 @@ from silent2music.cli.common import (
 from silent2music.config import Precision, SamplingConfig
 from silent2music.errors import require
 
+Scores = Annotated[
+    Path | None,
+    typer.Option("--scores", help="Scores for the arranger that it is compared with; those of the pairs."),
+]
+
 
 def validate(
     shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],
@@ -91,12 +96,7 @@ def evaluate(
         Path | None,
         typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
     ] = None,
-    scores: Annotated[
-        Path | None,
-        typer.Option(
-            "--scores", help="Scores for the arranger that it is compared with; those of the pairs."
-        ),
-    ] = None,
+    scores: Scores = None,
     precision: Annotated[
         Precision | None,
         typer.Option("--precision", help="How weights are held while it plays; the fastest by default."),

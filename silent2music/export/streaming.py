@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -49,7 +49,7 @@ FORMATS = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "u1", (1, 32): "<i4", (3, 32):
 """How samples of a WAV file lie, by its format tag and bits; those of 24 bits as bytes."""
 
 
-def check_pipes(room: Path, option: str, source: BinaryIO, sink: BinaryIO) -> None:
+def check_pipes(room: Path, option: str, source: IO[Any], sink: IO[Any]) -> None:
     """Refuse to write sound to a terminal, as an option asks, or to take it from one.
 
     Raises:
@@ -112,13 +112,14 @@ def send(
         )
     music = delivered(pieces, codec, delivery, where, request.sampling.seed, length)
     try:
-        if not raw:
-            n_samples = None if length is None else round(length * delivery.sample_rate)
-            sink.write(wav_header(delivery.sample_rate, delivery.n_channels, n_samples))
+        n_samples = None if length is None else round(length * delivery.sample_rate)
+        # With the first music, so that nothing is written for what cannot be heard.
+        header = b"" if raw else wav_header(delivery.sample_rate, delivery.n_channels, n_samples)
         for piece in music:
             samples = np.clip(piece.samples.T, -1.0, 1.0)
-            sink.write(np.round(samples * 32767.0).astype("<i2").tobytes())
+            sink.write(header + np.round(samples * 32767.0).astype("<i2").tobytes())
             sink.flush()
+            header = b""
     except OSError as error:
         # A pipe that nobody reads is EINVAL on Windows.
         if error.errno not in (None, errno.EPIPE, errno.EINVAL):
