@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from silent2music import __version__
 from silent2music.acoustics import AcousticProfile
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError, require
+from silent2music.export.provenance import picture_metadata
 from silent2music.files import atomic_path
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -44,15 +44,6 @@ def save(figure: Any, path: Path | str) -> None:
         )
     with atomic_path(path, force=True) as temporary:
         figure.savefig(temporary, dpi=110, metadata=picture_metadata(path))
-
-
-def picture_metadata(path: Path) -> dict[str, str | None]:
-    """What a picture says of who made it, so that it may be replaced; nothing of matplotlib's version or the time."""
-    software = f"silent2music {__version__}"
-    if path.suffix.lower() == ".png":
-        return {"Software": software}
-    date = "CreationDate" if path.suffix.lower() == ".pdf" else "Date"
-    return {"Creator": software, date: None}
 
 
 def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> None:

@@ -8,16 +8,18 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from rooms import RATE, steps_room
 
 from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
+from silent2music.bandwidth import HIGH_HZ, N_LOW_BANDS, BandExtension
 from silent2music.codec import Codec
 from silent2music.config import LOUDNESS, DeliveryConfig, loudness_target
 from silent2music.errors import ConfigError
-from silent2music.export.delivery import at_rate, delivered, faded, in_front
+from silent2music.export.delivery import at_rate, delivered, faded, in_front, lap_at_rate
 from silent2music.export.space import Placement, fold_down, placed, spatialised
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(60_123)).astype(np.float32)
@@ -67,18 +69,42 @@ def test_a_stream_of_unknown_length_ends_faded_and_is_the_same_before() -> None:
     assert np.abs(unknown[:, -1]).max() == 0.0
 
 
-def test_the_band_is_extended_where_the_codec_knows_how() -> None:
+def test_the_band_is_extended_where_there_is_an_extension() -> None:
+    doubling = cast(BandExtension, Doubling())
     assert np.array_equal(
-        whole(at_rate(cut(NOISE, [999]), codec(Doubling()), 48_000)), np.repeat(NOISE[None], 2, axis=1)
+        whole(at_rate(cut(NOISE, [999]), doubling, 48_000)), np.repeat(NOISE[None], 2, axis=1)
     )
-    for rate, extension in ((24_000, Doubling()), (16_000, Doubling()), (48_000, None)):
-        plain = whole(at_rate(cut(NOISE, []), codec(), rate))
-        assert np.array_equal(whole(at_rate(cut(NOISE, []), codec(extension), rate)), plain)
+    for rate, extension in ((24_000, doubling), (16_000, doubling), (48_000, None)):
+        plain = whole(at_rate(cut(NOISE, []), None, rate))
+        assert np.array_equal(whole(at_rate(cut(NOISE, []), extension, rate)), plain)
+    options: Any = (codec(Doubling()), DeliveryConfig(fade_out=0.0, mono=True), in_front(), 0)
+    seconds = len(NOISE) / RATE
+    assert np.array_equal(whole(delivered(cut(NOISE, []), *options, seconds))[0], np.repeat(NOISE, 2))
+    # What is live does not wait for it.
+    live = whole(delivered(cut(NOISE, []), *options, None))
+    assert np.array_equal(live, whole(at_rate(cut(NOISE, []), None, 48_000)))
+
+
+def test_a_lap_is_extended_on_the_circle() -> None:
+    """Turning the lap turns the result, whichever extension: it hears what comes round."""
+    weights = 0.1 * torch.randn(2 * N_LOW_BANDS + 1, len(HIGH_HZ) - 1, generator=torch.manual_seed(0))
+    extension, n_turn = BandExtension(weights), 48 * 120 * 3  # whole blocks, so that rounding is alike
+    lap = np.resize(NOISE, 48 * 120 * 10)
+    for n_samples in (2 * len(lap), 2 * len(lap) + 100, len(lap) * 441 // 240):
+        wide = lap_at_rate(lap, extension, n_samples)
+        turned = lap_at_rate(np.roll(lap, n_turn), extension, n_samples)
+        assert wide.shape == (n_samples,)
+        if n_samples == 2 * len(lap):
+            np.testing.assert_allclose(np.roll(wide, 2 * n_turn), turned, atol=1e-5)
+            plain = lap_at_rate(lap, None, n_samples)
+            spectra = [np.abs(np.fft.rfft(sound)) for sound in (wide, plain)]
+            hz = np.fft.rfftfreq(n_samples, 1 / 48_000)
+            assert spectra[0][hz > 13_000].sum() > 10 * spectra[1][hz > 13_000].sum()
 
 
 def test_resampling_keeps_time_and_level() -> None:
     tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE).astype(np.float32)
-    made = whole(at_rate(cut(tone, [5_000]), codec(), 48_000))[0]
+    made = whole(at_rate(cut(tone, [5_000]), None, 48_000))[0]
     expected = np.sin(2 * np.pi * 1000 * np.arange(48_000) / 48_000)
     assert np.abs(made[4_800:43_200] - expected[4_800:43_200]).max() < 1e-3
 

@@ -19,8 +19,9 @@ from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience import loops
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, parse_loop, plan_grid, room_lap, steered
-from silent2music.export.ambience.loops import at_rate, circular_sound, close_set, write_takes
+from silent2music.export.ambience.loops import circular_sound, close_set, write_takes
 from silent2music.export.ambience.seam import measure_seam, place_figures, remarkable, stands_out
+from silent2music.export.delivery import lap_at_rate
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
@@ -330,7 +331,7 @@ def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:
     t = np.arange(48_000) / RATE
     tone = np.sin(2 * np.pi * 441.0 * t).astype(np.float32)
     for n_samples in (96_000, 88_200, 95_961):
-        there = at_rate(tone, n_samples)
+        there = lap_at_rate(tone, None, n_samples)
         expected = np.sin(2 * np.pi * 882 * np.arange(n_samples) / n_samples)
         assert len(there) == n_samples
         assert np.abs(there - expected).max() < 1e-3

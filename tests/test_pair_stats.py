@@ -90,10 +90,16 @@ def test_workers_and_repetition_change_nothing(folder: Path, found: dict) -> Non
 
 
 def test_json_summary_and_picture_by_the_command(s2m, folder: Path, tmp_path: Path) -> None:
-    out, picture = tmp_path / "stats.json", tmp_path / "pair.png"
-    code, printed, told = s2m("data", "stats", folder, "--json", out, "--plot", picture, "--pair", 2)
+    picture = tmp_path / "pair.png"
+    picture.write_text("mine")
+    line = ("data", "stats", folder, "--plot", picture, "--pair", 2)
+    code, _, told = s2m(*line)
+    assert (code, told.count("\n"), picture.read_text()) == (1, 1, "mine")
+    picture.unlink()
+    code, printed, told = s2m(*line, "--json")
     assert code == 0, told
-    values = json.loads(out.read_text())
+    values = json.loads(printed)
+    _, printed, _ = s2m(*line)
     assert values["follow"]["measured"]["real"]["onset_f"]["n"] == 4
     assert "5 pairs" in printed and "licences: CC0 5" in printed
     assert "| onset_hit_rate | 4 |" in printed

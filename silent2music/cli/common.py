@@ -118,6 +118,17 @@ Control = Annotated[
         "--control", metavar="NAME=VALUE", help="Steer a model by what its config names; may be repeated."
     ),
 ]
+Count = Annotated[
+    int,
+    typer.Option(
+        "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
+    ),
+]
+Mono = Annotated[
+    bool, typer.Option("--mono", help="One channel as the model made it, without the room's reverberation.")
+]
+FadeIn = Annotated[float, typer.Option("--fade-in", metavar="SECONDS", callback=within(0, 3600))]
+FadeOut = Annotated[float, typer.Option("--fade-out", metavar="SECONDS", callback=within(0, 3600))]
 SampleRate = Annotated[
     int, typer.Option("--sample-rate", metavar="HZ", callback=within(8000, 192_000), help="Of the files.")
 ]
@@ -200,7 +211,7 @@ def options_checked() -> Iterator[None]:
 
 def print_json(values: Any, alone: bool = True) -> None:
     """Print a result as JSON: readable if it is the only one, else as a line."""
-    print(json.dumps(values, indent=2 if alone else None, ensure_ascii=False, allow_nan=False), flush=True)
+    print(json.dumps(values, indent=2 if alone else None, allow_nan=False), flush=True)
 
 
 def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:

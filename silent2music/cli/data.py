@@ -58,7 +58,7 @@ def data_check(folder: PairFolder) -> None:
 
     faults = check(folder)
     for fault in faults:
-        say(fault)
+        say(str(fault))
     if faults:
         raise S2MError(
             f"{folder} has {len(faults)} fault{'s' if len(faults) > 1 else ''}; mend the lines named."
@@ -101,7 +101,10 @@ def data_stats(
     """Count pairs, and measure how far their music follows their rooms."""
     require("mir_eval", "eval")
     from silent2music.evaluation.pair_stats import pair_stats, stats_text
+    from silent2music.export.provenance import check_replaceable
 
+    if plot is not None:
+        check_replaceable(plot, force=True)
     with progress_bar() as steps:
         found = pair_stats(folder, n_max, seed, workers, steps)
     if plot is not None:

@@ -6,22 +6,25 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from silent2music.cli.common import (
     DELIVERY,
-    MAX_COUNT,
     SAMPLING,
     AsJson,
     Channel,
     Control,
+    Count,
     Device,
+    FadeIn,
+    FadeOut,
     Force,
     Guidance,
     Loudness,
     Model,
+    Mono,
     Rooms,
     SampleRate,
     Seconds,
@@ -39,13 +42,13 @@ from silent2music.cli.common import (
     reading_of,
     say,
     settings_of,
-    within,
 )
 from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, require
 
 if TYPE_CHECKING:
     from silent2music.acoustics import AcousticProfile
+    from silent2music.audio import Recorded
     from silent2music.export.batch import Outcome
     from silent2music.export.models import LazyModel, Request
 
@@ -69,29 +72,17 @@ def infer(
     ] = None,
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
-    count: Annotated[
-        int,
-        typer.Option(
-            "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
-        ),
-    ] = 1,
+    count: Count = 1,
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
     loudness: Loudness = DELIVERY.lufs,
-    mono: Annotated[
-        bool,
-        typer.Option("--mono", help="One channel as the model made it, without the room's reverberation."),
-    ] = DELIVERY.mono,
+    mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
-    fade_in: Annotated[
-        float, typer.Option("--fade-in", metavar="SECONDS", callback=within(0, 3600))
-    ] = DELIVERY.fade_in,
-    fade_out: Annotated[
-        float, typer.Option("--fade-out", metavar="SECONDS", callback=within(0, 3600))
-    ] = DELIVERY.fade_out,
+    fade_in: FadeIn = DELIVERY.fade_in,
+    fade_out: FadeOut = DELIVERY.fade_out,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -158,7 +149,7 @@ def _check_infer(
         from silent2music.export.streaming import check_pipes
 
         with options_checked():
-            check_pipes(rooms[0], "--stream" if stream else "-o -", sys.stdin.buffer, sys.stdout.buffer)
+            check_pipes(rooms[0], "--stream" if stream else "-o -", sys.stdin, sys.stdout)
 
 
 def _levels(loudness: Any) -> dict[str, float]:
@@ -369,14 +360,32 @@ def analyze(
     """Measure what is audible in recordings of rooms."""
     from silent2music.export.batch import outcomes as go_through
     from silent2music.export.profiles import plan, profiled
+    from silent2music.export.provenance import check_replaceable
 
     if music is not None and plot is None:
         raise typer.BadParameter("--music says what to draw; give --plot with the picture's name")
     if plot is not None and (len(rooms) > 1 or rooms[0].is_dir()):
         raise typer.BadParameter("--plot draws one recording; name one")
+
+    def draw(recording: Recorded, profile: AcousticProfile) -> None:
+        from silent2music.audio import read
+        from silent2music.files import atomic_path
+        from silent2music.plotting import plot_pair, plot_profile
+
+        with atomic_path(cast(Path, plot), force) as path:
+            if music is None:
+                plot_profile(recording.whole(), profile, path)
+            else:
+                plot_pair(recording.whole(), read(music), {}, path)
+
+    if plot is not None:
+        require("matplotlib", "plot")
+        check_replaceable(plot, force, [*rooms, *([music] if music else [])])
     jobs = plan(rooms)
     outcomes = []
-    for outcome in go_through(jobs, profiled(reading_of(strict, track, channel), plot, music, force)):
+    for outcome in go_through(
+        jobs, profiled(reading_of(strict, track, channel), draw if plot is not None else None)
+    ):
         outcomes.append(outcome)
         if outcome.record is None:
             complain(outcome.reason)

@@ -18,9 +18,15 @@ import numpy as np
 from silent2music.acoustics import AcousticProfile
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
+from silent2music.bandwidth import RATE as BAND_RATE
+from silent2music.bandwidth import BandExtension
 from silent2music.codec import Codec
 from silent2music.config import DeliveryConfig
 from silent2music.export.space import Placement, find_placement, placed
+from silent2music.processes import each_on_one_thread, one_thread
+
+LAP_MARGIN = BAND_RATE // 2
+"""Samples of a lap before its beginning and after its end that its extension hears; it looks less far."""
 
 
 def delivered(
@@ -35,7 +41,7 @@ def delivered(
 
     Args:
         pieces: of music, `[1, n]` at the codec's rate.
-        codec: that they were decoded by; it may know how their band goes on.
+        codec: that they were decoded by; it may have an extension of their band.
         config: what is asked for.
         where: the music stands, unless it is mono.
         seed: of the room's reverberation.
@@ -44,7 +50,8 @@ def delivered(
     Yields:
         `[C, n]` at the rate asked for.
     """
-    sound = at_rate(pieces, codec, config.sample_rate)
+    # What comes live is not kept waiting by an extension, which looks ahead by a third of a second.
+    sound = at_rate(pieces, None if seconds is None else codec.extension, config.sample_rate)
     if not config.mono and codec.channels == 1:
         sound = placed(sound, where, seed)
     n_samples = None if seconds is None else round(seconds * config.sample_rate)
@@ -57,12 +64,29 @@ def in_front(profile: AcousticProfile | None = None) -> Placement:
     return find_placement(np.ones((1, 1)), profile, "speakers")
 
 
-def at_rate(pieces: Iterable[Waveform], codec: Codec, sample_rate: int) -> Iterator[Waveform]:
-    """Music at another rate; above the codec's, by the codec's own extension of its band if it has one."""
-    extension = getattr(codec, "extension", None)
-    if extension is not None and sample_rate > codec.sample_rate:
-        pieces = extension.extended_stream(pieces)
+def at_rate(
+    pieces: Iterable[Waveform], extension: BandExtension | None, sample_rate: int
+) -> Iterator[Waveform]:
+    """Music at another rate; above the codec's, by the extension of its band if there is one."""
+    if extension is not None and sample_rate > BAND_RATE:
+        pieces = each_on_one_thread(extension.extended_stream(pieces))
     return resampled(pieces, sample_rate)
+
+
+def lap_at_rate(samples: FloatArray, extension: BandExtension | None, n_samples: int) -> FloatArray:
+    """A closed lap `[N]` at the codec's rate as a closed lap of more samples: `at_rate` on the circle.
+
+    The lap is extended between what lies before and after it in endless repetition, and resampled once.
+    """
+    import soxr
+
+    if extension is not None and n_samples > len(samples):
+        around = np.arange(-LAP_MARGIN, len(samples) + LAP_MARGIN) % len(samples)
+        with one_thread():
+            wide = extension.extended(Waveform(samples[around][None], BAND_RATE))
+        samples = wide.samples[0, 2 * LAP_MARGIN : -2 * LAP_MARGIN]
+    thrice = soxr.resample(np.tile(samples, 3), len(samples), n_samples, quality="VHQ")
+    return np.asarray(thrice[n_samples : 2 * n_samples], dtype=np.float32)
 
 
 def resampled(pieces: Iterable[Waveform], sample_rate: int) -> Iterator[Waveform]:

@@ -1,4 +1,4 @@
-"""`s2m analyze`: recordings in, their profiles out, and a picture of one."""
+"""`s2m analyze`: recordings in, their profiles out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from silent2music.acoustics import analyze
+from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.acoustics.unsuited import room_warnings
-from silent2music.audio import open_recording, read
-from silent2music.export import provenance
+from silent2music.audio import Recorded, open_recording
 from silent2music.export.batch import Job, Outcome, plan_jobs
-from silent2music.files import atomic_path
 
 
 def plan(rooms: Sequence[Path]) -> list[Job]:
@@ -20,34 +18,23 @@ def plan(rooms: Sequence[Path]) -> list[Job]:
 
 
 def profiled(
-    reading: Mapping[str, Any], plot: Path | None = None, music: Path | None = None, force: bool = False
+    reading: Mapping[str, Any], draw: Callable[[Recorded, AcousticProfile], None] | None = None
 ) -> Callable[[Job], Outcome]:
     """A function for `batch.outcomes` that measures a recording.
 
     Args:
         reading: options of `audio.open_recording`.
-        plot: a picture to draw.
-        music: to be drawn under the room.
-        force: replace a picture that was drawn before.
+        draw: called with each recording and its profile.
 
     Returns:
         A function whose outcomes' records hold `profile`, an `AcousticProfile`, and `notes` on the recording.
     """
 
     def measure(job: Job) -> Outcome:
-        if plot is not None:
-            provenance.check_replaceable(plot, force, [job.room, *([music] if music else [])])
         recording = open_recording(job.room, **reading)
         profile = analyze(recording)
-        if plot is not None:
-            from silent2music.plotting import plot_pair, plot_profile
-
-            waveform = recording.whole()
-            with atomic_path(plot, force) as path:
-                if music is None:
-                    plot_profile(waveform, profile, path)
-                else:
-                    plot_pair(waveform, read(music), {}, path)
+        if draw is not None:
+            draw(recording, profile)
         notes = [*recording.notes, *room_warnings(recording, profile)]
         return Outcome(job, "made", {"profile": profile, "notes": notes})
 

@@ -155,6 +155,13 @@ def _write_comments(path: Path, comments: Mapping[str, str]) -> None:
         _fix_ogg_serial(path)
 
 
+def picture_metadata(path: Path) -> dict[str, str | None]:
+    """What matplotlib is to write of a picture: who made it, so that it may be replaced; no time and no other version."""
+    if path.suffix.lower() == ".png":
+        return {"Software": SOFTWARE}
+    return {"Creator": SOFTWARE, "CreationDate" if path.suffix.lower() == ".pdf" else "Date": None}
+
+
 def is_ours(path: Path) -> bool:
     """Whether this program made a file, by its tags, by the versions in it, or by the record beside it."""
     try:

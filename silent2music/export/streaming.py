@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -49,7 +49,7 @@ FORMATS = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "u1", (1, 32): "<i4", (3, 32):
 """How samples of a WAV file lie, by its format tag and bits; those of 24 bits as bytes."""
 
 
-def check_pipes(room: Path, option: str, source: BinaryIO, sink: BinaryIO) -> None:
+def check_pipes(room: Path, option: str, source: IO[Any], sink: IO[Any]) -> None:
     """Refuse to write sound to a terminal, as an option asks, or to take it from one.
 
     Raises:

@@ -164,7 +164,15 @@ class _Run:
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
         is_silence = profile.level_dbfs <= audio.FLOOR_DBFS
         files, sum_peak = write_loops(
-            str(partial / job.out.name), loops, grid, where, config, job.seed, tag, is_silence
+            str(partial / job.out.name),
+            loops,
+            model.codec.extension,
+            grid,
+            where,
+            config,
+            job.seed,
+            tag,
+            is_silence,
         )
         record = {
             "name": job.out.name,
@@ -214,7 +222,7 @@ class _Run:
         config, model = self.config, self.model.model
         sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
         seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
-        hear = hearing(config, grid, where, model.codec.sample_rate, job.seed)
+        hear = hearing(config, grid, where, model.codec, job.seed)
         layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}
         takes = []
         for i, layer in enumerate(layers.values()):

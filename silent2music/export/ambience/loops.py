@@ -347,11 +347,3 @@ def _circular_inverse(spectrum: Tensor, hop: int) -> Tensor:
     n_fft = OVERLAPS * hop
     around = torch.cat([spectrum[-OVERLAPS:], spectrum, spectrum[:OVERLAPS]])
     return inverse_stft(around, n_fft, hop)[n_fft:-n_fft]
-
-
-def at_rate(samples: FloatArray, n_samples: int) -> FloatArray:
-    """A closed lap `[N]` as a closed lap of `n_samples`, resampled once, on the circle."""
-    import soxr
-
-    thrice = soxr.resample(np.tile(samples, 3), len(samples), n_samples, quality="VHQ")
-    return np.asarray(thrice[n_samples : 2 * n_samples], dtype=np.float32)

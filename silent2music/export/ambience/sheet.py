@@ -10,9 +10,9 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.errors import AudioError, require
+from silent2music.export.provenance import picture_metadata
 from silent2music.export.space import omni_of
 from silent2music.files import atomic_path
-from silent2music.plotting import picture_metadata
 
 ROOMS_PER_SHEET = 24
 N_COLUMNS = 1200

@@ -24,12 +24,15 @@ from silent2music import audio
 from silent2music.arrays import FloatArray
 from silent2music.audio import LoudnessMeter, Waveform, db_to_gain, gate
 from silent2music.audio.loudness import HOP_SECONDS
+from silent2music.bandwidth import BandExtension
+from silent2music.codec import Codec
 from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError
 from silent2music.export import provenance
 from silent2music.export.ambience.lap import Grid
-from silent2music.export.ambience.loops import Hear, Loop, at_rate
+from silent2music.export.ambience.loops import Hear, Loop
 from silent2music.export.ambience.seam import measure_seam
+from silent2music.export.delivery import lap_at_rate
 from silent2music.export.levelling import NEARLY_NOTHING_LUFS, rounded_lufs
 from silent2music.export.space import Placement, fold_down, omni, spatialised
 
@@ -154,7 +157,7 @@ def in_24_bits(samples: FloatArray, seed: int) -> FloatArray:
     return np.asarray(np.clip(steps, -top, top - 1) / top, dtype=np.float32)
 
 
-def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: int, seed: int) -> Hear:
+def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, seed: int) -> Hear:
     """A function that gives music as its files will sound: in its room, losslessly or lossily coded or both.
 
     Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
@@ -165,15 +168,15 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: in
         config: the files that are asked for.
         grid: a lap.
         where: the music stands.
-        codec_rate: of the music, in Hz.
+        codec: that the music is decoded by.
         seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
     lap_seconds = grid.n_frames / grid.frame_rate
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
-        n_samples = round(len(samples) / (lap_seconds * codec_rate) * grid.n_samples)
-        field = spatialised(at_rate(samples, n_samples), grid.sample_rate, where, seed)
+        n_samples = round(len(samples) / (lap_seconds * codec.sample_rate) * grid.n_samples)
+        field = spatialised(lap_at_rate(samples, codec.extension, n_samples), grid.sample_rate, where, seed)
         for is_lossy in codings:
             if is_lossy:
                 sound = fold_down(field, config.spatial)
@@ -193,6 +196,7 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec_rate: in
 def write_loops(
     stem: str,
     loops: Mapping[tuple[str, int], Loop],
+    extension: BandExtension | None,
     grid: Grid,
     where: Placement,
     config: AmbienceConfig,
@@ -205,6 +209,7 @@ def write_loops(
     Args:
         stem: path of the files, without what tells them apart.
         loops: by layer and variation.
+        extension: of their band, if their codec has one.
         grid: the lap.
         where: the music stands.
         config: the files that are asked for.
@@ -222,7 +227,7 @@ def write_loops(
     for variation in range(1, config.variations + 1):
         layers = {name: loop for (name, v), loop in loops.items() if v == variation}
         fields = [
-            spatialised(at_rate(loop.samples, grid.n_samples), grid.sample_rate, where, seed)
+            spatialised(lap_at_rate(loop.samples, extension, grid.n_samples), grid.sample_rate, where, seed)
             for loop in layers.values()
         ]
         for kind, suffix in itertools.product(kinds, config.formats):
