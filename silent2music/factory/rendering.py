@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -116,6 +117,10 @@ def play(
         powers = np.concatenate(
             [_frame_powers(_mixed(layers, start, start + n_piece), hop) for start in starts]
         )
+        if score.n_notes and not powers.any():
+            raise DataError(
+                f"{soundfont} has no sound for the score's instruments; choose another soundfont."
+            )
         n_heard = round(score.seconds * sample_rate)
         if seconds is not None:
             n_heard = round(seconds * sample_rate)
@@ -152,6 +157,19 @@ def _fluidsynth() -> str:
     if command is None:
         raise DataError("fluidsynth is not installed; install it with 'apt-get install fluidsynth'.")
     return command
+
+
+def synthesiser_version() -> str:
+    """The synthesiser's name and version, such as "FluidSynth 2.4.4".
+
+    Raises:
+        DataError: if it is not installed.
+    """
+    done = subprocess.run(
+        [_fluidsynth(), "--version"], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    found = re.search(r"version (\d[\w.]*)", done.stdout)
+    return f"FluidSynth {found[1]}" if found else "FluidSynth"
 
 
 @contextmanager
