@@ -78,6 +78,7 @@ def perform(
         raise AudioError(
             f"{tune} gives {length / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
         )
+    performer = _performer(soundfont)
     recording = None if room is None else audio.open_recording(room, **(reading or {}))
     profile = None if recording is None else analyze(recording)
     where = None if profile is None or delivery.mono else in_front(profile)
@@ -87,7 +88,7 @@ def perform(
             made = {
                 "input": None if room is None or recording is None else _heard(room, recording, profile),
                 "score": {"file": tune.name, "sha256": provenance.sha256(tune), **_described(score)},
-                "performer": _performer(soundfont),
+                "performer": performer,
                 "settings": {
                     "seed": seed,
                     "seconds": seconds,
@@ -171,7 +172,7 @@ def _performer(soundfont: Path) -> dict[str, str]:
     from silent2music.factory.rendering import synthesiser_version
 
     return {
-        "synthesiser": synthesiser_version(),
+        "synthesiser": synthesiser_version(soundfont),
         "soundfont": soundfont.name,
         "sha256": provenance.sha256(soundfont),
     }

@@ -159,14 +159,24 @@ def _fluidsynth() -> str:
     return command
 
 
-def synthesiser_version() -> str:
-    """The synthesiser's name and version, such as "FluidSynth 2.4.4".
+def _command(soundfont: Path) -> str:
+    """The synthesiser's command, if it and the soundfont are there."""
+    command = _fluidsynth()
+    if not soundfont.is_file():
+        raise DataError(
+            f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
+        )
+    return command
+
+
+def synthesiser_version(soundfont: Path) -> str:
+    """Name and version of the synthesiser that is to play a soundfont, such as "FluidSynth 2.4.4".
 
     Raises:
-        DataError: if it is not installed.
+        DataError: if one of the two is missing.
     """
     done = subprocess.run(
-        [_fluidsynth(), "--version"], capture_output=True, encoding="utf-8", errors="replace"
+        [_command(soundfont), "--version"], capture_output=True, encoding="utf-8", errors="replace"
     )
     found = re.search(r"version (\d[\w.]*)", done.stdout)
     return f"FluidSynth {found[1]}" if found else "FluidSynth"
@@ -180,11 +190,7 @@ def _synthesised(
 
     The synthesiser stops with the last event of a score, or after so many seconds if that is later.
     """
-    command = _fluidsynth()
-    if not soundfont.is_file():
-        raise DataError(
-            f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
-        )
+    command = _command(soundfont)
     options = {
         "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
         "synth.reverb.active": int(reverb),
