@@ -245,8 +245,8 @@ def test_perform(desk: Desk) -> None:
         " --seed 2 --loudness film --mono --sample-rate 44100 --fade-in 0.1 --fade-out 0.3"
     )
     assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
-    line = f"perform scores/piece0.mid --soundfont {soundfont} -o tune.wav --seconds 2 --json"
-    assert json.loads(desk.drive(line))["score"]["file"] == "piece0.mid"
+    printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
+    assert json.loads(printed)["score"]["file"] == "piece0.mid"
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")
     assert (desk.folder / "roll.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -155,8 +155,9 @@ def test_controllers_of_a_file_are_played() -> None:
     )
     ratio = loudest_hz(bent, 0.5, 2.0) / loudest_hz(flat, 0.5, 2.0)
     assert ratio == pytest.approx(2.0 ** (2 / 12), rel=0.01)
-    left = played(Score(3.0, (part([0.0], controls=[(0.0, 10, 0)]),)), seconds=3.0)
-    assert rms_dbfs(left[:1]) > rms_dbfs(left[1:]) + 20.0
+    for pan, side in ((0, 1.0), (127, -1.0)):
+        left, right = played(Score(3.0, (part([0.0], controls=[(0.0, 10, pan)]),)), seconds=3.0)
+        assert side * (rms_dbfs(left) - rms_dbfs(right)) > 5.0
 
 
 def test_a_room_adds_diffuse_sound_and_keeps_the_image() -> None:
