@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError, require
 from silent2music.export.provenance import picture_metadata
 from silent2music.files import atomic_path
+from silent2music.score import ENERGY_RATE_HZ, Score
 
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_COLUMNS = 2000
@@ -78,7 +79,7 @@ def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path
         path: a PNG, PDF or SVG file.
     """
     from silent2music.acoustics import analyze
-    from silent2music.evaluation.features import ENERGY_RATE_HZ, music_features
+    from silent2music.evaluation.features import music_features
 
     figure = new_figure(12, 7)
     profile, features = analyze(silent), music_features(music)
@@ -108,6 +109,69 @@ def plot_pair(silent: Waveform, music: Waveform, labels: Mapping[str, Any], path
     caption = labels.get("caption", "")
     figure.suptitle(f"{labels.get('kind', 'pair')}{': ' + caption if caption else ''}")
     save(figure, path)
+
+
+def plot_score(score: Score, path: Path | str, room: AcousticProfile | None = None) -> None:
+    """Draw a score as a piano roll: parts in colours, bars, boundaries and cues, over a room's events if one is given.
+
+    Args:
+        score: the music.
+        path: a PNG, PDF or SVG file.
+        room: `acoustics.analyze` of the recording that the music belongs to.
+    """
+    figure = new_figure(12, 6.5 if room is not None else 5)
+    roll, *others = np.atleast_1d(
+        figure.subplots(
+            2 if room is not None else 1, 1, sharex=True, height_ratios=(3, 1)[: 1 + (room is not None)]
+        )
+    )
+    for number, part in enumerate(score.parts):
+        colour, label = f"C{number % 10}", f"{part.name or f'program {part.program}'} {part.role}".strip()
+        # Loud notes are opaque; a drum's end says nothing, so that it is a dot.
+        shades = np.clip(part.velocities / 127.0, 0.25, 1.0)
+        if part.is_drum:
+            roll.scatter(part.start_seconds, part.pitches, s=10, color=colour, alpha=shades, label=label)
+        else:
+            ends = np.maximum(part.end_seconds, part.start_seconds + 0.02)
+            lines = roll.hlines(
+                part.pitches, part.start_seconds, ends, color=colour, linewidth=2.5, label=label
+            )
+            lines.set_alpha(shades)
+    for times, style in (
+        (score.bar_seconds, {"color": "0.85", "linewidth": 0.7, "zorder": 0}),
+        (score.boundary_seconds, {"color": "tab:red", "linestyle": "--", "linewidth": 1.5}),
+        ([cue.seconds for cue in score.cues], {"color": "tab:purple", "linewidth": 1.5}),
+    ):
+        for time in times:
+            for axes in (roll, *others):
+                axes.axvline(time, **style)
+    for cue in score.cues:
+        roll.text(cue.seconds, 1.0, cue.name, transform=roll.get_xaxis_transform(), rotation=30, fontsize=8)
+    roll.set(ylabel="MIDI pitch", xlim=(0, score.seconds))
+    if score.parts:
+        roll.legend(loc="upper right", fontsize=8)
+    for axes in others:
+        _draw_room_under(axes, score, cast(AcousticProfile, room))
+    (roll, *others)[-1].set_xlabel("s")
+    figure.suptitle(", ".join(part for part in (score.key, f"{score.n_notes} notes") if part), fontsize=10)
+    save(figure, path)
+
+
+def _draw_room_under(axes: Any, score: Score, room: AcousticProfile) -> None:
+    """Draw a room's energy and events, and the loudness automation that follows them."""
+    curve = np.array(room.energy_dbfs)
+    axes.plot(
+        (np.arange(curve.size) + 0.5) / room.curve_rate_hz, curve, color="black", linewidth=1.0, label="room"
+    )
+    times = [event.seconds for event in room.events]
+    axes.vlines(times, 0.0, 0.2, "tab:cyan", label="events", transform=axes.get_xaxis_transform())
+    axes.set_ylabel("dBFS")
+    if len(score.gain_db):
+        loudness = axes.twinx()
+        centres = (np.arange(len(score.gain_db)) + 0.5) / ENERGY_RATE_HZ
+        loudness.plot(centres, score.gain_db, color="tab:orange", linewidth=1.0)
+        loudness.set_ylabel("music, dB", color="tab:orange")
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def plot_losses(log: Path, path: Path | str) -> None:

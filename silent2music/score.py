@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.errors import DataError
+from silent2music.errors import DataError, require
 from silent2music.files import atomic_path
 from silent2music.keys import PITCH_NAMES
 from silent2music.tempo_map import DEFAULT_QUARTER_US, TempoMap, map_of_beats
@@ -30,6 +30,8 @@ PITCH_BEND = 128
 
 EXPRESSION = 11
 """The controller that carries `Score.gain_db` in MIDI files."""
+
+MIDI_SUFFIXES = (".mid", ".midi")
 
 MAX_SECONDS = 24 * 3600.0
 MAX_FILE_BYTES = 64 * 2**20
@@ -308,7 +310,7 @@ def midi_bytes(score: Score) -> bytes:
     markers of their own names, and the end of the score is a marker named `end`. Notes of one part and key that
     overlap end in the order in which they start, since MIDI has one key for both.
     """
-    import symusic
+    symusic = require("symusic")
 
     tempo_map = score.tempo_map or map_of_beats(score.beat_seconds, score.bar_seconds, score.seconds)
     midi = symusic.Score(tempo_map.ticks_per_quarter)
@@ -345,7 +347,7 @@ def _expression(gain_db: DoubleArray, tempo_map: TempoMap) -> tuple[IntArray, In
 
 def _track(part: Part, tempo_map: TempoMap, expression: tuple[IntArray, IntArray]) -> Any:
     """A part as a track of symusic."""
-    import symusic
+    symusic = require("symusic")
 
     name = f"{part.name} [{part.role}]" if part.role else part.name
     track = symusic.Track(name=name, program=part.program, is_drum=part.is_drum)
@@ -366,7 +368,7 @@ def _track(part: Part, tempo_map: TempoMap, expression: tuple[IntArray, IntArray
 
 def give_controls(track: Any, ticks: IntArray, numbers: IntArray, values: IntArray) -> None:
     """Set the controllers and pitch bends of a symusic track from arrays `[m]`; those of a tick stay in order."""
-    import symusic
+    symusic = require("symusic")
 
     order = np.argsort(ticks, kind="stable")
     ticks, numbers, values = ticks[order].astype(np.int32), numbers[order], values[order]
@@ -411,14 +413,14 @@ def parse_midi(data: bytes, name: str = "The MIDI data") -> Score:
         data: the whole file.
         name: what errors call it.
     """
-    import symusic
+    symusic = require("symusic")
 
     if data[:4] == b"RIFF" and data[8:12] == b"RMID":
         data = data[max(data.find(b"MThd"), 0) :]
     try:
         raw = symusic.Score.from_midi(data)
     except Exception as error:
-        reason = str(error).removeprefix("MiniMidi: ").rstrip("! ") or type(error).__name__
+        reason = str(error).removeprefix("MiniMidi: ").removesuffix(": iostream error").rstrip("! ")
         raise DataError(f"{name} cannot be read as MIDI ({reason}); export it again.") from error
     tempo_map = _tempo_map_of(raw, name)
     columns = [(track, track.notes.numpy()) for track in raw.tracks if len(track.notes)]

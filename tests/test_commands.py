@@ -238,6 +238,19 @@ def test_infer(desk: Desk, model: Path) -> None:
     assert wav[:4] == b"RIFF" and len(wav) > 3 * 2 * 2 * 48_000
 
 
+def test_perform(desk: Desk) -> None:
+    soundfont = DataConfig().soundfont
+    desk.drive(
+        f"perform scores/piece0.mid --soundfont {soundfont} --room room.wav -o tune.flac --seconds 0:03"
+        " --seed 2 --loudness film --mono --sample-rate 44100 --fade-in 0.1 --fade-out 0.3"
+    )
+    assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
+    printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
+    assert json.loads(printed)["score"]["file"] == "piece0.mid"
+    desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")
+    assert (desk.folder / "roll.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_infer_streams_a_file_and_what_comes_in(desk: Desk, model: Path) -> None:
     wav = desk.drive("infer room.wav --stream --model run/model")
     assert wav[:4] == b"RIFF" and len(wav) == 44 + 2 * 2 * 2 * 48_000

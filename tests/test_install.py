@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 NOT_MINIMAL = (
     *("torchaudio", "encodec", "transformers", "librosa", "accelerate"),
-    *("huggingface_hub", "matplotlib", "mir_eval", "symusic", "pyroomacoustics", "pyarrow", "tensorboard"),
+    *("huggingface_hub", "matplotlib", "mir_eval", "pyroomacoustics", "pyarrow", "tensorboard"),
     *("datasets", "jsonschema", "onnx", "onnxruntime", "openvino", "pandas", "pyloudnorm", "sklearn"),
 )
 """What `infer`, `ambience` and `analyze` do without."""
@@ -142,9 +142,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, codec_
 NEEDED_BY = [
     ("plot", "matplotlib", "analyze room.wav --plot room.png"),
     ("plot", "matplotlib", "ambience room.wav --out loops --contact-sheet sheet.png --model MODEL"),
-    ("train", "symusic", "data build recipe.toml --out built --hours 0.1"),
-    ("train", "symusic", "codec music scores --out music"),
     ("train", "pyroomacoustics", "data build recipe.toml --out built --hours 0.1"),
+    ("train", "pyroomacoustics", "codec music scores --out music"),
     ("train", "pyarrow", "data prepare pairs --codec CODEC --out shards"),
     ("train", "tensorboard", "codec train recipe.toml pairs --out run --start CODEC"),
     ("eval", "mir_eval", "eval --pairs pairs --out report --model MODEL"),
@@ -153,6 +152,7 @@ NEEDED_BY = [
     (None, "accelerate", "train recipe.toml --shards shards --codec CODEC --out run"),
     (None, "accelerate", "codec train recipe.toml pairs --out run --start CODEC"),
     (None, "librosa", "check-ambience loops"),
+    (None, "symusic", "perform recipe.toml --soundfont room.wav -o out.wav"),
 ]
 """Extra, package, and a command that needs it; of no extra is what a minimal installation lacks of the core."""
 

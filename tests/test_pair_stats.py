@@ -11,8 +11,9 @@ from silent2music.audio import Waveform
 from silent2music.data.pairs import Pair, load_pair, write_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation.following import references_of
-from silent2music.evaluation.pair_stats import pair_stats
+from silent2music.evaluation.pair_stats import pair_stats, stats_text
 from silent2music.plotting import plot_pair
+from silent2music.score import Score, write_midi
 
 RATE, SECONDS = 24_000, 12.0
 
@@ -147,3 +148,23 @@ def test_picture(folder: Path, tmp_path: Path) -> None:
     silent, music = load_pair(folder, pair)
     plot_pair(silent, music, {"kind": "steps", "beats": [1.0, 2.0], "boundaries": [6.0]}, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pairs_without_sound_are_counted_and_not_measured(folder: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.silent.wav").write_bytes((folder / f"{number}.silent.wav").read_bytes())
+        (tmp_path / f"{number}.music.wav").write_bytes((folder / f"{number}.music.wav").read_bytes())
+        write_midi(tmp_path / f"{number}.mid", Score(SECONDS, ()))
+    labels = {"kind": "steps"}
+    mute = [Pair(f"{n}.silent.wav", None, labels=labels, score=f"{n}.mid") for n in (3, 4)]
+    write_pairs(tmp_path, [Pair(f"{n}.silent.wav", f"{n}.music.wav", labels=labels) for n in range(3)] + mute)
+    found = pair_stats(tmp_path)
+    assert [found[name] for name in ("n_pairs", "n_scores", "n_soundless", "n_measured")] == [5, 2, 2, 3]
+    assert found["hours"] == pytest.approx(5 * SECONDS / 3600)
+    assert "2 with a score, 2 without sound" in stats_text(found)
+    write_pairs(tmp_path, mute)
+    alone = pair_stats(tmp_path)
+    assert (alone["n_measured"], alone["kinds"]) == (0, {"steps": 2})
+    assert alone["hours"] == pytest.approx(2 * SECONDS / 3600)
+    assert "follow" not in alone
+    assert "2 pairs" in stats_text(alone)

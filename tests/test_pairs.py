@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from silent2music.data.pairs import (
     Pair,
     check,
     load_pair,
+    music_files,
     read_pairs,
+    score_of,
+    silent_side,
+    sounding_pairs,
     write_pairs,
 )
 from silent2music.errors import AudioError, DataError
+from silent2music.score import Part, Score, write_midi
 
 RATE = 8000
 
@@ -48,7 +54,18 @@ labels = st.dictionaries(
 
 
 @settings(deadline=None)
-@given(st.builds(Pair, names, names, seconds, seconds, st.sampled_from(["train", "validation"]), labels))
+@given(
+    st.builds(
+        Pair,
+        names,
+        st.none() | names,
+        seconds,
+        seconds,
+        st.sampled_from(["train", "validation"]),
+        labels,
+        st.none() | names,
+    )
+)
 def test_a_line_gives_back_its_pair(pair: Pair) -> None:
     values = json.loads(pair.to_line())
     assert "\n" not in pair.to_line()
@@ -200,3 +217,67 @@ def test_an_empty_manifest_is_a_fault(tmp_path: Path) -> None:
     assert [fault.what for fault in check(tmp_path)] == ["empty"]
     with pytest.raises(DataError, match="expected a pair folder"):
         check(tmp_path / "nowhere")
+
+
+# ---- scores, and pairs without sound ----
+
+
+def put_score(folder: Path, name: str, length: float = 2.0) -> str:
+    """Write a score of one note and return its file's name."""
+    note = Part("piano", 0, False, "", np.array([0.5]), np.array([1.5]), np.array([60]), np.array([80]))
+    write_midi(folder / f"{name}.mid", Score(length, (note,)))
+    return f"{name}.mid"
+
+
+def test_a_pair_without_sound_is_a_pair(tmp_path: Path) -> None:
+    line = {**put(tmp_path, "a"), "score": put_score(tmp_path, "a")}
+    write_lines(tmp_path, [line, {**put(tmp_path, "b"), "music": None, "score": put_score(tmp_path, "b")}])
+    with_sound, without = read_pairs(tmp_path)
+    assert check(tmp_path) == []
+    assert sounding_pairs(tmp_path) == [with_sound]
+    assert music_files(tmp_path) == [tmp_path / "a.music.wav"]
+    assert without.id == "b.silent.wav:b.mid"
+    assert json.loads(without.to_line())["music"] is None
+    assert silent_side(tmp_path, without).seconds == 2.0
+    with pytest.raises(DataError, match="has no music"):
+        load_pair(tmp_path, without)
+
+
+def test_the_score_of_a_pair_is_cut_as_its_sides_are(tmp_path: Path) -> None:
+    line = {**put(tmp_path, "a"), "score": put_score(tmp_path, "a"), "start": 1.0, "end": 1.8}
+    write_lines(tmp_path, [line])
+    (pair,) = read_pairs(tmp_path)
+    score = score_of(tmp_path, pair)
+    assert score is not None and score.seconds == pytest.approx(0.8)
+    assert score.parts[0].end_seconds == pytest.approx([0.5], abs=1e-3)
+    assert score_of(tmp_path, replace(pair, score=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "message"),
+    [
+        ({"music": None}, "wrong-type", "or a score where there is no music"),
+        ({"music": None, "score": ""}, "wrong-type", "expected the path of an audio file"),
+        ({"score": 3}, "wrong-type", "'score' is 3; expected the path of a MIDI file"),
+        ({"score": "../a.mid"}, "outside-folder", "'score' is '../a.mid'"),
+        ({"score": "gone.mid"}, "missing-file", "The score 'gone.mid' is not there"),
+        ({"score": "a.silent.wav"}, "unreadable", "cannot be read as MIDI"),
+        ({"score": "long.mid"}, "lengths-differ", "The score lasts 3.00 s"),
+    ],
+)
+def test_faults_of_scores_are_named(tmp_path: Path, change: dict, what: str, message: str) -> None:
+    put_score(tmp_path, "long", 3.0)
+    write_lines(tmp_path, [{**put(tmp_path, "a"), **change}])
+    faults = check(tmp_path)
+    assert what in {fault.what for fault in faults}
+    assert any(message in fault.message for fault in faults), faults
+
+
+def test_a_score_is_in_one_split_alone(tmp_path: Path) -> None:
+    score = put_score(tmp_path, "shared")
+    lines = [
+        {**put(tmp_path, "a"), "score": score},
+        {**put(tmp_path, "b"), "score": score, "split": "validation"},
+    ]
+    write_lines(tmp_path, lines)
+    assert [fault.what for fault in check(tmp_path)] == ["file-in-two-splits"]

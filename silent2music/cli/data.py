@@ -117,13 +117,19 @@ def data_stats(
 
 def _plot_pair(folder: Path, number: int, path: Path) -> None:
     """Draw the pair on a line of the manifest."""
-    from silent2music.data.pairs import load_pair, read_pairs
-    from silent2music.plotting import plot_pair
+    from silent2music.acoustics import analyze
+    from silent2music.data.pairs import load_pair, read_pairs, score_of, silent_side
+    from silent2music.plotting import plot_pair, plot_score
 
     pairs = read_pairs(folder)
     if number > len(pairs):
         raise S2MError(f"--pair is {number} and {folder} holds {len(pairs)} pairs; give a number up to that.")
-    plot_pair(*load_pair(folder, pairs[number - 1]), dict(pairs[number - 1].labels), path)
+    chosen = pairs[number - 1]
+    score = score_of(folder, chosen)
+    if chosen.music is None and score is not None:
+        plot_score(score, path, analyze(silent_side(folder, chosen)))
+    else:
+        plot_pair(*load_pair(folder, chosen), dict(chosen.labels), path)
 
 
 @data_app.command("prepare")

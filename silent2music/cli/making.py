@@ -37,11 +37,13 @@ from silent2music.cli.common import (
     Track,
     complain,
     options_checked,
+    parse_seconds,
     print_json,
     progress_bar,
     reading_of,
     say,
     settings_of,
+    within,
 )
 from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
@@ -249,6 +251,54 @@ def demo(
     say(f"{made.job.out}: {_described_music(made.record)}")
 
 
+def perform(
+    tune: Annotated[Path, typer.Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
+    ],
+    soundfont: Annotated[
+        Path, typer.Option("--soundfont", help="Samples to play with, SF2 or SF3, by fluidsynth.")
+    ],
+    room: Annotated[
+        Path | None, typer.Option("--room", help="Recording of the room that the music stands in.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds",
+            parser=parse_seconds,
+            metavar="TIME",
+            callback=within(0.01, 86_400),
+            help="Length of the music; by default until the last note has died away.",
+        ),
+    ] = None,
+    seed: Seed = SAMPLING.seed,
+    loudness: Loudness = DELIVERY.lufs,
+    mono: Mono = DELIVERY.mono,
+    sample_rate: SampleRate = DELIVERY.sample_rate,
+    fade_in: FadeIn = DELIVERY.fade_in,
+    fade_out: FadeOut = DELIVERY.fade_out,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Play a score, in a room if one is given; the record goes beside the music."""
+    from silent2music.export.performing import perform as play
+
+    with options_checked():
+        delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
+    reading = reading_of(strict, track, channel)
+    record = play(tune, output, soundfont, room, delivery, seconds, seed, reading, force)
+    if as_json:
+        print_json(record)
+    else:
+        say(f"{output}: {_described_music(record)}")
+    for note in record["input"]["notes"] if record["input"] else ():
+        complain(f"{record['input']['file']} {note}.")
+
+
 def ambience(
     rooms: Rooms,
     out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
@@ -350,7 +400,8 @@ def analyze(
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
     music: Annotated[
-        Path | None, typer.Option("--music", help="Draw this music under the room, with --plot.")
+        Path | None,
+        typer.Option("--music", help="Draw this music, sound or MIDI, under the room, with --plot."),
     ] = None,
     strict: Strict = False,
     track: Track = 1,
@@ -370,11 +421,14 @@ def analyze(
     def draw(recording: Recorded, profile: AcousticProfile) -> None:
         from silent2music.audio import read
         from silent2music.files import atomic_path
-        from silent2music.plotting import plot_pair, plot_profile
+        from silent2music.plotting import plot_pair, plot_profile, plot_score
+        from silent2music.score import MIDI_SUFFIXES, read_midi
 
         with atomic_path(cast(Path, plot), force) as path:
             if music is None:
                 plot_profile(recording.whole(), profile, path)
+            elif music.suffix.lower() in MIDI_SUFFIXES:
+                plot_score(read_midi(music), path, profile)
             else:
                 plot_pair(recording.whole(), read(music), {}, path)
 

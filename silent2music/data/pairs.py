@@ -401,6 +401,7 @@ def _belongings(pair: Pair) -> set[tuple[str, str]]:
 def _file_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
     """Faults of the audio and the score of a pair."""
     sides: dict[str, Waveform] = {}
+    score: Score | None = None
     for side, name in (("silent side", pair.silent), ("music side", pair.music), ("score", pair.score)):
         if name is None:
             continue
@@ -413,7 +414,7 @@ def _file_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
             continue
         try:
             if side == "score":
-                score_of(root, pair)
+                score = score_of(root, pair)
                 continue
             waveform = audio.read(path)
         except (AudioError, DataError) as error:
@@ -430,6 +431,14 @@ def _file_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
                 "lengths-differ",
                 f"The silent side is {difference * 1000:+.0f} ms longer than the music; expected at most "
                 f"{MAX_LENGTH_DIFFERENCE_SECONDS * 1000:.0f} ms either way.",
+            )
+    if score is not None and "silent side" in sides:
+        seconds = sides["silent side"].seconds
+        if score.seconds > seconds + MAX_LENGTH_DIFFERENCE_SECONDS:
+            yield (
+                "lengths-differ",
+                f"The score lasts {score.seconds:.2f} s and the silent side {seconds:.2f} s; expected it to be no "
+                "longer.",
             )
     yield from _level_faults(sides)
 

@@ -20,12 +20,12 @@ from silent2music.acoustics.boundaries import likelihood_ratio
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform, level_curve_dbfs
 from silent2music.filters import mel_filters, triangles
+from silent2music.score import ENERGY_RATE_HZ
 
 SAMPLE_RATE = 24_000
 ONSET_RATE_HZ = 100.0
 TONAL_RATE_HZ = 20.0
-ENERGY_RATE_HZ = 10.0
-"""Frames per second of onset envelope, of chroma and colour, and of the energy curve."""
+"""Frames per second of onset envelope, and of chroma and colour."""
 
 SILENCE_DBFS = -90.0
 """Music whose loudest 0.1 s is below this has no onsets, no tempo and no boundaries."""

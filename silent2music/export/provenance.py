@@ -101,11 +101,16 @@ def to_text(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def write_tags(path: Path, record: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> None:
+def write_tags(
+    path: Path,
+    record: Mapping[str, Any],
+    comments: Mapping[str, str] | None = None,
+    comment: str = COMMENT,
+) -> None:
     """Store a record in a file that is already written: ID3 in WAV and MP3, atoms in M4A, Vorbis comments elsewhere.
 
     An OGG stream's serial number, which its writer draws by the clock, becomes a fixed one. `comments` are more
-    Vorbis comments, which the others have no place for.
+    Vorbis comments, which the others have no place for, and `comment` is what a player shows.
 
     Raises:
         AudioError: if the file cannot be changed.
@@ -116,20 +121,20 @@ def write_tags(path: Path, record: Mapping[str, Any], comments: Mapping[str, str
     suffix = path.suffix.lower()
     try:
         if suffix in (".wav", ".mp3"):
-            _write_id3(path, text)
+            _write_id3(path, text, comment)
         elif suffix == ".m4a":
             from mutagen.mp4 import MP4
 
             mp4 = MP4(path)
-            mp4["\xa9too"], mp4["\xa9cmt"], mp4[f"----:silent2music:{TAG}"] = SOFTWARE, COMMENT, text.encode()
+            mp4["\xa9too"], mp4["\xa9cmt"], mp4[f"----:silent2music:{TAG}"] = SOFTWARE, comment, text.encode()
             mp4.save()
         else:
-            _write_comments(path, {"SOFTWARE": SOFTWARE, "COMMENT": COMMENT, TAG: text, **(comments or {})})
+            _write_comments(path, {"SOFTWARE": SOFTWARE, "COMMENT": comment, TAG: text, **(comments or {})})
     except (MutagenError, OSError) as error:
         raise AudioError(f"{path} cannot be tagged ({error}); is the disk full?") from error
 
 
-def _write_id3(path: Path, text: str) -> None:
+def _write_id3(path: Path, text: str, comment: str) -> None:
     from mutagen.id3 import COMM, TSSE, TXXX
     from mutagen.mp3 import MP3
     from mutagen.wave import WAVE
@@ -137,7 +142,7 @@ def _write_id3(path: Path, text: str) -> None:
     file = MP3(path) if path.suffix.lower() == ".mp3" else WAVE(path)
     file.add_tags()
     file.tags.add(TSSE(encoding=3, text=[SOFTWARE]))
-    file.tags.add(COMM(encoding=3, lang="eng", desc="", text=[COMMENT]))
+    file.tags.add(COMM(encoding=3, lang="eng", desc="", text=[comment]))
     file.tags.add(TXXX(encoding=3, desc=TAG, text=[text]))
     file.save()
 

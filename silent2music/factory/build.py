@@ -106,8 +106,7 @@ def build(
         ConfigError: if hours, seed or workers are out of range.
         DataError: if the sources are missing or unusable, or `out` was built with other settings.
     """
-    for module in ("symusic", "pyroomacoustics"):
-        require(module, "train")
+    require("pyroomacoustics", "train")
     if not hours > 0 or not math.isfinite(hours):
         raise ConfigError(f"hours is {hours}; expected more than 0.")
     if seed < 0 or workers < 1:

@@ -68,8 +68,7 @@ def render_medleys(
     Raises:
         DataError: if the scores or the synthesiser are missing or unusable.
     """
-    for module in ("symusic", "pyroomacoustics"):
-        require(module, "train")
+    require("pyroomacoustics", "train")
     folder = data_folder(config.scores, "scores")
     stocks, _ = scores_by_split(folder, config.validation_share)
     lines = []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,13 @@ PEAK_DBFS = -1.0
 WET_SHARE = 0.35
 """Share of the reverberated signal's energy in the mix with a room response."""
 
+PIECE_SECONDS = 10.0
+"""What `play` holds in memory at once."""
+
+RING_SECONDS = 8.0
+DIED_AWAY_POWER = 1e-6
+"""Music has died away 60 dB below its loudest moment, or so long after the end of its score."""
+
 
 def render(
     score: Score,
@@ -68,14 +77,64 @@ def render(
         DataError: if fluidsynth or the soundfont is missing, or the synthesis fails.
     """
     n_samples = round(score.seconds * sample_rate)
-    mix = _synthesise(score.parts, soundfont, sample_rate, n_samples, reverb=room_response is None)
+    with _synthesised(score, soundfont, sample_rate, reverb=room_response is None) as layers:
+        mix = _mixed(layers, 0, n_samples)
     if len(score.gain_db):
-        automation = _gain_curve(score.gain_db, sample_rate / ENERGY_RATE_HZ, n_samples)
-        mix = mix * (_levelling_gain(mix, sample_rate) * automation)
+        automation = _gain_curve(score.gain_db, sample_rate / ENERGY_RATE_HZ, 0, n_samples)
+        hop = sample_rate // 10
+        levelling = _levelling_db(_frame_powers(mix, hop))
+        mix = mix * (_gain_curve(levelling, hop, 0, n_samples) * automation)
     if room_response is not None:
         mix = _reverberated(mix, room_response)
     mix = mix * np.float32(_final_gain(mix, score, sample_rate))
     return Waveform(np.clip(mix, -1.0, 1.0), sample_rate)
+
+
+def play(
+    score: Score, soundfont: Path, sample_rate: int, reverb: bool = True, seconds: float | None = None
+) -> Iterator[Waveform]:
+    """Play a score of any length piece by piece, at the synthesiser's own level, with loudness automation as `render`.
+
+    Args:
+        score: what to play.
+        soundfont: a General MIDI SF2 or SF3 file.
+        sample_rate: of the result, in Hz.
+        reverb: whether to add the synthesiser's own reverberation.
+        seconds: length of the music; by default until the last note has died away, at most `RING_SECONDS` after the
+            end of the score.
+
+    Yields:
+        Stereo `[2, n]`, of about `PIECE_SECONDS`.
+
+    Raises:
+        DataError: as `render`.
+    """
+    ringing = score.seconds + RING_SECONDS
+    with _synthesised(score, soundfont, sample_rate, reverb, ringing) as layers:
+        hop = sample_rate // 10
+        n_piece, n_samples = hop * round(10 * PIECE_SECONDS), round(ringing * sample_rate)
+        starts = range(0, n_samples, n_piece)
+        powers = np.concatenate(
+            [_frame_powers(_mixed(layers, start, start + n_piece), hop) for start in starts]
+        )
+        if score.n_notes and not powers.any():
+            raise DataError(
+                f"{soundfont} has no sound for the score's instruments; choose another soundfont."
+            )
+        n_heard = round(score.seconds * sample_rate)
+        if seconds is not None:
+            n_heard = round(seconds * sample_rate)
+        elif powers.any():
+            last = int(np.flatnonzero(powers > powers.max() * DIED_AWAY_POWER)[-1])
+            n_heard = min(max(n_heard, (last + 1) * hop), n_samples)
+        levelling = _levelling_db(powers)
+        for start in range(0, n_heard, n_piece):
+            stop = min(start + n_piece, n_heard)
+            piece = _mixed(layers, start, stop)
+            if len(score.gain_db):
+                automation = _gain_curve(score.gain_db, sample_rate / ENERGY_RATE_HZ, start, stop)
+                piece *= _gain_curve(levelling, hop, start, stop) * automation
+            yield Waveform(piece, sample_rate)
 
 
 def _final_gain(mix: FloatArray, score: Score, sample_rate: int) -> float:
@@ -100,16 +159,38 @@ def _fluidsynth() -> str:
     return command
 
 
-def _synthesise(
-    parts: Sequence[Part], soundfont: Path, sample_rate: int, n_samples: int, reverb: bool
-) -> FloatArray:
-    """Dry (or fluidsynth-reverberated) sound of parts, `[2, N]`."""
+def _command(soundfont: Path) -> str:
+    """The synthesiser's command, if it and the soundfont are there."""
     command = _fluidsynth()
-    out = np.zeros((2, n_samples), np.float32)
     if not soundfont.is_file():
         raise DataError(
             f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
         )
+    return command
+
+
+def synthesiser_version(soundfont: Path) -> str:
+    """Name and version of the synthesiser that is to play a soundfont, such as "FluidSynth 2.4.4".
+
+    Raises:
+        DataError: if one of the two is missing.
+    """
+    done = subprocess.run(
+        [_command(soundfont), "--version"], capture_output=True, encoding="utf-8", errors="replace"
+    )
+    found = re.search(r"version (\d[\w.]*)", done.stdout)
+    return f"FluidSynth {found[1]}" if found else "FluidSynth"
+
+
+@contextmanager
+def _synthesised(
+    score: Score, soundfont: Path, sample_rate: int, reverb: bool, seconds: float = 0.0
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Dry (or fluidsynth-reverberated) sound of a score as layers to be added up, `[n, 2]` each, in temporary files.
+
+    The synthesiser stops with the last event of a score, or after so many seconds if that is later.
+    """
+    command = _command(soundfont)
     options = {
         "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
         "synth.reverb.active": int(reverb),
@@ -117,26 +198,14 @@ def _synthesise(
         "synth.polyphony": 128,
         "synth.lock-memory": 0,
     }
-    arguments = [
-        command,
-        "-niq",
-        "-a",
-        "file",
-        "-T",
-        "raw",
-        "-O",
-        "float",
-        "-g",
-        "0.4",
-        "-r",
-        str(sample_rate),
-    ]
+    arguments = [command, "-niq", "-a", "file", "-T", "raw", "-O", "float", "-g", "0.4"]
+    arguments += ["-r", str(sample_rate)]
     arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
-    lead = round(LEAD_SECONDS * sample_rate) + LATENCY_SAMPLES
-    for tracks in _bands(parts):
-        with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
-            midi, raw = Path(folder) / "music.mid", Path(folder) / "music.raw"
-            _write_performance(tracks, midi)
+    layers: list[NDArray[np.float32]] = []
+    with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
+        for number, tracks in enumerate(_bands(score.parts)):
+            midi, raw = (Path(folder) / f"{number}.{suffix}" for suffix in ("mid", "raw"))
+            _write_performance(tracks, midi, seconds)
             done = subprocess.run(
                 [*arguments, "-F", str(raw), str(soundfont), str(midi)],
                 capture_output=True,
@@ -146,10 +215,23 @@ def _synthesise(
             if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
                 reason = (done.stderr.strip().splitlines() or ["no message"])[0]
                 raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
-            samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
-        cut = samples[:, lead : lead + n_samples]
-        out[:, : cut.shape[1]] += cut
-    return out
+            n_samples = raw.stat().st_size // 8
+            if n_samples:
+                layers.append(np.memmap(raw, np.float32, "r", shape=(n_samples, 2)))
+        try:
+            yield [layer[round(LEAD_SECONDS * sample_rate) + LATENCY_SAMPLES :] for layer in layers]
+        finally:
+            for layer in layers:  # Windows removes no file that is mapped
+                layer._mmap.close()  # type: ignore[attr-defined]
+
+
+def _mixed(layers: Sequence[NDArray[np.float32]], start: int, stop: int) -> FloatArray:
+    """The sum of layers from one sample to another, `[2, stop - start]`; nothing sounds after their ends."""
+    mix = np.zeros((2, stop - start), np.float32)
+    for layer in layers:
+        piece = layer[start:stop].T
+        mix[:, : piece.shape[1]] += piece
+    return mix
 
 
 def _bands(parts: Sequence[Part]) -> list[list[list[Part]]]:
@@ -175,8 +257,8 @@ def _bands(parts: Sequence[Part]) -> list[list[list[Part]]]:
     return bands
 
 
-def _write_performance(tracks: Sequence[Sequence[Part]], path: Path) -> None:
-    """A MIDI file for the synthesiser, in which all ticks are of one length.
+def _write_performance(tracks: Sequence[Sequence[Part]], path: Path, seconds: float = 0.0) -> None:
+    """A MIDI file for the synthesiser, in which all ticks are of one length; it lasts so many seconds at least.
 
     A key that is struck again is released just before: MIDI has one note per key, and the release of the
     first would silence the second.
@@ -185,6 +267,8 @@ def _write_performance(tracks: Sequence[Sequence[Part]], path: Path) -> None:
 
     score = symusic.Score(480)
     score.tempos.append(symusic.Tempo(time=0, qpm=60.0 * TICKS_PER_SECOND / 480.0))
+    if seconds:
+        score.markers.append(symusic.TextMeta(round((seconds + LEAD_SECONDS) * TICKS_PER_SECOND), "end"))
     for played in tracks:
         name, program, is_drum = played[0].name, played[0].program, played[0].is_drum
         starts = np.concatenate([part.start_seconds for part in played])
@@ -202,11 +286,8 @@ def _write_performance(tracks: Sequence[Sequence[Part]], path: Path) -> None:
         lengths = off[order] - on[order]
         track.notes = symusic.Note.from_numpy(on[order], lengths, pitches[order], velocities[order])
         own = played[0]
-        pan = (
-            64
-            if own.control_numbers.size or name not in INSTRUMENTS
-            else round(64 + 63 * INSTRUMENTS[name].pan)
-        )
+        is_placed = name not in INSTRUMENTS or PAN in own.control_numbers
+        pan = 64 if is_placed else round(64 + 63 * INSTRUMENTS[name].pan)
         give_controls(
             track,
             np.append(0, _ticks(own.control_seconds)),
@@ -222,27 +303,30 @@ def _ticks(seconds: DoubleArray) -> NDArray[np.int32]:
     return np.round((seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
 
 
-def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:
-    """A slow gain curve `[N]` that evens out the loudness over about two seconds by at most 9 dB.
+def _frame_powers(mix: FloatArray, hop: int) -> DoubleArray:
+    """Mean power `[n // hop]` of frames of `hop` samples of a mix `[2, n]`."""
+    n_frames = mix.shape[1] // hop
+    frames = np.square(mix[:, : n_frames * hop]).reshape(2, n_frames, -1)
+    return np.asarray(frames.mean(axis=(0, 2)).astype(np.float64))
+
+
+def _levelling_db(power: DoubleArray) -> DoubleArray:
+    """Slow gains in dB `[n]` that even out powers `[n]` of tenths of a second over two seconds, by at most 9 dB.
 
     What is more than 30 dB below the loudest moment is a rest and is not raised.
     """
-    hop = sample_rate // 10
-    n_frames = max(1, mix.shape[1] // hop)
-    power = np.square(mix[:, : n_frames * hop]).reshape(2, n_frames, -1).mean(axis=(0, 2)).astype(np.float64)
-    if mix.shape[1] < hop or not power.any():
-        return np.ones(mix.shape[1], np.float32)
+    if not power.any():
+        return np.zeros(1)
     window = np.hanning(23)[1:-1]
-    slow = np.convolve(power, window, "same") / np.convolve(np.ones(n_frames), window, "same")
+    slow = np.convolve(power, window, "same") / np.convolve(np.ones(len(power)), window, "same")
     level_db = 10.0 * np.log10(np.maximum(slow, slow.max() * 1e-3))
-    gain_db = np.clip(np.median(level_db) - level_db, -9.0, 9.0)
-    return _gain_curve(gain_db, hop, mix.shape[1])
+    return np.asarray(np.clip(np.median(level_db) - level_db, -9.0, 9.0))
 
 
-def _gain_curve(gain_db: DoubleArray, hop: float, n_samples: int) -> FloatArray:
-    """Gains in dB of frames of `hop` samples as a factor for each sample, `[N]`."""
+def _gain_curve(gain_db: DoubleArray, hop: float, start: int, stop: int) -> FloatArray:
+    """Gains in dB of frames of `hop` samples as a factor for each sample from one to another, `[stop - start]`."""
     centres = (np.arange(len(gain_db)) + 0.5) * hop
-    return np.asarray(10.0 ** (np.interp(np.arange(n_samples), centres, gain_db) / 20.0), np.float32)
+    return np.asarray(10.0 ** (np.interp(np.arange(start, stop), centres, gain_db) / 20.0), np.float32)
 
 
 def _reverberated(layer: FloatArray, response: NDArray[np.floating]) -> FloatArray:

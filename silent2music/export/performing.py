@@ -1,0 +1,178 @@
+"""`s2m perform`: a score in, a file of music out, in the room that it was written for.
+
+The performer is the synthesiser fluidsynth with a soundfont of the user's choice. Its instruments keep the places
+between left and right that the score gives them, and stand in the room's own measured reverberation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.acoustics.unsuited import room_warnings
+from silent2music.arrays import FloatArray
+from silent2music.audio import Recorded, Waveform
+from silent2music.config import DeliveryConfig
+from silent2music.errors import AudioError, DataError
+from silent2music.export import provenance
+from silent2music.export.delivery import faded, in_front, resampled
+from silent2music.export.infer import LONG_SECONDS
+from silent2music.export.levelling import write_music
+from silent2music.export.space import Placement, placed
+from silent2music.files import atomic_path
+from silent2music.score import Score, read_midi
+
+MAX_SYNTHESISER_RATE = 96_000
+"""fluidsynth plays at no higher one; above it, the music is resampled."""
+
+COMMENT = "Score performed by silent2music with a soundfont"
+
+
+def perform(
+    tune: Path,
+    out: Path,
+    soundfont: Path,
+    room: Path | None = None,
+    delivery: DeliveryConfig | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    reading: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Play a MIDI file with a soundfont and write the music, with its tags and its record, whole or not at all.
+
+    Args:
+        tune: the MIDI file, with any General MIDI instruments, of any length.
+        out: the music, of a suffix that `audio.write` knows; its record is the `.json` beside it.
+        soundfont: an SF2 or SF3 file.
+        room: a recording of the room that the music stands in; without one it has the synthesiser's reverberation.
+        delivery: rate, channels, loudness and fades.
+        seconds: length of the music; by default until the last note has died away.
+        seed: of the room's reverberation.
+        reading: options of `audio.open_recording` for the room.
+        force: replace what this program made before, and play more than `LONG_SECONDS`.
+
+    Returns:
+        The record, as written beside the music.
+
+    Raises:
+        DataError: if the tune is no MIDI file or has no notes, or soundfont or synthesiser do not serve.
+        AudioError: if the room cannot be read or the music not be written.
+    """
+    delivery = delivery or DeliveryConfig()
+    score = read_midi(tune)
+    if not score.n_notes:
+        raise DataError(f"{tune} holds no notes; expected a MIDI file with at least one.")
+    length = score.seconds if seconds is None else seconds
+    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, length)
+    sidecar = provenance.sidecar_path(out)
+    for path in (out, sidecar):
+        provenance.check_replaceable(path, force, [tune, soundfont, *([room] if room else [])])
+    if length > LONG_SECONDS and not force:
+        raise AudioError(
+            f"{tune} gives {length / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
+        )
+    performer = _performer(soundfont)
+    recording = None if room is None else audio.open_recording(room, **(reading or {}))
+    profile = None if recording is None else analyze(recording)
+    where = None if profile is None or delivery.mono else in_front(profile)
+    music = _performed(score, soundfont, delivery, where, seconds, seed, is_dry=profile is not None)
+    with atomic_path(sidecar, force) as record_path:
+        with atomic_path(out, force) as audio_path:
+            made = {
+                "input": None if room is None or recording is None else _heard(room, recording, profile),
+                "score": {"file": tune.name, "sha256": provenance.sha256(tune), **_described(score)},
+                "performer": performer,
+                "settings": {
+                    "seed": seed,
+                    "seconds": seconds,
+                    **provenance.described_reading(reading or {}),
+                    "delivery": dataclasses.asdict(delivery),
+                },
+                "versions": provenance.versions(),
+            }
+            is_silent_room = profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS
+            output = write_music(audio_path, music, delivery, as_made=is_silent_room)
+            provenance.write_tags(audio_path, made, comment=COMMENT)
+            output = {"file": out.name, **output, "sha256": provenance.sha256(audio_path)}
+            if where is not None:
+                output["space"] = dataclasses.asdict(where)
+        record = {"output": output, **made, "room": None if profile is None else profile.to_dict()}
+        record_path.write_text(provenance.to_text(record), encoding="utf-8")
+    return record
+
+
+def _performed(
+    score: Score,
+    soundfont: Path,
+    delivery: DeliveryConfig,
+    where: Placement | None,
+    seconds: float | None,
+    seed: int,
+    is_dry: bool,
+) -> Iterator[Waveform]:
+    """The music as it is delivered, at the synthesiser's level."""
+    from silent2music.factory.rendering import play
+
+    rate = min(delivery.sample_rate, MAX_SYNTHESISER_RATE)
+    sound: Iterator[Waveform] = play(score, soundfont, rate, reverb=not is_dry, seconds=seconds)
+    if delivery.mono:
+        sound = (piece.mono() for piece in sound)
+    elif where is not None:
+        sound = in_room(sound, where, seed)
+    n_samples = None if seconds is None else round(seconds * delivery.sample_rate)
+    n_in, n_out = (round(fade * delivery.sample_rate) for fade in (delivery.fade_in, delivery.fade_out))
+    return faded(resampled(sound, delivery.sample_rate), n_samples, n_in, n_out)
+
+
+def in_room(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iterator[Waveform]:
+    """Stereo `[2, n]` that keeps its image, in the diffuse sound of a room; the share of power is `space.placed`'s.
+
+    Args:
+        pieces: of one rate.
+        where: the music stands, of which the direction is left to the music.
+        seed: of the room's reverberation.
+    """
+    dry: FloatArray = np.zeros((2, 0), np.float32)
+
+    def sums() -> Iterator[Waveform]:
+        nonlocal dry
+        for piece in pieces:
+            dry = np.concatenate([dry, piece.samples], axis=1)
+            yield piece.mono()
+
+    share = where.diffuse_share
+    # What comes from the middle has twice the power of its mean in two channels, and the room's sound has it once.
+    direct, diffuse = np.float32(np.sqrt(1.0 - share)), np.float32(np.sqrt(2.0 * share))
+    for wet in placed(sums(), dataclasses.replace(where, diffuse_share=1.0), seed):
+        n = wet.n_samples
+        yield Waveform(direct * dry[:, :n] + diffuse * wet.samples, wet.sample_rate)
+        dry = dry[:, n:]
+
+
+def _heard(path: Path, recording: Recorded, profile: AcousticProfile | None) -> dict[str, Any]:
+    """What the record says of the room's recording."""
+    notes = () if profile is None else room_warnings(recording, profile)
+    return provenance.described_input(path.name, path, recording, notes)
+
+
+def _described(score: Score) -> dict[str, Any]:
+    """What the record says of the score."""
+    return {"seconds": score.seconds, "notes": score.n_notes, "parts": [part.name for part in score.parts]}
+
+
+def _performer(soundfont: Path) -> dict[str, str]:
+    """What the record says of synthesiser and soundfont."""
+    from silent2music.factory.rendering import synthesiser_version
+
+    return {
+        "synthesiser": synthesiser_version(soundfont),
+        "soundfont": soundfont.name,
+        "sha256": provenance.sha256(soundfont),
+    }
