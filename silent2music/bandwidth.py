@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, CheckpointError
 from silent2music.phase import inverse_stft, stft
@@ -194,6 +195,7 @@ class BandExtension:
         wanted = torch.minimum(wanted, top)
         out = torch.zeros(*spectrum.shape[:-1], N_FFT + 1, dtype=spectrum.dtype)
         out[..., : N_FFT // 2] = spectrum[..., :-1]
+        out[..., N_FFT // 2] = 0.5 * spectrum[..., -1]  # at 12 kHz, of two alike in the wider spectrum
         for shift_hz in SHIFTS_HZ:
             target = _SOURCE + round(shift_hz / BIN_HZ)
             first = (target - N_FFT // 2) // _BAND_BINS
@@ -203,7 +205,7 @@ class BandExtension:
             )
             want = wanted[..., first : first + n_bins // _BAND_BINS]
             gain = (want / have.sum(-1).clamp(min=1e-30)).sqrt().clamp(max=MAX_GAIN)
-            out[..., target : target + n_bins] = (source * gain[..., None]).flatten(-2)
+            out[..., target : target + n_bins] += (source * gain[..., None]).flatten(-2)
         return out
 
 
@@ -223,6 +225,24 @@ def features(power: Tensor) -> tuple[Tensor, Tensor]:
     surroundings = own.sum(-1, keepdim=True) + sums.sum(-1, keepdim=True)
     both = torch.cat([own, sums], dim=-1) / surroundings.clamp(min=1e-30)
     return (both + LEVEL_FLOOR).log(), surroundings
+
+
+def high_energies(power: Tensor) -> Tensor:
+    """Energies `[..., H]` of the bands between `HIGH_HZ`, of squared magnitudes `[..., N_FFT + 1]` at 48 kHz.
+
+    The first two bins count as the mean of their band: the window's main lobe leaks into them from below 12 kHz.
+    """
+    bins = [round(hz / BIN_HZ) for hz in HIGH_HZ.tolist()]
+    bands = power[..., bins[0] : bins[-1]].unflatten(-1, (-1, _BAND_BINS))
+    first = bands[..., :1, 2:].sum(-1) * (_BAND_BINS / (_BAND_BINS - 2))
+    return torch.cat([first, bands[..., 1:, :].sum(-1)], dim=-1)
+
+
+def lower_half(samples: FloatArray) -> FloatArray:
+    """Samples `[N]` of 48 kHz as `[N // 2]` of 24 kHz: all that is below 12 kHz, unlike by resampling."""
+    samples = samples[: len(samples) // 2 * 2]
+    spectrum = np.fft.rfft(samples.astype(np.float64))[: len(samples) // 4 + 1]
+    return (0.5 * np.fft.irfft(spectrum, len(samples) // 2)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
