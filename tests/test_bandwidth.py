@@ -63,12 +63,12 @@ def test_noise_goes_on_as_noise_above_12_khz(shipped: BandExtension) -> None:
     wide = loud_extension().extended(Waveform(noise(1.0), RATE))
     assert energy_above(wide, 12_100.0, 22_000.0) > 0.2
     assert energy_above(wide, 22_200.0) < 1e-4
-    assert energy_above(shipped.extended(Waveform(noise(1.0), RATE)), 12_100.0) > 0.01
+    assert energy_above(shipped.extended(Waveform(noise(1.0), RATE)), 12_100.0) > 0.001
 
 
 @pytest.mark.parametrize("gain", [0.25, 2.0**-12, 16.0])
 def test_a_gain_goes_through(shipped: BandExtension, gain: float) -> None:
-    sound = noise(0.7, 2) * np.linspace(0.0, 1.0, 16_800, dtype=np.float32) ** 4
+    sound = noise(0.7, 2) * np.geomspace(1e-4, 1.0, 16_800, dtype=np.float32)
     plain = shipped.extended(Waveform(sound, RATE)).samples
     np.testing.assert_array_equal(
         shipped.extended(Waveform(sound * np.float32(gain), RATE)).samples, plain * gain

@@ -139,6 +139,7 @@ def measure_speed(codec: Codec, samples: FloatArray) -> dict[str, float]:
     def both() -> None:
         extension.extended(Waveform(codec.decode(codes)[0].numpy(), RATE))
 
+    runs: dict[str, Callable[[], object]]
     runs = {"decoding": partial(codec.decode, codes), "decoding and extending": both}
     spent = median_seconds(runs, SPEED_ROUNDS, lambda stage, done, total: None)
     return {name: SPEED_SECONDS / value for name, value in spent.items()}
