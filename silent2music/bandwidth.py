@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, CheckpointError
 from silent2music.phase import inverse_stft, stft
@@ -194,16 +195,15 @@ class BandExtension:
         wanted = torch.minimum(wanted, top)
         out = torch.zeros(*spectrum.shape[:-1], N_FFT + 1, dtype=spectrum.dtype)
         out[..., : N_FFT // 2] = spectrum[..., :-1]
+        out[..., N_FFT // 2] = 0.5 * spectrum[..., -1]  # at 12 kHz, of two alike in the wider spectrum
         for shift_hz in SHIFTS_HZ:
             target = _SOURCE + round(shift_hz / BIN_HZ)
             first = (target - N_FFT // 2) // _BAND_BINS
             n_bins = min(_N_SOURCE_BANDS, wanted.shape[-1] - first) * _BAND_BINS
-            have, source = (
-                x[..., _SOURCE : _SOURCE + n_bins].unflatten(-1, (-1, _BAND_BINS)) for x in (power, spectrum)
-            )
+            have, source = (_in_bands(x[..., _SOURCE : _SOURCE + n_bins]) for x in (power, spectrum))
             want = wanted[..., first : first + n_bins // _BAND_BINS]
-            gain = (want / have.sum(-1).clamp(min=1e-30)).sqrt().clamp(max=MAX_GAIN)
-            out[..., target : target + n_bins] = (source * gain[..., None]).flatten(-2)
+            gain = (want / have.sum(-1).clamp(min=1e-36)).sqrt().clamp(max=MAX_GAIN)
+            out[..., target : target + n_bins] += (source * gain[..., None]).flatten(-2)
         return out
 
 
@@ -221,14 +221,38 @@ def features(power: Tensor) -> tuple[Tensor, Tensor]:
     sums = functional.avg_pool1d(energies.mT, 2 * CONTEXT + 1, 1).mT
     own = energies[:, CONTEXT:-CONTEXT]
     surroundings = own.sum(-1, keepdim=True) + sums.sum(-1, keepdim=True)
-    both = torch.cat([own, sums], dim=-1) / surroundings.clamp(min=1e-30)
+    both = torch.cat([own, sums], dim=-1) / surroundings.clamp(min=1e-36)
     return (both + LEVEL_FLOOR).log(), surroundings
+
+
+def high_energies(power: Tensor) -> Tensor:
+    """Energies `[..., H]` of the bands between `HIGH_HZ`, of squared magnitudes `[..., N_FFT + 1]` at 48 kHz.
+
+    The first two bins count as the mean of their band: the window's main lobe leaks into them from below 12 kHz.
+    """
+    bins = [round(hz / BIN_HZ) for hz in HIGH_HZ.tolist()]
+    bands = _in_bands(power[..., bins[0] : bins[-1]])
+    first = bands[..., :1, 2:].sum(-1) * (_BAND_BINS / (_BAND_BINS - 2))
+    return torch.cat([first, bands[..., 1:, :].sum(-1)], dim=-1)
+
+
+def _in_bands(bins: Tensor) -> Tensor:
+    """Bins `[..., n * _BAND_BINS]` as `[..., n, _BAND_BINS]`."""
+    return bins.reshape(*bins.shape[:-1], -1, _BAND_BINS)
+
+
+def lower_half(samples: FloatArray) -> FloatArray:
+    """Samples `[N]` of 48 kHz as `[N // 2]` of 24 kHz: all that is below 12 kHz, unlike by resampling."""
+    samples = samples[: len(samples) // 2 * 2]
+    spectrum = np.fft.rfft(samples.astype(np.float64))[: len(samples) // 4 + 1]
+    return (0.5 * np.fft.irfft(spectrum, len(samples) // 2)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def _low_bands() -> Tensor:
     """Which bins `[N_FFT / 2 + 1, N_LOW_BANDS]` each of the lower bands holds."""
-    mels = np.linspace(*(np.log1p(hz / 700.0) for hz in LOW_HZ), N_LOW_BANDS + 1)
+    first, last = (float(np.log1p(hz / 700.0)) for hz in LOW_HZ)
+    mels = np.linspace(first, last, N_LOW_BANDS + 1)
     edges = np.round(700.0 * np.expm1(mels) / BIN_HZ)
     bins = np.arange(N_FFT // 2 + 1)[:, None]
     return torch.from_numpy((bins >= edges[:-1]) & (bins < edges[1:])).float()

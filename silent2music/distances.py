@@ -40,12 +40,13 @@ def spectrum(audio: Tensor, n_fft: int) -> Tensor:
     return (power + 1e-14).sqrt() * (4.0 / n_fft)
 
 
-def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
+def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int, above_hz: float = 0.0) -> Tensor:
     """Mean absolute difference of natural log-mel magnitudes over `MEL_SCALES`, floored at `MEL_FLOOR`.
 
     Args:
         reference, estimate: samples `[B, N]`.
         sample_rate: in Hz.
+        above_hz: only bands whose lower edge is at this frequency or above count.
 
     Returns:
         `[B]`; 0 for the same sound.
@@ -56,8 +57,13 @@ def log_mel_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> T
         0.0
     """
     wanted, got = _spectra(reference), _spectra(estimate)
-    errors = [_log_mel_error(wanted[n], got[n], n_mels, sample_rate) for n, n_mels in MEL_SCALES]
-    return torch.stack([error.abs().mean((1, 2)) for error in errors]).mean(0)
+    parts = []
+    for n_fft, n_mels in MEL_SCALES:
+        # Bins below the frequency have no weight in the bands that count.
+        below = _mel_bands(n_fft, n_mels, sample_rate)[:, : math.ceil(above_hz * n_fft / sample_rate)]
+        error = _log_mel_error(wanted[n_fft], got[n_fft], n_mels, sample_rate)
+        parts.append(error[:, (below == 0.0).all(1)].abs().mean((1, 2)))
+    return torch.stack(parts).mean(0)
 
 
 def _spectra(audio: Tensor) -> dict[int, Tensor]:

@@ -186,6 +186,16 @@ def test_codec_music(desk: Desk) -> None:
     assert len(list((desk.folder / "music").rglob("*.flac"))) == 2
 
 
+def test_codec_fit_band_and_bench_band(desk: Desk, codec: Path) -> None:
+    desk.drive("codec music scores --out wide --seed 1 --pieces 2 --set data.sample_rate=48000")
+    shutil.copytree(codec, desk.folder / "extended")
+    desk.drive("codec fit-band wide/train --codec extended --hours 0.01 --seed 1")
+    assert (desk.folder / "extended" / "extension.safetensors").is_file()
+    printed = desk.drive("codec bench-band extended --families wide --real rooms --out band --seconds 1")
+    assert b"| **families** | 2 |" in printed
+    assert (desk.folder / "band" / "band.json").is_file()
+
+
 # ---- model ----
 
 

@@ -57,6 +57,26 @@ def codec_fit(
     say(f"{out}: {codec.n_codebooks} codebooks of {codec.codebook_size}, checksum {codec.token_checksum()}")
 
 
+@codec_app.command("fit-band")
+def codec_fit_band(
+    music: Music,
+    codec: Annotated[Path, typer.Option("--codec", help="Codec folder to fit it to and to write it into.")],
+    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 1.0,
+    seed: Seed = SAMPLING.seed,
+) -> None:
+    """Fit what continues a codec's sound above 12 kHz, to music of 44.1 or 48 kHz; it takes minutes."""
+    from silent2music.bandwidth import EXTENSION_FILE
+    from silent2music.codec import load_codec
+    from silent2music.data.pairs import music_files
+    from silent2music.training.band_fit import fit_extension
+
+    files = [file for path in music for file in music_files(path)]
+    with progress_bar() as steps:
+        extension = fit_extension(files, load_codec(codec), seed, hours, fractions(steps))
+    extension.save(codec)
+    print(f"{codec / EXTENSION_FILE}: the codec's sound goes on above 12 kHz")
+
+
 @codec_app.command("train")
 def codec_train(
     recipe: Recipe,
@@ -133,6 +153,30 @@ def codec_bench(
     with progress_bar() as steps:
         music = bench_music(families, pairs, real, limit)
         print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
+
+
+@codec_app.command("bench-band")
+def codec_bench_band(
+    codec: Annotated[Path, typer.Argument(help="Codec folder with an extension.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for band.md and band.json.")],
+    families: Annotated[
+        list[Path] | None,
+        typer.Option("--families", help="Held-out music of `s2m codec music` at 48 kHz; repeat."),
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+) -> None:
+    """Compare a codec's extension above 12 kHz with plain resampling, on held-out music of 44.1 or 48 kHz."""
+    from silent2music.codec import load_codec
+    from silent2music.data.pairs import music_files
+    from silent2music.evaluation.band_bench import run_band_bench
+
+    music = {
+        "families": [file for path in families or () for file in music_files(path)],
+        "real": music_files(real) if real else [],
+    }
+    with progress_bar() as steps:
+        print(run_band_bench(load_codec(codec), music, out, seconds, named(steps, "files")))
 
 
 @codec_app.command("roundtrip")
