@@ -5,14 +5,12 @@ Nothing here needs torch, so that commands which only look at audio start at onc
 
 from __future__ import annotations
 
+from silent2music.audio.finding import READABLE_SUFFIXES, VIDEO_SUFFIXES, Found, find_audio, no_audio, search
 from silent2music.audio.formats import (
     MIN_SECONDS,
-    READABLE_SUFFIXES,
     SUFFIX_SUBTYPES,
-    VIDEO_SUFFIXES,
     WHOLE_SECONDS,
     compare_channels,
-    find_audio,
     ogg_coded,
     open_recording,
     read,
@@ -51,6 +49,7 @@ __all__ = [
     "SUFFIX_SUBTYPES",
     "VIDEO_SUFFIXES",
     "WHOLE_SECONDS",
+    "Found",
     "LoudnessMeter",
     "Recorded",
     "Recording",
@@ -63,6 +62,7 @@ __all__ = [
     "integrated_lufs",
     "level_curve_dbfs",
     "limited",
+    "no_audio",
     "normalised",
     "ogg_coded",
     "open_recording",
@@ -71,6 +71,7 @@ __all__ = [
     "read",
     "read_blocks",
     "rms_dbfs",
+    "search",
     "to_dbfs",
     "true_peak_dbtp",
     "write",

@@ -7,6 +7,7 @@ nowhere else; its help is plain text, since importing rich for it would take lon
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import io
 import sys
@@ -23,6 +24,7 @@ from silent2music.cli.evaluation import bench, evaluate, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
+from silent2music.processes import Interrupted, interruptible
 
 app = typer.Typer(
     name="s2m",
@@ -79,6 +81,10 @@ def _collect_less() -> None:
     atexit.register(gc.freeze)
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, `kill`, or a terminal that was closed; 0 is all made, 1 something failed, 2 wrong usage."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an `S2MError` becomes one sentence on standard error and exit 1.
 
@@ -92,7 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(arguments)
+        with interruptible():
+            app(arguments)
     except S2MError as error:
         complain(str(error))
         sys.exit(1)
+    except Interrupted:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            complain("Interrupted; what was finished is whole.")
+        sys.exit(INTERRUPTED)

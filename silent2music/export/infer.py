@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
-from silent2music.files import atomic_path
+from silent2music.files import atomic_paths, claimed, remove_leavings
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -77,12 +78,37 @@ def infer_many(
         room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
 
-    manifest = None if folder is None else batch.Manifest(folder)
-    for found in batch.outcomes(jobs, outcome):
-        if manifest is not None and not found.job.refused:
-            manifest.add(found.job.out, _manifest_entry(found))
-        yield found
-    if manifest is not None and manifest.path.exists():
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(claimed(folder, *batch.launched()))
+        for place in {job.out.parent for job in jobs}:
+            remove_leavings(place)
+        found = batch.outcomes(jobs, outcome)
+        yield from found if folder is None else _listed(found, folder)
+
+
+def _listed(outcomes: Iterator[Outcome], folder: Path) -> Iterator[Outcome]:
+    """The same outcomes, each after it was noted in the folder's manifest.
+
+    Raises:
+        AudioError: after the last outcome, if one could not be noted.
+    """
+    manifest = batch.Manifest(folder)
+    known = manifest.read()
+    failure: AudioError | None = None
+    for outcome in outcomes:
+        job = outcome.job
+        made = job.label if job.refused else job.out.relative_to(folder).as_posix()
+        # Of music that is there and was not replaced, what was noted of it before stays true.
+        if outcome.status != "failed" or made not in known or not job.out.is_file():
+            try:
+                manifest.add(made, _manifest_entry(outcome))
+            except AudioError as error:
+                failure = error
+        yield outcome
+    if failure is not None:
+        raise failure
+    if manifest.path.exists():
         manifest.tidy()
 
 
@@ -116,35 +142,27 @@ def infer(
     sampling = model.settled(request.sampling, job.seed)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
-    text = b""
-    try:
-        # Opened before the music is made: a place that cannot be written is told at once.
-        with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
-            measured = Measured(room, model.model.config.ambient)
-            profile = measured.profile()
-            music = model.model.stream(
-                room, sampling, request.seconds, progress=step, measured=measured, **request.controls
-            )
-            made: dict[str, Any] = {
-                "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
-                "model": model.described(),
-                "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
-                "versions": provenance.versions(),
-            }
-            try:
-                output = write_music(audio_path, music, as_made=profile.level_dbfs <= audio.FLOOR_DBFS)
-                provenance.write_tags(audio_path, made)
-            except AudioError as error:
-                raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
-            output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-            record = {"output": output, **made, "room": profile.to_dict()}
-            text = provenance.to_text(record).encode()
-            record_path.write_bytes(text)
-    except AudioError:
-        # The record comes to its place first, and goes again where the music cannot follow.
-        if text and sidecar.exists() and sidecar.read_bytes() == text:
-            sidecar.unlink()
-        raise
+    # Opened before the music is made: a place that cannot be written is told at once.
+    with atomic_paths(job.out, sidecar, force=force) as (audio_path, record_path):
+        measured = Measured(room, model.model.config.ambient)
+        profile = measured.profile()
+        music = model.model.stream(
+            room, sampling, request.seconds, progress=step, measured=measured, **request.controls
+        )
+        made: dict[str, Any] = {
+            "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
+            "model": model.described(),
+            "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
+            "versions": provenance.versions(),
+        }
+        try:
+            output = write_music(audio_path, music, as_made=profile.level_dbfs <= audio.FLOOR_DBFS)
+            provenance.write_tags(audio_path, made)
+        except AudioError as error:
+            raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
+        output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
+        record = {"output": output, **made, "room": profile.to_dict()}
+        record_path.write_bytes(provenance.to_text(record).encode())
     return record
 
 
