@@ -136,9 +136,10 @@ def remove_leavings(folder: Path, alone: bool = False) -> None:
         return
     for path in found:
         owner = _TEMPORARY.fullmatch(path.name)
-        if owner is None or _is_mine(owner):
+        if owner is not None and _is_mine(owner):
             continue
-        if alone or (owner["machine"] == _MACHINE and not _is_running(int(owner["pid"]))):
+        is_dead = owner and owner["machine"] == _MACHINE and not _is_running(int(owner["pid"]))
+        if is_dead or (alone and not path.name.startswith(LOCK_NAME)):
             _remove(path)
 
 

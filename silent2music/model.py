@@ -35,6 +35,7 @@ from silent2music.config import (
 )
 from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
+from silent2music.files import atomic_path, remove_leavings
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
@@ -377,22 +378,24 @@ class Silent2Music(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder: weights in 16 bits, codec, `config.json`, and a model card if there is none."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        remove_leavings(folder)
         state = self.own_state()
         write_weights(state, folder / WEIGHTS_FILE)
         save_codec(self.codec, folder / CODEC_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        with atomic_path(folder / CONFIG_FILE, force=True) as file:
+            file.write_text(text, encoding="utf-8")
         card = folder / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())
-            card.write_text(
+            own = (
                 "---\nlibrary_name: silent2music\nlicense: apache-2.0\ntags: [music-generation, audio]\n---\n\n"
                 f"# {self.config.name}\n\nA silent2music model with {n_weights / 1e6:.1f} M weights. "
-                "Say here what it was trained on, for how long, and what was measured.\n",
-                encoding="utf-8",
+                "Say here what it was trained on, for how long, and what was measured.\n"
             )
+            with atomic_path(card) as file:
+                file.write_text(own, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, name: Path | str, **options: Any) -> Silent2Music:

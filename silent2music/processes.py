@@ -121,9 +121,9 @@ class Pool:
             self._executor = ProcessPoolExecutor(self._workers, _Spawn(), _initialise, (sent,))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._executor is not None:
-            if kind is not None and not issubclass(kind, Exception):
+            if len(error) > 1 and not isinstance(error[1], Exception | None):
                 for child in multiprocessing.active_children():
                     if isinstance(child, _Process):
                         child.terminate()  # jobs may take minutes

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,8 +51,10 @@ DEMO_OUT = Path("s2m-demo.wav")
 def infer(
     rooms: Rooms,
     output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Output file (.wav, .flac or .ogg), for one recording."),
+        str | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Output file (.wav, .flac or .ogg), for one recording."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -83,11 +87,12 @@ def infer(
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
     is_folder = any(room.is_dir() for room in rooms)
-    if output is not None and (out is not None or len(rooms) > 1 or is_folder):
+    file, folder = _place(output, out)
+    if file is not None and (folder is not None or len(rooms) > 1 or is_folder):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder.")
-    if stream and (len(rooms) > 1 or is_folder or output is not None or out is not None):
+    if stream and (len(rooms) > 1 or is_folder or file is not None or folder is not None):
         raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output.")
-    from silent2music.export.batch import share
+    from silent2music.export.batch import passed_over, share
     from silent2music.export.infer import infer_many, plan
     from silent2music.export.models import LazyModel, Request
 
@@ -101,20 +106,39 @@ def infer(
         lazy = LazyModel(model, device)
         send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
         return
-    jobs = plan(rooms, seed, output, out)
+    jobs = plan(rooms, seed, file, folder)
+    passed = passed_over(rooms)
     is_alone = len(share(jobs)) == 1
-    folder = (out or Path()) if is_folder else None
+    top = (folder or Path()) if is_folder else None
     outcomes = []
-    with progress_bar() as steps:
-        for outcome in infer_many(jobs, LazyModel(model, device), request, force, steps, folder):
+    lazy = LazyModel(model, device)
+    with progress_bar() as steps, closing(infer_many(jobs, lazy, request, force, steps, top)) as made:
+        for outcome in made:
             outcomes.append(outcome)
             if outcome.status == "failed":
                 complain(outcome.reason)
             elif outcome.record is not None and outcome.status == "made":
                 _report(outcome.record, as_json, is_alone)
-    if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
-        _count(outcomes, folder / "manifest.jsonl")
+    if top is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
+        _count(outcomes, top / "manifest.jsonl")
+    for sentence in passed:
+        complain(sentence)
     _end(outcomes, "music")
+
+
+def _place(output: str | None, out: Path | None) -> tuple[Path | None, Path | None]:
+    """The file and the folder that -o and --out mean: -o with a folder's slash, or one that exists, is a folder."""
+    from silent2music.audio import SUFFIX_SUBTYPES
+
+    if out is not None and out.suffix.lower() in SUFFIX_SUBTYPES and not out.is_dir():
+        raise typer.BadParameter(f"--out names a folder, and {out} looks like a file; use -o {out}.")
+    if output is None:
+        return None, out
+    if output.endswith(tuple(filter(None, (os.sep, os.altsep)))) or Path(output).is_dir():
+        if out is not None:
+            raise typer.BadParameter(f"-o {output} and --out {out} both name a folder; give one of them.")
+        return None, Path(output)
+    return Path(output), out
 
 
 def _report(record: Mapping[str, Any], as_json: bool, alone: bool) -> None:
@@ -212,6 +236,7 @@ def ambience(
     """
     from silent2music.export.ambience.job import ambience as make_loops
     from silent2music.export.ambience.lap import parse_loop
+    from silent2music.export.batch import passed_over
     from silent2music.export.models import LazyModel
 
     options: dict[str, Any] = {
@@ -240,6 +265,8 @@ def ambience(
             complain,
             reading_of(strict, track, channel),
         )
+    for sentence in passed_over(rooms):
+        complain(sentence)
     if sys.stdout.isatty():
         n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))
         print(f"{out}: {n_made} rooms made, {n_kept} were complete")

@@ -38,7 +38,7 @@ from silent2music.factory.scenes import (
 )
 from silent2music.factory.scores import Score, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, claimed, remove_leavings
 from silent2music.processes import Pool
 
 Progress = Callable[[int, int], None]
@@ -104,6 +104,7 @@ def build(
     Raises:
         ConfigError: if hours, seed or workers are out of range.
         DataError: if the sources are missing or unusable, or `out` was built with other settings.
+        S2MError: if another command writes to `out`.
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
@@ -114,21 +115,27 @@ def build(
             f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
         )
     n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
-    _claim(config, out, seed)
-    factory = open_factory(config, out, seed)
-    missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
-    n_done = n_pairs - len(missing)
-    report(n_done, n_pairs)
-    renewed = monotonic()
-    # A worker opens the sources for itself: sent to it, they would be copied.
-    with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
-        for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
-            report(count, n_pairs)
-            if monotonic() - renewed > MANIFEST_SECONDS:
-                _write_manifest(factory)
-                renewed = monotonic()
-    _write_manifest(factory)
+    with claimed(out):
+        wanted = _check_unclaimed(config, out, seed)
+        for name in (".", "audio", "labels", "library"):
+            remove_leavings(out / name, alone=True)
+        factory = open_factory(config, out, seed)
+        if not (out / SETTINGS_FILE).exists():
+            with atomic_path(out / SETTINGS_FILE) as temporary:
+                temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
+        n_done = n_pairs - len(missing)
+        report(n_done, n_pairs)
+        renewed = monotonic()
+        # A worker opens the sources for itself: sent to it, they would be copied.
+        with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
+            for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
+                report(count, n_pairs)
+                if monotonic() - renewed > MANIFEST_SECONDS:
+                    _write_manifest(factory)
+                    renewed = monotonic()
+        _write_manifest(factory)
 
 
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
@@ -141,8 +148,8 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     rooms = data_folder(config.rooms, "rooms") if config.rooms else None
     if not Path(config.soundfont).is_file():
         raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
-    library = open_library(ambience, rooms, out / "library")
     chosen, refused = scores_by_split(scores, config.validation_share)
+    library = open_library(ambience, rooms, out / "library")
     stocks = {}
     for split, part in zip(SPLITS, library.split(config.validation_share), strict=True):
         kinds = usable_kinds(part, config.kinds)
@@ -271,9 +278,9 @@ def _save(factory: Factory, index: int) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _claim(config: DataConfig, out: Path, seed: int) -> None:
-    """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
-    wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
+def _check_unclaimed(config: DataConfig, out: Path, seed: int) -> dict[str, Any]:
+    """The settings of a build as its folder states them; refuses a folder of other pairs."""
+    wanted: dict[str, Any] = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
     path = out / SETTINGS_FILE
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -285,16 +292,7 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
             )
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
-    try:
-        for name in ("audio", "labels", "library"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-            for leftover in (out / name).glob(".s2m-*"):
-                leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); choose another place.") from error
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    return wanted
 
 
 def _write_manifest(factory: Factory) -> None:

@@ -61,11 +61,11 @@ def train_codec(
     config = recipe.codec_training
     require("tensorboard", "train")  # what lacks is told before what is wrong with the settings
     _check(recipe)
-    accelerator = open_run(config, out, resume)
-    codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
-    average.load_state_dict(codec.state_dict())
-    trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
-    train_steps(trained, accelerator, config, out, resume)
+    with open_run(config, out, resume) as accelerator:
+        codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
+        average.load_state_dict(codec.state_dict())
+        trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
+        train_steps(trained, accelerator, config, out, resume)
     return out / CODEC_FOLDER
 
 
