@@ -252,6 +252,7 @@ def ambience(
     }
     given = {name: value for name, value in options.items() if value is not None}
     config = dataclasses.replace(settings_of(preset, overrides).ambience, **given)
+    passed = passed_over(rooms)
     with progress_bar() as steps:
         outcomes = make_loops(
             rooms,
@@ -265,7 +266,7 @@ def ambience(
             complain,
             reading_of(strict, track, channel),
         )
-    for sentence in passed_over(rooms):
+    for sentence in passed:
         complain(sentence)
     if sys.stdout.isatty():
         n_made, n_kept = (sum(o.status == status for o in outcomes) for status in ("made", "kept"))

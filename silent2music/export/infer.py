@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def infer_many(
     force: bool = False,
     progress: Progress | None = None,
     folder: Path | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Make music for many rooms, or for this process's share of them; a bad one does not stop the rest.
 
     Args:
@@ -66,6 +66,7 @@ def infer_many(
 
     Raises:
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
+        AudioError: if another command writes to `folder`, or, after all else, its manifest cannot be written.
     """
     asked = request or Request()
 
