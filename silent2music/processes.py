@@ -35,6 +35,15 @@ THREAD_VARIABLES = (
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Names of the signals that ask a process to end: Ctrl-C, `kill`, a terminal that is closed, Ctrl-Break."""
 
+Progress = Callable[[str, int, int], None]
+"""Called with the name of what is being done, steps done and steps in all."""
+
+StepProgress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+FractionProgress = Callable[[str, float], None]
+"""Called with the name of what is being done and the fraction of it done."""
+
 Item = TypeVar("Item")
 
 

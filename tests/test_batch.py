@@ -270,7 +270,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path, model_folder: Path, s2m)
         (rooms / name).touch()
     sentence = "4 files were passed over because of their suffix (.jpg, .txt, none)."
     assert passed_over([rooms, rooms / "a.wav"]) == [sentence]
-    code, printed, said = s2m("infer", rooms, "--out", rooms / "out", "--model", model_folder)
+    code, _, said = s2m("infer", rooms, "--out", rooms / "out", "--model", model_folder)
     assert (code, said) == (0, f"{sentence}\n")
     assert s2m("infer", rooms, "--out", rooms / "out", "--model", model_folder)[2].count(sentence) == 1
 

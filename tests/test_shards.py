@@ -257,7 +257,7 @@ def test_two_at_once_double_nothing_and_a_refused_one_claims_nothing(
     out = tmp_path / "out"
     with claimed(out), pytest.raises(AudioError, match="out is being written by another command"):
         prepare(folder, out, codec, AMBIENT)
-    with pytest.raises(DataError, match="expected the same, set ambient.frame_rate"):
+    with pytest.raises(DataError, match=r"expected the same, set ambient\.frame_rate"):
         prepare(folder, out, codec, replace(AMBIENT, frame_rate=50.0))
     with pytest.raises(DataError, match="cannot be read"):
         prepare(tmp_path, out, codec, AMBIENT)

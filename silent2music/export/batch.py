@@ -24,16 +24,13 @@ from silent2music.files import atomic_path, locked
 
 T = TypeVar("T")
 
-Progress = Callable[[str, int, int], None]
-"""Called with a recording's name, steps done and steps in all."""
-
 MUSIC_SUFFIX = ".music.wav"
 """`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
 
 LOOPS_RECORD = "ambience.json"
 """In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
-MANIFEST = "manifest.jsonl"
+MUSIC_MANIFEST = "manifest.jsonl"
 
 LOOPS_MANIFEST = "manifest.json"
 
@@ -168,7 +165,7 @@ def _found_below(folder: Path) -> audio.Found:
 
 def _is_made(path: Path) -> bool:
     """Whether a file, by its name and place, is music, loops, or a record of them."""
-    if path.name in (MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
+    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
         return True
     return path.stem.endswith(MUSIC_SUFFIX.removesuffix(".wav"))
 
@@ -261,7 +258,7 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / MANIFEST
+        self.folder, self.path = folder, folder / MUSIC_MANIFEST
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Entries by key; a line that a dying process left unfinished is passed over."""

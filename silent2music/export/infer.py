@@ -19,10 +19,11 @@ from silent2music.audio import Recorded
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
-from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
+from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
 from silent2music.files import atomic_paths, claimed, remove_leavings
+from silent2music.processes import Progress
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""

@@ -39,10 +39,7 @@ from silent2music.factory.scenes import (
 from silent2music.factory.scores import Score, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
 from silent2music.files import atomic_path, claimed, remove_leavings
-from silent2music.processes import Pool
-
-Progress = Callable[[int, int], None]
-"""Is called with the number of complete pairs and the number of all."""
+from silent2music.processes import Pool, StepProgress
 
 Made = TypeVar("Made")
 
@@ -85,7 +82,12 @@ class Factory:
 
 
 def build(
-    config: DataConfig, out: Path, hours: float, seed: int, workers: int = 1, progress: Progress | None = None
+    config: DataConfig,
+    out: Path,
+    hours: float,
+    seed: int,
+    workers: int = 1,
+    progress: StepProgress | None = None,
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 
@@ -99,7 +101,7 @@ def build(
         hours: how much to have in all.
         seed: 0 or more.
         workers: processes; 1 builds in this one.
-        progress: see `Progress`.
+        progress: see `processes.StepProgress`.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.

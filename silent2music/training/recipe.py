@@ -19,9 +19,7 @@ from pathlib import Path
 
 from silent2music.config import RecipeConfig
 from silent2music.errors import ConfigError, DataError
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done and steps in all."""
+from silent2music.processes import Progress
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def run_recipe(
         recipe: all values.
         out: folder of everything that is made.
         stages: which of `STAGES`, in their order; all by default.
-        progress: see `Progress`.
+        progress: see `processes.Progress`.
 
     Returns:
         The model folder, `out/model`.

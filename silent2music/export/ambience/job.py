@@ -27,10 +27,11 @@ from silent2music.export.ambience.loops import Loop, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
 from silent2music.export.ambience.space import Placement, find_placement, open_room
 from silent2music.export.ambience.writing import hearing, write_loops
-from silent2music.export.batch import LOOPS_MANIFEST, LOOPS_RECORD, Job, Outcome, Progress
+from silent2music.export.batch import LOOPS_MANIFEST, LOOPS_RECORD, Job, Outcome
 from silent2music.export.models import LazyModel
 from silent2music.files import atomic_folder, atomic_path, claimed, locked, remove_leavings
 from silent2music.keys import PITCH_NAMES, estimate_key
+from silent2music.processes import Progress
 
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 """JSON schema (draft 2020-12) of the manifest, for whoever reads it."""
