@@ -99,9 +99,8 @@ def search(folder: Path) -> Found:
 
 
 def _is_above(real: str, link: Path) -> bool:
-    """Whether a folder holds a link that leads to it."""
-    place = os.path.realpath(link.parent)
-    return place == real or place.startswith(real.rstrip(os.sep) + os.sep)
+    """Whether a folder holds a link that leads to it, or was come through on the way there."""
+    return any(os.path.realpath(folder) == real for folder in link.parents)
 
 
 def _suffixes() -> tuple[str, ...]:

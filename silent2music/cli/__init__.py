@@ -85,6 +85,13 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, `kill`, or a terminal that was closed; 0 is all made, 1 something failed, 2 wrong usage."""
 
 
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether the process was asked to end, if then something failed too, such as writing to a closed terminal."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an `S2MError` becomes one sentence on standard error and exit 1.
 
@@ -103,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except S2MError as error:
         complain(str(error))
         sys.exit(1)
-    except Interrupted:
+    except (Interrupted, OSError) as error:
+        if not _is_interruption(error):
+            raise
         with contextlib.suppress(OSError):  # the terminal may be gone
             complain("Interrupted; what was finished is whole.")
         sys.exit(INTERRUPTED)

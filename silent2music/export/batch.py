@@ -107,7 +107,7 @@ def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[
         found = _found_below(room) if is_folder else audio.Found([room])
         for path, reason in found.faults.items():
             label = path.relative_to(room).as_posix() if path != room else room.name
-            jobs.append(Job(path, folder, seed, printable(label), refused=reason))
+            jobs.append(Job(path, folder, seed, printable(label), path != room, reason))
         for path in found.sounds:
             relative = path.relative_to(room) if is_folder else Path(path.name)
             out = folder / portable(renamed(relative))
@@ -145,8 +145,8 @@ def passed_over(rooms: Sequence[Path]) -> list[str]:
     if others:
         suffixes = sorted({printable(path.suffix.lower()) or "none" for path in others})
         shown = ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "")
-        were = "file was" if len(others) == 1 else "files were"
-        sentences.append(f"{len(others)} {were} passed over because of their suffix ({shown}).")
+        what = ("file was", "its") if len(others) == 1 else ("files were", "their")
+        sentences.append(f"{len(others)} {what[0]} passed over because of {what[1]} suffix ({shown}).")
     return sentences
 
 

@@ -102,7 +102,8 @@ def _listed(outcomes: Iterator[Outcome], folder: Path) -> Iterator[Outcome]:
         job = outcome.job
         made = job.label if job.refused else job.out.relative_to(folder).as_posix()
         # Of music that is there and was not replaced, what was noted of it before stays true.
-        if outcome.status != "failed" or made not in known or not job.out.is_file():
+        is_known = outcome.status == "failed" and made in known and job.out.is_file()
+        if not is_known and (job.found or not job.refused):
             try:
                 manifest.add(made, _manifest_entry(outcome))
             except AudioError as error:

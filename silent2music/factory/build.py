@@ -285,7 +285,10 @@ def _check_unclaimed(config: DataConfig, out: Path, seed: int) -> dict[str, Any]
     wanted: dict[str, Any] = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
     path = out / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); choose another folder.") from error
         if found != wanted:
             old, new = ({**values.get("data", {}), "seed": values.get("seed")} for values in (found, wanted))
             names = sorted(key for key in new if old.get(key) != new[key])

@@ -126,11 +126,16 @@ def _train_model(run: _Run) -> None:
     start = Path(run.recipe.run.start) if run.recipe.run.start else None
     resume = (training / STATE_FILE).exists()
     model = train(run.recipe, run.out / "tokens", run.codec, training, resume, start)
-    shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
-    plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
     attribution = run.pairs / "ATTRIBUTION.md"
-    if attribution.exists():
-        shutil.copy(attribution, run.out / "model")
+    try:
+        shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
+        if attribution.exists():
+            shutil.copy(attribution, run.out / "model")
+    except OSError as error:
+        raise DataError(
+            f"{run.out / 'model'} cannot be written ({error.strerror or error}); make room and run it again."
+        ) from error
+    plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
 
 
 def _evaluate(run: _Run) -> None:
