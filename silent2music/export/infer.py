@@ -231,6 +231,6 @@ def _manifest_entry(outcome: Outcome) -> Mapping[str, Any]:
     """A recording's line in the manifest."""
     record = outcome.record
     if record is None:
-        return {"error": outcome.reason}
+        return {"error": batch.printable(outcome.reason)}
     output = {name: record["output"][name] for name in ("seconds", "lufs", "sha256")}
     return {"room": record["input"]["file"], "seed": record["settings"]["seed"], **output}

@@ -320,7 +320,7 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
                 failures[failure["file"]] = failure["reason"]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    failures |= {o.job.name: o.reason for o in outcomes if o.status == "failed"}
+    failures |= {o.job.name: batch.printable(o.reason) for o in outcomes if o.status == "failed"}
     records = sorted(
         found.parent
         for found in out.rglob(LOOPS_RECORD)
