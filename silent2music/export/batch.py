@@ -135,11 +135,14 @@ def _name_fault(path: Path, relative: Path, out: Path) -> str:
 
 
 def passed_over(rooms: Sequence[Path]) -> list[str]:
-    """Sentences on what lies in folders and is no recording: files of other suffixes, and links that lead back."""
-    sentences, others = [], []
-    for room in rooms:
-        if room.is_dir():
-            found = audio.search(room)
+    """Sentences on what lies beside recordings: files of other suffixes, and links that lead back.
+
+    What is wrong with a folder without any recording is said by its job.
+    """
+    sentences: list[str] = []
+    others: list[Path] = []
+    for found in (audio.search(room) for room in rooms if room.is_dir()):
+        if found.sounds:
             sentences += found.loops
             others += [path for path in found.others if not _is_made(path)]
     if others:
