@@ -21,7 +21,7 @@ from silent2music.bandwidth import BandExtension
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, remove_leavings
 from silent2music.weights import fill, read_weights, write_weights
 
 CONFIG_FILE = "config.json"
@@ -217,6 +217,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         AudioError: if the folder cannot be written.
     """
     folder = Path(folder)
+    remove_leavings(folder)
     values: dict[str, Any] = {"kind": cast(Any, codec).kind}
     if isinstance(codec, EncodecCodec):
         values |= {"n_codebooks": codec.n_codebooks, "model": codec.model.config.to_dict()}

@@ -1,10 +1,17 @@
-"""Files that are written whole or not at all, and a lock for a folder that several processes write to."""
+"""Files and folders that are written whole or not at all, what dead processes left of them, and locks of folders."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import logging
 import os
+import platform
+import re
+import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,8 +23,15 @@ log = logging.getLogger(__name__)
 
 LOCK_NAME = ".s2m-lock"
 
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+_PROCESS = secrets.token_hex(3)
+_TEMPORARY = re.compile(r"\.s2m-(?P<machine>[0-9a-f]{6})-(?P<pid>\d+)-(?P<process>[0-9a-f]{6})-.*", re.DOTALL)
+"""Temporary names say whose they are, so that a later process knows those of a dead one."""
+
 _NO_LOCKS = {
-    getattr(errno, name) for name in ("ENOSYS", "ENOLCK", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)
+    getattr(errno, name)
+    for name in ("ENOSYS", "ENOLCK", "ENOTSUP", "EOPNOTSUPP", "EINVAL")
+    if hasattr(errno, name)
 }
 """What file systems without locks answer, by platform."""
 
@@ -25,56 +39,243 @@ _without_lock: set[Path] = set()
 """Folders for which the warning about missing locks was given already."""
 
 
+# ---- whole or not at all ----
+
+
 @contextmanager
 def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
-    """A temporary neighbour of `path` to write to, renamed to `path` if the block ends well, removed if not.
+    """As `atomic_paths`, for one."""
+    with atomic_paths(path, force=force) as (temporary,):
+        yield temporary
 
-    What is written must be closed within the block: Windows renames no open file.
+
+@contextmanager
+def atomic_paths(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
+    """Temporary neighbours of `paths` to write to, which come to their places together if the block ends well.
+
+    They are renamed one right after the other, in order; if one cannot be, those before it are taken away again.
+    If the block fails, nothing is left. What is written must be closed within the block: Windows renames no open
+    file.
 
     Raises:
-        AudioError: if `path` is no regular file, or exists and `force` is not set, or its folder cannot be written.
+        AudioError: if one is no regular file, or exists and `force` is not set, or its folder cannot be written.
     """
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise AudioError(f"{path} is {kind}; choose another name.")
-    if path.exists() and not force:
-        raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
+    temporaries: list[Path] = []
+    placed: list[Path] = []
+    path = paths[0]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".s2m-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
+        for path in paths:
+            if path.exists() and not path.is_file():
+                kind = "a folder" if path.is_dir() else "no regular file"
+                raise AudioError(f"{path} is {kind}; choose another name.")
+            if not force and path.exists():
+                raise AudioError(f"{path} exists already; give --force to replace it or choose another name.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_prefix(), suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporaries.append(Path(name))
     except OSError as error:
+        _remove(*temporaries)
         raise AudioError(f"{path} cannot be written ({error.strerror}); choose another place.") from error
-    temporary = Path(name)
+    except BaseException:
+        _remove(*temporaries)
+        raise
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp's files are their owner's alone; on Windows this changes nothing
-        temporary.replace(path)
+        yield tuple(temporaries)
+        for temporary in temporaries:
+            temporary.chmod(0o644)  # mkstemp's files are their owner's alone; on Windows this changes nothing
+        for path, temporary in zip(paths, temporaries, strict=True):
+            if not path.exists():
+                placed.append(path)
+            temporary.replace(path)
+        placed.clear()
     except OSError as error:
         raise AudioError(
             f"{path} cannot be written ({error.strerror or error}); nothing was left there."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(*placed, *temporaries)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary neighbour of `folder` to fill, which takes its place if the block ends well; removed if not.
+
+    A folder that is there is moved away right before, and removed right after. Folders above it that were made are
+    removed again if they are left empty.
+
+    Raises:
+        AudioError, OSError: if it cannot be made or moved.
+    """
+    made = _make(folder.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(), dir=folder.parent))
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.replace(old)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            if old.exists():
+                old.replace(folder)
+            raise
+    finally:
+        _remove(temporary, old)
+        _remove_empty(made)
+
+
+def remove_leavings(folder: Path, alone: bool = False) -> None:
+    """Remove temporary files and folders that dead processes left in a folder, not in those below it.
+
+    Args:
+        folder: may be missing.
+        alone: the caller holds the folder, where nobody else writes: what other machines left goes too.
+    """
+    try:
+        found = [path for path in folder.iterdir() if path.name.startswith(".s2m-")]
+    except OSError:
+        return
+    for path in found:
+        owner = _TEMPORARY.fullmatch(path.name)
+        if owner is not None and _is_mine(owner):
+            continue
+        is_dead = owner and owner["machine"] == _MACHINE and not _is_running(int(owner["pid"]))
+        if is_dead or (alone and not path.name.startswith(LOCK_NAME)):
+            _remove(path)
+
+
+def _prefix() -> str:
+    return f".s2m-{_MACHINE}-{os.getpid()}-{_PROCESS}-"
+
+
+def _is_mine(owner: re.Match[str]) -> bool:
+    return (owner["machine"], int(owner["pid"]), owner["process"]) == (_MACHINE, os.getpid(), _PROCESS)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is a process of this number, which another one than this may have had before."""
+    if pid == os.getpid():
+        return False  # asked of a file that is not this process's own
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(0x0010_0000, False, pid)  # SYNCHRONIZE
+        if not handle:
+            return bool(kernel.GetLastError() == 5)  # ERROR_ACCESS_DENIED: there, and another user's
+        ended = kernel.WaitForSingleObject(handle, 0) == 0
+        kernel.CloseHandle(handle)
+        return not ended
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _remove(*paths: Path) -> None:
+    """Remove files and folders, as far as that can be done."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+# ---- locks ----
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, made if missing; other processes wait, here and on machines that share it.
+    """Hold the lock of `folder` for a moment; other processes wait, here and on machines that share it.
 
-    The lock is a hidden file that stays, since removing it would let two processes hold two files of one name.
-    On a file system without locks the block runs without one, which is said once for each folder.
+    The folder is made if missing. On a file system without locks the block runs without one, which is said once for
+    each folder.
 
     Raises:
         AudioError: if the folder cannot be written.
     """
+    _make(folder)
+    with _held(folder / LOCK_NAME):
+        yield
+
+
+@contextmanager
+def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
+    """Hold `folder` for as long as a command writes to it: another command on the same folder is refused.
+
+    The folder is made if missing, and removed again if it is left empty. A killed process holds nothing.
+
+    Args:
+        folder: where the command writes.
+        index, count: this process is the `index`-th of `count` that share one command's work, and so the folder.
+
+    Raises:
+        AudioError: if another command holds the folder, or it cannot be written.
+    """
+    made = _make(folder)
+    own = f"{LOCK_NAME}-{index}-of-{count}"
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        try:
+            stack.enter_context(_held(folder / own, timeout=0))
+            for other in folder.glob(f"{LOCK_NAME}-*"):
+                if other.name != own and not other.name.endswith(f"-of-{count}"):
+                    with _held(other, timeout=0):
+                        pass
+        except TimeoutError as error:
+            raise AudioError(
+                f"{folder} is being written by another command; wait until that one has ended, or choose another "
+                "folder."
+            ) from error
+        yield
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; gives those that were missing, the deepest first."""
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise AudioError(
+            f"{folder} cannot be written (a file is in its way); choose another place."
+        ) from error
+    except OSError as error:
+        raise AudioError(f"{folder} cannot be written ({error.strerror}); choose another place.") from error
+    return made
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextmanager
+def _held(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file, which is removed afterwards.
+
+    Raises:
+        TimeoutError: if another process holds it for longer than `timeout` seconds.
+        AudioError: if it cannot be written.
+    """
     from filelock import FileLock
 
+    lock = FileLock(path, timeout=timeout)
     with ExitStack() as stack:
+        if os.name == "nt":
+            stack.callback(_remove, path)  # in vain, and rightly, while another process has it open
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder / LOCK_NAME))
+            stack.enter_context(lock)
+        except TimeoutError:
+            raise
         except (OSError, NotImplementedError) as error:
+            folder = path.parent
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise AudioError(
                     f"{folder} cannot be written ({error.strerror or error}); choose another place."
@@ -86,4 +287,8 @@ def locked(folder: Path) -> Iterator[None]:
                     "write there.",
                     folder,
                 )
+        else:
+            if os.name != "nt":
+                # While it is held: who waits for a file that is gone takes the lock of a new one.
+                stack.callback(_remove, path)
         yield

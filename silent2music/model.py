@@ -12,7 +12,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
-from silent2music.codec import Codec, decode_stream, load_codec, save_codec
+from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE, Codec, decode_stream, load_codec, save_codec
 from silent2music.config import (
     ModelConfig,
     Precision,
@@ -35,6 +35,7 @@ from silent2music.config import (
 )
 from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
+from silent2music.files import atomic_path, remove_leavings
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
@@ -44,18 +45,13 @@ from silent2music.listening import (
     listen_whole,
     n_steps_of,
 )
-from silent2music.processes import each_on_one_thread, one_thread
+from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import fill, read_weights, write_weights
 
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 CODEC_FOLDER = "codec"
-
-Progress = Callable[[int, int], None]
-"""Called with codec frames done and codec frames in all."""
 
 RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -123,7 +119,7 @@ class Silent2Music(nn.Module):
         seed: int | None = None,
         without: Sequence[str] = (),
         sample_rate: int | None = None,
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         **controls: Any,
     ) -> Piece:
         """Generate music for a room.
@@ -135,7 +131,7 @@ class Silent2Music(nn.Module):
             seed: of the random draws; by default that of `sampling`, which is 0 by default.
             without: controls, or groups of them, to leave out; `("room",)` plays for no room at all.
             sample_rate: in Hz, of a room that is given as samples.
-            progress: see `Progress`.
+            progress: see `processes.StepProgress`.
             controls: by name, what else steers this model.
 
         Returns:
@@ -162,7 +158,7 @@ class Silent2Music(nn.Module):
         seconds: float | None = None,
         *,
         without: Sequence[str] = (),
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         measured: Measured | None = None,
         **controls: Any,
     ) -> Iterator[Waveform]:
@@ -193,7 +189,7 @@ class Silent2Music(nn.Module):
         sampling: SamplingConfig,
         seconds: float | None,
         without: Sequence[str],
-        progress: Progress | None,
+        progress: StepProgress | None,
         measured: Measured | None,
         controls: Mapping[str, Any],
     ) -> Iterator[Tensor]:
@@ -239,7 +235,7 @@ class Silent2Music(nn.Module):
         seeds: Sequence[int],
         seconds: float | None = None,
         without: Sequence[str] = (),
-        progress: Progress | None = None,
+        progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
         """Generate music for several rooms in one batch, with a seed for each; long rooms one after another.
@@ -377,22 +373,24 @@ class Silent2Music(nn.Module):
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a model folder: weights in 16 bits, codec, `config.json`, and a model card if there is none."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        remove_leavings(folder)
         state = self.own_state()
         write_weights(state, folder / WEIGHTS_FILE)
         save_codec(self.codec, folder / CODEC_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        with atomic_path(folder / CONFIG_FILE, force=True) as file:
+            file.write_text(text, encoding="utf-8")
         card = folder / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())
-            card.write_text(
+            own = (
                 "---\nlibrary_name: silent2music\nlicense: apache-2.0\ntags: [music-generation, audio]\n---\n\n"
                 f"# {self.config.name}\n\nA silent2music model with {n_weights / 1e6:.1f} M weights. "
-                "Say here what it was trained on, for how long, and what was measured.\n",
-                encoding="utf-8",
+                "Say here what it was trained on, for how long, and what was measured.\n"
             )
+            with atomic_path(card) as file:
+                file.write_text(own, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, name: Path | str, **options: Any) -> Silent2Music:

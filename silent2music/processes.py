@@ -1,4 +1,4 @@
-"""How work is spread: one thread for torch's small steps, and one pool of worker processes for the whole package.
+"""How work is spread: one thread for torch's small steps, one pool of worker processes; and how it is ended early.
 
 Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
 not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.
@@ -6,8 +6,11 @@ not have, and Windows cannot fork. What is sent to them must be picklable: funct
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,7 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from silent2music.errors import S2MError
 
@@ -28,7 +32,46 @@ THREAD_VARIABLES = (
 )
 """Environment variables that limit the threads of numerical libraries, read when these are imported."""
 
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""Names of the signals that ask a process to end: Ctrl-C, `kill`, a terminal that is closed, Ctrl-Break."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of what is being done, steps done and steps in all."""
+
+StepProgress = Callable[[int, int], None]
+"""Called with steps done and steps in all."""
+
+FractionProgress = Callable[[str, float], None]
+"""Called with the name of what is being done and the fraction of it done."""
+
 Item = TypeVar("Item")
+
+
+class Interrupted(BaseException):
+    """The process was asked to end; no `Exception`, so that nothing but the command line catches it."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within the block a signal that ends the process raises `Interrupted`, so that temporary files are removed.
+
+    What is ignored, as a closed terminal under `nohup`, stays so. Outside of the main thread nothing is changed.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ENDING_SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signal.Signals(number).name)
 
 
 @contextmanager
@@ -89,6 +132,10 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         if self._executor is not None:
+            if len(error) > 1 and not isinstance(error[1], Exception | None):
+                for child in multiprocessing.active_children():
+                    if isinstance(child, _Process):
+                        child.terminate()  # jobs may take minutes
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
@@ -116,7 +163,7 @@ class Pool:
             while running:
                 yield running.popleft().result()
                 running.extend(executor.submit(_call, function, job) for job in islice(jobs, 1))
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, _Ended) as error:
             raise S2MError(
                 f"One of {self._workers} worker processes was killed, often for want of memory; "
                 "run again with fewer workers."
@@ -124,6 +171,10 @@ class Pool:
         finally:
             for future in running:
                 future.cancel()
+
+
+class _Ended(SystemExit):
+    """A worker was asked to end: its job, if it has one, removes what it has begun, and the process ends quietly."""
 
 
 class _Process(SpawnProcess):
@@ -151,17 +202,30 @@ class _Spawn(SpawnContext):
 
 _sent = b""
 _state: tuple[Any, ...] | None = None
-"""What a worker was started with, and what came of it; never set in the main process."""
+_is_ended = False
+"""What a worker was started with, what came of it, and whether it was asked to end; never set in the main process."""
 
 
 def _initialise(sent: bytes) -> None:
     global _sent
     _sent = sent
+    for name in ENDING_SIGNALS:
+        if hasattr(signal, name):
+            # Ctrl-C reaches all processes of a terminal; the main one tells its workers.
+            signal.signal(getattr(signal, name), signal.SIG_IGN if name == "SIGINT" else _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    global _is_ended
+    _is_ended = True
+    raise _Ended(128 + number)
 
 
 def _call(function: Callable[..., Any], job: Any) -> Any:
     """A job in a worker. The first one calls `start`, whose errors so reach the main process as a job's do."""
     global _state
+    if _is_ended:
+        raise _Ended
     if _state is None:
         start, arguments = pickle.loads(_sent)
         _state = _shared(start, arguments) if start else ()

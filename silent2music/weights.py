@@ -81,4 +81,7 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[s
     # Cloned: safetensors refuses tensors that share memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(file, force=True) as temporary:
-        save_file(plain, temporary, dict(metadata))
+        try:
+            save_file(plain, temporary, dict(metadata))
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} cannot be written ({error}); is the disk full?") from error

@@ -63,11 +63,15 @@ def room_file(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundled codec of 4 codebooks of 32 entries, fitted on tones in noise."""
+    return make_codec(tmp_path_factory.mktemp("codec"))
+
+
+def make_codec(folder: Path) -> Path:
+    """The codec of `codec_folder`, made in a folder."""
     from silent2music.codec import save_codec
     from silent2music.config import CodecConfig
     from silent2music.training.codec import fit_codec
 
-    folder = tmp_path_factory.mktemp("codec")
     rng = np.random.default_rng(0)
     t = np.arange(20 * RATE) / RATE
     pitch = np.repeat(rng.choice([220.0, 277.2, 329.6, 440.0, 554.4], 80), RATE // 4)
@@ -88,6 +92,11 @@ def codec_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
     """A model folder with random weights: small, and of no musical worth, but whole."""
+    return make_model(tmp_path_factory.mktemp("tiny"), codec_folder)
+
+
+def make_model(folder: Path, codec_folder: Path) -> Path:
+    """The model of `model_folder`, made in a folder."""
     import torch
 
     from silent2music.codec import load_codec
@@ -116,6 +125,5 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
         for weight in model.parameters():
             # Tables that start at zero would leave the tokens to chance and the room without influence.
             weight.add_(0.1 * torch.randn_like(weight))
-    folder = tmp_path_factory.mktemp("tiny")
     model.save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,12 +16,12 @@ import pytest
 from rooms import RATE, steps_room
 
 from silent2music import audio
-from silent2music.config import SamplingConfig
-from silent2music.errors import ConfigError
-from silent2music.export.batch import Manifest, portable, share
+from silent2music.config import AmbienceConfig, ModelConfig, SamplingConfig
+from silent2music.errors import AudioError, ConfigError
+from silent2music.export.ambience.job import ambience
+from silent2music.export.batch import Manifest, passed_over, portable, share
 from silent2music.export.infer import infer_many, plan
 from silent2music.export.models import LazyModel, Request
-from silent2music.files import LOCK_NAME
 
 
 def test_shares_cover_everything_once() -> None:
@@ -40,7 +41,7 @@ def test_the_launcher_says_which_process_this_is() -> None:
 
 def _add_many(folder: Path, start: int) -> None:
     for i in range(start, start + 50):
-        Manifest(folder).add(folder / f"{i:03}", {"n": i})
+        Manifest(folder).add(f"{i:03}", {"n": i})
 
 
 def test_processes_share_a_manifest(tmp_path: Path) -> None:
@@ -55,11 +56,11 @@ def test_processes_share_a_manifest(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     manifest = Manifest(tmp_path)
-    manifest.add(tmp_path / "a", {"n": 1})
+    manifest.add("a", {"n": 1})
     with manifest.path.open("a") as file:
         file.write('{"key": "b", "n"')
-    manifest.add(tmp_path / "c", {"n": 3})
-    manifest.add(tmp_path / "a", {"n": 4})
+    manifest.add("c", {"n": 3})
+    manifest.add("a", {"n": 4})
     assert {key: entry["n"] for key, entry in manifest.read().items()} == {"a": 4, "c": 3}
     manifest.tidy()
     assert manifest.path.read_text().splitlines() == ['{"key": "a", "n": 4}', '{"key": "c", "n": 3}']
@@ -102,8 +103,7 @@ def start(rooms: Path, out: Path, model: Path, rank: int = 0, world_size: int = 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != LOCK_NAME)
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_shared_or_killed_and_resumed_a_folder_is_the_same(
@@ -128,10 +128,7 @@ def test_shared_or_killed_and_resumed_a_folder_is_the_same(
     assert "there already" in said and "bad.wav cannot be read" in said
     assert sorted(process.wait() for process in shared) == [0, 1]
     for name in ("shared", "killed"):
-        found = contents(tmp_path / name)
-        left = {n for n in found if "/.s2m-" in f"/{n}"}
-        assert {n: v for n, v in found.items() if n not in left} == expected
-        assert not left or name == "killed"
+        assert contents(tmp_path / name) == expected
     lines = [json.loads(line) for line in expected["manifest.jsonl"].decode().splitlines()]
     assert [line["key"] for line in lines] == sorted(line["key"] for line in lines)
     assert sum("error" in line for line in lines) == 1 and len(lines) == 5
@@ -216,3 +213,183 @@ def test_music_that_cannot_come_to_its_place_takes_its_record_along(
     (outcome,) = infer_many([job], LazyModel(model_folder))
     assert "0.music.wav cannot be written (Permission denied)" in outcome.reason
     assert list((tmp_path / "out").iterdir()) == []
+
+
+# ---- what lies in folders ----
+
+
+def quiet(path: Path) -> None:
+    audio.write(path, audio.Waveform(steps_room(0.5), RATE))
+
+
+def reasons(rooms: Path, out: Path) -> dict[str, str]:
+    """Refused recordings and why, by label."""
+    return {job.label: job.refused for job in plan([rooms], 0, folder=out) if job.refused}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_names_that_cannot_be_written_down_are_named_and_the_rest_is_made(
+    tmp_path: Path, model_folder: Path
+) -> None:
+    rooms, out = tmp_path / "rooms", tmp_path / "out"
+    quiet(rooms / "good.wav")
+    for name in ("caf\udce9.wav", "x" * 246 + ".wav", "y" * 251 + ".wav"):
+        (rooms / name).write_bytes((rooms / "good.wav").read_bytes())
+    outcomes = list(infer_many(plan([rooms], 0, folder=out), LazyModel(model_folder), folder=out))
+    assert {outcome.job.label[:3]: outcome.status for outcome in outcomes} == {
+        "caf": "failed",
+        "goo": "made",
+        "xxx": "failed",
+        "yyy": "failed",
+    }
+    found = Manifest(out).read()
+    assert "has a name that is not Unicode; rename it." in found["caf\\udce9.wav"]["error"]
+    assert "too long" in found["x" * 246 + ".wav"]["error"]
+    assert found["good.music.wav"]["room"] == "good.wav"
+    long = "z" * 243 + ".wav"  # just not too long
+    (rooms / long).write_bytes((rooms / "good.wav").read_bytes())
+    (outcome,) = infer_many(plan([rooms / long], 0, folder=out), LazyModel(model_folder))
+    assert outcome.status == "made"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_are_followed_once_and_loops_are_named(tmp_path: Path) -> None:
+    rooms, elsewhere = tmp_path / "rooms", tmp_path / "elsewhere"
+    quiet(rooms / "a" / "1.wav")
+    quiet(elsewhere / "2.wav")
+    (rooms / "0_same").symlink_to(rooms / "a")
+    (rooms / "linked").symlink_to(elsewhere)
+    (rooms / "again").symlink_to(elsewhere)
+    (rooms / "a" / "loop").symlink_to(rooms)
+    (elsewhere / "back").symlink_to(rooms)
+    (rooms / "self").symlink_to(rooms / "self")
+    (rooms / "self.wav").symlink_to(rooms / "self.wav")
+    (rooms / "broken.wav").symlink_to(tmp_path / "gone.wav")
+    (rooms / "file.wav").symlink_to(elsewhere / "2.wav")
+    os.mkfifo(rooms / "pipe.wav")
+    jobs = plan([rooms], 0, folder=tmp_path / "out")
+    assert [job.label for job in jobs if not job.refused] == ["a/1.wav", "again/2.wav", "file.wav"]
+    refused = reasons(rooms, tmp_path / "out")
+    assert "broken.wav is no file but a link to nothing" in refused["broken.wav"]
+    assert "pipe.wav is no file but a pipe or a device" in refused["pipe.wav"]
+    assert set(refused) == {"broken.wav", "pipe.wav", "self.wav"}
+    loops = passed_over([rooms])
+    assert [sentence.split(" is a link to a folder that holds it")[0] for sentence in loops[:-1]] == [
+        str(rooms / "a" / "loop"),
+        str(rooms / "again" / "back"),
+    ]
+    assert loops[-1] == "1 file was passed over because of its suffix (none)."
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path, model_folder: Path, s2m) -> None:
+    rooms = tmp_path / "rooms"
+    quiet(rooms / "a.wav")
+    for name in ("notes.txt", "sub/picture.JPG", "sub/other.jpg", ".hidden", "README", "made.music.json"):
+        (rooms / name).parent.mkdir(exist_ok=True)
+        (rooms / name).touch()
+    sentence = "4 files were passed over because of their suffix (.jpg, .txt, none)."
+    assert passed_over([rooms, rooms / "a.wav"]) == [sentence]
+    code, _, said = s2m("infer", rooms, "--out", rooms / "out", "--model", model_folder)
+    assert (code, said) == (0, f"{sentence}\n")
+    assert s2m("infer", rooms, "--out", rooms / "out", "--model", model_folder)[2].count(sentence) == 1
+
+
+def test_a_folder_that_cannot_be_searched_or_vanishes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    rooms, out = tmp_path / "rooms", tmp_path / "out"
+    for name in ("a", "closed", "gone"):
+        quiet(rooms / name / "1.wav")
+    iterdir = Path.iterdir
+
+    def closed(self: Path):
+        if self.name in ("closed", "gone"):
+            raise (
+                PermissionError(13, "Permission denied")
+                if self.name == "closed"
+                else FileNotFoundError(2, "No")
+            )
+        return iterdir(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", closed)
+        refused = reasons(rooms, out)
+        assert set(refused) == {"closed", "gone"}
+        assert "closed cannot be searched (Permission denied); check its permissions." in refused["closed"]
+    jobs = plan([rooms], 0, folder=out)
+    (rooms / "gone" / "1.wav").unlink()
+    (rooms / "gone").rmdir()
+    outcomes = list(infer_many(jobs, LazyModel(model_folder), folder=out))
+    assert [outcome.status for outcome in outcomes] == ["made", "made", "failed"]
+    assert "does not exist" in outcomes[2].reason
+
+
+def test_a_file_that_the_system_refuses_does_not_end_the_run(
+    rooms: Path, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = audio.open_recording
+
+    def refuse(path: Path, **reading):
+        if path.name == "2.wav":
+            raise OSError(5, "Input/output error")
+        return opened(path, **reading)
+
+    monkeypatch.setattr(audio, "open_recording", refuse)
+    jobs = plan([rooms / "0"], 7, folder=tmp_path / "out")
+    first, second = infer_many(jobs, LazyModel(model_folder), folder=tmp_path / "out")
+    assert (first.status, second.status) == ("made", "failed")
+    assert "2.wav gave nothing (Input/output error)" in second.reason
+
+
+def test_a_manifest_that_cannot_be_written_does_not_stop_the_music(
+    rooms: Path, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Manifest, key: str, entry: object) -> None:
+        raise AudioError("manifest.jsonl cannot be written (No space left on device); choose another place.")
+
+    monkeypatch.setattr(Manifest, "add", full)
+    out, made = tmp_path / "out", []
+    with pytest.raises(AudioError, match="No space left"):
+        for outcome in infer_many(plan([rooms / "0"], 7, folder=out), LazyModel(model_folder), folder=out):
+            made.append(outcome.status)
+    assert made == ["made", "made"]
+    assert len(list(out.glob("*.music.json"))) == 2 and not list(out.glob(".s2m-*"))
+
+
+def test_another_seed_in_a_finished_folder_leaves_the_manifest_right(
+    rooms: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    out, model = tmp_path / "out", LazyModel(model_folder)
+    before = list(infer_many(plan([rooms], 7, folder=out), model, folder=out))
+    known = contents(out)
+    outcomes = list(infer_many(plan([rooms], 8, folder=out), model, folder=out))
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+    assert contents(out) == known
+    assert {name: entry.get("seed") for name, entry in Manifest(out).read().items()} == {
+        outcome.job.out.relative_to(out).as_posix(): outcome.record and outcome.job.seed for outcome in before
+    }
+
+
+def test_a_second_command_on_a_folder_is_refused_and_doubles_nothing(
+    rooms: Path, tmp_path: Path, model_folder: Path
+) -> None:
+    out, model = tmp_path / "out", LazyModel(model_folder)
+    first = infer_many(plan([rooms / "0"], 7, folder=out), model, folder=out)
+    made = [next(first)]
+    with pytest.raises(AudioError, match="out is being written by another command"):
+        list(infer_many(plan([rooms / "0"], 7, folder=out), model, folder=out))
+    with pytest.raises(AudioError, match="another command"):
+        ambience([rooms / "0"], out, AmbienceConfig(), model)
+    made += first
+    assert [outcome.status for outcome in made] == ["made", "made"]
+    assert sorted(contents(out)) == [
+        *("0.music.json", "0.music.wav", "2.music.json", "2.music.wav", "manifest.jsonl"),
+    ]
+
+
+def test_a_config_without_guidance_has_the_default(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((model_folder / "config.json").read_text())
+    del config["guidance"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    assert LazyModel(tmp_path / "model").guidance == ModelConfig.guidance

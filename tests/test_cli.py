@@ -283,6 +283,50 @@ def test_music_goes_to_standard_output_as_wav(room_file: Path, model_folder: Pat
     ]
 
 
+@pytest.mark.parametrize("folder", ["new/", "there"])
+def test_a_folder_given_as_the_output_file_is_the_output_folder(
+    s2m, room_file: Path, model_folder: Path, folder: str
+) -> None:
+    Path("there").mkdir()
+    assert s2m("infer", room_file, "-o", folder, "--model", model_folder) == (0, "", "")
+    assert sorted(path.name for path in Path(folder).iterdir()) == ["room.music.json", "room.music.wav"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "music.wav"], "--out names a folder, and music.wav looks like a file; use -o music.wav."),
+        (["-o", "a/", "--out", "b"], "-o a/ and --out b both name a folder; give one of them."),
+    ],
+)
+def test_an_output_that_is_not_clear_says_what_to_type(
+    s2m, room_file: Path, model_folder: Path, options: list[str], words: str
+) -> None:
+    code, printed, said = s2m("infer", room_file, "--model", model_folder, *options)
+    assert (code, printed) == (2, "")
+    assert words in " ".join(said.split())
+    assert [path.name for path in Path().iterdir() if path.name != room_file.name] == []
+
+
+def test_an_output_folder_that_is_a_file_is_named(s2m, room_file: Path, model_folder: Path) -> None:
+    Path("out").write_text("mine")
+    line = ["--out", "out", "--model", model_folder]
+    code, _, said = s2m("infer", room_file.parent, *line)
+    assert (code, one_sentence(said)) == (
+        1,
+        "out cannot be written (a file is in its way); choose another place.\n",
+    )
+    code, _, said = s2m("infer", room_file, *line)
+    assert code == 1 and "cannot be written" in one_sentence(said)
+    assert Path("out").read_text() == "mine"
+
+
+def test_force_replaces(s2m, room_file: Path, model_folder: Path) -> None:
+    Path("out.wav").write_text("old")
+    assert s2m("infer", room_file, "-o", "out.wav", "--force", "--model", model_folder)[0] == 0
+    assert audio.read("out.wav").seconds == 2.0
+
+
 def test_nearly_nothing_is_said(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(levelling, "NEARLY_NOTHING_LUFS", 20.0)
     code, _, said = s2m("infer", room_file, "--model", model_folder)

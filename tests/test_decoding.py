@@ -345,12 +345,12 @@ class TestVideo:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "a.m4a").touch()
-        monkeypatch.setattr(audio.formats, "find_spec", lambda name: None)
+        monkeypatch.setattr(audio.finding, "find_spec", lambda name: None)
         with pytest.raises(
             AudioError, match=r"holds no audio file; .*; for \.mp4.* install PyAV with: pip install"
         ):
             audio.find_audio(tmp_path)
-        monkeypatch.setattr(audio.formats, "find_spec", lambda name: name)
+        monkeypatch.setattr(audio.finding, "find_spec", lambda name: name)
         assert [p.name for p in audio.find_audio(tmp_path)] == ["a.m4a"]
 
     @pytest.mark.skipif(not find_spec("av") or not shutil.which("ffmpeg"), reason="needs PyAV and ffmpeg")

@@ -19,9 +19,10 @@ from library import write_ambience, write_rooms, write_scores
 from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
 from silent2music.data.pairs import check, read_pairs
-from silent2music.errors import ConfigError, DataError
+from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.factory.build import attribution, build, make_pair, open_factory, scores_by_split
 from silent2music.factory.scenes import FROM_MUSIC, KINDS
+from silent2music.files import claimed
 
 SECONDS = 6.0
 
@@ -232,6 +233,18 @@ def test_hours_seed_and_workers_are_checked(config: DataConfig, tmp_path: Path) 
         build(config, tmp_path, 0, seed=0)
     with pytest.raises(ConfigError, match="workers 0"):
         build(config, tmp_path, 1, seed=0, workers=0)
+
+
+def test_a_second_build_is_refused_and_a_refused_one_claims_nothing(
+    config: DataConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with claimed(out), pytest.raises(AudioError, match="out is being written by another command"):
+        build(config, out, 0.01, seed=0)
+    for changes in ({"scores": "nowhere"}, {"soundfont": "nowhere.sf2"}):
+        with pytest.raises(DataError):
+            build(dataclasses.replace(config, **changes), out, 0.01, seed=0)  # type: ignore[arg-type]
+    assert not out.exists()
 
 
 def test_a_folder_of_other_pairs_is_left_alone(config: DataConfig, tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from silent2music.errors import DataError, S2MError
-from silent2music.processes import THREAD_VARIABLES, Pool
+from silent2music.processes import THREAD_VARIABLES, Interrupted, Pool, interruptible
 
 
 def add(shared: list[int], job: int) -> int:
@@ -112,3 +114,57 @@ def test_a_killed_worker_is_told_in_one_sentence() -> None:
         pytest.raises(S2MError, match=r"One of 2 worker processes was killed.*fewer workers"),
     ):
         list(pool.map(die, range(5)))
+
+
+def wait_for_ever(folder: str) -> None:
+    import time
+
+    try:
+        (Path(folder) / f"{os.getpid()}").touch()
+        time.sleep(600)
+    finally:
+        (Path(folder) / f"{os.getpid()}").unlink()
+
+
+INTERRUPTED = """
+import sys
+import time
+from test_processes import wait_for_ever
+from silent2music.processes import Interrupted, Pool, interruptible
+
+if __name__ == "__main__":
+    try:
+        with interruptible(), Pool(2) as pool:
+            list(pool.map(wait_for_ever, [sys.argv[1]] * 20))
+    except Interrupted as signal:
+        print(signal)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without telling them")
+def test_a_pool_that_is_interrupted_ends_its_workers_who_clean_up(tmp_path: Path) -> None:
+    root, folder = Path(__file__).parent.parent, tmp_path / "marks"
+    folder.mkdir()
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    while len(list(folder.iterdir())) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    printed, said = process.communicate(timeout=120)
+    assert (printed, said) == (b"SIGTERM\n", b"")
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mine = signal.getsignal(signal.SIGINT)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+            with pytest.raises(Interrupted, match="SIGINT"):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

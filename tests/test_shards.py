@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_cli import full_disk
 
 from silent2music.acoustics import analyze
 from silent2music.ambient import ambient_features, n_features, n_scalars
@@ -15,7 +16,8 @@ from silent2music.codec import BundledCodec
 from silent2music.config import AmbientConfig, CodecConfig
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import Batch, PairDataset, batches, prepare, read_meta
-from silent2music.errors import DataError
+from silent2music.errors import AudioError, DataError
+from silent2music.files import claimed
 from silent2music.score import Part, Score, write_midi
 from silent2music.training.codec import fit_codec
 
@@ -313,6 +315,45 @@ class DyingCodec:
         if self.n_calls < 0:
             raise KeyboardInterrupt
         return self.codec.encode(audio, n_codebooks)
+
+
+def test_two_at_once_double_nothing_and_a_refused_one_claims_nothing(
+    folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with claimed(out), pytest.raises(AudioError, match="out is being written by another command"):
+        prepare(folder, out, codec, AMBIENT)
+    with pytest.raises(DataError, match=r"expected the same, set ambient\.frame_rate"):
+        prepare(folder, out, codec, replace(AMBIENT, frame_rate=50.0))
+    with pytest.raises(DataError, match="cannot be read"):
+        prepare(tmp_path, out, codec, AMBIENT)
+    monkeypatch.setattr("silent2music.data.shards._encode_pair", lambda job, item: f"{item[0].id}: bad")
+    with pytest.raises(DataError, match="None of the 7 pairs"):
+        prepare(folder, out, codec, AMBIENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_whole_shards_and_one_sentence(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    with full_disk(), pytest.raises(AudioError, match=r"train-00000\.parquet cannot be written"):
+        prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=4)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["meta.json"]
+    prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=4)
+    assert shard_bytes(tmp_path / "out") == shard_bytes(prepared)
+
+
+def test_a_folder_that_vanishes_while_it_is_prepared_is_named(
+    folder: Path, codec: BundledCodec, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def vanish(done: int, total: int) -> None:
+        if done == 5:
+            shutil.rmtree(out)
+
+    with pytest.raises(DataError, match="out was removed or changed while it was written"):
+        prepare(folder, out, codec, AMBIENT, pairs_per_shard=4, progress=vanish)
 
 
 def test_a_killed_run_goes_on_where_it_was(

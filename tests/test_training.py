@@ -1,14 +1,16 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import RATE, steps_room
+from conftest import RATE, reset_accelerate, steps_room
 from safetensors.torch import load_file
+from test_cli import full_disk
 
 from silent2music.audio import Waveform, write
 from silent2music.bundled_codec import BundledCodec
@@ -16,8 +18,10 @@ from silent2music.codec import load_codec
 from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, TrainingConfig
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import PairDataset, batches, prepare
-from silent2music.errors import CheckpointError, ConfigError, DataError
+from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError, S2MError
+from silent2music.files import claimed
 from silent2music.model import Silent2Music
+from silent2music.training import loop, running
 from silent2music.training.loop import build_model, train
 from silent2music.training.state import learning_rate, resolved_precision
 
@@ -74,7 +78,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     # Steps that straddle the end of an epoch of two batches.
     settings = {"gradient_accumulation": 3, "checkpoint_minutes": 0.0}
     train(with_training(**settings), shards, codec_folder, tmp_path / "whole")
-    from silent2music.training import loop
 
     class Killed(Exception):
         pass
@@ -95,6 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+    assert log(tmp_path / "parts", "loss") == log(tmp_path / "whole", "loss")
     events = list((tmp_path / "whole").rglob("events.*"))
     assert events
     for file in events:
@@ -213,6 +217,75 @@ def test_a_run_is_not_overwritten_by_accident(shards, codec_folder, tmp_path):
         train(RECIPE, shards, codec_folder, tmp_path / "run")
 
 
+def test_two_runs_in_one_folder_do_not_meet_and_a_refused_one_leaves_nothing(shards, codec_folder, tmp_path):
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(AudioError, match="run is being written by another command"),
+    ):
+        train(RECIPE, shards, codec_folder, tmp_path / "run")
+    with pytest.raises(ConfigError, match="has 4 training pairs"):
+        train(with_training(batch_size=5), shards, codec_folder, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_features_than_the_shards_have_are_named(shards, codec_folder, tmp_path):
+    other = dataclasses.replace(RECIPE, ambient=dataclasses.replace(AMBIENT, n_mels=20))
+    with pytest.raises(
+        ConfigError, match=r"ambient\.n_mels 16 and the recipe has 20; set ambient\.n_mels=16"
+    ):
+        train(other, shards, codec_folder, tmp_path / "run")
+
+
+def test_a_finished_run_whose_model_is_gone_is_made_again(shards, codec_folder, tmp_path):
+    folder = train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.rmtree(folder)
+    assert train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run", resume=True) == folder
+    assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert log(tmp_path / "run", "step") == [1, 1]  # its loss and its validation, once
+
+
+def test_the_log_has_each_step_once_whatever_was_killed(tmp_path):
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in (20, 40, 60)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"step": 80, "lo']))
+    running._forget_after(tmp_path / "log.jsonl", 40)
+    assert log(tmp_path, "step") == [20, 40]
+    running._forget_after(tmp_path / "log.jsonl", 0)
+    assert log(tmp_path, "step") == []
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(shards, codec_folder, tmp_path):
+    train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+    before = (tmp_path / "run" / "state.safetensors").read_bytes()
+    with full_disk(), pytest.raises(S2MError, match="cannot be written"):
+        train(with_training(max_steps=2), shards, codec_folder, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
+    assert not list((tmp_path / "run").rglob(".s2m-*"))
+    reset_accelerate()
+    assert train(with_training(max_steps=2), shards, codec_folder, tmp_path / "run", resume=True)
+
+
+def test_a_run_whose_folder_vanishes_says_so(shards, codec_folder, tmp_path, monkeypatch):
+    update = loop._TrainedModel.update
+
+    def vanish(trained, step):
+        shutil.rmtree(tmp_path / "run")
+        return update(trained, step)
+
+    monkeypatch.setattr(loop._TrainedModel, "update", vanish)
+    with pytest.raises(S2MError, match="run cannot be written"):
+        train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+
+
+def test_a_damaged_state_is_not_called_missing(shards, codec_folder, tmp_path):
+    train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
+    (tmp_path / "run" / "state.safetensors").write_bytes(b"cut")
+    with pytest.raises(
+        CheckpointError, match=r"state\.safetensors is damaged .* begin a run in another folder"
+    ):
+        train(RECIPE, shards, codec_folder, tmp_path / "run", resume=True)
+
+
 def test_resume_without_a_state_is_named(shards, codec_folder, tmp_path):
     with pytest.raises(CheckpointError, match="no state to resume from"):
         train(RECIPE, shards, codec_folder, tmp_path / "run", resume=True)
@@ -253,6 +326,24 @@ def test_two_processes_train_one_model_and_end_together(shards, codec_folder, tm
     true, shuffled = (log(tmp_path / "run", f"validation_{name}")[-1] for name in ("true", "shuffled"))
     assert true != shuffled
     assert Silent2Music.from_pretrained(tmp_path / "run" / "model")
+
+
+@pytest.mark.slow
+def test_two_processes_resume_as_they_would_have_gone_on(shards, codec_folder, tmp_path):
+    settings = "[ambient]\ndim = 32\nn_layers = 1\nn_mels = 16\nn_fft = 512\n"
+    settings += "[decoder]\ndim = 32\nn_layers = 1\nn_heads = 2\n[training]\nbatch_size = 2\n"
+    settings += 'crop_seconds = 1.0\nwarmup_steps = 100\nn_validation_pairs = 2\nmixed_precision = "no"\n'
+    (tmp_path / "recipe.toml").write_text(settings)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "silent2music.cli", "train", "recipe.toml", "--shards", shards, "--codec", codec_folder]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for out, n_steps, more in (("whole", 4, []), ("parts", 2, []), ("parts", 4, ["--resume"])):
+        steps = ["--set", f"training.max_steps={n_steps}"]
+        line = [*launcher, *command, "--out", out, *steps, *more]
+        subprocess.run(line, cwd=tmp_path, env=environment, check=True, timeout=300)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
 
 def test_a_model_of_the_first_codebooks(shards, codec_folder, tmp_path):

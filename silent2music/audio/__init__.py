@@ -5,16 +5,14 @@ Nothing here needs torch, so that commands which only look at audio start at onc
 
 from __future__ import annotations
 
+from silent2music.audio.finding import READABLE_SUFFIXES, VIDEO_SUFFIXES, Found, find_audio, no_audio, search
 from silent2music.audio.formats import (
     LOSSY_SUFFIXES,
     MIN_SECONDS,
-    READABLE_SUFFIXES,
     SUFFIX_SUBTYPES,
-    VIDEO_SUFFIXES,
     WHOLE_SECONDS,
     check_writable,
     compare_channels,
-    find_audio,
     ogg_coded,
     open_recording,
     read,
@@ -54,6 +52,7 @@ __all__ = [
     "SUFFIX_SUBTYPES",
     "VIDEO_SUFFIXES",
     "WHOLE_SECONDS",
+    "Found",
     "LoudnessMeter",
     "Recorded",
     "Recording",
@@ -67,6 +66,7 @@ __all__ = [
     "integrated_lufs",
     "level_curve_dbfs",
     "limited",
+    "no_audio",
     "normalised",
     "ogg_coded",
     "open_recording",
@@ -75,6 +75,7 @@ __all__ = [
     "read",
     "read_blocks",
     "rms_dbfs",
+    "search",
     "to_dbfs",
     "true_peak_dbtp",
     "write",

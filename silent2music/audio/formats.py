@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +48,6 @@ AAC_BIT_RATE = 128_000
 
 MAX_WAV_BYTES = 2**32 - 2**16
 """Sizes in a WAV file have 32 bits; some room is left for its tags."""
-
-READABLE_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".opus"),
-    *(".rf64", ".bwf", ".oga", ".mp2", ".aifc", ".snd"),
-)
-"""Suffixes that a folder is searched for; a file named by the user is tried whatever its suffix."""
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4a", ".mkv", ".webm", ".wma", ".aac", ".ac3", ".3gp", ".m4v")
-"""As well, where PyAV is installed."""
 
 
 def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None) -> Waveform:
@@ -175,26 +165,6 @@ def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, .
             f"{path} lasts {seconds:.2f} s; expected at least {MIN_SECONDS} s, record a longer take."
         )
     return (f"{fault}; what is there is used",) if fault else ()
-
-
-def find_audio(folder: Path) -> list[Path]:
-    """Find all audio files below a folder, by suffix, sorted by path; hidden files are left out.
-
-    Raises:
-        AudioError: if there is none.
-    """
-    suffixes = READABLE_SUFFIXES + (VIDEO_SUFFIXES if find_spec("av") else ())
-    found = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and p.is_file()
-    )
-    if not found:
-        more = "" if find_spec("av") else f"; for {', '.join(VIDEO_SUFFIXES)} install PyAV with: {INSTALL}"
-        raise AudioError(f"{folder} holds no audio file; expected one of {', '.join(suffixes)}{more}.")
-    return found
 
 
 def write(path: Path | str, waveform: Waveform, force: bool = False) -> None:

@@ -7,6 +7,7 @@ nowhere else; its help is plain text, since importing rich for it would take lon
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import io
 import sys
@@ -23,6 +24,7 @@ from silent2music.cli.evaluation import bench, evaluate, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer, perform
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
+from silent2music.processes import Interrupted, interruptible
 
 app = typer.Typer(
     name="s2m",
@@ -91,6 +93,17 @@ def _explained(error: Any) -> str:
     return f"{message}; see {command} --help."
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, `kill`, or a terminal that was closed; 0 is all made, 1 something failed, 2 wrong usage."""
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether the process was asked to end, if then something failed too, such as writing to a closed terminal."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what is wrong becomes one sentence on standard error: exit 1, or 2 for wrong usage.
 
@@ -104,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(arguments, prog_name="s2m", standalone_mode=False)
+        with interruptible():
+            code = app(arguments, prog_name="s2m", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)
@@ -114,7 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except S2MError as error:
         complain(str(error))
         sys.exit(1)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except (Interrupted, KeyboardInterrupt, typer.Abort, OSError) as error:
+        if isinstance(error, OSError) and not _is_interruption(error):
+            raise
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            complain("Interrupted; what was finished is whole.")
+        sys.exit(INTERRUPTED)
     if isinstance(code, int) and code != 0:
         sys.exit(code)

@@ -23,8 +23,7 @@ from silent2music.config import (
     loudness_target,
 )
 from silent2music.errors import ConfigError
-
-Steps = Callable[[str, int, int], None]
+from silent2music.processes import FractionProgress, Progress, StepProgress
 
 SAMPLING = SamplingConfig()
 DELIVERY = DeliveryConfig()
@@ -156,21 +155,21 @@ Workers = Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help=
 
 
 @contextmanager
-def progress_bar() -> Iterator[Steps | None]:
+def progress_bar() -> Iterator[Progress | None]:
     """A progress bar on standard error with rate and time left; nothing where that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def step(name: str, done: int, total: int) -> None:
@@ -183,12 +182,12 @@ def progress_bar() -> Iterator[Steps | None]:
         yield step
 
 
-def named(steps: Steps | None, name: str) -> Callable[[int, int], None] | None:
+def named(steps: Progress | None, name: str) -> StepProgress | None:
     """A callback `(done, total)` for a library function, shown by the progress bar under a name."""
     return None if steps is None else lambda done, total: steps(name, done, total)
 
 
-def fractions(steps: Steps | None) -> Callable[[str, float], None] | None:
+def fractions(steps: Progress | None) -> FractionProgress | None:
     """A callback `(stage, fraction)` for a library function, shown by the progress bar in percent."""
     return None if steps is None else lambda stage, fraction: steps(stage, round(100 * fraction), 100)
 

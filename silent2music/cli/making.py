@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -61,10 +63,11 @@ STDOUT = Path("-")
 def infer(
     rooms: Rooms,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "-o",
             "--output",
+            metavar="FILE",
             help="Output file (.wav, .flac, .ogg, .mp3, .m4a) for one recording; - is WAV on standard output.",
         ),
     ] = None,
@@ -104,7 +107,8 @@ def infer(
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
-    _check_infer(rooms, output, out, count, stream, raw, as_json)
+    file, folder = _place(output, out)
+    _check_infer(rooms, file, folder, count, stream, raw, as_json)
     from silent2music.export.models import LazyModel, Request
 
     with options_checked():
@@ -117,13 +121,28 @@ def infer(
         from silent2music.export.streaming import send
 
         send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
-    elif output == STDOUT:
+    elif file == STDOUT:
         from silent2music.export.infer import infer_to
 
         with progress_bar() as steps:
             _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
     else:
-        _infer_files(rooms, seed, count, output, out, lazy, request, as_json, force)
+        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force)
+
+
+def _place(output: str | None, out: Path | None) -> tuple[Path | None, Path | None]:
+    """The file and the folder that -o and --out mean: -o with a folder's slash, or one that exists, is a folder."""
+    from silent2music.audio import SUFFIX_SUBTYPES
+
+    if out is not None and out.suffix.lower() in SUFFIX_SUBTYPES and not out.is_dir():
+        raise typer.BadParameter(f"--out names a folder, and {out} looks like a file; use -o {out}.")
+    if output is None:
+        return None, out
+    if output.endswith(tuple(filter(None, (os.sep, os.altsep)))) or Path(output).is_dir():
+        if out is not None:
+            raise typer.BadParameter(f"-o {output} and --out {out} both name a folder; give one of them.")
+        return None, Path(output)
+    return Path(output), out
 
 
 def _check_infer(
@@ -172,15 +191,19 @@ def _infer_files(
     force: bool,
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
-    from silent2music.export.batch import share
+    from silent2music.export.batch import passed_over, share
     from silent2music.export.infer import infer_many, plan
 
     jobs = plan(rooms, seed, output, out, count)
+    passed = passed_over(rooms)
     n_jobs = len(share(jobs))
     folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
     outcomes = []
-    with progress_bar() as steps:
-        for number, outcome in enumerate(infer_many(jobs, model, request, force, steps, folder), 1):
+    with (
+        progress_bar() as steps,
+        closing(infer_many(jobs, model, request, force, steps, folder)) as made,
+    ):
+        for number, outcome in enumerate(made, 1):
             outcomes.append(outcome)
             record = outcome.record
             if record is None:
@@ -195,6 +218,8 @@ def _infer_files(
                 _warn(record)
     if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
         _count(outcomes, folder / "manifest.jsonl")
+    for sentence in passed:
+        complain(sentence)
     _end(outcomes, "music")
 
 
@@ -338,6 +363,7 @@ def ambience(
     """
     from silent2music.export.ambience.job import ambience as make_loops
     from silent2music.export.ambience.lap import parse_loop
+    from silent2music.export.batch import passed_over
     from silent2music.export.models import LazyModel
 
     options: dict[str, Any] = {
@@ -356,6 +382,7 @@ def ambience(
     preset_config = settings_of(preset, overrides).ambience
     with options_checked():
         config = dataclasses.replace(preset_config, **given)
+    passed = passed_over(rooms)
     with progress_bar() as steps:
         outcomes = make_loops(
             rooms,
@@ -376,6 +403,8 @@ def ambience(
             n_files, seconds = len(outcome.record["files"]), outcome.record["grid"]["seconds"]
             there = ", there already" if outcome.status == "kept" else ""
             say(f"{outcome.job.out}: {n_files} loops of {seconds:.2f} s{there}")
+    for sentence in passed:
+        complain(sentence)
     _end(outcomes, "loops")
 
 

@@ -35,7 +35,7 @@ from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, claimed, remove_leavings
 from silent2music.processes import Pool, one_thread
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays
@@ -107,39 +107,48 @@ def prepare(
     Raises:
         AudioError: if the codec has fewer codebooks than asked for.
         DataError: if `out` was prepared with another codec or other features, or the frame rates of codec and
-            features differ, or no pair at all could be prepared.
+            features differ, or no pair at all could be prepared, or `out` was removed on the way.
+        S2MError: if another command writes to `out`.
     """
     require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
-    meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
+    meta = _meta(codec, n_codebooks or codec.n_codebooks, config)
     marked = _fingerprints(root, read_pairs(root))
-    kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked})
-    todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
-    faults: list[str] = []
-    n_prepared = 0
-    with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
-        for split in SPLITS:
-            rows: list[Row] = []
-            for result in pool.map(_encode_pair, [item for item in todo if item[0].split == split]):
-                if isinstance(result, str):
-                    faults.append(result)
-                else:
-                    rows.append(result)
-                    n_prepared += 1
-                if progress is not None:
-                    progress(n_prepared + len(faults), len(todo))
-                if len(rows) == pairs_per_shard:
-                    _write_shard(target, split, rows)
-                    rows = []
-            if rows:
-                _write_shard(target, split, rows)
-    if faults and not n_prepared and not kept:
-        raise DataError(
-            f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
-        )
-    seconds = sum(row["seconds"] for split in SPLITS for row in _read_rows(_shards(target, split), "seconds"))
-    return PrepareReport(n_prepared, len(kept), seconds, tuple(faults))
+    with claimed(target):
+        remove_leavings(target, alone=True)
+        _check_target(target, meta)
+        kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked})
+        todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
+        faults: list[str] = []
+        n_prepared = 0
+        with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
+            for split in SPLITS:
+                rows: list[Row] = []
+                for result in pool.map(_encode_pair, [item for item in todo if item[0].split == split]):
+                    if isinstance(result, str):
+                        faults.append(result)
+                    else:
+                        rows.append(result)
+                        n_prepared += 1
+                    if progress is not None:
+                        progress(n_prepared + len(faults), len(todo))
+                    if len(rows) == pairs_per_shard:
+                        _write_shard(target, split, rows, meta)
+                        rows = []
+                if rows:
+                    _write_shard(target, split, rows, meta)
+        if faults and not n_prepared and not kept:
+            raise DataError(
+                f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
+            )
+        shards = [shard for split in SPLITS for shard in _shards(target, split)]
+        written = [row["seconds"] for row in _read_rows(shards, "seconds")]
+        if len(written) != len(kept) + n_prepared:
+            raise DataError(
+                f"{target} was removed or changed while it was written; run the same command again."
+            )
+    return PrepareReport(n_prepared, len(kept), sum(written), tuple(faults))
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
@@ -160,8 +169,8 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     return meta
 
 
-def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
-    """Create the folder, or check that its contents fit; remove unfinished files of a killed run."""
+def _meta(codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
+    """What a folder is prepared with, for its `meta.json`."""
     if abs(config.frame_rate - codec.frame_rate) > 1e-6:
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
@@ -171,7 +180,7 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
         raise DataError(
             f"The codec has {codec.codebook_size} codes a book; shards hold {MAX_CODEBOOK_SIZE} at most."
         )
-    meta: dict[str, Any] = {
+    return {
         "format": FORMAT_VERSION,
         "codec_checksum": codec.token_checksum(n_codebooks),
         "frame_rate": codec.frame_rate,
@@ -186,7 +195,10 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
         },
         "controls": list(CONTROLS),
     }
-    target.mkdir(parents=True, exist_ok=True)
+
+
+def _check_target(target: Path, meta: dict[str, Any]) -> None:
+    """Refuse a folder that was prepared with something else."""
     if (target / META).exists():
         old = read_meta(target)
         for key, value in meta.items():
@@ -195,11 +207,6 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
                     f"{target} was prepared with {key} {old.get(key)!r}; this run has {value!r}, "
                     "choose another folder or remove that one."
                 )
-    else:
-        (target / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    for leftover in target.glob(".s2m-*.parquet"):
-        leftover.unlink()
-    return meta
 
 
 def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
@@ -312,8 +319,8 @@ def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
     return np.pad(frames, ((0, max(0, difference)), (0, 0)), mode="edge")[:n_frames]
 
 
-def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
-    """Write rows as the next shard of a split, whole or not at all."""
+def _write_shard(target: Path, split: str, rows: Sequence[Row], meta: dict[str, Any]) -> None:
+    """Write rows as the next shard of a split, whole or not at all; before the first one what the folder holds."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     types = {
         **dict.fromkeys(("id", "fingerprint", "kind"), arrow.string()),
@@ -326,6 +333,9 @@ def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
     used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
     path = target / f"{split}-{max(used, default=-1) + 1:05d}.parquet"
     table = arrow.Table.from_pylist(rows, arrow.schema(types))
+    if not (target / META).exists():
+        with atomic_path(target / META) as temporary:
+            temporary.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     with atomic_path(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
 

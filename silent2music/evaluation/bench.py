@@ -28,12 +28,11 @@ from silent2music.audio import Waveform
 from silent2music.decoder import Conditioning
 from silent2music.errors import require
 from silent2music.evaluation.report import check_report, table
-from silent2music.evaluation.stages import Progress
 from silent2music.export import provenance
 from silent2music.files import atomic_path
 from silent2music.listening import listen_whole, span
 from silent2music.model import Silent2Music
-from silent2music.processes import one_thread
+from silent2music.processes import Progress, one_thread
 from silent2music.sampling import draw, generate_codes
 
 PIECE_SECONDS = 10.0

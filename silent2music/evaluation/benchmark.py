@@ -23,7 +23,7 @@ from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.originality import compare_with_training
 from silent2music.evaluation.pieces import EvalConfig, Item, inspect, inspect_made, read_file, read_music
 from silent2music.evaluation.report import REPORT, check_report, write_report
-from silent2music.evaluation.stages import Progress, Stages
+from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.tables import (
     REPORT_VERSION,
     Figures,
@@ -35,7 +35,7 @@ from silent2music.evaluation.tables import (
 )
 from silent2music.evaluation.targets import targets_of
 from silent2music.export import provenance
-from silent2music.processes import one_thread
+from silent2music.processes import Progress, one_thread
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
 

@@ -22,8 +22,8 @@ from silent2music.errors import ConfigError, DataError, require
 from silent2music.evaluation.bench import median_seconds
 from silent2music.evaluation.codec_metrics import codec_figures
 from silent2music.evaluation.report import table
-from silent2music.evaluation.stages import Progress
 from silent2music.plotting import draw_spectrogram, new_figure, save
+from silent2music.processes import Progress
 
 FIGURES = {
     "log_mel": ("log-mel", ".3f"),

@@ -20,8 +20,9 @@ from silent2music.errors import DataError
 from silent2music.evaluation.features import MusicFeatures, music_features
 from silent2music.evaluation.following import RoomReference, references_of
 from silent2music.evaluation.report import follow_text
-from silent2music.evaluation.stages import Progress, Stages
+from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.tables import Figures, follow_tables
+from silent2music.processes import Progress
 
 COUNTED = ("kinds", "splits", "licences")
 

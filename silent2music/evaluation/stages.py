@@ -7,13 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from silent2music.processes import Pool
+from silent2music.processes import Pool, Progress
 
 Input = TypeVar("Input")
 Found = TypeVar("Found")
-
-Progress = Callable[[str, int, int], None]
-"""Is called with a stage, steps done and steps in all."""
 
 log = logging.getLogger(__name__)
 

@@ -24,16 +24,18 @@ from silent2music.files import atomic_path, locked
 
 T = TypeVar("T")
 
-Progress = Callable[[str, int, int], None]
-"""Called with a recording's name, steps done and steps in all."""
-
 MUSIC_SUFFIX = ".music.wav"
 """`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
 
 LOOPS_RECORD = "ambience.json"
 """In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
-MANIFEST = "manifest.jsonl"
+MUSIC_MANIFEST = "manifest.jsonl"
+
+LOOPS_MANIFEST = "manifest.json"
+
+MAX_NAME_BYTES = 254
+"""The longest name of what is made: file systems have 255, and a record's suffix is one longer than its music's."""
 
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),
@@ -68,8 +70,8 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The recording's path, written alike on every platform."""
-        return self.room.as_posix()
+        """The recording's path, written alike on every platform, in letters that any file may hold."""
+        return printable(self.room.as_posix())
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[
 
     A folder is searched for recordings; hidden files and what this program made are left out. A file named by itself
     gets `seed`; one found in a folder gets a seed from `seed` and its relative path, so that it does not depend on
-    what else lies there. Of two recordings whose music would meet in one place, also where that is so only on a file
-    system that compares names without case, the second is refused, and so is a folder without recordings.
+    what else lies there. What cannot be made is there as a job that is refused: of two recordings whose music would
+    meet in one place, also where that is so only on a file system that compares names without case, the second; a name
+    that cannot be written down, or is too long; what cannot be read; and a folder without recordings.
 
     Args:
         rooms: files and folders; what is named twice is made once.
@@ -98,45 +101,86 @@ def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[
     """
     jobs: list[Job] = []
     taken: dict[str, Path] = {}
+    named: set[tuple[Path, str]] = set()
     for room in rooms:
-        try:
-            found = _recordings_below(room) if room.is_dir() else [room]
-        except AudioError as error:
-            jobs.append(Job(room, folder, seed, room.name, refused=str(error)))
-            continue
-        for path in found:
-            relative = path.relative_to(room) if room.is_dir() else Path(path.name)
-            own_seed = hashed_seed(seed, relative.as_posix()) if room.is_dir() else seed
+        is_folder = room.is_dir()
+        found = _found_below(room) if is_folder else audio.Found([room])
+        for path, reason in found.faults.items():
+            label = path.relative_to(room).as_posix() if path != room else room.name
+            jobs.append(Job(path, folder, seed, printable(label), path != room, reason))
+        for path in found.sounds:
+            relative = path.relative_to(room) if is_folder else Path(path.name)
             out = folder / portable(renamed(relative))
-            job = Job(path, out, own_seed, relative.as_posix(), room.is_dir())
             place = unicodedata.normalize("NFC", str(out.absolute())).casefold()
-            other = taken.get(place)
-            if other is None:
-                taken[place] = path
-                jobs.append(job)
-            elif other != path:
+            if (path, place) in named:
+                continue
+            named.add((path, place))
+            other = taken.setdefault(place, path)
+            label = printable(relative.as_posix())
+            own_seed = hashed_seed(seed, label) if is_folder else seed
+            reason = _name_fault(path, relative, out)
+            if not reason and other != path:
                 reason = f"{path} and {other} would both be written to {out}; rename one of them."
-                jobs.append(dataclasses.replace(job, refused=reason))
+            jobs.append(Job(path, out, own_seed, label, is_folder, reason))
     return jobs
 
 
-def _recordings_below(folder: Path) -> list[Path]:
-    """The recordings in a folder, without music and loops that were made.
+def _name_fault(path: Path, relative: Path, out: Path) -> str:
+    """Why a recording's name does not serve for what is made of it; nothing if it does."""
+    if printable(str(relative)) != str(relative):
+        return f"{printable(str(path))} has a name that is not Unicode; rename it."
+    if max(len(os.fsencode(part)) for part in out.parts) > MAX_NAME_BYTES:
+        return f"{path} has a name that is too long for what is made of it; give it a shorter one."
+    return ""
 
-    Raises:
-        AudioError: if there is none.
+
+def passed_over(rooms: Sequence[Path]) -> list[str]:
+    """Sentences on what lies beside recordings: files of other suffixes, and links that lead back.
+
+    What is wrong with a folder without any recording is said by its job.
     """
-    made = MUSIC_SUFFIX.removesuffix(".wav")
-    found = [
-        path
-        for path in audio.find_audio(folder)
-        if not path.stem.endswith(made) and not path.with_name(LOOPS_RECORD).exists()
-    ]
-    if not found:
-        raise AudioError(
+    sentences: list[str] = []
+    others: list[Path] = []
+    for found in (audio.search(room) for room in rooms if room.is_dir()):
+        if found.sounds:
+            sentences += found.loops
+            others += [path for path in found.others if not _is_made(path)]
+    if others:
+        suffixes = sorted({printable(path.suffix.lower()) or "none" for path in others})
+        shown = ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "")
+        what = ("file was", "its") if len(others) == 1 else ("files were", "their")
+        sentences.append(f"{len(others)} {what[0]} passed over because of {what[1]} suffix ({shown}).")
+    return sentences
+
+
+def _found_below(folder: Path) -> audio.Found:
+    """What a folder holds, without music and loops that were made; to have no recording is a fault."""
+    found = audio.search(folder)
+    own = [path for path in found.sounds if not _is_made(path)]
+    if not found.sounds and not found.faults:
+        found.faults[folder] = str(audio.no_audio(folder, found))
+    elif not own and not found.faults:
+        found.faults[folder] = (
             f"{folder} holds only hidden files and music that silent2music made; expected recordings of rooms."
         )
-    return found
+    return dataclasses.replace(found, sounds=own)
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a file, by its name and place, is music, loops, or a record of them."""
+    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
+        return True
+    return path.stem.endswith(MUSIC_SUFFIX.removesuffix(".wav"))
+
+
+def printable(text: str) -> str:
+    """A text in letters that any file may hold; a name of another encoding than the system's has others.
+
+    Example:
+        >>> printable("caf\\udce9.wav")
+        'caf\\\\udce9.wav'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def hashed_seed(seed: int, name: object) -> int:
@@ -158,15 +202,11 @@ def portable(relative: Path) -> Path:
 # ---- shares ----
 
 
-def share(items: Sequence[T], environment: Mapping[str, str] = os.environ) -> Sequence[T]:
-    """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
+def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Which process this is, from 0, and of how many that a launcher started; (0, 1) without a launcher.
 
     Raises:
         ConfigError: if what the launcher says makes no sense.
-
-    Example:
-        >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
-        'be'
     """
     for index, count in LAUNCHERS:
         if index in environment and count in environment:
@@ -175,8 +215,22 @@ def share(items: Sequence[T], environment: Mapping[str, str] = os.environ) -> Se
                 raise ConfigError(
                     f"{index}={values[0]} and {count}={values[1]}; expected a process of so many."
                 )
-            return items[int(values[0]) :: int(values[1])]
-    return items
+            return int(values[0]), int(values[1])
+    return 0, 1
+
+
+def share(items: Sequence[T], environment: Mapping[str, str] = os.environ) -> Sequence[T]:
+    """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
+
+    Raises:
+        ConfigError: as `launched`.
+
+    Example:
+        >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
+        'be'
+    """
+    index, count = launched(environment)
+    return items[index::count]
 
 
 def outcomes(jobs: Sequence[Job], make: Callable[[Job], Outcome]) -> Iterator[Outcome]:
@@ -194,6 +248,9 @@ def outcomes(jobs: Sequence[Job], make: Callable[[Job], Outcome]) -> Iterator[Ou
                 raise
             except S2MError as error:
                 outcome = Outcome(job, "failed", reason=str(error))
+            except OSError as error:
+                reason = f"{job.room} gave nothing ({error.strerror or error}); check its name and place."
+                outcome = Outcome(job, "failed", reason=reason)
         yield outcome
 
 
@@ -204,7 +261,7 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / MANIFEST
+        self.folder, self.path = folder, folder / MUSIC_MANIFEST
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Entries by key; a line that a dying process left unfinished is passed over."""
@@ -218,14 +275,13 @@ class Manifest:
                     continue
         return entries
 
-    def add(self, made: Path, entry: Mapping[str, Any]) -> None:
-        """Note a file below the folder, at once on disk.
+    def add(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Note a file by its path below the folder, or by its label a recording that gave none; at once on disk.
 
         Raises:
             AudioError: if the manifest cannot be written.
         """
-        values = {"key": made.relative_to(self.folder).as_posix(), **entry}
-        line = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        line = json.dumps({"key": key, **entry}, ensure_ascii=False, allow_nan=False)
         with locked(self.folder):
             try:
                 with self.path.open("a+b") as file:

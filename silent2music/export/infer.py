@@ -11,7 +11,8 @@ import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +22,12 @@ from silent2music.audio import Recorded
 from silent2music.config import DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
-from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
+from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome
 from silent2music.export.delivery import delivered, in_front
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
-from silent2music.files import atomic_path
+from silent2music.files import atomic_paths, claimed, remove_leavings
+from silent2music.processes import Progress
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -73,7 +75,7 @@ def infer_many(
     force: bool = False,
     progress: Progress | None = None,
     folder: Path | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Make music for many rooms, or for this process's share of them; a bad one does not stop the rest.
 
     Args:
@@ -89,6 +91,7 @@ def infer_many(
 
     Raises:
         CheckpointError, ConfigError: if the model, the device or a setting is not usable at all.
+        AudioError: if another command writes to `folder`, or, after all else, its manifest cannot be written.
     """
     asked = request or Request()
     inputs = [job.room for job in jobs]
@@ -104,12 +107,38 @@ def infer_many(
         room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
 
-    manifest = None if folder is None else batch.Manifest(folder)
-    for found in batch.outcomes(jobs, outcome):
-        if manifest is not None and not found.job.refused:
-            manifest.add(found.job.out, _manifest_entry(found))
-        yield found
-    if manifest is not None and manifest.path.exists():
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(claimed(folder, *batch.launched()))
+        for place in {job.out.parent for job in jobs}:
+            remove_leavings(place)
+        found = batch.outcomes(jobs, outcome)
+        yield from found if folder is None else _listed(found, folder)
+
+
+def _listed(outcomes: Iterator[Outcome], folder: Path) -> Iterator[Outcome]:
+    """The same outcomes, each after it was noted in the folder's manifest.
+
+    Raises:
+        AudioError: after the last outcome, if one could not be noted.
+    """
+    manifest = batch.Manifest(folder)
+    known = manifest.read()
+    failure: AudioError | None = None
+    for outcome in outcomes:
+        job = outcome.job
+        made = job.label if job.refused else job.out.relative_to(folder).as_posix()
+        # Of music that is there and was not replaced, what was noted of it before stays true.
+        is_known = outcome.status == "failed" and made in known and job.out.is_file()
+        if not is_known and (job.found or not job.refused):
+            try:
+                manifest.add(made, _manifest_entry(outcome))
+            except AudioError as error:
+                failure = error
+        yield outcome
+    if failure is not None:
+        raise failure
+    if manifest.path.exists():
         manifest.tidy()
 
 
@@ -183,39 +212,31 @@ def infer(
     check_length(job, seconds, delivery, force)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
-    text = b""
-    try:
-        # Opened before the music is made: a place that cannot be written is told at once.
-        with atomic_path(job.out, force) as audio_path, atomic_path(sidecar, force) as record_path:
-            measured = Measured(room, model.model.config.ambient)
-            where = in_front(measured.beginning())
-            pieces = model.model.stream(
-                room, sampling, seconds, progress=step, measured=measured, **request.controls
-            )
-            music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
-            profile = measured.profile()
-            made: dict[str, Any] = {
-                "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
-                "model": model.described(),
-                "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
-                "versions": provenance.versions(),
-            }
-            try:
-                output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
-                provenance.write_tags(audio_path, made)
-            except AudioError as error:
-                raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
-            output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
-            if not delivery.mono:
-                output["space"] = dataclasses.asdict(where)
-            record = {"output": output, **made, "room": profile.to_dict()}
-            text = provenance.to_text(record).encode()
-            record_path.write_bytes(text)
-    except AudioError:
-        # The record comes to its place first, and goes again where the music cannot follow.
-        if text and sidecar.exists() and sidecar.read_bytes() == text:
-            sidecar.unlink()
-        raise
+    # Opened before the music is made: a place that cannot be written is told at once.
+    with atomic_paths(job.out, sidecar, force=force) as (audio_path, record_path):
+        measured = Measured(room, model.model.config.ambient)
+        where = in_front(measured.beginning())
+        pieces = model.model.stream(
+            room, sampling, seconds, progress=step, measured=measured, **request.controls
+        )
+        music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
+        profile = measured.profile()
+        made: dict[str, Any] = {
+            "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
+            "model": model.described(),
+            "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
+            "versions": provenance.versions(),
+        }
+        try:
+            output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
+            provenance.write_tags(audio_path, made)
+        except AudioError as error:
+            raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
+        output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
+        if not delivery.mono:
+            output["space"] = dataclasses.asdict(where)
+        record = {"output": output, **made, "room": profile.to_dict()}
+        record_path.write_bytes(provenance.to_text(record).encode())
     return record
 
 
@@ -295,6 +316,7 @@ def _manifest_entry(outcome: Outcome) -> Mapping[str, Any]:
     record = outcome.record
     if record is None:
         job = outcome.job
-        return {"error": provenance.without_folders(outcome.reason, job.room, job.out, job.out.parent)}
+        reason = provenance.without_folders(outcome.reason, job.room, job.out, job.out.parent)
+        return {"error": batch.printable(reason)}
     output = {name: record["output"][name] for name in ("seconds", "lufs", "sha256")}
     return {"room": record["input"]["file"], "seed": record["settings"]["seed"], **output}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silent2music.audio import MIN_SECONDS
-from silent2music.config import DeliveryConfig, SamplingConfig, default_model
+from silent2music.config import DeliveryConfig, ModelConfig, SamplingConfig, default_model
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
 
@@ -74,12 +74,13 @@ class LazyModel:
     def guidance(self) -> float:
         """The strength of guidance that the model was made for, read without its weights."""
         try:
-            return float(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["guidance"])
+            values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            return float(values.get("guidance", ModelConfig.guidance))
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder / 'config.json'} cannot be read ({error.strerror}); check its permissions."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise CheckpointError(
                 f"{self.folder / 'config.json'} is damaged ({error}); copy the model folder again."
             ) from error

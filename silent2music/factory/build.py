@@ -38,12 +38,9 @@ from silent2music.factory.scenes import (
 )
 from silent2music.factory.scores import SourceScore, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
-from silent2music.files import atomic_path
-from silent2music.processes import Pool
+from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.processes import Pool, StepProgress
 from silent2music.score import write_midi
-
-Progress = Callable[[int, int], None]
-"""Is called with the number of complete pairs and the number of all."""
 
 Made = TypeVar("Made")
 
@@ -86,7 +83,12 @@ class Factory:
 
 
 def build(
-    config: DataConfig, out: Path, hours: float, seed: int, workers: int = 1, progress: Progress | None = None
+    config: DataConfig,
+    out: Path,
+    hours: float,
+    seed: int,
+    workers: int = 1,
+    progress: StepProgress | None = None,
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 
@@ -100,11 +102,12 @@ def build(
         hours: how much to have in all.
         seed: 0 or more.
         workers: processes; 1 builds in this one.
-        progress: see `Progress`.
+        progress: see `processes.StepProgress`.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.
         DataError: if the sources are missing or unusable, or `out` was built with other settings.
+        S2MError: if another command writes to `out`.
     """
     require("pyroomacoustics", "train")
     if not hours > 0 or not math.isfinite(hours):
@@ -114,21 +117,27 @@ def build(
             f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
         )
     n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
-    _claim(config, out, seed)
-    factory = open_factory(config, out, seed)
-    missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
-    n_done = n_pairs - len(missing)
-    report(n_done, n_pairs)
-    renewed = monotonic()
-    # A worker opens the sources for itself: sent to it, they would be copied.
-    with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
-        for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
-            report(count, n_pairs)
-            if monotonic() - renewed > MANIFEST_SECONDS:
-                _write_manifest(factory)
-                renewed = monotonic()
-    _write_manifest(factory)
+    with claimed(out):
+        wanted = _check_unclaimed(config, out, seed)
+        for name in (".", "audio", "scores", "labels", "library"):
+            remove_leavings(out / name, alone=True)
+        factory = open_factory(config, out, seed)
+        if not (out / SETTINGS_FILE).exists():
+            with atomic_path(out / SETTINGS_FILE) as temporary:
+                temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
+        n_done = n_pairs - len(missing)
+        report(n_done, n_pairs)
+        renewed = monotonic()
+        # A worker opens the sources for itself: sent to it, they would be copied.
+        with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
+            for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
+                report(count, n_pairs)
+                if monotonic() - renewed > MANIFEST_SECONDS:
+                    _write_manifest(factory)
+                    renewed = monotonic()
+        _write_manifest(factory)
 
 
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
@@ -141,8 +150,8 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     rooms = data_folder(config.rooms, "rooms") if config.rooms else None
     if not Path(config.soundfont).is_file():
         raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
-    library = open_library(ambience, rooms, out / "library")
     chosen, refused = scores_by_split(scores, config.validation_share)
+    library = open_library(ambience, rooms, out / "library")
     stocks = {}
     for split, part in zip(SPLITS, library.split(config.validation_share), strict=True):
         kinds = usable_kinds(part, config.kinds)
@@ -275,15 +284,19 @@ def _save(factory: Factory, index: int) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _claim(config: DataConfig, out: Path, seed: int) -> None:
-    """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
+def _check_unclaimed(config: DataConfig, out: Path, seed: int) -> dict[str, Any]:
+    """The settings of a build as its folder states them; refuses a folder of other pairs."""
     # Pairs are passed on, and where their sources lie on this machine is nobody's concern.
     sources = {name: Path(getattr(config, name)) for name in ("ambience", "scores", "rooms", "soundfont")}
     named = {name: path.name for name, path in sources.items() if path.is_absolute()}
-    wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config) | named}))
+    values = {"seed": seed, "data": settings.to_dict(config) | named}
+    wanted: dict[str, Any] = json.loads(json.dumps(values))
     path = out / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); choose another folder.") from error
         if found != wanted:
             old, new = ({**values.get("data", {}), "seed": values.get("seed")} for values in (found, wanted))
             names = sorted(key for key in new if old.get(key) != new[key])
@@ -292,16 +305,7 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
             )
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
-    try:
-        for name in ("audio", "scores", "labels", "library"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-            for leftover in (out / name).glob(".s2m-*"):
-                leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror}); choose another place.") from error
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    return wanted
 
 
 def _write_manifest(factory: Factory) -> None:

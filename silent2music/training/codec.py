@@ -13,9 +13,7 @@ from silent2music import audio
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.config import CodecConfig
 from silent2music.errors import AudioError, DataError
-
-Progress = Callable[[str, float], None]
-"""Called with the stage's name and the fraction of it done."""
+from silent2music.processes import FractionProgress
 
 MIN_NORM = 0.05
 """Norm (about -90 dBFS) below which the weight of a vector in the fit no longer grows."""
@@ -35,7 +33,7 @@ def fit_codec(
     config: CodecConfig,
     seed: int = 0,
     max_hours: float = 3.0,
-    progress: Progress | None = None,
+    progress: FractionProgress | None = None,
     n_iterations: int = 12,
     max_vectors: int = 150_000,
 ) -> BundledCodec:
@@ -111,7 +109,11 @@ def _some_quieter(vectors: Tensor, power: float, generator: torch.Generator) -> 
 
 
 def _fit_quantiser(
-    codec: BundledCodec, vectors: Tensor, generator: torch.Generator, n_iterations: int, report: Progress
+    codec: BundledCodec,
+    vectors: Tensor,
+    generator: torch.Generator,
+    n_iterations: int,
+    report: FractionProgress,
 ) -> None:
     """Residual k-means on vectors `[n, P]`, into the codec's codebooks and scales.
 

@@ -17,13 +17,13 @@ from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
 from silent2music.errors import ConfigError, require
+from silent2music.model import CODEC_FOLDER
 from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer
 from silent2music.training.excerpts import code_music, crops
 from silent2music.training.running import open_run, train_steps
 from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
-CODEC_FOLDER = "codec"
 MUSIC_FOLDER = "music"
 
 LOWEST_RATE = 0.05
@@ -61,11 +61,11 @@ def train_codec(
     config = recipe.codec_training
     require("tensorboard", "train")  # what lacks is told before what is wrong with the settings
     _check(recipe)
-    accelerator = open_run(config, out, resume)
-    codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
-    average.load_state_dict(codec.state_dict())
-    trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
-    train_steps(trained, accelerator, config, out, resume)
+    with open_run(config, out, resume) as accelerator:
+        codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
+        average.load_state_dict(codec.state_dict())
+        trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
+        train_steps(trained, accelerator, config, out, resume)
     return out / CODEC_FOLDER
 
 

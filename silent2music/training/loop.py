@@ -59,7 +59,9 @@ def train(
     Raises:
         CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or codec and shards
             do not belong together.
-        ConfigError: if there are fewer pairs than a step uses, or self-play has no `start` to play against.
+        ConfigError: if there are fewer pairs than a step uses, they were prepared with other features, or self-play
+            has no `start` to play against.
+        S2MError: if another command writes to `out`.
     """
     config = recipe.training
     codec = load_codec(codec_folder)
@@ -78,20 +80,35 @@ def train(
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
+    for name, prepared in dataset.meta.get("feature_settings", {}).items():
+        if getattr(recipe.ambient, name) != prepared:
+            raise ConfigError(
+                f"{shards} was prepared with ambient.{name} {prepared} and the recipe has "
+                f"{getattr(recipe.ambient, name)}; set ambient.{name}={prepared}, or prepare the pairs again."
+            )
     # A batch may have no row with a control that few pairs have.
     has_rare = bool(set(recipe.controls) - members([ROOM]))
-    accelerator = open_run(
-        config,
-        out,
-        resume,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
-    )
-    if len(dataset) < config.batch_size * accelerator.num_processes:
-        raise ConfigError(
-            f"{shards} has {len(dataset)} training pairs; training.batch_size={config.batch_size} on "
-            f"{accelerator.num_processes} processes needs at least as many as one step uses."
-        )
+    options = {
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
+    }
+    with open_run(config, out, resume, **options) as accelerator:
+        if len(dataset) < config.batch_size * accelerator.num_processes:
+            raise ConfigError(
+                f"{shards} has {len(dataset)} training pairs; training.batch_size={config.batch_size} on "
+                f"{accelerator.num_processes} processes needs at least as many as one step uses."
+            )
+        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start)
+        folder = out / MODEL_FOLDER
+        trained = _TrainedModel(accelerator, config, model, dataset, validation, folder, former)
+        train_steps(trained, accelerator, config, out, resume)
+    return folder
+
+
+def _model_to_train(
+    recipe: RecipeConfig, codec: Codec, n_codebooks: int, dataset: PairDataset, start: Path | None
+) -> tuple[Silent2Music, Silent2Music | None]:
+    """The model as training begins with it, its statistics measured on the pairs, and its opponent in self-play."""
     model = build_model(recipe, codec, n_codebooks)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
     examples = [dataset.crop(int(i)) for i in chosen]
@@ -99,13 +116,11 @@ def train(
         model.embedder.set_statistics(Batch.collate(examples).signals)
     else:
         model.load_weights(start)
-    former = deepcopy(model) if config.selfplay_weight > 0 else None
+    former = deepcopy(model) if recipe.training.selfplay_weight > 0 else None
     pieces = [example.codes[0, :n_codebooks] for example in examples]
     model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
     model.decoder.set_rests(pieces)
-    trained = _TrainedModel(accelerator, config, model, dataset, validation, out / MODEL_FOLDER, former)
-    train_steps(trained, accelerator, config, out, resume)
-    return out / MODEL_FOLDER
+    return model, former
 
 
 def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:

@@ -19,9 +19,7 @@ from pathlib import Path
 
 from silent2music.config import RecipeConfig
 from silent2music.errors import ConfigError, DataError
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done and steps in all."""
+from silent2music.processes import Progress
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def run_recipe(
         recipe: all values.
         out: folder of everything that is made.
         stages: which of `STAGES`, in their order; all by default.
-        progress: see `Progress`.
+        progress: see `processes.Progress`.
 
     Returns:
         The model folder, `out/model`.
@@ -128,11 +126,16 @@ def _train_model(run: _Run) -> None:
     start = Path(run.recipe.run.start) if run.recipe.run.start else None
     resume = (training / STATE_FILE).exists()
     model = train(run.recipe, run.out / "tokens", run.codec, training, resume, start)
-    shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
-    plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
     attribution = run.pairs / "ATTRIBUTION.md"
-    if attribution.exists():
-        shutil.copy(attribution, run.out / "model")
+    try:
+        shutil.copytree(model, run.out / "model", dirs_exist_ok=True)
+        if attribution.exists():
+            shutil.copy(attribution, run.out / "model")
+    except OSError as error:
+        raise DataError(
+            f"{run.out / 'model'} cannot be written ({error.strerror or error}); make room and run it again."
+        ) from error
+    plot_losses(training / LOG_FILE, run.out / "model" / "loss.png")
 
 
 def _evaluate(run: _Run) -> None:

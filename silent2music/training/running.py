@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
@@ -17,7 +18,8 @@ from unittest import mock
 import torch
 
 from silent2music.config import CodecTrainingConfig, TrainingConfig, to_dict
-from silent2music.errors import CheckpointError, ConfigError, require
+from silent2music.errors import CheckpointError, ConfigError, S2MError, require
+from silent2music.files import atomic_path, claimed, remove_leavings
 from silent2music.training.state import (
     STATE_FILE,
     Optimizers,
@@ -56,8 +58,9 @@ class Trained(Protocol):
         ...
 
 
-def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Accelerator:
-    """The accelerator of a run in the folder `out`, with TensorBoard's log; seeds torch.
+@contextmanager
+def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Iterator[Accelerator]:
+    """The accelerator of a run, which holds the folder `out` within the block; seeds torch.
 
     Args:
         config: of the loop.
@@ -66,14 +69,13 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Accel
         options: for `accelerate.Accelerator`.
 
     Raises:
-        CheckpointError: if `out` holds a run and `resume` is not set.
+        CheckpointError: if `out` holds a run and `resume` is not set, or none and it is.
         ConfigError: if the precision is unknown.
+        S2MError: if another command writes to `out`, or it cannot be written any more.
     """
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 
-    if (out / STATE_FILE).exists() and not resume:
-        raise CheckpointError(f"{out} holds a run already; give --resume to go on, or choose another folder.")
     require("tensorboard", "train")  # accelerate would leave the log out and fail later
     accelerator = Accelerator(
         mixed_precision=resolved_precision(config.mixed_precision),
@@ -81,11 +83,24 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Accel
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
         **options,
     )
-    # TensorBoard names its files by the host, which is nobody's concern where a run is passed on.
-    with mock.patch("socket.gethostname", return_value="host"):
-        accelerator.init_trackers("tensorboard")
-    torch.manual_seed(config.seed)
-    return accelerator
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(claimed(out))
+            remove_leavings(out, alone=True)
+        if (out / STATE_FILE).exists() and not resume:
+            raise CheckpointError(
+                f"{out} holds a run already; give --resume to go on, or choose another folder."
+            )
+        if resume and not (out / STATE_FILE).exists():
+            raise CheckpointError(f"{out} has no state to resume from; start without --resume.")
+        torch.manual_seed(config.seed)
+        try:
+            yield accelerator
+        except OSError as error:
+            raise S2MError(
+                f"{out} cannot be written ({error.strerror or error}); make room, and go on from the last checkpoint "
+                "with --resume."
+            ) from error
 
 
 def train_steps(
@@ -93,18 +108,27 @@ def train_steps(
 ) -> None:
     """Train until `max_steps` or `max_minutes`, whichever is first, with a checkpoint at the end and on the way.
 
+    A run that is resumed after its end is saved again from its state, in case its folder was lost.
+
     Args:
         trained: what is trained.
         accelerator: from `open_run`.
         config, out, resume: as for `open_run`.
 
     Raises:
-        CheckpointError: if the run is to be resumed and `out` has no state that fits.
+        CheckpointError: if the run is to be resumed and the state does not fit.
         ConfigError: if a figure is not finite.
     """
     step = read_state(out / STATE_FILE, *trained.state()) if resume else 0
+    if accelerator.is_main_process:
+        _forget_after(out / LOG_FILE, step)
+    # TensorBoard names its files by the host, which is nobody's concern where a run is passed on.
+    with mock.patch("socket.gethostname", return_value="host"):
+        accelerator.init_trackers("tensorboard")
     begun = saved = time.monotonic()
     done = step >= config.max_steps
+    if done and accelerator.is_main_process:
+        trained.save()
     while not done:
         torch.manual_seed(config.seed * 1_000_003 + step * 1009 + accelerator.process_index)
         figures = trained.update(step)
@@ -131,6 +155,21 @@ def train_steps(
             write_state(out / STATE_FILE, step, to_dict(config), *trained.state())
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Remove what the log says of later steps, which a killed run did and this one does again."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # cut by a kill
+    with atomic_path(log, force=True) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _as_main(accelerator: Accelerator, answer: bool) -> bool:

@@ -61,14 +61,14 @@ def read_state(file: Path, tensors: Parts, optimizers: Optimizers) -> int:
     """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
 
     Raises:
-        CheckpointError: if there is no state, or it was written with other sizes, naming the first tensor.
+        CheckpointError: if the state is damaged, or was written with other sizes, naming the first tensor.
     """
     try:
         state = read_weights(file)
         step = int(read_metadata(file)["step"])
     except (CheckpointError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{file.parent} has no state to resume from ({error}); start without --resume."
+            f"{file} is damaged ({error}); copy it back from elsewhere, or begin a run in another folder."
         ) from error
     moments = {name: state.pop(name) for name in list(state) if name.startswith(_OPTIMIZER)}
     own = {f"{part}.{name}": value for part, found in tensors.items() for name, value in found.items()}

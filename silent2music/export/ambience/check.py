@@ -22,10 +22,10 @@ import numpy as np
 from silent2music import audio
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.errors import AudioError, require
-from silent2music.export.ambience.job import MANIFEST
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
 from silent2music.export.ambience.writing import loudness_of
+from silent2music.export.batch import LOOPS_MANIFEST
 from silent2music.export.space import omni, omni_of
 
 MAX_LUFS_ERROR = 0.1
@@ -53,7 +53,7 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
     Raises:
         AudioError: if there is no manifest, a file cannot be read, or ffmpeg is not installed.
     """
-    path = folder / MANIFEST
+    path = folder / LOOPS_MANIFEST
     if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     require("librosa")

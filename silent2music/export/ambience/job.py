@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +26,13 @@ from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, roo
 from silent2music.export.ambience.loops import Loop, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
 from silent2music.export.ambience.writing import hearing, write_loops
-from silent2music.export.batch import LOOPS_RECORD, Job, Outcome, Progress
+from silent2music.export.batch import LOOPS_MANIFEST, LOOPS_RECORD, Job, Outcome
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, find_placement, open_room
-from silent2music.files import atomic_path, locked
+from silent2music.files import atomic_folder, atomic_path, claimed, locked, remove_leavings
 from silent2music.keys import PITCH_NAMES, estimate_key
+from silent2music.processes import Progress
 
-MANIFEST = "manifest.json"
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 """JSON schema (draft 2020-12) of the manifest, for whoever reads it."""
 
@@ -83,18 +82,19 @@ def ambience(
         check_sheet(contact_sheet)
         # Sheets of earlier runs are drawn anew, as the manifest is written anew.
         provenance.check_replaceable(contact_sheet, True, [job.room for job in jobs])
-    with locked(out):
-        pass  # a folder that cannot be written is told at once
-    run = _Run(out, config, model, force, progress, tell, reading)
-    outcomes = []
-    for outcome in batch.outcomes(jobs, run.outcome):
-        outcomes.append(outcome)
-        if outcome.status == "failed":
-            tell(outcome.reason)
-    with locked(out):
-        manifest = _write_manifest(out, outcomes, {job.label for job in jobs})
-        if contact_sheet is not None:
-            draw_sheet(out, manifest, contact_sheet)
+    with claimed(out, *batch.launched()):
+        for place in {out, *(job.out.parent for job in jobs)}:
+            remove_leavings(place)
+        run = _Run(out, config, model, force, progress, tell, reading)
+        outcomes = []
+        for outcome in batch.outcomes(jobs, run.outcome):
+            outcomes.append(outcome)
+            if outcome.status == "failed":
+                tell(outcome.reason)
+        with locked(out):
+            manifest = _write_manifest(out, outcomes, {job.label for job in jobs})
+            if contact_sheet is not None:
+                draw_sheet(out, manifest, contact_sheet)
     return outcomes
 
 
@@ -112,18 +112,16 @@ class _Run:
 
     def outcome(self, job: Job) -> Outcome:
         """Keep a room's folder that is complete, else make it; errors say which recording they are about."""
-        partial = job.out.with_name(f".{job.out.name}.partial")
+        partial = job.out
         try:
             # What is no file is refused, in a sentence of its own, where it is read.
             origin = self._origin(job) if job.room.is_file() else {}
             record = _complete_record(job.out, origin, self.force) if origin else None
             if record is not None:
                 return Outcome(job, "kept", record)
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                return Outcome(job, "made", self._make(job, partial, origin))
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            with atomic_folder(job.out) as partial:
+                record = self._make(job, partial, origin)
+            return Outcome(job, "made", record)
         except OSError as error:
             raise AudioError(
                 f"{job.out} cannot be written ({error.strerror or error}); finished rooms are whole."
@@ -158,7 +156,6 @@ class _Run:
                 f"made {grid.bars}, which are {grid.seconds:.2f} s."
             )
         where = find_placement(channels, profile, config.room_format)
-        partial.mkdir(parents=True)
         lap = room_lap(room, profile, grid, model.codec.sample_rate)
         loops = self._compose(job, lap, grid, where)
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
@@ -204,7 +201,6 @@ class _Run:
             "licence": {**LICENCE, "room": config.licence},
         }
         (partial / LOOPS_RECORD).write_bytes(provenance.to_text(record).encode())
-        _move_into_place(partial, job.out)
         for note in record["input"]["notes"]:
             self.tell(f"{job.label} {note}.")
         quiet = [f["file"] for f in files if f["nearly_nothing"]]
@@ -316,16 +312,6 @@ def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> di
     return entry
 
 
-def _move_into_place(partial: Path, folder: Path) -> None:
-    """Put a complete folder in its place, in one step where there was none."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    partial.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -> dict[str, Any]:
     """Write `manifest.json` from the records of all rooms below `out`, whose lock the caller holds.
 
@@ -340,7 +326,7 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
     Raises:
         AudioError: if it cannot be written, or a record cannot be read.
     """
-    path = out / MANIFEST
+    path = out / LOOPS_MANIFEST
     others = planned - {outcome.job.label for outcome in outcomes}
     failures = {}
     try:
@@ -352,7 +338,8 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
     for outcome in outcomes:
         if outcome.status == "failed":
             job = outcome.job
-            failures[job.label] = provenance.without_folders(outcome.reason, job.room, job.out, out)
+            reason = provenance.without_folders(outcome.reason, job.room, job.out, out)
+            failures[job.label] = batch.printable(reason)
     records = sorted(
         found.parent
         for found in out.rglob(LOOPS_RECORD)
