@@ -15,12 +15,13 @@ import numpy as np
 from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
-from silent2music.factory.arrangement import Arrangement, Part
+from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.build import score_folders, soundfonts, split_of
 from silent2music.factory.rendering import render
 from silent2music.factory.repertoire import open_repertoire, usable_score
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import ScorePart, SourceScore
+from silent2music.score import Part
 
 FAMILIES = {
     "piano": range(8),

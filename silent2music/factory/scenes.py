@@ -20,7 +20,7 @@ from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform, db_to_gain, rms_dbfs
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.chain import (
     coloured_noise,
     fitted,
@@ -46,6 +46,7 @@ from silent2music.factory.foley import (
 from silent2music.factory.muted import mechanical_noise
 from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.factory.sources import Clip, Credit, Library, Room
+from silent2music.score import ENERGY_RATE_HZ
 
 WHOLE_STRETCH_SHARE = 0.6
 """How often a `field` scene is of one of the recordings that are long enough."""
