@@ -102,14 +102,8 @@ def build(
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
-    if not hours > 0 or not math.isfinite(hours):
-        raise ConfigError(f"hours is {hours}; expected more than 0.")
-    if seed < 0 or workers < 1:
-        raise ConfigError(
-            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
-        )
-    n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
-    _claim(config, out, seed)
+    n_pairs = checked_count(config, hours, seed, workers)
+    claim_folder(config, out, seed, ("audio", "labels", "library"))
     factory = open_factory(config, out, seed)
     missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
@@ -124,6 +118,21 @@ def build(
                 _write_manifest(factory)
                 renewed = monotonic()
     _write_manifest(factory)
+
+
+def checked_count(config: DataConfig, hours: float, seed: int, workers: int) -> int:
+    """How many pairs some hours are.
+
+    Raises:
+        ConfigError: if hours, seed or workers are out of range.
+    """
+    if not hours > 0 or not math.isfinite(hours):
+        raise ConfigError(f"hours is {hours}; expected more than 0.")
+    if seed < 0 or workers < 1:
+        raise ConfigError(
+            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
+        )
+    return math.ceil(hours * 3600 / config.seconds - 1e-9)
 
 
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
@@ -268,8 +277,12 @@ def _save(factory: Factory, index: int) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _claim(config: DataConfig, out: Path, seed: int) -> None:
-    """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
+def claim_folder(config: DataConfig, out: Path, seed: int, folders: Sequence[str]) -> None:
+    """Make a folder, with some folders in it, this build's own; temporary files of a killed build are removed.
+
+    Raises:
+        DataError: if it holds what was built otherwise, or cannot be written.
+    """
     wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
     path = out / SETTINGS_FILE
     if path.exists():
@@ -283,7 +296,7 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
     try:
-        for name in ("audio", "labels", "library"):
+        for name in folders:
             (out / name).mkdir(parents=True, exist_ok=True)
             for leftover in (out / name).glob(".s2m-*"):
                 leftover.unlink(missing_ok=True)
