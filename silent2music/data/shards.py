@@ -8,8 +8,8 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `id`, `fingerprint` | name of the pair; hash of its manifest line and file sizes |
 | `kind`, `seconds` | scene kind, duration |
 | `n_frames` | T, codec frames |
-| `codes` | `[K * T]` int16, `[K, T]` row by row, or null |
-| `score` | the music's notes as a MIDI file's bytes, or null |
+| `codes` | `[K * T]` int16, `[K, T]` row by row; null for a pair without sound |
+| `score` | the music's notes as a MIDI file, see `score.midi_bytes`; null for a pair without score |
 | `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
@@ -33,17 +33,18 @@ from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_featu
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
-from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
+from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require
 from silent2music.files import atomic_path
 from silent2music.processes import Pool, one_thread
+from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
     from silent2music.codec import Codec
 
 META = "meta.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PAIRS_PER_SHARD = 256
 ROWS_PER_GROUP = 32
 MAX_CODEBOOK_SIZE = 2**15
@@ -226,7 +227,7 @@ def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
     """The pairs, each once, with what tells whether one has changed."""
     marked = []
     for pair in {pair.id: pair for pair in pairs}.values():
-        files = [root / pair.silent, root / pair.music]
+        files = [root / name for name in (pair.silent, pair.music, pair.score) if name is not None]
         text = f"{pair.to_line()} {[file.stat().st_size if file.is_file() else None for file in files]}"
         marked.append((pair, hashlib.sha256(text.encode()).hexdigest()[:16]))
     return marked
@@ -275,17 +276,25 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
     from silent2music.acoustics import analyze
 
     (root, codec, n_codebooks, config), (pair, fingerprint) = job, item
+    codes = None
     try:
-        silent, music = load_pair(root, pair)
-        seconds = min(silent.seconds, music.seconds)
-        music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
-        silent = _first_seconds(silent, seconds)
-        with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
+        if pair.music is None:
+            silent = silent_side(root, pair)
+            seconds = silent.seconds
+        else:
+            silent, music = load_pair(root, pair)
+            seconds = min(silent.seconds, music.seconds)
+            music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
+            silent = _first_seconds(silent, seconds)
+            with torch.inference_mode():
+                codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
         features = ambient_features(silent, analyze(silent), config)
+        score = score_of(root, pair)
+        if score is not None and score.seconds > seconds:
+            score = score.slice(0.0, seconds)
     except S2MError as error:
         return f"{pair.id}: {error}"
-    n_frames = codes.shape[1]
+    n_frames = len(features.frames) if codes is None else codes.shape[1]
     room = AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars)
     return {
         "id": pair.id,
@@ -293,7 +302,8 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
         "kind": pair.kind,
         "seconds": seconds,
         "n_frames": n_frames,
-        "codes": codes.astype(np.int16).ravel(),
+        "codes": None if codes is None else codes.astype(np.int16).ravel(),
+        "score": None if score is None else midi_bytes(score),
         **signal_columns(room, pair.labels),
     }
 
@@ -366,11 +376,12 @@ class Batch:
     """Crops of pairs side by side, padded at the end.
 
     Attributes:
-        codes: `[B, K, T]` int64, zero where padded.
+        codes: `[B, K, T]` int64, zero where padded; K is 0 where they were not asked for.
         signals: B rows of T codec frames; their mask is that of the codes too.
         ids: names of the pairs.
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
+        scores: the music of each crop as notes, in seconds from its start; none where they were not asked for.
     """
 
     codes: Tensor
@@ -378,6 +389,7 @@ class Batch:
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
     starts: tuple[int, ...]
+    scores: tuple[Score, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
@@ -388,11 +400,11 @@ class Batch:
         """Rows of different lengths in one batch."""
         signals = Signals.collate([row.signals for row in rows])
         codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
-        ids, kinds, starts = (
+        ids, kinds, starts, scores = (
             tuple(value for row in rows for value in getattr(row, name))
-            for name in ("ids", "kinds", "starts")
+            for name in ("ids", "kinds", "starts", "scores")
         )
-        return Batch(torch.cat(codes), signals, ids, kinds, starts)
+        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores)
 
 
 class PairDataset:
@@ -406,9 +418,10 @@ class PairDataset:
         crop_seconds: length of the crops; None gives whole recordings.
         seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default.
+        needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
 
     Raises:
-        DataError: if the folder was not prepared, or has no such split or control.
+        DataError: if the folder was not prepared, has no such split or control, or no pair has what is needed.
     """
 
     def __init__(
@@ -418,6 +431,7 @@ class PairDataset:
         crop_seconds: float | None = None,
         seed: int = 0,
         controls: Sequence[str] | None = None,
+        needs: Sequence[str] = ("codes",),
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -432,7 +446,7 @@ class PairDataset:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
-        self._columns = _read_columns(folder, split, self.controls)
+        self._columns = _read_columns(folder, split, self.controls, needs)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -447,10 +461,23 @@ class PairDataset:
         if self.crop_frames is not None and self.crop_frames < n_frames:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
-        codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
+        codes = np.zeros((0, length), np.int64)
+        if "codes" in self._columns:
+            codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
+        scores = (self._score(index, start, length),) if "score" in self._columns else ()
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
-        return Batch(row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,))
+        return Batch(
+            row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
+        )
+
+    def _score(self, index: int, start: int, length: int) -> Score:
+        """The notes of a crop of a pair; in what the score does not reach, nothing is played."""
+        score = parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
+        begin, seconds = (frame / self.meta["frame_rate"] for frame in (start, length))
+        if begin >= score.seconds:
+            return Score(seconds, ())
+        return replace(score.slice(begin, begin + seconds), seconds=seconds)
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
         """A control's signal for a crop of a pair."""
@@ -461,14 +488,23 @@ class PairDataset:
         return np.asarray(steps[start * control.rate : (start + length) * control.rate], np.float32)
 
 
-def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str, list[Any]]:
+def _read_columns(
+    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str]
+) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    compute = require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    names = ["id", "kind", "seconds", "n_frames", "codes", *map(_column, controls)]
+    names = ["id", "kind", "seconds", "n_frames", *needs, *map(_column, controls)]
     table = arrow.concat_tables(parquet.read_table(shard, columns=names) for shard in shards).sort_by("id")
+    for name in needs:
+        table = table.filter(compute.is_valid(table[name]))
+    if not len(table):
+        raise DataError(
+            f"{folder} has no pair with {' and '.join(needs)} in the split '{split}'; prepare pairs that have."
+        )
     return {name: list(table[name].to_numpy()) for name in names}
 
 

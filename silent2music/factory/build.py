@@ -41,6 +41,7 @@ from silent2music.factory.scenes import (
 from silent2music.factory.sources import Library, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import Pool
+from silent2music.score import write_midi
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
@@ -84,9 +85,9 @@ def build(
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 
-    Writes `audio/` (FLAC, 16-bit steps: silent side mono, music side stereo), `labels/`, `pairs.jsonl`,
-    `ATTRIBUTION.md` and `build.json`. More hours than last time add pairs; another seed or other settings need
-    another folder.
+    Writes `audio/` (FLAC, 16-bit steps: silent side mono, music side stereo), `scores/` (MIDI), `labels/`,
+    `pairs.jsonl`, `ATTRIBUTION.md` and `build.json`. More hours than last time add pairs; another seed or other
+    settings need another folder.
 
     Args:
         config: the data section of the recipe.
@@ -103,7 +104,7 @@ def build(
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
     n_pairs = checked_count(config, hours, seed, workers)
-    claim_folder(config, out, seed, ("audio", "labels", "library"))
+    claim_folder(config, out, seed, ("audio", "scores", "labels", "library"))
     factory = open_factory(config, out, seed)
     missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
@@ -158,8 +159,8 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     return Factory(config, out, seed, stocks, (*library.refused, *refused))
 
 
-def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
-    """One pair by its index: silent side, music side, and its line for the manifest.
+def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Arrangement, Pair]:
+    """One pair by its index: silent side, music side, the music's score, and its line for the manifest.
 
     Raises:
         DataError: if no score could be arranged in some tries.
@@ -189,7 +190,8 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
         scene = leak_scene(arrangement, music, stock.library, rng, levels)
     labels = pair_labels(scene, arrangement, work, factory.seed, font)
     silent_file, music_file = (f"audio/{index:06d}.{side}.flac" for side in ("silent", "music"))
-    return scene.audio, music, Pair(silent_file, music_file, split=split, labels=labels)
+    pair = Pair(silent_file, music_file, split=split, labels=labels, score=f"scores/{index:06d}.mid")
+    return scene.audio, music, arrangement, pair
 
 
 def draw_kind(stock: Stock, rng: np.random.Generator, without: Sequence[str] = ()) -> str:
@@ -267,9 +269,12 @@ def _rounded(values: Any, digits: int = 4) -> list[float]:
 
 def _save(factory: Factory, index: int) -> None:
     """Make a pair and write it; the label file comes last and says that the rest is there."""
-    silent, music, pair = make_pair(factory, index)
+    silent, music, arrangement, pair = make_pair(factory, index)
     write(factory.out / pair.silent, silent, force=True)
-    write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
+    if pair.music is not None:
+        write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
+    if pair.score is not None:
+        write_midi(factory.out / pair.score, arrangement, force=True)
     with atomic_path(_label_path(factory.out, index), force=True) as temporary:
         temporary.write_text(pair.to_line() + "\n", encoding="utf-8")
 

@@ -179,7 +179,7 @@ def _save_block(job: tuple[Factory, AmbientConfig], block: range) -> None:
         made = soundless_pairs(factory, room, ambient)
         split = _split(factory, room)
         for index, (features, arrangement, labels) in zip(
-            block[room * SCORES_PER_ROOM - block.start :], made
+            block[room * SCORES_PER_ROOM - block.start :], made, strict=False
         ):
             name = f"{index:07d}"
             rows[split].append(
