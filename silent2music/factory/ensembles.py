@@ -192,7 +192,7 @@ _MANNERS = {
     "machine": ((80.0, 130.0), 0.26, 0.4, 0.12, 0.6, 1.0, 72, 20.0, "minor", True),
     "muted": ((60.0, 120.0), 0.22, 1.0, 0.12, 0.9, 3.0, 74, 20.0, "", False),
     "leak": ((66.0, 120.0), 0.22, 1.0, 0.12, 0.9, 3.0, 76, 18.0, "", False),
-    "field": ((60.0, 120.0), 0.4, 0.4, 0.1, 0.95, 4.0, 70, 20.0, "", False),
+    "field": ((60.0, 120.0), 0.25, 0.4, 0.1, 0.95, 4.0, 70, 20.0, "", False),
     "nothing": ((50.0, 70.0), 8.0, 1.0, 1.0, 1.5, 6.0, 48, 6.0, "", False),
 }
 MANNERS = {kind: Manner(*values) for kind, values in _MANNERS.items()}
@@ -297,13 +297,16 @@ class _Written:
 
     def styles(self) -> Iterator[tuple[str, Style]]:
         """The style for each of its kinds."""
+        voices = tuple(_voices(ensemble) for ensemble in self.ensembles)
         for kind in self.kinds.split():
-            manner = replace(MANNERS[kind], **dict(self.changes))  # type: ignore[arg-type]
-            voices = tuple(_voices(ensemble) for ensemble in self.ensembles)
-            yield (
-                kind,
-                Style(manner, voices, self.sort, self.written_for, self.onset_rate, self.keep, self.share),
-            )
+            changes, keep, rate = dict(self.changes), self.keep, self.onset_rate
+            if kind == "field":
+                # A real recording's events are few and weak: music as dense as it is written would cover them.
+                for name in ("fill", "gap_seconds"):
+                    changes.pop(name, None)
+                keep, rate = keep / 2, (0.6 * rate[0], 0.6 * rate[1])
+            manner = replace(MANNERS[kind], **changes)  # type: ignore[arg-type]
+            yield kind, Style(manner, voices, self.sort, self.written_for, rate, keep, self.share)
 
 
 _FREE = (("gap_seconds", 0.11), ("fill", 0.9), ("articulation", 1.0), ("longest_seconds", 8.0), ("mode", ""))
@@ -388,7 +391,7 @@ _WRITTEN = (
     _Written(
         "room hall weather field",
         (
-            "warm pad: harmony pad 50 -6, bowed pad: bass roots 38 -8",
+            "warm pad: harmony pad 50 -6, bowed pad: bass roots 38 -8, electric piano: melody line 52 -4",
             "warm pad: harmony pad 57 -6, halo pad: harmony pad 69 -16, electric piano: melody line 64 -4",
             "choir pad: harmony pad 67 -6, synth strings: harmony pad 60 -14, vibraphone: melody line 79 4, "
             "fretless bass: bass roots 40 -6",
@@ -423,7 +426,7 @@ _WRITTEN = (
         onset_rate=(0.0, 0.0),
         keep=0.0,
         changes=_WALKING,
-        share=1.5,
+        share=0.7,
     ),
     _Written(
         "steps machine street leak",
@@ -438,7 +441,7 @@ _WRITTEN = (
         onset_rate=(1.5, 4.0),
         keep=0.4,
         changes=_STRICT,
-        share=1.5,
+        share=0.8,
     ),
     _Written(
         "steps machine",

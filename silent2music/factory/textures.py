@@ -119,7 +119,7 @@ class Player:
 
     def _add(self, start: float, end: float, pitch: int, velocity: float) -> None:
         """A note, at least 40 ms long, with a velocity of 12 to 124."""
-        limited = int(np.clip(round(velocity), 12, 124))
+        limited = min(max(round(velocity), 12), 124)
         self.draft.notes.append((start, max(end, start + 0.04), int(pitch), limited))
 
     def in_range(self, pitch: int, headroom: int = 0) -> int:
@@ -314,7 +314,8 @@ def _pulse(player: Player) -> None:
     cell = [
         sorted(rng.choice(3, size=int(n), replace=False).tolist()) for n in rng.choice((1, 1, 2, 2, 3), 8)
     ]
-    for start, length, triad, turn, strength in _even_steps(player, 0.24):
+    heeds = player.music.manner.rhythmic and bool((player.music.slots.strengths > 0.0).any())
+    for start, length, triad, turn, strength in _even_steps(player, 0.48 if heeds else 0.24):
         tones = sorted(player.near(p) for p in triad)
         accent = 6.0 if turn % 8 == 0 else 0.0
         player.play(start, start + 0.9 * length, [tones[i] for i in cell[turn % 8]], strength, accent)
@@ -335,7 +336,7 @@ def _written(layer: int | None) -> Callable[[Player], None]:
         for start, end, pitch, velocity, strength in at_slots(
             notes, music.slots, music.section, layer, music.stop_seconds, longest
         ):
-            accent = float(np.clip(0.6 * (velocity - usual), -15.0, 15.0))
+            accent = min(max(0.6 * (velocity - usual), -15.0), 15.0)
             player.play(start, start + share * (end - start), [pitch + shift], strength, accent)
 
     return texture
@@ -376,7 +377,7 @@ def _drumming(player: Player) -> None:
     events, strengths = slots.seconds[is_event], slots.strengths[is_event]
     starts = music.section.seconds_at(drums.starts)
     # Where events must be heard, and where it is quiet, a drummer plays no ghost notes.
-    softest = 55.0 if music.manner.rhythmic and len(events) else 20.0
+    softest = 72.0 if music.manner.rhythmic and len(events) else 20.0
     met = np.zeros(len(events), bool)
     for start, key, velocity in zip(
         starts.tolist(), drums.pitches.tolist(), drums.velocities.tolist(), strict=True

@@ -78,7 +78,8 @@ def at_slots(
     struck[1:] &= wanted[1:] != wanted[:-1]
     again = ~struck & (slots.strengths > 0.0) & (layer != INNER)
     played = np.flatnonzero(struck | again)
-    n_written = np.searchsorted(np.unique(onsets), wanted, "left")
+    moments = np.unique(onsets)
+    n_written = np.searchsorted(moments, wanted, "left")
     for place, slot in enumerate(played):
         start, strength = float(slots.seconds[slot]), float(slots.strengths[slot])
         following = int(played[place + 1]) if place + 1 < len(played) else -1
@@ -96,7 +97,7 @@ def at_slots(
                 ends = np.maximum(ends, until)
             if layer in (UPPER, LOWER):
                 ends = np.minimum(ends, until)
-        elif layer != INNER and n_written[slot] + 1 < len(np.unique(onsets)):
+        elif layer != INNER and n_written[slot] + 1 < len(moments):
             ends = np.maximum(ends, min(stop_seconds, start + 1.0))
         for end, note in zip(ends, index, strict=True):
             end = min(max(float(end), start + SHORTEST_SECONDS), start + longest_seconds)
@@ -115,6 +116,8 @@ def _sounding(notes: Notes, beat: float, layer: int | None) -> IntArray:
 
 def _most_telling(notes: Notes, index: IntArray, n_max: int) -> IntArray:
     """At most so many of the notes struck together: each pitch once, the outer ones and new pitch classes first."""
+    if len(index) <= 1:
+        return index
     pitches = notes.pitches[index]
     _, once = np.unique(pitches, return_index=True)
     index, pitches = index[once], pitches[once]
