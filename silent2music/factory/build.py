@@ -104,6 +104,7 @@ def build(
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
     n_pairs = checked_count(config, hours, seed, workers)
+    soundfonts(config)
     claim_folder(config, out, seed, ("audio", "scores", "labels", "library"))
     factory = open_factory(config, out, seed)
     missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
@@ -144,7 +145,6 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     """
     ambience, scores = data_folder(config.ambience, "ambience"), score_folders(config)
     rooms = data_folder(config.rooms, "rooms") if config.rooms else None
-    soundfonts(config)
     library = open_library(ambience, rooms, out / "library")
     repertoires, refused = open_repertoire(scores, config.validation_share)
     stocks = {}

@@ -112,7 +112,7 @@ def _parts(score: SourceScore, family: str, rng: np.random.Generator) -> tuple[P
     for staff in score.parts:
         program = int(rng.choice(FAMILIES[family])) if family != "drums" else 0
         parts.append(_part(staff, program, family == "drums", start, seconds_per_beat, rng))
-    if family == "mixed" and rng.random() < 0.6:
+    if family == "mixed" and score.parts and rng.random() < 0.6:
         staff = score.parts[int(rng.integers(len(score.parts)))]
         parts.append(_part(staff, 0, True, start, seconds_per_beat, rng))
     return tuple(part for part in parts if len(part.pitches))

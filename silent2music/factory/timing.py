@@ -20,6 +20,9 @@ SLOWEST_BPM, FASTEST_BPM = 50.0, 160.0
 REPEATED_SHARE = 0.85
 """Share of the onsets that are kept or left out alike in every bar."""
 
+FEW = 0.35
+"""Where fewer of the onsets than this are kept, none is left out or kept alike."""
+
 MIN_SECTION_SECONDS = 1.0
 """Boundaries nearer to each other or to an end than this are taken as one."""
 
@@ -239,7 +242,11 @@ def choose_slots(
     chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity)
     chance = chance * (manner.fill if has_events else 1.0)
     last = stop - (0.5 if stop < truth.seconds else 0.05)
-    usable = (times >= max(start, 0.0)) & (times < last) & (_bar_lottery(candidates, passage, rng) < chance)
+    usable = (
+        (times >= max(start, 0.0))
+        & (times < last)
+        & (_bar_lottery(candidates, passage, chance, rng) < chance)
+    )
     if has_events and manner.rhythmic:
         usable &= salience >= 0.5
     if len(seconds):
@@ -252,14 +259,18 @@ def choose_slots(
     return Slots(every[order], beats[order], np.concatenate([strengths, np.zeros(len(fill))])[order])
 
 
-def _bar_lottery(beats: DoubleArray, passage: Passage, rng: np.random.Generator) -> DoubleArray:
-    """A draw between 0 and 1 for each position, mostly the same in every bar, so that rhythms repeat as bars do."""
+def _bar_lottery(
+    beats: DoubleArray, passage: Passage, chance: DoubleArray, rng: np.random.Generator
+) -> DoubleArray:
+    """A draw between 0 and 1 for each position, mostly the same in every bar, so that rhythms repeat as bars do.
+
+    Where hardly any is kept each position has a draw of its own, or one that wins would sound in every bar.
+    """
     bars = passage.bar_beats
     places = np.round(24.0 * (beats - bars[np.maximum(np.searchsorted(bars, beats + 1e-3, "right") - 1, 0)]))
     _, place = np.unique(places, return_inverse=True)
-    draws = rng.random(len(places)) if len(places) else np.zeros(0)
-    repeated = rng.random(len(places))[place] if len(places) else draws
-    return np.asarray(np.where(rng.random(len(places)) < REPEATED_SHARE, repeated, draws))
+    own, in_bar, share = (rng.random(len(places)) for _ in range(3))
+    return np.asarray(np.where((share < REPEATED_SHARE) & (chance > FEW), in_bar[place], own))
 
 
 def _nearest(beats: DoubleArray, candidates: DoubleArray) -> DoubleArray:
