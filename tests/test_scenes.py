@@ -305,12 +305,14 @@ def test_leak_is_the_music_low_passed_far_down_and_in_time(library: Library) -> 
 
 
 def test_a_field_is_a_stretch_of_a_recording_as_it_is(tmp_path: Path) -> None:
+    from scipy.signal import correlate
+
     folder = tmp_path / "ambience"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    time = np.arange(20 * RATE) / RATE
-    sound = noise_bed(rng, 20.0, 500) * (1.5 + np.sin(2 * np.pi * time / 7)) / 30
-    for onset in np.arange(1.0, 20.0, 1.3):
+    time = np.arange(40 * RATE) / RATE
+    sound = noise_bed(rng, 40.0, 500) * (1.5 + np.sin(2 * np.pi * time / 7)) / 30
+    for onset in np.arange(1.0, 40.0, 1.3):
         sound += (
             0.5
             * (time >= onset)
@@ -325,7 +327,7 @@ def test_a_field_is_a_stretch_of_a_recording_as_it_is(tmp_path: Path) -> None:
     assert rms_dbfs(samples[None]) == pytest.approx(-52.0, abs=0.1)
     clip = library.clips[0]
     whole = library.audio(clip)
-    place = int(np.correlate(whole, samples[:RATE], "valid").argmax())
+    place = int(correlate(whole, samples[:RATE], "valid", method="fft").argmax())
     stretch = whole[place : place + samples.size]
     assert np.corrcoef(stretch, samples)[0, 1] > 0.999, "nothing but its level is another"
     profile = analyze(scene.audio)
@@ -352,7 +354,7 @@ def test_nothing_is_silence_hiss_or_hum_without_any_event(library: Library) -> N
         assert not len(scene.truth.event_seconds)
         assert not len(scene.truth.boundary_seconds)
         assert not scene.sources
-        if scene not in silent:
+        if scene.audio.samples.any():
             assert -75.5 < scene.truth.level_dbfs < -39.5
             assert np.ptp(scene.truth.energy_db) < 4.0, "it is steady"
     assert all(scene.truth.level_dbfs <= -119.9 for scene in silent)

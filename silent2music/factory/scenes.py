@@ -386,7 +386,7 @@ def nothing(library: Library, rng: np.random.Generator, seconds: float, levels: 
     samples = np.zeros(n, np.float32)
     draw = rng.random()
     if draw >= DIGITAL_SILENCE_SHARE:
-        noise = coloured_noise(rng, n, float(rng.uniform(0, 2)))
+        noise = coloured_noise(rng, n, float(rng.uniform(0, 1)))  # brown noise would come and go
         if draw > 0.65:
             time = np.arange(n, dtype=np.float32) / SAMPLE_RATE
             mains_hz = float(rng.choice((50.0, 60.0, rng.uniform(80, 400))))
