@@ -144,7 +144,7 @@ def test_data_build_check_and_stats(desk: Desk, pairs: Path) -> None:
     assert (desk.folder / "pair.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_data_build_without_sound(desk: Desk, pairs: Path) -> None:
+def test_data_build_without_sound(desk: Desk) -> None:
     desk.drive(
         f"data build recipes/base --out rooms --hours {HOURS} --silent-only"
         " --set data.ambience=ambience --set data.scores=scores --set data.rooms=responses"
