@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,12 +7,13 @@ import pytest
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.arranging import arrange, automation, key_shift
-from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Style
+from silent2music.factory.ensembles import INSTRUMENTS, MANNERS, STYLES
 from silent2music.factory.moods import affect_curves
-from silent2music.factory.scores import ScorePart, SourceScore
+from silent2music.factory.scores import Notes, ScorePart, SourceScore
 from silent2music.factory.textures import in_range
 from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
-from silent2music.keys import PITCH_NAMES
+from silent2music.factory.written import INNER, LOWER, UPPER, layers
+from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.score import ENERGY_RATE_HZ, Part
 
 SECONDS = 30.0
@@ -71,7 +73,13 @@ def distance(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def arranged(truth: SceneTruth, seed: int = 0, score: SourceScore | None = None, **options) -> Arrangement:
+    """By the style that is the kind's own, or another that is given; muted soloists are drawn."""
+    if truth.kind != "muted" and truth.kind in STYLES:
+        options.setdefault("style", STYLES[truth.kind][0])
     return arrange(score or make_score(), truth, np.random.default_rng(seed), **options)
+
+
+EVERY_STYLE = [(kind, index) for kind in sorted(STYLES) for index in range(len(STYLES[kind]))]
 
 
 @pytest.mark.parametrize("kind", ["steps", "machine", "street", "room", "hall"])
@@ -140,12 +148,12 @@ def test_a_walker_who_stops_leaves_rests():
     assert (starts >= 15.5).sum() < 0.75 * (starts < 15.0).sum()
 
 
-@pytest.mark.parametrize("kind", sorted(STYLES))
-@pytest.mark.parametrize("seed", range(3))
-def test_sections_start_on_the_boundaries(kind, seed):
+@pytest.mark.parametrize(("kind", "index"), EVERY_STYLE)
+def test_sections_start_on_the_boundaries(kind, index):
     boundaries = np.array([10.137, 20.911])
     energy = np.repeat([-62.0, -52.0, -66.0], [101, 108, N_FRAMES - 209])
-    result = arranged(scene(kind, boundary_seconds=boundaries, energy_db=energy), seed)
+    truth = scene(kind, boundary_seconds=boundaries, energy_db=energy)
+    result = arranged(truth, index, style=STYLES[kind][index])
     np.testing.assert_allclose(result.boundary_seconds, boundaries, atol=1e-9)
     assert distance(boundaries, result.bar_seconds).max() <= 0.050
     assert distance(boundaries, onsets(result)).max() <= 0.050
@@ -155,13 +163,14 @@ def test_sections_start_on_the_boundaries(kind, seed):
             assert not across.any(), "no note sounds over a change of scene"
 
 
-@pytest.mark.parametrize("kind", sorted(set(STYLES) - {"muted", "room"}))
-def test_a_boundary_changes_the_instruments(kind):
+@pytest.mark.parametrize(("kind", "index"), EVERY_STYLE)
+def test_a_boundary_changes_the_instruments(kind, index):
+    style = STYLES[kind][index]
     energy = np.repeat([-65.0, -52.0], N_FRAMES // 2)
-    result = arranged(scene(kind, boundary_seconds=np.array([15.0]), energy_db=energy))
+    result = arranged(scene(kind, boundary_seconds=np.array([15.0]), energy_db=energy), style=style)
     before = {part.name for part in result.parts if (part.start_seconds < 14.9).any()}
     after = {part.name for part in result.parts if (part.start_seconds >= 14.9).any()}
-    assert before != after
+    assert style.is_solo or before != after
 
 
 @pytest.mark.parametrize("kind", ["muted", "room"])
@@ -178,7 +187,7 @@ def test_a_boundary_changes_the_register_of_a_solo(kind):
     pytest.fail("no seed gave a polyphonic solo")
 
 
-@pytest.mark.parametrize("kind", sorted(set(STYLES)))
+@pytest.mark.parametrize("kind", sorted(set(STYLES) - {"nothing"}))
 def test_the_automation_follows_the_energy(kind):
     time = np.arange(N_FRAMES) / ENERGY_RATE_HZ
     energy = -62.0 + 8.0 * np.sin(2.0 * np.pi * time / 9.0)
@@ -186,7 +195,7 @@ def test_the_automation_follows_the_energy(kind):
     assert result.gain_db.shape == (N_FRAMES,)
     assert result.gain_db.max() <= 0.0
     assert np.corrcoef(result.gain_db, energy)[0, 1] > 0.95
-    assert 8.0 < np.ptp(result.gain_db) <= 1.6 * STYLES[kind].range_db
+    assert 8.0 < np.ptp(result.gain_db) <= 1.6 * MANNERS[kind].range_db
 
 
 def test_a_steady_room_has_small_dynamics_and_a_loud_one_is_louder():
@@ -251,9 +260,9 @@ def check_valid(result: Arrangement) -> None:
     assert "\n" not in result.caption
 
 
-@pytest.mark.parametrize("kind", sorted(STYLES))
-@pytest.mark.parametrize("seed", range(4))
-def test_every_kind_gives_valid_notes(kind, seed):
+@pytest.mark.parametrize(("kind", "index"), EVERY_STYLE)
+def test_every_style_gives_valid_notes(kind, index):
+    seed = index
     rng = np.random.default_rng(seed)
     events = np.sort(rng.uniform(0, SECONDS, int(rng.integers(0, 60))))
     truth = scene(
@@ -264,14 +273,98 @@ def test_every_kind_gives_valid_notes(kind, seed):
         energy_db=rng.uniform(-75, -40, N_FRAMES),
         rt60_seconds=rng.choice([None, 0.3, 3.0]),
     )
-    check_valid(arranged(truth, seed))
+    check_valid(arranged(truth, seed, style=STYLES[kind][index]))
+
+
+RHYTHMIC_STYLES = [(kind, index) for kind, index in EVERY_STYLE if STYLES[kind][index].manner.rhythmic]
+
+
+@pytest.mark.parametrize(("kind", "index"), RHYTHMIC_STYLES)
+def test_every_style_of_a_rhythmic_kind_meets_the_events(kind, index):
+    events = np.cumsum(np.random.default_rng(index).uniform(0.3, 1.8, 100))
+    events = events[events < SECONDS - 0.2]
+    truth = scene(kind, event_seconds=events, event_strengths=np.full(len(events), 0.7))
+    result = arranged(truth, index, style=STYLES[kind][index])
+    assert (distance(events, onsets(result)) <= 0.020).mean() >= 0.9
+
+
+def test_a_score_is_played_as_it_is_written_where_nothing_speaks_against_it():
+    style = next(s for s in STYLES["leak"] if s.ensembles[1][0].texture == "whole")
+    score = make_score()
+    truth = scene("leak", energy_db=np.full(N_FRAMES, -50.0), level_dbfs=-50.0)
+    result = arranged(truth, 4, score, style=dataclasses.replace(style, keep=1.0))
+    assert [part.name for part in result.parts] == ["piano"]
+    part = result.parts[0]
+    beats = np.interp(part.start_seconds, result.beat_seconds, np.arange(len(result.beat_seconds)))
+    inner = (beats > 0.5) & (beats < len(result.beat_seconds) - 2)
+    halves = 2.0 * beats[inner]
+    np.testing.assert_allclose(halves, np.round(halves), atol=0.05)
+    chords = np.unique(np.round(part.start_seconds, 3), return_counts=True)[1]
+    assert (chords >= 4).sum() >= 4, "chords are struck together"
+    classes = {
+        tuple(sorted(set(part.pitches[np.isclose(part.start_seconds, t)] % 12))) for t in part.start_seconds
+    }
+    assert any({0, 4, 7} <= set(chord) or {5, 9, 0} <= set(chord) for chord in classes)
+
+
+def test_layers_are_bass_melody_and_what_lies_between():
+    notes = Notes(
+        np.array([0.0, 0.0, 0.0, 0.5, 1.0]),
+        np.array([2.0, 2.0, 0.5, 1.0, 1.5]),
+        np.array([40, 52, 67, 60, 69]),
+        np.full(5, 80),
+    )
+    assert layers(notes).tolist() == [LOWER, INNER, UPPER, UPPER, UPPER]
+    alone = notes.at(slice(4, 5))
+    assert layers(alone).tolist() == [UPPER]
+
+
+def test_a_kit_plays_a_drummers_hits_in_their_own_time():
+    style = next(s for s in STYLES["leak"] if s.has_kit and s.manner.rhythmic is False and s.sort == "piece")
+    style = dataclasses.replace(style, ensembles=(style.ensembles[2],) * 3)
+    late = np.arange(0.0, 64.0, 0.5) + 0.07
+    hits = ScorePart("Drums", 0, late, late + 0.1, np.full(len(late), 51), np.full(len(late), 90))
+    drumming = dataclasses.replace(make_score(16), parts=(), drums=(hits,))
+    truth = scene("leak", energy_db=np.full(N_FRAMES, -50.0))
+    result = arranged(truth, 1, style=style, drumming=drumming)
+    kit = next(part for part in result.parts if part.is_drum)
+    assert set(kit.pitches) == {51}
+    beats = np.interp(kit.start_seconds, result.beat_seconds, np.arange(len(result.beat_seconds)))
+    inner = beats[(beats > 1) & (beats < len(result.beat_seconds) - 2)]
+    np.testing.assert_allclose((2 * inner) % 1.0, 0.14, atol=0.03)
+    with pytest.raises(DataError, match="holds drums alone"):
+        arranged(truth, 1, score=drumming)
+
+
+def test_where_there_is_nothing_to_hear_there_is_hardly_a_note():
+    counts = []
+    for seed in range(40):
+        truth = scene("nothing", energy_db=np.full(N_FRAMES, -60.0))
+        result = arrange(make_score(), truth, np.random.default_rng(seed))
+        counts.append(sum(len(part.pitches) for part in result.parts))
+    assert np.mean(np.array(counts) == 0) > 0.3
+    assert max(counts) <= SECONDS / 6.0
+    assert np.mean(counts) <= SECONDS / 10.0
+
+
+def test_rhythms_repeat_from_bar_to_bar():
+    truth = scene("weather", energy_db=np.full(N_FRAMES, -60.0), level_dbfs=-60.0)
+    style = next(s for s in STYLES["weather"] if s.ensembles[1][0].texture == "whole")
+    result = arranged(truth, 2, style=style)
+    part = result.parts[0]
+    beats = np.interp(part.start_seconds, result.beat_seconds, np.arange(len(result.beat_seconds)))
+    places = [
+        set(np.round(2 * (beats[(beats >= b) & (beats < b + 4)] - b)).tolist()) for b in range(4, 24, 4)
+    ]
+    alike = [len(a & b) / len(a | b) for a, b in pairwise(places) if a | b]
+    assert np.mean(alike) > 0.6
 
 
 @pytest.mark.parametrize("kind", ["muted", "leak", "steps"])
 def test_a_scene_that_knows_nothing_gets_free_music(kind):
-    result = arrange(make_score(), SceneTruth(kind, 20.0, np.full(200, -60.0)), np.random.default_rng(1))
+    result = arranged(SceneTruth(kind, 20.0, np.full(200, -60.0)), 1)
     check_valid(result)
-    low, high = STYLES[kind].tempo_bpm
+    low, high = MANNERS[kind].tempo_bpm
     assert 0.95 * low <= result.tempo_bpm <= 1.05 * high
 
 
@@ -303,8 +396,17 @@ def test_keys_are_normalised(transpose):
     score = make_score(transpose=transpose)
     result = arranged(scene("leak"), score=score)
     assert result.key == "C major"
-    plain = arranged(scene("leak"), score=score, normalise_key=False)
-    assert plain.key == f"{PITCH_NAMES[transpose % 12]} major"
+
+
+def test_without_normalising_a_piece_may_be_in_any_key():
+    pieces = [arranged(scene("leak"), seed, normalise_key=False) for seed in range(100)]
+    assert {piece.key for piece in pieces} == {f"{name} major" for name in PITCH_NAMES}
+    for piece in pieces[:8]:
+        pitched = [part for part in piece.parts if not part.is_drum]
+        pitches = np.concatenate([part.pitches for part in pitched])
+        lengths = np.concatenate([part.end_seconds - part.start_seconds for part in pitched])
+        tonic, _ = estimate_key(pitches, lengths)
+        assert (tonic - PITCH_NAMES.index(piece.key.split()[0])) % 12 in (0, 5, 7), "the notes are in it"
 
 
 @pytest.mark.parametrize("mode", ["major", "minor"])
@@ -328,8 +430,7 @@ def test_thin_out_keeps_the_stronger():
 def test_pulse_of_one_section_does_not_bend_the_other():
     first, second = np.arange(0.3, 14.9, 0.5), np.arange(15.0, 29.8, 0.7)
     truth = scene("steps", beat_seconds=np.concatenate([first, second]), boundary_seconds=np.array([15.0]))
-    style: Style = STYLES["steps"]
-    a, b = plan_sections(truth, style, 100.0, np.random.default_rng(0))
+    a, b = plan_sections(truth, MANNERS["steps"], 100.0, np.random.default_rng(0))
     assert np.median(np.diff(a.beat_seconds)) == pytest.approx(0.5)
     assert np.median(np.diff(b.beat_seconds)) == pytest.approx(0.7)
     assert b.beat_seconds[0] == 15.0

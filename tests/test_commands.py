@@ -85,7 +85,9 @@ candidates = 1
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed"),
-    pytest.mark.skipif(not Path(DataConfig().soundfont).is_file(), reason="FluidR3_GM.sf2 is not installed"),
+    pytest.mark.skipif(
+        not Path(DataConfig().soundfont[0]).is_file(), reason="FluidR3_GM.sf2 is not installed"
+    ),
 ]
 
 
@@ -140,6 +142,15 @@ def test_data_build_check_and_stats(desk: Desk, pairs: Path) -> None:
     assert json.loads(desk.drive("data stats pairs --n 2 --json --plot pair.png"))
     desk.drive("data stats pairs --n 2")
     assert (desk.folder / "pair.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_data_build_without_sound(desk: Desk) -> None:
+    desk.drive(
+        f"data build recipes/base --out rooms --hours {HOURS} --silent-only"
+        " --set data.ambience=ambience --set data.scores=scores --set data.rooms=responses"
+    )
+    assert list((desk.folder / "rooms").glob("train-*.parquet"))
+    assert not list((desk.folder / "rooms").rglob("*.flac"))
 
 
 def test_data_harvest(desk: Desk) -> None:

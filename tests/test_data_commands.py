@@ -15,7 +15,7 @@ from silent2music.config import DataConfig
 from silent2music.data.pairs import read_pairs
 
 needs_synthesiser = pytest.mark.skipif(
-    shutil.which("fluidsynth") is None or not Path(DataConfig().soundfont).is_file(),
+    shutil.which("fluidsynth") is None or not Path(DataConfig().soundfont[0]).is_file(),
     reason="fluidsynth or FluidR3_GM.sf2 is not installed",
 )
 

@@ -20,15 +20,18 @@ from silent2music.audio import read, rms_dbfs
 from silent2music.config import DataConfig, load_recipe, to_dict
 from silent2music.data.pairs import check, read_pairs
 from silent2music.errors import AudioError, ConfigError, DataError
-from silent2music.factory.build import attribution, build, make_pair, open_factory, scores_by_split
-from silent2music.factory.scenes import FROM_MUSIC, KINDS
+from silent2music.factory.build import attribution, build, make_pair, open_factory
+from silent2music.factory.repertoire import open_repertoire
+from silent2music.factory.scenes import FROM_MUSIC, KINDS, RECORDED
 from silent2music.files import claimed
 
 SECONDS = 6.0
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed"),
-    pytest.mark.skipif(not Path(DataConfig().soundfont).is_file(), reason="FluidR3_GM.sf2 is not installed"),
+    pytest.mark.skipif(
+        not Path(DataConfig().soundfont[0]).is_file(), reason="FluidR3_GM.sf2 is not installed"
+    ),
 ]
 
 
@@ -91,7 +94,7 @@ def test_settings_do_not_say_where_sources_lie(built: Path, config: DataConfig) 
 def test_labels_are_complete_and_of_one_time_axis(built: Path) -> None:
     for pair in read_pairs(built):
         labels = pair.labels
-        assert labels["kind"] in (*KINDS, *FROM_MUSIC)
+        assert labels["kind"] in (*KINDS, *RECORDED, *FROM_MUSIC)
         for name in ("beats", "bars", "boundaries", "event_seconds", "pulse", "scene_boundaries"):
             assert all(0 <= t <= SECONDS for t in labels[name]), name
             assert labels[name] == sorted(labels[name])
@@ -108,8 +111,10 @@ def test_no_recording_room_or_score_is_in_both_splits(built: Path, config: DataC
     train, validation = factory.stocks["train"], factory.stocks["validation"]
     assert not {c.source for c in train.library.clips} & {c.source for c in validation.library.clips}
     assert not {r.name for r in train.library.rooms} & {r.name for r in validation.library.rooms}
-    assert not set(train.scores) & set(validation.scores)
-    assert validation.scores
+    assert not {work.name for work in train.repertoire.works} & {
+        work.name for work in validation.repertoire.works
+    }
+    assert len(validation.repertoire)
 
 
 def test_two_workers_write_the_same_bytes_as_one(built: Path, config: DataConfig, tmp_path: Path) -> None:
@@ -190,13 +195,15 @@ def test_attribution_names_every_source_once_under_its_licence(built: Path) -> N
             assert text.count(f"- {source['path']} ({source['role']})") == 1
     assert "rain_unlicensed.wav" in text.split("no licence is stated")[1]
     assert "## CC0" in text
-    assert "no licence is stated" not in attribution([], (), "a.sf2")
+    assert "no licence is stated" not in attribution([], ())
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"ambience": ""}, "No ambience folder is set"),
+        ({"scores": ()}, "No scores folder is set"),
+        ({"soundfont": ()}, "No soundfont is set"),
         ({"scores": "nowhere"}, "The scores folder nowhere does not exist"),
         ({"soundfont": "nowhere.sf2"}, "soundfont nowhere.sf2 does not exist"),
         ({"kinds": {"cave": 1.0}}, "Scene kind 'cave' is unknown"),
@@ -212,19 +219,22 @@ def test_unusable_settings_are_named(
 
 def test_scores_without_a_licence_are_refused(config: DataConfig, built: Path, tmp_path: Path) -> None:
     scores = tmp_path / "scores"
-    shutil.copytree(config.scores, scores)
+    shutil.copytree(config.scores[0], scores)
     (scores / "index.tsv").write_text("path\tlicence\npiece0.mid\t\n", encoding="utf-8")
     with pytest.raises(DataError, match="holds no score"):
         open_factory(dataclasses.replace(config, scores=str(scores)), built, 0)
 
 
 def test_scores_in_a_linked_folder_are_found(config: DataConfig, tmp_path: Path) -> None:
-    scores, known = tmp_path / "scores", scores_by_split(Path(config.scores), 0.0)[0]["train"]
+    def paths(folder: Path) -> list[str]:
+        return [work.credit.path for work in open_repertoire([folder], 0.0)[0]["train"].works]
+
+    scores, known = tmp_path / "scores", paths(Path(config.scores[0]))
     scores.mkdir()
-    (scores / "linked").symlink_to(Path(config.scores).absolute(), target_is_directory=True)
+    (scores / "linked").symlink_to(Path(config.scores[0]).absolute(), target_is_directory=True)
     rows = "".join(f"linked/{path}\tCC0\n" for path in known)
     (scores / "index.tsv").write_text(f"path\tlicence\nlinked/gone.mid\tCC0\n{rows}", encoding="utf-8")
-    assert list(scores_by_split(scores, 0.0)[0]["train"]) == [f"linked/{path}" for path in known]
+    assert paths(scores) == [f"linked/{path}" for path in known]
     assert make_pair(open_factory(dataclasses.replace(config, scores=str(scores)), tmp_path, 3), 0)
 
 
@@ -255,4 +265,29 @@ def test_a_folder_of_other_pairs_is_left_alone(config: DataConfig, tmp_path: Pat
 
 def test_the_base_recipe_reads_and_knows_its_kinds() -> None:
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "base")
-    assert set(recipe.data.kinds) == {*KINDS, *FROM_MUSIC}
+    assert set(recipe.data.kinds) == {*KINDS, *RECORDED, *FROM_MUSIC}
+    assert not recipe.data.normalise_key
+
+
+def test_several_folders_of_scores_are_one_repertoire(config: DataConfig, tmp_path: Path) -> None:
+    more = write_scores(tmp_path / "more", 2)
+    both = dataclasses.replace(config, scores=(*config.scores, str(more)))
+    train = open_repertoire([Path(folder) for folder in both.scores], 0.0)[0]["train"]
+    assert len(train) == 6
+    assert {work.file.parent for work in train.works} == {Path(config.scores[0]), more}
+
+
+def test_each_pair_draws_one_of_several_soundfonts_and_all_are_named(
+    config: DataConfig, built: Path, tmp_path: Path
+) -> None:
+    second = tmp_path / "second.sf2"
+    second.symlink_to(Path(config.soundfont[0]).absolute())
+    two = dataclasses.replace(
+        config, soundfont=(*config.soundfont, str(second)), kinds={"nothing": 1.0, "room": 1.0}, seconds=2.0
+    )
+    factory = open_factory(two, fresh(built, tmp_path / "out"), 1)
+    pairs = [make_pair(factory, index)[-1] for index in range(8)]
+    names = {pair.labels["soundfont"] for pair in pairs}
+    assert names == {"second.sf2", Path(config.soundfont[0]).name}
+    text = attribution([pair.to_line() for pair in pairs], ())
+    assert f"soundfonts {', '.join(sorted(names))}" in text

@@ -20,7 +20,7 @@ from silent2music.export.space import Placement
 from silent2music.factory.rendering import PIECE_SECONDS, RING_SECONDS, play
 from silent2music.score import PITCH_BEND, Part, Score, write_midi
 
-SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
+SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont[0]))
 
 needs_synthesiser = pytest.mark.skipif(
     shutil.which("fluidsynth") is None or not SOUNDFONT.is_file(),

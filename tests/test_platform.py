@@ -278,7 +278,7 @@ def test_infer_and_ambience_run_without_posix(rooms: Path, model_folder: Path) -
 
 
 @pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed")
-@pytest.mark.skipif(not Path(DataConfig().soundfont).is_file(), reason="FluidR3_GM.sf2 is not installed")
+@pytest.mark.skipif(not Path(DataConfig().soundfont[0]).is_file(), reason="FluidR3_GM.sf2 is not installed")
 def test_data_build_runs_without_posix(tmp_path: Path) -> None:
     folder = tmp_path / "Quellen – звук"
     sources = {

@@ -17,7 +17,7 @@ from silent2music.factory.rendering import MUSIC_LUFS, PEAK_DBFS, render
 from silent2music.factory.scores import ScorePart, SourceScore
 from silent2music.score import ENERGY_RATE_HZ, Part
 
-SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
+SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont[0]))
 RATE = 24_000
 
 needs_synthesiser = pytest.mark.skipif(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
-from library import RATE, response, write_ambience, write_rooms
+from library import RATE, noise_bed, response, write_ambience, write_rooms
 
-from silent2music.audio import Waveform, rms_dbfs
+from silent2music.acoustics import analyze
+from silent2music.audio import Waveform, rms_dbfs, write
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.chain import coded, in_room, measured_energy_db, quantised
@@ -217,7 +219,8 @@ def test_mechanical_noise_follows_velocity_pitch_and_instrument() -> None:
     assert centroid(played("violin", 84, 90)) > 1.3 * centroid(played("violin", 55, 90))
     assert centroid(played("flute", 60, 90)) > 1.5 * centroid(played("tuba", 60, 90))
     np.testing.assert_array_equal(played("theremin", 60, 90), played("piano", 60, 90))
-    assert {voice.instrument for voices in STYLES["muted"].ensembles for voice in voices} == set(TOUCHES)
+    muted = [voice for style in STYLES["muted"] for voices in style.ensembles for voice in voices]
+    assert {voice.instrument for voice in muted} == set(TOUCHES)
 
 
 def test_muted_scene_takes_its_truth_from_the_arrangement(library: Library) -> None:
@@ -301,11 +304,69 @@ def test_leak_is_the_music_low_passed_far_down_and_in_time(library: Library) -> 
     assert np.median(np.abs(correlations)) > 0.3
 
 
+def test_a_field_is_a_stretch_of_a_recording_as_it_is(tmp_path: Path) -> None:
+    from scipy.signal import correlate
+
+    folder = tmp_path / "ambience"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    time = np.arange(40 * RATE) / RATE
+    sound = noise_bed(rng, 40.0, 500) * (1.5 + np.sin(2 * np.pi * time / 7)) / 30
+    for onset in np.arange(1.0, 40.0, 1.3):
+        sound += (
+            0.5
+            * (time >= onset)
+            * np.exp(-np.maximum(time - onset, 0) / 0.02)
+            * rng.standard_normal(time.size)
+        )
+    write(folder / "city.wav", Waveform(np.clip(sound, -1, 1)[None].astype(np.float32), RATE))
+    (folder / "index.tsv").write_text("path\tlicence\tauthor\ncity.wav\tCC0\tTester\n", encoding="utf-8")
+    library = open_library(folder, None, tmp_path / "cache", n_simulated=1)
+    scene = make("field", library, 3, Levels(-52.0, -52.0))
+    samples = scene.audio.samples[0]
+    assert rms_dbfs(samples[None]) == pytest.approx(-52.0, abs=0.1)
+    clip = library.clips[0]
+    whole = library.audio(clip)
+    place = int(correlate(whole, samples[:RATE], "valid", method="fft").argmax())
+    stretch = whole[place : place + samples.size]
+    assert np.corrcoef(stretch, samples)[0, 1] > 0.999, "nothing but its level is another"
+    profile = analyze(scene.audio)
+    np.testing.assert_array_equal(scene.truth.event_seconds, [event.seconds for event in profile.events])
+    np.testing.assert_array_equal(scene.truth.boundary_seconds, [b.seconds for b in profile.boundaries])
+    assert len(scene.truth.event_seconds) >= 5
+    assert [credit.path for credit in scene.sources] == ["city.wav"]
+
+
+def test_a_field_of_short_recordings_joins_some_of_one_use(library: Library) -> None:
+    for seed in range(4):
+        scene = make("field", library, seed)
+        used = [clip for clip in library.clips if clip.credit in scene.sources]
+        assert len({(clip.kinds, clip.role) for clip in used}) == 1
+        assert scene.audio.n_samples == round(SECONDS * RATE)
+        assert scene.profile is not None
+
+
+def test_nothing_is_silence_hiss_or_hum_without_any_event(library: Library) -> None:
+    scenes = [make("nothing", library, seed) for seed in range(24)]
+    silent = [scene for scene in scenes if not scene.audio.samples.any()]
+    assert 2 <= len(silent) <= 16
+    for scene in scenes:
+        assert not len(scene.truth.event_seconds)
+        assert not len(scene.truth.boundary_seconds)
+        assert not scene.sources
+        if scene.audio.samples.any():
+            assert -75.5 < scene.truth.level_dbfs < -39.5
+            assert np.ptp(scene.truth.energy_db) < 4.0, "it is steady"
+    assert all(scene.truth.level_dbfs <= -119.9 for scene in silent)
+
+
 def test_unknown_kind_is_named_and_missing_recordings_take_a_kind_out(library: Library) -> None:
     with pytest.raises(DataError, match="Scene kind 'cave' is unknown; expected one of room"):
         make("cave", library, 0)
     with pytest.raises(DataError, match="Scene kind 'cave' is unknown"):
         usable_kinds(library, {"cave": 1.0})
     empty = Library((), library.rooms)
-    assert usable_kinds(empty, {"steps": 1.0, "leak": 2.0, "room": 0.0}) == {"leak": 2.0}
+    shares = {"steps": 1.0, "leak": 2.0, "room": 0.0, "field": 1.0, "nothing": 0.5}
+    assert usable_kinds(empty, shares) == {"leak": 2.0, "nothing": 0.5}
+    assert usable_kinds(library, {"field": 1.0}) == {"field": 1.0}
     assert usable_kinds(library, {"steps": 1.0, "weather": 0.5}) == {"steps": 1.0, "weather": 0.5}

@@ -79,15 +79,17 @@ def arranged(
         data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, S2MError):
         return made
-    named, soundfont = Path(config.scores or data.scores), Path(data.soundfont)
-    if soundfont.name == Path(DataConfig().soundfont).name and not soundfont.exists():
-        soundfont = Path(DataConfig().soundfont)
-    scores = sorted(named.rglob("*.mid"))
-    if not scores or not soundfont.exists():
+    named = [config.scores] if config.scores else data.scores
+    soundfont = Path(data.soundfont[0]) if data.soundfont else Path()
+    usual = Path(DataConfig().soundfont[0])
+    if soundfont.name == usual.name and not soundfont.exists():
+        soundfont = usual
+    scores = sorted(file for place in named for file in Path(place).rglob("*.mid"))
+    if not scores or not soundfont.is_file():
         message = (
             "The arranger is left out: %s (relative to the current folder) or %s is not here; give --scores."
         )
-        log.warning(message, named, soundfont)
+        log.warning(message, ", ".join(map(str, named)), soundfont)
         return made
     # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
     n_twos = max(1, min(config.n_arranged, len(items)) // 2)

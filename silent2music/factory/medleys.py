@@ -16,8 +16,9 @@ from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
 from silent2music.factory.arrangement import Arrangement
-from silent2music.factory.build import data_folder, scores_by_split, split_of, usable_score
+from silent2music.factory.build import score_folders, soundfonts, split_of
 from silent2music.factory.rendering import render
+from silent2music.factory.repertoire import open_repertoire, usable_score
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import ScorePart, SourceScore
 from silent2music.score import Part
@@ -69,20 +70,22 @@ def render_medleys(
         DataError: if the scores or the synthesiser are missing or unusable.
     """
     require("pyroomacoustics", "train")
-    folder = data_folder(config.scores, "scores")
-    stocks, _ = scores_by_split(folder, config.validation_share)
+    fonts = soundfonts(config)
+    repertoires, _ = open_repertoire(score_folders(config), config.validation_share)
     lines = []
     for number in range(n_pieces):
         rng = np.random.default_rng([seed, number])
         family = list(FAMILIES)[number % len(FAMILIES)]
-        split = split_of(number // len(FAMILIES), config.validation_share, stocks)
+        split = split_of(number // len(FAMILIES), config.validation_share, repertoires)
         arranged = partial(_arrangement, family=family, rng=rng)
-        name, arrangement = usable_score(folder, list(stocks[split]), rng, arranged)
+        work, arrangement = usable_score(partial(repertoires[split].draw, rng), arranged)
         path = out / split / f"{family}-{number:04d}.flac"
-        lines.append(f"{path.relative_to(out)}\t{name}\n")
+        lines.append(f"{path.relative_to(out)}\t{work.credit.path}\n")
         if not path.exists():
             response = (None, np.zeros(1), simulated_room(rng, rng.uniform(0.3, 2.5)))[int(rng.integers(3))]
-            music = render(arrangement, Path(config.soundfont), config.sample_rate, room_response=response)
+            music = render(
+                arrangement, fonts[int(rng.integers(len(fonts)))], config.sample_rate, room_response=response
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             audio.write(path, music.mono())
         if progress is not None:
@@ -108,7 +111,7 @@ def _parts(score: SourceScore, family: str, rng: np.random.Generator) -> tuple[P
     for staff in score.parts:
         program = int(rng.choice(FAMILIES[family])) if family != "drums" else 0
         parts.append(_part(staff, program, family == "drums", start, seconds_per_beat, rng))
-    if family == "mixed" and rng.random() < 0.6:
+    if family == "mixed" and score.parts and rng.random() < 0.6:
         staff = score.parts[int(rng.integers(len(score.parts)))]
         parts.append(_part(staff, 0, True, start, seconds_per_beat, rng))
     return tuple(part for part in parts if len(part.pitches))
