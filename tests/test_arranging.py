@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.arranging import arrange, automation, key_shift
 from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Style
 from silent2music.factory.moods import affect_curves
-from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.scores import ScorePart, SourceScore
 from silent2music.factory.textures import in_range
 from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
 from silent2music.keys import PITCH_NAMES
+from silent2music.score import ENERGY_RATE_HZ, Part
 
 SECONDS = 30.0
 N_FRAMES = round(SECONDS * ENERGY_RATE_HZ)
 
 
-def make_score(n_bars: int = 60, tempo_bpm: float = 100.0, transpose: int = 0) -> Score:
+def make_score(n_bars: int = 60, tempo_bpm: float = 100.0, transpose: int = 0) -> SourceScore:
     """Chords of I, IV, V, I in 4/4 under a line in eighths, with a rest in every fourth bar."""
     starts, ends, pitches = [], [], []
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def make_score(n_bars: int = 60, tempo_bpm: float = 100.0, transpose: int = 0) -
         np.array(pitches)[order],
         np.full(len(starts), 80),
     )
-    return Score(
+    return SourceScore(
         source="songs/a.mid",
         parts=(part,),
         n_beats=4 * n_bars,
@@ -69,7 +70,7 @@ def distance(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.abs(times[:, None] - targets[None, :]).min(axis=1)
 
 
-def arranged(truth: SceneTruth, seed: int = 0, score: Score | None = None, **options) -> Arrangement:
+def arranged(truth: SceneTruth, seed: int = 0, score: SourceScore | None = None, **options) -> Arrangement:
     return arrange(score or make_score(), truth, np.random.default_rng(seed), **options)
 
 

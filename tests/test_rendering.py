@@ -11,10 +11,11 @@ from silent2music.errors import DataError
 from silent2music.evaluation.features import music_features
 from silent2music.evaluation.following import energy_correlation, onset_scores
 from silent2music.factory import rendering
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part, SceneTruth
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.arranging import arrange
 from silent2music.factory.rendering import MUSIC_LUFS, PEAK_DBFS, render
-from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.scores import ScorePart, SourceScore
+from silent2music.score import ENERGY_RATE_HZ, Part
 
 SOUNDFONT = Path(os.environ.get("S2M_SOUNDFONT", DataConfig().soundfont))
 RATE = 24_000
@@ -36,23 +37,10 @@ def part(
 
 def arrangement(*parts: Part, seconds: float = 4.0, gain_db=0.0) -> Arrangement:
     curve = np.broadcast_to(np.asarray(gain_db, np.float64), (round(seconds * ENERGY_RATE_HZ),))
-    nothing = np.zeros(0)
-    return Arrangement(
-        seconds,
-        parts,
-        curve,
-        nothing,
-        nothing,
-        nothing,
-        120.0,
-        "C major",
-        nothing,
-        nothing,
-        "caption",
-    )
+    return Arrangement(seconds, parts, curve, key="C major", caption="caption")
 
 
-def make_score() -> Score:
+def make_score() -> SourceScore:
     """Eighths over a chord in every bar of 4/4, 40 bars long."""
     eighths, bars = np.arange(320) / 2.0, np.repeat(np.arange(0.0, 160.0, 4.0), 3)
     pitches = np.concatenate([np.resize([72, 76, 79, 84, 79, 76], 320), np.resize([48, 55, 64], len(bars))])
@@ -60,7 +48,7 @@ def make_score() -> Score:
     order = np.lexsort((pitches, starts))
     line = ScorePart("", 0, starts[order], ends[order], pitches[order], np.full(len(order), 80))
     tempo = ((0.0, 100.0),)
-    return Score("a.mid", (line,), 160, np.arange(0, 160, 4), tempo, 0, "major")
+    return SourceScore("a.mid", (line,), 160, np.arange(0, 160, 4), tempo, 0, "major")
 
 
 def block(starts, **options) -> Part:
@@ -77,7 +65,7 @@ def attack_seconds(samples: np.ndarray, near: float) -> float:
 @needs_synthesiser
 @pytest.mark.parametrize("sample_rate", [16_000, 24_000, 44_100])
 def test_length_is_exact_and_sound_is_stereo(sample_rate):
-    music = render(arrangement(part([0.0, 1.0, 2.9]), seconds=3.1), SOUNDFONT, sample_rate)
+    music = render(arrangement(part([0.0, 1.0, 2.9], length=0.2), seconds=3.1), SOUNDFONT, sample_rate)
     assert music.samples.shape == (2, round(3.1 * sample_rate))
     assert music.sample_rate == sample_rate
     assert music.samples.any()

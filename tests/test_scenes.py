@@ -11,7 +11,7 @@ from library import RATE, response, write_ambience, write_rooms
 
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
+from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.chain import coded, in_room, measured_energy_db, quantised
 from silent2music.factory.ensembles import STYLES
 from silent2music.factory.muted import TOUCHES, mechanical_noise
@@ -28,6 +28,7 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.sources import Library, open_library
+from silent2music.score import ENERGY_RATE_HZ, Part
 
 SECONDS = 30.0
 QUIET_CHAIN = Levels(chain=0.0)
@@ -62,19 +63,7 @@ def part(name: str, starts: list[float], pitch: int = 60, velocity: int = 90, ro
 def arrangement(parts: tuple[Part, ...], seconds: float = 10.0) -> Arrangement:
     n = round(seconds * ENERGY_RATE_HZ)
     beats = np.arange(0, seconds, 0.5)
-    return Arrangement(
-        seconds,
-        parts,
-        np.zeros(n),
-        beats,
-        beats[::4],
-        np.array([4.0]),
-        120.0,
-        "C major",
-        np.zeros(n),
-        np.zeros(n),
-        "slow piano",
-    )
+    return Arrangement(seconds, parts, np.zeros(n), beats, beats[::4], np.array([4.0]), caption="slow piano")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

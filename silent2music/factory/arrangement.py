@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from silent2music.arrays import DoubleArray, IntArray
-
-ENERGY_RATE_HZ = 10.0
-"""Rate of every energy, valence and arousal curve."""
+from silent2music.arrays import DoubleArray
+from silent2music.score import Score
 
 
 def _empty() -> DoubleArray:
@@ -49,52 +47,16 @@ class SceneTruth:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One instrument's notes.
+class Arrangement(Score):
+    """A score on the time axis of the pair, ready to be rendered, with the labels that follow from it.
 
     Attributes:
-        name: plain instrument name ("piano", "cello", "drums").
-        program: General MIDI program, 0 to 127 (ignored for drums).
-        is_drum: whether it plays on MIDI channel 10.
-        role: stem it belongs to: `melody`, `harmony`, `bass` or `percussion`.
-        start_seconds, end_seconds: `[n]` each, start ascending.
-        pitches: `[n]` MIDI note numbers.
-        velocities: `[n]` 1 to 127.
-    """
-
-    name: str
-    program: int
-    is_drum: bool
-    role: str
-    start_seconds: DoubleArray
-    end_seconds: DoubleArray
-    pitches: IntArray
-    velocities: IntArray
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Music on the time axis of the pair, ready to be rendered, with the labels that follow from it.
-
-    Attributes:
-        seconds: duration.
-        parts: the instruments.
-        gain_db: `[seconds * ENERGY_RATE_HZ]` loudness automation applied after synthesis, 0 dB at most.
-        beat_seconds: `[P]`; bar_seconds: `[Q]`, the downbeats; boundary_seconds: `[J]` section starts inside.
         tempo_bpm: median of the beat intervals.
-        key: tonic and mode such as "A minor".
         valence, arousal: `[seconds * ENERGY_RATE_HZ]` in -1 to 1.
         caption: one line in plain words.
     """
 
-    seconds: float
-    parts: tuple[Part, ...]
-    gain_db: DoubleArray
-    beat_seconds: DoubleArray = field(default_factory=_empty)
-    bar_seconds: DoubleArray = field(default_factory=_empty)
-    boundary_seconds: DoubleArray = field(default_factory=_empty)
     tempo_bpm: float = 120.0
-    key: str = ""
     valence: DoubleArray = field(default_factory=_empty)
     arousal: DoubleArray = field(default_factory=_empty)
     caption: str = ""

@@ -9,13 +9,14 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
 from silent2music.factory.moods import affect_curves, describe
-from silent2music.factory.scores import Score, pick_passage
+from silent2music.factory.scores import SourceScore, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES
+from silent2music.score import ENERGY_RATE_HZ
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""
@@ -31,7 +32,7 @@ REGISTERS = (-14, 0, 14)
 
 
 def arrange(
-    score: Score, truth: SceneTruth, rng: np.random.Generator, *, normalise_key: bool = True
+    score: SourceScore, truth: SceneTruth, rng: np.random.Generator, *, normalise_key: bool = True
 ) -> Arrangement:
     """Set a score to a scene.
 

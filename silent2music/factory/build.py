@@ -36,7 +36,7 @@ from silent2music.factory.scenes import (
     muted_scene,
     usable_kinds,
 )
-from silent2music.factory.scores import Score, load_score
+from silent2music.factory.scores import SourceScore, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import Pool
@@ -52,7 +52,7 @@ MAX_SCORE_TRIES = 12
 MANIFEST_SECONDS = 20.0
 """How often the manifest is renewed while building."""
 
-LOADERS: dict[str, Callable[[Path], Score]] = {".mid": load_score, ".midi": load_score}
+LOADERS: dict[str, Callable[[Path], SourceScore]] = {".mid": load_score, ".midi": load_score}
 """How a score is read, by suffix."""
 
 
@@ -197,7 +197,7 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
 
 
 def usable_score(
-    folder: Path, paths: Sequence[str], rng: np.random.Generator, use: Callable[[Score], Made]
+    folder: Path, paths: Sequence[str], rng: np.random.Generator, use: Callable[[SourceScore], Made]
 ) -> tuple[str, Made]:
     """A score drawn from a folder and what is made of it; scores that do not serve are passed over.
 

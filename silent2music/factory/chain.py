@@ -9,8 +9,8 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import db_to_gain, level_curve_dbfs
-from silent2music.factory.arrangement import ENERGY_RATE_HZ
 from silent2music.factory.rooms import SAMPLE_RATE
+from silent2music.score import ENERGY_RATE_HZ
 
 
 def in_room(

@@ -15,11 +15,12 @@ import numpy as np
 from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
-from silent2music.factory.arrangement import Arrangement, Part
+from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.build import data_folder, scores_by_split, split_of, usable_score
 from silent2music.factory.rendering import render
 from silent2music.factory.rooms import simulated_room
-from silent2music.factory.scores import Score, ScorePart
+from silent2music.factory.scores import ScorePart, SourceScore
+from silent2music.score import Part
 
 FAMILIES = {
     "piano": range(8),
@@ -90,7 +91,7 @@ def render_medleys(
     (out / "sources.tsv").write_text("".join(lines), encoding="utf-8")
 
 
-def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrangement:
+def _arrangement(score: SourceScore, family: str, rng: np.random.Generator) -> Arrangement:
     """A passage with at least twelve notes for instruments of a family, at a level between loud and 20 dB below."""
     parts = _parts(score, family, rng)
     if sum(len(part.pitches) for part in parts) < 12:
@@ -99,7 +100,7 @@ def _arrangement(score: Score, family: str, rng: np.random.Generator) -> Arrange
     return Arrangement(SECONDS, parts, gain_db, tempo_bpm=score.tempo_bpm, key=score.key)
 
 
-def _parts(score: Score, family: str, rng: np.random.Generator) -> tuple[Part, ...]:
+def _parts(score: SourceScore, family: str, rng: np.random.Generator) -> tuple[Part, ...]:
     """The notes of a random window of `SECONDS`, each staff for an instrument of its own."""
     seconds_per_beat = 60.0 / float(np.clip(score.tempo_bpm, 50.0, 170.0))
     last = max(0.0, score.n_beats * seconds_per_beat - SECONDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from silent2music.arrays import DoubleArray
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part, SceneTruth
+from silent2music.factory.arrangement import SceneTruth
+from silent2music.score import ENERGY_RATE_HZ, Part
 
 RULE_WINDOW_SECONDS = 4.0
 """Density, register and articulation are heard over about this long."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import db_to_gain
-from silent2music.factory.arrangement import Part
 from silent2music.factory.chain import shaped_noise
 from silent2music.factory.rooms import SAMPLE_RATE
+from silent2music.score import Part
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Renders arrangements by fluidsynth with a General MIDI soundfont, then sets loudness, room and level."""
+"""Renders scores by fluidsynth with a General MIDI soundfont, then sets loudness, room and level."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, Part
 from silent2music.factory.ensembles import INSTRUMENTS
+from silent2music.score import ENERGY_RATE_HZ, Part, Score, add_controls
 
 TICKS_PER_SECOND = 2000
 """MIDI time resolution: half a millisecond."""
+
+PAN = 10
+"""Number of the controller that places an instrument between left and right."""
 
 LEAD_SECONDS = 0.064
 """Silence before the first note, cut away afterwards, in which the soundfont's samples are loaded."""
@@ -41,19 +44,20 @@ WET_SHARE = 0.35
 
 
 def render(
-    arrangement: Arrangement,
+    score: Score,
     soundfont: Path,
     sample_rate: int = 24_000,
     room_response: NDArray[np.floating] | None = None,
 ) -> Waveform:
-    """Play an arrangement.
+    """Play a score, of any General MIDI programs.
 
-    The synthesised mix is levelled slowly, so that `gain_db` alone decides how loud the music is over
-    seconds, brought to `MUSIC_LUFS`, reverberated, and given the automation. Nothing exceeds `PEAK_DBFS`.
+    A score with loudness automation is levelled slowly first, so that `gain_db` alone decides how loud the music is
+    over seconds; one without keeps the dynamics of its notes and controllers. The mix is brought to `MUSIC_LUFS`,
+    reverberated, and given the automation. Nothing exceeds `PEAK_DBFS`.
 
     Args:
-        arrangement: what to play.
-        soundfont: a General MIDI SF2 file.
+        score: what to play.
+        soundfont: a General MIDI SF2 or SF3 file.
         sample_rate: of the result, in Hz.
         room_response: `[N]` at `sample_rate`; without one the synthesiser's own reverb is used.
 
@@ -63,17 +67,18 @@ def render(
     Raises:
         DataError: if fluidsynth or the soundfont is missing, or the synthesis fails.
     """
-    n_samples = round(arrangement.seconds * sample_rate)
-    mix = _synthesise(arrangement.parts, soundfont, sample_rate, n_samples, reverb=room_response is None)
-    automation = _gain_curve(arrangement.gain_db, sample_rate / ENERGY_RATE_HZ, n_samples)
-    mix = mix * (_levelling_gain(mix, sample_rate) * automation)
+    n_samples = round(score.seconds * sample_rate)
+    mix = _synthesise(score.parts, soundfont, sample_rate, n_samples, reverb=room_response is None)
+    if len(score.gain_db):
+        automation = _gain_curve(score.gain_db, sample_rate / ENERGY_RATE_HZ, n_samples)
+        mix = mix * (_levelling_gain(mix, sample_rate) * automation)
     if room_response is not None:
         mix = _reverberated(mix, room_response)
-    mix = mix * np.float32(_final_gain(mix, arrangement, sample_rate))
+    mix = mix * np.float32(_final_gain(mix, score, sample_rate))
     return Waveform(np.clip(mix, -1.0, 1.0), sample_rate)
 
 
-def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> float:
+def _final_gain(mix: FloatArray, score: Score, sample_rate: int) -> float:
     """The factor that brings a mix to `MUSIC_LUFS` plus its automation's loud level, or to the peak limit."""
     peak = float(np.abs(mix).max()) if mix.size else 0.0
     if peak < AUDIBLE_PEAK:
@@ -82,7 +87,7 @@ def _final_gain(mix: FloatArray, arrangement: Arrangement, sample_rate: int) -> 
     loudness = integrated_lufs(Waveform(np.clip(mix / peak, -1.0, 1.0), sample_rate))
     if not np.isfinite(loudness):
         return min(1.0, highest / peak)
-    loud_db = float(np.percentile(arrangement.gain_db, 98.0))
+    loud_db = float(np.percentile(score.gain_db, 98.0)) if len(score.gain_db) else 0.0
     return min(db_to_gain(MUSIC_LUFS + loud_db - loudness), highest) / peak
 
 
@@ -105,34 +110,73 @@ def _synthesise(
         raise DataError(
             f"{soundfont} does not exist; install it with 'apt-get install fluid-soundfont-gm' or name another SF2."
         )
-    with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
-        midi, raw = Path(folder) / "music.mid", Path(folder) / "music.raw"
-        _write_midi(parts, midi)
-        options = {
-            "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
-            "synth.reverb.active": int(reverb),
-            "synth.chorus.active": 0,
-            "synth.polyphony": 128,
-            "synth.lock-memory": 0,
-        }
-        arguments = [command, "-niq", "-a", "file", "-F", str(raw), "-T", "raw", "-O", "float", "-g", "0.4"]
-        arguments += ["-r", str(sample_rate)]
-        arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
-        done = subprocess.run(
-            [*arguments, str(soundfont), str(midi)], capture_output=True, encoding="utf-8", errors="replace"
-        )
-        if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[0]
-            raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
-        samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
+    options = {
+        "synth.dynamic-sample-loading": 1,  # loads the few samples in use, not the whole soundfont
+        "synth.reverb.active": int(reverb),
+        "synth.chorus.active": 0,
+        "synth.polyphony": 128,
+        "synth.lock-memory": 0,
+    }
+    arguments = [
+        command,
+        "-niq",
+        "-a",
+        "file",
+        "-T",
+        "raw",
+        "-O",
+        "float",
+        "-g",
+        "0.4",
+        "-r",
+        str(sample_rate),
+    ]
+    arguments += [text for key, value in options.items() for text in ("-o", f"{key}={value}")]
     lead = round(LEAD_SECONDS * sample_rate) + LATENCY_SAMPLES
-    cut = samples[:, lead : lead + n_samples]
-    out[:, : cut.shape[1]] = cut
+    for tracks in _bands(parts):
+        with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
+            midi, raw = Path(folder) / "music.mid", Path(folder) / "music.raw"
+            _write_performance(tracks, midi)
+            done = subprocess.run(
+                [*arguments, "-F", str(raw), str(soundfont), str(midi)],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+            if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[0]
+                raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
+            samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
+        cut = samples[:, lead : lead + n_samples]
+        out[:, : cut.shape[1]] += cut
     return out
 
 
-def _write_midi(parts: Sequence[Part], path: Path) -> None:
-    """A MIDI file with one track per instrument, however many parts it plays.
+def _bands(parts: Sequence[Part]) -> list[list[list[Part]]]:
+    """Parts that share a track, and tracks that share a pass of the synthesiser.
+
+    An instrument has one track, however many parts it plays, unless they come with controllers of their own. A pass
+    has 15 channels for instruments and one for drums.
+    """
+    tracks: dict[tuple[object, ...], list[Part]] = {}
+    for index, part in enumerate(parts):
+        own = index if len(part.control_seconds) else None
+        tracks.setdefault((part.name, part.program, part.is_drum, own), []).append(part)
+    bands: list[list[list[Part]]] = []
+    counts: list[list[int]] = []  # of instruments and of drums in each band
+    for track in tracks.values():
+        is_drum = int(track[0].is_drum)
+        place = next((i for i, count in enumerate(counts) if count[is_drum] < (15, 1)[is_drum]), len(bands))
+        if place == len(bands):
+            bands.append([])
+            counts.append([0, 0])
+        bands[place].append(track)
+        counts[place][is_drum] += 1
+    return bands
+
+
+def _write_performance(tracks: Sequence[Sequence[Part]], path: Path) -> None:
+    """A MIDI file for the synthesiser, in which all ticks are of one length.
 
     A key that is struck again is released just before: MIDI has one note per key, and the release of the
     first would silence the second.
@@ -141,13 +185,13 @@ def _write_midi(parts: Sequence[Part], path: Path) -> None:
 
     score = symusic.Score(480)
     score.tempos.append(symusic.Tempo(time=0, qpm=60.0 * TICKS_PER_SECOND / 480.0))
-    for name, program, is_drum in dict.fromkeys((part.name, part.program, part.is_drum) for part in parts):
-        played = [p for p in parts if (p.name, p.program, p.is_drum) == (name, program, is_drum)]
+    for played in tracks:
+        name, program, is_drum = played[0].name, played[0].program, played[0].is_drum
         starts = np.concatenate([part.start_seconds for part in played])
         ends = np.concatenate([part.end_seconds for part in played])
         pitches = np.concatenate([part.pitches for part in played]).astype(np.int8)
         velocities = np.concatenate([part.velocities for part in played]).astype(np.int8)
-        on, off = (np.round((t + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32) for t in (starts, ends))
+        on, off = (_ticks(times) for times in (starts, ends))
         order = np.lexsort((on, pitches))
         same_key = np.diff(pitches[order]) == 0
         struck_again = np.where(same_key, on[order][1:] - 2, np.iinfo(np.int32).max)
@@ -157,10 +201,17 @@ def _write_midi(parts: Sequence[Part], path: Path) -> None:
         track = symusic.Track(program=program, is_drum=is_drum)
         lengths = off[order] - on[order]
         track.notes = symusic.Note.from_numpy(on[order], lengths, pitches[order], velocities[order])
-        pan = INSTRUMENTS[name].pan if name in INSTRUMENTS else 0.0
-        track.controls.append(symusic.ControlChange(0, 10, round(64 + 63 * pan)))
+        if PAN not in played[0].control_numbers:
+            pan = INSTRUMENTS[name].pan if name in INSTRUMENTS else 0.0
+            track.controls.append(symusic.ControlChange(0, PAN, round(64 + 63 * pan)))
+        add_controls(track, played[0], _ticks(played[0].control_seconds).astype(np.int64))
         score.tracks.append(track)
     score.dump_midi(path)
+
+
+def _ticks(seconds: DoubleArray) -> NDArray[np.int32]:
+    """Times in the synthesiser's file."""
+    return np.round((seconds + LEAD_SECONDS) * TICKS_PER_SECOND).astype(np.int32)
 
 
 def _levelling_gain(mix: FloatArray, sample_rate: int) -> FloatArray:

@@ -19,7 +19,7 @@ import numpy as np
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform, db_to_gain, rms_dbfs
 from silent2music.errors import DataError
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Arrangement, SceneTruth
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.chain import (
     coloured_noise,
     fitted,
@@ -45,6 +45,7 @@ from silent2music.factory.foley import (
 from silent2music.factory.muted import mechanical_noise
 from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.factory.sources import Credit, Library, Room
+from silent2music.score import ENERGY_RATE_HZ
 
 NOISE_MARGIN_DB = 6.0
 """So far under the quietest section of a scene that changes stays the microphone's own noise."""

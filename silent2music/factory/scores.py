@@ -64,7 +64,7 @@ class ScorePart:
 
 
 @dataclass(frozen=True)
-class Score:
+class SourceScore:
     """A piece in beats.
 
     Attributes:
@@ -141,7 +141,7 @@ class Passage:
         return replace(self, notes=notes, tonic=(self.tonic + semitones) % 12)
 
 
-def load_score(path: Path) -> Score:
+def load_score(path: Path) -> SourceScore:
     """Read a MIDI file.
 
     Vocal parts are told by track name, by General MIDI's voice programs and, for a file listed in an
@@ -171,7 +171,7 @@ def load_score(path: Path) -> Score:
         np.concatenate([part.end_beats - part.start_beats for part in parts]),
     )
     tempos = _tempos(raw, beat_ticks)
-    return Score(str(path), parts, n_beats, bar_beats[bar_beats < n_beats], tempos, tonic, mode)
+    return SourceScore(str(path), parts, n_beats, bar_beats[bar_beats < n_beats], tempos, tonic, mode)
 
 
 def _tempos(raw: Any, beat_ticks: DoubleArray) -> tuple[tuple[float, float], ...]:
@@ -253,13 +253,13 @@ def _read_index(index: Path) -> dict[str, tuple[str, ...]]:
         return {row["path"]: tuple((row.get("parts") or "").split(", ")) for row in rows if row.get("path")}
 
 
-def all_notes(score: Score) -> Notes:
+def all_notes(score: SourceScore) -> Notes:
     """Every note of every part, in beats, sorted by start and then by pitch."""
     notes = Notes.joined([Notes(p.start_beats, p.end_beats, p.pitches, p.velocities) for p in score.parts])
     return notes.at(np.lexsort((notes.pitches, notes.starts)))
 
 
-def phrase_starts(score: Score) -> list[int]:
+def phrase_starts(score: SourceScore) -> list[int]:
     """Beats of the bar lines where a listener hears an end and a new beginning, from 0 on.
 
     The strength of a bar line is, after the proximity rules of Cambouropoulos' Local Boundary Detection Model
@@ -287,7 +287,7 @@ def phrase_starts(score: Score) -> list[int]:
     return [start for start in starts if start == 0 or score.n_beats - start >= 2]
 
 
-def pick_passage(score: Score, n_beats: int, rng: np.random.Generator, mode: str = "") -> Passage:
+def pick_passage(score: SourceScore, n_beats: int, rng: np.random.Generator, mode: str = "") -> Passage:
     """A contiguous passage from a phrase start on, going on over the phrases; a short score loops to another.
 
     Args:
@@ -318,7 +318,7 @@ def pick_passage(score: Score, n_beats: int, rng: np.random.Generator, mode: str
 
 
 def _choose_start(
-    starts: list[int], notes: Notes, score: Score, n_beats: int, rng: np.random.Generator, mode: str
+    starts: list[int], notes: Notes, score: SourceScore, n_beats: int, rng: np.random.Generator, mode: str
 ) -> int:
     """Start beat of a phrase: long enough to the end, full of notes, in the wanted mode."""
     weights = np.zeros(len(starts))

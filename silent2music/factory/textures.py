@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 
 from silent2music.arrays import DoubleArray
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, Part
 from silent2music.factory.ensembles import INSTRUMENTS, Style, Voice
 from silent2music.factory.scores import Notes, Passage
 from silent2music.factory.timing import Section, Slots, thin_out
+from silent2music.score import ENERGY_RATE_HZ, Part
 
 RELEASE_SECONDS = 0.03
 """All notes end this long before their section does."""

@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.factory.arrangement import ENERGY_RATE_HZ, SceneTruth
+from silent2music.factory.arrangement import SceneTruth
 from silent2music.factory.ensembles import Style
 from silent2music.factory.scores import Passage
+from silent2music.score import ENERGY_RATE_HZ
 
 SLOWEST_BPM, FASTEST_BPM = 50.0, 160.0
 """Tempi that are still felt as a beat; a pulse outside them is halved or doubled."""
