@@ -448,6 +448,19 @@ def load(name: Path | str | None = None, device: str = "cpu", **options: Any) ->
     return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
 
 
+def read_embedder(folder: Path, embedder: Embedder) -> None:
+    """Fill an embedder with that of a model folder of the same sizes.
+
+    Raises:
+        CheckpointError: on a missing, damaged or mismatching file, naming the weight.
+    """
+    _read_config(folder)
+    state = read_weights(folder / WEIGHTS_FILE)
+    part = "embedder."
+    own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+    fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
+
+
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
     """A room, given as a path, recording or array, as a recording.
 

@@ -8,7 +8,8 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `id`, `fingerprint` | name of the pair; hash of its manifest line and file sizes |
 | `kind`, `seconds` | scene kind, duration |
 | `n_frames` | T, codec frames |
-| `codes` | `[K * T]` int16, `[K, T]` row by row |
+| `codes` | `[K * T]` int16, `[K, T]` row by row, or null |
+| `score` | the music's notes as a MIDI file's bytes, or null |
 | `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
@@ -36,6 +37,7 @@ from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
 from silent2music.errors import DataError, S2MError, require
 from silent2music.files import atomic_path
 from silent2music.processes import Pool, one_thread
+from silent2music.score import Score, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
@@ -309,6 +311,7 @@ def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
         "seconds": arrow.float64(),
         "n_frames": arrow.int32(),
         "codes": arrow.list_(arrow.int16()),
+        "score": arrow.binary(),
         **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
     }
     used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
@@ -328,6 +331,7 @@ class Batch:
         ids: names of the pairs.
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
+        scores: of the whole recordings, where they have one and it is asked for.
     """
 
     codes: Tensor
@@ -335,6 +339,7 @@ class Batch:
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
     starts: tuple[int, ...]
+    scores: tuple[Score, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
@@ -345,11 +350,11 @@ class Batch:
         """Rows of different lengths in one batch."""
         signals = Signals.collate([row.signals for row in rows])
         codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
-        ids, kinds, starts = (
+        ids, kinds, starts, scores = (
             tuple(value for row in rows for value in getattr(row, name))
-            for name in ("ids", "kinds", "starts")
+            for name in ("ids", "kinds", "starts", "scores")
         )
-        return Batch(torch.cat(codes), signals, ids, kinds, starts)
+        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores)
 
 
 class PairDataset:
@@ -375,6 +380,7 @@ class PairDataset:
         crop_seconds: float | None = None,
         seed: int = 0,
         controls: Sequence[str] | None = None,
+        with_scores: bool = False,
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -389,7 +395,8 @@ class PairDataset:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
-        self._columns = _read_columns(folder, split, self.controls)
+        self.with_scores = with_scores
+        self._columns = _read_columns(folder, split, self.controls, with_scores)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -404,10 +411,18 @@ class PairDataset:
         if self.crop_frames is not None and self.crop_frames < n_frames:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
-        codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
+        codes = self._columns["codes"][index]
+        codes = np.zeros((0, length)) if codes is None else codes.reshape(-1, n_frames)[:, start : start + length]
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
-        return Batch(row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,))
+        scores = (self.score(index),) if self.with_scores else ()
+        return Batch(
+            row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
+        )
+
+    def score(self, index: int) -> Score:
+        """The score of a whole pair."""
+        return parse_midi(self._columns["score"][index], self.ids[index])
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
         """A control's signal for a crop of a pair."""
@@ -418,13 +433,14 @@ class PairDataset:
         return np.asarray(steps[start * control.rate : (start + length) * control.rate], np.float32)
 
 
-def _read_columns(folder: Path, split: str, controls: Sequence[str]) -> dict[str, list[Any]]:
+def _read_columns(folder: Path, split: str, controls: Sequence[str], with_scores: bool) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
     names = ["id", "kind", "seconds", "n_frames", "codes", *map(_column, controls)]
+    names += ["score"] if with_scores else []
     table = arrow.concat_tables(parquet.read_table(shard, columns=names) for shard in shards).sort_by("id")
     return {name: list(table[name].to_numpy()) for name in names}
 
