@@ -350,26 +350,31 @@ def _track(part: Part, tempo_map: TempoMap, expression: tuple[IntArray, IntArray
     name = f"{part.name} [{part.role}]" if part.role else part.name
     track = symusic.Track(name=name, program=part.program, is_drum=part.is_drum)
     on, off = (tempo_map.ticks(times).astype(np.int32) for times in (part.start_seconds, part.end_seconds))
-    order = np.argsort(on, kind="stable")
+    order = np.lexsort((part.pitches, on))
     on, lengths = on[order], np.maximum(off - on, 1)[order]
     pitches, velocities = (column[order].astype(np.int8) for column in (part.pitches, part.velocities))
     track.notes = symusic.Note.from_numpy(on, lengths, pitches, velocities)
-    for tick, value in zip(expression[0].tolist(), expression[1].tolist(), strict=True):
-        track.controls.append(symusic.ControlChange(tick, EXPRESSION, value))
-    add_controls(track, part, tempo_map.ticks(part.control_seconds))
+    shared = np.full(len(expression[0]), EXPRESSION)
+    give_controls(
+        track,
+        np.concatenate([expression[0], tempo_map.ticks(part.control_seconds)]),
+        np.concatenate([shared, part.control_numbers]),
+        np.concatenate([expression[1], part.control_values]),
+    )
     return track
 
 
-def add_controls(track: Any, part: Part, ticks: IntArray) -> None:
-    """Give a symusic track the controllers and pitch bends of a part, which lie at ticks `[m]`."""
+def give_controls(track: Any, ticks: IntArray, numbers: IntArray, values: IntArray) -> None:
+    """Set the controllers and pitch bends of a symusic track from arrays `[m]`; those of a tick stay in order."""
     import symusic
 
-    columns = (ticks.tolist(), part.control_numbers.tolist(), part.control_values.tolist())
-    for tick, number, value in zip(*columns, strict=True):
-        if number == PITCH_BEND:
-            track.pitch_bends.append(symusic.PitchBend(tick, value))
-        else:
-            track.controls.append(symusic.ControlChange(tick, number, value))
+    order = np.argsort(ticks, kind="stable")
+    ticks, numbers, values = ticks[order].astype(np.int32), numbers[order], values[order]
+    is_bend = numbers == PITCH_BEND
+    track.pitch_bends = symusic.PitchBend.from_numpy(ticks[is_bend], values[is_bend].astype(np.int32))
+    track.controls = symusic.ControlChange.from_numpy(
+        ticks[~is_bend], numbers[~is_bend].astype(np.uint8), values[~is_bend].astype(np.uint8)
+    )
 
 
 # --- MIDI in -------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_what_is_built_is_a_sound_pair_folder(built: Path, config: DataConfig) -
     assert [pair.split for pair in pairs] == ["train", "train", "train", "validation"]
     assert check(built) == []
     for pair in pairs:
+        assert pair.music is not None
         silent, music = read(built / pair.silent), read(built / pair.music)
         assert (silent.n_channels, music.n_channels) == (1, 2)
         assert silent.n_samples == music.n_samples == round(SECONDS * 24_000)
@@ -166,10 +167,11 @@ def test_another_seed_or_index_gives_another_pair(built: Path, config: DataConfi
 @pytest.mark.parametrize("kind", FROM_MUSIC)
 def test_kinds_made_from_the_music_are_built_too(built: Path, config: DataConfig, kind: str) -> None:
     only = dataclasses.replace(config, kinds={kind: 1.0})
-    silent, music, pair = make_pair(open_factory(only, built, 3), 0)
+    silent, music, score, pair = make_pair(open_factory(only, built, 3), 0)
     assert pair.labels["kind"] == kind
     assert len(pair.labels["event_seconds"]) >= 2
     assert silent.n_samples == music.n_samples
+    assert pair.labels["instruments"] == [part.name for part in score.parts]
 
 
 def test_attribution_names_every_source_once_under_its_licence(built: Path) -> None:

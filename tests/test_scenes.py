@@ -239,7 +239,7 @@ def test_a_new_section_is_heard_between_the_keys_too(library: Library) -> None:
     levels = Levels(-50.0, -40.0, chain=0.0)
     for sign in (-1.0, 1.0):
         music = arrangement((part("piano", list(np.arange(0.5, 9.5, 1.0))),))
-        gain_db = np.where(np.arange(100) < 40, 0.0, 10.0 * sign)
+        gain_db = np.where(np.arange(100) < 40, 0.0, 10.0 * sign) - 10.0
         music = dataclasses.replace(music, gain_db=gain_db)
         for seed in range(4):
             scene = muted_scene(music, library, np.random.default_rng(seed), levels)

@@ -3,11 +3,12 @@
 The factory writes it and a user with a microphone writes it by hand; there is one format. Each line of
 `pairs.jsonl` is one JSON object:
 
-    {"silent": "rooms/kitchen.flac", "music": "takes/kitchen.flac", "start": 2.0, "end": 32.0,
-     "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
+    {"silent": "rooms/kitchen.flac", "music": "takes/kitchen.flac", "score": "takes/kitchen.mid",
+     "start": 2.0, "end": 32.0, "split": "train", "labels": {"kind": "room", "tempo_bpm": 72.0}}
 
-`silent` and `music` are paths relative to the folder. `start` and `end`, in seconds, are optional and cut
-both files alike; `split` is `train` (default) or `validation`; `labels` is free.
+`silent`, `music` and `score` are paths relative to the folder. `score`, the music's notes as a MIDI file, is optional;
+where there is one, `music` may be null: such a pair teaches to compose and not to perform. `start` and `end`, in
+seconds, are optional and cut all files alike; `split` is `train` (default) or `validation`; `labels` is free.
 Blank lines are ignored.
 
 An entry of `labels.sources` is `{"path", "licence", "author", "role"}`. The optional `role` says what the
@@ -29,10 +30,11 @@ from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError
 from silent2music.files import atomic_path
+from silent2music.score import Score, read_midi
 
 MANIFEST = "pairs.jsonl"
 SPLITS = ("train", "validation")
-KEYS = ("silent", "music", "start", "end", "split", "labels")
+KEYS = ("silent", "music", "score", "start", "end", "split", "labels")
 SOURCE_ROLES = ("recording", "score", "room", "instrument")
 
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
@@ -47,31 +49,35 @@ class Pair:
 
     Attributes:
         silent: path of the near-silent side, relative to the folder, with forward slashes.
-        music: path of the music side, likewise.
+        music: path of the music side, likewise, or None for a pair without sound.
         start: first second used, in both files; None is the beginning.
         end: last second used, in both files; None is the end.
         split: `train` or `validation`.
         labels: what is known of the pair, under free names.
+        score: path of the music's score, a MIDI file, or None.
     """
 
     silent: str
-    music: str
+    music: str | None
     start: float | None = None
     end: float | None = None
     split: str = "train"
     labels: Mapping[str, Any] = field(default_factory=dict)
+    score: str | None = None
 
     @property
     def id(self) -> str:
-        """The name of the pair in its folder: both paths and, if cut, the range.
+        """The name of the pair in its folder: the paths of both sides (of the score where there is no music) and, if
+        cut, the range.
 
         Example:
             >>> Pair("a.wav", "b.wav", 1.0, 2.5).id
             'a.wav:b.wav@1.0-2.5'
         """
+        both = f"{self.silent}:{self.score if self.music is None else self.music}"
         if self.start is None and self.end is None:
-            return f"{self.silent}:{self.music}"
-        return f"{self.silent}:{self.music}@{self.start or 0.0}-{'' if self.end is None else self.end}"
+            return both
+        return f"{both}@{self.start or 0.0}-{'' if self.end is None else self.end}"
 
     @property
     def kind(self) -> str:
@@ -84,7 +90,7 @@ class Pair:
         Raises:
             DataError: if a label is no JSON value (NaN and infinity included).
         """
-        values = {key: value for key in KEYS if (value := getattr(self, key)) is not None}
+        values = {key: value for key in KEYS if (value := getattr(self, key)) is not None or key == "music"}
         try:
             return json.dumps(values, ensure_ascii=False, allow_nan=False, default=_plain)
         except (TypeError, ValueError) as error:
@@ -134,6 +140,15 @@ def read_pairs(folder: Path | str) -> list[Pair]:
     return pairs
 
 
+def sounding_pairs(folder: Path | str) -> list[Pair]:
+    """Those pairs of a folder that have music as sound.
+
+    Raises:
+        DataError: as `read_pairs`.
+    """
+    return [pair for pair in read_pairs(folder) if pair.music is not None]
+
+
 def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
     """Write the manifest of a pair folder, whole or not at all, replacing an older one.
 
@@ -147,13 +162,39 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
 
 
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
-    """Read the two sides of a pair, cut to `start` and `end`.
+    """Read the two sides of a pair that has both, cut to `start` and `end`.
 
     Raises:
         AudioError: if a file cannot be read or the range lies outside it.
+        DataError: if the pair has no music.
     """
+    if pair.music is None:
+        raise DataError(f"The pair {pair.id} has no music; expected one with sound.")
     silent, music = (_cut(audio.read(Path(folder) / p), pair, p) for p in (pair.silent, pair.music))
     return silent, music
+
+
+def silent_side(folder: Path | str, pair: Pair) -> Waveform:
+    """Read the near-silent side of a pair, cut to `start` and `end`.
+
+    Raises:
+        AudioError: as `load_pair`.
+    """
+    return _cut(audio.read(Path(folder) / pair.silent), pair, pair.silent)
+
+
+def score_of(folder: Path | str, pair: Pair) -> Score | None:
+    """Read the score of a pair, cut to `start` and `end`; None where it has none.
+
+    Raises:
+        DataError: if the file cannot be read or the range lies outside it.
+    """
+    if pair.score is None:
+        return None
+    score = read_midi(Path(folder) / pair.score)
+    if pair.start is None and pair.end is None:
+        return score
+    return score.slice(pair.start or 0.0, score.seconds if pair.end is None else pair.end)
 
 
 def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
@@ -180,7 +221,9 @@ def music_files(path: Path, split: str = "train") -> list[Path]:
         split: `train` or `validation`.
     """
     if (path / MANIFEST).exists():
-        return [path / pair.music for pair in read_pairs(path) if pair.split == split]
+        return [
+            path / pair.music for pair in read_pairs(path) if pair.split == split and pair.music is not None
+        ]
     if split != "train":
         return []
     return audio.find_audio(path) if path.is_dir() else [path]
@@ -226,11 +269,16 @@ def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 "unknown-key",
                 f"Unknown key '{key}'; expected {', '.join(KEYS)} (free keys go into labels).",
             )
-    for key in ("silent", "music"):
+    for key in ("silent", "music", "score"):
+        what = "a MIDI file" if key == "score" else "an audio file"
         if key not in values:
-            yield "missing-key", f"The key '{key}' is missing; expected the path of an audio file."
+            if key != "score":
+                yield "missing-key", f"The key '{key}' is missing; expected the path of {what}."
+        elif values[key] is None and (key == "score" or (key == "music" and values.get("score"))):
+            continue
         elif not isinstance(values[key], str) or not values[key]:
-            yield "wrong-type", f"'{key}' is {values[key]!r}; expected the path of an audio file."
+            instead = ", or a score where there is no music" if key == "music" else ""
+            yield "wrong-type", f"'{key}' is {values[key]!r}; expected the path of {what}{instead}."
         elif _escapes(values[key]):
             yield (
                 "outside-folder",
@@ -307,7 +355,7 @@ def check(folder: Path | str) -> list[Fault]:
     faults += _duplicates(pairs)
     faults += _split_leaks(pairs)
     for line, pair in pairs:
-        faults += [Fault(line, *fault) for fault in _audio_faults(root, pair)]
+        faults += [Fault(line, *fault) for fault in _file_faults(root, pair)]
     if not pairs and not faults:
         faults.append(Fault(1, "empty", f"{root / MANIFEST} holds no pair; expected at least one line."))
     return sorted(faults, key=lambda fault: fault.line)
@@ -340,7 +388,7 @@ def _split_leaks(pairs: list[tuple[int, Pair]]) -> Iterator[Fault]:
 
 def _belongings(pair: Pair) -> set[tuple[str, str]]:
     """What of a pair may be in one split only, as (kind of thing, name)."""
-    things = {("file", str(PurePosixPath(path))) for path in (pair.silent, pair.music)}
+    things = {("file", str(PurePosixPath(p))) for p in (pair.silent, pair.music, pair.score) if p is not None}
     if pair.labels.get("score"):
         things.add(("score", str(pair.labels["score"])))
     for source in pair.labels.get("sources", []):
@@ -350,20 +398,25 @@ def _belongings(pair: Pair) -> set[tuple[str, str]]:
     return things
 
 
-def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
-    """Faults of the audio of a pair."""
+def _file_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
+    """Faults of the audio and the score of a pair."""
     sides: dict[str, Waveform] = {}
-    for side, name in (("silent", pair.silent), ("music", pair.music)):
+    for side, name in (("silent side", pair.silent), ("music side", pair.music), ("score", pair.score)):
+        if name is None:
+            continue
         path = root / name
         if not path.is_file():
-            yield "missing-file", f"The {side} side '{name}' is not there; copy it into the folder."
+            yield "missing-file", f"The {side} '{name}' is not there; copy it into the folder."
             continue
         if not path.resolve().is_relative_to(root.resolve()):
-            yield "outside-folder", f"The {side} side '{name}' links out of the folder; copy the file itself."
+            yield "outside-folder", f"The {side} '{name}' links out of the folder; copy the file itself."
             continue
         try:
+            if side == "score":
+                score_of(root, pair)
+                continue
             waveform = audio.read(path)
-        except AudioError as error:
+        except (AudioError, DataError) as error:
             yield "unreadable", str(error)
             continue
         try:
@@ -371,7 +424,7 @@ def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
         except AudioError as error:
             yield "range-outside-audio", str(error)
     if len(sides) == 2:
-        difference = sides["silent"].seconds - sides["music"].seconds
+        difference = sides["silent side"].seconds - sides["music side"].seconds
         if abs(difference) > MAX_LENGTH_DIFFERENCE_SECONDS:
             yield (
                 "lengths-differ",
@@ -383,12 +436,12 @@ def _audio_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
 
 def _level_faults(sides: dict[str, Waveform]) -> Iterator[tuple[str, str]]:
     """Sides whose RMS level does not fit their part."""
-    if "silent" in sides and (level := audio.rms_dbfs(sides["silent"].samples)) > MAX_SILENT_DBFS:
+    if "silent side" in sides and (level := audio.rms_dbfs(sides["silent side"].samples)) > MAX_SILENT_DBFS:
         yield (
             "silent-side-loud",
             f"The silent side has {level:.1f} dBFS RMS; at most {MAX_SILENT_DBFS:.0f} is allowed.",
         )
-    if "music" in sides and (level := audio.rms_dbfs(sides["music"].samples)) < MIN_MUSIC_DBFS:
+    if "music side" in sides and (level := audio.rms_dbfs(sides["music side"].samples)) < MIN_MUSIC_DBFS:
         yield (
             "music-side-silent",
             f"The music side has {level:.1f} dBFS RMS; expected at least {MIN_MUSIC_DBFS:.0f}, "

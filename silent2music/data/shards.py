@@ -206,7 +206,7 @@ def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
     """The pairs, each once, with what tells whether one has changed."""
     marked = []
     for pair in {pair.id: pair for pair in pairs}.values():
-        files = [root / pair.silent, root / pair.music]
+        files = [root / name for name in (pair.silent, pair.music, pair.score) if name is not None]
         text = f"{pair.to_line()} {[file.stat().st_size if file.is_file() else None for file in files]}"
         marked.append((pair, hashlib.sha256(text.encode()).hexdigest()[:16]))
     return marked

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from silent2music import audio
-from silent2music.data.pairs import MANIFEST, Pair, read_pairs
+from silent2music.data.pairs import MANIFEST, Pair, read_pairs, sounding_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation import baselines, pieces
 from silent2music.evaluation.features import MusicFeatures, music_features
@@ -133,7 +133,7 @@ def evaluate_outputs(
         if pairs is not None:
             report = _with_rooms(outputs, Path(pairs), config, stages)
         elif (outputs / MANIFEST).exists():
-            own = read_pairs(outputs)[: config.n]
+            own = sounding_pairs(outputs)[: config.n]
             if len(own) < 2:
                 raise DataError(f"{outputs} holds {len(own)} pairs; expected 2 at least.")
             items, reals, _ = pieces.load_items(outputs, own, config, stages)
@@ -151,11 +151,11 @@ def evaluate_outputs(
 
 def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages) -> Figures:
     """Evaluate outputs whose file names match the rooms of a pair folder."""
-    pairs, heard = read_pairs(folder), audio.find_audio(outputs)
+    pairs, heard = sounding_pairs(folder), audio.find_audio(outputs)
     # `s2m infer` writes `room.music.wav` for `room.wav`; a file's exact stem goes first.
     stems = {path.stem.removesuffix(".music"): path for path in heard}
     stems |= {path.stem: path for path in heard}
-    named = {p.id: stems.get(Path(p.silent).stem) or stems.get(Path(p.music).stem) for p in pairs}
+    named = {p.id: stems.get(Path(p.silent).stem) or stems.get(Path(str(p.music)).stem) for p in pairs}
     files = {name: path for name, path in named.items() if path is not None}
     chosen = [p for p in pairs if p.id in files]
     if len(chosen) < 2:
@@ -169,7 +169,7 @@ def _with_rooms(outputs: Path, folder: Path, config: EvalConfig, stages: Stages)
     training = [p for p in pairs if p.split == "train" and p.id not in files][: config.n_train]
     music = partial(_music_of, folder, config.seconds)
     library = dict(
-        zip((p.music for p in training), stages.run("training music", music, training), strict=True)
+        zip((str(p.music) for p in training), stages.run("training music", music, training), strict=True)
     )
     made, real = (_by_name(items, systems[name]) for name in ("model", "real"))
     report["originality"] = compare_with_training(made, real.values(), library, {}, stages)
@@ -251,7 +251,7 @@ def _written(report: Figures, out: Path | str) -> Figures:
 
 def _splits(folder: Path, config: EvalConfig) -> tuple[list[Pair], list[Pair]]:
     """Test pairs and training pairs; if the folder has no validation split, all are test pairs."""
-    pairs = read_pairs(folder)
+    pairs = sounding_pairs(folder)
     held_out = [pair for pair in pairs if pair.split == "validation"] or pairs
     training = [pair for pair in pairs if pair.split == "train" and pair not in held_out]
     rng = np.random.default_rng(config.seed)

@@ -210,7 +210,7 @@ def training_music(
     """
     job = partial(_taught, subject.folder, folder, subject.config.seconds, skipped)
     found = subject.stages.run("copies" if skipped else "training music", job, training)
-    names = (pair.music for pair in training)
+    names = (str(pair.music) for pair in training)
     return dict(zip(names, (features for features, _ in found), strict=True)), [codes for _, codes in found]
 
 

@@ -40,6 +40,7 @@ from silent2music.factory.scores import SourceScore, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import Pool
+from silent2music.score import write_midi
 
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
@@ -89,9 +90,9 @@ def build(
 ) -> None:
     """Build pairs, or go on with a build that was stopped.
 
-    Writes `audio/` (FLAC, 16-bit steps: silent side mono, music side stereo), `labels/`, `pairs.jsonl`,
-    `ATTRIBUTION.md` and `build.json`. More hours than last time add pairs; another seed or other settings need
-    another folder.
+    Writes `audio/` (FLAC, 16-bit steps: silent side mono, music side stereo), `scores/` (MIDI), `labels/`,
+    `pairs.jsonl`, `ATTRIBUTION.md` and `build.json`. More hours than last time add pairs; another seed or other
+    settings need another folder.
 
     Args:
         config: the data section of the recipe.
@@ -155,8 +156,8 @@ def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     return Factory(config, out, seed, stocks, (*library.refused, *refused))
 
 
-def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
-    """One pair by its index: silent side, music side, and its line for the manifest.
+def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Arrangement, Pair]:
+    """One pair by its index: silent side, music side, the music's score, and its line for the manifest.
 
     Raises:
         DataError: if no score could be arranged in `MAX_SCORE_TRIES` tries.
@@ -190,7 +191,8 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Pair]:
         scene = leak_scene(arrangement, music, stock.library, rng, levels)
     labels = _labels(scene, arrangement, stock.scores[path], factory.seed)
     silent_file, music_file = (f"audio/{index:06d}.{side}.flac" for side in ("silent", "music"))
-    return scene.audio, music, Pair(silent_file, music_file, split=split, labels=labels)
+    pair = Pair(silent_file, music_file, split=split, labels=labels, score=f"scores/{index:06d}.mid")
+    return scene.audio, music, arrangement, pair
 
 
 # --- one pair ------------------------------------------------------------------------------------------------
@@ -261,9 +263,12 @@ def _rounded(values: Any, digits: int = 4) -> list[float]:
 
 def _save(factory: Factory, index: int) -> None:
     """Make a pair and write it; the label file comes last and says that the rest is there."""
-    silent, music, pair = make_pair(factory, index)
+    silent, music, arrangement, pair = make_pair(factory, index)
     write(factory.out / pair.silent, silent, force=True)
-    write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
+    if pair.music is not None:
+        write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
+    if pair.score is not None:
+        write_midi(factory.out / pair.score, arrangement, force=True)
     with atomic_path(_label_path(factory.out, index), force=True) as temporary:
         temporary.write_text(pair.to_line() + "\n", encoding="utf-8")
 
@@ -286,7 +291,7 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
     try:
-        for name in ("audio", "labels", "library"):
+        for name in ("audio", "scores", "labels", "library"):
             (out / name).mkdir(parents=True, exist_ok=True)
             for leftover in (out / name).glob(".s2m-*"):
                 leftover.unlink(missing_ok=True)

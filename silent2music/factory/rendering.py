@@ -16,7 +16,7 @@ from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
 from silent2music.errors import DataError
 from silent2music.factory.ensembles import INSTRUMENTS
-from silent2music.score import ENERGY_RATE_HZ, Part, Score, add_controls
+from silent2music.score import ENERGY_RATE_HZ, Part, Score, give_controls
 
 TICKS_PER_SECOND = 2000
 """MIDI time resolution: half a millisecond."""
@@ -201,10 +201,18 @@ def _write_performance(tracks: Sequence[Sequence[Part]], path: Path) -> None:
         track = symusic.Track(program=program, is_drum=is_drum)
         lengths = off[order] - on[order]
         track.notes = symusic.Note.from_numpy(on[order], lengths, pitches[order], velocities[order])
-        if PAN not in played[0].control_numbers:
-            pan = INSTRUMENTS[name].pan if name in INSTRUMENTS else 0.0
-            track.controls.append(symusic.ControlChange(0, PAN, round(64 + 63 * pan)))
-        add_controls(track, played[0], _ticks(played[0].control_seconds).astype(np.int64))
+        own = played[0]
+        pan = (
+            64
+            if own.control_numbers.size or name not in INSTRUMENTS
+            else round(64 + 63 * INSTRUMENTS[name].pan)
+        )
+        give_controls(
+            track,
+            np.append(0, _ticks(own.control_seconds)),
+            np.append(PAN, own.control_numbers),
+            np.append(pan, own.control_values),
+        )
         score.tracks.append(track)
     score.dump_midi(path)
 
