@@ -53,8 +53,9 @@ GAIN_SCALE_DB = 6.0
 GAIN_WEIGHT = 0.25
 """Nats that an error of one such unit counts for in training."""
 
-POLYPHONY_QUANTILE = 0.999
-"""Quantile, over the frames of training scores, at which `composing.Polyphony` has its limit."""
+LIMIT_QUANTILE = 0.999
+"""Quantile, over the frames and the notes of training scores, at which `composing.Polyphony` and `composing.Repeats`
+have their limits."""
 
 MAX_TRANSPOSITION = 5
 """Semitones by which training scores are moved by chance, either way."""
@@ -198,7 +199,9 @@ class EventEmbedder(nn.Module):
         symbol, place, pitch, length, velocity = fields.unbind(dim=1)
         is_note = (symbol >= FIRST_PART)[:, None]
         own = self.pitches(symbol.clamp_min(FIRST_PART), pitch)
-        later = [part.masked_fill(~is_note, 0.0) for part in (own, self.length(length), self.velocity(velocity))]
+        later = [
+            part.masked_fill(~is_note, 0.0) for part in (own, self.length(length), self.velocity(velocity))
+        ]
         first = functional.embedding(symbol, self.symbols())
         return torch.stack([first, self.place(place), *later], dim=1).cumsum(dim=1)
 
@@ -217,6 +220,7 @@ class Composer(nn.Module):
     known_pitches: Tensor
     longest: Tensor
     polyphony: Tensor
+    repeats: Tensor
 
     def __init__(self, config: ComposerConfig) -> None:
         super().__init__()
@@ -243,36 +247,42 @@ class Composer(nn.Module):
         self.register_buffer("known_pitches", torch.ones(N_SYMBOLS, 128, dtype=torch.bool))
         self.register_buffer("longest", torch.full((N_SYMBOLS,), len(LENGTHS_SECONDS) - 1, dtype=torch.uint8))
         self.register_buffer("polyphony", torch.tensor(255, dtype=torch.uint8))
+        self.register_buffer("repeats", torch.tensor(255, dtype=torch.uint8))
 
     def set_limits(self, scores: Sequence[Score]) -> None:
-        """Set the limits of sampling from training scores: which instruments and pitches there are, how long notes last,
-        how many sound at once.
+        """Set the limits of `composing.CONSTRAINTS` from training scores.
 
-        Pitches are widened by `MAX_TRANSPOSITION` where an instrument has several, but for drums.
+        Pitches are all between an instrument's lowest and highest, widened by `MAX_TRANSPOSITION`; of drums those that
+        there are.
         """
         rate = self.config.ambient.frame_rate
-        counts = np.zeros((N_SYMBOLS, 128), np.int64)
-        longest = np.zeros(N_SYMBOLS, np.int64)
-        sounding = []
+        counts = torch.zeros(N_SYMBOLS, 128, dtype=torch.int64)
+        sounding, runs = [np.zeros(1)], [np.ones(1)]
+        self.longest.zero_()
         for score in scores:
-            fields = write_down(score, rate).fields
+            fields = torch.from_numpy(write_down(score, rate).fields)
             notes = fields[fields[:, 0] >= FIRST_PART]
-            np.add.at(counts, (notes[:, 0], notes[:, 2]), 1)
-            np.maximum.at(longest, notes[:, 0], notes[:, 3])
-            edges = [np.concatenate([getattr(p, side) for p in score.parts] or [np.zeros(0)]) for side in ("start_seconds", "end_seconds")]
+            counts.index_put_((notes[:, 0], notes[:, 2]), torch.tensor(1), accumulate=True)
+            for symbol in notes[:, 0].unique().tolist():
+                own = notes[notes[:, 0] == symbol]
+                self.longest[symbol] = max(int(self.longest[symbol]), int(own[:, 3].max()))
+                if (symbol - FIRST_PART) % N_PROGRAMS != DRUMS:
+                    changes = np.flatnonzero(np.diff(own[:, 2].numpy(), prepend=-1, append=-1))
+                    runs.append(np.repeat(np.diff(changes), np.diff(changes)))
+            starts, ends = (
+                np.sort(np.concatenate([getattr(part, side) for part in score.parts] or [np.zeros(0)]))
+                for side in ("start_seconds", "end_seconds")
+            )
             at = np.arange(0.0, score.seconds, 1.0 / rate)
-            started, ended = (np.searchsorted(np.sort(times), at, "right") for times in edges)
-            sounding.append(started - ended)
-        known = torch.from_numpy(counts > 0)
-        drums = (torch.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS == DRUMS
-        low = torch.where(known, torch.arange(128), 128).amin(dim=1, keepdim=True) - MAX_TRANSPOSITION
-        high = torch.where(known, torch.arange(128), -128).amax(dim=1, keepdim=True) + MAX_TRANSPOSITION
-        within = (torch.arange(128) >= low) & (torch.arange(128) <= high)
-        self.known_pitches.copy_(torch.where(drums[:, None], known, within))
+            sounding.append(np.searchsorted(starts, at, "right") - np.searchsorted(ends, at, "right"))
+        known, pitch = counts > 0, torch.arange(128)
+        is_drum = (torch.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS == DRUMS
+        low = torch.where(known, pitch, 255).amin(dim=1, keepdim=True) - MAX_TRANSPOSITION
+        high = torch.where(known, pitch, -255).amax(dim=1, keepdim=True) + MAX_TRANSPOSITION
+        self.known_pitches.copy_(torch.where(is_drum[:, None], known, (pitch >= low) & (pitch <= high)))
         self.known_symbols.copy_(known.any(dim=1) | (torch.arange(N_SYMBOLS) < FIRST_PART))
-        self.longest.copy_(torch.from_numpy(longest))
-        if sounding:
-            self.polyphony.fill_(int(np.quantile(np.concatenate(sounding), POLYPHONY_QUANTILE)) + 1)
+        for limit, found in ((self.polyphony, sounding), (self.repeats, runs)):
+            limit.fill_(min(255, round(float(np.quantile(np.concatenate(found), LIMIT_QUANTILE))) + 1))
 
     # ---- the transformer ----
 
@@ -328,7 +338,10 @@ class Composer(nn.Module):
         inputs = {
             "symbol": torch.cat([base, context + total]),
             "place": base + after[:, 0],
-            **{name: (base + after[:, i])[notes] for i, name in ((1, "pitch"), (2, "length"), (3, "velocity"))},
+            **{
+                name: (base + after[:, i])[notes]
+                for i, name in ((1, "pitch"), (2, "length"), (3, "velocity"))
+            },
         }
         ends = torch.full((len(context),), END, device=rows.device)
         targets = {

@@ -270,7 +270,7 @@ class ComposingConfig:
     )
     guidance: float | None = None
     seed: int = 0
-    constraints: tuple[str, ...] = ("known", "polyphony", "repeats")
+    constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")

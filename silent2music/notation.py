@@ -25,7 +25,8 @@ PART_ROLES = ("bass", "harmony", "melody", "percussion", "")
 N_PROGRAMS, DRUMS = 129, 128
 """General MIDI programs, and drums, which have none."""
 
-INSTRUMENT_NAMES = """
+INSTRUMENT_NAMES = (
+    """
 piano, bright piano, electric grand piano, honky-tonk piano, electric piano, chorused electric piano,
 harpsichord, clavinet, celesta, glockenspiel, music box, vibraphone, marimba, xylophone, tubular bells, dulcimer,
 drawbar organ, percussive organ, rock organ, church organ, reed organ, accordion, harmonica, bandoneon,
@@ -41,7 +42,10 @@ bowed pad, metallic pad, halo pad, sweep pad, rain, soundtrack, crystal, atmosph
 science fiction, sitar, banjo, shamisen, koto, kalimba, bagpipe, fiddle, shehnai, tinkle bell, agogo, steel drums,
 woodblock, taiko, melodic tom, synth drum, reverse cymbal, fret noise, breath, seashore, bird, telephone, helicopter,
 applause, gunshot, drums
-""".strip().replace("\n", " ").split(", ")
+""".strip()
+    .replace("\n", " ")
+    .split(", ")
+)
 """In plain words, by program."""
 
 END, SECTION, BAR, BEAT = range(4)

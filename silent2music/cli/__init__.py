@@ -20,7 +20,7 @@ from silent2music.cli.codec import codec_app
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, validate
-from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer
+from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
 
@@ -51,6 +51,7 @@ def _main(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "infer": infer,
+    "compose": compose,
     "demo": demo,
     "ambience": ambience,
     "check-ambience": check_ambience,

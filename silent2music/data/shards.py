@@ -412,7 +412,9 @@ class PairDataset:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
         codes = self._columns["codes"][index]
-        codes = np.zeros((0, length)) if codes is None else codes.reshape(-1, n_frames)[:, start : start + length]
+        codes = (
+            np.zeros((0, length)) if codes is None else codes.reshape(-1, n_frames)[:, start : start + length]
+        )
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
         scores = (self.score(index),) if self.with_scores else ()
@@ -433,7 +435,9 @@ class PairDataset:
         return np.asarray(steps[start * control.rate : (start + length) * control.rate], np.float32)
 
 
-def _read_columns(folder: Path, split: str, controls: Sequence[str], with_scores: bool) -> dict[str, list[Any]]:
+def _read_columns(
+    folder: Path, split: str, controls: Sequence[str], with_scores: bool
+) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     shards = _shards(folder, split)

@@ -51,7 +51,9 @@ def train_recipe(
     if recipe.trains != "model":
         raise ConfigError(f"The recipe trains '{recipe.trains}'; expected model or composer.")
     if codec is None:
-        raise ConfigError("A model is trained with a codec; give --codec with the folder of the shards' codec.")
+        raise ConfigError(
+            "A model is trained with a codec; give --codec with the folder of the shards' codec."
+        )
     return train(recipe, shards, codec, out, resume, start)
 
 
