@@ -16,6 +16,7 @@ from silent2music.config import AmbientConfig, CodecConfig
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import Batch, PairDataset, batches, prepare, read_meta
 from silent2music.errors import DataError
+from silent2music.score import Part, Score, write_midi
 from silent2music.training.codec import fit_codec
 
 RATE = 8000
@@ -172,6 +173,71 @@ def test_an_event_stays_on_its_codec_frame(tmp_path: Path, codec: BundledCodec) 
         assert room_of(example)[0][:, : 2 * AMBIENT.n_mels].mean(axis=1).argmax() == frame
         power = codec.magnitudes(codec.vectors(example.codes))[0].square().sum(-1)
         assert int(power.argmax()) // codec.config.frames_per_code == frame
+
+
+def with_scores(folder: Path, out: Path) -> Path:
+    """The pair folder with a note every quarter of a second in each score; pair 0 has none, 1 and 3 have no sound."""
+    shutil.copytree(folder, out)
+    pairs = []
+    for number, pair in enumerate(make_pairs()):
+        if number > 0:
+            starts = np.arange(0.0, 1.9, 0.25)
+            pitches = np.full(len(starts), 60 + number)
+            notes = Part("piano", 0, False, "melody", starts, starts + 0.2, pitches, pitches)
+            write_midi(out / f"{number}.mid", Score(60.0 if number == 5 else 2.0, (notes,)))
+            pair = replace(pair, score=f"{number}.mid")
+        pairs.append(replace(pair, music=None) if number in (1, 3) else pair)
+    write_pairs(out, pairs)
+    return out
+
+
+def test_shards_carry_scores_and_pairs_without_sound(
+    folder: Path, codec: BundledCodec, prepared: Path, tmp_path: Path
+) -> None:
+    pairs, out = with_scores(folder, tmp_path / "pairs"), tmp_path / "out"
+    report = prepare(pairs, out, codec, AMBIENT)
+    assert (report.n_prepared, report.faults) == (N_PAIRS, ())
+    # Only what is asked for is needed.
+    assert len(PairDataset(out, "train")) == 5
+    scored, both = (PairDataset(out, "train", needs=needs) for needs in (("score",), ("codes", "score")))
+    assert [name[0] for name in scored.ids] == ["1", "2", "4", "5", "6"]
+    assert [name[0] for name in both.ids] == ["2", "4", "5", "6"]
+    assert len(PairDataset(out, "validation", needs=("score",))) == 1
+    with pytest.raises(DataError, match="no pair with codes in the split 'validation'"):
+        PairDataset(out, "validation")
+    # Signals and length are those of the pair with sound, or of the whole silent side.
+    with_sound = {example.ids[0]: example for example in whole_rows(prepared)}
+    for index in range(len(both)):
+        example = both.crop(index)
+        assert torch.equal(example.codes, with_sound[example.ids[0]].codes)
+        (score,) = example.scores
+        np.testing.assert_allclose(score.parts[0].start_seconds, np.arange(0.0, 1.9, 0.25), atol=1e-3)
+        assert score.parts[0].pitches[0] == 60 + int(example.ids[0][0])
+        assert score.seconds == pytest.approx(example.codes.shape[2] / 25)
+    silent = scored.crop(0)
+    assert silent.ids == ("1.silent.flac:1.mid",)
+    assert silent.codes.shape == (1, 0, silent.signals.n_frames)
+    assert silent.signals.n_frames == round(2.35 * 25)
+
+
+def test_the_score_of_a_crop_is_on_its_time(folder: Path, codec: BundledCodec, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(with_scores(folder, tmp_path / "pairs"), out, codec, AMBIENT)
+    crops = PairDataset(out, "train", 1.0, seed=2, needs=("score",))
+    starts = set()
+    for index in range(len(crops)):
+        for epoch in range(4):
+            crop = crops.crop(index, epoch)
+            (score,), begin = crop.scores, crop.starts[0] / 25
+            starts.add(crop.starts[0])
+            assert score.seconds == 1.0
+            onsets = np.arange(0.0, 1.9, 0.25)
+            heard = onsets[(onsets + 0.2 > begin + 1e-3) & (onsets < begin + 1.0 - 1e-3)]
+            found = np.concatenate([part.start_seconds for part in score.parts]) if score.parts else []
+            np.testing.assert_allclose(found, np.maximum(heard - begin, 0.0), atol=1e-3)
+    assert len(starts) > 5
+    batch = next(batches(crops, 3, epoch=0))
+    assert len(batch.scores) == 3
 
 
 def test_crops_are_a_function_of_seed_epoch_and_index(prepared: Path) -> None:

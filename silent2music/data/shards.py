@@ -8,8 +8,8 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `id`, `fingerprint` | name of the pair; hash of its manifest line and file sizes |
 | `kind`, `seconds` | scene kind, duration |
 | `n_frames` | T, codec frames |
-| `codes` | `[K * T]` int16, `[K, T]` row by row, or null |
-| `score` | the music's notes as a MIDI file's bytes, or null |
+| `codes` | `[K * T]` int16, `[K, T]` row by row; null for a pair without sound |
+| `score` | the music's notes as a MIDI file, see `score.midi_bytes`; null for a pair without score |
 | `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
@@ -33,18 +33,18 @@ from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_featu
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
-from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs
+from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require
 from silent2music.files import atomic_path
 from silent2music.processes import Pool, one_thread
-from silent2music.score import Score, parse_midi
+from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays
 
 if TYPE_CHECKING:
     from silent2music.codec import Codec
 
 META = "meta.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PAIRS_PER_SHARD = 256
 ROWS_PER_GROUP = 32
 MAX_CODEBOOK_SIZE = 2**15
@@ -255,17 +255,25 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
     from silent2music.acoustics import analyze
 
     (root, codec, n_codebooks, config), (pair, fingerprint) = job, item
+    codes = None
     try:
-        silent, music = load_pair(root, pair)
-        seconds = min(silent.seconds, music.seconds)
-        music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
-        silent = _first_seconds(silent, seconds)
-        with torch.inference_mode():
-            codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
+        if pair.music is None:
+            silent = silent_side(root, pair)
+            seconds = silent.seconds
+        else:
+            silent, music = load_pair(root, pair)
+            seconds = min(silent.seconds, music.seconds)
+            music = _first_seconds(music.mono().resampled(codec.sample_rate), seconds)
+            silent = _first_seconds(silent, seconds)
+            with torch.inference_mode():
+                codes = codec.encode(torch.from_numpy(music.samples)[None], n_codebooks)[0].cpu().numpy()
         features = ambient_features(silent, analyze(silent), config)
+        score = score_of(root, pair)
+        if score is not None and score.seconds > seconds:
+            score = score.slice(0.0, seconds)
     except S2MError as error:
         return f"{pair.id}: {error}"
-    n_frames = codes.shape[1]
+    n_frames = len(features.frames) if codes is None else codes.shape[1]
     room = AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars)
     known = {**pair.labels, "room": room}
     signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
@@ -275,7 +283,8 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
         "kind": pair.kind,
         "seconds": seconds,
         "n_frames": n_frames,
-        "codes": codes.astype(np.int16).ravel(),
+        "codes": None if codes is None else codes.astype(np.int16).ravel(),
+        "score": None if score is None else midi_bytes(score),
         **{
             _column(name): None if value is None else np.asarray(value, np.float16).ravel()
             for name, value in signals.items()
@@ -326,12 +335,13 @@ class Batch:
     """Crops of pairs side by side, padded at the end.
 
     Attributes:
-        codes: `[B, K, T]` int64, zero where padded.
+        codes: `[B, K, T]` int64, zero where padded; K is 0 where they were not asked for.
         signals: B rows of T codec frames; their mask is that of the codes too.
         ids: names of the pairs.
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
-        scores: of the whole recordings, where they have one and it is asked for.
+        scores: the music of each crop as notes, in seconds from its start, or of each whole pair where that is asked
+            for; none where they were not asked for.
     """
 
     codes: Tensor
@@ -368,9 +378,11 @@ class PairDataset:
         crop_seconds: length of the crops; None gives whole recordings.
         seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default.
+        needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
+        whole_scores: give the scores of whole pairs with their crops, for what is remembered of the music before.
 
     Raises:
-        DataError: if the folder was not prepared, or has no such split or control.
+        DataError: if the folder was not prepared, has no such split or control, or no pair has what is needed.
     """
 
     def __init__(
@@ -380,7 +392,8 @@ class PairDataset:
         crop_seconds: float | None = None,
         seed: int = 0,
         controls: Sequence[str] | None = None,
-        with_scores: bool = False,
+        needs: Sequence[str] = ("codes",),
+        whole_scores: bool = False,
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -395,8 +408,8 @@ class PairDataset:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
-        self.with_scores = with_scores
-        self._columns = _read_columns(folder, split, self.controls, with_scores)
+        self._whole_scores = whole_scores
+        self._columns = _read_columns(folder, split, self.controls, needs)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -411,20 +424,29 @@ class PairDataset:
         if self.crop_frames is not None and self.crop_frames < n_frames:
             length = self.crop_frames
             start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
-        codes = self._columns["codes"][index]
-        codes = (
-            np.zeros((0, length)) if codes is None else codes.reshape(-1, n_frames)[:, start : start + length]
-        )
+        codes = np.zeros((0, length), np.int64)
+        if "codes" in self._columns:
+            codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
+        scores = (self._score(index, start, length),) if "score" in self._columns else ()
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
-        scores = (self.score(index),) if self.with_scores else ()
         return Batch(
             row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
         )
 
     def score(self, index: int) -> Score:
-        """The score of a whole pair."""
-        return parse_midi(self._columns["score"][index], self.ids[index])
+        """The score of a whole pair; scores must be among what is needed."""
+        return parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
+
+    def _score(self, index: int, start: int, length: int) -> Score:
+        """The notes of a crop of a pair; in what the score does not reach, nothing is played."""
+        score = self.score(index)
+        if self._whole_scores:
+            return score
+        begin, seconds = (frame / self.meta["frame_rate"] for frame in (start, length))
+        if begin >= score.seconds:
+            return Score(seconds, ())
+        return replace(score.slice(begin, begin + seconds), seconds=seconds)
 
     def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
         """A control's signal for a crop of a pair."""
@@ -436,16 +458,22 @@ class PairDataset:
 
 
 def _read_columns(
-    folder: Path, split: str, controls: Sequence[str], with_scores: bool
+    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str]
 ) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    compute = require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    names = ["id", "kind", "seconds", "n_frames", "codes", *map(_column, controls)]
-    names += ["score"] if with_scores else []
+    names = ["id", "kind", "seconds", "n_frames", *needs, *map(_column, controls)]
     table = arrow.concat_tables(parquet.read_table(shard, columns=names) for shard in shards).sort_by("id")
+    for name in needs:
+        table = table.filter(compute.is_valid(table[name]))
+    if not len(table):
+        raise DataError(
+            f"{folder} has no pair with {' and '.join(needs)} in the split '{split}'; prepare pairs that have."
+        )
     return {name: list(table[name].to_numpy()) for name in names}
 
 

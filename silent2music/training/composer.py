@@ -56,7 +56,9 @@ def train_composer(
     """
     config = recipe.training
     dataset, validation = (
-        PairDataset(shards, split, config.crop_seconds, config.seed, recipe.controls, with_scores=True)
+        PairDataset(
+            shards, split, config.crop_seconds, config.seed, recipe.controls, needs=("score",), whole_scores=True
+        )
         for split in ("train", "validation")
     )
     accelerator = open_run(config, out, resume, gradient_accumulation_steps=config.gradient_accumulation)
