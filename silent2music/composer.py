@@ -440,7 +440,7 @@ class Composer(nn.Module):
 
 
 def _sums_within(rows: Tensor, vectors: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Of vectors `[N, H]` in rows `[N]`, ascending: the sum of those before each in its row, and each row's sum `[n_rows, H]`."""
+    """Of vectors `[N, H]` in rows `[N]`, ascending: the sum of those before each in its row, and rows' sums `[n_rows, H]`."""
     total = vectors.new_zeros(n_rows, vectors.shape[1]).index_add(0, rows, vectors)
     if not len(rows):
         return vectors, total

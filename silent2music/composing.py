@@ -116,7 +116,7 @@ class Polyphony:
 
 
 class Repeats:
-    """A part strikes one pitch no more often in a row than in nearly all training scores, so that it never stands still."""
+    """A part strikes one pitch no more often in a row than in nearly all training scores, so that it moves on."""
 
     def __init__(self, composer: Composer, memory: Memory) -> None:
         self._most = int(composer.repeats)

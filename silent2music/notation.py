@@ -319,7 +319,7 @@ def _interval(seconds: float, before: float) -> float:
 def remembered(
     written: Written, begin: int, end: int, frame_rate: float
 ) -> tuple[list[list[int]], list[list[float]], FloatArray]:
-    """What `Memory` says before each of the frames `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
+    """What `Memory` says before each frame from `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
     memory, position = Memory(frame_rate), 0
     frames, events = written.frames.tolist(), written.fields.tolist()
     indices, weights, scalars = [], [], np.empty((end - begin, N_SCALARS), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -260,7 +261,7 @@ def written_by(composer, signals, composing, seed=0, blocks=None, precision=None
         given, null = composer.steer(signals)
     n_frames = signals.n_frames
     cuts = [0, *np.cumsum(blocks or [n_frames])]
-    pieces = [(given.slice(a, b), null.slice(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [(given.slice(a, b), null.slice(a, b)) for a, b in itertools.pairwise(cuts)]
     return list(write_frames(packed, pieces, composing, seed))
 
 

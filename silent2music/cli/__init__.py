@@ -19,7 +19,7 @@ from silent2music import __version__
 from silent2music.cli.codec import codec_app
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
-from silent2music.cli.evaluation import bench, evaluate, validate
+from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
@@ -61,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "bench": bench,
     "eval": evaluate,
+    "eval-scores": evaluate_scores,
 }
 """In the order of the help."""
 

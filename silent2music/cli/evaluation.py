@@ -22,7 +22,7 @@ from silent2music.cli.common import (
     progress_bar,
     write_json,
 )
-from silent2music.config import Precision, SamplingConfig
+from silent2music.config import ComposingConfig, Precision, SamplingConfig
 from silent2music.errors import require
 
 
@@ -131,3 +131,34 @@ def evaluate(
         elif pairs is not None:
             benchmark.evaluate(model or default_model(), pairs, out, config, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))
+
+
+def evaluate_scores(
+    pairs: Annotated[Path, typer.Option("--pairs", help="Pair folder with held-out pairs that have scores.")],
+    model: Model = None,
+    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many rooms to compose for at most.")] = 128,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    soundfont: Annotated[
+        Path | None, typer.Option("--soundfont", help="Also judge the scores as fluidsynth plays them.")
+    ] = None,
+    seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    workers: Workers = 2,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure whether composed scores follow their rooms, and how like real ones they are."""
+    from silent2music.config import default_model
+    from silent2music.evaluation.pieces import EvalConfig
+    from silent2music.evaluation.scores import evaluate_scores as measure
+    from silent2music.evaluation.scores import scores_text
+    from silent2music.model import Silent2Music
+
+    require("mir_eval", "eval")
+    config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
+    composing = ComposingConfig(temperature=temperature, guidance=guidance)
+    with progress_bar() as steps:
+        loaded = Silent2Music.from_pretrained(model or default_model())
+        found = measure(loaded, pairs, config, composing, soundfont, steps)
+    print(scores_text(found))
+    write_json(json_file, found)

@@ -31,7 +31,10 @@ def train(
     resume: Resume = False,
     overrides: Set = None,
 ) -> None:
-    """Train the model, or what else the recipe trains; `accelerate launch -m silent2music.cli train ...` takes the same."""
+    """Train what the recipe trains, the model or the composer.
+
+    `accelerate launch -m silent2music.cli train ...` takes the same.
+    """
     require("accelerate")
     from silent2music.training.recipe import train_recipe
 

@@ -57,7 +57,13 @@ def train_composer(
     config = recipe.training
     dataset, validation = (
         PairDataset(
-            shards, split, config.crop_seconds, config.seed, recipe.controls, needs=("score",), whole_scores=True
+            shards,
+            split,
+            config.crop_seconds,
+            config.seed,
+            recipe.controls,
+            needs=("score",),
+            whole_scores=True,
         )
         for split in ("train", "validation")
     )
