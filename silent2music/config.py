@@ -360,12 +360,17 @@ class CodecTrainingConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pair factory. `kinds` gives the share of each scene kind, in any unit."""
+    """The pair factory.
+
+    `scores` are folders, and `soundfont` General MIDI files of which each pair draws one; one may be given as plain
+    text. `normalise_key` transposes all music to C major or A minor; without it a piece may be in any key. `kinds`
+    gives the share of each scene kind, in any unit.
+    """
 
     ambience: str = ""
-    scores: str = ""
+    scores: tuple[str, ...] = ()
     rooms: str = ""
-    soundfont: str = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
+    soundfont: tuple[str, ...] = ("/usr/share/sounds/sf2/FluidR3_GM.sf2",)
     seconds: float = 30.0
     sample_rate: int = 24_000
     level_min_dbfs: float = -75.0
@@ -382,10 +387,15 @@ class DataConfig:
             "machine": 1.0,
             "muted": 1.0,
             "leak": 0.5,
+            "field": 2.0,
+            "nothing": 0.5,
         }
     )
 
     def __post_init__(self) -> None:
+        for name in ("scores", "soundfont"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,) if value else ())
         _check_bounds(self, "data.")
 
 
@@ -563,6 +573,8 @@ def _as_type(value: Any, hint: Any, label: str) -> Any:
         origin = typing.get_origin(hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if origin is tuple and isinstance(value, str):
+        value = (value,) if value else ()
     if origin is tuple and isinstance(value, list | tuple):
         item = typing.get_args(hint)[0]
         return tuple(_as_type(v, item, label) for v in value)

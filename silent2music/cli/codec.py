@@ -98,7 +98,7 @@ def codec_music(
     from silent2music.factory.medleys import render_medleys
 
     with progress_bar() as steps:
-        data = replace(settings_of(None, overrides).data, scores=str(scores))
+        data = replace(settings_of(None, overrides).data, scores=(str(scores),))
         render_medleys(data, out, pieces, seed, named(steps, "pieces"))
 
 

@@ -37,13 +37,25 @@ def data_build(
     hours: Annotated[float, typer.Option("--hours", min=0, help="How much to build, in all.")],
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
+    silent_only: Annotated[
+        bool,
+        typer.Option(
+            "--silent-only", help="Rooms and scores without sound, as shards to train a composer on."
+        ),
+    ] = False,
     overrides: Set = None,
 ) -> None:
     """Build pairs; a build that was stopped continues with the same command."""
     from silent2music.factory.build import build
+    from silent2music.factory.soundless import build_soundless
 
+    settings = settings_of(recipe, overrides)
     with progress_bar() as steps:
-        build(settings_of(recipe, overrides).data, out, hours, seed, workers, named(steps, "pairs"))
+        told = named(steps, "pairs")
+        if silent_only:
+            build_soundless(settings.data, out, hours, seed, settings.ambient, workers, told)
+        else:
+            build(settings.data, out, hours, seed, workers, told)
 
 
 @data_app.command("check")

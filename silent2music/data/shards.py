@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ def prepare(
     require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
-    meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
+    meta = open_shards(target, config, codec, n_codebooks or codec.n_codebooks)
     marked = _fingerprints(root, read_pairs(root))
     kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked})
     todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
@@ -130,10 +130,10 @@ def prepare(
                 if progress is not None:
                     progress(n_prepared + len(faults), len(todo))
                 if len(rows) == pairs_per_shard:
-                    _write_shard(target, split, rows)
+                    write_shard(target, split, rows)
                     rows = []
             if rows:
-                _write_shard(target, split, rows)
+                write_shard(target, split, rows)
     if faults and not n_prepared and not kept:
         raise DataError(
             f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
@@ -160,23 +160,31 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     return meta
 
 
-def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
-    """Create the folder, or check that its contents fit; remove unfinished files of a killed run."""
-    if abs(config.frame_rate - codec.frame_rate) > 1e-6:
-        raise DataError(
-            f"The ambient features have {config.frame_rate:g} frames per second and the codec "
-            f"{codec.frame_rate:g}; expected the same, set ambient.frame_rate."
-        )
-    if codec.codebook_size > MAX_CODEBOOK_SIZE:
-        raise DataError(
-            f"The codec has {codec.codebook_size} codes a book; shards hold {MAX_CODEBOOK_SIZE} at most."
-        )
+def open_shards(
+    target: Path, config: AmbientConfig, codec: Codec | None = None, n_codebooks: int = 0
+) -> dict[str, Any]:
+    """Create a folder of shards, or check that its contents fit; remove unfinished files of a killed run.
+
+    Args:
+        target: the folder.
+        config: of the ambient features.
+        codec: whose codes the pairs have, or None for pairs without sound.
+        n_codebooks: that the pairs have codes of.
+
+    Returns:
+        What stands in its `meta.json`.
+
+    Raises:
+        DataError: if codec and features do not fit each other, or the folder's contents were made otherwise.
+    """
+    if codec is not None:
+        _check_codec(codec, config)
     meta: dict[str, Any] = {
         "format": FORMAT_VERSION,
-        "codec_checksum": codec.token_checksum(n_codebooks),
-        "frame_rate": codec.frame_rate,
+        "codec_checksum": codec.token_checksum(n_codebooks) if codec else None,
+        "frame_rate": config.frame_rate,
         "n_codebooks": n_codebooks,
-        "codebook_size": codec.codebook_size,
+        "codebook_size": codec.codebook_size if codec else 0,
         "feature_version": FEATURE_VERSION,
         "feature_settings": {
             "sample_rate": config.sample_rate,
@@ -200,6 +208,19 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
     for leftover in target.glob(".s2m-*.parquet"):
         leftover.unlink()
     return meta
+
+
+def _check_codec(codec: Codec, config: AmbientConfig) -> None:
+    """Raise an error if a codec's codes do not go with the features, or not into shards."""
+    if abs(config.frame_rate - codec.frame_rate) > 1e-6:
+        raise DataError(
+            f"The ambient features have {config.frame_rate:g} frames per second and the codec "
+            f"{codec.frame_rate:g}; expected the same, set ambient.frame_rate."
+        )
+    if codec.codebook_size > MAX_CODEBOOK_SIZE:
+        raise DataError(
+            f"The codec has {codec.codebook_size} codes a book; shards hold {MAX_CODEBOOK_SIZE} at most."
+        )
 
 
 def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
@@ -275,8 +296,6 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
         return f"{pair.id}: {error}"
     n_frames = len(features.frames) if codes is None else codes.shape[1]
     room = AmbientFeatures(_fit(features.frames, n_frames, pair.id), features.scalars)
-    known = {**pair.labels, "room": room}
-    signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
     return {
         "id": pair.id,
         "fingerprint": fingerprint,
@@ -285,10 +304,17 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
         "n_frames": n_frames,
         "codes": None if codes is None else codes.astype(np.int16).ravel(),
         "score": None if score is None else midi_bytes(score),
-        **{
-            _column(name): None if value is None else np.asarray(value, np.float16).ravel()
-            for name, value in signals.items()
-        },
+        **signal_columns(room, pair.labels),
+    }
+
+
+def signal_columns(room: AmbientFeatures, labels: Mapping[str, Any]) -> Row:
+    """The columns of a row that hold its signals, read from the room's features and the pair's labels."""
+    known, n_frames = {**labels, "room": room}, len(room.frames)
+    signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
+    return {
+        _column(name): None if value is None else np.asarray(value, np.float16).ravel()
+        for name, value in signals.items()
     }
 
 
@@ -312,8 +338,22 @@ def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
     return np.pad(frames, ((0, max(0, difference)), (0, 0)), mode="edge")[:n_frames]
 
 
-def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
-    """Write rows as the next shard of a split, whole or not at all."""
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    """The file of a split's shard."""
+    return folder / f"{split}-{number:05d}.parquet"
+
+
+def shard_length(path: Path) -> int:
+    """How many rows a shard has; 0 where there is none or it is damaged."""
+    parquet, arrow = require("pyarrow.parquet", "train"), require("pyarrow", "train")
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (OSError, arrow.ArrowException):
+        return 0
+
+
+def write_shard(target: Path, split: str, rows: Sequence[Row], number: int | None = None) -> None:
+    """Write rows as a shard of a split, by default its next one, whole or not at all."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     types = {
         **dict.fromkeys(("id", "fingerprint", "kind"), arrow.string()),
@@ -323,10 +363,11 @@ def _write_shard(target: Path, split: str, rows: Sequence[Row]) -> None:
         "score": arrow.binary(),
         **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
     }
-    used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
-    path = target / f"{split}-{max(used, default=-1) + 1:05d}.parquet"
+    if number is None:
+        used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
+        number = max(used, default=-1) + 1
     table = arrow.Table.from_pylist(rows, arrow.schema(types))
-    with atomic_path(path) as temporary:
+    with atomic_path(shard_path(target, split, number), force=True) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
 
 

@@ -79,10 +79,11 @@ def arranged(
         data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, S2MError):
         return made
-    scores, soundfont = sorted(Path(data.scores).rglob("*.mid")), Path(data.soundfont)
-    if not scores or not soundfont.exists():
+    scores = sorted(file for place in data.scores for file in Path(place).rglob("*.mid"))
+    soundfont = Path(data.soundfont[0]) if data.soundfont else Path()
+    if not scores or not soundfont.is_file():
         message = "The arranger is left out: %s (relative to the current folder) or %s is not here."
-        log.warning(message, data.scores, data.soundfont)
+        log.warning(message, ", ".join(data.scores), soundfont)
         return made
     # Partners together, so that there is a null, and spread over the items, so that every kind has a share.
     n_twos = max(1, min(config.n_arranged, len(items)) // 2)

@@ -10,9 +10,9 @@ import numpy as np
 from silent2music.arrays import DoubleArray
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
-from silent2music.factory.ensembles import INSTRUMENTS, STYLES, Voice
+from silent2music.factory.ensembles import INSTRUMENTS, MANNERS, Manner, Style, Voice, draw_style
 from silent2music.factory.moods import affect_curves, describe
-from silent2music.factory.scores import SourceScore, pick_passage
+from silent2music.factory.scores import Notes, Passage, SourceScore, Wish, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES
@@ -27,12 +27,31 @@ SILENT_DBFS = -100.0
 SECTION_GAPS = (1.5, 1.0, 0.75)
 """Factors on the time between onsets, from the thinnest to the fullest sections of a piece that has several."""
 
+NO_MUSIC_SHARE = 0.55
+"""How often an empty recording gets no note at all."""
+
 REGISTERS = (-14, 0, 14)
 """Semitones by which a soloist, who has no other ensemble to change to, moves for the same sections."""
 
 
+VOICES_SHARE = 0.6
+"""How often instruments play the vocal lines of a score that has some, too."""
+
+RETURN_SHARE = 0.5
+"""How often the third of three sections takes up the first's music."""
+
+CLOSE_SHARE = 0.7
+"""How often the last section is to end where a phrase ends."""
+
+
 def arrange(
-    score: SourceScore, truth: SceneTruth, rng: np.random.Generator, *, normalise_key: bool = True
+    score: SourceScore,
+    truth: SceneTruth,
+    rng: np.random.Generator,
+    *,
+    style: Style | None = None,
+    drumming: SourceScore | None = None,
+    normalise_key: bool = True,
 ) -> Arrangement:
     """Set a score to a scene.
 
@@ -45,31 +64,35 @@ def arrange(
         score: where the notes come from.
         truth: the scene.
         rng: decides everything that is free; the same state gives the same arrangement.
-        normalise_key: transpose each passage to C major or A minor.
+        style: one of the scene kind's; drawn by default.
+        drumming: what a drum kit plays where the score has no drums of its own.
+        normalise_key: transpose each passage to C major or A minor; else the whole piece goes to any key by chance.
 
     Raises:
-        DataError: on an unknown kind.
+        DataError: on an unknown kind, or of a score that holds drums alone.
     """
-    style = STYLES.get(truth.kind)
-    if style is None:
-        raise DataError(f"Scene kind is '{truth.kind}'; expected one of {', '.join(STYLES)}.")
-    gain_db, loudness = automation(truth)
-    sections = plan_sections(truth, style, score.tempo_bpm, rng)
+    style = style or draw_style(truth.kind, rng)
+    if not score.parts:
+        raise DataError(f"{score.source} holds drums alone; expected a pitched part.")
+    if score.sung and rng.random() < VOICES_SHARE:
+        score = score.with_voices()
+    manner = style.manner
+    gain_db, loudness = automation(truth, manner)
+    sections = plan_sections(truth, manner, score.tempo_bpm, rng)
     fullness = section_fullness(sections, truth, rng)
     drafts: dict[tuple[str, str], Draft] = {}
     bars: list[DoubleArray] = []
     keys: list[tuple[float, int, str]] = []
-    solo = int(rng.integers(len(style.ensembles)))
-    for section, rank in zip(sections, fullness, strict=True):
-        passage = pick_passage(score, section.n_beats, rng, style.mode)
-        if normalise_key:
-            passage = passage.transposed(key_shift(passage.tonic, passage.mode))
+    passages = _passages(score, sections, fullness, style, rng, normalise_key)
+    activity = _activity(truth, loudness, rng) ** (1.0 - style.keep)
+    for section, rank, passage in zip(sections, fullness, passages, strict=True):
         keys.append((section.stop_seconds - section.start_seconds, passage.tonic, passage.mode))
-        gap = style.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
-        slots = choose_slots(section, passage, truth, style, gap, _activity(truth.energy_db, loudness), rng)
-        music = SectionMusic(section, passage, slots, style, loudness, rng)
-        for voice in style.ensembles[solo if truth.kind == "muted" else rank]:
-            if truth.kind == "muted":
+        gap = manner.gap_seconds * _stillness(truth) * (SECTION_GAPS[rank] if len(sections) > 1 else 1.0)
+        slots = choose_slots(section, passage, truth, manner, gap, activity, rng)
+        drums = _drums(passage, section, drumming, rng) if style.has_kit else Notes.joined([])
+        music = SectionMusic(section, passage, slots, manner, loudness, rng, drums)
+        for voice in style.ensembles[rank]:
+            if len(set(style.ensembles)) == 1:
                 voice = _moved(voice, REGISTERS[rank])
             draft = drafts.setdefault((voice.instrument, voice.role), Draft(voice.instrument, voice.role))
             TEXTURES[voice.texture](Player(music, voice, draft))
@@ -94,6 +117,42 @@ def arrange(
         arousal=arousal,
         caption=describe(parts, truth, tempo_bpm, valence, arousal),
     )
+
+
+def _passages(
+    score: SourceScore,
+    sections: list[Section],
+    fullness: list[int],
+    style: Style,
+    rng: np.random.Generator,
+    normalise_key: bool,
+) -> list[Passage]:
+    """The music of each section, in its key."""
+    seeds = rng.integers(2**32, size=len(sections))
+    if len(seeds) == 3 and rng.random() < RETURN_SHARE:
+        seeds[2] = seeds[0]
+    closes, any_key = rng.random() < CLOSE_SHARE, int(rng.integers(12))
+    passages: list[Passage] = []
+    for index, (section, rank, seed) in enumerate(zip(sections, fullness, seeds, strict=True)):
+        low, high = style.onset_rate
+        rate = low * (high / low) ** (rank / 2.0) if low else 0.0
+        period = float(np.median(np.diff(section.beat_seconds)))
+        wish = Wish(style.manner.mode, rate * period, closes and index == len(sections) - 1)
+        passages.append(pick_passage(score, section.n_beats, np.random.default_rng(seed), wish))
+    shift = (any_key - passages[0].tonic + 6) % 12 - 6
+    return [
+        passage.transposed(key_shift(passage.tonic, passage.mode) if normalise_key else shift)
+        for passage in passages
+    ]
+
+
+def _drums(
+    passage: Passage, section: Section, drumming: SourceScore | None, rng: np.random.Generator
+) -> Notes:
+    """The passage's own drums, else a drummer's, in beats of the section."""
+    if len(passage.drums.starts) >= section.n_beats or drumming is None:
+        return passage.drums
+    return pick_passage(drumming, section.n_beats, rng).drums
 
 
 def _moved(voice: Voice, semitones: int) -> Voice:
@@ -130,25 +189,25 @@ def key_shift(tonic: int, mode: str) -> int:
     return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
 
 
-def automation(truth: SceneTruth) -> tuple[DoubleArray, DoubleArray]:
+def automation(truth: SceneTruth, manner: Manner | None = None) -> tuple[DoubleArray, DoubleArray]:
     """Loudness automation and relative loudness of the music.
 
     The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
-    the style's `range_db` R by `R (1 - exp(-range / 8))`. Rhythmic kinds keep the curve as it is, the others are
+    the manner's `range_db` R by `R (1 - exp(-range / 8))`. Rhythmic kinds keep the curve as it is, the others are
     smoothed over 0.3 s.
 
     Returns:
         gain_db: `[n]` at most 0, with the whole scene's level in it (up to 8 dB less for the quietest).
         loudness: `[n]` 0 to 1 within the scene's range.
     """
-    level_dbfs = truth.energy_db
+    manner, level_dbfs = manner or MANNERS[truth.kind], truth.energy_db
     audible = level_dbfs > SILENT_DBFS
     if not audible.any():
         return np.full(len(level_dbfs), -36.0), np.zeros(len(level_dbfs))
     low, high = np.percentile(level_dbfs[audible], [5.0, 95.0])
     spread = max(float(high - low), 1e-3)
-    width = STYLES[truth.kind].range_db * (1.0 - np.exp(-spread / 8.0))
-    curve = level_dbfs if STYLES[truth.kind].rhythmic else smoothed(level_dbfs, 3)
+    width = manner.range_db * (1.0 - np.exp(-spread / 8.0))
+    curve = level_dbfs if manner.rhythmic else smoothed(level_dbfs, 3)
     relative = np.clip((curve - low) / spread, -0.3, 1.15)
     offset = -8.0 * float(np.clip((-45.0 - truth.level_dbfs) / 30.0, 0.0, 1.0))
     gain = np.minimum(0.0, offset + width * (relative - 1.0))
@@ -169,9 +228,14 @@ def _stillness(truth: SceneTruth) -> float:
     return 1.0 + 0.8 * float(np.clip((-55.0 - truth.level_dbfs) / 20.0, 0.0, 1.0))
 
 
-def _activity(level_dbfs: DoubleArray, loudness: DoubleArray) -> DoubleArray:
-    """Chance of an onset that no event asks for: fewer where the scene is still, hardly any in digital silence."""
-    return np.where(level_dbfs > SILENT_DBFS, np.clip(0.35 + 1.6 * loudness, 0.0, 1.0), 0.04)
+def _activity(truth: SceneTruth, loudness: DoubleArray, rng: np.random.Generator) -> DoubleArray:
+    """Chance of an onset that no event asks for: fewer where the scene is still, hardly any in digital silence.
+
+    Where there is nothing at all to hear, music is as a rule none, else a note now and then.
+    """
+    if truth.kind == "nothing":
+        return np.full(len(loudness), 0.0 if rng.random() < NO_MUSIC_SHARE else 0.3)
+    return np.where(truth.energy_db > SILENT_DBFS, np.clip(0.35 + 1.6 * loudness, 0.0, 1.0), 0.04)
 
 
 def _inside(times: DoubleArray, seconds: float) -> DoubleArray:

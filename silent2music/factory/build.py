@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,12 @@ from silent2music.audio import Waveform, write
 from silent2music.config import DataConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair
 from silent2music.errors import ConfigError, DataError, require
-from silent2music.factory.arrangement import Arrangement
+from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.arranging import arrange
 from silent2music.factory.chain import in_16_bits
+from silent2music.factory.ensembles import draw_style
 from silent2music.factory.rendering import render
+from silent2music.factory.repertoire import DRUMMING, Repertoire, Work, open_repertoire, usable_score
 from silent2music.factory.scenes import (
     FROM_MUSIC,
     Levels,
@@ -36,8 +38,7 @@ from silent2music.factory.scenes import (
     muted_scene,
     usable_kinds,
 )
-from silent2music.factory.scores import SourceScore, load_score
-from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
+from silent2music.factory.sources import Library, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import Pool
 from silent2music.score import write_midi
@@ -45,24 +46,18 @@ from silent2music.score import write_midi
 Progress = Callable[[int, int], None]
 """Is called with the number of complete pairs and the number of all."""
 
-Made = TypeVar("Made")
-
 SETTINGS_FILE = "build.json"
 ATTRIBUTION_FILE = "ATTRIBUTION.md"
-MAX_SCORE_TRIES = 12
 MANIFEST_SECONDS = 20.0
 """How often the manifest is renewed while building."""
-
-LOADERS: dict[str, Callable[[Path], SourceScore]] = {".mid": load_score, ".midi": load_score}
-"""How a score is read, by suffix."""
 
 
 @dataclass(frozen=True)
 class Stock:
-    """What the pairs of one split are made from: recordings and rooms, scores by path, and the share of each kind."""
+    """What the pairs of one split are made from: recordings and rooms, scores, and the share of each kind."""
 
     library: Library
-    scores: dict[str, Credit]
+    repertoire: Repertoire
     kinds: dict[str, float]
 
 
@@ -108,14 +103,8 @@ def build(
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
-    if not hours > 0 or not math.isfinite(hours):
-        raise ConfigError(f"hours is {hours}; expected more than 0.")
-    if seed < 0 or workers < 1:
-        raise ConfigError(
-            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
-        )
-    n_pairs = math.ceil(hours * 3600 / config.seconds - 1e-9)
-    _claim(config, out, seed)
+    n_pairs = checked_count(config, hours, seed, workers)
+    claim_folder(config, out, seed, ("audio", "scores", "labels", "library"))
     factory = open_factory(config, out, seed)
     missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
     report = progress or (lambda done, total: None)
@@ -132,26 +121,40 @@ def build(
     _write_manifest(factory)
 
 
+def checked_count(config: DataConfig, hours: float, seed: int, workers: int) -> int:
+    """How many pairs some hours are.
+
+    Raises:
+        ConfigError: if hours, seed or workers are out of range.
+    """
+    if not hours > 0 or not math.isfinite(hours):
+        raise ConfigError(f"hours is {hours}; expected more than 0.")
+    if seed < 0 or workers < 1:
+        raise ConfigError(
+            f"seed is {seed} and workers {workers}; expected a seed from 0 and at least 1 worker."
+        )
+    return math.ceil(hours * 3600 / config.seconds - 1e-9)
+
+
 def open_factory(config: DataConfig, out: Path, seed: int) -> Factory:
     """Read the sources and divide them into splits.
 
     Raises:
         DataError: if a folder is missing or nothing in it can be used.
     """
-    ambience, scores = data_folder(config.ambience, "ambience"), data_folder(config.scores, "scores")
+    ambience, scores = data_folder(config.ambience, "ambience"), score_folders(config)
     rooms = data_folder(config.rooms, "rooms") if config.rooms else None
-    if not Path(config.soundfont).is_file():
-        raise DataError(f"The soundfont {config.soundfont} does not exist; install it or set data.soundfont.")
+    soundfonts(config)
     library = open_library(ambience, rooms, out / "library")
-    chosen, refused = scores_by_split(scores, config.validation_share)
+    repertoires, refused = open_repertoire(scores, config.validation_share)
     stocks = {}
     for split, part in zip(SPLITS, library.split(config.validation_share), strict=True):
         kinds = usable_kinds(part, config.kinds)
-        if chosen[split] and kinds:
-            stocks[split] = Stock(part, chosen[split], kinds)
+        if kinds and any(work.sort != DRUMMING for work in repertoires[split].works):
+            stocks[split] = Stock(part, repertoires[split], kinds)
     if "train" not in stocks:
         raise DataError(
-            f"{ambience} and {scores} leave nothing to train on; add recordings, scores or kinds."
+            f"{ambience} and {', '.join(map(str, scores))} leave nothing to train on; add recordings, scores or kinds."
         )
     return Factory(config, out, seed, stocks, (*library.refused, *refused))
 
@@ -160,7 +163,7 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Arrange
     """One pair by its index: silent side, music side, the music's score, and its line for the manifest.
 
     Raises:
-        DataError: if no score could be arranged in `MAX_SCORE_TRIES` tries.
+        DataError: if no score could be arranged in some tries.
     """
     config = factory.config
     rng, music_rng = (
@@ -168,8 +171,7 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Arrange
     )
     split = split_of(index, config.validation_share, factory.stocks)
     stock = factory.stocks[split]
-    shares = np.asarray(list(stock.kinds.values())) / sum(stock.kinds.values())
-    kind = str(rng.choice(list(stock.kinds), p=shares))
+    kind = draw_kind(stock, rng)
     levels = Levels(config.level_min_dbfs, config.level_max_dbfs)
     scene, room = None, None
     if kind not in FROM_MUSIC:
@@ -178,48 +180,48 @@ def make_pair(factory: Factory, index: int) -> tuple[Waveform, Waveform, Arrange
     elif kind == "muted":
         room = stock.library.pick_room(rng, 0.2, 1.2)
     truth = scene.truth if scene else free_truth(kind, rng, config.seconds, room)
-    path, arrangement = usable_score(
-        Path(config.scores),
-        list(stock.scores),
-        music_rng,
-        lambda score: arrange(score, truth, music_rng, normalise_key=config.normalise_key),
-    )
+    work, arrangement = compose(stock, truth, music_rng, config.normalise_key)
     if kind == "muted":
         scene = muted_scene(arrangement, stock.library, rng, levels, room)
-    music = render(arrangement, Path(config.soundfont), config.sample_rate, room.response if room else None)
+    fonts = soundfonts(config)
+    font = fonts[int(music_rng.integers(len(fonts)))]
+    music = render(arrangement, font, config.sample_rate, room.response if room else None)
     if scene is None:
         scene = leak_scene(arrangement, music, stock.library, rng, levels)
-    labels = _labels(scene, arrangement, stock.scores[path], factory.seed)
+    labels = pair_labels(scene, arrangement, work, factory.seed, font)
     silent_file, music_file = (f"audio/{index:06d}.{side}.flac" for side in ("silent", "music"))
     pair = Pair(silent_file, music_file, split=split, labels=labels, score=f"scores/{index:06d}.mid")
     return scene.audio, music, arrangement, pair
 
 
-# --- one pair ------------------------------------------------------------------------------------------------
+def draw_kind(stock: Stock, rng: np.random.Generator, without: Sequence[str] = ()) -> str:
+    """A scene kind by the shares of a stock, leaving out some."""
+    kinds = {kind: share for kind, share in stock.kinds.items() if kind not in without}
+    if not kinds:
+        raise DataError(f"data.kinds names {', '.join(stock.kinds)} alone; expected another kind, too.")
+    shares = np.asarray(list(kinds.values())) / sum(kinds.values())
+    return str(rng.choice(list(kinds), p=shares))
 
 
-def usable_score(
-    folder: Path, paths: Sequence[str], rng: np.random.Generator, use: Callable[[SourceScore], Made]
-) -> tuple[str, Made]:
-    """A score drawn from a folder and what is made of it; scores that do not serve are passed over.
-
-    Args:
-        folder: of the scores.
-        paths: of the scores in it.
-        rng: draws.
-        use: what to make; raises `DataError` of a score that is too short.
+def compose(
+    stock: Stock, truth: SceneTruth, rng: np.random.Generator, normalise_key: bool
+) -> tuple[Work, Arrangement]:
+    """A score of the stock set to a scene in one of its kind's styles, and which score it is.
 
     Raises:
-        DataError: if none of `MAX_SCORE_TRIES` served.
+        DataError: if no score could be arranged in some tries.
     """
-    reason: DataError | None = None
-    for _ in range(MAX_SCORE_TRIES):
-        path = paths[int(rng.integers(len(paths)))]
-        try:
-            return path, use(LOADERS[Path(path).suffix.lower()](folder / path))
-        except DataError as error:
-            reason = error
-    raise DataError(f"No score of {MAX_SCORE_TRIES} could be arranged; the last one said: {reason}")
+    style = draw_style(truth.kind, rng)
+    drumming = None
+    if style.has_kit and stock.repertoire.has(DRUMMING):
+        _, drumming = usable_score(lambda: stock.repertoire.draw(rng, DRUMMING), lambda score: score)
+    return usable_score(
+        lambda: stock.repertoire.draw(rng, style.sort, style.written_for),
+        lambda score: arrange(score, truth, rng, style=style, drumming=drumming, normalise_key=normalise_key),
+    )
+
+
+# --- one pair ------------------------------------------------------------------------------------------------
 
 
 def split_of(index: int, share: float, stocks: Mapping[str, Any]) -> str:
@@ -228,7 +230,9 @@ def split_of(index: int, share: float, stocks: Mapping[str, Any]) -> str:
     return "validation" if validation and stocks.get("validation") else "train"
 
 
-def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) -> dict[str, Any]:
+def pair_labels(
+    scene: Scene, arrangement: Arrangement, work: Work, seed: int, soundfont: Path | None = None
+) -> dict[str, Any]:
     """Everything that is known of a pair, as plain JSON values."""
     truth = scene.truth
     sources = [{**asdict(c), "role": "recording"} for c in scene.sources]
@@ -247,12 +251,14 @@ def _labels(scene: Scene, arrangement: Arrangement, score: Credit, seed: int) ->
         "instruments": [part.name for part in arrangement.parts],
         "key": arrangement.key,
         "caption": arrangement.caption,
+        **({"mood": work.mood} if work.mood else {}),
         "rt60_seconds": None if truth.rt60_seconds is None else round(truth.rt60_seconds, 4),
         "level_dbfs": round(truth.level_dbfs, 3),
         "event_seconds": _rounded(truth.event_seconds),
         "event_strengths": _rounded(truth.event_strengths, 3),
-        "sources": [*sources, {**asdict(score), "role": "score"}],
-        "score": score.path,
+        "sources": [*sources, {**asdict(work.credit), "role": "score"}],
+        "score": work.credit.path,
+        **({"soundfont": soundfont.name} if soundfont else {}),
         "seed": seed,
     }
 
@@ -276,8 +282,12 @@ def _save(factory: Factory, index: int) -> None:
 # --- the folder ----------------------------------------------------------------------------------------------
 
 
-def _claim(config: DataConfig, out: Path, seed: int) -> None:
-    """Make the folder this build's own, or refuse it; temporary files of a killed build are removed."""
+def claim_folder(config: DataConfig, out: Path, seed: int, folders: Sequence[str]) -> None:
+    """Make a folder, with some folders in it, this build's own; temporary files of a killed build are removed.
+
+    Raises:
+        DataError: if it holds what was built otherwise, or cannot be written.
+    """
     wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
     path = out / SETTINGS_FILE
     if path.exists():
@@ -291,7 +301,7 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
     elif (out / MANIFEST).exists():
         raise DataError(f"{out} holds pairs that were not built here; choose another folder.")
     try:
-        for name in ("audio", "scores", "labels", "library"):
+        for name in folders:
             (out / name).mkdir(parents=True, exist_ok=True)
             for leftover in (out / name).glob(".s2m-*"):
                 leftover.unlink(missing_ok=True)
@@ -308,23 +318,26 @@ def _write_manifest(factory: Factory) -> None:
     with atomic_path(factory.out / MANIFEST, force=True) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
     with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
-        temporary.write_text(attribution(lines, factory.refused, factory.config.soundfont), encoding="utf-8")
+        temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
 
 
-def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> str:
-    """The text of `ATTRIBUTION.md`: every source used, by licence, with its author."""
+def attribution(lines: list[str], refused: tuple[str, ...]) -> str:
+    """The text of `ATTRIBUTION.md`: every source used, by licence, with its author, and the soundfonts."""
     used: dict[str, set[tuple[str, str, str]]] = {}
+    fonts: set[str] = set()
     for line in lines:
-        for source in json.loads(line)["labels"]["sources"]:
+        labels = json.loads(line)["labels"]
+        fonts |= {labels["soundfont"]} if "soundfont" in labels else set()
+        for source in labels["sources"]:
             used.setdefault(source["licence"], set()).add((source["role"], source["path"], source["author"]))
     text = [
         "# Attribution",
         "",
         "These pairs were put together from the following works. Recordings were cut, mixed, filtered and "
         "attenuated; scores were cut, retimed, transposed and orchestrated anew.",
-        "",
-        f"Synthesised with the soundfont {Path(soundfont).name}.",
     ]
+    if fonts:
+        text += ["", f"Synthesised with the soundfont{'s' * (len(fonts) > 1)} {', '.join(sorted(fonts))}."]
     for licence, sources in sorted(used.items()):
         text += ["", f"## {licence}", ""]
         text += [f"- {path} ({role}){author and ': ' + author}" for role, path, author in sorted(sources)]
@@ -334,23 +347,19 @@ def attribution(lines: list[str], refused: tuple[str, ...], soundfont: str) -> s
     return "\n".join(text) + "\n"
 
 
-def scores_by_split(folder: Path, share: float) -> tuple[dict[str, dict[str, Credit]], list[str]]:
-    """Scores of a folder that have a licence entry, by split and path, and the names of those that have none.
+def score_folders(config: DataConfig) -> list[Path]:
+    """The folders of scores that `config.data` names, at least one."""
+    return [data_folder(value, "scores") for value in config.scores or ("",)]
 
-    Raises:
-        DataError: if there is no score with a licence entry.
-    """
-    credits, refused = licensed(folder, LOADERS)
-    if not credits:
-        raise DataError(
-            f"{folder} holds no score ({', '.join(LOADERS)}) with a licence entry in its index.tsv; "
-            "add one or set data.scores."
-        )
-    aside = held_out([[credit.path for credit in credits]], share)
-    splits: dict[str, dict[str, Credit]] = {split: {} for split in SPLITS}
-    for credit in credits:
-        splits["validation" if credit.path in aside else "train"][credit.path] = credit
-    return splits, refused
+
+def soundfonts(config: DataConfig) -> list[Path]:
+    """The soundfonts that `config.data` names, at least one, all there."""
+    if not config.soundfont:
+        raise DataError("No soundfont is set; give one in the recipe or with --set data.soundfont=FILE.")
+    for value in config.soundfont:
+        if not Path(value).is_file():
+            raise DataError(f"The soundfont {value} does not exist; install it or set data.soundfont.")
+    return [Path(value) for value in config.soundfont]
 
 
 def data_folder(value: str, name: str) -> Path:

@@ -128,17 +128,21 @@ def measured_energy_db(samples: FloatArray) -> DoubleArray:
 
 def coloured_noise(rng: np.random.Generator, n: int, slope: float) -> FloatArray:
     """`[n]` Gaussian noise of RMS 1 whose power falls with frequency to the power of `slope`, flat under 40 Hz."""
-    noise = shaped_noise(rng, n, lambda frequency_hz: np.maximum(frequency_hz, 40.0) ** (-slope / 2))
+    noise = shaped_noise(
+        rng, n, lambda frequency_hz: np.maximum(frequency_hz, np.float32(40)) ** np.float32(-slope / 2)
+    )
     return np.asarray(noise / np.float32(rms(noise)))
 
 
-def shaped_noise(rng: np.random.Generator, n: int, gain: Callable[[DoubleArray], DoubleArray]) -> FloatArray:
+def shaped_noise(rng: np.random.Generator, n: int, gain: Callable[[FloatArray], FloatArray]) -> FloatArray:
     """`[n]` Gaussian noise whose spectrum has the gain that the function gives for frequencies in Hz."""
-    from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
+    from scipy.fft import irfft, next_fast_len, rfftfreq
 
     size = next_fast_len(n, real=True)
-    shape = gain(rfftfreq(size, 1 / SAMPLE_RATE)).astype(np.float32)
-    spectrum = rfft(rng.standard_normal(size, dtype=np.float32)) * shape
+    spectrum = gain(rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float32)).astype(np.complex64)
+    # The spectrum of white noise is white noise: real and imaginary parts are drawn as such.
+    parts = rng.standard_normal(2 * spectrum.size, dtype=np.float32)
+    spectrum *= parts.view(np.complex64) * np.float32(np.sqrt(size / 2))
     return np.asarray(irfft(spectrum, size)[:n], np.float32)
 
 
@@ -150,7 +154,7 @@ def frame_powers(samples: FloatArray, frame: int) -> FloatArray:
 
 def rms(samples: FloatArray) -> float:
     """Root mean square, plus a tiny constant so that it can be divided by."""
-    return float(np.sqrt(np.mean(np.square(samples)))) + 1e-12
+    return float(np.sqrt(np.dot(samples, samples) / max(samples.size, 1))) + 1e-12
 
 
 def fitted(samples: FloatArray, n: int) -> FloatArray:

@@ -120,7 +120,8 @@ def noisy_place(draft: SceneDraft, swell_db: Range) -> None:
         bed = _bed(draft, clips)
         if rng.random() < 0.4:
             bed = bed + _bed(draft, clips) * np.float32(db_to_gain(-rng.uniform(3, 12)))
-        draft.background += bed / np.float32(rms(bed)) * _window(draft, start, end)
+        bed *= np.float32(1 / rms(bed))
+        draft.background += bed * _window(draft, start, end) if draft.boundary_seconds else bed
     change_levels(draft)
     swelling(draft, swell_db)
     draft.room = draft.library.pick_room(rng, 0.2, 0.8) if rng.random() < 0.25 else None
@@ -151,11 +152,18 @@ def _bed(draft: SceneDraft, clips: Sequence[Clip]) -> FloatArray:
 
 def _window(draft: SceneDraft, start: float, end: float) -> FloatArray:
     """Gain curve: 1 between two changes of scene, 0 elsewhere, with edges of 50 to 250 ms centred on the changes."""
-    time = np.arange(draft.n_samples, dtype=np.float32) / SAMPLE_RATE
-    rise, fall = draft.rng.uniform(0.05, 0.25, 2)
-    opened = np.clip((time - start) / rise + 0.5, 0, 1) if start > 0 else np.ones_like(time)
-    closed = np.clip((end - time) / fall + 0.5, 0, 1) if end < draft.seconds else np.ones_like(time)
-    return np.sqrt(opened * closed).astype(np.float32)
+    n = draft.n_samples
+    window = np.ones(n, np.float32)
+    rise, fall = (round(float(width) * SAMPLE_RATE) for width in draft.rng.uniform(0.05, 0.25, 2))
+    if start > 0:
+        first = round(start * SAMPLE_RATE) - rise // 2
+        window[:first] = 0
+        window[first : first + rise] = np.sqrt(np.linspace(0, 1, rise, dtype=np.float32))
+    if end < draft.seconds:
+        last = round(end * SAMPLE_RATE) - fall // 2
+        window[last : last + fall] = np.sqrt(np.linspace(1, 0, fall, dtype=np.float32))
+        window[last + fall :] = 0
+    return window
 
 
 def change_levels(draft: SceneDraft, depth_db: Range = (10, 18), direction: float | None = None) -> None:
@@ -170,6 +178,8 @@ def change_levels(draft: SceneDraft, depth_db: Range = (10, 18), direction: floa
 
     rng, original = draft.rng, draft.background
     direction = float(rng.choice((-1.0, 1.0))) if direction is None else direction
+    if not draft.boundary_seconds:
+        return
     total = np.zeros_like(original)
     for index, (start, end) in enumerate(draft.sections()):
         gain_db, part = 0.0, original
@@ -185,11 +195,13 @@ def change_levels(draft: SceneDraft, depth_db: Range = (10, 18), direction: floa
 
 def swelling(draft: SceneDraft, depth_db: Range) -> None:
     """Slow swells and gusts on the background."""
-    n = draft.n_samples
-    points = max(8, n // 2400)
-    curve = swell(draft.rng, points, points / (n / SAMPLE_RATE), float(draft.rng.uniform(*depth_db)))
-    smooth = np.interp(np.linspace(0, points - 1, n), np.arange(points), curve)
-    draft.background *= (10 ** (smooth / 20)).astype(np.float32)
+    step = SAMPLE_RATE // 10
+    n_steps = -(-draft.n_samples // step)
+    curve = swell(draft.rng, n_steps + 1, SAMPLE_RATE / step, float(draft.rng.uniform(*depth_db)))
+    gain = (10 ** (curve / 20)).astype(np.float32)
+    ramp = np.arange(step, dtype=np.float32) / np.float32(step)
+    smooth = gain[:-1, None] + np.diff(gain)[:, None] * ramp
+    draft.background *= smooth.reshape(-1)[: draft.n_samples]
 
 
 def swell(rng: np.random.Generator, n: int, rate_hz: float, depth_db: float) -> FloatArray:

@@ -16,8 +16,9 @@ from silent2music import audio
 from silent2music.config import DataConfig
 from silent2music.errors import DataError, require
 from silent2music.factory.arrangement import Arrangement
-from silent2music.factory.build import data_folder, scores_by_split, split_of, usable_score
+from silent2music.factory.build import score_folders, soundfonts, split_of
 from silent2music.factory.rendering import render
+from silent2music.factory.repertoire import open_repertoire, usable_score
 from silent2music.factory.rooms import simulated_room
 from silent2music.factory.scores import ScorePart, SourceScore
 from silent2music.score import Part
@@ -70,20 +71,22 @@ def render_medleys(
     """
     for module in ("symusic", "pyroomacoustics"):
         require(module, "train")
-    folder = data_folder(config.scores, "scores")
-    stocks, _ = scores_by_split(folder, config.validation_share)
+    fonts = soundfonts(config)
+    repertoires, _ = open_repertoire(score_folders(config), config.validation_share)
     lines = []
     for number in range(n_pieces):
         rng = np.random.default_rng([seed, number])
         family = list(FAMILIES)[number % len(FAMILIES)]
-        split = split_of(number // len(FAMILIES), config.validation_share, stocks)
+        split = split_of(number // len(FAMILIES), config.validation_share, repertoires)
         arranged = partial(_arrangement, family=family, rng=rng)
-        name, arrangement = usable_score(folder, list(stocks[split]), rng, arranged)
+        work, arrangement = usable_score(partial(repertoires[split].draw, rng), arranged)
         path = out / split / f"{family}-{number:04d}.flac"
-        lines.append(f"{path.relative_to(out)}\t{name}\n")
+        lines.append(f"{path.relative_to(out)}\t{work.credit.path}\n")
         if not path.exists():
             response = (None, np.zeros(1), simulated_room(rng, rng.uniform(0.3, 2.5)))[int(rng.integers(3))]
-            music = render(arrangement, Path(config.soundfont), config.sample_rate, room_response=response)
+            music = render(
+                arrangement, fonts[int(rng.integers(len(fonts)))], config.sample_rate, room_response=response
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             audio.write(path, music.mono())
         if progress is not None:

@@ -128,7 +128,7 @@ def _stroke(touch: Touch, pitch: int, seconds: float, rng: np.random.Generator) 
 def _band_noise(n: int, centre_hz: float, width: float, rng: np.random.Generator) -> FloatArray:
     """`[n]` noise with a bell-shaped spectrum on a logarithmic axis, `width` octaves wide."""
 
-    def bell(frequency_hz: DoubleArray) -> DoubleArray:
+    def bell(frequency_hz: FloatArray) -> FloatArray:
         octaves = np.log2(np.maximum(frequency_hz, 1.0) / centre_hz)
         return np.asarray(np.exp(-0.5 * (octaves / width) ** 2))
 

@@ -4,7 +4,7 @@ A scene kind is a function that drafts a scene: beds and one-shots of the librar
 and changes of scene. `KINDS` holds those that come before the music, `FROM_MUSIC` those that are made from an
 arrangement. What all have in common happens afterwards, in the order of a real recording: the room, the
 recording chain, the level, the microphone's own noise, 16-bit steps. Levels and energy are measured on the
-result.
+result. `RECORDED` are kinds that are not put together: a real recording as it is, and one of nothing.
 
 A new kind is one function here and one line in `KINDS`.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform, db_to_gain, rms_dbfs
 from silent2music.errors import DataError
@@ -44,8 +45,17 @@ from silent2music.factory.foley import (
 )
 from silent2music.factory.muted import mechanical_noise
 from silent2music.factory.rooms import SAMPLE_RATE
-from silent2music.factory.sources import Credit, Library, Room
+from silent2music.factory.sources import Clip, Credit, Library, Room
 from silent2music.score import ENERGY_RATE_HZ
+
+WHOLE_STRETCH_SHARE = 0.6
+"""How often a `field` scene is of one of the recordings that are long enough."""
+
+DIGITAL_SILENCE_SHARE = 0.3
+"""Of the scenes of `nothing`."""
+
+LOUDEST_EVENT_DB = 24.0
+"""An event this far above the noise around it is as strong as any."""
 
 NOISE_MARGIN_DB = 6.0
 """So far under the quietest section of a scene that changes stays the microphone's own noise."""
@@ -60,12 +70,14 @@ class Scene:
         truth: what is known because it was made so.
         sources: credits of all recordings used, in order of path.
         room: the one that the scene was convolved with, or None.
+        profile: what `acoustics` hears in it, where that is its truth, or None.
     """
 
     audio: Waveform
     truth: SceneTruth
     sources: tuple[Credit, ...]
     room: Room | None = None
+    profile: AcousticProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ DEFAULT_LEVELS = Levels()
 def make_scene(
     kind: str, library: Library, rng: np.random.Generator, seconds: float, levels: Levels = DEFAULT_LEVELS
 ) -> Scene:
-    """Make a scene of one of `KINDS`.
+    """Make a scene of one of `KINDS` or of `RECORDED`.
 
     Args:
         kind: name of the kind.
@@ -100,8 +112,10 @@ def make_scene(
     Raises:
         DataError: if the kind is unknown or the library has nothing for it.
     """
+    if kind in RECORDED:
+        return RECORDED[kind](library, rng, seconds, levels)
     if kind not in KINDS:
-        raise DataError(f"Scene kind '{kind}' is unknown; expected one of {', '.join(KINDS)}.")
+        raise DataError(f"Scene kind '{kind}' is unknown; expected one of {', '.join((*KINDS, *RECORDED))}.")
     draft = SceneDraft(kind, library, rng, seconds)
     KINDS[kind](draft)
     return _record(draft, levels)
@@ -302,6 +316,99 @@ KINDS: dict[str, Callable[[SceneDraft], None]] = {
 }
 """Kinds that are made before the music."""
 
+
+def field(library: Library, rng: np.random.Generator, seconds: float, levels: Levels) -> Scene:
+    """A stretch of a real recording, attenuated as a whole; its truth is what `acoustics` hears in it.
+
+    Where no recording of the kind that was drawn is long enough, recordings of one kind and use follow each other.
+    """
+    clips, n = list(library.clips), round(seconds * SAMPLE_RATE)
+    if not clips:
+        raise DataError("The library holds no recording; a scene of the kind 'field' needs one.")
+    long = [clip for clip in clips if clip.n_samples >= n]
+    if long and rng.random() < WHOLE_STRETCH_SHARE:
+        used = [long[int(rng.integers(len(long)))]]
+        start = int(rng.integers(used[0].n_samples - n + 1))
+        samples = library.audio(used[0], start, start + n)
+    else:
+        samples, used = _joined_recordings(library, clips[int(rng.integers(len(clips)))], rng, n)
+    target_dbfs = float(rng.uniform(levels.min_dbfs, levels.max_dbfs))
+    samples = quantised(
+        np.clip(samples * np.float32(db_to_gain(target_dbfs) / rms(samples)), -0.99, 0.99), rng
+    )
+    audio = Waveform(samples[None], SAMPLE_RATE)
+    profile = analyze(audio)
+    strengths = np.array([event.strength_db for event in profile.events]) / LOUDEST_EVENT_DB
+    truth = SceneTruth(
+        kind="field",
+        seconds=seconds,
+        energy_db=measured_energy_db(samples),
+        event_seconds=np.array([event.seconds for event in profile.events]),
+        event_strengths=np.clip(strengths, 0.05, 1.0),
+        beat_seconds=np.array(profile.pulse_seconds, np.float64),
+        boundary_seconds=np.array([boundary.seconds for boundary in profile.boundaries]),
+        rt60_seconds=profile.rt60_seconds,
+        level_dbfs=rms_dbfs(samples[None]),
+    )
+    sources = tuple(sorted({clip.credit for clip in used}, key=lambda credit: credit.path))
+    return Scene(audio, truth, sources, None, profile)
+
+
+def _joined_recordings(
+    library: Library, first: Clip, rng: np.random.Generator, n: int
+) -> tuple[FloatArray, list[Clip]]:
+    """`[n]` samples of recordings of one use, the first of them given, with short crossfades, and which they are."""
+    alike = [clip for clip in library.clips if clip.kinds == first.kinds and clip.role == first.role]
+    order = [first, *(alike[int(i)] for i in rng.permutation(len(alike)) if alike[int(i)] is not first)]
+    fade = SAMPLE_RATE // 10
+    ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
+    samples = np.zeros(n, np.float32)
+    used: list[Clip] = []
+    position = 0
+    while position < n:
+        clip = order[len(used) % len(order)]
+        spare = max(0, clip.n_samples - (n - position))
+        piece = library.audio(clip, int(rng.integers(spare + 1)))
+        if position:
+            piece[:fade] *= ramp[: piece.size]
+        if piece.size < n - position:
+            piece[-fade:] *= ramp[::-1][-piece.size :]
+        piece = piece[: n - position]
+        samples[position : position + piece.size] += piece
+        position += max(piece.size - fade, fade)
+        used.append(clip)
+    return samples, used
+
+
+def nothing(library: Library, rng: np.random.Generator, seconds: float, levels: Levels) -> Scene:
+    """Nothing to hear: digital silence, or a steady hiss or hum."""
+    n = round(seconds * SAMPLE_RATE)
+    samples = np.zeros(n, np.float32)
+    draw = rng.random()
+    if draw >= DIGITAL_SILENCE_SHARE:
+        noise = coloured_noise(rng, n, float(rng.uniform(0, 2)))
+        if draw > 0.65:
+            time = np.arange(n, dtype=np.float32) / SAMPLE_RATE
+            mains_hz = float(rng.choice((50.0, 60.0, rng.uniform(80, 400))))
+            noise *= np.float32(db_to_gain(-rng.uniform(3, 30)))
+            for partial in range(1, int(rng.integers(2, 7))):
+                gain = np.float32(db_to_gain(-rng.uniform(0, 24)))
+                noise += gain * np.sin(
+                    np.float32(2 * np.pi * mains_hz * partial) * time + np.float32(rng.uniform(0, 6))
+                )
+        target_dbfs = float(rng.uniform(levels.min_dbfs, levels.max_dbfs))
+        samples = quantised(noise * np.float32(db_to_gain(target_dbfs) / rms(noise)), rng)
+    energy_db = measured_energy_db(samples)
+    truth = SceneTruth("nothing", seconds, energy_db, level_dbfs=rms_dbfs(samples[None]))
+    return Scene(Waveform(samples[None], SAMPLE_RATE), truth, ())
+
+
+RECORDED: dict[str, Callable[[Library, np.random.Generator, float, Levels], Scene]] = {
+    "field": field,
+    "nothing": nothing,
+}
+"""Kinds whose silent side is as it was recorded."""
+
 FROM_MUSIC = ("muted", "leak")
 """Kinds that are made from the arrangement, see `muted_scene` and `leak_scene`."""
 
@@ -349,9 +456,9 @@ def usable_kinds(library: Library, shares: Mapping[str, float]) -> dict[str, flo
     Raises:
         DataError: if the mix names an unknown kind.
     """
-    if unknown := [kind for kind in shares if kind not in (*KINDS, *FROM_MUSIC)]:
-        raise DataError(
-            f"Scene kind '{unknown[0]}' is unknown; expected one of {', '.join((*KINDS, *FROM_MUSIC))}."
-        )
-    found = {kind for clip in library.clips for kind in clip.kinds}.union(FROM_MUSIC)
+    known = (*KINDS, *RECORDED, *FROM_MUSIC)
+    if unknown := [kind for kind in shares if kind not in known]:
+        raise DataError(f"Scene kind '{unknown[0]}' is unknown; expected one of {', '.join(known)}.")
+    found = {kind for clip in library.clips for kind in clip.kinds}.union(FROM_MUSIC, ["nothing"])
+    found |= {"field"} if library.clips else set()
     return {kind: share for kind, share in shares.items() if share > 0 and kind in found}

@@ -1,8 +1,9 @@
 """Scores: MIDI read into beats, with metre, tempo, key, phrases and passages.
 
 Everything is counted in beats of the metre (a dotted quarter in 6/8, a half in 2/2), so that whoever retimes
-a score need not know its time signatures. Vocal lines are dropped; where nothing else is left, they are kept
-for an instrument to play.
+a score need not know its time signatures. Vocal lines and drums are kept apart from the instruments; where a
+score has nothing but vocal lines, instruments are to play them. Faults that converted scores have in common are
+mended: contrabasses and piccolos at written pitch, and tempos that nobody could play.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ INSTRUMENT_NAMES = re.compile(
 
 MIN_PHRASE_BEATS = 6
 
+SLOWEST_ONSETS, FASTEST_ONSETS = 0.5, 7.0
+"""Moments a second at which notes start, on average over a piece; a tempo that gives others was guessed wrongly."""
+
 
 @dataclass(frozen=True)
 class ScorePart:
@@ -65,16 +69,18 @@ class ScorePart:
 
 @dataclass(frozen=True)
 class SourceScore:
-    """A piece in beats.
+    """A piece in beats, as it is before it is set to a room.
 
     Attributes:
         source: path of the file as given.
-        parts: instrumental parts, none empty.
+        parts: instrumental parts, none empty; no part at all where the file holds drums alone.
         n_beats: length.
         bar_beats: `[Q]` beat index of every bar start, ascending.
         tempos: (beat, beats per minute) of every change; never empty.
         tonic: pitch class of the key, 0 is C.
         mode: `major` or `minor`.
+        sung: vocal lines, which are in no part.
+        drums: drum kits, whose pitches are keys of General MIDI's kit.
     """
 
     source: str
@@ -84,6 +90,12 @@ class SourceScore:
     tempos: tuple[tuple[float, float], ...]
     tonic: int
     mode: str
+    sung: tuple[ScorePart, ...] = ()
+    drums: tuple[ScorePart, ...] = ()
+
+    def with_voices(self) -> SourceScore:
+        """The same with the vocal lines among the instrumental parts."""
+        return replace(self, parts=(*self.sung, *self.parts), sung=())
 
     @property
     def key(self) -> str:
@@ -110,6 +122,7 @@ class Notes:
     @staticmethod
     def joined(pieces: Sequence[Notes]) -> Notes:
         """The notes of several pieces, one piece after the other."""
+        pieces = pieces or [Notes(np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))]
         names = [field.name for field in fields(Notes)]
         return Notes(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in names))
 
@@ -127,6 +140,7 @@ class Passage:
         notes: in beats from the start of the passage, none beyond its end.
         bar_beats: `[Q]` beat index of every bar start inside; the first is 0.
         tonic, mode: the key of the passage itself.
+        drums: likewise, of the drum kit.
     """
 
     n_beats: int
@@ -134,6 +148,7 @@ class Passage:
     bar_beats: IntArray
     tonic: int
     mode: str
+    drums: Notes = field(default_factory=lambda: Notes.joined([]))
 
     def transposed(self, semitones: int) -> Passage:
         """The passage so many semitones higher."""
@@ -158,23 +173,51 @@ def load_score(path: Path) -> SourceScore:
         raw = symusic.Score(path)
     except Exception as error:
         raise DataError(f"{path} cannot be read as MIDI ({error}); export it again.") from error
-    tracks = [track for track in raw.tracks if len(track.notes) and not track.is_drum]
+    tracks = [track for track in raw.tracks if len(track.notes)]
     if not tracks:
-        raise DataError(f"{path} holds no notes; expected a score with at least one pitched part.")
-    instrumental = [track for track in tracks if not _is_vocal(track, _listed_parts(path))]
-    kept = instrumental or tracks
-    beat_ticks, bar_beats = _metre(raw, max(int(track.end()) for track in kept))
-    parts = tuple(_part(track, beat_ticks, bool(instrumental)) for track in kept)
-    n_beats = max(1, int(np.ceil(max(float(part.end_beats.max()) for part in parts) - 1e-3)))
-    tonic, mode = estimate_key(
-        np.concatenate([part.pitches for part in parts]),
-        np.concatenate([part.end_beats - part.start_beats for part in parts]),
+        raise DataError(f"{path} holds no notes; expected a score with at least one.")
+    pitched, listed = [track for track in tracks if not track.is_drum], _listed_parts(path)
+    groups: tuple[list[Any], list[Any]] = ([], [])
+    for track in pitched:
+        groups[_is_vocal(track, listed)].append(track)
+    only_sung = not groups[0]
+    instrumental, sung = (groups[1], []) if only_sung else groups
+    beat_ticks, bar_beats = _metre(raw, max(int(track.end()) for track in tracks))
+    parts, sung_parts, drums = (
+        tuple(_part(track, beat_ticks, not only_sung) for track in group)
+        for group in (instrumental, sung, [track for track in tracks if track.is_drum])
     )
-    tempos = _tempos(raw, beat_ticks)
-    return SourceScore(str(path), parts, n_beats, bar_beats[bar_beats < n_beats], tempos, tonic, mode)
+    n_beats = max(1, int(np.ceil(max(float(part.end_beats.max()) for part in parts or drums) - 1e-3)))
+    key_notes = Notes.joined([_notes_of(part) for part in parts])
+    tonic, mode = (
+        estimate_key(key_notes.pitches, key_notes.ends - key_notes.starts) if parts else (0, "major")
+    )
+    tempos = (
+        _playable(_tempos(raw, beat_ticks), key_notes.starts, n_beats) if parts else _tempos(raw, beat_ticks)
+    )
+    bars = bar_beats[bar_beats < n_beats]
+    return SourceScore(str(path), parts, n_beats, bars, tempos, tonic, mode, sung_parts, drums)
 
 
-def _tempos(raw: Any, beat_ticks: DoubleArray) -> tuple[tuple[float, float], ...]:
+def _notes_of(part: ScorePart) -> Notes:
+    return Notes(part.start_beats, part.end_beats, part.pitches, part.velocities)
+
+
+Tempos = tuple[tuple[float, float], ...]
+
+
+def _playable(tempos: Tempos, starts: DoubleArray, n_beats: int) -> Tempos:
+    """Tempos, halved or doubled where the piece would else be faster or slower than any that is played."""
+    seconds = sum(
+        (after - before) * 60.0 / bpm
+        for (before, bpm), after in zip(tempos, [*(beat for beat, _ in tempos[1:]), n_beats], strict=True)
+    )
+    rate = len(np.unique(np.round(starts, 3))) / max(float(seconds), 1e-3)
+    factor = 0.5 if rate > FASTEST_ONSETS else 2.0 if rate < SLOWEST_ONSETS else 1.0
+    return tuple((beat, bpm * factor) for beat, bpm in tempos)
+
+
+def _tempos(raw: Any, beat_ticks: DoubleArray) -> Tempos:
     """(beat, beats per minute) of every change of tempo."""
     tempos = []
     for tempo in raw.tempos:
@@ -197,9 +240,25 @@ def _part(track: Any, beat_ticks: DoubleArray, keep_program: bool) -> ScorePart:
         program=int(track.program) if keep_program else 0,
         start_beats=np.interp(starts, beat_ticks, beats),
         end_beats=np.interp(ends, beat_ticks, beats),
-        pitches=arrays["pitch"][order].astype(np.int64),
+        pitches=_sounding(track, arrays["pitch"][order].astype(np.int64)),
         velocities=np.maximum(arrays["velocity"][order], 1).astype(np.int64),
     )
+
+
+def _sounding(track: Any, pitches: IntArray) -> IntArray:
+    """Pitches `[n]` of a track as they sound: a contrabass or a piccolo that is written an octave off is moved.
+
+    Nearly all contrabass parts that sound as noted have their median at or below A2, those at written pitch above
+    it; of piccolos the border lies at D#6, and nothing above C#7 is written.
+    """
+    name = str(track.name).lower()
+    if re.search(r"contra ?bass|kontrabas|double ?bass", name) and not re.search(
+        "clar|sax|tuba|bassoon", name
+    ):
+        return pitches - 12 if np.median(pitches) > 45 and pitches.min() >= 24 else pitches
+    if re.search(r"piccolo|ottavino", name) and not re.search("violon|clar|tromb|trump|cornet", name):
+        return pitches + 12 if np.median(pitches) < 87 and pitches.max() <= 97 else pitches
+    return pitches
 
 
 def _metre(raw: Any, end_tick: int) -> tuple[DoubleArray, IntArray]:
@@ -253,9 +312,9 @@ def _read_index(index: Path) -> dict[str, tuple[str, ...]]:
         return {row["path"]: tuple((row.get("parts") or "").split(", ")) for row in rows if row.get("path")}
 
 
-def all_notes(score: SourceScore) -> Notes:
-    """Every note of every part, in beats, sorted by start and then by pitch."""
-    notes = Notes.joined([Notes(p.start_beats, p.end_beats, p.pitches, p.velocities) for p in score.parts])
+def all_notes(parts: Sequence[ScorePart]) -> Notes:
+    """Every note of some parts, in beats, sorted by start and then by pitch."""
+    notes = Notes.joined([_notes_of(part) for part in parts])
     return notes.at(np.lexsort((notes.pitches, notes.starts)))
 
 
@@ -267,17 +326,15 @@ def phrase_starts(score: SourceScore) -> list[int]:
     phrase starts at a bar line whose strength is at least half a beat, a local maximum and `MIN_PHRASE_BEATS`
     after the start before; after 32 beats at the latest.
     """
-    notes = all_notes(score)
+    notes = all_notes(score.parts or score.drums)
     bars = score.bar_beats
     onsets = np.unique(np.round(notes.starts, 3))
     ends = np.maximum.accumulate(notes.ends)
-    strength = np.zeros(len(bars))
-    for index, bar in enumerate(bars[1:], start=1):
-        before = int(np.searchsorted(onsets, bar - 1e-3))
-        last = onsets[before - 1] if before else 0.0
-        n_started = int(np.searchsorted(notes.starts, bar - 1e-3))
-        rest = max(0.0, bar - float(ends[n_started - 1])) if n_started else float(bar)
-        strength[index] = rest + max(0.0, float(bar - last) - 1.0)
+    # Onsets, and notes, that have started before each bar line.
+    n_onsets, n_started = (np.searchsorted(times, bars - 1e-3) for times in (onsets, notes.starts))
+    last = np.where(n_onsets > 0, onsets[np.maximum(n_onsets - 1, 0)], 0.0)
+    ended = np.where(n_started > 0, ends[np.maximum(n_started - 1, 0)], 0.0)
+    strength = np.maximum(0.0, bars - ended) + np.maximum(0.0, bars - last - 1.0)
     starts = [0]
     for index in range(1, len(bars)):
         length = bars[index] - starts[-1]
@@ -287,50 +344,80 @@ def phrase_starts(score: SourceScore) -> list[int]:
     return [start for start in starts if start == 0 or score.n_beats - start >= 2]
 
 
-def pick_passage(score: SourceScore, n_beats: int, rng: np.random.Generator, mode: str = "") -> Passage:
+@dataclass(frozen=True)
+class Wish:
+    """What is welcome in a passage.
+
+    Attributes:
+        mode: `major` or `minor`, or empty.
+        onsets_per_beat: moments at which notes start, or 0 for any number.
+        closes: whether it should end where a phrase ends, as with a cadence.
+    """
+
+    mode: str = ""
+    onsets_per_beat: float = 0.0
+    closes: bool = False
+
+
+def pick_passage(score: SourceScore, n_beats: int, rng: np.random.Generator, wish: Wish = Wish()) -> Passage:
     """A contiguous passage from a phrase start on, going on over the phrases; a short score loops to another.
 
     Args:
         score: where to take it from.
         n_beats: needed length.
         rng: chooses the phrase.
-        mode: `major` or `minor` if passages of that mode are preferred.
+        wish: what is preferred.
     """
-    starts, notes = phrase_starts(score), all_notes(score)
+    starts, notes, drums = phrase_starts(score), all_notes(score.parts), all_notes(score.drums)
     pieces: list[Notes] = []
+    drummed: list[Notes] = []
     bars: list[IntArray] = []
     done = 0
-    start = _choose_start(starts, notes, score, n_beats, rng, mode)
+    start = _choose_start(starts, notes, score, n_beats, rng, wish)
     while done < n_beats:
         length = min(n_beats - done, score.n_beats - start)
-        inside = notes.at((notes.starts >= start - 1e-6) & (notes.starts < start + length - 1e-6))
-        ends = np.minimum(inside.ends, start + length) - start + done
-        pieces.append(replace(inside, starts=inside.starts - start + done, ends=ends))
+        for played, kept in ((notes, pieces), (drums, drummed)):
+            kept.append(_cut(played, start, length, done))
         here = score.bar_beats[(score.bar_beats >= start) & (score.bar_beats < start + length)]
         bars.append(here - start + done)
         done += length
-        start = _choose_start(starts, notes, score, n_beats - done, rng, mode)
+        start = _choose_start(starts, notes, score, n_beats - done, rng, wish) if done < n_beats else 0
     whole = Notes.joined(pieces)
     tonic, found_mode = score.tonic, score.mode
     if len(whole.starts):
         tonic, found_mode = estimate_key(whole.pitches, whole.ends - whole.starts)
-    return Passage(done, whole, np.concatenate(bars), tonic, found_mode)
+    return Passage(done, whole, np.concatenate(bars), tonic, found_mode, Notes.joined(drummed))
+
+
+def _cut(notes: Notes, start: int, length: int, to: int) -> Notes:
+    """The notes that start in `length` beats from `start` on, none going on beyond, moved to begin at beat `to`."""
+    first, last = np.searchsorted(notes.starts, (start - 1e-6, start + length - 1e-6))
+    inside = notes.at(slice(first, last))
+    ends = np.minimum(inside.ends, start + length) - start + to
+    return replace(inside, starts=inside.starts - start + to, ends=ends)
 
 
 def _choose_start(
-    starts: list[int], notes: Notes, score: SourceScore, n_beats: int, rng: np.random.Generator, mode: str
+    starts: list[int], notes: Notes, score: SourceScore, n_beats: int, rng: np.random.Generator, wish: Wish
 ) -> int:
-    """Start beat of a phrase: long enough to the end, full of notes, in the wanted mode."""
+    """Start beat of a phrase: long enough to the end, full of notes, and as wished for."""
+    onsets = np.unique(np.round(notes.starts, 3))
     weights = np.zeros(len(starts))
+    ends = {*starts, score.n_beats}
     for index, start in enumerate(starts):
         stop = min(start + max(n_beats, 8), score.n_beats)
-        inside = (notes.starts >= start) & (notes.starts < stop)
-        beats = np.unique(notes.starts[inside].astype(np.int64))
+        inside = onsets[slice(*np.searchsorted(onsets, (start, stop)))]
+        beats = np.unique(inside.astype(np.int64))
         weight = 0.02 + (len(beats) / max(stop - start, 1)) ** 2
         if score.n_beats - start < n_beats:
             weight *= 0.2 * (score.n_beats - start) / n_beats
-        if mode and inside.any():
-            durations = notes.ends[inside] - notes.starts[inside]
-            weight *= 1.0 if estimate_key(notes.pitches[inside], durations)[1] == mode else 0.3
+        if wish.onsets_per_beat and len(inside):
+            rate = len(inside) / max(stop - start, 1)
+            weight *= float(np.exp(-1.5 * abs(np.log2(rate / wish.onsets_per_beat))))
+        if wish.closes and any(abs(start + n_beats - end) <= 1 for end in ends):
+            weight *= 3.0
+        if wish.mode and len(inside):
+            here = notes.at(slice(*np.searchsorted(notes.starts, (start, stop))))
+            weight *= 1.0 if estimate_key(here.pitches, here.ends - here.starts)[1] == wish.mode else 0.3
         weights[index] = weight
     return starts[int(rng.choice(len(starts), p=weights / weights.sum()))]

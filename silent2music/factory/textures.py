@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from silent2music.arrays import DoubleArray
-from silent2music.factory.ensembles import INSTRUMENTS, Style, Voice
+from silent2music.factory.ensembles import INSTRUMENTS, Manner, Voice
 from silent2music.factory.scores import Notes, Passage
 from silent2music.factory.timing import Section, Slots, thin_out
+from silent2music.factory.written import INNER, LOWER, UPPER, at_slots, layers
 from silent2music.score import ENERGY_RATE_HZ, Part
 
 RELEASE_SECONDS = 0.03
@@ -52,23 +54,32 @@ class Draft:
 
 @dataclass(frozen=True)
 class SectionMusic:
-    """One section of music with the notes, onsets, style and loudness that textures are written from.
+    """One section of music with the notes, onsets, manner and loudness that textures are written from.
 
     Attributes:
         section: its time map.
         passage: the music that fills it.
         slots: where notes start.
-        style: of the scene kind.
+        manner: how it moves.
         loudness: `[seconds * ENERGY_RATE_HZ]` of the whole pair, 0 to 1.
         rng: for what a player varies.
+        drums: real drumming, in beats from the start of the section; empty where there is none.
     """
 
     section: Section
     passage: Passage
     slots: Slots
-    style: Style
+    manner: Manner
     loudness: DoubleArray
     rng: np.random.Generator
+    drums: Notes = field(default_factory=lambda: Notes.joined([]))
+
+    @functools.cached_property
+    def layers(self) -> dict[int | None, Notes]:
+        """The passage's notes by layer; the whole of it is None."""
+        notes = self.passage.notes
+        layer = layers(notes)
+        return {None: notes, **{which: notes.at(layer == which) for which in (LOWER, INNER, UPPER)}}
 
     @property
     def stop_seconds(self) -> float:
@@ -89,9 +100,9 @@ class Player:
     draft: Draft
 
     def velocity(self, seconds: float, strength: float, accent: float) -> float:
-        """Velocity from the style, the scene's energy at that moment, the event's strength and the metre."""
+        """Velocity from the manner, the scene's energy at that moment, the event's strength and the metre."""
         energy = 18.0 * (self.music.loudness_at(seconds) - 0.5)
-        level = self.music.style.velocity + self.voice.level + energy + 14.0 * strength + accent
+        level = self.music.manner.velocity + self.voice.level + energy + 14.0 * strength + accent
         return level + self.music.rng.uniform(-3.0, 3.0)
 
     def play(
@@ -108,7 +119,7 @@ class Player:
 
     def _add(self, start: float, end: float, pitch: int, velocity: float) -> None:
         """A note, at least 40 ms long, with a velocity of 12 to 124."""
-        limited = int(np.clip(round(velocity), 12, 124))
+        limited = min(max(round(velocity), 12), 124)
         self.draft.notes.append((start, max(end, start + 0.04), int(pitch), limited))
 
     def in_range(self, pitch: int, headroom: int = 0) -> int:
@@ -193,7 +204,7 @@ def _chords_of(music: SectionMusic) -> Iterator[tuple[float, float, tuple[int, .
 def _line(player: Player) -> None:
     """The score's upper line at the slots."""
     music = player.music
-    slots, style, stop = music.slots, music.style, music.stop_seconds
+    slots, manner, stop = music.slots, music.manner, music.stop_seconds
     until = _sounding_until(music, slots.beats)
     last = -1.0
     for index, pitch in enumerate(player.outer_notes(list(slots.beats), highest=True)):
@@ -201,8 +212,8 @@ def _line(player: Player) -> None:
         if pitch is None or start - last < 0.11:
             continue
         following = float(slots.seconds[index + 1]) if index + 1 < len(slots.seconds) else stop
-        length = min(max((following - start) * style.articulation, 0.09), style.longest_seconds)
-        rest = max(float(until[index]), start + 0.25) if style.articulation <= 1.0 else stop
+        length = min(max((following - start) * manner.articulation, 0.09), manner.longest_seconds)
+        rest = max(float(until[index]), start + 0.25) if manner.articulation <= 1.0 else stop
         accent = 5.0 if np.isclose(slots.beats[index], np.round(slots.beats[index]), atol=0.02) else 0.0
         player.play(start, min(start + length, rest), [pitch], float(slots.strengths[index]), accent)
         last = start
@@ -220,21 +231,21 @@ def _strong_slots(music: SectionMusic, gap_seconds: float) -> Iterator[tuple[int
 
 def _roots(player: Player) -> None:
     """Bass notes at the strong slots, held until the next."""
-    slots, style = player.music.slots, player.music.style
-    strong = list(_strong_slots(player.music, max(0.55, 1.6 * style.gap_seconds)))
+    slots, manner = player.music.slots, player.music.manner
+    strong = list(_strong_slots(player.music, max(0.55, 1.6 * manner.gap_seconds)))
     pitches = player.outer_notes([slots.beats[index] for index, _, _ in strong], highest=False)
     for (index, start, space), pitch in zip(strong, pitches, strict=True):
         if pitch is not None:
-            length = min(space * style.articulation, 1.5 * style.longest_seconds)
+            length = min(space * manner.articulation, 1.5 * manner.longest_seconds)
             player.play(start, start + length, [pitch], 0.6 * float(slots.strengths[index]))
 
 
 def _chords(player: Player) -> None:
     """Short triads at the strong slots."""
-    slots, style = player.music.slots, player.music.style
-    for index, start, space in _strong_slots(player.music, max(0.42, 1.4 * style.gap_seconds)):
+    slots, manner = player.music.slots, player.music.manner
+    for index, start, space in _strong_slots(player.music, max(0.42, 1.4 * manner.gap_seconds)):
         beat = float(slots.beats[index])
-        length = min(space * style.articulation, style.longest_seconds)
+        length = min(space * manner.articulation, manner.longest_seconds)
         pitches = [player.near(p) for p in _triad(player.music.passage.notes, beat - 0.5, beat + 1.5)]
         player.play(start, start + length, pitches, 0.6 * float(slots.strengths[index]))
 
@@ -250,7 +261,7 @@ def _pad(player: Player) -> None:
         if start >= stop or end <= 0.0:
             break
         pitches = {player.in_range(player.near(p)) for p in triad}
-        longest = music.style.longest_seconds
+        longest = music.manner.longest_seconds
         for pitch in [p for p in held if p not in pitches or start - held[p][0] > longest]:
             player.play(*held.pop(pitch), [pitch])
         for pitch in pitches:
@@ -259,22 +270,25 @@ def _pad(player: Player) -> None:
         player.play(*held[pitch], [pitch])
 
 
-def _arpeggio(player: Player) -> None:
-    """Broken triads up and down over two octaves, on even parts of the beat and on every event."""
+def _even_steps(
+    player: Player, step_seconds: float
+) -> Iterator[tuple[float, float, tuple[int, ...], int, float]]:
+    """Even parts of the beat, about so long, each moved onto an event near it, some left out where it is quiet.
+
+    Gives start and length in seconds, the harmony, the number of the step and the strength of its event.
+    """
     music = player.music
     section, slots = music.section, music.slots
     period = float(np.median(np.diff(section.beat_seconds)))
-    step = 1.0 / max(1, round(period / 0.36))
+    step = 1.0 / max(1, round(period / step_seconds))
     events, strengths = (column[slots.strengths > 0.0] for column in (slots.seconds, slots.strengths))
-    turns = itertools.count()
+    number = itertools.count()
     for start_beat, end_beat, triad in _chords_of(music):
         if not triad:
             continue
-        base = sorted(player.in_range(player.near(p, below=4), headroom=12) for p in triad)
-        ladder = [*base, *(p + 12 for p in base)]
-        ladder = ladder + ladder[-2:0:-1]
-        for beat, turn in zip(np.arange(start_beat, end_beat - 1e-6, step), turns, strict=False):
-            start, strength = float(section.seconds_at(np.array([beat]))[0]), 0.0
+        beats = np.arange(start_beat, end_beat - 1e-6, step)
+        for start, turn in zip(section.seconds_at(beats).tolist(), number, strict=False):
+            strength = 0.0
             rests = music.rng.random() > 0.45 + 0.9 * music.loudness_at(max(start, 0.0))
             if not 0.0 <= start < section.stop_seconds - 0.3 or rests:
                 continue
@@ -282,7 +296,50 @@ def _arpeggio(player: Player) -> None:
                 nearest = int(np.abs(events - start).argmin())
                 if abs(events[nearest] - start) < 0.5 * step * period:
                     start, strength = float(events[nearest]), float(strengths[nearest])
-            player.play(start, start + 4.0 * step * period, [ladder[turn % len(ladder)]], strength)
+            yield start, step * period, triad, turn, strength
+
+
+def _arpeggio(player: Player) -> None:
+    """Broken triads up and down over two octaves, on even parts of the beat and on every event."""
+    for start, length, triad, turn, strength in _even_steps(player, 0.36):
+        base = sorted(player.in_range(player.near(p, below=4), headroom=12) for p in triad)
+        ladder = [*base, *(p + 12 for p in base)]
+        ladder = ladder + ladder[-2:0:-1]
+        player.play(start, start + 4.0 * length, [ladder[turn % len(ladder)]], strength)
+
+
+def _pulse(player: Player) -> None:
+    """Tones of the harmony repeated on even parts of the beat, in a cell of eight steps that the section keeps."""
+    rng = player.music.rng
+    cell = [
+        sorted(rng.choice(3, size=int(n), replace=False).tolist()) for n in rng.choice((1, 1, 2, 2, 3), 8)
+    ]
+    heeds = player.music.manner.rhythmic and bool((player.music.slots.strengths > 0.0).any())
+    for start, length, triad, turn, strength in _even_steps(player, 0.48 if heeds else 0.24):
+        tones = sorted(player.near(p) for p in triad)
+        accent = 6.0 if turn % 8 == 0 else 0.0
+        player.play(start, start + 0.9 * length, [tones[i] for i in cell[turn % 8]], strength, accent)
+
+
+def _written(layer: int | None) -> Callable[[Player], None]:
+    """Plays a layer of the score as it is written, moved by the octaves that bring it near the centre."""
+
+    def texture(player: Player) -> None:
+        music = player.music
+        notes = music.layers[layer]
+        if not len(notes.starts):
+            return
+        shift = 12 * round((player.voice.centre - float(np.median(notes.pitches))) / 12.0)
+        usual = float(np.median(notes.velocities))
+        share = min(music.manner.articulation, 1.0)
+        longest = music.manner.longest_seconds
+        for start, end, pitch, velocity, strength in at_slots(
+            notes, music.slots, music.section, layer, music.stop_seconds, longest
+        ):
+            accent = min(max(0.6 * (velocity - usual), -15.0), 15.0)
+            player.play(start, start + share * (end - start), [pitch + shift], strength, accent)
+
+    return texture
 
 
 def _ostinato(player: Player) -> None:
@@ -305,6 +362,41 @@ def _hits(player: Player, key: int | None = None) -> None:
 
 
 def _kit(player: Player) -> None:
+    """Real drumming where there is some, else bass drum, snare and hi-hat; with a stick on the events."""
+    if len(player.music.drums.starts):
+        _drumming(player)
+    else:
+        _plain_kit(player)
+
+
+def _drumming(player: Player) -> None:
+    """A drummer's hits in their own timing and force; those near an event meet it, a stick meets the other events."""
+    music = player.music
+    drums, slots = music.drums, music.slots
+    is_event = slots.strengths > 0.0
+    events, strengths = slots.seconds[is_event], slots.strengths[is_event]
+    starts = music.section.seconds_at(drums.starts)
+    # Where events must be heard, and where it is quiet, a drummer plays no ghost notes.
+    softest = 72.0 if music.manner.rhythmic and len(events) else 20.0
+    met = np.zeros(len(events), bool)
+    for start, key, velocity in zip(
+        starts.tolist(), drums.pitches.tolist(), drums.velocities.tolist(), strict=True
+    ):
+        if not max(0.0, music.section.start_seconds) <= start < music.stop_seconds - 0.05:
+            continue
+        strength = 0.0
+        nearest = int(np.abs(events - start).argmin()) if len(events) else -1
+        if nearest >= 0 and abs(events[nearest] - start) < 0.05:
+            start, strength = float(events[nearest]), float(strengths[nearest])
+            met[nearest] = True
+        elif velocity < softest + 25.0 * (0.5 - music.loudness_at(start)):
+            continue
+        player.strike(start, key, strength, 0.6 * (velocity - 80.0))
+    for start, strength in zip(events[~met].tolist(), strengths[~met].tolist(), strict=True):
+        player.strike(start, STICK, strength)
+
+
+def _plain_kit(player: Player) -> None:
     """Bass drum, snare and hi-hat over the bars, with a stick on the events."""
     section, bars = player.music.section, player.music.passage.bar_beats
     for beat in range(section.n_beats):
@@ -328,5 +420,10 @@ TEXTURES = {
     "ostinato": _ostinato,
     "hits": _hits,
     "kit": _kit,
+    "pulse": _pulse,
+    "whole": _written(None),
+    "upper": _written(UPPER),
+    "inner": _written(INNER),
+    "lower": _written(LOWER),
 }
 """What a `Voice` may do, by name."""

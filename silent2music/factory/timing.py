@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,12 +10,15 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.factory.arrangement import SceneTruth
-from silent2music.factory.ensembles import Style
+from silent2music.factory.ensembles import Manner
 from silent2music.factory.scores import Passage
 from silent2music.score import ENERGY_RATE_HZ
 
 SLOWEST_BPM, FASTEST_BPM = 50.0, 160.0
 """Tempi that are still felt as a beat; a pulse outside them is halved or doubled."""
+
+REPEATED_SHARE = 0.85
+"""Share of the onsets that are kept or left out alike in every bar."""
 
 MIN_SECTION_SECONDS = 1.0
 """Boundaries nearer to each other or to an end than this are taken as one."""
@@ -73,7 +77,7 @@ def section_edges(truth: SceneTruth) -> DoubleArray:
 
 
 def plan_sections(
-    truth: SceneTruth, style: Style, score_bpm: float, rng: np.random.Generator
+    truth: SceneTruth, manner: Manner, score_bpm: float, rng: np.random.Generator
 ) -> list[Section]:
     """Beats for every section: on the pulse if there is one, else bent to the events, else free.
 
@@ -81,11 +85,11 @@ def plan_sections(
 
     Args:
         truth: the scene.
-        style: gives the welcome tempi.
-        score_bpm: the score's own tempo, approached as far as the style allows.
+        manner: gives the welcome tempi.
+        score_bpm: the score's own tempo, approached as far as the manner allows.
         rng: varies a free tempo.
     """
-    tempo_bpm = preferred_tempo(score_bpm, style, rng)
+    tempo_bpm = preferred_tempo(score_bpm, manner, rng)
     edges = section_edges(truth)
     free_period = period = 60.0 / tempo_bpm
     sections = []
@@ -97,16 +101,16 @@ def plan_sections(
         elif len(truth.beat_seconds) >= 3:
             anchors = pulse[:0]
         else:
-            anchors, period = _event_anchors(truth, style, start, stop, free_period), free_period
+            anchors, period = _event_anchors(truth, manner, start, stop, free_period), free_period
         on_pulse = len(truth.beat_seconds) >= 3
         beats = _beats(anchors, float(start), float(stop), period, on_pulse, rng)
         sections.append(Section(float(start), float(stop), beats))
     return sections
 
 
-def preferred_tempo(score_bpm: float, style: Style, rng: np.random.Generator) -> float:
-    """The score's tempo, halved or doubled towards the style's range, then held inside it, a little varied."""
-    low, high = style.tempo_bpm
+def preferred_tempo(score_bpm: float, manner: Manner, rng: np.random.Generator) -> float:
+    """The score's tempo, halved or doubled towards the manner's range, then held inside it, a little varied."""
+    low, high = manner.tempo_bpm
     tempo = score_bpm
     while tempo < low / 1.2:
         tempo *= 2.0
@@ -136,10 +140,12 @@ def _at_level(pulse: DoubleArray, tempo_bpm: float) -> DoubleArray:
     return np.asarray(np.interp(positions, np.arange(len(pulse)), pulse))
 
 
-def _event_anchors(truth: SceneTruth, style: Style, start: float, stop: float, period: float) -> DoubleArray:
+def _event_anchors(
+    truth: SceneTruth, manner: Manner, start: float, stop: float, period: float
+) -> DoubleArray:
     """Events that beats are put on: all for rhythmic kinds, else only if they are far between."""
     events = truth.event_seconds[(truth.event_seconds >= start) & (truth.event_seconds < stop)]
-    if not style.rhythmic and len(events) > (stop - start) / (2.0 * period):
+    if not manner.rhythmic and len(events) > (stop - start) / (2.0 * period):
         return events[:0]
     kept: list[float] = []
     for event in events:
@@ -181,18 +187,25 @@ def _free_beats(
 
 def thin_out(seconds: DoubleArray, weights: DoubleArray, gap_seconds: float) -> IntArray:
     """Indices, ascending, of the times that remain when the one of more weight of two too near ones is kept."""
-    kept: list[int] = []
-    for index in np.argsort(-weights, kind="stable"):
-        if all(abs(seconds[index] - seconds[other]) >= gap_seconds for other in kept):
-            kept.append(int(index))
-    return np.array(sorted(kept), np.int64)
+    order = np.argsort(-weights, kind="stable")
+    times = np.asarray(seconds)[order].tolist()
+    kept: list[float] = []
+    chosen: list[int] = []
+    for index, time in zip(order.tolist(), times, strict=True):
+        place = bisect.bisect_left(kept, time)
+        if (place == 0 or time - kept[place - 1] >= gap_seconds) and (
+            place == len(kept) or kept[place] - time >= gap_seconds
+        ):
+            kept.insert(place, time)
+            chosen.append(index)
+    return np.array(sorted(chosen), np.int64)
 
 
 def choose_slots(
     section: Section,
     passage: Passage,
     truth: SceneTruth,
-    style: Style,
+    manner: Manner,
     gap_seconds: float,
     activity: DoubleArray,
     rng: np.random.Generator,
@@ -206,7 +219,7 @@ def choose_slots(
         section: its time map.
         passage: the music that fills it.
         truth: the scene.
-        style: density and gaps.
+        manner: density and gaps.
         gap_seconds: shortest time between onsets that no event asks for.
         activity: `[seconds * ENERGY_RATE_HZ]` chance that such an onset is kept.
         rng: thins.
@@ -217,17 +230,17 @@ def choose_slots(
     if start > 0.0:
         near = seconds - start < 0.08
         seconds, strengths = np.append(seconds[~near], start), np.append(strengths[~near], 1.0)
-    kept = thin_out(seconds, strengths, style.event_gap_seconds)
+    kept = thin_out(seconds, strengths, manner.event_gap_seconds)
     seconds, strengths = seconds[kept], strengths[kept]
     has_events = bool(inside.any())
     candidates = np.unique(np.round(passage.notes.starts, 3))
     times = section.seconds_at(candidates)
     salience = _salience(candidates, passage)
     chance = np.interp(times, np.arange(len(activity)) / ENERGY_RATE_HZ, activity)
-    chance = chance * (style.fill if has_events else 1.0)
+    chance = chance * (manner.fill if has_events else 1.0)
     last = stop - (0.5 if stop < truth.seconds else 0.05)
-    usable = (times >= max(start, 0.0)) & (times < last) & (rng.random(len(times)) < chance)
-    if has_events and style.rhythmic:
+    usable = (times >= max(start, 0.0)) & (times < last) & (_bar_lottery(candidates, passage, rng) < chance)
+    if has_events and manner.rhythmic:
         usable &= salience >= 0.5
     if len(seconds):
         usable &= np.abs(seconds[:, None] - times).min(axis=0) >= max(0.17, 0.5 * gap_seconds)
@@ -237,6 +250,16 @@ def choose_slots(
     order = np.argsort(every, kind="stable")
     beats = np.concatenate([_nearest(section.beats_at(seconds), candidates), candidates[fill]])
     return Slots(every[order], beats[order], np.concatenate([strengths, np.zeros(len(fill))])[order])
+
+
+def _bar_lottery(beats: DoubleArray, passage: Passage, rng: np.random.Generator) -> DoubleArray:
+    """A draw between 0 and 1 for each position, mostly the same in every bar, so that rhythms repeat as bars do."""
+    bars = passage.bar_beats
+    places = np.round(24.0 * (beats - bars[np.maximum(np.searchsorted(bars, beats + 1e-3, "right") - 1, 0)]))
+    _, place = np.unique(places, return_inverse=True)
+    draws = rng.random(len(places)) if len(places) else np.zeros(0)
+    repeated = rng.random(len(places))[place] if len(places) else draws
+    return np.asarray(np.where(rng.random(len(places)) < REPEATED_SHARE, repeated, draws))
 
 
 def _nearest(beats: DoubleArray, candidates: DoubleArray) -> DoubleArray:
