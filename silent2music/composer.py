@@ -37,6 +37,7 @@ from silent2music.notation import (
     PART_ROLES,
     Written,
     gain_of_frames,
+    home_shift,
     remembered,
     write_down,
 )
@@ -56,9 +57,6 @@ GAIN_WEIGHT = 0.25
 LIMIT_QUANTILE = 0.999
 """Quantile, over the frames and the notes of training scores, at which `composing.Polyphony` and `composing.Repeats`
 have their limits."""
-
-MAX_TRANSPOSITION = 5
-"""Semitones by which training scores are moved by chance, either way."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +97,20 @@ class Pages:
         starts: Sequence[int],
         n_frames: int,
         frame_rate: float,
-        transpositions: Sequence[int] = (),
     ) -> Pages:
         """Frames `start` to before `start + n_frames` of each score, with what came before them remembered.
+
+        Scores are moved to C major or A minor.
 
         Args:
             scores: B of them; what is beyond the end of one is empty.
             starts: in codec frames.
             n_frames: T.
             frame_rate: in Hz.
-            transpositions: semitones by which each is moved.
         """
         events, before, indices, counts, weights, scalars, gains = [], [], [], [], [], [], []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
-            written = write_down(score, frame_rate)
-            if transpositions:
-                written = written.transposed(transpositions[row])
+            written = write_down(score, frame_rate).transposed(home_shift(score))
             keys, amounts, values = remembered(written, start, start + n_frames, frame_rate)
             indices += [index for own in keys for index in own]
             weights += [weight for own in amounts for weight in own]
@@ -252,8 +248,7 @@ class Composer(nn.Module):
     def set_limits(self, scores: Sequence[Score]) -> None:
         """Set the limits of `composing.CONSTRAINTS` from training scores.
 
-        Pitches are all between an instrument's lowest and highest, widened by `MAX_TRANSPOSITION`; of drums those that
-        there are.
+        Pitches, as they sound, are all between an instrument's lowest and highest; of drums those that there are.
         """
         rate = self.config.ambient.frame_rate
         counts = torch.zeros(N_SYMBOLS, 128, dtype=torch.int64)
@@ -277,8 +272,8 @@ class Composer(nn.Module):
             sounding.append(np.searchsorted(starts, at, "right") - np.searchsorted(ends, at, "right"))
         known, pitch = counts > 0, torch.arange(128)
         is_drum = (torch.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS == DRUMS
-        low = torch.where(known, pitch, 255).amin(dim=1, keepdim=True) - MAX_TRANSPOSITION
-        high = torch.where(known, pitch, -255).amax(dim=1, keepdim=True) + MAX_TRANSPOSITION
+        low = torch.where(known, pitch, 255).amin(dim=1, keepdim=True)
+        high = torch.where(known, pitch, -255).amax(dim=1, keepdim=True)
         self.known_pitches.copy_(torch.where(is_drum[:, None], known, (pitch >= low) & (pitch <= high)))
         self.known_symbols.copy_(known.any(dim=1) | (torch.arange(N_SYMBOLS) < FIRST_PART))
         for limit, found in ((self.polyphony, sounding), (self.repeats, runs)):
@@ -440,7 +435,7 @@ class Composer(nn.Module):
 
 
 def _sums_within(rows: Tensor, vectors: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Of vectors `[N, H]` in rows `[N]`, ascending: the sum of those before each in its row, and rows' sums `[n_rows, H]`."""
+    """Sums of vectors `[N, H]` in rows `[N]`, ascending: of those before each in its row, and of rows, `[n_rows, H]`."""
     total = vectors.new_zeros(n_rows, vectors.shape[1]).index_add(0, rows, vectors)
     if not len(rows):
         return vectors, total

@@ -27,6 +27,7 @@ from silent2music.notation import (
     Event,
     Memory,
     Written,
+    moved,
     part_of,
 )
 from silent2music.stepping import BlockStepper, Linear, PackedBlocks, pack
@@ -60,7 +61,7 @@ class Constraint(Protocol):
 class Order:
     """Events of a frame ascend by symbol and pitch, as in all that was trained on, so none is there twice."""
 
-    def __init__(self, composer: Composer, memory: Memory) -> None:
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
         self._last: Event | None = None
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
@@ -80,19 +81,23 @@ class Order:
 
 
 class Known:
-    """Only instruments, pitches of an instrument, and lengths up to its longest that training scores have."""
+    """Only instruments, pitches in an instrument's range, and lengths up to its longest that training scores have."""
 
-    def __init__(self, composer: Composer, memory: Memory) -> None:
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
         self._symbols = ~composer.known_symbols.cpu().numpy()
         self._pitches = ~composer.known_pitches.cpu().numpy()
         self._longest = composer.longest.cpu().numpy()
+        self._transposition = transposition
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """By the event's symbol."""
         if field == "symbol":
             logits[self._symbols] = -np.inf
         elif field == "pitch":
-            logits[self._pitches[before[0]]] = -np.inf
+            unknown = self._pitches[before[0]]
+            if part_of(before[0])[1] != DRUMS:
+                unknown = np.roll(unknown, -self._transposition)
+            logits[unknown] = -np.inf
         elif field == "length":
             logits[int(self._longest[before[0]]) + 1 :] = -np.inf
 
@@ -103,7 +108,7 @@ class Known:
 class Polyphony:
     """No note beyond as many as sound at once in training scores."""
 
-    def __init__(self, composer: Composer, memory: Memory) -> None:
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
         self._most, self._memory = int(composer.polyphony), memory
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
@@ -118,7 +123,7 @@ class Polyphony:
 class Repeats:
     """A part strikes one pitch no more often in a row than in nearly all training scores, so that it moves on."""
 
-    def __init__(self, composer: Composer, memory: Memory) -> None:
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
         self._most = int(composer.repeats)
         self._runs: dict[int, tuple[int, int]] = {}
 
@@ -137,13 +142,13 @@ class Repeats:
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
 
 
-CONSTRAINTS: dict[str, Callable[[Composer, Memory], Constraint]] = {
+CONSTRAINTS: dict[str, Callable[[Composer, Memory, int], Constraint]] = {
     "order": Order,
     "known": Known,
     "polyphony": Polyphony,
     "repeats": Repeats,
 }
-"""Constraints by name, made from a composer and the memory of what is written."""
+"""Constraints by name, made from a composer, the memory of what is written, and the semitones by which it is moved."""
 
 
 class Drawing:
@@ -270,6 +275,7 @@ class Scribe:
         given, null: conditioning of one row, and "no room" of the same shapes; only their `tokens` count here.
         guidance: g of `null + g * (given - null)` on the logits (Ho and Salimans 2022).
         constraints: names in `CONSTRAINTS`.
+        transposition: semitones by which all that is written is moved, from C major or A minor.
 
     Raises:
         ConfigError: if a constraint is unknown.
@@ -282,6 +288,7 @@ class Scribe:
         null: Conditioning,
         guidance: float,
         constraints: Sequence[str] = (),
+        transposition: int = 0,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -291,7 +298,8 @@ class Scribe:
         composer = packed.composer
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
         self.memory = Memory(composer.config.ambient.frame_rate)
-        self._constraints = [CONSTRAINTS[name](composer, self.memory) for name in constraints]
+        self._transposition = transposition
+        self._constraints = [CONSTRAINTS[name](composer, self.memory, transposition) for name in constraints]
         self._blocks = BlockStepper(packed.blocks, self._tokens(given, null), static=False)
         self._before: Tensor | None = None  # the vectors of the last frame's events, summed
         self.n_frames = 0
@@ -311,7 +319,7 @@ class Scribe:
             choose: see `Chooser`.
 
         Returns:
-            Its events, and the loudness of the music in dB, at most 0.
+            Its events as they sound, and the loudness of the music in dB, at most 0.
         """
         context = self._listen(frame, null_frame)
         gain = min(0.0, GAIN_SCALE_DB * float(self._packed.gain(self._states[:1])))
@@ -334,7 +342,7 @@ class Scribe:
             constraint.write(None)
         self._before = self._packed.to_stream(torch.cat(inputs)).sum(dim=0) if inputs else None
         self.n_frames += 1
-        return tuple(events), gain
+        return tuple(moved(event, self._transposition) for event in events), gain
 
     def _listen(self, frame: Tensor, null_frame: Tensor) -> Tensor:
         """The writer's context `[R, H]`: a step of the transformer."""
@@ -393,6 +401,7 @@ def write_frames(
     conditioning: Iterable[tuple[Conditioning, Conditioning]],
     composing: ComposingConfig,
     seed: int,
+    transposition: int = 0,
     begun: Written | None = None,
     n_begun: int = 0,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
@@ -402,8 +411,9 @@ def write_frames(
         packed: the composer.
         conditioning: of successive stretches of frames, one row, each with its null, "no room". Frames attend to the
             global tokens of their own stretch.
-        composing: settings, with a number for guidance; its `seed` is not used here.
+        composing: settings, with a number for guidance; its `seed` and transposition are not used here.
         seed: of the draws.
+        transposition: as for `Scribe`.
         begun: a score that is there already and is gone on with.
         n_begun: its frames, which are copied.
 
@@ -413,16 +423,17 @@ def write_frames(
     if composing.guidance is None:
         raise ConfigError("guidance is not given; expected a number, or a composer that has its own.")
     drawing = Drawing(composing, seed)
+    copied = None if begun is None else begun.transposed(-transposition)
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            scribe = Scribe(packed, given, null, composing.guidance, composing.constraints)
+            scribe = Scribe(packed, given, null, composing.guidance, composing.constraints, transposition)
         else:
             scribe.set_tokens(given, null)
         for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):
             choose: Chooser = drawing
-            if begun is not None and scribe.n_frames < n_begun:
-                here = begun.slice(scribe.n_frames, scribe.n_frames + 1).fields.tolist()
+            if copied is not None and scribe.n_frames < n_begun:
+                here = copied.slice(scribe.n_frames, scribe.n_frames + 1).fields.tolist()
                 choose = Copying([cast(Event, tuple(event)) for event in here])
             yield scribe.frame(*frame, choose)
 

@@ -260,7 +260,8 @@ class ComposingConfig:
     """How a score is drawn; passed with every call.
 
     A `temperature` of 0 takes the likeliest choice. `top_p` is by field of an event (`notation.FIELDS`); of the symbol it
-    says how the instrument is chosen, not whether there is a note. `guidance` is the composer's own where it is None;
+    says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
+    or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
     `constraints` are names in `composing.CONSTRAINTS`.
     """
 
@@ -268,6 +269,7 @@ class ComposingConfig:
     top_p: dict[str, float] = field(
         default_factory=lambda: {"symbol": 0.98, "pitch": 0.95, "length": 0.98, "velocity": 0.98}
     )
+    transposition: int | None = None
     guidance: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")

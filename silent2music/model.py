@@ -50,7 +50,7 @@ from silent2music.listening import (
     listen_whole,
     n_steps_of,
 )
-from silent2music.notation import Event, joined, read_back, write_down
+from silent2music.notation import Event, home_shift, joined, read_back, write_down
 from silent2music.processes import each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
@@ -323,6 +323,14 @@ class Silent2Music(nn.Module):
         rate = config.ambient.frame_rate
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
+        key = composing.transposition
+        if key is None:
+            # That of what was begun, or else any.
+            key = (
+                int(np.random.default_rng(composing.seed).integers(-6, 6))
+                if begun is None
+                else -home_shift(begun)
+            )
 
         @torch.inference_mode()
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
@@ -334,6 +342,7 @@ class Silent2Music(nn.Module):
             conditioning,
             composing,
             composing.seed,
+            key,
             copied,
             n_copied,
         )

@@ -2,7 +2,8 @@
 
 An event is a mark of time (the start of a section, a bar or a beat) or a note, five fields of which each is a choice
 among a few: the symbol (the mark, or the instrument with its role), the place within the frame, and of a note pitch,
-length and velocity. Times are kept to a place, 10 ms at 25 frames a second, and lengths to a tenth.
+length and velocity. Times are kept to a place, 10 ms at 25 frames a second, and lengths to a tenth. A composer writes in
+C major or A minor; a score is moved there to be heard, and away from there to any key.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.keys import estimate_key, key_shift
 from silent2music.score import ENERGY_RATE_HZ, Part, Score
 
 N_PLACES = 4
@@ -154,6 +156,28 @@ def write_down(score: Score, frame_rate: float) -> Written:
     frames, within = np.divmod(place, N_PLACES)
     written = _ordered(frames, np.stack([symbol, within, *rest], axis=1))
     return written.slice(0, math.ceil(score.seconds * frame_rate - 1e-6))
+
+
+def home_shift(score: Score) -> int:
+    """Semitones, -6 to 5, by which a score is moved to C major or A minor, where the composer hears and writes it.
+
+    So it need not learn every chord twelve times over; what it has written is moved to any key.
+    """
+    pitched = [part for part in score.parts if not part.is_drum]
+    if not pitched:
+        return 0
+    pitches = np.concatenate([part.pitches for part in pitched])
+    lasting = np.concatenate([part.end_seconds - part.start_seconds for part in pitched])
+    return key_shift(*estimate_key(pitches, lasting))
+
+
+def moved(event: Event, semitones: int) -> Event:
+    """An event, its pitch moved as by `Written.transposed`."""
+    symbol, place, pitch, length, velocity = event
+    if symbol < FIRST_PART or part_of(symbol)[1] == DRUMS:
+        return event
+    pitch += semitones
+    return symbol, place, pitch + 12 if pitch < 0 else pitch - 12 if pitch > 127 else pitch, length, velocity
 
 
 def _places(seconds: DoubleArray, frame_rate: float) -> IntArray:
@@ -319,7 +343,7 @@ def _interval(seconds: float, before: float) -> float:
 def remembered(
     written: Written, begin: int, end: int, frame_rate: float
 ) -> tuple[list[list[int]], list[list[float]], FloatArray]:
-    """What `Memory` says before each frame from `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
+    """What `Memory` says before the frames `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
     memory, position = Memory(frame_rate), 0
     frames, events = written.frames.tolist(), written.fields.tolist()
     indices, weights, scalars = [], [], np.empty((end - begin, N_SCALARS), np.float32)

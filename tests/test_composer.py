@@ -32,6 +32,7 @@ from silent2music.notation import (
     LENGTHS_SECONDS,
     SECTION,
     Memory,
+    home_shift,
     joined,
     read_back,
     remembered,
@@ -191,7 +192,7 @@ def test_memory_of_a_crop_is_that_of_the_whole() -> None:
 
 def test_likelihood_at_once_equals_that_of_writing_step_by_step() -> None:
     composer = make_composer()
-    written = write_down(make_score(), RATE)
+    written = write_down(make_score(), RATE).transposed(home_shift(make_score()))
     signals = make_signals(150)
     with torch.inference_mode():
         conditioning = composer.condition(signals)
@@ -224,7 +225,9 @@ def test_an_event_changes_what_is_expected_after_it_and_nothing_before() -> None
     changed = dataclasses.replace(
         score,
         parts=(
-            dataclasses.replace(first, pitches=np.append(first.pitches[:-1], first.pitches[-1] + 1)),
+            dataclasses.replace(
+                first, velocities=np.append(first.velocities[:-1], 128 - first.velocities[-1])
+            ),
             *score.parts[1:],
         ),
     )
@@ -314,7 +317,7 @@ def test_constraints_hold_for_what_is_written() -> None:
 def test_each_constraint_forbids_what_it_is_for() -> None:
     composer, memory = make_composer(), Memory(RATE)
     melody = symbol_of("melody", 0, False)
-    order = Order(composer, memory)
+    order = Order(composer, memory, 0)
     order.write((melody, 0, 60, 0, 0))
     logits = np.zeros(FIELDS["symbol"], np.float32)
     order.mask("symbol", logits, ())
@@ -324,7 +327,7 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
     assert np.isinf(pitches[:61]).all() and np.isfinite(pitches[61:]).all()
 
     composer.repeats.fill_(2)
-    repeats = Repeats(composer, memory)
+    repeats = Repeats(composer, memory, 0)
     for _ in range(2):
         repeats.write((melody, 0, 60, 0, 0))
     pitches = np.zeros(128, np.float32)
@@ -333,13 +336,13 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
 
     composer.longest.fill_(3)
     lengths = np.zeros(FIELDS["length"], np.float32)
-    Known(composer, memory).mask("length", lengths, (melody, 0, 60))
+    Known(composer, memory, 0).mask("length", lengths, (melody, 0, 60))
     assert np.isinf(lengths[4:]).all() and np.isfinite(lengths[:4]).all()
 
     composer.polyphony.fill_(1)
     memory.write((melody, 0, 60, 20, 0))
     logits = np.zeros(FIELDS["symbol"], np.float32)
-    Polyphony(composer, memory).mask("symbol", logits, ())
+    Polyphony(composer, memory, 0).mask("symbol", logits, ())
     assert np.isfinite(logits[:FIRST_PART]).all() and np.isinf(logits[FIRST_PART:]).all()
 
 
@@ -362,7 +365,7 @@ def test_a_score_that_was_begun_is_gone_on_with() -> None:
     with torch.inference_mode():
         given, null = composer.steer(signals)
     plain = dataclasses.replace(SETTINGS, constraints=())
-    frames = [events for events, _ in write_frames(packed, [(given, null)], plain, 0, begun, 50)]
+    frames = [events for events, _ in write_frames(packed, [(given, null)], plain, 0, 3, begun, 50)]
     first = joined(frames[:50])
     assert np.array_equal(first.frames, begun.slice(0, 50).frames)
     notes = first.fields[:, 0] >= FIRST_PART
@@ -379,3 +382,42 @@ def test_wrong_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="top_p names 'tone'"):
         written_by(composer, signals, ComposingConfig(guidance=1.0, top_p={"tone": 0.5}))
     assert Copying([])("symbol", np.zeros(3, np.float32), ()) == END
+
+
+def test_scores_are_heard_in_c_major_and_written_in_any_key() -> None:
+    scale = [60, 62, 64, 65, 67, 69, 71, 72, 60]
+    starts = np.arange(len(scale)) * 0.5
+    for semitones in (-5, 0, 3):
+        part = Part(
+            "piano", 0, False, "melody", starts, starts + 0.5, np.array(scale) + semitones, np.full(9, 64)
+        )
+        assert home_shift(Score(5.0, (part,))) == -semitones
+    assert home_shift(Score(5.0, ())) == 0
+    composer, signals = make_composer(), make_signals(60)
+    packed = PackedComposer(composer)
+    with torch.inference_mode():
+        conditioning = composer.steer(signals)
+    free = dataclasses.replace(SETTINGS, constraints=("order",))
+    home, other = (
+        joined([events for events, _ in write_frames(packed, [conditioning], free, 0, shift)])
+        for shift in (0, 2)
+    )
+    assert np.array_equal(home.transposed(2).fields, other.fields)
+    assert len(home.fields) > 10
+
+
+def test_an_instrument_keeps_to_its_range_in_every_key() -> None:
+    composer = make_composer()
+    melody, drums = symbol_of("melody", 0, False), symbol_of("percussion", 0, True)
+    composer.known_pitches.zero_()
+    composer.known_pitches[melody, 60:72] = True
+    composer.known_pitches[drums, 36] = True
+    for shift in (-6, 0, 5):
+        rule = Known(composer, Memory(RATE), shift)
+        allowed = {}
+        for symbol in (melody, drums):
+            logits = np.zeros(128, np.float32)
+            rule.mask("pitch", logits, (symbol, 0))
+            allowed[symbol] = np.flatnonzero(np.isfinite(logits))
+        assert (allowed[melody] + shift).tolist() == list(range(60, 72))
+        assert allowed[drums].tolist() == [36]

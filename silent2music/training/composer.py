@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silent2music.composer import MAX_TRANSPOSITION, Composer, Pages
+from silent2music.composer import Composer, Pages
 from silent2music.config import RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import ConfigError
@@ -93,7 +93,7 @@ def train_composer(
 
 
 class _Composing:
-    """What the composer learns, as `learner.Task`: the likelihood of scores, moved in pitch by chance, and their gain."""
+    """What the composer learns, as `learner.Task`: the likelihood of scores, and their loudness automation."""
 
     def __init__(self, accelerator: Accelerator, config: TrainingConfig, composer: Composer) -> None:
         self.accelerator, self.config = accelerator, config
@@ -105,8 +105,7 @@ class _Composing:
         signals = batch.signals.kept(
             draw_kept(self.controls, self.config.control_dropout, n_rows, mask.device)
         )
-        moved = torch.randint(-MAX_TRANSPOSITION, MAX_TRANSPOSITION + 1, (n_rows,)).tolist()
-        pages = self._pages(batch, moved)
+        pages = self._pages(batch)
         with self.accelerator.autocast():
             found = {name: losses.mean() for name, losses in model(pages, signals).items()}
         figures = {"loss": torch.stack([found[name] for name in FIELDS]).sum().detach(), **found}
@@ -114,9 +113,8 @@ class _Composing:
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """As `Composer.room_contrast`."""
-        return cast(Composer, average).room_contrast(self._pages(batch, [0] * len(batch.ids)), batch.signals)
+        return cast(Composer, average).room_contrast(self._pages(batch), batch.signals)
 
-    def _pages(self, batch: Batch, transpositions: list[int]) -> Pages:
-        n_frames = batch.signals.n_frames
-        pages = Pages.of(batch.scores, batch.starts, n_frames, self.frame_rate, transpositions)
+    def _pages(self, batch: Batch) -> Pages:
+        pages = Pages.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)
         return pages.to(batch.signals.mask.device)
