@@ -86,9 +86,15 @@ class Pages:
     def to(self, device: torch.device | str) -> Pages:
         """The same on another device."""
         indices, offsets, weights = (x.to(device) for x in self.held)
-        moved = (x.to(device) for x in (self.event_rows, self.fields, self.before_rows, self.before_fields))
         return Pages(
-            *moved, (indices, offsets, weights), self.scalars.to(device), self.gain.to(device), self.n_frames
+            self.event_rows.to(device),
+            self.fields.to(device),
+            self.before_rows.to(device),
+            self.before_fields.to(device),
+            (indices, offsets, weights),
+            self.scalars.to(device),
+            self.gain.to(device),
+            self.n_frames,
         )
 
     @staticmethod
@@ -174,8 +180,8 @@ class EventEmbedder(nn.Module):
         self.pitch = nn.Embedding(FIELDS["pitch"], dim)
         self.length = nn.Embedding(FIELDS["length"], dim)
         self.velocity = nn.Embedding(FIELDS["velocity"], dim)
-        for table in self.children():
-            nn.init.normal_(table.weight, std=0.5)
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.5)
 
     def symbols(self) -> Tensor:
         """Embeddings `[N_SYMBOLS, H]` of all symbols."""
@@ -187,8 +193,8 @@ class EventEmbedder(nn.Module):
         part = symbols - FIRST_PART
         is_drum = part % N_PROGRAMS == DRUMS
         shared = self.pitch(pitches).masked_fill(is_drum[:, None], 0.0)
-        key: Tensor = self.key(part // N_PROGRAMS * 128 + pitches)
-        return key + shared
+        embedded: Tensor = self.key(part // N_PROGRAMS * 128 + pitches) + shared
+        return embedded
 
     def forward(self, fields: Tensor) -> Tensor:
         """What is known of events `[n, 5]` after each field: `[n, 5, H]`; a mark has nothing after its place."""
@@ -252,13 +258,13 @@ class Composer(nn.Module):
         """
         rate = self.config.ambient.frame_rate
         counts = torch.zeros(N_SYMBOLS, 128, dtype=torch.int64)
-        sounding, runs = [np.zeros(1)], [np.ones(1)]
+        sounding, runs = [np.zeros(1, np.int64)], [np.ones(1, np.int64)]
         self.longest.zero_()
         for score in scores:
             fields = torch.from_numpy(write_down(score, rate).fields)
             notes = fields[fields[:, 0] >= FIRST_PART]
             counts.index_put_((notes[:, 0], notes[:, 2]), torch.tensor(1), accumulate=True)
-            for symbol in notes[:, 0].unique().tolist():
+            for symbol in np.unique(notes[:, 0].numpy()).tolist():
                 own = notes[notes[:, 0] == symbol]
                 self.longest[symbol] = max(int(self.longest[symbol]), int(own[:, 3].max()))
                 if (symbol - FIRST_PART) % N_PROGRAMS != DRUMS:
@@ -349,7 +355,7 @@ class Composer(nn.Module):
             "place": rows,
         }
         x = torch.cat([inputs[name] + self.field.weight[i] for i, name in enumerate(FIELDS)])
-        written = self.write(x).split([len(inputs[name]) for name in FIELDS])
+        written = torch.split(self.write(x), [len(inputs[name]) for name in FIELDS])
         nats = {
             name: functional.cross_entropy(self.heads[name](own).float(), targets[name], reduction="none")
             for name, own in zip(FIELDS, written, strict=True)
@@ -358,7 +364,8 @@ class Composer(nn.Module):
 
     def gain_error(self, pages: Pages, states: Tensor) -> Tensor:
         """Absolute error of the loudness automation, `[B, T]`, in units of `GAIN_SCALE_DB`."""
-        return (self.gain(states)[..., 0].float() - pages.gain).abs()
+        error: Tensor = (self.gain(states)[..., 0].float() - pages.gain).abs()
+        return error
 
     def forward(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
         """Losses `[B]` of a batch by field, in nats a second, with that of the loudness automation as `gain`.

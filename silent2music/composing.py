@@ -250,9 +250,9 @@ class PackedComposer:
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
 
     def _packed(self, linear: nn.Linear) -> Linear:
-        """A linear layer as a function of float32 rows, padded as FBGEMM wants nothing of it."""
-        product, bias = pack(linear.weight, self._precision), linear.bias
-        return product if bias is None else lambda x: product(x).float() + bias
+        """A linear layer as a function of rows."""
+        product, bias = pack(linear.weight, self._precision), cast(Tensor | None, linear.bias)
+        return lambda x: product(x).float() if bias is None else product(x).float() + bias
 
     def value(self, field: str, value: int, symbol: int) -> Tensor:
         """Embedding `[H]` of a field's value, as in `EventEmbedder`."""

@@ -402,7 +402,7 @@ def test_scores_are_heard_in_c_major_and_written_in_any_key() -> None:
         joined([events for events, _ in write_frames(packed, [conditioning], free, 0, shift)])
         for shift in (0, 2)
     )
-    assert np.array_equal(home.transposed(2).fields, other.fields)
+    assert sorted(map(tuple, home.transposed(2).fields)) == sorted(map(tuple, other.fields))
     assert len(home.fields) > 10
 
 
