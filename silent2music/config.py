@@ -32,7 +32,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (
             1,
             INF,
-            "attention_window frames_per_code gradient_accumulation hop kernel_size n_candidates n_codebooks",
+            "attention_window frames_per_code gradient_accumulation hop kernel_size n_candidates n_codebooks writer_dim",
         ),
         (
             1,
@@ -296,6 +296,59 @@ def loudness_target(text: str) -> tuple[float, float | None]:
 
 
 @dataclass(frozen=True)
+class ComposerConfig:
+    """The autoregressive model that writes a room's score, as stored in its `config.json`.
+
+    `controls` are names in `signals.CONTROLS`. A transformer of `dim` has a step for each codec frame; a small network of
+    `writer_dim` writes the events of a frame. `guidance` is the default strength of classifier-free guidance.
+    """
+
+    controls: tuple[str, ...] = ROOM_CONTROLS
+    ambient: AmbientConfig = field(default_factory=AmbientConfig)
+    dim: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    ffn_multiple: float = 4.0
+    attention_window: int = 500
+    dropout: float = 0.1
+    rope_base: float = 10_000.0
+    writer_dim: int = 192
+    writer_layers: int = 2
+    guidance: float = 1.25
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "composer.")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.n_heads
+
+
+@dataclass(frozen=True)
+class ComposingConfig:
+    """How a score is drawn; passed with every call.
+
+    A `temperature` of 0 takes the likeliest choice. `top_p` is by field of an event (`notation.FIELDS`); of the symbol it
+    says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
+    or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
+    `constraints` are names in `composing.CONSTRAINTS`.
+    """
+
+    temperature: float = 1.0
+    top_p: dict[str, float] = field(
+        default_factory=lambda: {"symbol": 0.98, "pitch": 0.95, "length": 0.98, "velocity": 0.98}
+    )
+    transposition: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """The model's training loop.
 
@@ -529,8 +582,9 @@ class AmbienceConfig:
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """All sections of a recipe; `controls` are those of the model."""
+    """All sections of a recipe; `controls` are those of the model. `trains` says what `training` belongs to."""
 
+    trains: str = "model"
     controls: tuple[str, ...] = ROOM_CONTROLS
     run: RunConfig = field(default_factory=RunConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -539,6 +593,7 @@ class RecipeConfig:
     codec_training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    composer: ComposerConfig = field(default_factory=ComposerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     ambience: AmbienceConfig = field(default_factory=AmbienceConfig)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -97,10 +98,46 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
+class BlockSizes(Protocol):
+    """The settings of a transformer of blocks."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+
+    @property
+    def ffn_multiple(self) -> float:
+        """Width of the MLP over D, before gating."""
+
+    @property
+    def attention_window(self) -> int:
+        """Columns that a column attends to, itself among them."""
+
+    @property
+    def dropout(self) -> float:
+        """In training."""
+
+    @property
+    def rope_base(self) -> float:
+        """Of rotary positions."""
+
+
 class Block(nn.Module):
     """Pre-norm attention and gated MLP."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: BlockSizes) -> None:
         super().__init__()
         self.n_heads, self.head_dim = config.n_heads, config.head_dim
         self.n_rotary = config.head_dim // 2
@@ -133,6 +170,56 @@ class Block(nn.Module):
         return x + self.dropout(self.down(functional.silu(gate) * up)), k, v
 
 
+def make_blocks(config: BlockSizes) -> nn.ModuleList:
+    """The blocks of a transformer with fresh weights.
+
+    Raises:
+        ConfigError: if the width does not split into heads.
+    """
+    if config.dim % config.n_heads or config.head_dim % 4:
+        raise ConfigError(
+            f"decoder.dim={config.dim} does not split into {config.n_heads} heads of a width divisible by 4."
+        )
+    blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+    for block in blocks:
+        assert isinstance(block, Block)
+        for weight in (block.qkv.weight, block.gate_up.weight):
+            nn.init.normal_(weight, std=config.dim**-0.5)
+        for weight in (block.out.weight, block.down.weight):
+            nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
+    return blocks
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, n_tokens: int, config: BlockSizes) -> Tensor:
+    """From `x` `[B, G + T, D]`, global tokens first, to the same shape.
+
+    Tokens see tokens; columns see tokens and the latest `attention_window` columns.
+    """
+    n_columns = x.shape[1] - n_tokens
+    column = torch.arange(n_columns, device=x.device)
+    distance = column[:, None] - column[None, :]
+    mask = torch.zeros(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+    mask[:, :n_tokens] = True
+    mask[n_tokens:, n_tokens:] = (distance >= 0) & (distance < config.attention_window)
+    cos, sin = rotary_tables(column, config.head_dim // 2, config.rope_base)
+    for block in blocks:
+        x, _, _ = block(x, mask, n_tokens, cos, sin)
+    return x
+
+
+def prefix(blocks: Iterable[nn.Module], tokens: Tensor, config: BlockSizes) -> tuple[Tensor, Tensor]:
+    """Keys and values `[L, B, H, G, head_dim]` of global tokens `[B, G, D]`, which attend to one another alone."""
+    n_tokens = tokens.shape[1]
+    mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
+    nowhere = torch.arange(0, device=tokens.device)
+    cos, sin = rotary_tables(nowhere, config.head_dim // 2, config.rope_base)
+    x, written = tokens, []
+    for block in blocks:
+        x, keys, values = block(x, mask, n_tokens, cos, sin)
+        written.append((keys, values))
+    return torch.stack([keys for keys, _ in written]), torch.stack([values for _, values in written])
+
+
 class Decoder(nn.Module):
     """Decoder-only transformer over the delayed grid.
 
@@ -163,10 +250,6 @@ class Decoder(nn.Module):
                 f"The codec has codebooks of shape {tuple(codebook_vectors.shape)}; the decoder's settings "
                 f"expect {expected}: set decoder.n_codebooks, codebook_size and codebook_dim to the codec's."
             )
-        if config.dim % config.n_heads or config.head_dim % 4:
-            raise ConfigError(
-                f"decoder.dim={config.dim} does not split into {config.n_heads} heads of a width divisible by 4."
-            )
         self.config = config
         self.pattern = DelayPattern(config.n_codebooks, filler=config.codebook_size)
         rms = codebook_vectors.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-8).float()
@@ -185,15 +268,9 @@ class Decoder(nn.Module):
         )
         self.head = nn.Parameter(torch.zeros(n_codebooks, size, config.dim))
         self.bias = nn.Parameter(torch.zeros(n_codebooks, size))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = make_blocks(config)
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.dropout = nn.Dropout(config.dropout)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            for weight in (block.qkv.weight, block.gate_up.weight):
-                nn.init.normal_(weight, std=config.dim**-0.5)
-            for weight in (block.out.weight, block.down.weight):
-                nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / (2 * config.n_layers) ** 0.5)
 
     def refinements(self) -> Tensor:
         """The codec vector that each code after the first adds to its frame, `[K, V + 1, codebook_dim]`.
@@ -276,34 +353,8 @@ class Decoder(nn.Module):
         x = self._embed(shifted, self.embedding_tables()) + frames
         n_tokens = conditioning.tokens.shape[1]
         x = self.dropout(torch.cat([conditioning.tokens.to(x.dtype), x], dim=1))
-        mask = self._mask(n_tokens, n_columns, x.device)
-        cos, sin = rotary_tables(
-            torch.arange(n_columns, device=x.device), self.config.head_dim // 2, self.config.rope_base
-        )
-        for block in self.blocks:
-            x, _, _ = block(x, mask, n_tokens, cos, sin)
+        x = run_blocks(self.blocks, x, n_tokens, self.config)
         return self._logits(x[:, n_tokens:], self.output_tables())
-
-    def _mask(self, n_tokens: int, n_columns: int, device: torch.device) -> Tensor:
-        """Attention mask `[G + T', G + T']`: tokens see tokens; columns see tokens and `attention_window` columns."""
-        column = torch.arange(n_columns, device=device)
-        distance = column[:, None] - column[None, :]
-        mask = torch.zeros(n_tokens + n_columns, n_tokens + n_columns, dtype=torch.bool, device=device)
-        mask[:, :n_tokens] = True
-        mask[n_tokens:, n_tokens:] = (distance >= 0) & (distance < self.config.attention_window)
-        return mask
-
-    def prefix(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[L, B, H, G, head_dim]` of global tokens `[B, G, D]`, which attend to one another alone."""
-        n_tokens = tokens.shape[1]
-        mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=tokens.device)
-        nowhere = torch.arange(0, device=tokens.device)
-        cos, sin = rotary_tables(nowhere, self.config.head_dim // 2, self.config.rope_base)
-        x, written = tokens, []
-        for block in self.blocks:
-            x, keys, values = block(x, mask, n_tokens, cos, sin)
-            written.append((keys, values))
-        return torch.stack([keys for keys, _ in written]), torch.stack([values for _, values in written])
 
 
 def _run_lengths(marked: Tensor) -> Tensor:

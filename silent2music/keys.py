@@ -51,3 +51,8 @@ def estimate_key(pitches: IntArray, durations: DoubleArray) -> tuple[int, str]:
         return 0, "major"
     mode, tonic = divmod(int((KEY_TEMPLATES @ profile).argmax()), 12)
     return tonic, ("major", "minor")[mode]
+
+
+def key_shift(tonic: int, mode: str) -> int:
+    """Semitones, -6 to 5, to the nearest C major or A minor."""
+    return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6

@@ -3,6 +3,9 @@
 ```
 room -> signals -> embeddings -> codes -> sound
   listening   Embedder    sampling   codec
+
+room -> signals -> embeddings -> events -> score
+  listening   Composer    composing  notation
 ```
 """
 
@@ -24,7 +27,10 @@ from torch.nn import functional
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE, Codec, decode_stream, load_codec, save_codec
+from silent2music.composer import Composer
+from silent2music.composing import PackedComposer, write_frames
 from silent2music.config import (
+    ComposingConfig,
     ModelConfig,
     Precision,
     SamplingConfig,
@@ -45,13 +51,16 @@ from silent2music.listening import (
     listen_whole,
     n_steps_of,
 )
+from silent2music.notation import Event, home_shift, joined, read_back, write_down
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
+from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
+COMPOSER_FOLDER = "composer"
 
 RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -69,7 +78,7 @@ class Piece(Waveform):
 
 
 class Silent2Music(nn.Module):
-    """A model: the embedder of signals, the autoregressive decoder, and the codec.
+    """A model: the embedder of signals, the autoregressive decoder, the codec, and a composer if it has one.
 
     Example:
         ```python
@@ -82,13 +91,14 @@ class Silent2Music(nn.Module):
         codec: turns tokens into sound; it is not trained here.
 
     Attributes:
+        composer: writes scores, with an embedder of its own; None if the model has none.
         precision: of matrix products in generation; the device's best if None.
 
     Raises:
-        CheckpointError: if the codec is another one than the config was written for.
+        CheckpointError: if codec or composer are others than the config was written for.
     """
 
-    def __init__(self, config: ModelConfig, codec: Codec) -> None:
+    def __init__(self, config: ModelConfig, codec: Codec, composer: Composer | None = None) -> None:
         super().__init__()
         n_codebooks = config.decoder.n_codebooks
         checksum = codec.token_checksum(n_codebooks)
@@ -103,6 +113,9 @@ class Silent2Music(nn.Module):
         self.codec_checksum = checksum
         self.embedder = Embedder(config)
         self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
+        if composer is not None:
+            _check_features(config, composer)
+        self.composer = composer
         self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
@@ -225,6 +238,122 @@ class Silent2Music(nn.Module):
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
+
+    @one_thread()
+    def compose(
+        self,
+        room: RecordingLike,
+        seconds: float | None = None,
+        composing: ComposingConfig | None = None,
+        *,
+        seed: int | None = None,
+        without: Sequence[str] = (),
+        begun: Score | None = None,
+        sample_rate: int | None = None,
+        progress: StepProgress | None = None,
+        measured: Measured | None = None,
+        **controls: Any,
+    ) -> Score:
+        """Compose a score for a room, as notes.
+
+        Args:
+            room: the recording.
+            seconds: length of the score, by default that of the room; a shorter room is repeated.
+            composing: how notes are drawn.
+            seed: of the draws; by default that of `composing`, which is 0 by default.
+            begun: a score that is gone on with: its notes stand up to its end.
+            without, sample_rate, progress, controls: as for `generate`.
+            measured: profiles of the room that are known already; new ones are added to it.
+
+        Raises:
+            CheckpointError: if the model has no composer.
+            ConfigError: if the model has no such control.
+        """
+        composing = composing or ComposingConfig()
+        if seed is not None:
+            composing = dataclasses.replace(composing, seed=seed)
+        recorded = _recorded(room, sample_rate)
+        seconds = seconds or recorded.seconds
+        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress}
+        frames = list(
+            self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
+        )
+        written = joined(events for events, _ in frames)
+        return read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
+
+    def compose_frames(
+        self,
+        room: Recorded | Iterable[Waveform],
+        composing: ComposingConfig | None = None,
+        seconds: float | None = None,
+        *,
+        without: Sequence[str] = (),
+        begun: Score | None = None,
+        progress: StepProgress | None = None,
+        measured: Measured | None = None,
+        **controls: Any,
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
+
+        Args:
+            room: the recording, or for live input its sound as it comes, as for `stream`.
+            composing, seconds, without, begun, progress, measured, controls: as for `compose`.
+
+        Yields:
+            The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
+        """
+        composer = self._own_composer()
+        composing = composing or ComposingConfig()
+        if composing.guidance is None:
+            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
+        config = dataclasses.replace(
+            self.config, controls=tuple(dict.fromkeys((*self.config.controls, *composer.config.controls)))
+        )
+        check_controls(config, controls)
+        if isinstance(room, Waveform | Recording):
+            seconds = seconds or room.seconds
+            signals = listen(room, seconds, config, controls, measured)
+            n_frames = n_steps_of(seconds, config.ambient)
+        else:
+            signals, n_frames = listen_live(room, config, controls), 0
+        rate = config.ambient.frame_rate
+        copied = None if begun is None else write_down(begun, rate)
+        n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
+        key = composing.transposition
+        if key is None:
+            # That of what was begun, or else any.
+            key = (
+                int(np.random.default_rng(composing.seed).integers(-6, 6))
+                if begun is None
+                else -home_shift(begun)
+            )
+
+        @torch.inference_mode()
+        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
+            return composer.steer(piece.to(self.device), without)
+
+        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=n_frames == 0)
+        written = write_frames(
+            PackedComposer(composer, self.precision),
+            conditioning,
+            composing,
+            composing.seed,
+            key,
+            copied,
+            n_copied,
+        )
+        for done, frame in enumerate(each_on_one_thread(written), start=1):
+            if progress is not None:
+                progress(done, n_frames)
+            yield frame
+
+    def _own_composer(self) -> Composer:
+        """The composer, or a sentence that there is none."""
+        if self.composer is None:
+            raise CheckpointError(
+                f"The model '{self.config.name}' has no composer; give a model folder with {COMPOSER_FOLDER}/ in it."
+            )
+        return self.composer
 
     @one_thread()
     @torch.inference_mode()
@@ -363,11 +492,11 @@ class Silent2Music(nn.Module):
         return self.decoder.bias.device
 
     def own_state(self) -> dict[str, Tensor]:
-        """The state dict without the codec's tensors and those derived from it."""
+        """The state dict without the tensors of codec and composer and those derived from them."""
         return {
             name: value
             for name, value in self.state_dict().items()
-            if not name.startswith("codec.") and name != "decoder.vectors"
+            if not name.startswith(("codec.", "composer.")) and name != "decoder.vectors"
         }
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -377,6 +506,8 @@ class Silent2Music(nn.Module):
         state = self.own_state()
         write_weights(state, folder / WEIGHTS_FILE)
         save_codec(self.codec, folder / CODEC_FOLDER)
+        if self.composer is not None:
+            self.composer.save_pretrained(folder / COMPOSER_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         with atomic_path(folder / CONFIG_FILE, force=True) as file:
@@ -405,7 +536,9 @@ class Silent2Music(nn.Module):
         """
         folder = Path(name) if Path(name).is_dir() else _fetched(str(name), **options)
         config = _read_config(folder)
-        model = cls(config, load_codec(folder / CODEC_FOLDER))
+        composer = folder / COMPOSER_FOLDER
+        writes = Composer.from_pretrained(composer) if composer.is_dir() else None
+        model = cls(config, load_codec(folder / CODEC_FOLDER), writes)
         model.load_weights(folder)
         return model.eval()
 
@@ -446,6 +579,19 @@ def load(name: Path | str | None = None, device: str = "cpu", **options: Any) ->
     return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
 
 
+def read_embedder(folder: Path, embedder: Embedder) -> None:
+    """Fill an embedder with that of a model folder of the same sizes.
+
+    Raises:
+        CheckpointError: on a missing, damaged or mismatching file, naming the weight.
+    """
+    _read_config(folder)
+    state = read_weights(folder / WEIGHTS_FILE)
+    part = "embedder."
+    own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+    fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
+
+
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
     """A room, given as a path, recording or array, as a recording.
 
@@ -473,6 +619,17 @@ def _check_codec(stated: str, own: str, whose: str) -> None:
             f"{whose} was trained on codec tokens {stated}, and the codec given makes {own}; use the codec that came "
             "with the model."
         )
+
+
+def _check_features(config: ModelConfig, composer: Composer) -> None:
+    """Raise an error if a composer hears other features of a room than its model measures."""
+    for name in ("sample_rate", "frame_rate", "n_mels", "n_fft"):
+        own, theirs = getattr(config.ambient, name), getattr(composer.config.ambient, name)
+        if own != theirs:
+            raise CheckpointError(
+                f"The composer was trained with ambient.{name} {theirs} and the model with {own}; use the composer "
+                "that came with the model."
+            )
 
 
 def _read_config(folder: Path) -> ModelConfig:

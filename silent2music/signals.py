@@ -291,6 +291,7 @@ class Embedder(nn.Module):
 
     Args:
         config: of the model.
+        dim: D, by default the decoder's width.
 
     Attributes:
         lookahead_frames: the largest lookahead of the controls, in codec frames.
@@ -299,12 +300,12 @@ class Embedder(nn.Module):
         ConfigError: if the config names a control that this version does not know.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dim: int | None = None) -> None:
         super().__init__()
         for name in config.controls:
             if name not in CONTROLS:
                 raise ConfigError(f"Control '{name}' is unknown; expected some of {', '.join(CONTROLS)}.")
-        dim = config.decoder.dim
+        dim = dim or config.decoder.dim
         self.dim, self.names = dim, config.controls
         self.controls = nn.ModuleDict({name: CONTROLS[name].embedder(config, dim) for name in self.names})
         shapes = {

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.config import PRECISIONS, Precision
-from silent2music.decoder import Block, Conditioning, Decoder, rotary_tables
+from silent2music.decoder import Block, BlockSizes, Conditioning, Decoder, prefix, rotary_tables
 from silent2music.errors import ConfigError
 
 ROTATION_BLOCK = 256
@@ -88,61 +88,49 @@ class _Layer:
         self.down = pack(block.down.weight, precision)
 
 
-class PackedDecoder:
-    """A copy of a decoder's weights, laid out for incremental decoding; later changes of the decoder do not reach it.
+class PackedBlocks:
+    """A copy of a transformer's blocks and final norm, laid out for incremental decoding.
 
     Args:
-        decoder: any.
+        blocks: of `config`; later changes do not reach the copy.
+        norm: after the last block.
+        config: their sizes.
         precision: of the products; the device's best by default.
-
-    Attributes:
-        embedding: `[K * (V + 1), D]`.
-        refinements: `[K * (V + 1), codebook_dim]`, see `Decoder.refinements`.
-        head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
     """
 
     @torch.inference_mode()
-    def __init__(self, decoder: Decoder, precision: Precision | None = None) -> None:
-        self.decoder = decoder
-        self.precision = precision or best_precision(decoder.bias.device)
-        half = decoder.config.head_dim // 4
+    def __init__(
+        self, blocks: nn.ModuleList, norm: nn.RMSNorm, config: BlockSizes, precision: Precision | None = None
+    ) -> None:
+        self.blocks, self.config = blocks, config
+        self.precision = precision or best_precision(norm.weight.device)
+        half = config.head_dim // 4
         pairs = torch.arange(2 * half).view(2, half).t().flatten()
-        self.order = torch.cat([pairs, torch.arange(2 * half, decoder.config.head_dim)])
-        self.layers = [_Layer(cast(Block, block), self.order, self.precision) for block in decoder.blocks]
-        self.embedding = decoder.embedding_tables().flatten(0, 1)
-        self.refinements = decoder.refinements().flatten(0, 1)
-        self.norm = decoder.norm.weight * decoder.config.dim**0.5
-        self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
-        self.bias = decoder.bias.clone()
+        self.order = torch.cat([pairs, torch.arange(2 * half, config.head_dim)])
+        self.layers = [_Layer(cast(Block, block), self.order, self.precision) for block in blocks]
+        self.norm = norm.weight * config.dim**0.5
+        self.epsilon = cast(float, norm.eps)
 
 
-class Stepper:
-    """Computes the logits of one column after another; the key-value cache is a ring, so cost and memory are constant.
+class BlockStepper:
+    """Runs blocks for one column after another; the key-value cache is a ring, so cost and memory are constant.
 
-    For inference mode alone.
+    For inference mode alone. A step is `advance`, then `run`, with the column's input in `x`.
 
     Args:
         packed: the weights.
-        conditioning: only its `tokens` `[B, G, D]` count; the frames come with each step.
-        null: "no room" of the same shapes; unused if `guidance` is 1.
-        guidance: g of `null + g * (conditioned - null)` on the logits (Ho and Salimans 2022).
+        tokens: global tokens `[R, G, D]` of all rows.
         static: compute on the whole ring with a mask, every step by the same shapes, as captured graphs need
             it; by default on CUDA only.
+
+    Attributes:
+        x: `[R, D]`, where the input of a step is written, and which the step overwrites.
     """
 
-    def __init__(
-        self,
-        packed: PackedDecoder,
-        conditioning: Conditioning,
-        null: Conditioning,
-        guidance: float,
-        static: bool | None = None,
-    ) -> None:
-        config = packed.decoder.config
-        self.pattern, self.codebook_size = packed.decoder.pattern, config.codebook_size
-        self.packed, self.guidance, self.guided = packed, guidance, guidance != 1
-        tokens = self._tokens(conditioning, null)
-        self.device = device = tokens.device
+    def __init__(self, packed: PackedBlocks, tokens: Tensor, static: bool | None = None) -> None:
+        config = packed.config
+        self.packed = packed
+        device = tokens.device
         self.static = device.type == "cuda" if static is None else static
         self.n_rows, self.n_tokens, self.window = len(tokens), tokens.shape[1], config.attention_window
         self.position = 0
@@ -160,47 +148,23 @@ class Stepper:
         self._new = self._rotated[:, 1:].transpose(0, 1)
         self._attended = tokens.new_zeros(len(flat[0, 0]), 1, config.head_dim)
         self._attended_rows = self._attended.view(self.n_rows, -1)
-        epsilon = cast(float, packed.decoder.norm.eps)
-        self._stream = torch.full((self.n_rows, dim + 1), (epsilon * dim) ** 0.5, device=device)
-        self._x = self._stream[:, :dim]
-        self._offsets = torch.arange(config.n_codebooks, device=device) * (config.codebook_size + 1)
+        self._stream = torch.full((self.n_rows, dim + 1), (packed.epsilon * dim) ** 0.5, device=device)
+        self.x = self._stream[:, :dim]
         # What changes from step to step, for graphs in tensors of fixed places.
         self._rotation = torch.zeros(3 * dim // 2, dtype=torch.complex64, device=device)
         self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._mask = torch.full((n_places,), float("-inf"), device=device)
         self._mask[: self.n_tokens] = 0
         self._rotations: Tensor | None = None
-        self.set_tokens(conditioning, null)
-        self._graph: _Graph | None = None
+        self.set_tokens(tokens)
 
-    def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
-        """Replace the global tokens that the next columns attend to."""
-        keys, values = self.packed.decoder.prefix(self._tokens(conditioning, null))
+    def set_tokens(self, tokens: Tensor) -> None:
+        """Replace the global tokens `[R, G, D]` that the next columns attend to."""
+        keys, values = prefix(self.packed.blocks, tokens, self.packed.config)
         self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
         self._ring[:, 1, ..., : self.n_tokens, :] = values
 
-    def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
-        """Global tokens `[R, G, D]` of all rows: the conditioned rows first, then the null's."""
-        return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
-
-    def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """Guided logits of the next column.
-
-        Args:
-            column: `[B, K]` the previous grid column, all filler at the start.
-            frame, null_frame: `[B, D]` conditioning of the column to be written.
-
-        Returns:
-            Guided logits `[B, K, V]`, float32.
-        """
-        self._advance()
-        if column.device.type != "cuda":
-            return self.body(column, frame, null_frame)
-        if self._graph is None:
-            self._graph = _Graph(self.body, (column, frame, null_frame))
-        return self._graph(column, frame, null_frame)
-
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Set slot, mask and rotation for the next column."""
         within = self.position % ROTATION_BLOCK
         if within == 0:
@@ -218,38 +182,30 @@ class Stepper:
 
     def _rotations_from(self, position: int) -> Tensor:
         """Factors `[ROTATION_BLOCK, 3 * D / 2]` of queries, keys and values of the positions from `position` on."""
-        config = self.packed.decoder.config
+        config = self.packed.config
         positions = torch.arange(position, position + ROTATION_BLOCK)
         turn = torch.complex(*rotary_tables(positions, config.head_dim // 2, config.rope_base))
         content = torch.ones_like(turn)
         head = torch.cat([turn, content], dim=1)
         heads = head.repeat(1, config.n_heads)
         factors = [heads * config.head_dim**-0.5, heads, torch.ones_like(heads)]
-        return torch.cat(factors, dim=1).to(self._x.device)
+        return torch.cat(factors, dim=1).to(self.x.device)
 
     def _normed(self, weight: Tensor) -> Tensor:
         """The residual stream `[R, D]` over its root mean square, times `weight / sqrt(D)`."""
         norm = torch.linalg.vector_norm(self._stream, dim=-1, keepdim=True)
-        return torch.mul(self._x, weight).div_(norm)
+        return torch.mul(self.x, weight).div_(norm)
 
-    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """The step without its counters, as a CUDA graph captures it."""
-        packed, x = self.packed, self._x
-        b, k = column.shape
-        embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
-        torch.add(embedded, frame, out=x[:b])
-        if self.guided:
-            torch.add(embedded, null_frame, out=x[b:])
+    def run(self) -> Tensor:
+        """The blocks' output `[R, D]` after the final norm, without counters, as a CUDA graph captures it."""
+        packed, x = self.packed, self.x
         for index, layer in enumerate(packed.layers):
             qkv = layer.qkv(self._normed(layer.attention_norm)).float()
             x += layer.out(self._attend(qkv, index))
             hidden = layer.gate_up(self._normed(layer.mlp_norm))
             gate, up = hidden.chunk(2, dim=1)
             x += layer.down(functional.silu(gate).mul_(up))
-        normed = self._normed(packed.norm)
-        if self.guided:
-            normed = torch.lerp(normed[b:], normed[:b], self.guidance)
-        return packed.head(normed).float().view(b, k, -1) + packed.bias
+        return self._normed(packed.norm)
 
     def _attend(self, qkv: Tensor, index: int) -> Tensor:
         """Attention `[R, D]` of one layer, after writing this column's keys and values to the ring."""
@@ -266,6 +222,98 @@ class Stepper:
             scores = torch.bmm(query, keys)
         torch.bmm(scores.softmax(dim=-1), values, out=self._attended)
         return self._attended_rows
+
+
+class PackedDecoder:
+    """A copy of a decoder's weights, laid out for incremental decoding; later changes of the decoder do not reach it.
+
+    Args:
+        decoder: any.
+        precision: of the products; the device's best by default.
+
+    Attributes:
+        embedding: `[K * (V + 1), D]`.
+        refinements: `[K * (V + 1), codebook_dim]`, see `Decoder.refinements`.
+        head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, decoder: Decoder, precision: Precision | None = None) -> None:
+        self.decoder = decoder
+        self.precision = precision or best_precision(decoder.bias.device)
+        self.blocks = PackedBlocks(decoder.blocks, decoder.norm, decoder.config, self.precision)
+        self.embedding = decoder.embedding_tables().flatten(0, 1)
+        self.refinements = decoder.refinements().flatten(0, 1)
+        self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
+        self.bias = decoder.bias.clone()
+
+
+class Stepper:
+    """Computes the logits of one column after another, at constant cost and memory.
+
+    For inference mode alone.
+
+    Args:
+        packed: the weights.
+        conditioning: only its `tokens` `[B, G, D]` count; the frames come with each step.
+        null: "no room" of the same shapes; unused if `guidance` is 1.
+        guidance: g of `null + g * (conditioned - null)` on the logits (Ho and Salimans 2022).
+        static: as for `BlockStepper`.
+    """
+
+    def __init__(
+        self,
+        packed: PackedDecoder,
+        conditioning: Conditioning,
+        null: Conditioning,
+        guidance: float,
+        static: bool | None = None,
+    ) -> None:
+        config = packed.decoder.config
+        self.pattern, self.codebook_size = packed.decoder.pattern, config.codebook_size
+        self.packed, self.guidance, self.guided = packed, guidance, guidance != 1
+        self._blocks = BlockStepper(packed.blocks, self._tokens(conditioning, null), static)
+        self.device = device = conditioning.tokens.device
+        self._offsets = torch.arange(config.n_codebooks, device=device) * (config.codebook_size + 1)
+        self._graph: _Graph | None = None
+
+    def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
+        """Replace the global tokens that the next columns attend to."""
+        self._blocks.set_tokens(self._tokens(conditioning, null))
+
+    def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
+        """Global tokens `[R, G, D]` of all rows: the conditioned rows first, then the null's."""
+        return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
+
+    def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+        """Guided logits of the next column.
+
+        Args:
+            column: `[B, K]` the previous grid column, all filler at the start.
+            frame, null_frame: `[B, D]` conditioning of the column to be written.
+
+        Returns:
+            Guided logits `[B, K, V]`, float32.
+        """
+        self._blocks.advance()
+        if column.device.type != "cuda":
+            return self.body(column, frame, null_frame)
+        if self._graph is None:
+            self._graph = _Graph(self.body, (column, frame, null_frame))
+        return self._graph(column, frame, null_frame)
+
+    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+        """The step without its counters, as a CUDA graph captures it."""
+        packed, x = self.packed, self._blocks.x
+        b, k = column.shape
+        embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
+        torch.add(embedded, frame, out=x[:b])
+        if self.guided:
+            torch.add(embedded, null_frame, out=x[b:])
+        normed = self._blocks.run()
+        if self.guided:
+            normed = torch.lerp(normed[b:], normed[:b], self.guidance)
+        return packed.head(normed).float().view(b, k, -1) + packed.bias
 
 
 class _Graph:

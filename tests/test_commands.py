@@ -75,6 +75,29 @@ validate_every = 2
 n_validation_pairs = 1
 """
 
+COMPOSER = """
+trains = "composer"
+
+[ambient]
+dim = 32
+n_layers = 1
+
+[composer]
+dim = 32
+n_layers = 1
+n_heads = 2
+attention_window = 50
+writer_dim = 16
+writer_layers = 1
+
+[training]
+batch_size = 2
+crop_seconds = 1.0
+max_steps = 2
+validate_every = 2
+n_validation_pairs = 2
+"""
+
 PRESET = """
 [ambience]
 seconds = 2.0
@@ -114,7 +137,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     write_ambience(folder / "ambience")
     write_scores(folder / "scores")
     write_rooms(folder / "responses")
-    for name, text in (("base", RECIPE), ("codec", RECIPE), ("vr", PRESET)):
+    for name, text in (("base", RECIPE), ("codec", RECIPE), ("composer", COMPOSER), ("vr", PRESET)):
         (folder / "recipes" / name).mkdir(parents=True)
         (folder / "recipes" / name / "recipe.toml").write_text(text, encoding="utf-8")
     for name in ("room.wav", "hall.wav", "rooms/a.wav", "rooms/deep/b.wav"):
@@ -239,6 +262,28 @@ def test_train_goes_on_and_plays_against_itself(desk: Desk, model: Path) -> None
 def test_validate(desk: Desk, model: Path) -> None:
     assert b"true" in desk.drive("validate --shards shards --model run/model --n 2")
     assert json.loads(desk.drive("validate --shards shards --model run/model --n 2 --json"))
+
+
+def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, model: Path) -> None:
+    desk.drive("train recipes/composer --shards shards --start run/model --out notes")
+    folder = desk.folder / "composing"
+    shutil.copytree(model, folder)
+    shutil.copytree(desk.folder / "notes" / "composer", folder / "composer")
+    soundfont = DataConfig().soundfont[0]
+    printed = desk.drive(
+        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --json scores.json --n 2 --workers 1"
+    )
+    assert b"kernel distance" in printed
+    assert json.loads((desk.folder / "scores.json").read_text(encoding="utf-8"))["n"] == 2
+    desk.drive("compose room.wav -o one.mid --model composing")
+    desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")
+    desk.drive("compose room.wav -o longer.mid --continue one.mid --seconds 3 --model composing")
+    assert {path.name for path in desk.folder.glob("*.mid")} == {
+        "one.mid",
+        "ideas.1.mid",
+        "ideas.2.mid",
+        "longer.mid",
+    }
 
 
 def test_infer(desk: Desk, model: Path) -> None:

@@ -82,14 +82,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     class Killed(Exception):
         pass
 
-    update = loop._TrainedModel.update
+    update = loop.Learner.update
 
     def die_after_four(trained, step):
         if step == 4:
             raise Killed
         return update(trained, step)
 
-    monkeypatch.setattr(loop._TrainedModel, "update", die_after_four)
+    monkeypatch.setattr(loop.Learner, "update", die_after_four)
     with pytest.raises(Killed):
         train(with_training(**settings), shards, codec_folder, tmp_path / "parts")
     monkeypatch.setattr(loop._TrainedModel, "update", update)

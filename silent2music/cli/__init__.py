@@ -20,8 +20,8 @@ from silent2music import __version__
 from silent2music.cli.codec import codec_app
 from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
-from silent2music.cli.evaluation import bench, evaluate, validate
-from silent2music.cli.making import ambience, analyze, check_ambience, demo, infer, perform
+from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
+from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError
 from silent2music.processes import Interrupted, interruptible
@@ -54,6 +54,7 @@ def _main(
 COMMANDS: dict[str, Callable[..., None]] = {
     "infer": infer,
     "perform": perform,
+    "compose": compose,
     "demo": demo,
     "ambience": ambience,
     "check-ambience": check_ambience,
@@ -63,6 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "bench": bench,
     "eval": evaluate,
+    "eval-scores": evaluate_scores,
 }
 """In the order of the help."""
 

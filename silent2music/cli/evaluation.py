@@ -24,7 +24,7 @@ from silent2music.cli.common import (
     progress_bar,
     within,
 )
-from silent2music.config import Precision, SamplingConfig
+from silent2music.config import ComposingConfig, Precision, SamplingConfig
 from silent2music.errors import require
 
 Scores = Annotated[
@@ -132,7 +132,7 @@ def evaluate(
         workers=workers,
         precision=precision,
         sampling=sampling,
-        scores="" if scores is None else str(scores),
+        scores=() if scores is None else (str(scores),),
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with progress_bar() as steps:
@@ -146,3 +146,36 @@ def evaluate(
         elif pairs is not None:
             benchmark.evaluate(model or default_model(), pairs, out, config, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))
+
+
+def evaluate_scores(
+    pairs: Annotated[Path, typer.Option("--pairs", help="Pair folder with held-out pairs that have scores.")],
+    model: Model = None,
+    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many rooms to compose for at most.")] = 128,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    soundfont: Annotated[
+        Path | None, typer.Option("--soundfont", help="Also judge the scores as fluidsynth plays them.")
+    ] = None,
+    seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether composed scores follow their rooms, and how like real ones they are."""
+    from silent2music.config import default_model
+    from silent2music.evaluation.pieces import EvalConfig
+    from silent2music.evaluation.scores import evaluate_scores as measure
+    from silent2music.evaluation.scores import scores_text
+    from silent2music.model import Silent2Music
+
+    require("mir_eval", "eval")
+    config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
+    composing = ComposingConfig(temperature=temperature, guidance=guidance)
+    with progress_bar() as steps:
+        loaded = Silent2Music.from_pretrained(model or default_model())
+        found = measure(loaded, pairs, config, composing, soundfont, steps)
+    if as_json:
+        print_json(found)
+    else:
+        print(scores_text(found))

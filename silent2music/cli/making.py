@@ -47,7 +47,7 @@ from silent2music.cli.common import (
     settings_of,
     within,
 )
-from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
+from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
 
 if TYPE_CHECKING:
@@ -221,6 +221,64 @@ def _infer_files(
     for sentence in passed:
         complain(sentence)
     _end(outcomes, "music")
+
+
+def compose(
+    room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="MIDI file; by default ROOM.mid in the current folder."),
+    ] = None,
+    seconds: Seconds = None,
+    seed: Seed = SAMPLING.seed,
+    count: Count = 1,
+    begun: Annotated[
+        Path | None, typer.Option("--continue", help="MIDI file to go on from; its notes stand.")
+    ] = None,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    control: Control = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
+    model: Model = None,
+    device: Device = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Compose a score for a recording of a room, as a MIDI file.
+
+    ROOM.wav gives ROOM.mid, a track for each instrument, and its record ROOM.json; with --count 4 the files are
+    ROOM.1.mid to ROOM.4.mid.
+    """
+    from silent2music.export.compose import compose as write
+    from silent2music.export.models import LazyModel
+
+    with options_checked():
+        composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
+    with progress_bar() as steps:
+        records = write(
+            room,
+            output or Path(room.stem + ".mid"),
+            LazyModel(model, device),
+            composing,
+            seconds,
+            count,
+            begun,
+            apply_overrides({}, control or ()),
+            reading_of(strict, track, channel),
+            force,
+            steps,
+        )
+    for note in records[0]["input"]["notes"]:
+        complain(f"{records[0]['input']['file']} {note}.")
+    for record in records:
+        if as_json:
+            print_json(record, count == 1)
+        else:
+            made = record["output"]
+            parts = ", ".join(made["parts"]) or "no instrument"
+            say(f"{made['file']}: {made['seconds']:.2f} s, {made['notes']} notes of {parts}")
 
 
 def _warn(record: Mapping[str, Any]) -> None:

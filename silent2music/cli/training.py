@@ -14,19 +14,31 @@ from silent2music.errors import require
 def train(
     recipe: Recipe,
     shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
-    codec: Annotated[Path, typer.Option("--codec", help="Codec folder that the shards were prepared with.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model or OUT/composer.")
+    ],
+    codec: Annotated[
+        Path | None, typer.Option("--codec", help="Codec folder that the shards were prepared with.")
+    ] = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="Model folder to fine-tune, of the recipe's sizes.")
+        Path | None,
+        typer.Option(
+            "--start",
+            help="Model or composer folder to fine-tune, of the recipe's sizes; of a model a composer takes the "
+            "encoder of the room.",
+        ),
     ] = None,
     resume: Resume = False,
     overrides: Set = None,
 ) -> None:
-    """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
-    require("accelerate")
-    from silent2music.training.loop import train as run
+    """Train what the recipe trains, the model or the composer.
 
-    print(run(settings_of(recipe, overrides), shards, codec, out, resume, start))
+    `accelerate launch -m silent2music.cli train ...` takes the same.
+    """
+    require("accelerate")
+    from silent2music.training.recipe import train_recipe
+
+    print(train_recipe(settings_of(recipe, overrides), shards, codec, out, resume, start))
 
 
 def run_recipe(

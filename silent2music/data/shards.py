@@ -395,7 +395,8 @@ class Batch:
         ids: names of the pairs.
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
-        scores: the music of each crop as notes, in seconds from its start; none where they were not asked for.
+        scores: the music of each crop as notes, in seconds from its start, or of each whole pair where that is asked
+            for; none where they were not asked for.
     """
 
     codes: Tensor
@@ -433,6 +434,7 @@ class PairDataset:
         seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
+        whole_scores: give the scores of whole pairs with their crops, for what is remembered of the music before.
 
     Raises:
         DataError: if the folder was not prepared, has no such split or control, or no pair has what is needed.
@@ -446,6 +448,7 @@ class PairDataset:
         seed: int = 0,
         controls: Sequence[str] | None = None,
         needs: Sequence[str] = ("codes",),
+        whole_scores: bool = False,
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -460,6 +463,7 @@ class PairDataset:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
+        self._whole_scores = whole_scores
         self._columns = _read_columns(folder, split, self.controls, needs)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
@@ -485,9 +489,15 @@ class PairDataset:
             row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
         )
 
+    def score(self, index: int) -> Score:
+        """The score of a whole pair; scores must be among what is needed."""
+        return parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
+
     def _score(self, index: int, start: int, length: int) -> Score:
         """The notes of a crop of a pair; in what the score does not reach, nothing is played."""
-        score = parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
+        score = self.score(index)
+        if self._whole_scores:
+            return score
         begin, seconds = (frame / self.meta["frame_rate"] for frame in (start, length))
         if begin >= score.seconds:
             return Score(seconds, ())

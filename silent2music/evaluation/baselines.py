@@ -79,7 +79,7 @@ def arranged(
         data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
     except (OSError, ValueError, KeyError, S2MError):
         return made
-    named = [config.scores] if config.scores else data.scores
+    named = config.scores or data.scores
     soundfont = Path(data.soundfont[0]) if data.soundfont else Path()
     usual = Path(DataConfig().soundfont[0])
     if soundfont.name == usual.name and not soundfont.exists():

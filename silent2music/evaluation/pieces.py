@@ -52,7 +52,7 @@ class EvalConfig:
             baselines and anchors, no likelihood, originality, drift or diversity.
         precision: how weights are held while the model plays; the model's default if None.
         sampling: how tokens are drawn, but for the seed, which is the one above.
-        scores: folder of scores for the arranger, those that the pairs say by default.
+        scores: folders of scores for the arranger, those that the pairs say by default.
     """
 
     n: int = 128
@@ -68,7 +68,7 @@ class EvalConfig:
     quick: bool = False
     precision: Precision | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    scores: str = ""
+    scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

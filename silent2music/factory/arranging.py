@@ -15,7 +15,7 @@ from silent2music.factory.moods import affect_curves, describe
 from silent2music.factory.scores import Notes, Passage, SourceScore, Wish, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
-from silent2music.keys import PITCH_NAMES
+from silent2music.keys import PITCH_NAMES, key_shift
 from silent2music.score import ENERGY_RATE_HZ
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
@@ -182,11 +182,6 @@ def section_fullness(sections: list[Section], truth: SceneTruth, rng: np.random.
         louder = here > before
         ranks.append((2 if louder else 0) if ranks[-1] != (2 if louder else 0) else 1)
     return ranks
-
-
-def key_shift(tonic: int, mode: str) -> int:
-    """Semitones, -6 to 5, to the nearest C major or A minor."""
-    return ((0 if mode == "major" else 9) - tonic + 6) % 12 - 6
 
 
 def automation(truth: SceneTruth, manner: Manner | None = None) -> tuple[DoubleArray, DoubleArray]:

@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
-from silent2music.data.shards import Batch, PairDataset, batches
+from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
+from silent2music.training.learner import Learner
 from silent2music.training.running import open_run, train_steps
-from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
 MODEL_FOLDER = "model"
 N_STATISTICS = 256
@@ -100,8 +100,9 @@ def train(
             )
         model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start)
         folder = out / MODEL_FOLDER
-        trained = _TrainedModel(accelerator, config, model, dataset, validation, folder, former)
-        train_steps(trained, accelerator, config, out, resume)
+        task = _Playing(accelerator, config, model, former)
+        learner = Learner(accelerator, config, model, task, dataset, validation, folder)
+        train_steps(learner, accelerator, config, out, resume)
     return folder
 
 
@@ -140,74 +141,45 @@ def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2
     return model
 
 
-class _TrainedModel:
-    """A model in training, as `running.Trained`."""
+class _Playing:
+    """What the model learns, as `learner.Task`: real music, and with self-play to tell it from the opponent's.
+
+    Args:
+        accelerator: gives the precision of products.
+        config: of the loop.
+        model: whose controls are dropped.
+        former: the opponent in self-play.
+    """
 
     def __init__(
         self,
         accelerator: Accelerator,
         config: TrainingConfig,
         model: Silent2Music,
-        dataset: PairDataset,
-        validation: PairDataset,
-        folder: Path,
         former: Silent2Music | None,
     ) -> None:
-        self.accelerator, self.config, self.folder = accelerator, config, folder
-        self.dataset, self.validation = dataset, validation
+        self.accelerator, self.config, self.controls = accelerator, config, model.config.controls
         self.opponent = None if former is None else _Opponent(former.to(accelerator.device))
-        weights = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in weights if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.plain: Silent2Music = accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        self.average: Silent2Music = deepcopy(self.plain).requires_grad_(False).eval()
 
-    def update(self, step: int) -> dict[str, float]:
-        """One optimizer step over all its micro-batches."""
-        config, accelerator = self.config, self.accelerator
-        rate = learning_rate(step, config.learning_rate, config.warmup_steps, config.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Dropout would blur what is compared with the opponent's.
-        self.model.train(self.opponent is None)
-        total = torch.zeros(())
-        for part in range(config.gradient_accumulation):
-            batch = self._batch(step * config.gradient_accumulation + part).to(accelerator.device)
-            with accelerator.accumulate(self.model):
-                losses, wanted = self._losses(batch)
-                accelerator.backward(wanted)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            total = total + losses.detach().cpu() / config.gradient_accumulation
-        update_ema(self.average, self.plain, step, config.ema_decay)
-        return {"loss": float(total.mean()), "first_codebook": float(total[0]), "rate": rate}
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss of real music, of all codebooks and of the first, and the loss to be minimised."""
+        real, wanted = self._losses(model, batch)
+        return {"loss": real.mean(), "first_codebook": real[0]}, wanted
 
-    def _batch(self, index: int) -> Batch:
-        """The micro-batch of this process that is the run's `index`-th."""
-        world, size = self.accelerator.num_processes, self.config.batch_size
-        epoch, start = divmod(index, len(self.dataset) // (size * world))
-        return next(batches(self.dataset, size, epoch, start, self.accelerator.process_index, world))
-
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of real music per codebook `[K]`, and the loss to be minimised."""
         config, n_rows, mask = self.config, len(batch.ids), batch.signals.mask
-        names = self.plain.config.controls
-        signals = batch.signals.kept(draw_kept(names, config.control_dropout, n_rows, mask.device))
+        signals = batch.signals.kept(draw_kept(self.controls, config.control_dropout, n_rows, mask.device))
         if self.opponent is None:
             with self.accelerator.autocast():
-                losses = self.model(batch.codes, signals)
+                losses = model(batch.codes, signals)
             return losses.mean(dim=0), losses.mean()
+        model.eval()  # dropout would blur what is compared with the opponent's
         seed = int(torch.randint(2**40, ()))  # by the generator that the step has set
         drawn = self.opponent.draw(signals, seed)  # at the precision that music is made with
         with self.accelerator.autocast():
             codes, twice = torch.cat([batch.codes, drawn]), signals.rows([*range(n_rows)] * 2)
-            losses, before = self.model(codes, twice), self.opponent.losses(codes, twice)
+            losses, before = model(codes, twice), self.opponent.losses(codes, twice)
         n_tokens = batch.codes.shape[1] * mask.sum(dim=1)
         gained = (before - losses).mean(dim=1)
         margin = n_tokens * (gained[:n_rows] - gained[n_rows:])
@@ -216,32 +188,9 @@ class _TrainedModel:
         real = losses[:n_rows]
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
 
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights under the true room, another and none."""
-        device = self.accelerator.device
-        # Two rows at least, for another one's room.
-        size = min(max(2, self.config.batch_size), self.config.n_validation_pairs, len(self.validation))
-        found: dict[str, list[Tensor]] = {}
-        n_batches = max(1, self.config.n_validation_pairs // max(1, size))
-        for i, batch in enumerate(batches(self.validation, size, epoch=0)):
-            if i == n_batches:
-                break
-            batch = batch.to(device)
-            with self.accelerator.autocast():
-                contrast = self.average.room_contrast(batch.codes, batch.signals)
-            for name, values in contrast.items():
-                found.setdefault(name, []).append(values.cpu())
-        return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
-
-    def state(self) -> tuple[Parts, Optimizers]:
-        """Weights, averaged weights and the optimizer."""
-        parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
-        return parts, {"model": (self.plain, self.optimizer)}
-
-    def save(self) -> None:
-        """The averaged weights as a model folder."""
-        self.average.save_pretrained(self.folder)
+    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """As `Silent2Music.room_contrast`."""
+        return cast(Silent2Music, average).room_contrast(batch.codes, batch.signals)
 
 
 class _Opponent:

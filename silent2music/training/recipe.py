@@ -22,6 +22,39 @@ from silent2music.errors import ConfigError, DataError
 from silent2music.processes import Progress
 
 
+def train_recipe(
+    recipe: RecipeConfig,
+    shards: Path,
+    codec: Path | None,
+    out: Path,
+    resume: bool = False,
+    start: Path | None = None,
+) -> Path:
+    """Train what a recipe trains, the model or the composer, on prepared pairs; returns its folder.
+
+    Args:
+        recipe: all values.
+        shards, out, resume, start: as for `loop.train` and `composer.train_composer`.
+        codec: that the shards were prepared with; a composer needs none.
+
+    Raises:
+        ConfigError: if the recipe trains something else, or a model has no codec.
+    """
+    if recipe.trains == "composer":
+        from silent2music.training.composer import train_composer
+
+        return train_composer(recipe, shards, out, resume, start)
+    from silent2music.training.loop import train
+
+    if recipe.trains != "model":
+        raise ConfigError(f"The recipe trains '{recipe.trains}'; expected model or composer.")
+    if codec is None:
+        raise ConfigError(
+            "A model is trained with a codec; give --codec with the folder of the shards' codec."
+        )
+    return train(recipe, shards, codec, out, resume, start)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What stages share: the recipe, the output folder and the progress callback."""

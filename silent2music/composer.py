@@ -1,0 +1,457 @@
+"""The composer: an autoregressive model that writes the score for a room, codec frame by codec frame.
+
+```
+events of the frame before, what is remembered, the room ──► transformer, one step a frame ──► state of the frame
+state of the frame, its events so far ──► writer, one step a field ──► symbol, place, pitch, length, velocity
+```
+The transformer is made of the decoder's blocks. Most frames hold nothing and cost one step of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from silent2music.arrays import IntArray
+from silent2music.config import ComposerConfig, ModelConfig, from_dict, read_values, to_dict
+from silent2music.decoder import Conditioning, make_blocks, run_blocks
+from silent2music.errors import CheckpointError, ConfigError
+from silent2music.notation import (
+    DRUMS,
+    END,
+    FIELDS,
+    FIRST_PART,
+    LENGTHS_SECONDS,
+    N_HELD,
+    N_KEYS,
+    N_PROGRAMS,
+    N_SCALARS,
+    N_SYMBOLS,
+    PART_ROLES,
+    Written,
+    gain_of_frames,
+    home_shift,
+    remembered,
+    write_down,
+)
+from silent2music.score import Score
+from silent2music.signals import ROOM, Embedder, Signals
+from silent2music.weights import fill, read_weights, write_weights
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+GAIN_SCALE_DB = 6.0
+"""Unit of the loudness automation inside the model."""
+
+GAIN_WEIGHT = 0.25
+"""Nats that an error of one such unit counts for in training."""
+
+LIMIT_QUANTILE = 0.999
+"""Quantile, over the frames and the notes of training scores, at which `composing.Polyphony` and `composing.Repeats`
+have their limits."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A batch of stretches of scores, as the composer is trained on them.
+
+    Attributes:
+        event_rows: `[N]` int64, `row * T + frame` of every event, ascending.
+        fields: `[N, 5]` int64, see `notation.FIELDS`.
+        before_rows, before_fields: `[n]` and `[n, 5]`, the events of the frame before each stretch, with the row
+            `row * T` that they are known in.
+        held: indices `[n]` below `N_HELD` for all frames one after another, their `[B * T]` offsets, and weights `[n]`.
+        scalars: `[B, T, N_SCALARS]`.
+        gain: `[B, T]` loudness automation in units of `GAIN_SCALE_DB`.
+        n_frames: T.
+    """
+
+    event_rows: Tensor
+    fields: Tensor
+    before_rows: Tensor
+    before_fields: Tensor
+    held: tuple[Tensor, Tensor, Tensor]
+    scalars: Tensor
+    gain: Tensor
+    n_frames: int
+
+    def to(self, device: torch.device | str) -> Pages:
+        """The same on another device."""
+        indices, offsets, weights = (x.to(device) for x in self.held)
+        return Pages(
+            self.event_rows.to(device),
+            self.fields.to(device),
+            self.before_rows.to(device),
+            self.before_fields.to(device),
+            (indices, offsets, weights),
+            self.scalars.to(device),
+            self.gain.to(device),
+            self.n_frames,
+        )
+
+    @staticmethod
+    def of(
+        scores: Sequence[Score],
+        starts: Sequence[int],
+        n_frames: int,
+        frame_rate: float,
+    ) -> Pages:
+        """Frames `start` to before `start + n_frames` of each score, with what came before them remembered.
+
+        Scores are moved to C major or A minor.
+
+        Args:
+            scores: B of them; what is beyond the end of one is empty.
+            starts: in codec frames.
+            n_frames: T.
+            frame_rate: in Hz.
+        """
+        events, before, indices, counts, weights, scalars, gains = [], [], [], [], [], [], []
+        for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
+            written = write_down(score, frame_rate).transposed(home_shift(score))
+            keys, amounts, values = remembered(written, start, start + n_frames, frame_rate)
+            indices += [index for own in keys for index in own]
+            weights += [weight for own in amounts for weight in own]
+            counts += [len(own) for own in keys]
+            scalars.append(values)
+            gains.append(gain_of_frames(score, start, start + n_frames, frame_rate) / GAIN_SCALE_DB)
+            events.append(_with_rows(written.slice(start, start + n_frames), row * n_frames))
+            before.append(_with_rows(written.slice(start - 1, start), row * n_frames))
+        offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        found, earlier = (torch.from_numpy(np.concatenate(part)) for part in (events, before))
+        return Pages(
+            found[:, 0],
+            found[:, 1:],
+            earlier[:, 0],
+            earlier[:, 1:],
+            (torch.tensor(indices, dtype=torch.int64), torch.from_numpy(offsets), torch.tensor(weights)),
+            torch.from_numpy(np.stack(scalars)),
+            torch.from_numpy(np.stack(gains)),
+            n_frames,
+        )
+
+
+def _with_rows(written: Written, first: int) -> IntArray:
+    """Events `[N, 6]` with `first` and their frame before their fields."""
+    return np.concatenate([written.frames[:, None] + first, written.fields], axis=1)
+
+
+class GatedBlock(nn.Module):
+    """Pre-norm gated MLP around a residual (Shazeer, "GLU variants improve Transformer", 2020)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.gate_up = nn.Linear(dim, 4 * dim)
+        self.down = nn.Linear(2 * dim, dim)
+        nn.init.normal_(self.down.weight, std=(8 * dim) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From `[..., H]` to the same shape."""
+        gate, up = self.gate_up(self.norm(x)).chunk(2, dim=-1)
+        out: Tensor = x + self.down(functional.silu(gate) * up)
+        return out
+
+
+class EventEmbedder(nn.Module):
+    """Embeds events, and their fields one by one, at the width H of the writer.
+
+    An instrument is embedded as program plus role; a pitch by its role, and also whatever its role.
+    """
+
+    programs: Tensor
+    roles: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.marks = nn.Embedding(FIRST_PART, dim)
+        self.program = nn.Embedding(N_PROGRAMS, dim)
+        self.role = nn.Embedding(len(PART_ROLES), dim)
+        self.place = nn.Embedding(FIELDS["place"], dim)
+        self.key = nn.Embedding(N_KEYS, dim)
+        self.pitch = nn.Embedding(FIELDS["pitch"], dim)
+        self.length = nn.Embedding(FIELDS["length"], dim)
+        self.velocity = nn.Embedding(FIELDS["velocity"], dim)
+        for weight in self.parameters():
+            nn.init.normal_(weight, std=0.5)
+
+    def symbols(self) -> Tensor:
+        """Embeddings `[N_SYMBOLS, H]` of all symbols."""
+        parts = self.role.weight[:, None] + self.program.weight
+        return torch.cat([self.marks.weight, parts.flatten(0, 1)])
+
+    def pitches(self, symbols: Tensor, pitches: Tensor) -> Tensor:
+        """Embeddings `[n, H]` of pitches `[n]` of notes with symbols `[n]`."""
+        part = symbols - FIRST_PART
+        is_drum = part % N_PROGRAMS == DRUMS
+        shared = self.pitch(pitches).masked_fill(is_drum[:, None], 0.0)
+        embedded: Tensor = self.key(part // N_PROGRAMS * 128 + pitches) + shared
+        return embedded
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """What is known of events `[n, 5]` after each field: `[n, 5, H]`; a mark has nothing after its place."""
+        symbol, place, pitch, length, velocity = fields.unbind(dim=1)
+        is_note = (symbol >= FIRST_PART)[:, None]
+        own = self.pitches(symbol.clamp_min(FIRST_PART), pitch)
+        later = [
+            part.masked_fill(~is_note, 0.0) for part in (own, self.length(length), self.velocity(velocity))
+        ]
+        first = functional.embedding(symbol, self.symbols())
+        return torch.stack([first, self.place(place), *later], dim=1).cumsum(dim=1)
+
+
+class Composer(nn.Module):
+    """Writes a score for a room, note after note, under the room's signals.
+
+    Args:
+        config: sizes.
+
+    Raises:
+        ConfigError: if they do not fit one another.
+    """
+
+    known_symbols: Tensor
+    known_pitches: Tensor
+    longest: Tensor
+    polyphony: Tensor
+    repeats: Tensor
+
+    def __init__(self, config: ComposerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, inner = config.dim, config.writer_dim
+        self.embedder = Embedder(ModelConfig(controls=config.controls, ambient=config.ambient), dim)
+        self.events = EventEmbedder(inner)
+        self.to_stream = nn.Linear(inner, dim, bias=False)
+        self.to_writer = nn.Linear(inner, inner, bias=False)
+        self.held = nn.EmbeddingBag(N_HELD, dim, mode="sum")
+        nn.init.normal_(self.held.weight, std=0.1)
+        self.scalars = nn.Linear(N_SCALARS, dim)
+        self.blocks = make_blocks(config)
+        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.dropout = nn.Dropout(config.dropout)
+        self.state = nn.Linear(dim, inner)
+        self.field = nn.Embedding(len(FIELDS), inner)
+        self.writer = nn.ModuleList(GatedBlock(inner) for _ in range(config.writer_layers))
+        self.writer_norm = nn.RMSNorm(inner, eps=1e-6)
+        self.heads = nn.ModuleDict({name: nn.Linear(inner, size) for name, size in FIELDS.items()})
+        self.gain = nn.Linear(dim, 1)
+        # What training scores have, for the constraints of sampling.
+        self.register_buffer("known_symbols", torch.ones(N_SYMBOLS, dtype=torch.bool))
+        self.register_buffer("known_pitches", torch.ones(N_SYMBOLS, 128, dtype=torch.bool))
+        self.register_buffer("longest", torch.full((N_SYMBOLS,), len(LENGTHS_SECONDS) - 1, dtype=torch.uint8))
+        self.register_buffer("polyphony", torch.tensor(255, dtype=torch.uint8))
+        self.register_buffer("repeats", torch.tensor(255, dtype=torch.uint8))
+
+    def set_limits(self, scores: Sequence[Score]) -> None:
+        """Set the limits of `composing.CONSTRAINTS` from training scores.
+
+        Pitches, as they sound, are all between an instrument's lowest and highest; of drums those that there are.
+        """
+        rate = self.config.ambient.frame_rate
+        counts = torch.zeros(N_SYMBOLS, 128, dtype=torch.int64)
+        sounding, runs = [np.zeros(1, np.int64)], [np.ones(1, np.int64)]
+        self.longest.zero_()
+        for score in scores:
+            fields = torch.from_numpy(write_down(score, rate).fields)
+            notes = fields[fields[:, 0] >= FIRST_PART]
+            counts.index_put_((notes[:, 0], notes[:, 2]), torch.tensor(1), accumulate=True)
+            for symbol in np.unique(notes[:, 0].numpy()).tolist():
+                own = notes[notes[:, 0] == symbol]
+                self.longest[symbol] = max(int(self.longest[symbol]), int(own[:, 3].max()))
+                if (symbol - FIRST_PART) % N_PROGRAMS != DRUMS:
+                    changes = np.flatnonzero(np.diff(own[:, 2].numpy(), prepend=-1, append=-1))
+                    runs.append(np.repeat(np.diff(changes), np.diff(changes)))
+            starts, ends = (
+                np.sort(np.concatenate([getattr(part, side) for part in score.parts] or [np.zeros(0)]))
+                for side in ("start_seconds", "end_seconds")
+            )
+            at = np.arange(0.0, score.seconds, 1.0 / rate)
+            sounding.append(np.searchsorted(starts, at, "right") - np.searchsorted(ends, at, "right"))
+        known, pitch = counts > 0, torch.arange(128)
+        is_drum = (torch.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS == DRUMS
+        low = torch.where(known, pitch, 255).amin(dim=1, keepdim=True)
+        high = torch.where(known, pitch, -255).amax(dim=1, keepdim=True)
+        self.known_pitches.copy_(torch.where(is_drum[:, None], known, (pitch >= low) & (pitch <= high)))
+        self.known_symbols.copy_(known.any(dim=1) | (torch.arange(N_SYMBOLS) < FIRST_PART))
+        for limit, found in ((self.polyphony, sounding), (self.repeats, runs)):
+            limit.fill_(min(255, round(float(np.quantile(np.concatenate(found), LIMIT_QUANTILE))) + 1))
+
+    # ---- the transformer ----
+
+    def condition(self, signals: Signals) -> Conditioning:
+        """Signals, embedded as conditioning of the composer; those that it does not know are left out."""
+        found: Conditioning = self.embedder(signals)
+        return found
+
+    def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
+        """Conditioning without some controls, and the null of classifier-free guidance: the same without the room."""
+        given = signals.without(*without)
+        return self.condition(given), self.condition(given.without(ROOM))
+
+    def states(self, pages: Pages, conditioning: Conditioning) -> Tensor:
+        """The transformer's output `[B, T, D]`: of each frame what is known before its events are written."""
+        b, t = conditioning.frames.shape[:2]
+        fields = torch.cat([pages.before_fields, pages.fields])
+        rows = torch.cat([pages.before_rows, pages.event_rows + 1])
+        # An event of a row's last frame is not seen by another row's first.
+        seen = torch.cat([pages.before_rows >= 0, (pages.event_rows + 1) % t > 0])
+        x = conditioning.frames + self.scalars(pages.scalars)
+        x = x + self.held(pages.held[0], pages.held[1], pages.held[2]).view(b, t, -1)
+        vectors = self.to_stream(functional.gelu(self.events(fields)[:, -1]))
+        x = x.flatten(0, 1).index_add(0, rows[seen], vectors[seen].to(x.dtype)).view(b, t, -1)
+        n_tokens = conditioning.tokens.shape[1]
+        x = self.dropout(torch.cat([conditioning.tokens.to(x.dtype), x], dim=1))
+        out: Tensor = self.norm(run_blocks(self.blocks, x, n_tokens, self.config)[:, n_tokens:])
+        return out
+
+    # ---- the writer ----
+
+    def write(self, x: Tensor) -> Tensor:
+        """From what is known before a field, `[..., H]`, to the input of its head."""
+        for block in self.writer:
+            x = block(x)
+        normed: Tensor = self.writer_norm(x)
+        return normed
+
+    def field_nll(self, pages: Pages, states: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Negative log-likelihood of every choice, by field: the row `row * T + frame` of each, and its nats.
+
+        Args:
+            pages: the scores.
+            states: `[B, T, D]`, from `states`.
+        """
+        context = self.state(states).flatten(0, 1)
+        rows, fields = pages.event_rows, pages.fields
+        after = self.events(fields)
+        summed = self.to_writer(functional.gelu(after[:, -1]))
+        earlier, total = _sums_within(rows, summed, len(context))
+        base = context[rows] + earlier
+        notes = (fields[:, 0] >= FIRST_PART).nonzero()[:, 0]
+        inputs = {
+            "symbol": torch.cat([base, context + total]),
+            "place": base + after[:, 0],
+            **{
+                name: (base + after[:, i])[notes]
+                for i, name in ((1, "pitch"), (2, "length"), (3, "velocity"))
+            },
+        }
+        ends = torch.full((len(context),), END, device=rows.device)
+        targets = {
+            "symbol": torch.cat([fields[:, 0], ends]),
+            "place": fields[:, 1],
+            **{name: fields[notes, i] for i, name in ((2, "pitch"), (3, "length"), (4, "velocity"))},
+        }
+        where = {name: rows[notes] for name in FIELDS} | {
+            "symbol": torch.cat([rows, torch.arange(len(context), device=rows.device)]),
+            "place": rows,
+        }
+        x = torch.cat([inputs[name] + self.field.weight[i] for i, name in enumerate(FIELDS)])
+        written = torch.split(self.write(x), [len(inputs[name]) for name in FIELDS])
+        nats = {
+            name: functional.cross_entropy(self.heads[name](own).float(), targets[name], reduction="none")
+            for name, own in zip(FIELDS, written, strict=True)
+        }
+        return {name: (where[name], nats[name]) for name in FIELDS}
+
+    def gain_error(self, pages: Pages, states: Tensor) -> Tensor:
+        """Absolute error of the loudness automation, `[B, T]`, in units of `GAIN_SCALE_DB`."""
+        error: Tensor = (self.gain(states)[..., 0].float() - pages.gain).abs()
+        return error
+
+    def forward(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
+        """Losses `[B]` of a batch by field, in nats a second, with that of the loudness automation as `gain`.
+
+        Args:
+            pages: the scores.
+            signals: of the same frames, those that are dropped in this step absent; their mask says which count.
+        """
+        conditioning = self.condition(signals)
+        states = self.states(pages, conditioning)
+        mask = conditioning.mask.flatten().float()
+        n_seconds = conditioning.mask.sum(dim=1) / self.config.ambient.frame_rate
+        losses = {}
+        for name, (rows, nats) in self.field_nll(pages, states).items():
+            per_frame = torch.zeros_like(mask).index_add(0, rows, nats)
+            losses[name] = (per_frame * mask).view_as(conditioning.mask).sum(dim=1) / n_seconds
+        error = self.gain_error(pages, states) * conditioning.mask
+        losses["gain"] = GAIN_WEIGHT * error.sum(dim=1) / n_seconds
+        return losses
+
+    def room_contrast(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
+        """Nats a second `[B]` of the scores under the `true` room, the next row's (`shuffled`) and none (`dropped`)."""
+        next_rows = signals.rows([*range(1, signals.n_rows), 0])
+        rooms = {
+            "true": signals,
+            "shuffled": signals.exchanged(next_rows, ROOM),
+            "dropped": signals.without(ROOM),
+        }
+        found = {name: self(pages, room) for name, room in rooms.items()}
+        return {name: torch.stack([own[f] for f in FIELDS]).sum(dim=0) for name, own in found.items()}
+
+    # ---- files ----
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.norm.weight.device
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state dict."""
+        return self.state_dict()
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a composer folder: weights in 16 bits and `config.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(self.state_dict(), folder / WEIGHTS_FILE)
+        text = json.dumps(to_dict(self.config), indent=2, sort_keys=True) + "\n"
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Composer:
+        """Load a folder written by `save_pretrained`.
+
+        Raises:
+            CheckpointError: on a missing, truncated or mismatching file, named.
+        """
+        folder = Path(folder)
+        try:
+            config = from_dict(ComposerConfig, read_values(folder / CONFIG_FILE))
+        except ConfigError as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
+        composer = cls(config)
+        composer.load_weights(folder)
+        return composer.eval()
+
+    def load_weights(self, folder: Path) -> None:
+        """Load the weights of a composer folder of the same sizes.
+
+        Raises:
+            CheckpointError: on a missing, damaged or mismatching file, naming the field.
+        """
+        fill(self.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+
+
+def _sums_within(rows: Tensor, vectors: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Sums of vectors `[N, H]` in rows `[N]`, ascending: of those before each in its row, and of rows, `[n_rows, H]`."""
+    total = vectors.new_zeros(n_rows, vectors.shape[1]).index_add(0, rows, vectors)
+    if not len(rows):
+        return vectors, total
+    counts = torch.bincount(rows, minlength=n_rows)
+    firsts = counts.cumsum(0) - counts
+    place = torch.arange(len(rows), device=rows.device) - firsts[rows]
+    used = counts.nonzero()[:, 0]
+    dense_row = torch.zeros_like(counts)
+    dense_row[used] = torch.arange(len(used), device=rows.device)
+    dense = vectors.new_zeros(len(used), int(counts.max()) + 1, vectors.shape[1])
+    dense[dense_row[rows], place + 1] = vectors
+    return dense.cumsum(dim=1)[dense_row[rows], place], total

@@ -1,0 +1,164 @@
+"""Statistics of a score that need no sound: density, rests, harmony, melody, repetition."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from silent2music.arrays import DoubleArray, IntArray
+from silent2music.score import Score
+
+CHORD_SECONDS = 0.5
+"""Windows in which a chord is told from the pitches that sound."""
+
+BARS_BACK = 8
+"""Earlier bars among which the most similar one is looked for."""
+
+SAME_ONSET_SECONDS = 0.03
+"""Notes that start closer together are one onset."""
+
+NOTE_STATISTICS = (
+    "onsets_hz",
+    "notes_hz",
+    "rest_share",
+    "longest_rest_seconds",
+    "polyphony",
+    "pitch_class_bits",
+    "chord_changes_hz",
+    "melodic_interval",
+    "melodic_steps",
+    "melodic_repeats",
+    "bar_repetition",
+    "mean_velocity",
+)
+"""What `note_statistics` gives, in the order of a report."""
+
+
+def _notes(score: Score, pitched: bool) -> tuple[DoubleArray, DoubleArray, IntArray, IntArray]:
+    """Starts, ends, pitches and velocities of all notes, or of all but drums, by start."""
+    parts = [part for part in score.parts if not (pitched and part.is_drum)]
+    columns = [
+        np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)])
+        for name in ("start_seconds", "end_seconds", "pitches", "velocities")
+    ]
+    order = np.argsort(columns[0], kind="stable")
+    starts, ends, pitches, velocities = (column[order] for column in columns)
+    return starts, ends, pitches.astype(np.int64), velocities.astype(np.int64)
+
+
+def onset_times(score: Score) -> DoubleArray:
+    """Times at which notes start, those within `SAME_ONSET_SECONDS` of the one before taken as one, ascending."""
+    starts, _, _, _ = _notes(score, pitched=False)
+    kept: list[float] = []
+    for start in starts:
+        if not kept or start - kept[-1] > SAME_ONSET_SECONDS:
+            kept.append(float(start))
+    return np.array(kept)
+
+
+def note_statistics(score: Score) -> dict[str, float]:
+    """The figures `NOTE_STATISTICS` of a score; those without meaning, as of the melody of drums, are missing.
+
+    `rest_share` is the share of the time in which nothing sounds, `polyphony` the mean number of notes that sound,
+    `pitch_class_bits` the entropy of pitch classes weighted by duration, `chord_changes_hz` how often the best of 24
+    triads changes from one window to the next, `melodic_interval` the mean size in semitones between notes of the melody
+    in succession, `melodic_steps` and `melodic_repeats` the shares of those of one or two semitones and of none, and
+    `bar_repetition` the mean similarity of a bar with the most similar one before it.
+    """
+    starts, ends, _, velocities = _notes(score, pitched=False)
+    onsets = onset_times(score)
+    found = {
+        "onsets_hz": len(onsets) / score.seconds,
+        "notes_hz": len(starts) / score.seconds,
+        "polyphony": float((ends - starts).sum()) / score.seconds,
+        **_rests(starts, ends, score.seconds),
+    }
+    if len(starts):
+        found["mean_velocity"] = float(velocities.mean())
+    starts, ends, pitches, _ = _notes(score, pitched=True)
+    if len(starts):
+        weights = np.bincount(pitches % 12, weights=ends - starts, minlength=12)
+        shares = weights[weights > 0] / weights.sum()
+        found["pitch_class_bits"] = float(-(shares * np.log2(shares)).sum())
+        found["chord_changes_hz"] = _chord_changes(starts, ends, pitches, score.seconds)
+    intervals = np.abs(np.diff(melody(score)))
+    if len(intervals):
+        found["melodic_interval"] = float(intervals.mean())
+        found["melodic_steps"] = float(((intervals >= 1) & (intervals <= 2)).mean())
+        found["melodic_repeats"] = float((intervals == 0).mean())
+    repetition = bar_repetition(score)
+    if repetition is not None:
+        found["bar_repetition"] = repetition
+    return found
+
+
+def _rests(starts: DoubleArray, ends: DoubleArray, seconds: float) -> dict[str, float]:
+    """Share of the time, and longest stretch in seconds, in which nothing sounds."""
+    rests, sounding = [], 0.0
+    for start, end in [*zip(starts, ends, strict=True), (seconds, seconds)]:
+        rests.append(max(0.0, min(start, seconds) - sounding))
+        sounding = max(sounding, min(end, seconds))
+    return {"rest_share": float(sum(rests)) / seconds, "longest_rest_seconds": float(max(rests))}
+
+
+def _chord_changes(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: float) -> float:
+    """Changes a second of the triad that fits best, windows in which nothing sounds left out."""
+    n_windows = max(1, int(seconds / CHORD_SECONDS))
+    edges = np.arange(n_windows + 1) * CHORD_SECONDS
+    inside = np.minimum(ends[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
+    chroma = np.zeros((12, n_windows))
+    np.add.at(chroma, pitches % 12, np.maximum(inside, 0.0))
+    triads = np.array(
+        [
+            [pitch in {(root + i) % 12 for i in chord} for pitch in range(12)]
+            for chord in ((0, 4, 7), (0, 3, 7))
+            for root in range(12)
+        ],
+        np.float64,
+    )
+    chords = (triads @ chroma).argmax(axis=0)[chroma.sum(axis=0) > 0]
+    if len(chords) < 2:
+        return 0.0
+    return float((np.diff(chords) != 0).sum()) / (len(chords) * CHORD_SECONDS)
+
+
+def melody(score: Score) -> IntArray:
+    """Pitches of the melody in succession: of parts with that role, or else the highest note of every onset."""
+    own = [part for part in score.parts if part.role == "melody" and not part.is_drum]
+    starts, _, pitches, _ = _notes(Score(score.seconds, tuple(own)) if own else score, pitched=True)
+    found: list[int] = []
+    last = -np.inf
+    for start, pitch in zip(starts, pitches, strict=True):
+        if start - last > SAME_ONSET_SECONDS:
+            found.append(int(pitch))
+            last = start
+        else:
+            found[-1] = max(found[-1], int(pitch))
+    return np.array(found, np.int64)
+
+
+def bar_repetition(score: Score) -> float | None:
+    """Mean over bars of the Jaccard similarity with the most similar of the `BARS_BACK` bars before; None below two.
+
+    A bar is the set of its notes, each as pitch class, part and sixteenth of the bar; bars without notes do not count.
+    """
+    edges = np.append(score.bar_seconds, score.seconds)
+    bars: list[set[tuple[int, int, int]]] = []
+    for begin, end in pairwise(edges):
+        notes = set()
+        for index, part in enumerate(score.parts):
+            inside = (part.start_seconds >= begin - 1e-6) & (part.start_seconds < end - 1e-6)
+            places = np.rint((part.start_seconds[inside] - begin) / max(end - begin, 1e-3) * 16).astype(int)
+            classes = part.pitches[inside] if part.is_drum else part.pitches[inside] % 12
+            notes |= {(index, int(c), int(p)) for c, p in zip(classes, places, strict=True)}
+        if notes:
+            bars.append(notes)
+    if len(bars) < 2:
+        return None
+    best = [
+        max(len(bar & other) / len(bar | other) for other in bars[max(0, i - BARS_BACK) : i])
+        for i, bar in enumerate(bars)
+        if i
+    ]
+    return float(np.mean(best))

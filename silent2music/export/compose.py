@@ -1,0 +1,128 @@
+"""`s2m compose`: a recording of a room in, a MIDI file of the score out, with the record of how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from silent2music import audio
+from silent2music.config import ComposingConfig
+from silent2music.errors import AudioError, ConfigError, DataError
+from silent2music.export import provenance
+from silent2music.processes import Progress
+from silent2music.export.models import LazyModel
+from silent2music.files import atomic_paths
+from silent2music.score import read_midi, midi_bytes
+
+MIDI_SUFFIXES = (".mid", ".midi")
+
+
+def compose(
+    room: Path,
+    out: Path,
+    model: LazyModel,
+    composing: ComposingConfig | None = None,
+    seconds: float | None = None,
+    count: int = 1,
+    begun: Path | None = None,
+    controls: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Compose scores for one room, each written with its record, whole or not at all.
+
+    Args:
+        room: the recording.
+        out: the MIDI file; of several scores the first one's name is `out.1.mid`.
+        model: a model with a composer.
+        composing: how notes are drawn, with the seed of the first score; each next one has the next seed.
+        seconds: length of the score, by default the room's.
+        count: how many scores.
+        begun: MIDI file that is gone on with.
+        controls: what steers the composer beside the room, by name.
+        reading: as `audio.open_recording` takes it.
+        force: replace files that exist.
+        progress: told of every step.
+
+    Returns:
+        The records, as written beside the scores.
+
+    Raises:
+        AudioError: if the recording cannot be read, or an output exists or cannot be written.
+        CheckpointError: if the model has no composer.
+        ConfigError: on a length or a number of scores that is none.
+        DataError: if `begun` is no MIDI file, or longer than what is asked for.
+    """
+    composing = composing or ComposingConfig()
+    if count < 1:
+        raise ConfigError(f"--count is {count}; expected 1 or more.")
+    if seconds is not None and not audio.MIN_SECONDS <= seconds < float("inf"):
+        raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
+    numbers = [f".{take + 1}" if count > 1 else "" for take in range(count)]
+    outs = [out.with_name(out.stem + number + out.suffix) for number in numbers]
+    inputs = [room] if begun is None else [room, begun]
+    for path in outs:
+        _check_target(path, force, inputs)
+    recorded = audio.open_recording(room, **(reading or {}))
+    first = None if begun is None else read_midi(begun)
+    wanted = seconds or recorded.seconds
+    if first is not None and first.seconds >= wanted:
+        raise DataError(
+            f"{begun} lasts {first.seconds:.1f} s and the score is to last {wanted:.1f} s; give --seconds with more."
+        )
+    from silent2music.acoustics.unsuited import room_warnings
+    from silent2music.listening import Measured
+
+    measured = Measured(recorded, model.model.config.ambient)
+    records = []
+    for take, path in enumerate(outs):
+        settings = dataclasses.replace(composing, seed=composing.seed + take)
+        label = path.name
+        step = None if progress is None else lambda done, total, label=label: progress(label, done, total)
+        score = model.model.compose(
+            recorded,
+            wanted,
+            settings,
+            begun=first,
+            progress=step,
+            measured=measured,
+            **(controls or {}),
+        )
+        profile = measured.profile()
+        record = {
+            "output": {
+                "file": path.name,
+                "seconds": score.seconds,
+                "notes": score.n_notes,
+                "parts": [part.name for part in score.parts],
+            },
+            "input": provenance.described_input(room.name, room, recorded, room_warnings(recorded, profile)),
+            "model": model.described(),
+            "settings": {
+                **dataclasses.asdict(settings),
+                "controls": dict(controls or {}),
+                "seconds": wanted,
+                "continues": None if begun is None else provenance.sha256(begun),
+                **provenance.described_reading(reading or {}),
+                "device": model.device,
+            },
+            "versions": provenance.versions(),
+            "room": profile.to_dict(),
+        }
+        with atomic_paths(path, provenance.sidecar_path(path), force=force) as (midi, sidecar):
+            midi.write_bytes(midi_bytes(score))
+            record["output"]["sha256"] = provenance.sha256(midi)
+            sidecar.write_bytes(provenance.to_text(record).encode())
+        records.append(record)
+    return records
+
+
+def _check_target(out: Path, force: bool, inputs: Sequence[Path]) -> None:
+    """Refuse an output that is no MIDI file, or that exists, before any work is done for it."""
+    if out.suffix.lower() not in MIDI_SUFFIXES:
+        raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {', '.join(MIDI_SUFFIXES)}.")
+    for path in (out, provenance.sidecar_path(out)):
+        provenance.check_replaceable(path, force, inputs)

@@ -1,0 +1,367 @@
+"""A score as a composer writes it: events on the codec's frames, and what is remembered of those written before.
+
+An event is a mark of time (the start of a section, a bar or a beat) or a note, five fields of which each is a choice
+among a few: the symbol (the mark, or the instrument with its role), the place within the frame, and of a note pitch,
+length and velocity. Times are kept to a place, 10 ms at 25 frames a second, and lengths to a tenth. A composer writes in
+C major or A minor; a score is moved there to be heard, and away from there to any key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.keys import estimate_key, key_shift
+from silent2music.score import ENERGY_RATE_HZ, Part, Score
+
+N_PLACES = 4
+"""Places of an event within a codec frame."""
+
+PART_ROLES = ("bass", "harmony", "melody", "percussion", "")
+"""Roles in the order in which the notes of a frame are written: from what carries the harmony on."""
+
+N_PROGRAMS, DRUMS = 129, 128
+"""General MIDI programs, and drums, which have none."""
+
+INSTRUMENT_NAMES = (
+    """
+piano, bright piano, electric grand piano, honky-tonk piano, electric piano, chorused electric piano,
+harpsichord, clavinet, celesta, glockenspiel, music box, vibraphone, marimba, xylophone, tubular bells, dulcimer,
+drawbar organ, percussive organ, rock organ, church organ, reed organ, accordion, harmonica, bandoneon,
+nylon guitar, steel guitar, jazz guitar, clean electric guitar, muted electric guitar, overdriven guitar,
+distortion guitar, guitar harmonics, acoustic bass, fingered bass, picked bass, fretless bass, slap bass,
+popped slap bass, synth bass, second synth bass, violin, viola, cello, double bass, tremolo strings,
+pizzicato strings, harp, timpani, strings, slow strings, synth strings, second synth strings, choir, voice, synth voice,
+orchestra hit, trumpet, trombone, tuba, muted trumpet, French horn, brass, synth brass, second synth brass,
+soprano saxophone, alto saxophone, tenor saxophone, baritone saxophone, oboe, English horn, bassoon, clarinet,
+piccolo, flute, recorder, pan flute, bottle, shakuhachi, whistle, ocarina, square lead, sawtooth lead, calliope lead,
+chiff lead, charang lead, voice lead, fifths lead, bass and lead, new age pad, warm pad, polysynth pad, choir pad,
+bowed pad, metallic pad, halo pad, sweep pad, rain, soundtrack, crystal, atmosphere, brightness, goblins, echoes,
+science fiction, sitar, banjo, shamisen, koto, kalimba, bagpipe, fiddle, shehnai, tinkle bell, agogo, steel drums,
+woodblock, taiko, melodic tom, synth drum, reverse cymbal, fret noise, breath, seashore, bird, telephone, helicopter,
+applause, gunshot, drums
+""".strip()
+    .replace("\n", " ")
+    .split(", ")
+)
+"""In plain words, by program."""
+
+END, SECTION, BAR, BEAT = range(4)
+FIRST_PART = 4
+N_SYMBOLS = FIRST_PART + len(PART_ROLES) * N_PROGRAMS
+"""Symbols: the end of a frame, the marks, and `FIRST_PART + role * N_PROGRAMS + program`."""
+
+LENGTHS_SECONDS = np.geomspace(0.04, 12.0, 32)
+N_VELOCITIES = 16
+
+FIELDS = {
+    "symbol": N_SYMBOLS,
+    "place": N_PLACES,
+    "pitch": 128,
+    "length": len(LENGTHS_SECONDS),
+    "velocity": N_VELOCITIES,
+}
+"""Number of choices of each field of an event, in the order in which they are made; a mark has the first two."""
+
+Event = tuple[int, int, int, int, int]
+"""The fields; those that a mark lacks are 0."""
+
+N_KEYS = len(PART_ROLES) * 128
+"""Pitches of all roles, `role * 128 + pitch`."""
+
+N_HELD = 4 * N_KEYS
+"""Width of what `Memory` says of single notes: that one sounds, how new it is, how long it will last, and the last one
+of each role."""
+
+_DECAY_SECONDS = (1.0, 4.0, 16.0, 2.0)
+"""Over which pitch classes are forgotten: of all notes three times, then of the bass."""
+
+N_METRICAL = 19
+N_SCALARS = 12 * len(_DECAY_SECONDS) + N_METRICAL
+"""Width of what `Memory` says of the music as a whole."""
+
+
+def symbol_of(role: str, program: int, is_drum: bool) -> int:
+    """The symbol of an instrument in a role."""
+    return FIRST_PART + PART_ROLES.index(role) * N_PROGRAMS + (DRUMS if is_drum else program)
+
+
+def part_of(symbol: int) -> tuple[int, int]:
+    """Index of the role, and program, of a part's symbol."""
+    return divmod(symbol - FIRST_PART, N_PROGRAMS)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Events in the order in which they are written: by frame, then marks before notes, symbols and pitches ascending.
+
+    Attributes:
+        frames: `[N]` int64.
+        fields: `[N, 5]` int64, see `FIELDS`.
+    """
+
+    frames: IntArray
+    fields: IntArray
+
+    def slice(self, begin: int, end: int) -> Written:
+        """Events of frames `begin` to before `end`, frames counted from `begin`."""
+        first, last = np.searchsorted(self.frames, (begin, end))
+        return Written(self.frames[first:last] - begin, self.fields[first:last])
+
+    def transposed(self, semitones: int) -> Written:
+        """All but drums moved, by octaves less or more where that leaves the range of MIDI."""
+        moved = self.fields[:, 2] + semitones
+        moved = np.where(moved < 0, moved + 12, np.where(moved > 127, moved - 12, moved))
+        symbols = self.fields[:, 0]
+        pitched = (symbols >= FIRST_PART) & ((symbols - FIRST_PART) % N_PROGRAMS != DRUMS)
+        fields = self.fields.copy()
+        fields[:, 2] = np.where(pitched, moved, fields[:, 2])
+        return _ordered(self.frames, fields)
+
+
+def _ordered(frames: IntArray, fields: IntArray) -> Written:
+    """Events put in order, each note and mark of a frame once."""
+    key = (frames * N_SYMBOLS + fields[:, 0]) * 128 + fields[:, 2]
+    # Of two that are one, the first in time stays.
+    order = np.argsort(key * N_PLACES + fields[:, 1], kind="stable")
+    first = np.append(True, np.diff(key[order]) > 0) if len(order) else np.zeros(0, bool)
+    chosen = order[first]
+    return Written(frames[chosen], fields[chosen])
+
+
+def write_down(score: Score, frame_rate: float) -> Written:
+    """The events of a score, its times rounded to places.
+
+    Marks at one time are one: a section's start is a bar's too if it is one, and a bar line is a beat.
+    """
+    rows: list[IntArray] = []
+    marks = {SECTION: score.boundary_seconds, BAR: score.bar_seconds, BEAT: score.beat_seconds}
+    places = {symbol: _places(seconds, frame_rate) for symbol, seconds in marks.items()}
+    places[BEAT] = np.setdiff1d(places[BEAT], places[BAR])
+    for symbol, own in places.items():
+        zeros = np.zeros(len(own), np.int64)
+        rows.append(np.stack([own, zeros + symbol, zeros, zeros, zeros], axis=1))
+    for part in score.parts:
+        symbol = symbol_of(part.role, part.program, part.is_drum)
+        lasting = np.maximum(part.end_seconds - part.start_seconds, 1e-3)
+        lengths = np.abs(np.log(LENGTHS_SECONDS) - np.log(lasting)[:, None]).argmin(axis=1)
+        velocities = part.velocities * N_VELOCITIES // 128
+        own = _places(part.start_seconds, frame_rate)
+        rows.append(np.stack([own, np.full_like(own, symbol), part.pitches, lengths, velocities], axis=1))
+    place, symbol, *rest = np.concatenate(rows).astype(np.int64).T
+    frames, within = np.divmod(place, N_PLACES)
+    written = _ordered(frames, np.stack([symbol, within, *rest], axis=1))
+    return written.slice(0, math.ceil(score.seconds * frame_rate - 1e-6))
+
+
+def home_shift(score: Score) -> int:
+    """Semitones, -6 to 5, by which a score is moved to C major or A minor, where the composer hears and writes it.
+
+    So it need not learn every chord twelve times over; what it has written is moved to any key.
+    """
+    pitched = [part for part in score.parts if not part.is_drum]
+    if not pitched:
+        return 0
+    pitches = np.concatenate([part.pitches for part in pitched])
+    lasting = np.concatenate([part.end_seconds - part.start_seconds for part in pitched])
+    return key_shift(*estimate_key(pitches, lasting))
+
+
+def moved(event: Event, semitones: int) -> Event:
+    """An event, its pitch moved as by `Written.transposed`."""
+    symbol, place, pitch, length, velocity = event
+    if symbol < FIRST_PART or part_of(symbol)[1] == DRUMS:
+        return event
+    pitch += semitones
+    return symbol, place, pitch + 12 if pitch < 0 else pitch - 12 if pitch > 127 else pitch, length, velocity
+
+
+def _places(seconds: DoubleArray, frame_rate: float) -> IntArray:
+    return np.rint(np.asarray(seconds, np.float64) * (frame_rate * N_PLACES)).astype(np.int64)
+
+
+def read_back(written: Written, seconds: float, frame_rate: float, gain_db: Sequence[float] = ()) -> Score:
+    """The score of events.
+
+    A note ends when its part strikes the same pitch again, and at the end of the piece.
+
+    Args:
+        written: the events.
+        seconds: length of the piece.
+        frame_rate: in Hz.
+        gain_db: loudness automation of each frame, if there is any.
+    """
+    times = (written.frames * N_PLACES + written.fields[:, 1]) / (frame_rate * N_PLACES)
+    symbols = written.fields[:, 0]
+    inside = times < seconds
+    marks = {symbol: times[inside & (symbols == symbol)] for symbol in (SECTION, BAR, BEAT)}
+    parts = []
+    for symbol in np.unique(symbols[inside & (symbols >= FIRST_PART)]):
+        own = inside & (symbols == symbol)
+        order = np.argsort(times[own], kind="stable")
+        starts, (pitches, lengths, velocities) = times[own][order], written.fields[own][order, 2:].T
+        ends = np.minimum(starts + LENGTHS_SECONDS[lengths], seconds)
+        for pitch in np.unique(pitches):
+            (same,) = np.nonzero(pitches == pitch)
+            ends[same[:-1]] = np.minimum(ends[same[:-1]], starts[same[1:]])
+        role, program = part_of(int(symbol))
+        is_drum = program == DRUMS
+        parts.append(
+            Part(
+                name=INSTRUMENT_NAMES[program],
+                program=0 if is_drum else program,
+                is_drum=is_drum,
+                role=PART_ROLES[role],
+                start_seconds=starts,
+                end_seconds=ends,
+                pitches=pitches,
+                velocities=(velocities * 2 + 1) * 64 // N_VELOCITIES,
+            )
+        )
+    curve = np.zeros(0)
+    if len(gain_db):
+        at = np.arange(math.ceil(seconds * ENERGY_RATE_HZ - 1e-6)) / ENERGY_RATE_HZ
+        curve = np.interp(at, np.arange(len(gain_db)) / frame_rate, gain_db)
+    return Score(
+        seconds=seconds,
+        parts=tuple(parts),
+        gain_db=curve,
+        beat_seconds=np.union1d(marks[BAR], marks[BEAT]),
+        bar_seconds=marks[BAR],
+        boundary_seconds=marks[SECTION][marks[SECTION] > 0],
+    )
+
+
+def gain_of_frames(score: Score, begin: int, end: int, frame_rate: float) -> FloatArray:
+    """The loudness automation of a score in dB at frames `begin` to before `end`; 0 where it has none."""
+    if not len(score.gain_db):
+        return np.zeros(end - begin, np.float32)
+    at = np.arange(begin, end) / frame_rate
+    return np.interp(at, np.arange(len(score.gain_db)) / ENERGY_RATE_HZ, score.gain_db).astype(np.float32)
+
+
+@dataclass
+class _Held:
+    """A note that sounds: its key, start and end in seconds."""
+
+    key: int
+    start: float
+    end: float
+
+
+class Memory:
+    """What is remembered of the music written so far: the notes that sound, recent pitch classes, the place in the bar.
+
+    The same in training and in writing, so it is a function of the events alone.
+
+    Args:
+        frame_rate: in Hz.
+    """
+
+    def __init__(self, frame_rate: float) -> None:
+        self._rate = frame_rate
+        self.held: dict[tuple[int, int], _Held] = {}
+        """The notes that sound, by symbol and pitch."""
+        self._last: dict[int, tuple[int, float]] = {}
+        self._classes = np.zeros((len(_DECAY_SECONDS), 12))
+        self._decay = np.exp(-1.0 / (frame_rate * np.array(_DECAY_SECONDS)))[:, None]
+        self._frame = 0
+        self._section = self._bar = self._beat = self._onset = -1e3
+        self._bar_interval, self._beat_interval = 2.4, 0.6
+        self._n_beats = self._n_bars = 0
+
+    def advance(self, frame: int) -> None:
+        """Go on to a frame, and forget the notes that have ended by then."""
+        now = frame / self._rate
+        self._classes *= self._decay ** (frame - self._frame)
+        self._frame = frame
+        ended = [name for name, note in self.held.items() if note.end <= now]
+        for name in ended:
+            del self.held[name]
+
+    def write(self, event: Event) -> None:
+        """Remember an event of the present frame."""
+        symbol, place, pitch, length, _ = event
+        seconds = (self._frame + place / N_PLACES) / self._rate
+        if symbol >= FIRST_PART:
+            role, program = part_of(symbol)
+            key = role * 128 + pitch
+            self.held[symbol, pitch] = _Held(key, seconds, seconds + float(LENGTHS_SECONDS[length]))
+            self._last[role] = key, seconds
+            self._onset = seconds
+            if program != DRUMS:
+                self._classes[:3, pitch % 12] += 1.0
+                self._classes[3, pitch % 12] += role == 0
+        elif symbol == SECTION:
+            self._section, self._n_bars = seconds, 0
+        else:
+            self._beat_interval = _interval(seconds - self._beat, self._beat_interval)
+            self._beat = seconds
+            self._n_beats += 1
+            if symbol == BAR:
+                self._bar_interval = _interval(seconds - self._bar, self._bar_interval)
+                self._bar, self._n_beats = seconds, 0
+                self._n_bars += 1
+
+    def keys(self) -> tuple[list[int], list[float]]:
+        """Indices below `N_HELD` of what is known of single notes, and how much each counts."""
+        now = self._frame / self._rate
+        indices, weights = [], []
+        for note in self.held.values():
+            indices += [note.key, N_KEYS + note.key, 2 * N_KEYS + note.key]
+            weights += [1.0, math.exp(note.start - now), min(1.0, (note.end - now) / 2.0)]
+        for key, seconds in self._last.values():
+            indices.append(3 * N_KEYS + key)
+            weights.append(math.exp((seconds - now) / 4.0))
+        return indices, weights
+
+    def scalars(self) -> list[float]:
+        """`N_SCALARS` values of order one."""
+        now = self._frame / self._rate
+        values = np.log1p(self._classes).ravel().tolist()
+        for since in (self._section, self._bar, self._beat, self._onset):
+            values.append(math.log1p(min(now - since, 30.0)) / 2.0)
+        for since, interval in ((self._bar, self._bar_interval), (self._beat, self._beat_interval)):
+            phase = min((now - since) / interval, 2.0)
+            turn = 2.0 * math.pi * phase
+            values += [phase, math.sin(turn), math.cos(turn), math.sin(2 * turn), math.cos(2 * turn)]
+        values += [math.log2(self._beat_interval / 0.6), math.log2(self._bar_interval / 2.4)]
+        values += [min(self._n_beats, 8) / 4.0, min(self._n_bars, 16) / 8.0]
+        values.append(math.log1p(len(self.held)) / 2.0)
+        return values
+
+
+def _interval(seconds: float, before: float) -> float:
+    """The time between two marks, or that before them if it is none that is felt as one."""
+    return seconds if 0.1 <= seconds <= 12.0 else before
+
+
+def remembered(
+    written: Written, begin: int, end: int, frame_rate: float
+) -> tuple[list[list[int]], list[list[float]], FloatArray]:
+    """What `Memory` says before the frames `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
+    memory, position = Memory(frame_rate), 0
+    frames, events = written.frames.tolist(), written.fields.tolist()
+    indices, weights, scalars = [], [], np.empty((end - begin, N_SCALARS), np.float32)
+    for frame in range(end):
+        memory.advance(frame)
+        if frame >= begin:
+            keys = memory.keys()
+            indices.append(keys[0])
+            weights.append(keys[1])
+            scalars[frame - begin] = memory.scalars()
+        while position < len(frames) and frames[position] == frame:
+            memory.write(events[position])
+            position += 1
+    return indices, weights, scalars
+
+
+def joined(frames: Iterable[Sequence[Event]]) -> Written:
+    """The events of successive frames as one."""
+    listed = [(frame, event) for frame, events in enumerate(frames) for event in events]
+    fields = np.array([event for _, event in listed], np.int64).reshape(-1, len(FIELDS))
+    return Written(np.array([frame for frame, _ in listed], np.int64), fields)

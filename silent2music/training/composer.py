@@ -1,0 +1,127 @@
+"""Training of the composer: prepared pairs with scores in, a composer folder out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from silent2music.composer import Composer, Pages
+from silent2music.config import RecipeConfig, TrainingConfig
+from silent2music.data.shards import Batch, PairDataset
+from silent2music.errors import ConfigError
+from silent2music.model import CODEC_FOLDER, read_embedder
+from silent2music.notation import FIELDS
+from silent2music.signals import draw_kept
+from silent2music.training.learner import Learner
+from silent2music.training.running import open_run, train_steps
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+COMPOSER_FOLDER = "composer"
+N_LIMITS = 2000
+"""Scores that the limits of sampling are measured on."""
+
+N_STATISTICS = 256
+"""Rooms that standardisation is measured on."""
+
+SLOWER = {"embedder.": 0.3}
+"""Factor on the learning rate of the room's encoder where it was trained before."""
+
+
+def train_composer(
+    recipe: RecipeConfig, shards: Path, out: Path, resume: bool = False, start: Path | None = None
+) -> Path:
+    """Train a composer on prepared pairs that have scores; their sound is not needed.
+
+    Args:
+        recipe: sizes of the composer and of the room's features, and training settings.
+        shards: folder written by `data.shards.prepare`.
+        out: where state, log, TensorBoard events and the composer folder go.
+        resume: go on from the state in `out`.
+        start: a composer folder whose weights to start from, or a model folder whose encoder of the room to start
+            from; of the recipe's sizes. Fresh weights without.
+
+    Returns:
+        The composer folder, with the averaged weights of the last checkpoint.
+
+    Raises:
+        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or `start` does not fit.
+        ConfigError: if there are fewer pairs than a step uses.
+    """
+    config = recipe.training
+    dataset, validation = (
+        PairDataset(
+            shards,
+            split,
+            config.crop_seconds,
+            config.seed,
+            recipe.controls,
+            needs=("score",),
+            whole_scores=True,
+        )
+        for split in ("train", "validation")
+    )
+    accumulation = config.gradient_accumulation
+    folder = out / COMPOSER_FOLDER
+    with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
+        if len(dataset) < config.batch_size * accelerator.num_processes:
+            raise ConfigError(
+                f"{shards} has {len(dataset)} training pairs with scores; training.batch_size={config.batch_size} "
+                f"on {accelerator.num_processes} processes needs at least as many as one step uses."
+            )
+        composer = _composer_to_train(recipe, dataset, start)
+        task = _Composing(accelerator, config, composer)
+        slower = {} if start is None else SLOWER
+        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, slower)
+        train_steps(learner, accelerator, config, out, resume)
+    return folder
+
+
+def _composer_to_train(recipe: RecipeConfig, dataset: PairDataset, start: Path | None) -> Composer:
+    """The composer as training begins with it, its statistics and limits measured on the pairs."""
+    composer = Composer(replace(recipe.composer, controls=recipe.controls, ambient=recipe.ambient))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
+    if start is None:
+        examples = [dataset.crop(int(i)) for i in chosen]
+        composer.embedder.set_statistics(Batch.collate(examples).signals)
+    elif (start / CODEC_FOLDER).exists():
+        read_embedder(start, composer.embedder)
+    else:
+        composer.load_weights(start)
+    measured = np.unique(np.linspace(0, len(dataset) - 1, N_LIMITS).astype(int))
+    composer.set_limits([dataset.score(int(i)) for i in measured])
+    return composer
+
+
+class _Composing:
+    """What the composer learns, as `learner.Task`: the likelihood of scores, and their loudness automation."""
+
+    def __init__(self, accelerator: Accelerator, config: TrainingConfig, composer: Composer) -> None:
+        self.accelerator, self.config = accelerator, config
+        self.controls, self.frame_rate = composer.config.controls, composer.config.ambient.frame_rate
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Nats a second in all and by field, and the loss to be minimised, in nats a frame."""
+        n_rows, mask = len(batch.ids), batch.signals.mask
+        signals = batch.signals.kept(
+            draw_kept(self.controls, self.config.control_dropout, n_rows, mask.device)
+        )
+        pages = self._pages(batch)
+        with self.accelerator.autocast():
+            found = {name: losses.mean() for name, losses in model(pages, signals).items()}
+        figures = {"loss": torch.stack([found[name] for name in FIELDS]).sum().detach(), **found}
+        return figures, torch.stack(list(found.values())).sum() / self.frame_rate
+
+    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """As `Composer.room_contrast`."""
+        return cast(Composer, average).room_contrast(self._pages(batch), batch.signals)
+
+    def _pages(self, batch: Batch) -> Pages:
+        pages = Pages.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)
+        return pages.to(batch.signals.mask.device)

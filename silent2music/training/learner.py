@@ -1,0 +1,136 @@
+"""What trains a model on prepared pairs, whichever model it is: steps of the optimizer, averaged weights, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from silent2music.config import TrainingConfig
+from silent2music.data.shards import Batch, PairDataset, batches
+from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Task(Protocol):
+    """What a model learns."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Figures for the log, by name, and the loss to be minimised.
+
+        Args:
+            model: as accelerate has prepared it.
+            batch: on its device.
+        """
+        ...
+
+    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Losses `[B]` of the averaged weights under the `true` room, another (`shuffled`) and none (`dropped`)."""
+        ...
+
+
+class Learner:
+    """A model in training, as `running.Trained`.
+
+    Args:
+        accelerator: from `running.open_run`.
+        config: of the loop.
+        model: with `own_state` and `save_pretrained`.
+        task: what it learns.
+        dataset, validation: the pairs.
+        folder: where the averaged weights are written.
+        slower: factors on the learning rate of weights, by what their names begin with.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+        model: nn.Module,
+        task: Task,
+        dataset: PairDataset,
+        validation: PairDataset,
+        folder: Path,
+        slower: Mapping[str, float] | None = None,
+    ) -> None:
+        self.accelerator, self.config, self.folder, self.task = accelerator, config, folder, task
+        self.dataset, self.validation = dataset, validation
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                factors = [factor for begin, factor in (slower or {}).items() if name.startswith(begin)]
+                decay = config.weight_decay if weight.ndim >= 2 else 0.0
+                groups.setdefault((factors[0] if factors else 1.0, decay), []).append(weight)
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": own, "weight_decay": decay, "factor": factor}
+                for (factor, decay), own in groups.items()
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.plain: Any = accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        self.average: Any = deepcopy(self.plain).requires_grad_(False).eval()
+
+    def update(self, step: int) -> dict[str, float]:
+        """One optimizer step over all its micro-batches."""
+        config, accelerator = self.config, self.accelerator
+        rate = learning_rate(step, config.learning_rate, config.warmup_steps, config.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.model.train()
+        total: dict[str, Tensor] = {}
+        for part in range(config.gradient_accumulation):
+            batch = self._batch(step * config.gradient_accumulation + part).to(accelerator.device)
+            with accelerator.accumulate(self.model):
+                figures, wanted = self.task.losses(self.model, batch)
+                accelerator.backward(wanted)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in figures.items():
+                share = value.detach().cpu() / config.gradient_accumulation
+                total[name] = total[name] + share if name in total else share
+        update_ema(self.average, self.plain, step, config.ema_decay)
+        return {name: float(value) for name, value in total.items()} | {"rate": rate}
+
+    def _batch(self, index: int) -> Batch:
+        """The micro-batch of this process that is the run's `index`-th."""
+        world, size = self.accelerator.num_processes, self.config.batch_size
+        epoch, start = divmod(index, len(self.dataset) // (size * world))
+        return next(batches(self.dataset, size, epoch, start, self.accelerator.process_index, world))
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss of the averaged weights under the true room, another and none."""
+        device = self.accelerator.device
+        # Two rows at least, for another one's room.
+        size = min(max(2, self.config.batch_size), self.config.n_validation_pairs, len(self.validation))
+        found: dict[str, list[Tensor]] = {}
+        n_batches = max(1, self.config.n_validation_pairs // max(1, size))
+        for i, batch in enumerate(batches(self.validation, size, epoch=0)):
+            if i == n_batches:
+                break
+            batch = batch.to(device)
+            with self.accelerator.autocast():
+                contrast = self.task.contrast(self.average, batch)
+            for name, values in contrast.items():
+                found.setdefault(name, []).append(values.cpu())
+        return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
+
+    def state(self) -> tuple[Parts, Optimizers]:
+        """Weights, averaged weights and the optimizer."""
+        parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
+        return parts, {"model": (self.plain, self.optimizer)}
+
+    def save(self) -> None:
+        """The averaged weights as a model folder."""
+        self.average.save_pretrained(self.folder)
