@@ -38,6 +38,12 @@ TopP = Annotated[
     float, typer.Option("--top-p", help="Draw among the likeliest tokens of this total probability.")
 ]
 Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Ask the Hugging Face hub for a name that is no folder; else nothing is fetched."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
@@ -121,6 +127,14 @@ def write_json(path: Path | None, values: Any, force: bool = True) -> None:
 def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
     """Options of `audio.open_recording`, which counts from 0."""
     return {"strict": strict, "track": track - 1, "channel": None if channel is None else channel - 1}
+
+
+def model_folder(model: Path | None, download: bool) -> Path:
+    """The folder of the model that was named, from the hub only if that was asked for; the shipped one by default."""
+    from silent2music.config import default_model
+    from silent2music.hub import find_folder
+
+    return default_model() if model is None else find_folder(model, "model", download)
 
 
 def complain(sentence: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from silent2music.cli.common import (
     SAMPLING,
+    Download,
     JsonFile,
     PairFolder,
     Recipe,
@@ -128,6 +129,7 @@ def data_prepare(
         ),
     ] = None,
     workers: Workers = 1,
+    download: Download = False,
 ) -> None:
     """Turn pairs into codec tokens and ambient features, as Parquet shards."""
     from silent2music.codec import load_codec
@@ -135,5 +137,6 @@ def data_prepare(
 
     with progress_bar() as steps:
         told = named(steps, "pairs")
-        report = prepare(folder, out, load_codec(codec), None, workers, progress=told, n_codebooks=codebooks)
+        loaded = load_codec(codec, download)
+        report = prepare(folder, out, loaded, None, workers, progress=told, n_codebooks=codebooks)
     print(report)

@@ -17,6 +17,7 @@ from silent2music.cli.common import (
     Channel,
     Control,
     Device,
+    Download,
     Force,
     Guidance,
     JsonFile,
@@ -68,6 +69,7 @@ def infer(
     channel: Channel = None,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
     as_json: AsJson = False,
     force: Force = False,
     stream: Annotated[
@@ -98,7 +100,7 @@ def infer(
     if stream:
         from silent2music.export.streaming import send
 
-        lazy = LazyModel(model, device)
+        lazy = LazyModel(model, device, download)
         send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
         return
     jobs = plan(rooms, seed, output, out)
@@ -106,7 +108,7 @@ def infer(
     folder = (out or Path()) if is_folder else None
     outcomes = []
     with progress_bar() as steps:
-        for outcome in infer_many(jobs, LazyModel(model, device), request, force, steps, folder):
+        for outcome in infer_many(jobs, LazyModel(model, device, download), request, force, steps, folder):
             outcomes.append(outcome)
             if outcome.status == "failed":
                 complain(outcome.reason)
@@ -160,6 +162,7 @@ def demo(
     seed: Seed = SAMPLING.seed,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
     from silent2music.export.infer import DEMO_ROOM, infer_many, plan
@@ -167,7 +170,7 @@ def demo(
 
     with progress_bar() as steps:
         jobs = plan([DEMO_ROOM], seed, output)
-        (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
+        (made,) = infer_many(jobs, LazyModel(model, device, download), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
     print(f"From {DEMO_ROOM}")
@@ -197,6 +200,7 @@ def ambience(
     seed: Seed = SAMPLING.seed,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
     ] = None,
@@ -232,7 +236,7 @@ def ambience(
             rooms,
             out,
             config,
-            LazyModel(model, device),
+            LazyModel(model, device, download),
             seed,
             force,
             contact_sheet,

@@ -21,7 +21,7 @@ from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome, Progress
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, read_json
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -112,8 +112,10 @@ def infer(
     """
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
+    from silent2music.signals import check_controls
 
     sampling = model.settled(request.sampling, job.seed)
+    check_controls(model.model.config, request.controls)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     sidecar = provenance.sidecar_path(job.out)
     text = b""
@@ -170,7 +172,7 @@ def _is_left_over(job: Job, model: LazyModel) -> bool:
             music = out.read_bytes()
             return all(words.encode() in music for words in said)
         if sidecar.exists() and not out.exists():
-            record = json.loads(sidecar.read_text(encoding="utf-8"))
+            record = read_json(sidecar)
             return bool(record["output"]["file"] == out.name)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -181,7 +183,7 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
     """The record of a job's music, if it is there, whole and just what would be made now."""
     sampling = model.settled(request.sampling, job.seed)
     try:
-        record: dict[str, Any] = json.loads(provenance.sidecar_path(job.out).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(provenance.sidecar_path(job.out))
         wanted = _settings(sampling, request, record["input"]["seconds"])
         is_same = (
             all(record["settings"][name] == value for name, value in wanted.items())

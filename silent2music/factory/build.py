@@ -38,7 +38,7 @@ from silent2music.factory.scenes import (
 )
 from silent2music.factory.scores import Score, load_score
 from silent2music.factory.sources import Credit, Library, held_out, licensed, open_library
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, read_json
 from silent2music.processes import Pool
 
 Progress = Callable[[int, int], None]
@@ -276,9 +276,14 @@ def _claim(config: DataConfig, out: Path, seed: int) -> None:
     wanted = json.loads(json.dumps({"seed": seed, "data": settings.to_dict(config)}))
     path = out / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = read_json(path)
+            old, new = ({**values["data"], "seed": values["seed"]} for values in (found, wanted))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is no record of a build ({error}); choose another folder or remove it."
+            ) from error
         if found != wanted:
-            old, new = ({**values.get("data", {}), "seed": values.get("seed")} for values in (found, wanted))
             names = sorted(key for key in new if old.get(key) != new[key])
             raise DataError(
                 f"{out} was built with another {', '.join(names)}; choose another folder or the same values."

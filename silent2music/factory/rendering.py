@@ -114,6 +114,7 @@ def _synthesise(
             "synth.chorus.active": 0,
             "synth.polyphony": 128,
             "synth.lock-memory": 0,
+            "synth.default-soundfont": "",  # else it plays another one where ours cannot be loaded
         }
         arguments = [command, "-niq", "-a", "file", "-F", str(raw), "-T", "raw", "-O", "float", "-g", "0.4"]
         arguments += ["-r", str(sample_rate)]
@@ -121,8 +122,11 @@ def _synthesise(
         done = subprocess.run(
             [*arguments, str(soundfont), str(midi)], capture_output=True, encoding="utf-8", errors="replace"
         )
-        if done.returncode != 0 or not raw.is_file() or "not a SoundFont" in done.stderr:
-            reason = (done.stderr.strip().splitlines() or ["no message"])[0]
+        said = done.stderr.strip().splitlines()
+        # It ends well all the same, in silence.
+        refused = [line for line in said if "Failed to load" in line or "not a SoundFont" in line]
+        if done.returncode != 0 or not raw.is_file() or refused:
+            reason = (refused or said or ["no message"])[0]
             raise DataError(f"fluidsynth failed on {soundfont} ({reason}); is it a valid SF2 soundfont?")
         samples = np.fromfile(raw, np.float32).reshape(-1, 2).T
     lead = round(LEAD_SECONDS * sample_rate) + LATENCY_SAMPLES

@@ -27,6 +27,7 @@ from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
 from silent2music.export.ambience.space import omni, omni_of
 from silent2music.export.ambience.writing import loudness_of
+from silent2music.files import read_json
 
 MAX_LUFS_ERROR = 0.1
 PLACES = ("seam", "fold")
@@ -58,7 +59,7 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     require("librosa")
     try:
-        rooms = json.loads(path.read_text(encoding="utf-8"))["rooms"]
+        rooms = read_json(path)["rooms"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
     checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
