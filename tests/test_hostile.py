@@ -166,7 +166,8 @@ def test_hostile_input_gives_one_sentence_or_the_right_result(
     assert all(after.get(name) == digest for name, digest in before.items() if STOCK in name)
     if code:
         check_refusal(case, code, said)
-        assert after == before, "a refused command leaves everything as it was"
+        made = {path: what for path, what in after.items() if Path(path).name not in case.leaves}
+        assert made == before, "a refused command leaves everything as it was"
         assert not [w for w in warned if issubclass(w.category, UserWarning | RuntimeWarning)]
     else:
         assert case.gives == EITHER or not isinstance(case.gives, str), f"accepted; said: {said}{printed}"

@@ -119,10 +119,10 @@ def prepare(
     require("pyarrow", "train")
     root, target = Path(folder), Path(out)
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
-    meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
     marked = _fingerprints(root, read_pairs(root))
     if not marked:
         raise DataError(f"{root / MANIFEST} holds no pair; expected at least one line.")
+    meta = _open_target(target, codec, n_codebooks or codec.n_codebooks, config)
     kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked}, meta)
     todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
     faults: list[str] = []
@@ -134,6 +134,7 @@ def prepare(
                 if isinstance(result, str):
                     faults.append(result)
                 else:
+                    _claim(target, meta)
                     rows.append(result)
                     n_prepared += 1
                 if progress is not None:
@@ -167,13 +168,14 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
         raise DataError(f"{path} does not state format {FORMAT_VERSION}; prepare the pairs again.")
     for key, expected in META_TYPES.items():
-        if not isinstance(meta.get(key), expected):
-            raise DataError(f"{path} has {key} {shown(meta.get(key))}; prepare the pairs again.")
+        value = meta.get(key)
+        if not isinstance(value, expected) or (isinstance(value, int | float) and value <= 0):
+            raise DataError(f"{path} has {key} {shown(value)}; prepare the pairs again.")
     return meta
 
 
 def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientConfig) -> dict[str, Any]:
-    """Create the folder, or check that its contents fit; remove unfinished files of a killed run."""
+    """Check that what the folder holds fits; remove unfinished files of a killed run."""
     if abs(config.frame_rate - codec.frame_rate) > 1e-6:
         raise DataError(
             f"The ambient features have {config.frame_rate:g} frames per second and the codec "
@@ -198,7 +200,6 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
         },
         "controls": list(CONTROLS),
     }
-    target.mkdir(parents=True, exist_ok=True)
     if (target / META).exists():
         old = read_meta(target)
         for key, value in meta.items():
@@ -207,11 +208,16 @@ def _open_target(target: Path, codec: Codec, n_codebooks: int, config: AmbientCo
                     f"{target} was prepared with {key} {old.get(key)!r}; this run has {value!r}, "
                     "choose another folder or remove that one."
                 )
-    else:
-        (target / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     for leftover in target.glob(".s2m-*.parquet"):
         leftover.unlink()
     return meta
+
+
+def _claim(target: Path, meta: Mapping[str, Any]) -> None:
+    """Say in a folder what it is prepared with, once there is a pair to put there."""
+    if not (target / META).exists():
+        with atomic_path(target / META) as temporary:
+            temporary.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 def _fingerprints(root: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, str]]:
