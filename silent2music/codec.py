@@ -294,11 +294,14 @@ def _encodec_model(settings: Mapping[str, Any]) -> Any:
     from transformers import EncodecConfig, EncodecModel
 
     for name, value in settings.items():
-        most = MAX_LAYERS if "layers" in name else MAX_SETTING
+        least, most = int("ratio" in name), MAX_LAYERS if "layers" in name else MAX_SETTING
         for number in value if isinstance(value, list) else (value,):
-            if isinstance(number, int | float) and not 0 <= number <= most:
-                raise ConfigError(f"{name} is {shown(value)}; expected 0 to {most}")
-    return EncodecModel(EncodecConfig.from_dict(dict(settings)))
+            if isinstance(number, int | float) and not least <= number <= most:
+                raise ConfigError(f"{name} is {shown(value)}; expected {least} to {most}")
+    try:
+        return EncodecModel(EncodecConfig.from_dict(dict(settings)))
+    except Exception as error:  # the library's own checks raise what they like
+        raise ConfigError(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 
 MAX_SETTING, MAX_LAYERS = 768_000, 64

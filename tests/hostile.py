@@ -415,11 +415,8 @@ def values_of_settings() -> Iterator[Case]:
     for section, key, values in BAD_VALUES:
         for value in values:
             words = ("--set", f"{section}.{key}={value}")
-            command, setup = (
-                (AMBIENCE, nothing)
-                if section == "ambience"
-                else (TRAIN, written("recipe.toml", "[training]\nbatch_size = 1\n"))
-            )
+            recipe = written("recipe.toml", "[training]\nbatch_size = 1\n")
+            command, setup = (AMBIENCE, nothing) if section == "ambience" else (TRAIN, recipe)
             yield Case(f"value/{section}.{key}={value}", (*command, *words), setup, key)
     for key, values in CODEC_VALUES:
         for value in values:
@@ -623,7 +620,7 @@ MODEL_VALUES = {
     "ambient.lookahead_seconds": (1e999, -1, 10**9),
     "ambient.kernel_size": (0, 10**9, 8),
     "ambient": (7, None, {"colour": "red"}),
-    "guidance": ("strong", 1e999, -1, 1e39, None, "del"),
+    "guidance": ("strong", 1e999, -1, 1e39, None),
     "controls": (["x"], "room_frames", [1], 7),
     "codec_checksum": ("0" * 16, 7),
     "unknown": (1,),
