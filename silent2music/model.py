@@ -295,7 +295,10 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def encode(self, music: RecordingLike, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
-        recorded = read(music) if isinstance(music, Path | str) else _recorded(music, sample_rate)
+        if isinstance(music, Path | str):
+            recorded: Recorded = read(music, mono=True)
+        else:
+            recorded = _recorded(music, sample_rate)
         mono = recorded.whole().mono()
         samples = np.repeat(mono.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
         codes = self.codec.encode(

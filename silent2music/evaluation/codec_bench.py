@@ -163,7 +163,7 @@ def run_bench(
 
 def _middle(file: Path, sample_rate: int, seconds: float) -> FloatArray:
     """`[N]`, the middle of a file."""
-    samples = audio.read(file).mono().resampled(sample_rate).samples[0]
+    samples = audio.read(file, mono=True).resampled(sample_rate).samples[0]
     start = max(0, (len(samples) - round(seconds * sample_rate)) // 2)
     return np.ascontiguousarray(samples[start : start + round(seconds * sample_rate)])
 
