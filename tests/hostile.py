@@ -292,9 +292,9 @@ def odd_recordings(rng: random.Random) -> Iterator[Case]:
     yield Case("recording/empty", (*ANALYZE, "room.wav"), written("room.wav", b""), "is empty")
     for rate, n_channels in ((48_000, 64), (8_000, 255)):
         head = wave(b"\0\0", rate=rate, n_channels=n_channels, data_size=2**32 - 1)
-        size = 44 + 2 * n_channels * rate * 6
+        size = 44 + 2 * n_channels * rate * 2
         setup = sparse("room.wav", head, size)
-        yield Case(f"recording/{n_channels} channels of 6 s", (*ANALYZE, "room.wav"), setup, 6.0)
+        yield Case(f"recording/{n_channels} channels of 2 s", (*ANALYZE, "room.wav"), setup, 2.0)
 
 
 # ---- settings ----

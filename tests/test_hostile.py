@@ -23,6 +23,8 @@ from rooms import steps_room
 from silent2music.audio import Waveform, write
 from silent2music.cli import main
 
+pytestmark = pytest.mark.slow  # one to two minutes in all
+
 SECONDS_AT_MOST = 60
 BYTES_AT_MOST = 6 * 2**30
 
