@@ -104,7 +104,7 @@ class Block(nn.Module):
         super().__init__()
         self.n_heads, self.head_dim = config.n_heads, config.head_dim
         self.n_rotary = config.head_dim // 2
-        hidden = int(config.dim * config.ffn_multiple * 2 / 3) // 16 * 16
+        hidden = config.hidden_dim
         self.attention_norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
@@ -165,7 +165,8 @@ class Decoder(nn.Module):
             )
         if config.dim % config.n_heads or config.head_dim % 4:
             raise ConfigError(
-                f"decoder.dim={config.dim} does not split into {config.n_heads} heads of a width divisible by 4."
+                f"decoder.dim={config.dim} does not split into n_heads={config.n_heads} heads of a width divisible "
+                "by 4."
             )
         self.config = config
         self.pattern = DelayPattern(config.n_codebooks, filler=config.codebook_size)

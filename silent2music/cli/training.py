@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import Recipe, Resume, Set, progress_bar, settings_of
+from silent2music.cli.common import Download, Recipe, Resume, Set, progress_bar, settings_of
 from silent2music.errors import require
 
 
@@ -20,13 +20,17 @@ def train(
         Path | None, typer.Option("--start", help="Model folder to fine-tune, of the recipe's sizes.")
     ] = None,
     resume: Resume = False,
+    download: Download = False,
     overrides: Set = None,
 ) -> None:
     """Train the model; `accelerate launch -m silent2music.cli train ...` takes the same."""
     require("accelerate")
+    from silent2music.hub import find_folder
     from silent2music.training.loop import train as run
 
-    print(run(settings_of(recipe, overrides), shards, codec, out, resume, start))
+    settings, codec = settings_of(recipe, overrides), find_folder(codec, "codec", download)
+    start = None if start is None else find_folder(start, "model", download)
+    print(run(settings, shards, codec, out, resume, start))
 
 
 def run_recipe(

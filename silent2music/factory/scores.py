@@ -42,6 +42,9 @@ INSTRUMENT_NAMES = re.compile(
 
 MIN_PHRASE_BEATS = 6
 
+MAX_QUARTERS = 50_000
+"""Some seven hours; a single event may claim to last for 268 million ticks."""
+
 
 @dataclass(frozen=True)
 class ScorePart:
@@ -158,6 +161,11 @@ def load_score(path: Path) -> SourceScore:
         raw = symusic.Score(path)
     except Exception as error:
         raise DataError(f"{path} cannot be read as MIDI ({error}); export it again.") from error
+    if raw.tpq < 1 or int(raw.end()) > MAX_QUARTERS * raw.tpq:
+        raise DataError(
+            f"{path} has {raw.tpq} ticks a quarter and lasts {int(raw.end())} ticks; expected 1 or more, and at most "
+            f"{MAX_QUARTERS} quarters: export it again."
+        )
     tracks = [track for track in raw.tracks if len(track.notes) and not track.is_drum]
     if not tracks:
         raise DataError(f"{path} holds no notes; expected a score with at least one pitched part.")

@@ -25,7 +25,7 @@ from silent2music.bandwidth import (
 from silent2music.codec import Codec
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.phase import stft
-from silent2music.training.codec import Progress
+from silent2music.processes import FractionProgress
 
 NONE_DBFS = -95.0
 """Energy of a band of 1 kHz below which the original has none: how much less does not matter."""
@@ -53,7 +53,7 @@ def fit_extension(
     codec: Codec,
     seed: int = 0,
     max_hours: float = 1.0,
-    progress: Progress | None = None,
+    progress: FractionProgress | None = None,
 ) -> BandExtension:
     """Fit the extension of a codec's sound to 48 kHz.
 
