@@ -148,7 +148,7 @@ FORMATS = {
 HEADER_BYTES = 96
 """How much of a file is changed at random: its headers, and a little sound."""
 
-ANALYZE = ("analyze", "--json", "out.json")
+ANALYZE = ("analyze", "--json")
 
 
 def changed(
@@ -663,6 +663,40 @@ def folders(rng: random.Random) -> Iterator[Case]:
     yield Case("model/codec is a file", infer, both(model, written("model/codec", "x")), "codec")
 
 
+def extensions(rng: random.Random) -> Iterator[Case]:
+    """What may be wrong with what continues a codec's sound above 12 kHz."""
+    from safetensors.numpy import save
+
+    from silent2music.bandwidth import EXTENSION_FILE, HIGH_HZ, N_LOW_BANDS
+
+    name, file = r"extension\.safetensors", f"codec/{EXTENSION_FILE}"
+    good = np.zeros((2 * N_LOW_BANDS + 1, len(HIGH_HZ) - 1), np.float16)
+    files: dict[str, tuple[bytes, str | bool]] = {
+        "good": (save({"weights": good}), True),
+        "cut": (save({"weights": good})[:-10], name),
+        "empty": (b"", name),
+        "a pickle": (pickle.dumps(Payload()), name),
+        "NaN": (save({"weights": good + np.float16("nan")}), "finite"),
+        "another shape": (save({"weights": good[:7]}), "shape"),
+        "another name": (save({"a\nb" * 999: good}), name),
+        "with more": (save({"weights": good, **{f"w{i}": good for i in range(99)}}), name),
+        "a tensor of an exabyte": (
+            safetensors_header({"weights": {"dtype": "F16", "shape": [10**18], "data_offsets": [0, 4]}}),
+            name,
+        ),
+    }
+    for number in range(4):
+        files[f"another header, {number}"] = changed(save({"weights": good}), rng, 3, 0, 80), EITHER
+    for what, (data, gives) in files.items():
+        yield Case(f"extension/{what}", ROUNDTRIP, copied("codec", written(file, data)), gives)
+    for what, setup in {
+        "a pipe": fifo(file),
+        "a device": link(file, "/dev/zero"),
+        "a folder": lambda folder: (folder / file).mkdir(),
+    }.items():
+        yield Case(f"extension/{what}", ROUNDTRIP, copied("codec", setup), name)
+
+
 def encodec_folders() -> Iterator[Case]:
     """Folders of EnCodec: whose weights are a pickle, whose config is absurd, whose name is a hub's."""
     config = {"model_type": "encodec", "architectures": ["EncodecModel"]}
@@ -877,7 +911,7 @@ def shards(rng: random.Random) -> Iterator[Case]:
         ),
         "codes missing": (
             table_of(_column_as("codes", lambda c, n: arrow.nulls(n, arrow.list_(arrow.int16())))),
-            name,
+            "no pair with codes",
         ),
         "codes too high": (table_of(_column_as("codes", _codes_as(99))), name),
         "codes below 0": (table_of(_column_as("codes", _codes_as(-1))), name),
@@ -1074,6 +1108,7 @@ def cases(seed: int = SEED) -> list[Case]:
         *values_of_settings(),
         *options(),
         *folders(rng),
+        *extensions(rng),
         *encodec_folders(),
         *names_of_models(),
         *pairs(),

@@ -173,7 +173,7 @@ def test_hostile_input_gives_one_sentence_or_the_right_result(
         assert not [w for w in warned if issubclass(w.category, UserWarning | RuntimeWarning)]
     else:
         assert case.gives == EITHER or not isinstance(case.gives, str), f"accepted; said: {said}{printed}"
-        check_result(case, said)
+        check_result(case, printed, said)
 
 
 def check_refusal(case: Case, code: int, said: str) -> None:
@@ -188,11 +188,11 @@ def check_refusal(case: Case, code: int, said: str) -> None:
         assert re.search(case.gives, sentence), sentence
 
 
-def check_result(case: Case, said: str) -> None:
+def check_result(case: Case, printed: str, said: str) -> None:
     """What `analyze` found is finite and, where it is known, of the length that is there."""
     if case.command[0] != "analyze":
         return
-    profile = json.loads(Path("out.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    profile = json.loads(printed, parse_constant=pytest.fail)
     assert 0.5 <= profile["seconds"] < 3600
     if isinstance(case.gives, float):
         # A recording of which a part is missing is used as far as it goes, and that is said.
