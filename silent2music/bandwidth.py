@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
-from silent2music.errors import AudioError, CheckpointError
+from silent2music.errors import AudioError, CheckpointError, shown
 from silent2music.phase import inverse_stft, stft
 from silent2music.weights import read_weights, write_weights
 
@@ -157,7 +157,7 @@ class BandExtension:
         tensors = read_weights(file)
         if set(tensors) != {"weights"}:
             raise CheckpointError(
-                f"{file} holds {sorted(tensors)}; expected 'weights' alone: fit it again by 's2m codec fit-band'."
+                f"{file} holds {shown(sorted(tensors))}; expected 'weights' alone: fit it again by 's2m codec fit-band'."
             )
         try:
             return cls(tensors["weights"].float())

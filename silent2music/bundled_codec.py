@@ -25,7 +25,7 @@ from torch.nn import functional
 from silent2music.bandwidth import BandExtension
 from silent2music.config import CodecConfig
 from silent2music.correction import SILENCE_NORM, SpectrumCorrection
-from silent2music.errors import AudioError, ConfigError
+from silent2music.errors import AudioError
 from silent2music.phase import context_frames, rebuild, stft
 from silent2music.weights import as_stored
 
@@ -58,9 +58,6 @@ class BundledCodec(nn.Module):
     other codebooks quantise the residual divided by it, so that a quiet frame is coded as finely as a loud one and a
     wrong code can never be loud in it. Entry `SILENCE_CODE` is zero with scale zero.
 
-    Raises:
-        ConfigError: if the hop does not divide the window.
-
     Attributes:
         components: `[P, F]`, orthonormal rows, `F = frames_per_code * (n_fft / 2 + 1)`.
         codebooks: `[K, V, P]`.
@@ -77,10 +74,6 @@ class BundledCodec(nn.Module):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        if config.n_fft % config.hop or config.n_fft % 2:
-            raise ConfigError(
-                f"codec.hop is {config.hop}; expected a divisor of the even codec.n_fft {config.n_fft}."
-            )
         self.config = config
         self.sample_rate, self.frame_rate = config.sample_rate, config.frame_rate
         self.n_codebooks, self.codebook_size = config.n_codebooks, config.codebook_size

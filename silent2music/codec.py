@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -20,9 +21,10 @@ from torch.nn import functional
 from silent2music.bandwidth import BandExtension
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, shown
 from silent2music.files import atomic_path, remove_leavings
-from silent2music.weights import fill, read_weights, write_weights
+from silent2music.hub import find_folder
+from silent2music.weights import build, fill, read_weights, write_weights
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -231,19 +233,19 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
         file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def load_codec(folder: Path | str) -> Codec:
-    """Read what `save_codec` wrote, or a folder or hub name of official EnCodec weights.
+def load_codec(name: Path | str, download: bool = False) -> Codec:
+    """Read what `save_codec` wrote, or a folder of official EnCodec weights.
 
-    A hub name (`facebook/encodec_24khz`), or `encodec_24khz` or `encodec_32khz` for short, is fetched by
-    `transformers`; nothing else is ever fetched.
+    Args:
+        name: of the folder. With `download` it may be a repository of the Hugging Face hub, such as
+            `facebook/encodec_24khz`, or `encodec_24khz` or `encodec_32khz` for short.
+        download: ask the hub if there is no such folder.
 
     Raises:
         CheckpointError: if a file is missing, truncated or does not fit, naming file and field.
     """
-    if str(folder) in HUB_NAMES or (not Path(folder).exists() and str(folder) in HUB_NAMES.values()):
-        return _load_pretrained(HUB_NAMES.get(str(folder), str(folder)))
-    folder = Path(folder)
-    file = folder / CONFIG_FILE
+    folder = find_folder(name, "codec", download)
+    file, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not file.exists():
         raise CheckpointError(
             f"{file} is missing; expected a codec folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
@@ -253,21 +255,17 @@ def load_codec(folder: Path | str) -> Codec:
     except ConfigError as error:
         raise CheckpointError(f"{error} Get the folder again.") from error
     if values.get("model_type") == "encodec":
-        return _load_pretrained(str(folder))
+        return EncodecCodec(_pretrained(folder, values))
     kind = values.get("kind")
-    if kind not in CODECS:
-        raise CheckpointError(f"{file}: field 'kind' is {kind!r}; expected one of {', '.join(CODECS)}.")
-    try:
-        codec = CODECS[kind](values)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{file}: the settings do not fit this version ({error}); get the folder again."
-        ) from error
-    fill(codec.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    if not isinstance(kind, str) or kind not in CODECS:
+        raise CheckpointError(f"{file}: field 'kind' is {shown(kind)}; expected one of {', '.join(CODECS)}.")
+    with _fitting(file):
+        codec = build(lambda: CODECS[kind](values), weights)
+    fill(codec.state_dict(), read_weights(weights), weights)
     stated, found = values.get("checksum"), cast(Codec, codec).token_checksum()
     if stated != found:
         raise CheckpointError(
-            f"{file}: field 'checksum' is {stated!r} and {WEIGHTS_FILE} has {found!r}; "
+            f"{file}: field 'checksum' is {shown(stated)} and {WEIGHTS_FILE} has {found!r}; "
             "the two files do not belong together, get the folder again."
         )
     loaded = cast(Codec, codec.eval())
@@ -275,12 +273,49 @@ def load_codec(folder: Path | str) -> Codec:
     return loaded
 
 
+@contextmanager
+def _fitting(file: Path) -> Iterator[None]:
+    """Name the config in what its settings raise; those of other programs are checked by nobody before."""
+    try:
+        yield
+    except _MISFITS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CheckpointError(
+            f"{file}: the settings do not fit this version ({reason}); get the folder again."
+        ) from error
+
+
+_MISFITS = (
+    *(ConfigError, SafetensorError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
+
+
 def _make_encodec(values: Mapping[str, Any]) -> nn.Module:
+    return EncodecCodec(_encodec_model(values["model"]), int(values["n_codebooks"]))
+
+
+def _encodec_model(settings: Mapping[str, Any]) -> Any:
+    """EnCodec of `transformers` by its config, with weights at random.
+
+    Raises:
+        ConfigError: if a number in the config cannot be meant.
+    """
     from transformers import EncodecConfig, EncodecModel
 
-    return EncodecCodec(
-        EncodecModel(EncodecConfig.from_dict(dict(values["model"]))), int(values["n_codebooks"])
-    )
+    for name, value in settings.items():
+        least, most = int("ratio" in name), MAX_LAYERS if "layers" in name else MAX_SETTING
+        for number in value if isinstance(value, list) else (value,):
+            if isinstance(number, int | float) and not least <= number <= most:
+                raise ConfigError(f"{name} is {shown(value)}; expected {least} to {most}")
+    try:
+        return EncodecModel(EncodecConfig.from_dict(dict(settings)))
+    except Exception as error:  # the library's own checks raise what they like
+        raise ConfigError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+
+
+MAX_SETTING, MAX_LAYERS = 768_000, 64
+"""No number in a config of EnCodec is more: the highest is a sample rate."""
 
 
 CODECS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
@@ -290,20 +325,54 @@ CODECS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
 }
 """Codecs by kind: from the values of a `config.json` to the codec, its weights still to be loaded."""
 
-HUB_NAMES = {"encodec_24khz": "facebook/encodec_24khz", "encodec_32khz": "facebook/encodec_32khz"}
-"""Official EnCodec weights by short name."""
 
-
-def _load_pretrained(name: str) -> EncodecCodec:
+def _pretrained(folder: Path, values: Mapping[str, Any]) -> Any:
+    """Official EnCodec weights: as safetensors, for the others are pickles, which may run any program."""
     from transformers import EncodecModel
 
-    try:
-        return EncodecCodec(EncodecModel.from_pretrained(name))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    weights = folder / WEIGHTS_FILE
+    pickles = [
+        path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".th", ".ckpt")
+    ]
+    if pickles and not weights.exists():
         raise CheckpointError(
-            f"{name} cannot be loaded as an EnCodec model ({reason}); check the name."
-        ) from error
+            f"{folder / pickles[0]} is a pickle, which may run any program when it is opened; expected "
+            f"{WEIGHTS_FILE}: get the weights as safetensors."
+        )
+    with _fitting(folder / CONFIG_FILE):
+        with torch.device("meta"):
+            n_asked = sum(tensor.numel() for tensor in _encodec_model(values).state_dict().values())
+        if not weights.is_file() or n_asked > weights.stat().st_size:
+            raise CheckpointError(
+                f"{weights} does not hold the {n_asked} weights that {CONFIG_FILE} asks for; get the folder again."
+            )
+        with _quiet_transformers():
+            model, report = EncodecModel.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+    if report["missing_keys"]:
+        name = sorted(report["missing_keys"])[0]
+        raise CheckpointError(f"Weight '{name}' is missing from {weights}; get the folder again.")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(f"Weight '{name}' in {weights} is not finite; get the folder again.")
+    return model
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the bars and reports of `transformers`, which would stand before our sentence."""
+    from transformers.utils import logging
+
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 # Piece by piece

@@ -43,7 +43,7 @@ from silent2music.notation import (
 )
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals
-from silent2music.weights import fill, read_weights, write_weights
+from silent2music.weights import build, fill, read_weights, write_weights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -428,7 +428,10 @@ class Composer(nn.Module):
             config = from_dict(ComposerConfig, read_values(folder / CONFIG_FILE))
         except ConfigError as error:
             raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
-        composer = cls(config)
+        try:
+            composer = build(lambda: cls(config), folder / WEIGHTS_FILE)
+        except ConfigError as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
         composer.load_weights(folder)
         return composer.eval()
 

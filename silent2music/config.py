@@ -8,7 +8,6 @@ properties.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tomllib
 import types
@@ -18,46 +17,71 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, shown
+from silent2music.files import malformed, parse_json, read_small
 
 T = TypeVar("T")
 
-INF = math.inf
 ABOVE_0 = math.ulp(0.0)
+
+MOST = 1e9
+"""The bound of settings that `_BOUNDS` does not name."""
+
+MOST_CODEC_WEIGHTS = 2**28
+"""Of the bundled codec, a hundred times those of the one that ships."""
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     name: (low, high)
     for low, high, names in (
-        (1, INF, "batch_size beats_per_bar candidates codebook_dim codebook_size dim discriminator_filters"),
-        (
-            1,
-            INF,
-            "attention_window frames_per_code gradient_accumulation hop kernel_size n_candidates n_codebooks writer_dim",
-        ),
-        (
-            1,
-            INF,
-            "n_components n_fft n_filters n_heads n_layers n_mels n_validation_crops n_validation_pairs",
-        ),
-        (1, INF, "sample_rate validate_every variations workers"),
-        (ABOVE_0, INF, "cached_minutes crop_seconds ffn_multiple frame_rate gradient_clip max_seconds"),
-        (ABOVE_0, INF, "min_music_seconds min_silence_seconds rope_base seconds selfplay_beta"),
-        (ABOVE_0, 1, "power top_p"),
+        # Sizes of networks and codecs: more than anybody has, and less than what a machine dies of.
+        (1, 65_536, "codebook_dim codebook_size dim hop n_components writer_dim"),
+        (2, 65_536, "n_fft"),
+        (0, 65_536, "correction_dim"),
+        (1, 4096, "discriminator_filters n_filters ratios"),
+        (1, 1024, "kernel_size n_candidates n_heads n_mels"),
+        (0, 1024, "n_global_tokens griffin_lim_iterations"),
+        (1, 256, "frames_per_code n_codebooks n_layers"),
+        (0, 256, "decoder_layers"),
+        (1, 1e6, "attention_window"),
+        (1000, 768_000, "sample_rate"),
+        (ABOVE_0, 1000, "frame_rate"),
+        (ABOVE_0, 64, "ffn_multiple"),
+        (ABOVE_0, 1e12, "rope_base"),
+        (ABOVE_0, 1, "power"),
+        # Training.
+        (1, 65_536, "batch_size gradient_accumulation"),
+        (0, 100, "learning_rate weight_decay"),
+        (ABOVE_0, 1e6, "gradient_clip"),
+        (1, MOST, "validate_every"),
+        (1, 1e6, "n_validation_crops n_validation_pairs"),
+        (ABOVE_0, 1000, "selfplay_beta"),
         (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
-        (0, 0.5, "tempo_tolerance"),
-        (0, 2**63 - 1, "seed"),
-        (0, 100, "guidance temperature"),
+        (0, 1e6, "checkpoint_minutes max_minutes"),
+        (ABOVE_0, 1e5, "cached_minutes"),
+        # Lengths and levels of sound.
+        (ABOVE_0, 3600, "crop_seconds max_seconds min_music_seconds min_silence_seconds seconds"),
+        (0, 3600, "crossfade_seconds lookahead_seconds max_extension"),
         (-120, 0, "level_min_dbfs level_max_dbfs quiet_db"),
+        (0, 120, "above_floor_db below_music_db"),
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
+        # Drawing, loops, and how much of all.
+        (0, 100, "guidance temperature"),
+        (ABOVE_0, 1, "top_p"),
+        (1, 1024, "candidates variations workers"),
+        (1, 64, "beats_per_bar"),
+        (0, 1024, "bars"),
+        (0, 0.5, "tempo_tolerance"),
+        (0, 1e6, "codec_hours hours n_eval"),
+        (0, 2**63 - 1, "seed"),
     )
     for name in names.split()
 }
-"""What numbers are at least (`ABOVE_0`: more than 0) and at most, by setting; all others are 0 or more."""
+"""What numbers are at least (`ABOVE_0`: more than 0) and at most, by setting; all others are 0 to `MOST`."""
 
 
 def _check_bounds(config: Any, section: str, **own: tuple[float, float]) -> None:
-    """Refuse settings that are out of `_BOUNDS` or not finite; those that are None are not given and not checked.
+    """Refuse settings that are out of `_BOUNDS`, NaN among them; those that are None are not given and not checked.
 
     Args:
         config: the settings.
@@ -69,13 +93,16 @@ def _check_bounds(config: Any, section: str, **own: tuple[float, float]) -> None
     """
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
-        low, high = own.get(field_.name) or _BOUNDS.get(field_.name, (0, INF))
-        for number in value.values() if isinstance(value, dict) else (value,):
-            if isinstance(number, int | float) and not (low <= number <= high and math.isfinite(number)):
-                expected = "more than 0" if low == ABOVE_0 else f"{low} or more"
-                if high < INF:
-                    expected = expected.removesuffix(" or more") + f" to {high}"
-                raise ConfigError(f"{section}{field_.name} is {number}; expected {expected}.")
+        low, high = own.get(field_.name) or _BOUNDS.get(field_.name, (0, MOST))
+        values = (
+            value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        )
+        for number in values:
+            if isinstance(number, int | float) and not low <= number <= high:
+                expected = (
+                    f"more than 0 and at most {high:.15g}" if low == ABOVE_0 else f"{low} to {high:.15g}"
+                )
+                raise ConfigError(f"{section}{field_.name} is {shown(number)}; expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -101,6 +128,18 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "codec.")
+        if self.n_fft % self.hop or self.n_fft % 2:
+            raise ConfigError(
+                f"codec.hop is {self.hop}; expected a divisor of the even codec.n_fft {self.n_fft}."
+            )
+        n_features = self.frames_per_code * (self.n_fft // 2 + 1)
+        n_weights = self.n_components * (n_features + self.n_codebooks * self.codebook_size)
+        if n_weights > MOST_CODEC_WEIGHTS:
+            raise ConfigError(
+                f"codec.n_components={self.n_components} with n_codebooks={self.n_codebooks}, "
+                f"codebook_size={self.codebook_size} and n_fft={self.n_fft} makes {n_weights} weights; expected at "
+                f"most {MOST_CODEC_WEIGHTS}."
+            )
 
     @property
     def samples_per_code(self) -> int:
@@ -126,6 +165,8 @@ class SeanetConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "seanet.")
+        if not self.ratios:
+            raise ConfigError("seanet.ratios is empty; expected the stride of each layer.")
 
     @property
     def samples_per_code(self) -> int:
@@ -150,6 +191,10 @@ class AmbientConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "ambient.")
+        if self.kernel_size % 2 == 0 or self.n_fft % 2:
+            raise ConfigError(
+                f"ambient.kernel_size is {self.kernel_size} and n_fft {self.n_fft}; expected an odd and an even number."
+            )
 
 
 @dataclass(frozen=True)
@@ -169,11 +214,25 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "decoder.")
+        if self.hidden_dim < 1:
+            raise ConfigError(
+                f"decoder.ffn_multiple is {self.ffn_multiple}, too little for dim={self.dim}; raise it."
+            )
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the gated MLP."""
+        return _hidden_dim(self.dim, self.ffn_multiple)
+
+
+def _hidden_dim(dim: int, multiple: float) -> int:
+    """Width of a gated MLP with as many weights as a plain one of `multiple * dim`, a multiple of 16."""
+    return int(dim * multiple * 2 / 3) // 16 * 16
 
 
 ROOM_CONTROLS = ("room_frames", "room_scalars")
@@ -323,6 +382,11 @@ class ComposerConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.n_heads
+
+    @property
+    def hidden_dim(self) -> int:
+        """Width of the gated MLP."""
+        return _hidden_dim(self.dim, self.ffn_multiple)
 
 
 @dataclass(frozen=True)
@@ -508,7 +572,7 @@ class RunConfig:
     n_eval: int = 128
 
     def __post_init__(self) -> None:
-        _check_bounds(self, "run.", n_codebooks=(0, INF))
+        _check_bounds(self, "run.", n_codebooks=(0, 256))
 
 
 @dataclass(frozen=True)
@@ -618,17 +682,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         >>> from_dict(DecoderConfig, {"dim": 64}).dim
         64
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'The settings'} is {shown(values)}; expected a table of settings.")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(typing.cast(Any, cls))]
     known: dict[str, Any] = {}
     for key, value in values.items():
         label = f"{where}.{key}" if where else key
         if key not in names:
-            raise ConfigError(f"Unknown setting '{label}'; expected one of {', '.join(names)}.")
+            raise ConfigError(f"Unknown setting {shown(label)}; expected one of {', '.join(names)}.")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"Setting '{label}' is {value!r}; expected a table of settings.")
+                raise ConfigError(f"Setting '{label}' is {shown(value)}; expected a table of settings.")
             known[key] = from_dict(typing.cast(type, hint), value, label)
         else:
             known[key] = _as_type(value, hint, label)
@@ -644,7 +710,8 @@ def _as_type(value: Any, hint: Any, label: str) -> Any:
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
         origin = typing.get_origin(hint)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        # Of more digits than a float has room for, none is expected.
+        return float(value) if abs(value) < 2**1000 else math.inf if value > 0 else -math.inf
     if origin is tuple and isinstance(value, str):
         value = (value,) if value else ()
     if origin is tuple and isinstance(value, list | tuple):
@@ -655,8 +722,15 @@ def _as_type(value: Any, hint: Any, label: str) -> Any:
         return {str(k): _as_type(v, item, f"{label}.{k}") for k, v in value.items()}
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        raise ConfigError(f"Setting '{label}' is {value!r}; expected {getattr(hint, '__name__', hint)}.")
+        raise ConfigError(f"Setting '{label}' is {shown(value)}; expected {getattr(hint, '__name__', hint)}.")
+    if isinstance(value, str) and ("\0" in value or not _is_text(value)):
+        raise ConfigError(f"Setting '{label}' is {shown(value)}; expected text that can be written.")
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text has no lone surrogate, which no file can hold."""
+    return value.encode(errors="replace") == value.encode(errors="surrogatepass")
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -665,16 +739,16 @@ def read_values(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it is missing or malformed.
     """
+    expected = "expected TOML or JSON settings"
     try:
-        text = path.read_text(encoding="utf-8")
+        data = read_small(path)
+        values = parse_json(data) if path.suffix == ".json" else tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); expected a settings file.") from error
-    try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} is malformed ({error}); expected TOML or JSON settings.") from error
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); {expected}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is malformed ({malformed(error)}); {expected}.") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {type(values).__name__}; expected a table of settings.")
+        raise ConfigError(f"{path} holds a {type(values).__name__}; expected a table of settings.")
     return values
 
 
@@ -685,23 +759,26 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         >>> apply_overrides({"decoder": {"dim": 320}}, ["decoder.dim=64"])
         {'decoder': {'dim': 64}}
     """
-    result: dict[str, Any] = json.loads(json.dumps(values))
+    result = dict(values)
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator or not name:
-            raise ConfigError(f"Override '{override}' is not of the form section.key=value.")
+            raise ConfigError(f"Override {shown(override)} is not of the form section.key=value.")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = text
         *sections, key = name.strip().split(".")
         table = result
         for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
+            inner = table.get(section, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(
-                    f"Override '{override}' goes through '{section}', which is a value, no table."
+                    f"Override {shown(override)} goes through '{section}', which is a value, no table."
                 )
+            # The tables on the way are copied, so that those given stay as they are.
+            table[section] = dict(inner)
+            table = table[section]
         table[key] = value
     return result
 

@@ -118,7 +118,7 @@ class BlockSizes(Protocol):
         """Width of a head."""
 
     @property
-    def ffn_multiple(self) -> float:
+    def hidden_dim(self) -> int:
         """Width of the MLP over D, before gating."""
 
     @property
@@ -141,7 +141,7 @@ class Block(nn.Module):
         super().__init__()
         self.n_heads, self.head_dim = config.n_heads, config.head_dim
         self.n_rotary = config.head_dim // 2
-        hidden = int(config.dim * config.ffn_multiple * 2 / 3) // 16 * 16
+        hidden = config.hidden_dim
         self.attention_norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.out = nn.Linear(config.dim, config.dim, bias=False)
@@ -178,7 +178,7 @@ def make_blocks(config: BlockSizes) -> nn.ModuleList:
     """
     if config.dim % config.n_heads or config.head_dim % 4:
         raise ConfigError(
-            f"decoder.dim={config.dim} does not split into {config.n_heads} heads of a width divisible by 4."
+            f"decoder.dim={config.dim} does not split into n_heads={config.n_heads} heads of a width divisible by 4."
         )
     blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
     for block in blocks:

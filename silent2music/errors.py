@@ -7,6 +7,7 @@ keeps its traceback.
 
 from __future__ import annotations
 
+import reprlib
 from importlib import import_module
 from types import ModuleType
 
@@ -29,6 +30,20 @@ class ConfigError(S2MError):
 
 class CheckpointError(S2MError):
     """A model or codec folder that is missing, incomplete or does not fit the code."""
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a sentence: printable, on one line, and cut where it is long.
+
+    Example:
+        >>> print(shown("a\\nb"), shown(10**100))
+        'a\\nb' 100000000000000000...0000000000000000000
+    """
+    return _short.repr(value)
 
 
 def require(module: str, extra: str | None = None) -> ModuleType:

@@ -1,21 +1,27 @@
-"""Files and folders that are written whole or not at all, what dead processes left of them, and locks of folders."""
+"""Files and folders that are written whole or not at all, what dead processes left of them, and locks of folders.
+
+Small files are read here too, with care.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
 import platform
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from silent2music.errors import AudioError
 
@@ -37,6 +43,69 @@ _NO_LOCKS = {
 
 _without_lock: set[Path] = set()
 """Folders for which the warning about missing locks was given already."""
+
+
+# ---- small files ----
+
+
+SMALL_BYTES = 2**22
+"""What a file of settings, or a record, has at most."""
+
+
+def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
+    """The bytes of a regular file that is not large: never waits for a pipe, never reads a device.
+
+    Raises:
+        OSError: if it is none, or larger than `most`.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most // 2**20} MiB")
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, as `parse_json` takes it.
+
+    Raises:
+        OSError: if it cannot be read, is no regular file or larger than 64 MiB.
+        ValueError: if it is no JSON.
+    """
+    return parse_json(read_small(path, 2**26))
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text in UTF-8, with finite numbers, without lone surrogates.
+
+    Raises:
+        ValueError: if it is none, in words.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # of a lone surrogate this is an error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(malformed(error)) from error
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def malformed(error: Exception) -> str:
+    """What is wrong with a text that could not be parsed."""
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half a character, a lone surrogate"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())
 
 
 # ---- whole or not at all ----

@@ -42,6 +42,7 @@ from silent2music.config import (
 from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings
+from silent2music.hub import find_folder
 from silent2music.listening import (
     WINDOW_SECONDS,
     Measured,
@@ -57,7 +58,7 @@ from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
 from silent2music.stepping import PackedDecoder
-from silent2music.weights import fill, read_weights, write_weights
+from silent2music.weights import build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
 COMPOSER_FOLDER = "composer"
@@ -419,7 +420,10 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def encode(self, music: RecordingLike, sample_rate: int | None = None) -> IntArray:
         """Encode sound to codes `[K, T]`, of the codebooks that the model writes."""
-        recorded = read(music) if isinstance(music, Path | str) else _recorded(music, sample_rate)
+        if isinstance(music, Path | str):
+            recorded: Recorded = read(music, mono=True)
+        else:
+            recorded = _recorded(music, sample_rate)
         mono = recorded.whole().mono()
         samples = np.repeat(mono.resampled(self.codec.sample_rate).samples, self.codec.channels, axis=0)
         codes = self.codec.encode(
@@ -524,21 +528,26 @@ class Silent2Music(nn.Module):
                 file.write_text(own, encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, name: Path | str, **options: Any) -> Silent2Music:
+    def from_pretrained(cls, name: Path | str, download: bool = False, **options: Any) -> Silent2Music:
         """Load a folder written by `save_pretrained`, or a repository of the Hugging Face hub if there is no such folder.
 
         Args:
             name: of the folder or the repository.
+            download: ask the hub if there is no such folder.
             options: for the hub, as `huggingface_hub.snapshot_download` takes them (`revision`, `token`, ...).
 
         Raises:
             CheckpointError: on a missing, truncated or mismatching file, named, or if the hub does not give it.
         """
-        folder = Path(name) if Path(name).is_dir() else _fetched(str(name), **options)
+        folder = find_folder(name, "model", download, **options)
         config = _read_config(folder)
-        composer = folder / COMPOSER_FOLDER
-        writes = Composer.from_pretrained(composer) if composer.is_dir() else None
-        model = cls(config, load_codec(folder / CODEC_FOLDER), writes)
+        folder_of_composer = folder / COMPOSER_FOLDER
+        composer = Composer.from_pretrained(folder_of_composer) if folder_of_composer.is_dir() else None
+        codec = load_codec(folder / CODEC_FOLDER)
+        try:
+            model = build(lambda: cls(config, codec, composer), folder / WEIGHTS_FILE, cls.own_state)
+        except ConfigError as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
         model.load_weights(folder)
         return model.eval()
 
@@ -565,18 +574,21 @@ class Silent2Music(nn.Module):
         fill(self.own_state(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
 
 
-def load(name: Path | str | None = None, device: str = "cpu", **options: Any) -> Silent2Music:
+def load(
+    name: Path | str | None = None, device: str = "cpu", download: bool = False, **options: Any
+) -> Silent2Music:
     """Load a model, ready to generate.
 
     Args:
-        name: a model folder or a name on the Hugging Face hub; the model that ships by default.
+        name: a model folder, or with `download` a name on the Hugging Face hub; the model that ships by default.
         device: as torch names it.
+        download: ask the hub if there is no such folder; without it no socket is opened.
         options: as for `Silent2Music.from_pretrained`.
 
     Raises:
         CheckpointError: if there is none, or a file of it is missing or does not fit.
     """
-    return Silent2Music.from_pretrained(name or default_model(), **options).to(device)
+    return Silent2Music.from_pretrained(name or default_model(), download, **options).to(device)
 
 
 def read_embedder(folder: Path, embedder: Embedder) -> None:
@@ -643,15 +655,3 @@ def _read_config(folder: Path) -> ModelConfig:
         return from_dict(ModelConfig, read_values(folder / CONFIG_FILE))
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
-
-
-def _fetched(name: str, **options: Any) -> Path:
-    """Download a repository of the hub, and return its folder."""
-    hub = require("huggingface_hub", "hub")
-    try:
-        return Path(hub.snapshot_download(name, **options))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{name} is no folder, and the hub does not give it ({reason}); check the name."
-        ) from error

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from silent2music.errors import CheckpointError
-from silent2music.files import atomic_path
+from silent2music.errors import CheckpointError, shown
+from silent2music.files import atomic_path, malformed
+
+Shape = tuple[int, ...]
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -20,22 +25,71 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: if it is missing, may not be read, or is damaged.
     """
-    if not file.exists():
-        raise CheckpointError(f"{file} is missing; get the folder again.")
-    try:
+    with _named(file):
         return load_file(file)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    with _named(file), safe_open(file, "pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in what safetensors raises of one that is damaged; only regular files are opened at all."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing or no regular file; get the folder again.")
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(
             f"{file} cannot be read ({error.strerror or error}); check its permissions."
         ) from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); get the folder again.") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{file} is damaged ({malformed(error)}); get the folder again.") from error
 
 
-def read_metadata(file: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file."""
-    with safe_open(file, "pt") as opened:
-        return dict(opened.metadata() or {})
+def build(
+    make: Callable[[], M], file: Path, own: Callable[[M], Mapping[str, Tensor]] = nn.Module.state_dict
+) -> M:
+    """Build a module whose weights lie in a file, after comparing the shapes in the file's header with its settings.
+
+    So absurd settings are refused before anything is allocated, and what is allocated is of the file's own size.
+
+    Args:
+        make: builds the module; called on torch's device `meta` first.
+        file: safetensors.
+        own: the module's tensors that the file must have, by name.
+
+    Raises:
+        CheckpointError: as `fill`, or as `read_weights`.
+    """
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in own(make()).items()}
+    with _named(file), safe_open(file, "pt") as opened:
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    _check_shapes(expected, found, file)
+    return make()
+
+
+def _check_shapes(own: Mapping[str, Shape], found: Mapping[str, Shape], file: Path) -> None:
+    """Raise an error that names the first tensor that is missing, unknown or of another shape."""
+    for name in sorted(own.keys() ^ found.keys()):
+        where = "is missing from" if name in own else "is not known to the code but stands in"
+        raise CheckpointError(
+            f"Weight {shown(name)} {where} {file}; its config is of other sizes or another version wrote it."
+        )
+    for name, shape in own.items():
+        if shape != found[name]:
+            raise CheckpointError(
+                f"Weight '{name}' in {file} has shape {shown(found[name])}; its config expects {shape}: the two do "
+                "not belong together."
+            )
 
 
 @torch.no_grad()
@@ -44,25 +98,35 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -
 
     Args:
         own: what to fill, by name, as in a module's `state_dict()`.
-        tensors: the same names and shapes; types and devices may differ.
+        tensors: the same names and shapes; floating-point types of 16 bits or more, and devices, may differ.
         file: where they are from, for the error.
 
     Raises:
-        CheckpointError: naming the first that is missing, unknown or of another shape.
+        CheckpointError: naming the first that is missing, unknown, of another shape or type, or not finite.
     """
-    for name in sorted(own.keys() ^ tensors.keys()):
-        where = "is missing from" if name in own else "is not known to the code but stands in"
-        raise CheckpointError(
-            f"Weight '{name}' {where} {file}; its config is of other sizes or another version wrote it."
-        )
+    expected, there = ({name: tuple(t.shape) for name, t in some.items()} for some in (own, tensors))
+    _check_shapes(expected, there, file)
     for name, value in own.items():
-        if value.shape != tensors[name].shape:
+        found = tensors[name]
+        is_alike = value.is_floating_point() and found.is_floating_point() and found.element_size() > 1
+        if found.dtype != value.dtype and not is_alike:
             raise CheckpointError(
-                f"Weight '{name}' in {file} has shape {tuple(tensors[name].shape)}; its config expects "
-                f"{tuple(value.shape)}: the two do not belong together."
+                f"Weight '{name}' in {file} is {_type(found)}; expected {_type(value)}, get the folder again."
+            )
+        # Limits that were never measured are infinite in a new module already.
+        if (
+            found.is_floating_point()
+            and not (found.isfinite() | (found.isposinf() & value.isposinf().cpu())).all()
+        ):
+            raise CheckpointError(
+                f"Weight '{name}' in {file} is not finite (NaN or infinite); get the folder again or train anew."
             )
     for name, value in own.items():
         value.copy_(tensors[name])
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def as_stored(tensor: Tensor) -> Tensor:

@@ -38,10 +38,14 @@ def test_wrong_type_is_named(value):
 @pytest.mark.parametrize(
     ("config", "name", "message"),
     [
-        (SamplingConfig, "temperature", r"^temperature is .*; expected 0 or more\.$"),
-        (SamplingConfig, "top_p", r"^top_p is .*; expected more than 0 to 1\.$"),
-        (TrainingConfig, "learning_rate", r"^training\.learning_rate is .*; expected 0 or more\.$"),
-        (TrainingConfig, "crop_seconds", r"^training\.crop_seconds is .*; expected more than 0\.$"),
+        (SamplingConfig, "temperature", r"^temperature is .*; expected 0 to 100\.$"),
+        (SamplingConfig, "top_p", r"^top_p is .*; expected more than 0 and at most 1\.$"),
+        (TrainingConfig, "learning_rate", r"^training\.learning_rate is .*; expected 0 to 100\.$"),
+        (
+            TrainingConfig,
+            "crop_seconds",
+            r"^training\.crop_seconds is .*; expected more than 0 and at most 3600\.$",
+        ),
         (AmbienceConfig, "tempo_tolerance", r"^ambience\.tempo_tolerance is .*; expected 0 to 0\.5\.$"),
     ],
 )
@@ -53,7 +57,7 @@ def test_impossible_numbers_are_named_with_their_bounds(config, name, message, v
 def test_bounds_hold_in_tables_and_have_exceptions():
     with pytest.raises(ConfigError, match=r"training\.control_dropout is 1\.5; expected 0 to 1"):
         TrainingConfig(control_dropout={"room": 1.5})
-    with pytest.raises(ConfigError, match=r"decoder\.n_codebooks is 0; expected 1 or more"):
+    with pytest.raises(ConfigError, match=r"decoder\.n_codebooks is 0; expected 1 to 256"):
         DecoderConfig(n_codebooks=0)
     assert RunConfig(n_codebooks=0).n_codebooks == 0
 
@@ -103,5 +107,5 @@ def test_missing_and_malformed_files_are_named(tmp_path):
     with pytest.raises(ConfigError, match="malformed"):
         read_values(tmp_path / "bad.toml")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(ConfigError, match="holds list"):
+    with pytest.raises(ConfigError, match="holds a list"):
         read_values(tmp_path / "list.json")

@@ -17,7 +17,7 @@ import soundfile
 
 from silent2music import audio
 from silent2music.audio import containers, decoding, mpeg
-from silent2music.audio.containers import Spliced
+from silent2music.audio.containers import Spliced, layout
 from silent2music.errors import AudioError
 
 RATE = 16_000
@@ -446,3 +446,29 @@ def test_videos_are_decoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = list(decoding._video_blocks(next(source), source))
     assert [block.shape for block in blocks] == [(2, 2500), (2, 2500), (2, 2000)]
     assert np.array_equal(np.concatenate(blocks, axis=1)[1], np.repeat(np.arange(7), 1000))
+
+
+@pytest.mark.parametrize("n_channels", [2, 6])
+def test_channels_are_mixed_as_they_are_read(tmp_path: Path, n_channels: int) -> None:
+    samples = np.stack([np.roll(SAMPLES, i) for i in range(n_channels)])
+    audio.write(tmp_path / "a.wav", audio.Waveform(np.tile(samples, 9), RATE))
+    mixed = audio.read(tmp_path / "a.wav", mono=True)
+    assert np.array_equal(mixed.samples, audio.read(tmp_path / "a.wav").mono().samples)
+    assert (mixed.n_channels, mixed.recorded_channels) == (1, n_channels)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file of zeros takes 4 GiB there")
+def test_a_wav_file_of_more_than_4_gib_of_unknown_length(tmp_path: Path) -> None:
+    """A pipe's length is 0xFFFFFFFF; what is beyond it, the last bytes here, is sound as well."""
+    path, n_frames = tmp_path / "long.wav", 2**30 + 1000
+    head = at(coded("WAV", "PCM_16", np.stack([SAMPLES, SAMPLES])), 40, b"\xff" * 4)[:44]
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(44 + 4 * n_frames)
+        file.seek(-400, 2)
+        file.write(b"\x11" * 400)
+    (parts,) = layout(path).pieces
+    with path.open("rb") as file, soundfile.SoundFile(Spliced(file, parts)) as sound:
+        assert sound.frames == n_frames
+        sound.seek(n_frames - 101)
+        assert sound.read(200)[:, 0].tolist() == [0.0] + [0x1111 / 2**15] * 100

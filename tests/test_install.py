@@ -195,4 +195,4 @@ def test_a_hub_name_without_the_hub_is_named_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(errors, "import_module", absent)
     with pytest.raises(S2MError, match=r"huggingface_hub is not installed.*'silent2music\[hub\]'"):
-        silent2music.load("someone/some-model")
+        silent2music.load("someone/some-model", download=True)

@@ -158,19 +158,23 @@ def test_an_unknown_control_is_named(model):
 def test_the_hub_is_asked_only_for_names(monkeypatch, model_folder, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     Silent2Music.from_pretrained(model_folder)
-    with pytest.raises(S2MError, match=r"huggingface_hub is not installed.*silent2music\[hub\]"):
+    with pytest.raises(CheckpointError, match=r"is no model folder; check the name, or give --download"):
         Silent2Music.from_pretrained("someone/something")
+    with pytest.raises(S2MError, match=r"huggingface_hub is not installed.*silent2music\[hub\]"):
+        Silent2Music.from_pretrained("someone/something", download=True)
 
-    def snapshot_download(name: str, revision: str) -> str:
+    def snapshot_download(name: str, allow_patterns: list[str], revision: str) -> str:
         assert (name, revision) == ("someone/something", "main")
+        assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in allow_patterns)
         return str(model_folder)
 
     hub = types.SimpleNamespace(snapshot_download=snapshot_download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert Silent2Music.from_pretrained("someone/something", revision="main").config.name == "tiny"
-    hub.snapshot_download = lambda name: (_ for _ in ()).throw(OSError("no such repository"))
+    loaded = Silent2Music.from_pretrained("someone/something", download=True, revision="main")
+    assert loaded.config.name == "tiny"
+    hub.snapshot_download = lambda name, **_: (_ for _ in ()).throw(OSError("no such repository"))
     with pytest.raises(CheckpointError, match="the hub does not give it"):
-        Silent2Music.from_pretrained("someone/something")
+        Silent2Music.from_pretrained("someone/something", download=True)
 
 
 def test_saved_and_loaded_is_the_same(model, tmp_path):

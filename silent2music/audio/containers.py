@@ -217,8 +217,17 @@ def _wave(file: BinaryIO, size: int) -> Layout | None:
                 return found and replace(found, share=min(1.0, (size - start) / (end - start)))
             if magic in (b"RF64", b"BW64") and n_bytes == 2**32 - 1:
                 return _sized(file, size, start, (28, 8, order), magic=b"RF64" if magic == b"BW64" else b"")
+            if _unknown(n_bytes) and size - start >= 2**32 - 1 and order == "little":
+                return _wide(size, start)
             return _sized(file, size, start, (start - 4, 4, order))
     return None
+
+
+def _wide(size: int, start: int) -> Layout:
+    """A WAV file whose sound, from `start` on, is longer than its length can say, as RF64 (EBU Tech 3306)."""
+    lengths = b"".join(n_bytes.to_bytes(8, "little") for n_bytes in (size + 28, size - start, 0))
+    head = b"RF64\xff\xff\xff\xffWAVEds64" + (28).to_bytes(4, "little") + lengths + bytes(4)
+    return Layout(((head, (12, start - 4), b"\xff\xff\xff\xff", (start, size)),))
 
 
 def _are_chunks(file: BinaryIO, begin: int, size: int, order: Order) -> bool:

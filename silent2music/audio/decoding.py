@@ -6,6 +6,7 @@ libsndfile decodes whatever it can, so that a file gives the same samples with P
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ import numpy as np
 from silent2music.arrays import FloatArray
 from silent2music.audio.containers import Layout, Spliced, layout, video_kind
 from silent2music.audio.waveform import block_samples
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, shown
 
 INSTALL = "pip install 'silent2music[video]'"
 
@@ -26,6 +27,9 @@ TIMESTAMP_SECONDS = 0.25
 
 UNKNOWN_SAMPLES = 2**36
 """So many or more are what libsndfile says of a FLAC file that does not know its length."""
+
+RATES_HZ = (1000, 1_000_000)
+"""The sample rates that are believed."""
 
 FLAC_FRAME = 4608
 """The longest frame that encoders make of FLAC, in samples; what is short of one is nothing to speak of."""
@@ -89,6 +93,7 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
                 if track:
                     raise AudioError(f"{path} has one track; expected track 1, not {track + 1}.")
                 first = sources[0]
+                _check_rate(path, first.samplerate)
                 if first.format == "FLAC" and first.frames < UNKNOWN_SAMPLES:
                     promised, frame = first.frames / first.samplerate, FLAC_FRAME / first.samplerate
                     found = replace(found, promised_seconds=promised, frame_seconds=frame)
@@ -109,7 +114,17 @@ def _check_file(path: Path) -> None:
         if path.stat().st_size == 0:
             raise AudioError(f"{path} is empty (0 bytes); record or export it again.")
     except (OSError, ValueError) as error:
-        raise AudioError(f"{path} cannot be opened ({error}); check the name.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise AudioError(f"{shown(str(path))} cannot be opened ({reason}); check the name.") from error
+
+
+def _check_rate(path: Path, sample_rate: int) -> None:
+    """Refuse what is no sample rate of sound: a few hertz would make hours of a short file."""
+    lowest, highest = RATES_HZ
+    if not lowest <= sample_rate <= highest:
+        raise AudioError(
+            f"{path} has a sample rate of {sample_rate} Hz; expected {lowest} to {highest}, export it again."
+        )
 
 
 def _opened(path: Path, file: BinaryIO, found: Layout, stack: contextlib.ExitStack) -> list[Any]:
@@ -120,11 +135,30 @@ def _opened(path: Path, file: BinaryIO, found: Layout, stack: contextlib.ExitSta
     for parts in found.pieces:
         # By its name, which is faster, unless parts are changed or soundfile would take it for samples alone.
         by_name = parts == ((0, path.stat().st_size),) and path.suffix.lower() != ".raw"
-        source = stack.enter_context(soundfile.SoundFile(path if by_name else Spliced(file, parts)))
+        with _quiet_libraries():
+            source = soundfile.SoundFile(path if by_name else Spliced(file, parts))
+        stack.enter_context(source)
         # Else soundfile seeks after each block, which streams of unknown length cannot and others need not.
         source.seekable = lambda: False
         sources.append(source)
     return sources
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without the lines that libmpg123 prints on standard error, past Python, of files that are damaged."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _sndfile_blocks(sources: list[Any]) -> Iterator[FloatArray]:
@@ -142,7 +176,8 @@ def _blocks(source: Any) -> Iterator[FloatArray]:
     while True:
         buffer = np.full((size, source.channels), np.nan, np.float32)
         try:
-            n_samples = len(source.read(size, dtype="float32", always_2d=True, out=buffer))
+            with _quiet_libraries() if source.format == "MP3" else contextlib.nullcontext():
+                n_samples = len(source.read(size, dtype="float32", always_2d=True, out=buffer))
             failed = False
         except RuntimeError:
             # What was decoded before the fault is in the buffer.
@@ -191,6 +226,8 @@ def _video(path: Path, file: BinaryIO, track: int, reason: str, stack: contextli
     try:
         container = stack.enter_context(av.open(file))
         streams = container.streams.audio
+        if not streams:
+            raise ValueError("no sound in it")
         if not 0 <= track < len(streams):
             raise AudioError(f"{path} has {len(streams)} sound tracks; there is no track {track + 1}.")
         stream = streams[track]
@@ -199,6 +236,7 @@ def _video(path: Path, file: BinaryIO, track: int, reason: str, stack: contextli
     except (av.FFmpegError, StopIteration, ValueError) as error:
         why = reason or getattr(error, "strerror", None) or "no sound in it"
         raise AudioError(f"{path} cannot be read as audio ({why}); {expected}, or a video.") from error
+    _check_rate(path, first.sample_rate)
     promised = _stated_seconds(stream)
     found = Layout((), promised_seconds=promised, frame_seconds=TIMESTAMP_SECONDS)
     has_headroom = stream.codec_context.name.startswith("pcm_f")

@@ -51,7 +51,9 @@ MAX_WAV_BYTES = 2**32 - 2**16
 """Sizes in a WAV file have 32 bits; some room is left for its tags."""
 
 
-def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None) -> Waveform:
+def read(
+    path: Path | str, strict: bool = False, track: int = 0, channel: int | None = None, mono: bool = False
+) -> Waveform:
     """Read a sound file of any format, rate and channels, or the sound of a video.
 
     What is there is read: a length in a header is believed only so far as it tells that the file is cut, which is
@@ -62,6 +64,7 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
         strict: refuse a file that is cut.
         track: which of a video's sound tracks, from 0.
         channel: read this channel alone, from 0.
+        mono: give the mean of the channels, as `read(...).mono()` but in the memory of one of them.
 
     Raises:
         AudioError: if the file is missing, empty, no audio, holds non-finite samples or is shorter than
@@ -70,7 +73,8 @@ def read(path: Path | str, strict: bool = False, track: int = 0, channel: int | 
     path = Path(path)
     with decoding(path, track) as source:
         chosen = _chosen(path, channel, source.n_channels)
-        blocks = [_checked(path, block[chosen]) for block in source]
+        checked = (_checked(path, block[chosen]) for block in source)
+        blocks = [block.mean(axis=0, keepdims=True) if mono else block for block in checked]
     notes = _lengths_checked(path, source, strict)
     samples = np.concatenate(blocks, axis=1)
     return Waveform(samples, source.sample_rate, notes=notes, recorded_channels=source.n_channels)

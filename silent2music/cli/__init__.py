@@ -118,6 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A console of few characters, such as Windows' cp1252, gets the others escaped.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "" in (sys.argv[1:] if arguments is None else arguments):
+        # A path of no letters is the current folder to Python, and seldom to whoever typed it.
+        complain("One of the words of the command is empty; is a variable of your shell not set?")
+        sys.exit(2)
     try:
         with interruptible():
             code = app(arguments, prog_name="s2m", standalone_mode=False)

@@ -11,6 +11,7 @@ import typer
 from silent2music.cli.common import (
     MAX_HOURS,
     SAMPLING,
+    Download,
     Force,
     Recipe,
     Resume,
@@ -88,11 +89,13 @@ def codec_train(
         typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
     ] = None,
     resume: Resume = False,
+    download: Download = False,
     overrides: Set = None,
 ) -> None:
     """Train a codec by gradient after its closed-form fit; each MUSIC counts about as much as any other."""
     require("accelerate")
     from silent2music.data.pairs import music_files
+    from silent2music.hub import find_folder
     from silent2music.training.codec_loop import train_codec
 
     files = _alike([music_files(path) for path in music])
@@ -102,6 +105,7 @@ def codec_train(
         raise S2MError(
             "There is no music to validate on; give --validation with music that is not trained on."
         )
+    start = None if start is None else find_folder(start, "codec", download)
     print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume))
 
 
@@ -146,13 +150,15 @@ def codec_bench(
     seconds: Annotated[
         float, typer.Option("--seconds", callback=within(1, 3600), help="From the middle of each file.")
     ] = 6.0,
+    download: Download = False,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench
 
     with progress_bar() as steps:
         music = bench_music(families, pairs, real, limit)
-        print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
+        entries = [parse_entry(codec, download) for codec in codecs]
+        print(run_bench(entries, music, out, seconds, steps))
 
 
 @codec_app.command("bench-band")
@@ -186,11 +192,14 @@ def codec_roundtrip(
     codec: Annotated[
         Path | None, typer.Option("--codec", help="Codec folder; the shipped one by default.")
     ] = None,
+    download: Download = False,
     force: Force = False,
 ) -> None:
     """Encode a sound to tokens and decode them, to hear what the codec does to it."""
     from silent2music.config import default_model
     from silent2music.export.roundtrip import roundtrip
+    from silent2music.hub import find_folder
 
-    rate = roundtrip(source, target, codec or default_model() / "codec", force)
+    folder = default_model() / "codec" if codec is None else find_folder(codec, "codec", download)
+    rate = roundtrip(source, target, folder, force)
     say(f"{target}: through {rate:.2f} kbit/s")

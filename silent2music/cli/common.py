@@ -108,6 +108,12 @@ TopP = Annotated[
     float, typer.Option("--top-p", help="Draw among the likeliest tokens of this total probability.")
 ]
 Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Ask the Hugging Face hub for a name that is no folder; else nothing is fetched."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
@@ -174,7 +180,7 @@ def progress_bar() -> Iterator[Progress | None]:
 
         def step(name: str, done: int, total: int) -> None:
             if name not in tasks:
-                tasks[name] = bar.add_task(shown(name), total=total)
+                tasks[name] = bar.add_task(escaped(name), total=total)
             bar.update(tasks[name], completed=done)
             if done >= total:
                 bar.remove_task(tasks.pop(name))
@@ -218,11 +224,19 @@ def reading_of(strict: bool, track: int, channel: int | None) -> dict[str, Any]:
     return {"strict": strict, "track": track - 1, "channel": None if channel is None else channel - 1}
 
 
-def shown(text: str) -> str:
+def model_folder(model: Path | None, download: bool) -> Path:
+    """The folder of the model that was named, from the hub only if that was asked for; the shipped one by default."""
+    from silent2music.config import default_model
+    from silent2music.hub import find_folder
+
+    return default_model() if model is None else find_folder(model, "model", download)
+
+
+def escaped(text: str) -> str:
     """Text that moves no cursor and sets no colour, whatever the names in it hold: control characters are escaped.
 
     Example:
-        >>> shown("a\\x1b[2J.wav")
+        >>> escaped("a\\x1b[2J.wav")
         'a\\\\x1b[2J.wav'
     """
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
@@ -230,9 +244,9 @@ def shown(text: str) -> str:
 
 def say(sentence: str) -> None:
     """Print a line on standard output."""
-    print(shown(sentence), flush=True)
+    print(escaped(sentence), flush=True)
 
 
 def complain(sentence: str) -> None:
     """Print an error message on standard error."""
-    print(shown(sentence), file=sys.stderr)
+    print(escaped(sentence), file=sys.stderr)

@@ -11,6 +11,7 @@ from silent2music.cli.common import (
     MAX_HOURS,
     SAMPLING,
     AsJson,
+    Download,
     PairFolder,
     Recipe,
     Seed,
@@ -156,6 +157,7 @@ def data_prepare(
         ),
     ] = None,
     workers: Workers = 1,
+    download: Download = False,
 ) -> None:
     """Turn pairs into codec tokens and ambient features, as Parquet shards."""
     from silent2music.codec import load_codec
@@ -163,5 +165,6 @@ def data_prepare(
 
     with progress_bar() as steps:
         told = named(steps, "pairs")
-        report = prepare(folder, out, load_codec(codec), None, workers, progress=told, n_codebooks=codebooks)
+        loaded = load_codec(codec, download)
+        report = prepare(folder, out, loaded, None, workers, progress=told, n_codebooks=codebooks)
     print(report)

@@ -10,6 +10,7 @@ import typer
 from silent2music.cli.common import (
     SAMPLING,
     AsJson,
+    Download,
     Force,
     Guidance,
     Model,
@@ -18,6 +19,7 @@ from silent2music.cli.common import (
     TopK,
     TopP,
     Workers,
+    model_folder,
     named,
     options_checked,
     print_json,
@@ -36,17 +38,17 @@ Scores = Annotated[
 def validate(
     shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],
     model: Model = None,
+    download: Download = False,
     n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
     seed: Seed = SAMPLING.seed,
     as_json: AsJson = False,
 ) -> None:
     """Loss of held-out music under its true room, another room and none, with intervals."""
-    from silent2music.config import default_model
     from silent2music.evaluation.likelihood import contrast_text, room_contrast
     from silent2music.model import Silent2Music
 
     with progress_bar() as steps:
-        loaded = Silent2Music.from_pretrained(model or default_model())
+        loaded = Silent2Music.from_pretrained(model_folder(model, download))
         found = room_contrast(loaded, shards, n_pairs, seed=seed, progress=named(steps, "pairs"))
     if as_json:
         print_json(found)
@@ -58,17 +60,17 @@ def bench(
     out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
     room: Annotated[Path | None, typer.Option("--room", help="A recording; the demo's by default.")] = None,
     model: Model = None,
+    download: Download = False,
     n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often; medians count.")] = 5,
     force: Force = False,
 ) -> None:
     """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
     from silent2music.audio import read
-    from silent2music.config import default_model
     from silent2music.evaluation.bench import bench as measure
     from silent2music.export.infer import DEMO_ROOM
 
     with progress_bar() as steps:
-        text = measure(model or default_model(), read(room or DEMO_ROOM), out, n_rounds, force, steps)
+        text = measure(model_folder(model, download), read(room or DEMO_ROOM), out, n_rounds, force, steps)
     print(text)
 
 
@@ -83,6 +85,7 @@ def evaluate(
         typer.Option("--rooms", help="Play to these recordings, but not to those that --pairs trained on."),
     ] = None,
     model: Model = None,
+    download: Download = False,
     n_pairs: Annotated[
         int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
     ] = 128,
@@ -116,8 +119,6 @@ def evaluate(
         raise typer.BadParameter("give --pairs or --rooms for a model, or --outputs for files.")
     import logging
 
-    from silent2music.config import default_model
-
     require("mir_eval", "eval")
     require("matplotlib", "eval")
     from silent2music.evaluation import benchmark
@@ -142,9 +143,9 @@ def evaluate(
         if outputs is not None:
             benchmark.evaluate_outputs(outputs, out, pairs, config, steps)
         elif rooms is not None:
-            benchmark.evaluate_rooms(model or default_model(), rooms, out, pairs, config, steps)
+            benchmark.evaluate_rooms(model_folder(model, download), rooms, out, pairs, config, steps)
         elif pairs is not None:
-            benchmark.evaluate(model or default_model(), pairs, out, config, embedding, steps)
+            benchmark.evaluate(model_folder(model, download), pairs, out, config, embedding, steps)
     print((out / "report.md").read_text(encoding="utf-8"))
 
 

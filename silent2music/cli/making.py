@@ -20,6 +20,7 @@ from silent2music.cli.common import (
     Control,
     Count,
     Device,
+    Download,
     FadeIn,
     FadeOut,
     Force,
@@ -93,6 +94,7 @@ def infer(
     channel: Channel = None,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
     as_json: AsJson = False,
     force: Force = False,
     stream: Annotated[
@@ -116,7 +118,7 @@ def infer(
         sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
         options = apply_overrides({}, control or ())
         request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery)
-    lazy = LazyModel(model, device)
+    lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
 
@@ -320,6 +322,7 @@ def demo(
     seed: Seed = SAMPLING.seed,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
     from silent2music.export.infer import DEMO_ROOM, infer_many, plan
@@ -327,7 +330,7 @@ def demo(
 
     with progress_bar() as steps:
         jobs = plan([DEMO_ROOM], seed, output)
-        (made,) = infer_many(jobs, LazyModel(model, device), force=True, progress=steps)
+        (made,) = infer_many(jobs, LazyModel(model, device, download), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
     say(f"From {DEMO_ROOM}")
@@ -405,6 +408,7 @@ def ambience(
     seed: Seed = SAMPLING.seed,
     model: Model = None,
     device: Device = None,
+    download: Download = False,
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
     ] = None,
@@ -446,7 +450,7 @@ def ambience(
             rooms,
             out,
             config,
-            LazyModel(model, device),
+            LazyModel(model, device, download),
             seed,
             force,
             contact_sheet,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import Recipe, Resume, Set, progress_bar, settings_of
+from silent2music.cli.common import Download, Recipe, Resume, Set, progress_bar, settings_of
 from silent2music.errors import require
 
 
@@ -29,6 +29,7 @@ def train(
         ),
     ] = None,
     resume: Resume = False,
+    download: Download = False,
     overrides: Set = None,
 ) -> None:
     """Train what the recipe trains, the model or the composer.
@@ -36,9 +37,13 @@ def train(
     `accelerate launch -m silent2music.cli train ...` takes the same.
     """
     require("accelerate")
+    from silent2music.hub import find_folder
     from silent2music.training.recipe import train_recipe
 
-    print(train_recipe(settings_of(recipe, overrides), shards, codec, out, resume, start))
+    settings = settings_of(recipe, overrides)
+    codec = None if codec is None else find_folder(codec, "codec", download)
+    start = None if start is None else find_folder(start, "model", download)
+    print(train_recipe(settings, shards, codec, out, resume, start))
 
 
 def run_recipe(

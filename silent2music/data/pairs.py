@@ -18,6 +18,7 @@ scores belong to one split only; rooms and instruments are tools that both split
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.audio import Waveform
-from silent2music.errors import AudioError, DataError
-from silent2music.files import atomic_path
+from silent2music.errors import AudioError, DataError, shown
+from silent2music.files import atomic_path, parse_json
 from silent2music.score import Score, read_midi
 
 MANIFEST = "pairs.jsonl"
@@ -37,6 +38,8 @@ SPLITS = ("train", "validation")
 KEYS = ("silent", "music", "score", "start", "end", "split", "labels")
 SOURCE_ROLES = ("recording", "score", "room", "instrument")
 
+MAX_LINE_BYTES = 2**22
+MAX_SECONDS = 1e6
 MAX_LENGTH_DIFFERENCE_SECONDS = 0.05
 MAX_SILENT_DBFS = -35.0
 MIN_MUSIC_DBFS = -60.0
@@ -166,11 +169,12 @@ def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
 
     Raises:
         AudioError: if a file cannot be read or the range lies outside it.
-        DataError: if the pair has no music.
+        DataError: if the pair has no music, or a file links out of the folder.
     """
     if pair.music is None:
         raise DataError(f"The pair {pair.id} has no music; expected one with sound.")
-    silent, music = (_cut(audio.read(Path(folder) / p), pair, p) for p in (pair.silent, pair.music))
+    root = Path(folder)
+    silent, music = (_cut(audio.read(_inside(root, p)), pair, p) for p in (pair.silent, pair.music))
     return silent, music
 
 
@@ -178,23 +182,35 @@ def silent_side(folder: Path | str, pair: Pair) -> Waveform:
     """Read the near-silent side of a pair, cut to `start` and `end`.
 
     Raises:
-        AudioError: as `load_pair`.
+        AudioError, DataError: as `load_pair`.
     """
-    return _cut(audio.read(Path(folder) / pair.silent), pair, pair.silent)
+    return _cut(audio.read(_inside(Path(folder), pair.silent)), pair, pair.silent)
 
 
 def score_of(folder: Path | str, pair: Pair) -> Score | None:
     """Read the score of a pair, cut to `start` and `end`; None where it has none.
 
     Raises:
-        DataError: if the file cannot be read or the range lies outside it.
+        DataError: if the file cannot be read, links out of the folder, or the range lies outside it.
     """
     if pair.score is None:
         return None
-    score = read_midi(Path(folder) / pair.score)
+    score = read_midi(_inside(Path(folder), pair.score))
     if pair.start is None and pair.end is None:
         return score
     return score.slice(pair.start or 0.0, score.seconds if pair.end is None else pair.end)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of a name in a folder.
+
+    Raises:
+        DataError: if it is a link that leads out of the folder.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"'{name}' links out of the folder; copy the file itself.")
+    return path
 
 
 def _cut(waveform: Waveform, pair: Pair, name: str) -> Waveform:
@@ -221,31 +237,40 @@ def music_files(path: Path, split: str = "train") -> list[Path]:
         split: `train` or `validation`.
     """
     if (path / MANIFEST).exists():
-        return [
-            path / pair.music for pair in read_pairs(path) if pair.split == split and pair.music is not None
-        ]
+        names = [pair.music for pair in read_pairs(path) if pair.split == split and pair.music is not None]
+        return [_inside(path, name) for name in names]
     if split != "train":
         return []
     return audio.find_audio(path) if path.is_dir() else [path]
 
 
-def _lines(manifest: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and texts of a manifest, blank lines left out."""
+def _lines(manifest: Path) -> Iterator[tuple[int, bytes]]:
+    """Line numbers and bytes of a manifest, blank lines left out, and of a very long one its beginning."""
     try:
-        data = manifest.read_bytes()
+        if not manifest.is_file():
+            what = "no regular file" if manifest.exists() else "No such file or directory"
+            raise OSError(errno.EINVAL, what)
+        with manifest.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                for raw in line.splitlines():
+                    number += 1
+                    if raw.strip(b"\xef\xbb\xbf \t\r\n"):
+                        yield number, raw
+                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES + 1)
     except OSError as error:
         raise DataError(
             f"{manifest} cannot be read ({error.strerror}); expected a pair folder with {MANIFEST}."
         ) from error
-    for number, raw in enumerate(data.splitlines(), 1):
-        if text := raw.decode("utf-8-sig", errors="replace").strip():
-            yield number, text
 
 
-def _parse(text: str) -> Pair | list[tuple[str, str]]:
+def _parse(line: bytes) -> Pair | list[tuple[str, str]]:
     """One line as a pair, or all that is wrong about it: kinds of fault with their sentences."""
+    if len(line) > MAX_LINE_BYTES:
+        return [("malformed-json", f"The line has more than {MAX_LINE_BYTES} bytes; expected one pair.")]
     try:
-        values = json.loads(text, parse_constant=_refuse_constant)
+        values = parse_json(line.strip())
     except ValueError as error:
         return [("malformed-json", f"The line is no JSON ({error}); expected one object a line.")]
     if not isinstance(values, dict):
@@ -257,17 +282,13 @@ def _parse(text: str) -> Pair | list[tuple[str, str]]:
     return Pair(**{**values, **seconds})
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Faults of the values of one line, without opening files."""
     for key in values:
         if key not in KEYS:
             yield (
                 "unknown-key",
-                f"Unknown key '{key}'; expected {', '.join(KEYS)} (free keys go into labels).",
+                f"Unknown key {shown(key)}; expected {', '.join(KEYS)} (free keys go into labels).",
             )
     for key in ("silent", "music", "score"):
         what = "a MIDI file" if key == "score" else "an audio file"
@@ -278,26 +299,32 @@ def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
             continue
         elif not isinstance(values[key], str) or not values[key]:
             instead = ", or a score where there is no music" if key == "music" else ""
-            yield "wrong-type", f"'{key}' is {values[key]!r}; expected the path of {what}{instead}."
+            yield "wrong-type", f"'{key}' is {shown(values[key])}; expected the path of {what}{instead}."
+        elif not values[key].isprintable():
+            yield (
+                "wrong-type",
+                f"'{key}' is {shown(values[key])}; expected a path without control characters.",
+            )
         elif _escapes(values[key]):
             yield (
                 "outside-folder",
-                f"'{key}' is '{values[key]}'; expected a relative path that stays in the folder.",
+                f"'{key}' is {shown(values[key])}; expected a relative path that stays in the folder.",
             )
     for key in ("start", "end"):
         value = values.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            yield "wrong-type", f"'{key}' is {value!r}; expected a number of seconds."
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and abs(value) <= MAX_SECONDS):
+            yield "wrong-type", f"'{key}' is {shown(value)}; expected a number of seconds."
     start, end = values.get("start") or 0.0, values.get("end")
     if isinstance(start, int | float) and (start < 0 or (isinstance(end, int | float) and end <= start)):
         yield (
             "bad-range",
-            f"The range {start} to {end} s is empty or starts before 0; expected 0 <= start < end.",
+            f"The range {shown(start)} to {shown(end)} s is empty or starts before 0; expected 0 <= start < end.",
         )
     if (split := values.get("split", "train")) not in SPLITS:
-        yield "unknown-split", f"The split is {split!r}; expected {' or '.join(SPLITS)}."
+        yield "unknown-split", f"The split is {shown(split)}; expected {' or '.join(SPLITS)}."
     if not isinstance(values.get("labels", {}), dict):
-        yield "wrong-type", f"'labels' is {values['labels']!r}; expected an object."
+        yield "wrong-type", f"'labels' is {shown(values['labels'])}; expected an object."
     else:
         yield from _source_faults(values.get("labels", {}).get("sources", []))
 
@@ -311,20 +338,23 @@ def _escapes(path: str) -> bool:
 def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
     """Faults of `labels.sources`."""
     if not isinstance(sources, list):
-        yield "wrong-type", f"'labels.sources' is {sources!r}; expected a list of objects."
+        yield "wrong-type", f"'labels.sources' is {shown(sources)}; expected a list of objects."
         return
     for source in sources:
         if not isinstance(source, dict) or not isinstance(source.get("path"), str):
-            yield "wrong-type", f"A source is {source!r}; expected an object with path, licence and author."
+            yield (
+                "wrong-type",
+                f"A source is {shown(source)}; expected an object with path, licence and author.",
+            )
         elif not source.get("licence"):
             yield (
                 "no-licence",
-                f"The source '{source['path']}' has no licence; state one or leave the pair out.",
+                f"The source {shown(source['path'])} has no licence; state one or leave the pair out.",
             )
         elif source.get("role", "recording") not in SOURCE_ROLES:
             yield (
                 "wrong-type",
-                f"A source has the role {source['role']!r}; expected {', '.join(SOURCE_ROLES)}.",
+                f"A source has the role {shown(source['role'])}; expected {', '.join(SOURCE_ROLES)}.",
             )
 
 
@@ -409,8 +439,10 @@ def _file_faults(root: Path, pair: Pair) -> Iterator[tuple[str, str]]:
         if not path.is_file():
             yield "missing-file", f"The {side} '{name}' is not there; copy it into the folder."
             continue
-        if not path.resolve().is_relative_to(root.resolve()):
-            yield "outside-folder", f"The {side} '{name}' links out of the folder; copy the file itself."
+        try:
+            path = _inside(root, name)
+        except DataError as error:
+            yield "outside-folder", f"The {side} {error}"
             continue
         try:
             if side == "score":

@@ -33,9 +33,9 @@ from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_featu
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
-from silent2music.data.pairs import SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
-from silent2music.errors import DataError, S2MError, require
-from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
+from silent2music.errors import DataError, S2MError, require, shown
+from silent2music.files import atomic_path, claimed, read_json, remove_leavings
 from silent2music.processes import Pool, one_thread
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays
@@ -52,6 +52,18 @@ MAX_CODEBOOK_SIZE = 2**15
 
 MAX_FRAME_DIFFERENCE = 2
 """Codec and features may round the last, partial frame of a recording differently by this much."""
+
+MAY_LACK = ("codes", "score")
+"""Columns that not every pair has, beside those of the controls."""
+
+META_TYPES: dict[str, Any] = {
+    "codec_checksum": str,
+    "frame_rate": int | float,
+    "n_codebooks": int,
+    "codebook_size": int,
+    "feature_settings": dict,
+    "controls": list,
+}
 
 Row = dict[str, Any]
 
@@ -115,10 +127,12 @@ def prepare(
     config = ambient or AmbientConfig(frame_rate=codec.frame_rate)
     meta = shards_meta(config, codec, n_codebooks or codec.n_codebooks)
     marked = _fingerprints(root, read_pairs(root))
+    if not marked:
+        raise DataError(f"{root / MANIFEST} holds no pair; expected at least one line.")
     with claimed(target):
         remove_leavings(target, alone=True)
         check_shards(target, meta)
-        kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked})
+        kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked}, meta)
         todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
         faults: list[str] = []
         n_prepared = 0
@@ -159,13 +173,17 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); expected a folder made by `s2m data prepare`."
         ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
         raise DataError(f"{path} does not state format {FORMAT_VERSION}; prepare the pairs again.")
+    for key, expected in META_TYPES.items():
+        value = meta.get(key)
+        if not isinstance(value, expected) or (isinstance(value, int | float) and value <= 0):
+            raise DataError(f"{path} has {key} {shown(value)}; prepare the pairs again.")
     return meta
 
 
@@ -245,14 +263,63 @@ def _read_rows(shards: Iterable[Path], *columns: str) -> list[Row]:
     return [row for shard in shards for row in parquet.read_table(shard, columns=list(columns)).to_pylist()]
 
 
-def _keep_good_shards(target: Path, wanted: dict[str, str]) -> set[str]:
+def _read_shard(shard: Path, names: Sequence[str], meta: Mapping[str, Any]) -> Any:
+    """Some columns of a shard as a table that was checked: checksums, types, lengths, and values in their range.
+
+    Raises:
+        DataError: naming the shard and what is wrong with it.
+    """
+    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
+    types = _types()
+    try:
+        table = parquet.read_table(shard, columns=list(names), page_checksum_verification=True)
+        table.validate(full=True)
+        for name in names:
+            if name not in table.column_names or table.schema.field(name).type != types[name]:
+                raise ValueError(f"the column '{name}' is missing or of another type")
+            if table[name].null_count and not (name in MAY_LACK or name.startswith("signal.")):
+                raise ValueError(f"the column '{name}' has empty rows")
+        if "n_frames" in names:
+            _check_values(table, names, meta)
+    except (OSError, ValueError, KeyError, MemoryError, arrow.ArrowException) as error:
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise DataError(f"{shard} is damaged ({reason}); run `s2m data prepare` again.") from error
+    return table
+
+
+def _check_values(table: Any, names: Sequence[str], meta: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if codes or signals of a shard are not as many as its frames, or out of their range."""
+    compute = require("pyarrow.compute", "train")
+    n_frames = table["n_frames"].to_numpy()
+    if (n_frames < 1).any():
+        raise ValueError("a pair has no frames")
+    if "codes" in names:
+        codes = compute.list_flatten(table["codes"]).to_numpy()
+        lengths = compute.list_value_length(table["codes"]).drop_null().to_numpy()
+        n_frames_coded = n_frames[compute.is_valid(table["codes"]).to_numpy()]
+        if (lengths != n_frames_coded * meta["n_codebooks"]).any():
+            raise ValueError("a pair has other codes than its frames need")
+        if len(codes) and not 0 <= codes.min() <= codes.max() < meta["codebook_size"]:
+            raise ValueError(f"a code is not within 0 to {meta['codebook_size'] - 1}")
+    for name, control in CONTROLS.items():
+        if (column := _column(name)) not in names:
+            continue
+        there = compute.is_valid(table[column]).to_numpy()
+        lengths = compute.list_value_length(table[column]).drop_null().to_numpy()
+        steps = n_frames[there] * control.rate if control.axis == "along" else np.ones(there.sum(), int)
+        if len(lengths) and ((lengths % steps).any() or len(set((lengths // steps).tolist())) > 1):
+            raise ValueError(f"a pair has other values of '{name}' than its frames need")
+        if not np.isfinite(compute.list_flatten(table[column]).to_numpy()).all():
+            raise ValueError(f"a value of '{name}' is not finite")
+
+
+def _keep_good_shards(target: Path, wanted: dict[str, str], meta: Mapping[str, Any]) -> set[str]:
     """Ids in shards that are whole and up to date; all other shards are removed."""
-    arrow = require("pyarrow", "train")
     kept: set[str] = set()
     for shard in (s for split in SPLITS for s in _shards(target, split)):
         try:
-            rows = _read_rows([shard], "id", "fingerprint")
-        except (OSError, arrow.ArrowException):
+            rows = _read_shard(shard, list(_types()), meta).select(["id", "fingerprint"]).to_pylist()
+        except DataError:
             rows = []
         ids = {row["id"] for row in rows}
         if rows and not ids & kept and all(wanted.get(row["id"]) == row["fingerprint"] for row in rows):
@@ -339,6 +406,19 @@ def _fit(frames: FloatArray, n_frames: int, name: str) -> FloatArray:
     return np.pad(frames, ((0, max(0, difference)), (0, 0)), mode="edge")[:n_frames]
 
 
+def _types() -> dict[str, Any]:
+    """The columns of a shard and their Arrow types."""
+    arrow = require("pyarrow", "train")
+    return {
+        **dict.fromkeys(("id", "fingerprint", "kind"), arrow.string()),
+        "seconds": arrow.float64(),
+        "n_frames": arrow.int32(),
+        "codes": arrow.list_(arrow.int16()),
+        "score": arrow.binary(),
+        **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
+    }
+
+
 def shard_path(folder: Path, split: str, number: int) -> Path:
     """The file of a split's shard."""
     return folder / f"{split}-{number:05d}.parquet"
@@ -366,23 +446,15 @@ def write_shard(
         number: of the shard; by default the next.
     """
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    types = {
-        **dict.fromkeys(("id", "fingerprint", "kind"), arrow.string()),
-        "seconds": arrow.float64(),
-        "n_frames": arrow.int32(),
-        "codes": arrow.list_(arrow.int16()),
-        "score": arrow.binary(),
-        **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
-    }
     if number is None:
         used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
         number = max(used, default=-1) + 1
-    table = arrow.Table.from_pylist(rows, arrow.schema(types))
+    table = arrow.Table.from_pylist(rows, arrow.schema(_types()))
     if not (target / META).exists():
         with atomic_path(target / META, force=True) as temporary:
             temporary.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     with atomic_path(shard_path(target, split, number), force=True) as temporary:
-        parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP)
+        parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
 
 
 @dataclass(frozen=True)
@@ -464,7 +536,7 @@ class PairDataset:
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
         self._whole_scores = whole_scores
-        self._columns = _read_columns(folder, split, self.controls, needs)
+        self._columns = _read_columns(folder, split, self.controls, needs, self.meta)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -513,16 +585,15 @@ class PairDataset:
 
 
 def _read_columns(
-    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str]
+    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str], meta: Mapping[str, Any]
 ) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
-    arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    compute = require("pyarrow.compute", "train")
+    arrow, compute = require("pyarrow", "train"), require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
     names = ["id", "kind", "seconds", "n_frames", *needs, *map(_column, controls)]
-    table = arrow.concat_tables(parquet.read_table(shard, columns=names) for shard in shards).sort_by("id")
+    table = arrow.concat_tables(_read_shard(shard, names, meta) for shard in shards).sort_by("id")
     for name in needs:
         table = table.filter(compute.is_valid(table[name]))
     if not len(table):

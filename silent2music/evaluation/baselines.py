@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from silent2music.evaluation.pieces import (
     read_music,
 )
 from silent2music.evaluation.stages import Stages
+from silent2music.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ def arranged(
     """Baseline by rule: the factory's arranger for some rooms, if the scores are given or named by the folder."""
     made: list[Inspected | None] = [None] * len(items)
     try:
-        data = from_dict(DataConfig, json.loads((folder / "build.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, S2MError):
+        data = from_dict(DataConfig, read_json(folder / "build.json")["data"])
+    except (OSError, ValueError, KeyError, TypeError, S2MError):
         return made
     named = config.scores or data.scores
     soundfont = Path(data.soundfont[0]) if data.soundfont else Path()

@@ -70,8 +70,8 @@ class BenchEntry:
         return np.asarray(decoded[0, 0, : len(samples)].cpu().numpy())
 
 
-def parse_entry(text: str) -> BenchEntry:
-    """Parse a codec to compare, given as `NAME=FOLDER` or `NAME=FOLDER:BOOKS`.
+def parse_entry(text: str, download: bool = False) -> BenchEntry:
+    """Parse a codec to compare, given as `NAME=FOLDER` or `NAME=FOLDER:BOOKS`; `download` as of `load_codec`.
 
     Raises:
         ConfigError: if it is written otherwise or asks for more codebooks than there are.
@@ -81,7 +81,7 @@ def parse_entry(text: str) -> BenchEntry:
     folder, _, books = rest.rpartition(":") if rest.rpartition(":")[2].isdigit() else (rest, "", "0")
     if not name or not folder:
         raise ConfigError(f"'{text}' names no codec to compare; expected NAME=FOLDER[:BOOKS].")
-    codec = load_codec(folder)
+    codec = load_codec(folder, download)
     n_codebooks = int(books) or codec.n_codebooks
     if n_codebooks > codec.n_codebooks:
         raise ConfigError(f"'{text}' asks for {n_codebooks} codebooks; the codec has {codec.n_codebooks}.")
@@ -163,7 +163,7 @@ def run_bench(
 
 def _middle(file: Path, sample_rate: int, seconds: float) -> FloatArray:
     """`[N]`, the middle of a file."""
-    samples = audio.read(file).mono().resampled(sample_rate).samples[0]
+    samples = audio.read(file, mono=True).resampled(sample_rate).samples[0]
     start = max(0, (len(samples) - round(seconds * sample_rate)) // 2)
     return np.ascontiguousarray(samples[start : start + round(seconds * sample_rate)])
 

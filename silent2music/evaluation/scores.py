@@ -27,12 +27,11 @@ from silent2music.evaluation.following import MIN_EVENTS, onset_scores, ranks, r
 from silent2music.evaluation.notes import NOTE_STATISTICS, note_statistics, onset_times
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item, first_seconds, inspect
 from silent2music.evaluation.stages import Stages
-from silent2music.processes import Progress
 from silent2music.evaluation.statistics import bootstrap_mean, interval_text, paired_difference
 from silent2music.evaluation.tables import Figures, grouped, partners_of, stated, tabulate
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
-from silent2music.processes import one_thread
+from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
 from silent2music.signals import Signals
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from silent2music import audio
 from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
-from silent2music.files import atomic_path, locked
+from silent2music.files import atomic_path, locked, parse_json
 
 T = TypeVar("T")
 
@@ -266,11 +266,12 @@ class Manifest:
     def read(self) -> dict[str, dict[str, Any]]:
         """Entries by key; a line that a dying process left unfinished is passed over."""
         entries: dict[str, dict[str, Any]] = {}
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if self.path.is_file():
+            for line in self.path.read_bytes().splitlines():
                 try:
-                    entry = json.loads(line)
-                    entries[entry["key"]] = entry
+                    entry = parse_json(line)
+                    if isinstance(entry["key"], str):
+                        entries[entry["key"]] = entry
                 except (ValueError, KeyError, TypeError):
                     continue
         return entries

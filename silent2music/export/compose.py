@@ -11,10 +11,10 @@ from silent2music import audio
 from silent2music.config import ComposingConfig
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import provenance
-from silent2music.processes import Progress
 from silent2music.export.models import LazyModel
 from silent2music.files import atomic_paths
-from silent2music.score import read_midi, midi_bytes
+from silent2music.processes import Progress
+from silent2music.score import midi_bytes, read_midi
 
 MIDI_SUFFIXES = (".mid", ".midi")
 

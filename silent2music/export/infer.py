@@ -26,7 +26,7 @@ from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome
 from silent2music.export.delivery import delivered, in_front
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
-from silent2music.files import atomic_paths, claimed, remove_leavings
+from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
 from silent2music.processes import Progress
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
@@ -206,7 +206,9 @@ def infer(
     """
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
+    from silent2music.signals import check_controls
 
+    check_controls(model.model.config, request.controls)
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
     check_length(job, seconds, delivery, force)
@@ -274,7 +276,7 @@ def _is_left_over(job: Job, model: LazyModel) -> bool:
             music = out.read_bytes()
             return all(words.encode() in music for words in said)
         if sidecar.exists() and not out.exists():
-            record = json.loads(sidecar.read_text(encoding="utf-8"))
+            record = read_json(sidecar)
             return bool(record["output"]["file"] == out.name)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -285,7 +287,7 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
     """The record of a job's music, if it is there, whole and just what would be made now."""
     sampling = model.settled(request.sampling, job.seed)
     try:
-        record: dict[str, Any] = json.loads(provenance.sidecar_path(job.out).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(provenance.sidecar_path(job.out))
         wanted = _settings(sampling, request, record["input"]["seconds"])
         is_same = (
             all(record["settings"][name] == value for name, value in wanted.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -13,9 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from silent2music.audio import MIN_SECONDS
-from silent2music.config import DeliveryConfig, ModelConfig, SamplingConfig, default_model
+from silent2music.config import (
+    DeliveryConfig,
+    ModelConfig,
+    SamplingConfig,
+    default_model,
+    from_dict,
+    read_values,
+)
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
+from silent2music.hub import find_folder
 
 if TYPE_CHECKING:
     from silent2music.model import Silent2Music
@@ -50,16 +57,17 @@ class LazyModel:
     Args:
         folder: a model folder, by default the one that ships.
         device: `cpu`, `cuda` or `mps`, by default CUDA if there is one, else the CPU.
+        download: ask the Hugging Face hub if there is no such folder.
 
     Raises:
         CheckpointError: if the folder is none.
     """
 
-    def __init__(self, folder: Path | None = None, device: str | None = None) -> None:
-        self.folder = folder or default_model()
+    def __init__(self, folder: Path | None = None, device: str | None = None, download: bool = False) -> None:
+        self.folder = find_folder(folder, "model", download) if folder else default_model()
         self._device = device
         for name in ("config.json", "model.safetensors"):
-            if not (self.folder / name).exists():
+            if not (self.folder / name).is_file():
                 raise CheckpointError(
                     f"{self.folder} is no model folder: it has no {name}; expected config.json, "
                     "model.safetensors and a codec."
@@ -73,17 +81,7 @@ class LazyModel:
     @cached_property
     def guidance(self) -> float:
         """The strength of guidance that the model was made for, read without its weights."""
-        try:
-            values = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            return float(values.get("guidance", ModelConfig.guidance))
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.folder / 'config.json'} cannot be read ({error.strerror}); check its permissions."
-            ) from error
-        except (ValueError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.folder / 'config.json'} is damaged ({error}); copy the model folder again."
-            ) from error
+        return from_dict(ModelConfig, read_values(self.folder / "config.json")).guidance
 
     @cached_property
     def device(self) -> str:

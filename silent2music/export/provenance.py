@@ -17,6 +17,7 @@ from typing import Any
 from silent2music import __version__
 from silent2music.audio import Recorded
 from silent2music.errors import AudioError
+from silent2music.files import read_json
 
 TAG = "S2M_PROVENANCE"
 """Name of the tag that holds the record as JSON: a Vorbis comment, or an ID3 TXXX frame in WAV."""
@@ -171,14 +172,14 @@ def is_ours(path: Path) -> bool:
     """Whether this program made a file, by its tags, by the versions in it, or by the record beside it."""
     try:
         if path.suffix.lower() == ".json":
-            return "silent2music" in json.loads(path.read_text(encoding="utf-8"))["versions"]
+            return "silent2music" in read_json(path)["versions"]
         with path.open("rb") as file:
             before = b""
             while block := file.read(SCANNED_BYTES):
                 if any(mark in before + block for mark in MARKS):
                     return True
                 before = block[-max(map(len, MARKS)) :]
-        record = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        record = read_json(sidecar_path(path))
         return "silent2music" in record["versions"] and bool(record["output"]["file"] == path.name)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -34,7 +34,7 @@ def roundtrip(source: Path, target: Path, codec_folder: Path, force: bool = Fals
     from silent2music.codec import load_codec
 
     provenance.check_replaceable(target, force, [source])
-    sound = audio.read(source).mono()
+    sound = audio.read(source, mono=True)
     codec = load_codec(codec_folder)
     sound = sound.resampled(codec.sample_rate)
     with torch.inference_mode():

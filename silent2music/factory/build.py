@@ -40,7 +40,7 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.sources import Library, open_library
-from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.files import atomic_path, claimed, read_json, remove_leavings
 from silent2music.processes import Pool, StepProgress
 from silent2music.score import write_midi
 
@@ -315,11 +315,13 @@ def _check_unclaimed(config: DataConfig, out: Path, seed: int) -> dict[str, Any]
     path = out / SETTINGS_FILE
     if path.exists():
         try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} cannot be read ({error}); choose another folder.") from error
+            found = read_json(path)
+            old, new = ({**values["data"], "seed": values["seed"]} for values in (found, wanted))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is no record of a build ({error}); choose another folder or remove it."
+            ) from error
         if found != wanted:
-            old, new = ({**values.get("data", {}), "seed": values.get("seed")} for values in (found, wanted))
             names = sorted(key for key in new if old.get(key) != new[key])
             raise DataError(
                 f"{out} was built with another {', '.join(names)}; choose another folder or the same values."

@@ -46,6 +46,9 @@ MIN_PHRASE_BEATS = 6
 SLOWEST_ONSETS, FASTEST_ONSETS = 0.5, 7.0
 """Moments a second at which notes start, on average over a piece; a tempo that gives others was guessed wrongly."""
 
+MAX_QUARTERS = 50_000
+"""Some seven hours; a single event may claim to last for 268 million ticks."""
+
 
 @dataclass(frozen=True)
 class ScorePart:
@@ -173,6 +176,11 @@ def load_score(path: Path) -> SourceScore:
         raw = symusic.Score(path)
     except Exception as error:
         raise DataError(f"{path} cannot be read as MIDI ({error}); export it again.") from error
+    if raw.tpq < 1 or int(raw.end()) > MAX_QUARTERS * raw.tpq:
+        raise DataError(
+            f"{path} has {raw.tpq} ticks a quarter and lasts {int(raw.end())} ticks; expected 1 or more, and at most "
+            f"{MAX_QUARTERS} quarters: export it again."
+        )
     tracks = [track for track in raw.tracks if len(track.notes)]
     if not tracks:
         raise DataError(f"{path} holds no notes; expected a score with at least one.")

@@ -90,7 +90,7 @@ def _features(
     seconds = 0.0
     for i, file in enumerate(files):
         try:
-            waveform = audio.read(file).mono().resampled(codec.sample_rate)
+            waveform = audio.read(file, mono=True).resampled(codec.sample_rate)
         except AudioError:
             continue
         for block in torch.split(torch.from_numpy(waveform.samples), 120 * codec.sample_rate, dim=1):

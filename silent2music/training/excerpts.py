@@ -48,7 +48,7 @@ def crops(
         if not files or n_failed == 20:
             raise DataError(f"None of {n_failed} files could be read as music; check the paths.")
         try:
-            samples = audio.read(files[int(rng.integers(len(files)))]).mono().resampled(rate).samples[0]
+            samples = audio.read(files[int(rng.integers(len(files)))], mono=True).resampled(rate).samples[0]
         except AudioError:
             n_failed += 1
             continue

@@ -22,7 +22,7 @@ from torch.nn import functional
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.errors import CheckpointError, ConfigError, shown
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
@@ -30,6 +30,9 @@ from silent2music.training.learner import Learner
 from silent2music.training.running import open_run, train_steps
 
 MODEL_FOLDER = "model"
+MOST_WEIGHTS = 10**10
+"""Of a model in training: more than any machine holds with its optimizer."""
+
 N_STATISTICS = 256
 """Pairs that standardisation and the limits of sampling are measured on."""
 
@@ -80,12 +83,21 @@ def train(
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
-    for name, prepared in dataset.meta.get("feature_settings", {}).items():
-        if getattr(recipe.ambient, name) != prepared:
+    for name, prepared in dataset.meta["feature_settings"].items():
+        own = getattr(recipe.ambient, name, None)
+        if own != prepared:
             raise ConfigError(
-                f"{shards} was prepared with ambient.{name} {prepared} and the recipe has "
-                f"{getattr(recipe.ambient, name)}; set ambient.{name}={prepared}, or prepare the pairs again."
+                f"{shards} was prepared with ambient.{name} {shown(prepared)} and the recipe has {own}; set "
+                f"ambient.{name}={shown(prepared)}, or prepare the pairs again."
             )
+    with torch.device("meta"):
+        # Settings that contradict each other are told before the run has a folder, and before they take memory.
+        n_weights = sum(weight.numel() for weight in build_model(recipe, codec, n_codebooks).parameters())
+    if n_weights > MOST_WEIGHTS:
+        raise ConfigError(
+            f"decoder.dim={recipe.decoder.dim}, n_layers={recipe.decoder.n_layers} and the other sizes make a model "
+            f"of {n_weights} weights; expected at most {MOST_WEIGHTS}."
+        )
     # A batch may have no row with a control that few pairs have.
     has_rare = bool(set(recipe.controls) - members([ROOM]))
     options = {

@@ -27,6 +27,7 @@ from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAP
 from silent2music.export.ambience.writing import loudness_of
 from silent2music.export.batch import LOOPS_MANIFEST
 from silent2music.export.space import omni, omni_of
+from silent2music.files import read_json
 
 MAX_LUFS_ERROR = 0.1
 PLACES = ("seam", "fold")
@@ -58,7 +59,7 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
         raise AudioError("ffmpeg and ffprobe are not installed; install them to check loops.")
     require("librosa")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         rooms, failures = manifest["rooms"], manifest["failures"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error

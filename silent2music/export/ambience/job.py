@@ -29,7 +29,7 @@ from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.batch import LOOPS_MANIFEST, LOOPS_RECORD, Job, Outcome
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, find_placement, open_room
-from silent2music.files import atomic_folder, atomic_path, claimed, locked, remove_leavings
+from silent2music.files import atomic_folder, atomic_path, claimed, locked, read_json, remove_leavings
 from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.processes import Progress
 
@@ -266,7 +266,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise AudioError(f"{folder} exists already and is no folder of s2m ambience; move it away.")
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        entry = read_json(path)
     except (OSError, ValueError) as error:
         raise AudioError(f"{path} cannot be read ({error}); remove its folder and make it again.") from error
     if not isinstance(entry, dict):
@@ -330,7 +330,7 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
     others = planned - {outcome.job.label for outcome in outcomes}
     failures = {}
     try:
-        for failure in json.loads(path.read_text(encoding="utf-8"))["failures"]:
+        for failure in read_json(path)["failures"]:
             if failure["file"] in others:
                 failures[failure["file"]] = failure["reason"]
     except (OSError, ValueError, KeyError, TypeError):
