@@ -62,6 +62,9 @@ def codec_train(
         list[Path] | None,
         typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
     ] = None,
+    correction: Annotated[
+        Path | None, typer.Option("--correction", help="Codec folder whose correction to start from.")
+    ] = None,
     resume: Resume = False,
     overrides: Set = None,
 ) -> None:
@@ -77,7 +80,7 @@ def codec_train(
         raise S2MError(
             "There is no music to validate on; give --validation with music that is not trained on."
         )
-    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume))
+    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume, correction))
 
 
 def _alike(sources: list[list[Path]]) -> list[Path]:
@@ -119,13 +122,19 @@ def codec_bench(
         int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
     ] = 14,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    kernel: Annotated[
+        int, typer.Option("--kernel", min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none.")
+    ] = 0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
     from silent2music.evaluation.codec_bench import bench_music, parse_entry, run_bench
 
     with progress_bar() as steps:
         music = bench_music(families, pairs, real, limit)
-        print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps))
+        pieces = bench_music(None, pairs, None, kernel).get("pairs", []) if kernel else []
+        if kernel and len(pieces) < 4:
+            raise S2MError(f"--kernel found {len(pieces)} pieces; expected --pairs with 4 or more to validate on.")
+        print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps, pieces))
 
 
 @codec_app.command("roundtrip")
