@@ -107,7 +107,8 @@ class VectorEncoder(FrameNetwork):
         """Vectors to quantise, `[B, T, P]`, of those that the components make of a sound, `[B, T, P]`."""
         length: Tensor = vectors.norm(dim=-1, keepdim=True)
         move = self.move(self.hidden(vectors, length)).float()
-        return vectors + length / vectors.shape[-1] ** 0.5 * move
+        moved: Tensor = vectors + length / vectors.shape[-1] ** 0.5 * move
+        return moved
 
 
 class SpectrumCorrection(FrameNetwork):

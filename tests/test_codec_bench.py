@@ -127,7 +127,9 @@ def test_the_kernel_distance_tells_a_worse_codec(codec_folder: Path, tmp_path: P
     rng = np.random.default_rng(0)
     files = []
     for i in range(6):
-        notes = [tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)]
+        notes = [
+            tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)
+        ]
         files.append(tmp_path / f"{i}.wav")
         audio.write(files[-1], Waveform(np.concatenate(notes).astype(np.float32)[None], RATE))
 

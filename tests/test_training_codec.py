@@ -333,6 +333,7 @@ def test_learning_tokens_helps_and_keeps_vectors_near(
         max_steps=150,
         validate_every=150,
         crop_seconds=2.0,
+        cached_minutes=1.2,
         learning_rate=3e-3,
         warmup_steps=5,
         ema_decay=0.9,
@@ -505,9 +506,7 @@ def test_what_cannot_be_trained_is_said(music: list[Path], start: Path, tmp_path
         train_codec(nothing, music, music, tmp_path / "c", start)
     for objective in ("sound", "magnitudes"):  # the second has no encoder
         with pytest.raises(ConfigError, match="Tokens are learned on magnitudes by an encoder"):
-            train_codec(
-                recipe(objective=objective, learn_tokens=True), music, music, tmp_path / "h", start
-            )
+            train_codec(recipe(objective=objective, learn_tokens=True), music, music, tmp_path / "h", start)
     with pytest.raises(CheckpointError, match="no state to resume from"):
         train_codec(recipe(), music, music, tmp_path / "d", start, resume=True)
     train_codec(recipe(max_steps=1), music, music, tmp_path / "e", start)

@@ -2,8 +2,9 @@
 
     python recipes/codec/candidates.py recipes/codec/candidates.toml MUSIC... --real RECORDINGS --out candidates
 
-`MUSIC` is files, folders of them, or folders of pairs. Codecs given by --codec are compared as they are. Prints and writes to `bench.md` how near each closed form comes
-to music that it was not fitted to, and how many bits a second its tokens cost a small token model.
+`MUSIC` is files, folders of them, or folders of pairs. Prints and writes to `bench.md` how near each closed form comes
+to music that it was not fitted to, and how many bits a second its tokens cost a small token model. Codecs given by
+--codec are compared as they are.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, help="pair folder, for its validation music")
     parser.add_argument("--real", type=Path, help="folder of real recordings")
     parser.add_argument("--out", type=Path, required=True, help="folder of the codecs and the tables")
-    parser.add_argument("--codec", metavar="NAME=FOLDER", action="append", default=[], help="a codec that is made")
+    parser.add_argument(
+        "--codec", metavar="NAME=FOLDER", action="append", default=[], help="a codec that is made"
+    )
     parser.add_argument("--hours", type=float, default=0.5, help="of music that each is fitted to")
     parser.add_argument("--limit", type=int, default=6, help="files of each held-out group at most")
     parser.add_argument("--steps", type=int, default=300, help="of training each token model; 0 for none")
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folders[name] = given.out / _file_name(name)
         save_codec(codec, folders[name])
         entries.append(BenchEntry(name, codec, codec.n_codebooks))
-    text = run_bench(entries, test, given.out)
+    text = run_bench(entries, test, given.out, with_speed=False)
     if given.steps:
         text += "\nBits a second of the tokens of held-out music, by a small token model:\n\n"
         text += "| codec | bits a second | bits a token |\n|---|---|---|\n"

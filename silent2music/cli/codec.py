@@ -123,7 +123,10 @@ def codec_bench(
     ] = 14,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
     kernel: Annotated[
-        int, typer.Option("--kernel", min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none.")
+        int,
+        typer.Option(
+            "--kernel", min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none."
+        ),
     ] = 0,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
@@ -133,7 +136,9 @@ def codec_bench(
         music = bench_music(families, pairs, real, limit)
         pieces = bench_music(None, pairs, None, kernel).get("pairs", []) if kernel else []
         if kernel and len(pieces) < 4:
-            raise S2MError(f"--kernel found {len(pieces)} pieces; expected --pairs with 4 or more to validate on.")
+            raise S2MError(
+                f"--kernel found {len(pieces)} pieces; expected --pairs with 4 or more to validate on."
+            )
         print(run_bench([parse_entry(codec) for codec in codecs], music, out, seconds, steps, pieces))
 
 

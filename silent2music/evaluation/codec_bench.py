@@ -116,6 +116,7 @@ def run_bench(
     seconds: float = 6.0,
     progress: Progress | None = None,
     pieces: Sequence[Path] = (),
+    with_speed: bool = True,
 ) -> str:
     """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, the last codec's worst excerpts.
 
@@ -126,6 +127,7 @@ def run_bench(
         seconds: of each file, from its middle.
         progress: called with name, files done and files in all.
         pieces: music for `kernel_distances`, four files or more; without them these are left out.
+        with_speed: whether to measure speed too.
 
     Returns:
         The tables, in Markdown.
@@ -158,7 +160,7 @@ def run_bench(
     titles = [f"{clips[i][1].stem}, {errors[i]:.2f}" for i in worst]
     _plot(titles, [(originals[i], last.through(originals[i])) for i in worst], rates[0], out / "worst.png")
     kernels = kernel_distances(entries, pieces, progress) if pieces else {}
-    speeds = measure_speed(entries, originals[0])
+    speeds = measure_speed(entries, originals[0]) if with_speed else {}
     text = _tables(entries, rows, speeds)
     if kernels:
         cells = [[name, *(f"{value:.2f}" for value in found.values())] for name, found in kernels.items()]
@@ -253,9 +255,11 @@ def _tables(
     families = dict.fromkeys(row["family"] for row in last)
     cells = [[family, *_means([row for row in last if row["family"] == family])] for family in families]
     parts += [f"**{name}** by family", table(["family", *headings], cells)]
-    cells = [[name, f"{encode:.0f}", f"{decode:.0f}"] for name, (encode, decode) in speeds.items()]
-    parts += [f"Speed, {torch.get_num_threads()} threads, times real time:"]
-    return "\n\n".join([*parts, table(["codec", "encoding", "decoding"], cells)]) + "\n"
+    if speeds:
+        cells = [[name, f"{encode:.0f}", f"{decode:.0f}"] for name, (encode, decode) in speeds.items()]
+        parts += [f"Speed, {torch.get_num_threads()} threads, times real time:"]
+        parts += [table(["codec", "encoding", "decoding"], cells)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -132,7 +132,9 @@ def take_correction(codec: TrainableCodec, folder: Path) -> None:
     if not isinstance(other, BundledCodec) or other.decoder is None:
         raise ConfigError(f"{folder} holds no bundled codec with a correction; expected one to start from.")
     if not isinstance(codec, BundledCodec) or codec.decoder is None:
-        raise ConfigError("Only a bundled codec's correction can start from another's; leave --correction out.")
+        raise ConfigError(
+            "Only a bundled codec's correction can start from another's; leave --correction out."
+        )
     same = ("sample_rate", "n_fft", "hop", "frames_per_code", "power", "correction_dim")
     unlike = [name for name in same if getattr(codec.config, name) != getattr(other.config, name)]
     if unlike or codec.decoder.ahead < other.decoder.ahead or codec.decoder.behind < other.decoder.behind:

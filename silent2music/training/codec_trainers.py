@@ -119,7 +119,7 @@ def follow(codec: BundledCodec, codes: Tensor, vectors: Tensor) -> None:
 def _towards(
     table: Tensor, rows: Tensor, values: Tensor, weights: Tensor | None = None, square: bool = False
 ) -> None:
-    """Move rows of a table to the weighted means of the values `[n, ...]` that fall into them; roots if they are squares."""
+    """Move rows of a table to the weighted means of the values `[n, ...]` that fall into them, or to their roots."""
     weights = torch.ones(len(rows), device=rows.device) if weights is None else weights
     counts = torch.bincount(rows, minlength=len(table)).float()
     mass = torch.zeros_like(counts).index_add_(0, rows, weights)
