@@ -114,7 +114,9 @@ def test_the_codec_of_four_is_light_and_near_that_of_eight() -> None:
     assert four.encode(torch.zeros(1, 1, 9600)).eq(0).all()
     notes = torch.arange(16).repeat_interleave(6000) % 5
     beat = torch.arange(96_000) % 6000 / 24_000
-    tone = sum((torch.sin(torch.pi * 440 * h * 2 ** (notes / 5) * beat) / h for h in (1, 2, 3)), start=beat * 0)
+    tone = sum(
+        (torch.sin(torch.pi * 440 * h * 2 ** (notes / 5) * beat) / h for h in (1, 2, 3)), start=beat * 0
+    )
     music = 0.2 * (tone * (-beat / 0.1).exp())[None]
     through = [codec.decode(codec.encode(music[None]))[0, :, : music.shape[1]] for codec in (four, eight)]
     errors = [float(log_mel_distance(music, x, 24_000)) for x in through]
