@@ -2,7 +2,8 @@
 
 Tokens code magnitudes alone. A token model could hardly predict phases, so the decoder rebuilds them:
 
-    samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> residual vector quantiser -> codes
+    samples -> |STFT| ** 0.4 -> two frames stacked -> principal components -> learned encoder
+            -> residual vector quantiser -> codes
     codes -> vectors summed -> components inverted -> learned correction -> ** 2.5 -> magnitudes -> phase -> samples
 
 Frame t of the codes covers samples `[t * 960, (t + 1) * 960)`: its STFT frames are centred inside that span.
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 from silent2music.bandwidth import BandExtension
 from silent2music.config import CodecConfig
-from silent2music.correction import SILENCE_NORM, SpectrumCorrection
+from silent2music.correction import SILENCE_NORM, SpectrumCorrection, VectorEncoder
 from silent2music.errors import AudioError
 from silent2music.phase import context_frames, rebuild, stft
 from silent2music.weights import as_stored
@@ -45,13 +46,13 @@ _TOKEN_SETTINGS = (
     "sample_rate", "n_fft", "hop", "frames_per_code", "power", "n_components", "n_codebooks", "codebook_size",
     "n_candidates",
 )  # fmt: skip
-"""Settings that decide which tokens a sound gets; the others belong to the decoder."""
+"""Settings that decide which tokens a sound gets, beside those of the encoder; the others belong to the decoder."""
 
 
 class BundledCodec(nn.Module):
     """The bundled codec: principal components of compressed magnitudes, coded by a residual vector quantiser.
 
-    `training.codec.fit_codec` fits it.
+    `training.codec.fit_codec` fits it; `training.codec_loop.train_codec` learns what comes before and after it.
 
     The components are taken about zero, not about the mean, so that silence is the zero vector and a change
     of level scales a vector. The first codebook codes level and coarse shape. Each of its entries has a scale, and the
@@ -62,6 +63,7 @@ class BundledCodec(nn.Module):
         components: `[P, F]`, orthonormal rows, `F = frames_per_code * (n_fft / 2 + 1)`.
         codebooks: `[K, V, P]`.
         scales: `[V]`, by the code of the first codebook.
+        encoder: learned change of the vectors before they are quantised; None if `encoder_layers` is 0.
         decoder: learned correction of decoded magnitudes; None if `decoder_layers` is 0.
     """
 
@@ -83,11 +85,12 @@ class BundledCodec(nn.Module):
             "codebooks", torch.zeros(config.n_codebooks, config.codebook_size, config.n_components)
         )
         self.register_buffer("scales", torch.zeros(config.codebook_size))
+        self.encoder = VectorEncoder(config) if config.encoder_layers else None
         self.decoder = SpectrumCorrection(config) if config.decoder_layers else None
         self._waits = True
 
     def token_checksum(self, n_codebooks: int = 0) -> str:
-        """Of the transform, the components and the quantiser, as stored in 16 bits.
+        """Of the transform, the components, the encoder and the quantiser, as stored in 16 bits.
 
         It is the same for any number of codebooks: all are searched together, so that each code depends on all.
 
@@ -97,6 +100,9 @@ class BundledCodec(nn.Module):
         self._check_number(n_codebooks or self.n_codebooks)
         values = {name: getattr(self.config, name) for name in _TOKEN_SETTINGS}
         tensors = {name: getattr(self, name) for name in ("components", "codebooks", "scales")}
+        if self.encoder is not None:
+            values |= {name: getattr(self.config, name) for name in ("encoder_layers", "encoder_dim")}
+            tensors |= {f"encoder.{name}": value for name, value in self.encoder.state_dict().items()}
         return digest({"kind": self.kind, **values}, tensors)
 
     @property
@@ -141,7 +147,8 @@ class BundledCodec(nn.Module):
 
     def project(self, audio: Tensor) -> Tensor:
         """The vectors `[B, T, P]` that are quantised, of samples `[B, N]`."""
-        return self.features(audio) @ self.components.T
+        vectors = self.features(audio) @ self.components.T
+        return vectors if self.encoder is None else cast(Tensor, self.encoder(vectors))
 
     def quantise(self, vectors: Tensor) -> Tensor:
         """Codes `[B, T, K]` of vectors `[B, T, P]`."""

@@ -110,7 +110,9 @@ class CodecConfig:
     """The bundled codec: compressed STFT magnitudes, principal components, residual quantiser, phase.
 
     `n_candidates` paths are kept in the quantiser's search. The decoder's learned correction exists where
-    `decoder_layers` is not 0; `correction_dim` is its width.
+    `decoder_layers` is not 0; `correction_dim` is its width, and each of its layers sees `correction_behind` codec frames
+    more of the past. The learned encoder before the quantiser exists where `encoder_layers` is not 0, of width
+    `encoder_dim`.
     """
 
     sample_rate: int = 24_000
@@ -125,6 +127,9 @@ class CodecConfig:
     griffin_lim_iterations: int = 4
     decoder_layers: int = 0
     correction_dim: int = 192
+    correction_behind: int = 4
+    encoder_layers: int = 0
+    encoder_dim: int = 192
 
     def __post_init__(self) -> None:
         _check_bounds(self, "codec.")
@@ -455,7 +460,9 @@ class CodecTrainingConfig:
     """The codec's training loop; the closed form comes before it.
 
     Of the `kind` `bundled` only the decoder's correction is trained, on `cached_minutes` of music that are encoded once.
-    Tokens stay as they are, so that a model trained on them still fits. Of `seanet` everything is trained. The
+    Tokens stay as they are, so that a model trained on them still fits; with `learn_tokens` the encoder is trained too
+    and the codebooks follow it, which makes new tokens. `linear_weight` keeps their vectors near those of the closed
+    form. Of `seanet` everything is trained. The
     `objective` is `sound`, or for the bundled codec `magnitudes`, with many more steps in the same time since no phase
     is rebuilt. The weights belong to `distances.sound_distances`; `roughness_weight` applies to sound alone. An
     `adversarial_weight` above 0 adds EnCodec's discriminator: it and `feature_weight` are then shares of the gradient,
@@ -464,6 +471,7 @@ class CodecTrainingConfig:
 
     kind: str = "bundled"
     objective: str = "sound"
+    learn_tokens: bool = False
     cached_minutes: float = 60.0
     batch_size: int = 8
     crop_seconds: float = 2.0
@@ -480,6 +488,7 @@ class CodecTrainingConfig:
     level_weight: float = 0.0
     roughness_weight: float = 0.0
     commitment_weight: float = 0.25
+    linear_weight: float = 0.25
     adversarial_weight: float = 0.0
     feature_weight: float = 0.67
     discriminator_filters: int = 16

@@ -7,9 +7,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from library import write_scores
 from typer.testing import CliRunner
 
@@ -21,7 +23,13 @@ from silent2music.codec import load_codec
 from silent2music.config import CodecConfig, DataConfig, from_dict, read_values
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import codec_bench
-from silent2music.evaluation.codec_bench import BenchEntry, bench_music, parse_entry, run_bench
+from silent2music.evaluation.codec_bench import (
+    BenchEntry,
+    bench_music,
+    kernel_distances,
+    parse_entry,
+    run_bench,
+)
 from silent2music.evaluation.codec_metrics import (
     chroma_similarity,
     codec_figures,
@@ -114,6 +122,34 @@ def test_the_command_compares_codecs(codec_folder: Path, tmp_path: Path) -> None
     assert "no music to compare" in str(refused.exception)
 
 
+def test_the_kernel_distance_tells_a_worse_codec(codec_folder: Path, tmp_path: Path) -> None:
+    """Of a codec that changes nothing it is that of the originals; fewer codebooks are farther away."""
+    rng = np.random.default_rng(0)
+    files = []
+    for i in range(6):
+        notes = [
+            tone(220 * 2 ** (n / 12), 0.5) * np.linspace(1, 0, 12_000) for n in rng.integers(24, size=20)
+        ]
+        files.append(tmp_path / f"{i}.wav")
+        audio.write(files[-1], Waveform(np.concatenate(notes).astype(np.float32)[None], RATE))
+
+    class Nothing:
+        sample_rate, frame_rate, channels, n_codebooks, codebook_size = RATE, 25.0, 1, 1, 2
+
+        def encode(self, sound: torch.Tensor, n_codebooks: int = 0) -> torch.Tensor:
+            return sound
+
+        decode = encode
+
+    codec = load_codec(codec_folder)
+    entries = [BenchEntry("nothing", cast(Any, Nothing()), 1)]
+    entries += [BenchEntry(f"{k} books", codec, k) for k in (1, 4)]
+    found = kernel_distances(entries, files)
+    assert found["nothing"] == found["no codec"]
+    assert found["no codec"]["all"] < 0.0
+    assert found["1 books"]["all"] > found["4 books"]["all"] > found["no codec"]["all"]
+
+
 def test_held_out_music_is_evenly_spread(tmp_path: Path) -> None:
     for i in range(7):
         audio.write(tmp_path / f"{i}.wav", Waveform(tone(220.0, 0.1)[None], RATE))
@@ -136,7 +172,7 @@ def test_an_entry_has_the_codebooks_it_asks_for(codec_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_candidates_are_fitted_compared_and_foretold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the recipe's script, on tiny data."""
     file = Path(__file__).parents[1] / "recipes" / "codec" / "candidates.py"
@@ -144,8 +180,6 @@ def test_candidates_are_fitted_compared_and_foretold(
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    monkeypatch.setattr(script, "TRAIN_MINUTES", 0.6)
-    monkeypatch.setattr(script, "TEST_MINUTES", 0.3)
     monkeypatch.setattr(script, "SIZE", replace(script.SIZE, dim=32, n_layers=1, n_heads=2))
     rng = np.random.default_rng(0)
     for name in ("fit", "real"):
@@ -161,7 +195,8 @@ def test_candidates_are_fitted_compared_and_foretold(
         '["very fine"]\nn_codebooks = 4\ncodebook_size = 32\nn_components = 16\n'
     )
     command = [str(tmp_path / "some.toml"), str(tmp_path / "fit"), "--real", str(tmp_path / "real")]
-    command += ["--out", str(tmp_path / "out"), "--steps", "20"]
+    command += ["--out", str(tmp_path / "out"), "--steps", "20", "--minutes", "1.5"]
+    command += ["--codec", f"made before={codec_folder}"]
     script.main(command)
     text = (tmp_path / "out" / "bench.md").read_text()
     assert capsys.readouterr().out == text + "\n"
@@ -171,6 +206,8 @@ def test_candidates_are_fitted_compared_and_foretold(
     per_second, per_token = map(float, text.splitlines()[-1].strip("| ").split(" | ")[1:])
     assert 0.0 < per_token < 5.0  # those of a draw from 32 entries
     assert per_second == pytest.approx(per_token * 4 * 25, abs=1.0)
+    assert text.index("made before") < text.index("coarse")
+    assert "| made before | " in text.split("Bits a second")[1]
     (tmp_path / "some.toml").write_text("[odd]\nbooks = 2\n")
     with pytest.raises(ConfigError, match=r"Unknown setting 'odd\.books'"):
         script.main(command)

@@ -201,6 +201,10 @@ def test_codec_fit_train_and_roundtrip(desk: Desk, pairs: Path, codec: Path) -> 
         "codec train recipes/codec pairs --validation pairs --start codec --out better --set codec_training.max_steps=1"
     )
     assert (desk.folder / "better" / "codec" / "config.json").is_file()
+    desk.drive(
+        "codec train recipes/codec pairs --validation pairs --start codec --correction better/codec --out grown"
+        " --set codec_training.max_steps=1 --set codec_training.cached_minutes=1"
+    )
     desk.drive("codec roundtrip room.wav back.wav --codec better/codec")
     assert audio.read(desk.folder / "back.wav").n_samples == 2 * RATE
 

@@ -12,6 +12,7 @@ from silent2music import audio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
+from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import music_features, power_spectrum
 from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
@@ -92,6 +93,37 @@ def test_live_sound_is_soon_there_and_near_that_of_the_whole() -> None:
         for x in (heard, whole)
     ]
     assert float((levels[0] - levels[1]).abs().median()) < 1.5
+
+
+def test_the_codec_of_the_model_codes_as_it_did() -> None:
+    codec = load_codec(default_model() / "codec")
+    assert codec.token_checksum() == "5d902b5b61189ae7"
+    assert codec.decoder_version == "b49b78bdc579b7ec-phase-gradient-griffin-lim-4"
+
+
+def test_the_codec_of_four_is_light_and_near_that_of_eight() -> None:
+    """At half the rate, on plain struck tones."""
+    folder = Path(__file__).parents[1] / "checkpoints" / "four"
+    assert sum(p.stat().st_size for p in folder.iterdir()) <= 12 * 2**20
+    four, eight = load_codec(folder), load_codec(default_model() / "codec")
+    assert isinstance(four, BundledCodec)
+    assert (four.n_codebooks, four.frame_rate, four.codebook_size) == (4, 25.0, 1024)
+    assert four.decoder is not None
+    assert four.decoder.ahead / four.frame_rate <= 0.3
+    assert 4 / four.frame_rate + four.live().lookahead_seconds < 0.4
+    assert four.encode(torch.zeros(1, 1, 9600)).eq(0).all()
+    notes = torch.arange(16).repeat_interleave(6000) % 5
+    beat = torch.arange(96_000) % 6000 / 24_000
+    tone = sum(
+        (torch.sin(torch.pi * 440 * h * 2 ** (notes / 5) * beat) / h for h in (1, 2, 3)), start=beat * 0
+    )
+    music = 0.2 * (tone * (-beat / 0.1).exp())[None]
+    through = [codec.decode(codec.encode(music[None]))[0, :, : music.shape[1]] for codec in (four, eight)]
+    errors = [float(log_mel_distance(music, x, 24_000)) for x in through]
+    assert errors[0] < 1.2 * errors[1]
+    codes = four.encode(music[None])
+    pieces = torch.cat(list(decode_stream(four, codes.split(1, dim=2))), dim=-1)
+    assert torch.allclose(pieces[0, :, : music.shape[1]], through[0], atol=1e-4)
 
 
 def test_another_room_gives_other_music(tmp_path: Path) -> None:

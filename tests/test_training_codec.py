@@ -23,7 +23,8 @@ from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, 
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.training import codec_losses
 from silent2music.training.codec import fit_codec, kmeans
-from silent2music.training.codec_loop import measure, train_codec
+from silent2music.training.codec_loop import measure, take_correction, train_codec
+from silent2music.training.codec_trainers import follow
 from silent2music.training.excerpts import code_music, crops
 from silent2music.training.state import STATE_FILE
 from silent2music.weights import read_metadata
@@ -259,6 +260,134 @@ def test_a_correction_depends_on_the_frames_that_it_says(fitted: BundledCodec) -
     assert not codec.magnitudes(codec.vectors(codes))[:, 40:50].any()
 
 
+def encoding(fitted: BundledCodec, seed: int = 0) -> BundledCodec:
+    """The fitted codec with an encoder that changes nothing yet."""
+    torch.manual_seed(seed)
+    codec = BundledCodec(replace(fitted.config, encoder_layers=2, encoder_dim=16))
+    codec.load_state_dict(fitted.state_dict(), strict=False)
+    return codec
+
+
+def test_an_encoder_starts_as_nothing_and_decides_tokens(
+    fitted: BundledCodec, music: list[Path], tmp_path: Path
+) -> None:
+    codec = encoding(fitted)
+    codes = fitted.encode(sound(music))
+    assert torch.equal(codec.encode(sound(music)), codes)
+    untrained = codec.token_checksum()
+    assert untrained != fitted.token_checksum()  # it will be trained
+    assert codec.encoder is not None
+    torch.nn.init.normal_(codec.encoder.move.weight, std=0.5)
+    assert codec.token_checksum() != untrained
+    assert not torch.equal(codec.encode(sound(music)), codes)
+    save_codec(codec, tmp_path)
+    loaded = load_codec(tmp_path)
+    assert loaded.token_checksum() == codec.token_checksum()
+    again = loaded.encode(sound(music))
+    save_codec(loaded, tmp_path)
+    assert torch.equal(load_codec(tmp_path).encode(sound(music)), again)
+    silence = torch.zeros(1, 1, 20 * 960)
+    beside = torch.cat([silence, sound(music)[..., : 20 * 960], silence], dim=-1)
+    assert codec.encode(beside)[..., :19].eq(SILENCE_CODE).all()
+    assert codec.encode(silence).eq(SILENCE_CODE).all()
+
+
+def test_an_encoder_depends_on_the_frames_that_it_says(fitted: BundledCodec) -> None:
+    encoder = encoding(fitted).encoder
+    assert encoder is not None
+    torch.nn.init.normal_(encoder.move.weight, std=0.5)
+    vectors = torch.randn(1, 60, 16, generator=generator())
+    other = vectors.clone()
+    other[0, 30] += 1.0
+    moved = (encoder(vectors) - encoder(other)).abs().amax(2)[0]
+    changed = (moved > 1e-7).nonzero()[:, 0]
+    assert (int(changed.min()), int(changed.max())) == (30 - encoder.ahead, 30 + encoder.behind)
+
+
+def test_codebooks_follow_the_vectors(fitted: BundledCodec, music: list[Path]) -> None:
+    """The error of other music than that of the fit shrinks, and silence stays what it is."""
+    torch.manual_seed(0)
+    codec = BundledCodec(fitted.config)
+    codec.load_state_dict(fitted.state_dict())
+    turned = torch.linalg.qr(torch.randn(16, 16, generator=generator())).Q
+    vectors = fitted.project(sound(music)[:, 0]) @ turned
+
+    def error() -> float:
+        return float((codec.vectors(codec.quantise(vectors).mT) - vectors).square().sum())
+
+    before = error()
+    for _ in range(100):
+        follow(codec, codec.quantise(vectors)[0], vectors[0])
+    assert error() < 0.5 * before
+    assert not codec.codebooks[0, SILENCE_CODE].any()
+    assert codec.scales[SILENCE_CODE] == 0.0
+    assert (codec.scales >= 0.0).all()
+
+
+def test_learning_tokens_helps_and_keeps_vectors_near(
+    fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
+) -> None:
+    settings = recipe(
+        objective="magnitudes",
+        learn_tokens=True,
+        max_steps=150,
+        validate_every=150,
+        crop_seconds=2.0,
+        cached_minutes=1.2,
+        learning_rate=3e-3,
+        warmup_steps=5,
+        ema_decay=0.9,
+        codebook_dropout=0.0,
+    )
+    settings = replace(settings, codec=replace(settings.codec, encoder_layers=1, encoder_dim=16))
+    trained = load_codec(train_codec(settings, music, music, tmp_path / "run", start))
+    assert isinstance(trained, BundledCodec)
+    assert trained.token_checksum() != fitted.token_checksum()
+    wanted = fitted.features(sound(music)[:, 0])
+    errors = []
+    for codec in (fitted, trained):
+        found = codec.compressed(codec.vectors(codec.encode(sound(music))))
+        frames = [x.reshape(1, -1, 481) for x in (wanted, found)]
+        errors.append(float(distances.magnitude_distances(frames[0], frames[1], 0.4, RATE)["mel"]))
+    assert errors[1] < 0.95 * errors[0]
+    plain = fitted.project(sound(music)[:, 0])
+    moved = trained.vectors(trained.encode(sound(music)))
+    assert (moved - plain).square().sum() < 0.5 * plain.square().sum()
+    assert trained.encode(torch.zeros(1, 1, 9600)).eq(SILENCE_CODE).all()
+    assert "linear" in (tmp_path / "run" / "log.jsonl").read_text()
+    # Training on sound keeps the new tokens.
+    later = train_codec(recipe(max_steps=1), music, music, tmp_path / "later", tmp_path / "run" / "codec")
+    assert load_codec(later).token_checksum() == trained.token_checksum()
+
+
+def test_a_correction_starts_from_that_of_another_codec(
+    fitted: BundledCodec, music: list[Path], tmp_path: Path
+) -> None:
+    """On other components of the same spectra, with more layers, a longer past and fewer codebooks, it does the same."""
+    torch.manual_seed(0)
+    other = BundledCodec(replace(fitted.config, decoder_layers=2, correction_dim=16))
+    other.load_state_dict(fitted.state_dict(), strict=False)
+    assert other.decoder is not None
+    torch.nn.init.normal_(other.decoder.gain.weight, std=0.2)
+    torch.nn.init.normal_(other.decoder.known.weight, std=0.2)
+    save_codec(other, tmp_path / "other")
+    turned = torch.linalg.qr(torch.randn(16, 16, generator=generator())).Q
+    sizes = {"decoder_layers": 3, "correction_dim": 16, "correction_behind": 6, "n_codebooks": 2}
+    codec = BundledCodec(replace(fitted.config, **sizes))
+    codec.components.copy_(turned.T @ other.components)
+    take_correction(codec, tmp_path / "other")
+    vectors = fitted.project(sound(music)[:, 0])
+    first, second = other.compressed(vectors, 2), codec.compressed(vectors @ turned, 2)
+    assert torch.allclose(first, second, rtol=0.02, atol=1e-3)
+    assert not torch.allclose(first, fitted.compressed(vectors), rtol=0.02, atol=1e-3)
+    for changes in ({"correction_dim": 8}, {"decoder_layers": 1}, {"correction_behind": 1}):
+        with pytest.raises(ConfigError, match="does not fit; expected the same sample_rate"):
+            take_correction(BundledCodec(replace(codec.config, **changes)), tmp_path / "other")
+    save_codec(fitted, tmp_path / "plain")
+    with pytest.raises(ConfigError, match="holds no bundled codec with a correction"):
+        take_correction(codec, tmp_path / "plain")
+
+
 def test_coded_music_is_the_music_and_is_kept(
     fitted: BundledCodec, music: list[Path], tmp_path: Path
 ) -> None:
@@ -322,13 +451,14 @@ def test_training_the_decoder_helps_and_keeps_the_tokens(
 
 
 @pytest.mark.parametrize(
-    ("kind", "objective", "adversarial"),
+    ("kind", "objective", "adversarial", "learn_tokens"),
     [
-        ("bundled", "sound", 0.33),
-        ("bundled", "sound", 0.0),
-        ("bundled", "magnitudes", 0.0),
-        ("seanet", "sound", 0.33),
-        ("seanet", "sound", 0.0),
+        ("bundled", "sound", 0.33, False),
+        ("bundled", "sound", 0.0, False),
+        ("bundled", "magnitudes", 0.0, False),
+        ("bundled", "magnitudes", 0.0, True),
+        ("seanet", "sound", 0.33, False),
+        ("seanet", "sound", 0.0, False),
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
@@ -338,13 +468,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     kind: str,
     objective: str,
     adversarial: float,
+    learn_tokens: bool,
 ) -> None:
     settings = recipe(
         kind=kind,
         objective=objective,
+        learn_tokens=learn_tokens,
         adversarial_weight=adversarial,
         discriminator_filters=2,
     )
+    settings = replace(settings, codec=replace(settings.codec, encoder_layers=int(learn_tokens)))
     first = start if kind == "bundled" else None
     whole = train_codec(settings, music, music, tmp_path / "whole", first)
     logged = (tmp_path / "whole" / "log.jsonl").read_text()
@@ -371,6 +504,9 @@ def test_what_cannot_be_trained_is_said(music: list[Path], start: Path, tmp_path
     nothing = replace(recipe(), codec=CodecConfig())
     with pytest.raises(ConfigError, match="nothing to train"):
         train_codec(nothing, music, music, tmp_path / "c", start)
+    for objective in ("sound", "magnitudes"):  # the second has no encoder
+        with pytest.raises(ConfigError, match="Tokens are learned on magnitudes by an encoder"):
+            train_codec(recipe(objective=objective, learn_tokens=True), music, music, tmp_path / "h", start)
     with pytest.raises(CheckpointError, match="no state to resume from"):
         train_codec(recipe(), music, music, tmp_path / "d", start, resume=True)
     train_codec(recipe(max_steps=1), music, music, tmp_path / "e", start)

@@ -3,7 +3,8 @@
     python recipes/codec/candidates.py recipes/codec/candidates.toml MUSIC... --real RECORDINGS --out candidates
 
 `MUSIC` is files, folders of them, or folders of pairs. Prints and writes to `bench.md` how near each closed form comes
-to music that it was not fitted to, and how many bits a second its tokens cost a small token model.
+to music that it was not fitted to, and how many bits a second its tokens cost a small token model. Codecs given by
+--codec are compared as they are.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from silent2music.codec import save_codec
 from silent2music.config import CodecConfig, DecoderConfig, from_dict, read_values
 from silent2music.data.pairs import music_files
 from silent2music.decoder import Conditioning, Decoder
-from silent2music.evaluation.codec_bench import BenchEntry, bench_music, run_bench
+from silent2music.evaluation.codec_bench import BenchEntry, bench_music, parse_entry, run_bench
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music
 from silent2music.training.state import learning_rate
 
-TRAIN_MINUTES, TEST_MINUTES = 40.0, 8.0
-"""Of music whose tokens the token model learns, and is asked about."""
+TEST_SHARE = 0.2
+"""Of the music whose tokens the token model learns, it is asked about so much that it has not seen."""
 
 BATCH_SIZE = 8
 
@@ -48,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, help="pair folder, for its validation music")
     parser.add_argument("--real", type=Path, help="folder of real recordings")
     parser.add_argument("--out", type=Path, required=True, help="folder of the codecs and the tables")
+    parser.add_argument(
+        "--codec", metavar="NAME=FOLDER", action="append", default=[], help="a codec that is made"
+    )
     parser.add_argument("--hours", type=float, default=0.5, help="of music that each is fitted to")
     parser.add_argument("--limit", type=int, default=6, help="files of each held-out group at most")
     parser.add_argument("--steps", type=int, default=300, help="of training each token model; 0 for none")
+    parser.add_argument("--minutes", type=float, default=40.0, help="of music that each token model learns")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     configs = {
@@ -58,26 +63,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     train = [file for path in given.music for file in music_files(path)]
     test = bench_music(given.families, given.pairs, given.real, given.limit)
-    entries, folders = [], {}
+    entries, folders = [parse_entry(codec) for codec in given.codec], {}
+    for entry in entries:
+        folders[entry.name] = given.out / _file_name(entry.name)
     for name, config in configs.items():
         codec = fit_codec(train, config, given.seed, given.hours)
-        folders[name] = given.out / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+        folders[name] = given.out / _file_name(name)
         save_codec(codec, folders[name])
         entries.append(BenchEntry(name, codec, codec.n_codebooks))
-    text = run_bench(entries, test, given.out)
+    text = run_bench(entries, test, given.out, with_speed=False)
     if given.steps:
         text += "\nBits a second of the tokens of held-out music, by a small token model:\n\n"
         text += "| codec | bits a second | bits a token |\n|---|---|---|\n"
         for entry in entries:
             codec, folder = entry.codec, folders[entry.name]
-            learned = code_music(codec, train, TRAIN_MINUTES, given.seed, folder / "train")
+            learned = code_music(codec, train, given.minutes, given.seed, folder / "train")
             others = [file for files in test.values() for file in files]
-            asked = code_music(codec, others, TEST_MINUTES, given.seed, folder / "test")
+            asked = code_music(codec, others, given.minutes * TEST_SHARE, given.seed, folder / "test")
             bits = token_bits(codec, learned, asked, given.steps, given.seed)
             per_second = bits * codec.n_codebooks * codec.frame_rate
             text += f"| {entry.name} | {per_second:.0f} | {bits:.2f} |\n"
     (given.out / "bench.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def _file_name(name: str) -> str:
+    """Of a candidate's folder."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
 
 
 def token_bits(codec: BundledCodec, learned: CodedMusic, asked: CodedMusic, n_steps: int, seed: int) -> float:

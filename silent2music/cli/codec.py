@@ -88,6 +88,9 @@ def codec_train(
         list[Path] | None,
         typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
     ] = None,
+    correction: Annotated[
+        Path | None, typer.Option("--correction", help="Codec folder whose correction to start from.")
+    ] = None,
     resume: Resume = False,
     download: Download = False,
     overrides: Set = None,
@@ -106,7 +109,7 @@ def codec_train(
             "There is no music to validate on; give --validation with music that is not trained on."
         )
     start = None if start is None else find_folder(start, "codec", download)
-    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume))
+    print(train_codec(settings_of(recipe, overrides), files, others, out, start, resume, correction))
 
 
 def _alike(sources: list[list[Path]]) -> list[Path]:
@@ -150,6 +153,12 @@ def codec_bench(
     seconds: Annotated[
         float, typer.Option("--seconds", callback=within(1, 3600), help="From the middle of each file.")
     ] = 6.0,
+    kernel: Annotated[
+        int,
+        typer.Option(
+            "--kernel", min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none."
+        ),
+    ] = 0,
     download: Download = False,
 ) -> None:
     """Compare codecs on held-out music: spectrum, pitches, attacks, roughness, speed."""
@@ -157,8 +166,13 @@ def codec_bench(
 
     with progress_bar() as steps:
         music = bench_music(families, pairs, real, limit)
+        pieces = bench_music(None, pairs, None, kernel).get("pairs", []) if kernel else []
+        if kernel and len(pieces) < 4:
+            raise S2MError(
+                f"--kernel found {len(pieces)} pieces; expected --pairs with 4 or more to validate on."
+            )
         entries = [parse_entry(codec, download) for codec in codecs]
-        print(run_bench(entries, music, out, seconds, steps))
+        print(run_bench(entries, music, out, seconds, steps, pieces))
 
 
 @codec_app.command("bench-band")

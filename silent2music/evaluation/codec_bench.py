@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from silent2music import audio
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.codec import Codec, load_codec
 from silent2music.data.pairs import music_files
 from silent2music.errors import ConfigError, DataError, require
 from silent2music.evaluation.bench import median_seconds
 from silent2music.evaluation.codec_metrics import codec_figures
+from silent2music.evaluation.features import quality_features
+from silent2music.evaluation.quality import kernel_distance
 from silent2music.evaluation.report import table
 from silent2music.plotting import draw_spectrogram, new_figure, save
 from silent2music.processes import Progress
@@ -113,6 +115,8 @@ def run_bench(
     out: Path,
     seconds: float = 6.0,
     progress: Progress | None = None,
+    pieces: Sequence[Path] = (),
+    with_speed: bool = True,
 ) -> str:
     """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, the last codec's worst excerpts.
 
@@ -122,6 +126,8 @@ def run_bench(
         out: folder, made if missing.
         seconds: of each file, from its middle.
         progress: called with name, files done and files in all.
+        pieces: music for `kernel_distances`, four files or more; without them these are left out.
+        with_speed: whether to measure speed too.
 
     Returns:
         The tables, in Markdown.
@@ -153,12 +159,54 @@ def run_bench(
     worst = sorted(range(len(clips)), key=lambda i: -errors[i])[:N_WORST]
     titles = [f"{clips[i][1].stem}, {errors[i]:.2f}" for i in worst]
     _plot(titles, [(originals[i], last.through(originals[i])) for i in worst], rates[0], out / "worst.png")
-    speeds = measure_speed(entries, originals[0])
+    kernels = kernel_distances(entries, pieces, progress) if pieces else {}
+    speeds = measure_speed(entries, originals[0]) if with_speed else {}
     text = _tables(entries, rows, speeds)
-    found = json.dumps({"rows": rows, "speed": speeds}, indent=1)
+    if kernels:
+        cells = [[name, *(f"{value:.2f}" for value in found.values())] for name, found in kernels.items()]
+        text += f"\nKernel distance of {len(pieces)} pieces to the originals:\n\n"
+        text += table(["codec", "odd pieces to even originals", "all to all"], cells) + "\n"
+    found = json.dumps({"rows": rows, "speed": speeds, "kernel": kernels}, indent=1)
     (out / "bench.json").write_text(found + "\n", encoding="utf-8")
     (out / "bench.md").write_text(text, encoding="utf-8")
     return text
+
+
+def kernel_distances(
+    entries: Sequence[BenchEntry], pieces: Sequence[Path], progress: Progress | None = None
+) -> dict[str, dict[str, float]]:
+    """Kernel distances of whole pieces, coded and decoded, to the originals, on the features of `s2m eval`.
+
+    Args:
+        entries: codecs at one sample rate.
+        pieces: four files or more.
+        progress: called with name, files done and files in all.
+
+    Returns:
+        By codec, and for `no codec`: `odd`, that of the odd pieces to the even originals, as `s2m eval` has it;
+        `all`, that of all to all, below 0 where nothing changed.
+    """
+    rate = entries[0].codec.sample_rate
+    originals: list[DoubleArray] = []
+    rows: dict[str, list[DoubleArray]] = {entry.name: [] for entry in entries}
+    for i, file in enumerate(pieces):
+        samples = np.ascontiguousarray(audio.read(file).mono().resampled(rate).samples[0])
+        originals.append(quality_features(Waveform(samples[None], rate)))
+        for entry in entries:
+            rows[entry.name].append(quality_features(Waveform(entry.through(samples)[None], rate)))
+        if progress is not None:
+            progress("kernel distance", i + 1, len(pieces))
+
+    def distance(found: Sequence[DoubleArray], reference: Sequence[DoubleArray]) -> float:
+        wanted = np.concatenate(reference)
+        mean, deviation = wanted.mean(axis=0), wanted.std(axis=0) + 1e-6
+        scaled = [np.clip((x - mean) / deviation, -10.0, 10.0) for x in (wanted, np.concatenate(found))]
+        return kernel_distance(scaled[0], scaled[1])
+
+    return {
+        name: {"odd": distance(found[1::2], originals[::2]), "all": distance(found, originals)}
+        for name, found in {"no codec": originals, **rows}.items()
+    }
 
 
 def _middle(file: Path, sample_rate: int, seconds: float) -> FloatArray:
@@ -207,9 +255,11 @@ def _tables(
     families = dict.fromkeys(row["family"] for row in last)
     cells = [[family, *_means([row for row in last if row["family"] == family])] for family in families]
     parts += [f"**{name}** by family", table(["family", *headings], cells)]
-    cells = [[name, f"{encode:.0f}", f"{decode:.0f}"] for name, (encode, decode) in speeds.items()]
-    parts += [f"Speed, {torch.get_num_threads()} threads, times real time:"]
-    return "\n\n".join([*parts, table(["codec", "encoding", "decoding"], cells)]) + "\n"
+    if speeds:
+        cells = [[name, f"{encode:.0f}", f"{decode:.0f}"] for name, (encode, decode) in speeds.items()]
+        parts += [f"Speed, {torch.get_num_threads()} threads, times real time:"]
+        parts += [table(["codec", "encoding", "decoding"], cells)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> list[str]:

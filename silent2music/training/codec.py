@@ -41,7 +41,7 @@ def fit_codec(
 
     Args:
         files: music, any rate, any number of channels (mixed to one).
-        config: of the codec; what is learned afterwards (`decoder_layers`) is left out.
+        config: of the codec; what is learned afterwards (`encoder_layers`, `decoder_layers`) is left out.
         seed: decides the order of the files, the vectors used and the start of k-means.
         max_hours: stop reading after so much sound.
         progress: called with stage and fraction.
@@ -56,7 +56,7 @@ def fit_codec(
     """
     report = progress or (lambda stage, fraction: None)
     generator = torch.Generator().manual_seed(seed)
-    config = replace(config, decoder_layers=0)
+    config = replace(config, decoder_layers=0, encoder_layers=0)
     codec = BundledCodec(config)
     order = [files[i] for i in torch.randperm(len(files), generator=generator).tolist()]
     n_features = codec.components.shape[1]

@@ -19,7 +19,7 @@ from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
 from silent2music.errors import ConfigError, require
 from silent2music.model import CODEC_FOLDER
 from silent2music.training import codec_losses
-from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer
+from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer, TokenTrainer
 from silent2music.training.excerpts import code_music, crops
 from silent2music.training.running import open_run, train_steps
 from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
@@ -39,16 +39,18 @@ def train_codec(
     out: Path,
     start: Path | None = None,
     resume: bool = False,
+    correction: Path | None = None,
 ) -> Path:
-    """Train a codec on music: the bundled codec's correction, or all of EnCodec's network.
+    """Train a codec on music: the bundled codec's correction, its encoder if asked, or all of EnCodec's network.
 
     Args:
-        recipe: `codec_training` is the loop's; `seanet` the network's; of `codec` the correction's sizes.
+        recipe: `codec_training` is the loop's; `seanet` the network's; of `codec` the sizes of what is learned.
         files: music to train on.
         validation_files: other music.
         out: where state, log, TensorBoard events and the codec folder go.
         start: codec folder to start from: a fitted bundled codec (needed), or a trained SEANet.
         resume: go on from the state in `out`.
+        correction: bundled codec folder whose correction to start from, in place of that of `start`.
 
     Returns:
         The codec folder, with averaged weights.
@@ -63,6 +65,8 @@ def train_codec(
     _check(recipe)
     with open_run(config, out, resume) as accelerator:
         codec, average = _codec_to_train(recipe, start), _codec_to_train(recipe, start)
+        if correction is not None:
+            take_correction(codec, correction)
         average.load_state_dict(codec.state_dict())
         trained = _TrainedCodec(accelerator, config, codec, average, files, validation_files, out)
         train_steps(trained, accelerator, config, out, resume)
@@ -82,12 +86,17 @@ def _check(recipe: RecipeConfig) -> None:
             "Only the bundled codec without a discriminator is trained on magnitudes; set "
             "codec_training.objective=sound."
         )
+    if config.learn_tokens and (config.objective != "magnitudes" or not recipe.codec.encoder_layers):
+        raise ConfigError(
+            "Tokens are learned on magnitudes by an encoder; set codec_training.objective=magnitudes and "
+            "codec.encoder_layers to 1 or more."
+        )
     if config.kind == "bundled" and not recipe.codec.decoder_layers:
         raise ConfigError("There is nothing to train; set codec.decoder_layers to 2 or more.")
 
 
 def _codec_to_train(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
-    """The codec to train: what `start` holds, with the correction that the recipe asks for."""
+    """The codec to train: what `start` holds, with the networks that the recipe asks for."""
     if recipe.codec_training.kind == "seanet":
         return cast(SeanetCodec, load_codec(start)) if start else SeanetCodec(recipe.seanet)
     if start is None:
@@ -97,13 +106,58 @@ def _codec_to_train(recipe: RecipeConfig, start: Path | None) -> TrainableCodec:
     fitted = load_codec(start)
     if not isinstance(fitted, BundledCodec):
         raise ConfigError(f"{start} holds another kind of codec; expected a bundled one.")
-    sizes = {name: getattr(recipe.codec, name) for name in ("decoder_layers", "correction_dim")}
+    learned = ["decoder_layers", "correction_dim", "correction_behind"]
+    if recipe.codec_training.learn_tokens:
+        learned += ["encoder_layers", "encoder_dim"]
+    sizes = {name: getattr(recipe.codec, name) for name in learned}
     codec = BundledCodec(type(fitted.config)(**{**to_dict(fitted.config), **sizes}))
     own = codec.state_dict()
-    # A correction of other sizes begins anew where they differ.
+    # Networks of other sizes begin anew where they differ.
     known = {k: v for k, v in fitted.state_dict().items() if k in own and own[k].shape == v.shape}
     codec.load_state_dict(known, strict=False)
     return codec
+
+
+@torch.no_grad()
+def take_correction(codec: TrainableCodec, folder: Path) -> None:
+    """Start a codec's correction from that of another bundled codec, whose components may be others.
+
+    It does what the other did, as far as the components span the same spectra: further layers and more of the past
+    begin as nothing.
+
+    Raises:
+        ConfigError: if one of the two has no correction, or spectra, width or number of layers do not fit.
+    """
+    other = load_codec(folder)
+    if not isinstance(other, BundledCodec) or other.decoder is None:
+        raise ConfigError(f"{folder} holds no bundled codec with a correction; expected one to start from.")
+    if not isinstance(codec, BundledCodec) or codec.decoder is None:
+        raise ConfigError(
+            "Only a bundled codec's correction can start from another's; leave --correction out."
+        )
+    same = ("sample_rate", "n_fft", "hop", "frames_per_code", "power", "correction_dim")
+    unlike = [name for name in same if getattr(codec.config, name) != getattr(other.config, name)]
+    if unlike or codec.decoder.ahead < other.decoder.ahead or codec.decoder.behind < other.decoder.behind:
+        raise ConfigError(
+            f"The correction in {folder} does not fit; expected the same {', '.join(same)}, and no fewer layers or "
+            "frames before than it has."
+        )
+    own, found = codec.decoder.state_dict(), other.decoder.state_dict()
+    for layer in codec.decoder.narrow[other.config.decoder_layers :]:
+        nn.init.zeros_(cast(nn.Linear, layer).weight)
+        nn.init.zeros_(cast(nn.Linear, layer).bias)
+    for name, value in found.items():
+        if name == "enter.weight":
+            # What a direction is on the other's components.
+            bases = other.components @ codec.components.T
+            own[name][:, :-1] = torch.einsum("dpk,pq->dqk", value[:, :-1], bases)
+            own[name][:, -1] = value[:, -1]
+        elif name == "known.weight":
+            own[name][: len(value)] = value[: len(own[name])]
+        elif name.startswith("mix.") and name.endswith(".weight"):
+            own[name].zero_()[..., own[name].shape[2] - value.shape[2] :] = value
+        else:
+            own[name].copy_(value)
 
 
 class _TrainedCodec:
@@ -122,9 +176,18 @@ class _TrainedCodec:
         self.accelerator, self.config, self.out = accelerator, config, out
         self.codec, self.average = codec, average.requires_grad_(False).eval().to(accelerator.device)
         self.files, self.validation_files = list(files), list(validation_files)
-        trainer: nn.Module = SeanetTrainer(codec) if isinstance(codec, SeanetCodec) else BundledTrainer(codec)
+        trainer: nn.Module
+        if isinstance(codec, SeanetCodec):
+            trainer = SeanetTrainer(codec)
+        elif config.learn_tokens:
+            trainer = TokenTrainer(codec)
+        else:
+            trainer = BundledTrainer(codec)
+            if codec.encoder is not None:
+                codec.encoder.requires_grad_(False)
         rate = config.learning_rate
-        optimizer = torch.optim.AdamW(trainer.parameters(), lr=rate, betas=(0.8, 0.99), weight_decay=1e-3)
+        learned = [p for p in trainer.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learned, lr=rate, betas=(0.8, 0.99), weight_decay=1e-3)
         self.trainer, self.optimizer = accelerator.prepare(trainer, optimizer)
         if isinstance(codec, BundledCodec):
             folder = out / MUSIC_FOLDER
@@ -150,8 +213,8 @@ class _TrainedCodec:
             group["lr"] = rate
         self.trainer.train()
         seeds = (config.seed, step, self.accelerator.process_index)
-        decoded, wanted, commitment = self._decode(np.random.default_rng(seeds))
-        figures: dict[str, Tensor] = {"commitment": commitment}
+        decoded, wanted, figures = self._decode(np.random.default_rng(seeds))
+        errors = [getattr(config, f"{name}_weight") * value for name, value in figures.items()]
         if self.discriminator is None:
             losses = self._distances(wanted, decoded)
             loss = losses["spectral"]
@@ -162,16 +225,16 @@ class _TrainedCodec:
             losses = self._distances(wanted, leaf) | self._adversarial_losses(wanted, leaf)
             loss = (decoded.float() * self.balancer.gradient(losses, leaf)).sum()
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss + config.commitment_weight * commitment)
+        self.accelerator.backward(torch.stack([loss, *errors]).sum())
         self.accelerator.clip_grad_norm_(self.trainer.parameters(), config.gradient_clip)
         self.optimizer.step()
         update_ema(self.average, self.codec, step, config.ema_decay)
         for kept, value in zip(self.average.buffers(), self.codec.buffers(), strict=True):
-            kept.copy_(value)  # SEANet's codebooks are averages themselves
+            kept.copy_(value)  # codebooks are averages themselves
         return {name: float(value.detach()) for name, value in (figures | losses).items()}
 
-    def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded music, its reference, and the commitment loss.
+    def _decode(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Decoded music, its reference, and errors of the quantiser by name.
 
         Both are samples `[B, N]` or compressed magnitudes `[B, T, F]`. Some of the music is attenuated.
         """
@@ -184,7 +247,7 @@ class _TrainedCodec:
             sound = crops(self.files, config.batch_size, n_samples, codec.sample_rate, rng, config.quiet_db)
             sound = sound.to(device)
             decoded, commitment = self.trainer(sound, n_codebooks)
-            return decoded, sound, commitment
+            return decoded, sound, {"commitment": commitment}
         n_excerpts, _, n_kept = self.music.codes.shape
         n_frames = min(n_kept - 2, self._crop_frames())
         rows = rng.integers(n_excerpts, size=config.batch_size).tolist()
@@ -194,9 +257,13 @@ class _TrainedCodec:
         gain = torch.from_numpy(10.0 ** (gain_db / 20.0)).float()[:, None]
         sound = (sound * gain).to(device)
         to_sound, span = config.objective == "sound", codec.config.samples_per_code
+        if config.learn_tokens:
+            wanted = codec.features(sound)[:, 1:-1]
+            decoded, commitment, linear = self.trainer(wanted, n_codebooks)
+            return decoded, wanted, {"commitment": commitment, "linear": linear}
         decoded = self.trainer(codes[:, :n_codebooks, 1:-1].to(device), gain[..., None].to(device), to_sound)
         wanted = sound[:, span:-span] if to_sound else codec.features(sound)[:, 1:-1]
-        return decoded, wanted, sound.new_zeros(())
+        return decoded, wanted, {}
 
     def _crop_frames(self) -> int:
         """Codec frames of a crop."""
