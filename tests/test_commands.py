@@ -108,7 +108,9 @@ candidates = 1
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="fluidsynth is not installed"),
-    pytest.mark.skipif(not Path(DataConfig().soundfont).is_file(), reason="FluidR3_GM.sf2 is not installed"),
+    pytest.mark.skipif(
+        not Path(DataConfig().soundfont[0]).is_file(), reason="FluidR3_GM.sf2 is not installed"
+    ),
 ]
 
 
