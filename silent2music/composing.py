@@ -236,17 +236,25 @@ class PackedComposer:
         events = composer.events
         self.symbols = events.symbols()
         self.keys, self.pitches = events.key.weight, events.pitch.weight
-        self.rest = {name: getattr(events, name).weight for name in ("place", "length", "velocity")}
+        self.rest: dict[str, Tensor] = {
+            name: getattr(events, name).weight for name in ("place", "length", "velocity")
+        }
         self.held = composer.held.weight
         self.scalars = self._packed(composer.scalars)
         self.to_stream, self.to_writer = self._packed(composer.to_stream), self._packed(composer.to_writer)
-        self.state, self.gain = self._packed(composer.state), self._packed(composer.gain)
+        # One product for both: the writer's context, and in the last column the loudness.
+        weights, biases = (
+            torch.cat([getattr(layer, name) for layer in (composer.state, composer.gain)])
+            for name in ("weight", "bias")
+        )
+        state = pack(weights, self._precision)
+        self.state: Linear = lambda x: state(x).float() + biases
         self.fields = composer.field.weight.unbind(0)
         self.writer = [
-            (block.norm, self._packed(block.gate_up), self._packed(block.down))
+            (_packed_norm(block.norm), self._packed(block.gate_up), self._packed(block.down))
             for block in cast(Iterable[GatedBlock], composer.writer)
         ]
-        self.writer_norm = composer.writer_norm
+        self.writer_norm = _packed_norm(composer.writer_norm)
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
 
     def _packed(self, linear: nn.Linear) -> Linear:
@@ -263,6 +271,12 @@ class PackedComposer:
         role, program = part_of(symbol)
         key: Tensor = self.keys[role * 128 + value]
         return key if program == DRUMS else key + self.pitches[value]
+
+
+def _packed_norm(norm: nn.RMSNorm) -> Linear:
+    """The norm without the cost of calling a module."""
+    size, weight, epsilon = list(norm.normalized_shape), norm.weight, norm.eps
+    return lambda x: torch.rms_norm(x, size, weight, epsilon)
 
 
 class Scribe:
@@ -321,8 +335,8 @@ class Scribe:
         Returns:
             Its events as they sound, and the loudness of the music in dB, at most 0.
         """
-        context = self._listen(frame, null_frame)
-        gain = min(0.0, GAIN_SCALE_DB * float(self._packed.gain(self._states[:1])))
+        states = self._listen(frame, null_frame)
+        context, gain = states[:, :-1], min(0.0, GAIN_SCALE_DB * float(states[0, -1]))
         events: list[Event] = []
         inputs: list[Tensor] = []
         written: Tensor | None = None
@@ -345,7 +359,7 @@ class Scribe:
         return tuple(moved(event, self._transposition) for event in events), gain
 
     def _listen(self, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """The writer's context `[R, H]`: a step of the transformer."""
+        """The writer's context with the loudness in units, `[R, H + 1]`: a step of the transformer."""
         packed, blocks = self._packed, self._blocks
         self.memory.advance(self.n_frames)
         known = packed.scalars(torch.tensor([self.memory.scalars()], device=frame.device))
@@ -359,8 +373,7 @@ class Scribe:
         torch.add(known, frame, out=blocks.x[:1])
         if self._guided:
             torch.add(known, null_frame, out=blocks.x[1:])
-        self._states = blocks.run()
-        return packed.state(self._states)
+        return packed.state(blocks.run())
 
     def _event(self, context: Tensor, choose: Chooser) -> tuple[Event, Tensor] | None:
         """The next event of the frame with its embedding `[1, H]`; None if there is none."""

@@ -277,7 +277,7 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     printed = desk.drive(
         f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --json scores.json --n 2 --workers 1"
     )
-    assert b"kernel distance" in printed
+    assert b"true room first of 2" in printed and b"energy (measured) model" in printed
     assert json.loads((desk.folder / "scores.json").read_text(encoding="utf-8"))["n"] == 2
     desk.drive("compose room.wav -o one.mid --model composing")
     desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")
