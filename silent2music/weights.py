@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from silent2music.errors import CheckpointError, shown
 from silent2music.files import atomic_path, malformed
@@ -57,24 +59,54 @@ def _named(file: Path) -> Iterator[None]:
 def build(
     make: Callable[[], M], file: Path, own: Callable[[M], Mapping[str, Tensor]] = nn.Module.state_dict
 ) -> M:
-    """Build a module whose weights lie in a file, after comparing the shapes in the file's header with its settings.
+    """Build a module whose weights lie in a file, and compare their shapes with those in the file's header.
 
-    So absurd settings are refused before anything is allocated, and what is allocated is of the file's own size.
+    What is allocated is of the file's own size: absurd settings are refused before memory is taken.
 
     Args:
-        make: builds the module; called on torch's device `meta` first.
+        make: builds the module.
         file: safetensors.
         own: the module's tensors that the file must have, by name.
 
     Raises:
         CheckpointError: as `fill`, or as `read_weights`.
     """
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in own(make()).items()}
     with _named(file), safe_open(file, "pt") as opened:
         found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    _check_shapes(expected, found, file)
-    return make()
+    with _NoMoreThan(sum(math.prod(shape) for shape in found.values()), file):
+        module = make()
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in own(module).items()}, found, file)
+    return module
+
+
+class _NoMoreThan(TorchFunctionMode):
+    """Refuses to make room for clearly more numbers than a file of weights holds, before memory is taken for them.
+
+    The device `meta` would tell the shapes without memory, but torch loads its compiler for it, which takes a second.
+    """
+
+    def __init__(self, n_held: int, file: Path) -> None:
+        super().__init__()
+        self.n_held, self.n_left, self.file = n_held, n_held + TABLES, file
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKERS:
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            self.n_left -= math.prod(size)
+            if self.n_left < 0:
+                raise CheckpointError(
+                    f"{self.file} holds {self.n_held} weights and its config asks for more; the two do not belong "
+                    "together."
+                )
+        return func(*args, **kwargs)
+
+
+_MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+"""What makes tensors of a given size."""
+
+TABLES = 2**24
+"""Numbers that a module may have beside its weights, such as windows and filters."""
 
 
 def _check_shapes(own: Mapping[str, Shape], found: Mapping[str, Shape], file: Path) -> None:

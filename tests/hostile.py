@@ -289,6 +289,9 @@ def odd_recordings(rng: random.Random) -> Iterator[Case]:
         "recording/link to nowhere", (*ANALYZE, "room.wav"), link("room.wav", "no.wav"), "does not exist"
     )
     yield Case("recording/name of 300 letters", (*ANALYZE, "a" * 300), nothing, r"^'aaa")
+    for word in ("-o", "--out", "--model"):
+        command = ("infer", "{stock}/room.wav", "--model", "{stock}/model", "--seconds", "1", word, "a" * 300)
+        yield Case(f"recording/music of 300 letters, {word}", command, nothing, r"aaa.* (long|check)")
     yield Case("recording/empty", (*ANALYZE, "room.wav"), written("room.wav", b""), "is empty")
     for rate, n_channels in ((48_000, 64), (8_000, 255)):
         head = wave(b"\0\0", rate=rate, n_channels=n_channels, data_size=2**32 - 1)

@@ -159,7 +159,8 @@ def test_a_pool_that_is_interrupted_ends_its_workers_who_clean_up(tmp_path: Path
 
 def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    mine = signal.getsignal(signal.SIGINT)
+    # Shells start jobs in the background with SIGINT ignored.
+    mine, own = signal.default_int_handler, signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with interruptible():
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -168,3 +169,4 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
         assert signal.getsignal(signal.SIGINT) == mine
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, own)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import io
 import sys
@@ -23,7 +24,7 @@ from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
 from silent2music.cli.training import run_recipe, train
-from silent2music.errors import S2MError
+from silent2music.errors import S2MError, shown
 from silent2music.processes import Interrupted, interruptible
 
 app = typer.Typer(
@@ -136,7 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except (Interrupted, KeyboardInterrupt, typer.Abort, OSError) as error:
         if isinstance(error, OSError) and not _is_interruption(error):
-            raise
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            complain(f"{shown(error.filename)} has a name that is too long for this file system; check it.")
+            sys.exit(1)
         with contextlib.suppress(OSError):  # the terminal may be gone
             complain("Interrupted; what was finished is whole.")
         sys.exit(INTERRUPTED)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from silent2music import audio
-from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
+from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError, shown
 from silent2music.files import atomic_path, locked, parse_json
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ def _name_fault(path: Path, relative: Path, out: Path) -> str:
     """Why a recording's name does not serve for what is made of it; nothing if it does."""
     if printable(str(relative)) != str(relative):
         return f"{printable(str(path))} has a name that is not Unicode; rename it."
-    if max(len(os.fsencode(part)) for part in out.parts) > MAX_NAME_BYTES:
+    if max(len(os.fsencode(part)) for part in out.parts[-len(relative.parts) :]) > MAX_NAME_BYTES:
         return f"{path} has a name that is too long for what is made of it; give it a shorter one."
     return ""
 
@@ -147,9 +147,9 @@ def passed_over(rooms: Sequence[Path]) -> list[str]:
             others += [path for path in found.others if not _is_made(path)]
     if others:
         suffixes = sorted({printable(path.suffix.lower()) or "none" for path in others})
-        shown = ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "")
+        some = ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "")
         what = ("file was", "its") if len(others) == 1 else ("files were", "their")
-        sentences.append(f"{len(others)} {what[0]} passed over because of {what[1]} suffix ({shown}).")
+        sentences.append(f"{len(others)} {what[0]} passed over because of {what[1]} suffix ({some}).")
     return sentences
 
 
@@ -249,7 +249,10 @@ def outcomes(jobs: Sequence[Job], make: Callable[[Job], Outcome]) -> Iterator[Ou
             except S2MError as error:
                 outcome = Outcome(job, "failed", reason=str(error))
             except OSError as error:
-                reason = f"{job.room} gave nothing ({error.strerror or error}); check its name and place."
+                where = f": {shown(error.filename)}" if error.filename and error.strerror else ""
+                reason = (
+                    f"{job.room} gave nothing ({error.strerror or error}{where}); check its name and place."
+                )
                 outcome = Outcome(job, "failed", reason=reason)
         yield outcome
 
