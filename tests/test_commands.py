@@ -275,10 +275,10 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     shutil.copytree(desk.folder / "notes" / "composer", folder / "composer")
     soundfont = DataConfig().soundfont[0]
     printed = desk.drive(
-        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --json scores.json --n 2 --workers 1"
+        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1"
     )
     assert b"true room first of 2" in printed and b"energy (measured) model" in printed
-    assert json.loads((desk.folder / "scores.json").read_text(encoding="utf-8"))["n"] == 2
+    assert json.loads(desk.drive("eval-scores --model composing --pairs pairs --n 2 --json"))["n"] == 2
     desk.drive("compose room.wav -o one.mid --model composing")
     desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")
     desk.drive("compose room.wav -o longer.mid --continue one.mid --seconds 3 --model composing")
@@ -309,7 +309,7 @@ def test_infer(desk: Desk, model: Path) -> None:
 
 
 def test_perform(desk: Desk) -> None:
-    soundfont = DataConfig().soundfont
+    soundfont = DataConfig().soundfont[0]
     desk.drive(
         f"perform scores/piece0.mid --soundfont {soundfont} --room room.wav -o tune.flac --seconds 0:03"
         " --seed 2 --loudness film --mono --sample-rate 44100 --fade-in 0.1 --fade-out 0.3"

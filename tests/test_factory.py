@@ -85,9 +85,9 @@ def test_what_is_built_is_a_sound_pair_folder(built: Path, config: DataConfig) -
 
 def test_settings_do_not_say_where_sources_lie(built: Path, config: DataConfig) -> None:
     text = (built / "build.json").read_text(encoding="utf-8")
-    assert Path(config.scores).is_absolute()
-    assert json.loads(text)["data"]["scores"] == Path(config.scores).name
-    for source in (config.ambience, config.scores, config.rooms, config.soundfont):
+    assert all(Path(place).is_absolute() for place in config.scores)
+    assert json.loads(text)["data"]["scores"] == [Path(place).name for place in config.scores]
+    for source in (config.ambience, *config.scores, config.rooms, *config.soundfont):
         assert not source or str(Path(source).parent) not in text
 
 

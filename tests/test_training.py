@@ -92,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     monkeypatch.setattr(loop.Learner, "update", die_after_four)
     with pytest.raises(Killed):
         train(with_training(**settings), shards, codec_folder, tmp_path / "parts")
-    monkeypatch.setattr(loop._TrainedModel, "update", update)
+    monkeypatch.setattr(loop.Learner, "update", update)
     train(with_training(**settings), shards, codec_folder, tmp_path / "parts", resume=True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -266,13 +266,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(shards, code
 
 
 def test_a_run_whose_folder_vanishes_says_so(shards, codec_folder, tmp_path, monkeypatch):
-    update = loop._TrainedModel.update
+    update = loop.Learner.update
 
     def vanish(trained, step):
         shutil.rmtree(tmp_path / "run")
         return update(trained, step)
 
-    monkeypatch.setattr(loop._TrainedModel, "update", vanish)
+    monkeypatch.setattr(loop.Learner, "update", vanish)
     with pytest.raises(S2MError, match="run cannot be written"):
         train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
 

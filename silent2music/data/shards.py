@@ -65,6 +65,9 @@ META_TYPES: dict[str, Any] = {
     "controls": list,
 }
 
+OF_CODEC = ("codec_checksum", "n_codebooks", "codebook_size")
+"""What is nothing in a folder of pairs without sound."""
+
 Row = dict[str, Any]
 
 
@@ -180,8 +183,11 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
         raise DataError(f"{path} does not state format {FORMAT_VERSION}; prepare the pairs again.")
+    has_codes = meta.get("codec_checksum") is not None
     for key, expected in META_TYPES.items():
         value = meta.get(key)
+        if key in OF_CODEC and not has_codes and not value:
+            continue
         if not isinstance(value, expected) or (isinstance(value, int | float) and value <= 0):
             raise DataError(f"{path} has {key} {shown(value)}; prepare the pairs again.")
     return meta
