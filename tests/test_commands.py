@@ -169,7 +169,7 @@ def test_data_build_check_and_stats(desk: Desk, pairs: Path) -> None:
 
 def test_data_build_without_sound(desk: Desk) -> None:
     desk.drive(
-        f"data build recipes/base --out rooms --hours {HOURS} --silent-only"
+        f"data build recipes/base --out rooms --hours {HOURS} --seed 101 --silent-only"
         " --set data.ambience=ambience --set data.scores=scores --set data.rooms=responses"
     )
     assert list((desk.folder / "rooms").glob("train-*.parquet"))
@@ -278,7 +278,12 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
         f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1"
     )
     assert b"true room first of 2" in printed and b"energy (measured) model" in printed
-    assert json.loads(desk.drive("eval-scores --model composing --pairs pairs --n 2 --json"))["n"] == 2
+    assert (
+        json.loads(
+            desk.drive(f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --json")
+        )["n"]
+        == 2
+    )
     desk.drive("compose room.wav -o one.mid --model composing")
     desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")
     desk.drive("compose room.wav -o longer.mid --continue one.mid --seconds 3 --model composing")

@@ -86,7 +86,7 @@ def test_one_command_goes_from_data_folders_to_a_model_and_on_where_it_was(
 
     longer = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, max_steps=3))
     run_recipe(longer, out, ["model"])
-    assert read_metadata(out / "training" / "state.safetensors")["step"] == "3"
+    assert json.loads(read_metadata(out / "training" / "state.safetensors")["run"])["step"] == 3
 
 
 def test_an_unknown_stage_is_named(recipe, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from dataclasses import replace
@@ -485,7 +486,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     # Stopped after one step (the time is up), then resumed.
     short = replace(settings, codec_training=replace(settings.codec_training, max_minutes=1e-9))
     train_codec(short, music, music, tmp_path / "parts", first)
-    assert read_metadata(tmp_path / "parts" / STATE_FILE)["step"] == "1"
+    assert json.loads(read_metadata(tmp_path / "parts" / STATE_FILE)["run"])["step"] == 1
     parts = train_codec(settings, music, music, tmp_path / "parts", first, resume=True)
     assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
     assert (whole / "config.json").read_bytes() == (parts / "config.json").read_bytes()

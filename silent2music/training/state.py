@@ -53,8 +53,9 @@ def write_state(
         for name, parameter in module.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
                 held[f"{_OPTIMIZER}{part}.{key}.{name}"] = value
-    metadata = {"step": str(step), "settings": json.dumps(dict(settings))}
-    write_tensors(held, file, metadata)
+    # Under one key: of several the order in the file is chance, and the same state should be the same bytes.
+    run = json.dumps({"step": step, "settings": dict(settings)})
+    write_tensors(held, file, {"run": run})
 
 
 def read_state(file: Path, tensors: Parts, optimizers: Optimizers) -> int:
@@ -65,8 +66,8 @@ def read_state(file: Path, tensors: Parts, optimizers: Optimizers) -> int:
     """
     try:
         state = read_weights(file)
-        step = int(read_metadata(file)["step"])
-    except (CheckpointError, KeyError, ValueError) as error:
+        step = int(json.loads(read_metadata(file)["run"])["step"])
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{file} is damaged ({error}); copy it back from elsewhere, or begin a run in another folder."
         ) from error
