@@ -267,7 +267,7 @@ class PackedComposer:
         if field == "symbol":
             return self.symbols[value]
         if field != "pitch":
-            return cast(Tensor, self.rest[field][value])
+            return self.rest[field][value]
         role, program = part_of(symbol)
         key: Tensor = self.keys[role * 128 + value]
         return key if program == DRUMS else key + self.pitches[value]
