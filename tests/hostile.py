@@ -382,7 +382,7 @@ BAD_VALUES = (
     ("ambience", "temperature", ("-1", "inf", "1e39")),
     ("ambience", "guidance", ("nan", "1e39", "-1")),
     ("ambience", "lufs", ("0", "-1000", "nan")),
-    ("ambience", "layers", ("['loud']", "'calm'", "[1]")),
+    ("ambience", "layers", ("['loud']", "5", "[1]")),
     ("training", "learning_rate", ("inf", "-1", "nan", "1e9")),
     ("training", "gradient_clip", ("nan", "0", "-1")),
     ("training", "batch_size", ("-1", "0", "1000000000", "1.5")),

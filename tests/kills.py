@@ -124,7 +124,7 @@ def commands(sources: Path) -> dict[str, Callable[[Path], list[object]]]:
         "prepare": lambda out: ["data", "prepare", sources / "pairs", "--out", out, "--codec", codec],
         "train": train,
     }
-    if shutil.which("fluidsynth") is None or not Path(DataConfig().soundfont).is_file():
+    if shutil.which("fluidsynth") is None or not Path(DataConfig().soundfont[0]).is_file():
         del found["build"]
     return found
 

@@ -183,7 +183,7 @@ def read_meta(folder: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT_VERSION:
         raise DataError(f"{path} does not state format {FORMAT_VERSION}; prepare the pairs again.")
-    has_codes = meta.get("codec_checksum") is not None
+    has_codes = meta.get("codec_checksum", "") is not None
     for key, expected in META_TYPES.items():
         value = meta.get(key)
         if key in OF_CODEC and not has_codes and not value:
