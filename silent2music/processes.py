@@ -209,10 +209,19 @@ _is_ended = False
 def _initialise(sent: bytes) -> None:
     global _sent
     _sent = sent
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     for name in ENDING_SIGNALS:
         if hasattr(signal, name):
             # Ctrl-C reaches all processes of a terminal; the main one tells its workers.
             signal.signal(getattr(signal, name), signal.SIG_IGN if name == "SIGINT" else _end)
+
+
+def _end_with_the_main_process() -> None:
+    """Wait for the main process: if it is killed, nobody else tells a worker, which would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

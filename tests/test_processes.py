@@ -157,6 +157,32 @@ def test_a_pool_that_is_interrupted_ends_its_workers_who_clean_up(tmp_path: Path
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="os.kill with 0 ends a process on Windows")
+def test_workers_do_not_outlive_a_killed_main_process() -> None:
+    program = (
+        "import os, time\n"
+        "from silent2music.processes import Pool\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool:\n"
+        "        print(*pool.map(eval, ['__import__(\"os\").getpid()']), flush=True)\n"
+        "        time.sleep(100)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(400):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("the worker is still there")
+    process.stdout.close()
+
+
 def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Shells start jobs in the background with SIGINT ignored.
