@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.arrays import IntArray
+from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE
 from silent2music.config import ComposerConfig, ModelConfig, from_dict, read_values, to_dict
 from silent2music.decoder import Conditioning, make_blocks, run_blocks
 from silent2music.errors import CheckpointError, ConfigError
@@ -44,9 +45,6 @@ from silent2music.notation import (
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals
 from silent2music.weights import build, fill, read_weights, write_weights
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 
 GAIN_SCALE_DB = 6.0
 """Unit of the loudness automation inside the model."""

@@ -197,23 +197,18 @@ class Drawing:
 
 
 class Copying:
-    """Chooses the events that are given, frame by frame, as a `Chooser`: for continuing a score and for its likelihood.
+    """Chooses the events that are given, as a `Chooser`: for continuing a score.
 
     Args:
         events: of one frame.
-        seen: called with the field, its logits and the value that is copied.
     """
 
-    def __init__(
-        self, events: Sequence[Event], seen: Callable[[str, FloatArray, int], None] | None = None
-    ) -> None:
-        self._events, self._seen = list(events), seen
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._events = list(events)
 
     def __call__(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> int:
         """The next value."""
         value = self._events[0][len(before)] if self._events else END
-        if self._seen is not None:
-            self._seen(field, logits, value)
         is_last = field == "velocity" or (field == "place" and before[0] < FIRST_PART)
         if is_last:
             self._events.pop(0)
@@ -449,19 +444,3 @@ def write_frames(
                 here = copied.slice(scribe.n_frames, scribe.n_frames + 1).fields.tolist()
                 choose = Copying([cast(Event, tuple(event)) for event in here])
             yield scribe.frame(*frame, choose)
-
-
-def stepped_nll(packed: PackedComposer, conditioning: Conditioning, written: Written) -> dict[str, float]:
-    """Nats of a score by field, counted step by step as it is written; what `Composer.field_nll` gives at once."""
-    found = dict.fromkeys(FIELDS, 0.0)
-
-    def count(field: str, logits: FloatArray, value: int) -> None:
-        shifted = logits.astype(np.float64) - logits.max()
-        found[field] += float(np.log(np.exp(shifted).sum()) - shifted[value])
-
-    with torch.inference_mode():
-        scribe = Scribe(packed, conditioning, conditioning, 1.0)
-        for index, frame in enumerate(conditioning.frames.unbind(dim=1)):
-            here = written.slice(index, index + 1).fields.tolist()
-            scribe.frame(frame, frame, Copying([cast(Event, tuple(event)) for event in here], count))
-    return found

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.config import DecoderConfig
+from silent2music.config import ComposerConfig, DecoderConfig
 from silent2music.errors import ConfigError
 
 CELL_QUANTILE = 0.9
@@ -98,40 +97,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
-class BlockSizes(Protocol):
-    """The settings of a transformer of blocks."""
-
-    @property
-    def dim(self) -> int:
-        """D."""
-
-    @property
-    def n_layers(self) -> int:
-        """Blocks."""
-
-    @property
-    def n_heads(self) -> int:
-        """Attention heads."""
-
-    @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-
-    @property
-    def hidden_dim(self) -> int:
-        """Width of the MLP over D, before gating."""
-
-    @property
-    def attention_window(self) -> int:
-        """Columns that a column attends to, itself among them."""
-
-    @property
-    def dropout(self) -> float:
-        """In training."""
-
-    @property
-    def rope_base(self) -> float:
-        """Of rotary positions."""
+BlockSizes = DecoderConfig | ComposerConfig
+"""The settings of a transformer of blocks."""
 
 
 class Block(nn.Module):

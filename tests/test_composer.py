@@ -18,7 +18,7 @@ from silent2music.composing import (
     PackedComposer,
     Polyphony,
     Repeats,
-    stepped_nll,
+    Scribe,
     write_frames,
 )
 from silent2music.config import AmbientConfig, ComposerConfig, ComposingConfig
@@ -190,6 +190,18 @@ def test_memory_of_a_crop_is_that_of_the_whole() -> None:
 # ---- the network ----
 
 
+class Counting(Copying):
+    """Copies events, and counts the nats of what it copies."""
+
+    nats: dict[str, float]
+
+    def __call__(self, field: str, logits: np.ndarray, before: tuple[int, ...]) -> int:
+        value = super().__call__(field, logits, before)
+        shifted = logits.astype(np.float64) - logits.max()
+        self.nats[field] += float(np.log(np.exp(shifted).sum()) - shifted[value])
+        return value
+
+
 def test_likelihood_at_once_equals_that_of_writing_step_by_step() -> None:
     composer = make_composer()
     written = write_down(make_score(), RATE).transposed(home_shift(make_score()))
@@ -199,7 +211,12 @@ def test_likelihood_at_once_equals_that_of_writing_step_by_step() -> None:
         pages = Pages.of([make_score()], [0], 150, RATE)
         states = composer.states(pages, conditioning)
         at_once = {name: float(nats.sum()) for name, (_, nats) in composer.field_nll(pages, states).items()}
-    stepped = stepped_nll(PackedComposer(composer, "fp32"), conditioning, written)
+        scribe = Scribe(PackedComposer(composer, "fp32"), conditioning, conditioning, 1.0)
+        stepped = dict.fromkeys(FIELDS, 0.0)
+        for index, frame in enumerate(conditioning.frames.unbind(dim=1)):
+            here = Counting([tuple(event) for event in written.slice(index, index + 1).fields.tolist()])
+            here.nats = stepped
+            scribe.frame(frame, frame, here)
     assert at_once == pytest.approx(stepped, rel=1e-4, abs=1e-3)
     assert all(value > 0 for value in stepped.values())
 

@@ -146,6 +146,9 @@ def test_what_a_recipe_trains_is_named(shards, tmp_path) -> None:
         train_recipe(dataclasses.replace(RECIPE, trains="choir"), shards, None, tmp_path / "a")
     with pytest.raises(ConfigError, match="give --codec"):
         train_recipe(dataclasses.replace(RECIPE, trains="model"), shards, None, tmp_path / "b")
+    other = dataclasses.replace(RECIPE, ambient=dataclasses.replace(AMBIENT, n_mels=8))
+    with pytest.raises(ConfigError, match=r"was prepared with ambient\.n_mels 16 and the recipe has 8"):
+        train_composer(other, shards, tmp_path / "c")
     with pytest.raises(ConfigError, match="training pairs with scores"):
         train_composer(with_training(batch_size=64), shards, tmp_path / "c")
 

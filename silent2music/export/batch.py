@@ -84,6 +84,11 @@ class Outcome:
     reason: str = ""
 
 
+def take_number(take: int, count: int) -> str:
+    """What stands in a file's name before its suffix: `.2` for take 1 of several, nothing for the only one."""
+    return f".{take + 1}" if count > 1 else ""
+
+
 def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[[Path], Path]) -> list[Job]:
     """What to make of the files and folders that were named, in the order given.
 

@@ -10,13 +10,11 @@ from typing import Any
 from silent2music import audio
 from silent2music.config import ComposingConfig
 from silent2music.errors import AudioError, ConfigError, DataError
-from silent2music.export import provenance
+from silent2music.export import batch, provenance
 from silent2music.export.models import LazyModel
 from silent2music.files import atomic_paths
 from silent2music.processes import Progress
-from silent2music.score import midi_bytes, read_midi
-
-MIDI_SUFFIXES = (".mid", ".midi")
+from silent2music.score import MIDI_SUFFIXES, midi_bytes, read_midi
 
 
 def compose(
@@ -61,7 +59,7 @@ def compose(
         raise ConfigError(f"--count is {count}; expected 1 or more.")
     if seconds is not None and not audio.MIN_SECONDS <= seconds < float("inf"):
         raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
-    numbers = [f".{take + 1}" if count > 1 else "" for take in range(count)]
+    numbers = [batch.take_number(take, count) for take in range(count)]
     outs = [out.with_name(out.stem + number + out.suffix) for number in numbers]
     inputs = [room] if begun is None else [room, begun]
     for path in outs:

@@ -55,7 +55,7 @@ def plan(
     """
     jobs = []
     for take in range(count):
-        number = f".{take + 1}" if count > 1 else ""
+        number = batch.take_number(take, count)
 
         def renamed(room: Path, number: str = number) -> Path:
             return room.with_name(room.stem + number + MUSIC_SUFFIX)

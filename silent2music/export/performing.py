@@ -25,7 +25,7 @@ from silent2music.export.delivery import faded, in_front, resampled
 from silent2music.export.infer import LONG_SECONDS
 from silent2music.export.levelling import write_music
 from silent2music.export.space import Placement, placed
-from silent2music.files import atomic_path
+from silent2music.files import atomic_paths
 from silent2music.score import Score, read_midi
 
 MAX_SYNTHESISER_RATE = 96_000
@@ -83,26 +83,25 @@ def perform(
     profile = None if recording is None else analyze(recording)
     where = None if profile is None or delivery.mono else in_front(profile)
     music = _performed(score, soundfont, delivery, where, seconds, seed, is_dry=profile is not None)
-    with atomic_path(sidecar, force) as record_path:
-        with atomic_path(out, force) as audio_path:
-            made = {
-                "input": None if room is None or recording is None else _heard(room, recording, profile),
-                "score": {"file": tune.name, "sha256": provenance.sha256(tune), **_described(score)},
-                "performer": performer,
-                "settings": {
-                    "seed": seed,
-                    "seconds": seconds,
-                    **provenance.described_reading(reading or {}),
-                    "delivery": dataclasses.asdict(delivery),
-                },
-                "versions": provenance.versions(),
-            }
-            is_silent_room = profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS
-            output = write_music(audio_path, music, delivery, as_made=is_silent_room)
-            provenance.write_tags(audio_path, made, comment=COMMENT)
-            output = {"file": out.name, **output, "sha256": provenance.sha256(audio_path)}
-            if where is not None:
-                output["space"] = dataclasses.asdict(where)
+    with atomic_paths(out, sidecar, force=force) as (audio_path, record_path):
+        made = {
+            "input": None if room is None or recording is None else _heard(room, recording, profile),
+            "score": {"file": tune.name, "sha256": provenance.sha256(tune), **_described(score)},
+            "performer": performer,
+            "settings": {
+                "seed": seed,
+                "seconds": seconds,
+                **provenance.described_reading(reading or {}),
+                "delivery": dataclasses.asdict(delivery),
+            },
+            "versions": provenance.versions(),
+        }
+        is_silent_room = profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS
+        output = write_music(audio_path, music, delivery, as_made=is_silent_room)
+        provenance.write_tags(audio_path, made, comment=COMMENT)
+        output = {"file": out.name, **output, "sha256": provenance.sha256(audio_path)}
+        if where is not None:
+            output["space"] = dataclasses.asdict(where)
         record = {"output": output, **made, "room": None if profile is None else profile.to_dict()}
         record_path.write_text(provenance.to_text(record), encoding="utf-8")
     return record

@@ -172,11 +172,6 @@ class Style:
     share: float = 1.0
 
     @property
-    def is_solo(self) -> bool:
-        """Whether the ensembles have the same instruments, so that sections differ by register."""
-        return len({frozenset(voice.instrument for voice in voices) for voices in self.ensembles}) == 1
-
-    @property
     def has_kit(self) -> bool:
         """Whether a drum kit plays."""
         return any(voice.texture == "kit" for voices in self.ensembles for voice in voices)

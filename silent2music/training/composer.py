@@ -6,29 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from silent2music.composer import Composer, Pages
 from silent2music.config import RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
-from silent2music.errors import ConfigError
-from silent2music.model import CODEC_FOLDER, read_embedder
+from silent2music.model import CODEC_FOLDER, COMPOSER_FOLDER, read_embedder
 from silent2music.notation import FIELDS
 from silent2music.signals import draw_kept
-from silent2music.training.learner import Learner
+from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-COMPOSER_FOLDER = "composer"
 N_LIMITS = 2000
 """Scores that the limits of sampling are measured on."""
-
-N_STATISTICS = 256
-"""Rooms that standardisation is measured on."""
 
 SLOWER = {"embedder.": 0.3}
 """Factor on the learning rate of the room's encoder where it was trained before."""
@@ -67,14 +61,11 @@ def train_composer(
         )
         for split in ("train", "validation")
     )
+    check_features(dataset, recipe.ambient, shards)
     accumulation = config.gradient_accumulation
     folder = out / COMPOSER_FOLDER
     with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
-        if len(dataset) < config.batch_size * accelerator.num_processes:
-            raise ConfigError(
-                f"{shards} has {len(dataset)} training pairs with scores; training.batch_size={config.batch_size} "
-                f"on {accelerator.num_processes} processes needs at least as many as one step uses."
-            )
+        check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores")
         composer = _composer_to_train(recipe, dataset, start)
         task = _Composing(accelerator, config, composer)
         slower = {} if start is None else SLOWER
@@ -86,16 +77,14 @@ def train_composer(
 def _composer_to_train(recipe: RecipeConfig, dataset: PairDataset, start: Path | None) -> Composer:
     """The composer as training begins with it, its statistics and limits measured on the pairs."""
     composer = Composer(replace(recipe.composer, controls=recipe.controls, ambient=recipe.ambient))
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
     if start is None:
-        examples = [dataset.crop(int(i)) for i in chosen]
+        examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
         composer.embedder.set_statistics(Batch.collate(examples).signals)
     elif (start / CODEC_FOLDER).exists():
         read_embedder(start, composer.embedder)
     else:
         composer.load_weights(start)
-    measured = np.unique(np.linspace(0, len(dataset) - 1, N_LIMITS).astype(int))
-    composer.set_limits([dataset.score(int(i)) for i in measured])
+    composer.set_limits([dataset.score(i) for i in spread(len(dataset), N_LIMITS)])
     return composer
 
 

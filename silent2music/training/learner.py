@@ -7,15 +7,60 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silent2music.config import TrainingConfig
+from silent2music.config import AmbientConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset, batches
+from silent2music.errors import ConfigError, shown
 from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+N_STATISTICS = 256
+"""Pairs that standardisation and the limits of sampling are measured on."""
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` of the indices below n, evenly spread."""
+    return [int(i) for i in np.unique(np.linspace(0, n - 1, most).astype(int))]
+
+
+def check_features(dataset: PairDataset, ambient: AmbientConfig, shards: Path) -> None:
+    """Raise an error if pairs were prepared with other features than a model hears.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    for name, prepared in dataset.meta["feature_settings"].items():
+        own = getattr(ambient, name, None)
+        if own != prepared:
+            raise ConfigError(
+                f"{shards} was prepared with ambient.{name} {shown(prepared)} and the recipe has {own}; set "
+                f"ambient.{name}={shown(prepared)}, or prepare the pairs again."
+            )
+
+
+def check_number(dataset: PairDataset, config: TrainingConfig, accelerator: Accelerator, found: str) -> None:
+    """Raise an error if there are fewer pairs than a step uses.
+
+    Args:
+        dataset: the pairs.
+        config: of the loop.
+        accelerator: of the run.
+        found: what there is, as the sentence begins.
+
+    Raises:
+        ConfigError: saying how many.
+    """
+    if len(dataset) < config.batch_size * accelerator.num_processes:
+        raise ConfigError(
+            f"{found}; training.batch_size={config.batch_size} on {accelerator.num_processes} processes needs at "
+            "least as many as one step uses."
+        )
 
 
 class Task(Protocol):

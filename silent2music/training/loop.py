@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -22,19 +21,16 @@ from torch.nn import functional
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
-from silent2music.errors import CheckpointError, ConfigError, shown
+from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
-from silent2music.training.learner import Learner
+from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
 MODEL_FOLDER = "model"
 MOST_WEIGHTS = 10**10
 """Of a model in training: more than any machine holds with its optimizer."""
-
-N_STATISTICS = 256
-"""Pairs that standardisation and the limits of sampling are measured on."""
 
 
 def train(
@@ -83,13 +79,7 @@ def train(
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
-    for name, prepared in dataset.meta["feature_settings"].items():
-        own = getattr(recipe.ambient, name, None)
-        if own != prepared:
-            raise ConfigError(
-                f"{shards} was prepared with ambient.{name} {shown(prepared)} and the recipe has {own}; set "
-                f"ambient.{name}={shown(prepared)}, or prepare the pairs again."
-            )
+    check_features(dataset, recipe.ambient, shards)
     with torch.device("meta"):
         # Settings that contradict each other are told before the run has a folder, and before they take memory.
         n_weights = sum(weight.numel() for weight in build_model(recipe, codec, n_codebooks).parameters())
@@ -105,11 +95,7 @@ def train(
         "kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
     }
     with open_run(config, out, resume, **options) as accelerator:
-        if len(dataset) < config.batch_size * accelerator.num_processes:
-            raise ConfigError(
-                f"{shards} has {len(dataset)} training pairs; training.batch_size={config.batch_size} on "
-                f"{accelerator.num_processes} processes needs at least as many as one step uses."
-            )
+        check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs")
         model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start)
         folder = out / MODEL_FOLDER
         task = _Playing(accelerator, config, model, former)
@@ -123,8 +109,7 @@ def _model_to_train(
 ) -> tuple[Silent2Music, Silent2Music | None]:
     """The model as training begins with it, its statistics measured on the pairs, and its opponent in self-play."""
     model = build_model(recipe, codec, n_codebooks)
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, N_STATISTICS).astype(int))
-    examples = [dataset.crop(int(i)) for i in chosen]
+    examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
     if start is None:
         model.embedder.set_statistics(Batch.collate(examples).signals)
     else:
