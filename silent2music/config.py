@@ -62,6 +62,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (ABOVE_0, 3600, "crop_seconds max_seconds min_music_seconds min_silence_seconds seconds"),
         (0, 3600, "crossfade_seconds lookahead_seconds max_extension"),
         (-120, 0, "level_min_dbfs level_max_dbfs quiet_db"),
+        (0, 24, "equaliser_db"),
         (0, 120, "above_floor_db below_music_db"),
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
@@ -466,7 +467,8 @@ class CodecTrainingConfig:
     `objective` is `sound`, or for the bundled codec `magnitudes`, with many more steps in the same time since no phase
     is rebuilt. The weights belong to `distances.sound_distances`; `roughness_weight` applies to sound alone. An
     `adversarial_weight` above 0 adds EnCodec's discriminator: it and `feature_weight` are then shares of the gradient,
-    beside 1 for all distances.
+    beside 1 for all distances. `equaliser_db` is the spread of random equalisers by which the music of `learn_tokens` is
+    changed, so that tokens also fit recordings unlike all that was rendered.
     """
 
     kind: str = "bundled"
@@ -482,6 +484,7 @@ class CodecTrainingConfig:
     gradient_clip: float = 1.0
     ema_decay: float = 0.995
     quiet_db: float = -30.0
+    equaliser_db: float = 0.0
     mel_weight: float = 2.0
     stft_weight: float = 1.0
     slope_weight: float = 1.0

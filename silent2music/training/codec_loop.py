@@ -20,7 +20,7 @@ from silent2music.errors import ConfigError, require
 from silent2music.model import CODEC_FOLDER
 from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer, TokenTrainer
-from silent2music.training.excerpts import code_music, crops
+from silent2music.training.excerpts import code_music, crops, random_equalisers
 from silent2music.training.running import open_run, train_steps
 from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
 
@@ -258,7 +258,11 @@ class _TrainedCodec:
         sound = (sound * gain).to(device)
         to_sound, span = config.objective == "sound", codec.config.samples_per_code
         if config.learn_tokens:
-            wanted = codec.features(sound)[:, 1:-1]
+            n_bins = codec.config.n_fft // 2 + 1
+            change = random_equalisers(len(sound), n_bins, config.equaliser_db, rng).to(device)
+            # A gain of amplitude is one of compressed magnitudes too.
+            change = change.pow(codec.config.power).repeat(1, codec.config.frames_per_code)[:, None]
+            wanted = codec.features(sound)[:, 1:-1] * change
             decoded, commitment, linear = self.trainer(wanted, n_codebooks)
             return decoded, wanted, {"commitment": commitment, "linear": linear}
         decoded = self.trainer(codes[:, :n_codebooks, 1:-1].to(device), gain[..., None].to(device), to_sound)

@@ -61,6 +61,24 @@ def crops(
     return torch.stack(found)
 
 
+def random_equalisers(n_rows: int, n_bins: int, spread_db: float, rng: np.random.Generator) -> Tensor:
+    """Smooth random gains of amplitude, `[n_rows, n_bins]`, bins evenly spaced from 0 Hz on.
+
+    In dB a sum of five cosines along a scale that is nearly logarithmic in frequency, the slowest a tilt.
+
+    Args:
+        n_rows: how many.
+        n_bins: of a spectrum.
+        spread_db: standard deviation of the gain of a bin, over all that are drawn.
+        rng: decides everything.
+    """
+    scale = np.log1p(np.arange(n_bins) * (20.0 / n_bins)) / np.log1p(20.0)
+    waves = np.cos(np.pi * np.arange(1, 6)[:, None] * scale)
+    shares = np.sqrt(2.0 / np.arange(1, 6) / np.sum(1.0 / np.arange(1, 6)))
+    decibels = spread_db * (rng.standard_normal((n_rows, 5)) * shares) @ waves
+    return torch.from_numpy(10.0 ** (decibels / 20.0)).float()
+
+
 class CodedMusic:
     """Excerpts of music with their codes, memory-mapped from disk.
 
