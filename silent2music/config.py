@@ -55,7 +55,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (1, MOST, "validate_every"),
         (1, 1e6, "n_validation_crops n_validation_pairs"),
         (ABOVE_0, 1000, "selfplay_beta"),
-        (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
+        (0, 1, "codebook_dropout control_dropout dropout ema_decay sketch_dropout validation_share"),
         (0, 1e6, "checkpoint_minutes max_minutes"),
         (ABOVE_0, 1e5, "cached_minutes"),
         # Lengths and levels of sound.
@@ -67,7 +67,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
         # Drawing, loops, and how much of all.
-        (0, 100, "guidance temperature"),
+        (0, 100, "adherence guidance score_guidance temperature"),
         (ABOVE_0, 1, "top_p"),
         (1, 1024, "candidates variations workers"),
         (1, 64, "beats_per_bar"),
@@ -205,7 +205,7 @@ class AmbientConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The autoregressive transformer over codec tokens."""
+    """The autoregressive transformer over codec tokens; `takes_sketch` says whether a sketch may steer it."""
 
     dim: int = 320
     n_layers: int = 6
@@ -217,6 +217,7 @@ class DecoderConfig:
     codebook_size: int = 1024
     codebook_dim: int = 256
     rope_base: float = 10_000.0
+    takes_sketch: bool = False
 
     def __post_init__(self) -> None:
         _check_bounds(self, "decoder.")
@@ -249,7 +250,8 @@ ROOM_CONTROLS = ("room_frames", "room_scalars")
 class ModelConfig:
     """A whole model, as stored in its `config.json`.
 
-    `controls` are names in `signals.CONTROLS`; `guidance` is the default strength of classifier-free guidance.
+    `controls` are names in `signals.CONTROLS`. `guidance`, `score_guidance` and `adherence` are the defaults of
+    `SamplingConfig`.
     """
 
     name: str = "base"
@@ -259,6 +261,8 @@ class ModelConfig:
     codec: str = "bundled"
     codec_checksum: str = ""
     guidance: float = 1.25
+    score_guidance: float = 1.25
+    adherence: float = 4.0
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
@@ -276,14 +280,19 @@ class SamplingConfig:
     """How tokens are drawn; passed with every call.
 
     A `temperature` of 0 takes the likeliest token; a `top_k` of 0, a `top_p` of 1 and a `guidance` of 1 are off.
-    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
-    where the weights have limits for it.
+    `constraints` are names in `sampling.CONSTRAINTS`, each in force where the weights have limits for it.
+
+    `guidance` is the strength of the room, `score_guidance` that of the score's sketch over the room alone. `adherence`
+    says how closely the sound keeps to the score: it multiplies the learned strength by which codes near the sketch are
+    preferred; 0 is off. The three are the model's own where they are None.
     """
 
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
     guidance: float | None = None
+    score_guidance: float | None = None
+    adherence: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("cells", "rests")
 
@@ -430,7 +439,7 @@ class TrainingConfig:
     likelier than its counterpart counts no more.
 
     `control_dropout` gives the conditioning dropout of a control or of a group, as a share of the rows, where it differs
-    from `signals.CONTROLS` and `signals.GROUP_DROPOUT`.
+    from `signals.CONTROLS` and `signals.GROUP_DROPOUT`; `sketch_dropout` is that of the decoder's sketch.
     """
 
     batch_size: int = 16
@@ -443,6 +452,7 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
     control_dropout: dict[str, float] = field(default_factory=dict)
+    sketch_dropout: float = 0.25
     selfplay_weight: float = 0.0
     selfplay_beta: float = 0.02
     ema_decay: float = 0.999

@@ -57,11 +57,24 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
+from silent2music.sketch import Sketch
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
 COMPOSER_FOLDER = "composer"
+SKETCH_FOLDER = "sketch"
+
+OF_TOKENS = frozenset(
+    f"decoder.{name}"
+    for name in (
+        "embed_in", "embed_table", "project_out", "head", "bias", "cell_radii", "rest_loudness", "rest_limits",
+    )
+)  # fmt: skip
+"""Weights that belong to a codec's tokens."""
+
+Sketched = tuple[Tensor, Tensor]
+"""A batch of sketches `[B, S, P]`, and which rows have one `[B]`."""
 
 RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -93,13 +106,20 @@ class Silent2Music(nn.Module):
 
     Attributes:
         composer: writes scores, with an embedder of its own; None if the model has none.
+        sketch: turns scores into what steers the decoder; None if the model has none.
         precision: of matrix products in generation; the device's best if None.
 
     Raises:
         CheckpointError: if codec or composer are others than the config was written for.
     """
 
-    def __init__(self, config: ModelConfig, codec: Codec, composer: Composer | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        codec: Codec,
+        composer: Composer | None = None,
+        sketch: Sketch | None = None,
+    ) -> None:
         super().__init__()
         n_codebooks = config.decoder.n_codebooks
         checksum = codec.token_checksum(n_codebooks)
@@ -113,10 +133,18 @@ class Silent2Music(nn.Module):
         self.codec = codec
         self.codec_checksum = checksum
         self.embedder = Embedder(config)
-        self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
+        vectors, scales = codec.codebook_vectors()[:n_codebooks], getattr(codec, "scales", None)
+        self.decoder = Decoder(config.decoder, vectors, scales)
         if composer is not None:
             _check_features(config, composer)
         self.composer = composer
+        if sketch is not None:
+            _check_codec(sketch.config.codec_checksum, checksum, "The sketch")
+            if not config.decoder.takes_sketch:
+                raise CheckpointError(
+                    "The model has a sketch and decoder.takes_sketch is false; train the decoder under the sketch."
+                )
+        self.sketch = sketch
         self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
@@ -392,10 +420,12 @@ class Silent2Music(nn.Module):
             pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
-    def condition(self, signals: Signals) -> Conditioning:
-        """Signals, embedded as conditioning of the decoder."""
+    def condition(self, signals: Signals, sketched: Sketched | None = None) -> Conditioning:
+        """Signals, and the vectors of a sketch if there are any, embedded as conditioning of the decoder."""
         conditioning: Conditioning = self.embedder(signals)
-        return conditioning
+        if sketched is None:
+            return conditioning
+        return dataclasses.replace(conditioning, guide=self.decoder.guided(*sketched))
 
     def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
         """Conditioning without some controls, and the null of classifier-free guidance: the same without the room."""
@@ -466,16 +496,30 @@ class Silent2Music(nn.Module):
         ).view_as(grid)
         return pattern.undo(nll)
 
-    def forward(self, codes: Tensor, signals: Signals) -> Tensor:
+    def forward(self, codes: Tensor, signals: Signals, sketched: Sketched | None = None) -> Tensor:
         """Training losses `[B, K]` of a batch of pairs, in nats a token.
 
         Args:
             codes: `[B, K, T]` int64.
             signals: of T codec frames, those that are dropped in this step absent.
+            sketched: the sketch of the same frames, if there is one.
         """
-        return self.token_nll(codes, self.condition(signals))
+        return self.token_nll(codes, self.condition(signals, sketched))
 
-    def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
+    def contrast(
+        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
+    ) -> dict[str, Tensor]:
+        """Losses as `room_contrast`, and under the true room with the next row's score and with none."""
+        found = self.room_contrast(codes, signals, sketched)
+        if sketched is not None:
+            vectors, given = sketched
+            found["other_score"] = self(codes, signals, (vectors.roll(-1, dims=0), given)).mean(dim=1)
+            found["no_score"] = self(codes, signals).mean(dim=1)
+        return found
+
+    def room_contrast(
+        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
+    ) -> dict[str, Tensor]:
         """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
@@ -486,7 +530,7 @@ class Silent2Music(nn.Module):
             "shuffled": signals.exchanged(next_rows, ROOM),
             "dropped": signals.without(ROOM),
         }
-        return {name: self(codes, room).mean(dim=1) for name, room in rooms.items()}
+        return {name: self(codes, room, sketched).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 
@@ -496,11 +540,11 @@ class Silent2Music(nn.Module):
         return self.decoder.bias.device
 
     def own_state(self) -> dict[str, Tensor]:
-        """The state dict without the tensors of codec and composer and those derived from them."""
+        """The state dict without the tensors of codec, composer and sketch and those derived from them."""
         return {
             name: value
             for name, value in self.state_dict().items()
-            if not name.startswith(("codec.", "composer.")) and name != "decoder.vectors"
+            if not name.startswith(("codec.", "composer.", "sketch.")) and name != "decoder.vectors"
         }
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -512,6 +556,8 @@ class Silent2Music(nn.Module):
         save_codec(self.codec, folder / CODEC_FOLDER)
         if self.composer is not None:
             self.composer.save_pretrained(folder / COMPOSER_FOLDER)
+        if self.sketch is not None:
+            self.sketch.save_pretrained(folder / SKETCH_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         with atomic_path(folder / CONFIG_FILE, force=True) as file:
@@ -543,9 +589,10 @@ class Silent2Music(nn.Module):
         config = _read_config(folder)
         folder_of_composer = folder / COMPOSER_FOLDER
         composer = Composer.from_pretrained(folder_of_composer) if folder_of_composer.is_dir() else None
+        sketch = read_sketch(folder)
         codec = load_codec(folder / CODEC_FOLDER)
         try:
-            model = build(lambda: cls(config, codec, composer), folder / WEIGHTS_FILE, cls.own_state)
+            model = build(lambda: cls(config, codec, composer, sketch), folder / WEIGHTS_FILE, cls.own_state)
         except ConfigError as error:
             raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
         model.load_weights(folder)
@@ -573,6 +620,37 @@ class Silent2Music(nn.Module):
         _check_codec(_read_config(folder).codec_checksum, self.codec_checksum, str(folder))
         fill(self.own_state(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
 
+    @torch.no_grad()
+    def start_from(self, folder: Path) -> None:
+        """Take from a model folder what fits, as training starts from it: all that does not belong to its codec's tokens.
+
+        Tables of other tokens are left as they are; so is what the folder's model has not: controls, the sketch's input.
+        Layers that are more than its own begin as the identity.
+
+        Raises:
+            CheckpointError: on a missing or damaged file, or weights of another shape, naming the first.
+        """
+        config, file = _read_config(folder), folder / WEIGHTS_FILE
+        state, own = read_weights(file), self.own_state()
+        sizes = (config.decoder.n_codebooks, config.decoder.codebook_size)
+        alike = sizes == (self.config.decoder.n_codebooks, self.config.decoder.codebook_size)
+        if not alike or config.codec_checksum != self.codec_checksum:
+            state = {name: value for name, value in state.items() if name not in OF_TOKENS}
+        n_layers = config.decoder.n_layers
+        for block in self.decoder.blocks[n_layers:]:
+            for weight in (block.out.weight, block.down.weight):
+                weight.zero_()
+        new = tuple(f"decoder.blocks.{i}." for i in range(n_layers, self.config.decoder.n_layers))
+        missing = {name for name in own.keys() - state.keys() if name in OF_TOKENS or name.startswith(new)}
+        missing |= {name for name in own.keys() - state.keys() if name.startswith("decoder.guide.")}
+        missing |= {
+            name
+            for name in own.keys() - state.keys()
+            for control in self.config.controls
+            if control not in config.controls and name.startswith("embedder.") and f".{control}" in name
+        }
+        fill({name: value for name, value in own.items() if name not in missing}, state, file)
+
 
 def load(
     name: Path | str | None = None, device: str = "cpu", download: bool = False, **options: Any
@@ -589,6 +667,12 @@ def load(
         CheckpointError: if there is none, or a file of it is missing or does not fit.
     """
     return Silent2Music.from_pretrained(name or default_model(), download, **options).to(device)
+
+
+def read_sketch(folder: Path) -> Sketch | None:
+    """The sketch of a model folder, or None if it has none."""
+    own = folder / SKETCH_FOLDER
+    return Sketch.from_pretrained(own) if own.is_dir() else None
 
 
 def read_embedder(folder: Path, embedder: Embedder) -> None:

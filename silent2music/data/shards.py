@@ -474,7 +474,7 @@ class Batch:
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
         scores: the music of each crop as notes, in seconds from its start, or of each whole pair where that is asked
-            for; none where they were not asked for.
+            for; None where they were not asked for or a pair has none.
     """
 
     codes: Tensor
@@ -482,7 +482,7 @@ class Batch:
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
     starts: tuple[int, ...]
-    scores: tuple[Score, ...] = ()
+    scores: tuple[Score | None, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
@@ -512,6 +512,7 @@ class PairDataset:
         seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
+        wants: the same, where pairs that lack it are kept.
         whole_scores: give the scores of whole pairs with their crops, for what is remembered of the music before.
 
     Raises:
@@ -527,6 +528,7 @@ class PairDataset:
         controls: Sequence[str] | None = None,
         needs: Sequence[str] = ("codes",),
         whole_scores: bool = False,
+        wants: Sequence[str] = (),
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -542,7 +544,7 @@ class PairDataset:
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
         self._whole_scores = whole_scores
-        self._columns = _read_columns(folder, split, self.controls, needs, self.meta)
+        self._columns = _read_columns(folder, split, self.controls, needs, wants, self.meta)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -560,7 +562,8 @@ class PairDataset:
         codes = np.zeros((0, length), np.int64)
         if "codes" in self._columns:
             codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        scores = (self._score(index, start, length),) if "score" in self._columns else ()
+        has_score = self._columns.get("score", [None] * (index + 1))[index] is not None
+        scores = (self._score(index, start, length) if has_score else None,)
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
         return Batch(
@@ -591,14 +594,19 @@ class PairDataset:
 
 
 def _read_columns(
-    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str], meta: Mapping[str, Any]
+    folder: Path,
+    split: str,
+    controls: Sequence[str],
+    needs: Sequence[str],
+    wants: Sequence[str],
+    meta: Mapping[str, Any],
 ) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, compute = require("pyarrow", "train"), require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    names = ["id", "kind", "seconds", "n_frames", *needs, *map(_column, controls)]
+    names = ["id", "kind", "seconds", "n_frames", *needs, *wants, *map(_column, controls)]
     table = arrow.concat_tables(_read_shard(shard, names, meta) for shard in shards).sort_by("id")
     for name in needs:
         table = table.filter(compute.is_valid(table[name]))
