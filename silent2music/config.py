@@ -34,11 +34,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     name: (low, high)
     for low, high, names in (
         # Sizes of networks and codecs: more than anybody has, and less than what a machine dies of.
-        (1, 65_536, "codebook_dim codebook_size dim hop n_components writer_dim"),
+        (1, 65_536, "codebook_dim codebook_size dim hop n_components note_dim writer_dim"),
         (2, 65_536, "n_fft"),
         (0, 65_536, "correction_dim"),
         (1, 4096, "discriminator_filters n_filters ratios"),
-        (1, 1024, "kernel_size n_candidates n_heads n_mels"),
+        (1, 1024, "kernel_size n_candidates n_harmonics n_heads n_mels"),
+        (2, 1024, "n_bands"),
         (0, 1024, "n_global_tokens griffin_lim_iterations"),
         (1, 256, "frames_per_code n_codebooks n_layers"),
         (0, 256, "decoder_layers"),
@@ -405,6 +406,33 @@ class ComposerConfig:
 
 
 @dataclass(frozen=True)
+class SketchConfig:
+    """The regression from notes to the codec's vectors, as stored in its `config.json`.
+
+    Each note is a network of `note_dim` that gives levels of `n_harmonics` and of `n_bands` of noise; convolutions of
+    `dim` over codec frames add the rest, each of `n_layers` seeing `behind` frames before and all together `ahead` frames
+    after. `room_dim` is the width of what they know of the room, by `controls`, names in `signals.CONTROLS`. `codec` and
+    `codec_checksum` are of the codec whose vectors are drawn.
+    """
+
+    controls: tuple[str, ...] = ("room_scalars",)
+    ambient: AmbientConfig = field(default_factory=AmbientConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    codec_checksum: str = ""
+    note_dim: int = 256
+    n_harmonics: int = 32
+    n_bands: int = 32
+    dim: int = 320
+    n_layers: int = 4
+    behind: int = 6
+    ahead: int = 5
+    room_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "sketch.", behind=(0, 64), ahead=(0, 64), room_dim=(1, 4096))
+
+
+@dataclass(frozen=True)
 class ComposingConfig:
     """How a score is drawn; passed with every call.
 
@@ -680,6 +708,7 @@ class RecipeConfig:
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     composer: ComposerConfig = field(default_factory=ComposerConfig)
+    sketch: SketchConfig = field(default_factory=SketchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     ambience: AmbienceConfig = field(default_factory=AmbienceConfig)
 
