@@ -20,8 +20,8 @@ AHEAD = 2
 """Frames after that which a column begins whose sketch the column is told."""
 
 FLOOR = 0.1
-"""What is added to a frame's energy, by which errors are measured, as a share of the mean of the first codebook's entries: a
-sketch that is silent a frame too long must not forbid all sound."""
+"""What is added to a frame's energy, by which errors are measured, as a share of the mean of the first codebook's
+entries: a sketch that is silent a frame too long must not forbid all sound."""
 
 COLUMN_GAIN = 0.3
 FIRST_STRENGTH, LATER_STRENGTH = 4.0, 2.0
@@ -56,8 +56,8 @@ class GuideInput(nn.Module):
     """Embeds a sketch for the columns, and biases logits towards it.
 
     The error of entry v of codebook k is `|r - s c_v|^2`, where r is what the frame's earlier codes leave of the sketch
-    and s the scale of its first code, 1 for the first codebook itself. The bias is `-strength * error / norm`. The norm is
-    the energy of the sketch, or for later codebooks the mean energy of their entries at this scale and that of r.
+    and s the scale of its first code, 1 for the first codebook itself. The bias is `-strength * error / norm`. The norm
+    is the energy of the sketch, or for later codebooks the mean energy of their entries at this scale and that of r.
 
     Args:
         config: of the decoder.

@@ -138,13 +138,9 @@ class Silent2Music(nn.Module):
         if composer is not None:
             _check_features(config, composer)
         self.composer = composer
+        self.sketch: Sketch | None = None
         if sketch is not None:
-            _check_codec(sketch.config.codec_checksum, checksum, "The sketch")
-            if not config.decoder.takes_sketch:
-                raise CheckpointError(
-                    "The model has a sketch and decoder.takes_sketch is false; train the decoder under the sketch."
-                )
-        self.sketch = sketch
+            self.set_sketch(sketch)
         self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
@@ -427,10 +423,25 @@ class Silent2Music(nn.Module):
             return conditioning
         return dataclasses.replace(conditioning, guide=self.decoder.guided(*sketched))
 
-    def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """Conditioning without some controls, and the null of classifier-free guidance: the same without the room."""
+    def steer(
+        self, signals: Signals, without: Sequence[str] = (), sketched: Sketched | None = None
+    ) -> tuple[Conditioning, Conditioning]:
+        """Conditioning without some controls, and the null of guidance: the same without room and sketch."""
         given = signals.without(*without)
-        return self.condition(given), self.condition(given.without(ROOM))
+        return self.condition(given, sketched), self.condition(given.without(ROOM))
+
+    def set_sketch(self, sketch: Sketch) -> None:
+        """Give the model a sketch.
+
+        Raises:
+            CheckpointError: if it is another codec's, or the decoder takes none.
+        """
+        _check_codec(sketch.config.codec_checksum, self.codec_checksum, "The sketch")
+        if not self.config.decoder.takes_sketch:
+            raise CheckpointError(
+                "The model has a sketch and decoder.takes_sketch is false; train the decoder under the sketch."
+            )
+        self.sketch = sketch
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
         """The settings, with the model's own guidance where they have none."""

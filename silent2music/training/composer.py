@@ -69,8 +69,8 @@ def train_composer(
         check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores")
         composer = _composer_to_train(recipe, dataset, start)
         task = _Composing(accelerator, config, composer)
-        slower = {} if start is None else SLOWER
-        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, slower)
+        factors = {} if start is None else SLOWER
+        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, factors)
         train_steps(learner, accelerator, config, out, resume)
     return folder
 
