@@ -123,9 +123,7 @@ class SketchNotes:
         cls, parts: Sequence[tuple[IntArray, IntArray, IntArray, FloatArray]], n_rows: int, n_frames: int
     ) -> SketchNotes:
         return cls(
-            *(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)),
-            n_rows,
-            n_frames,
+            *(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)), n_rows, n_frames
         )
 
 
@@ -271,9 +269,7 @@ class SketchLayer(nn.Module):
         """Of `x` `[B, behind + T + ahead, D]` and the room `[B, T or 1, R]` the middle `[B, T, D]`."""
         scale, shift = self.room(room).chunk(2, dim=-1)
         y = self.norm(self.along(x.transpose(1, 2)).transpose(1, 2)) * (1 + scale) + shift
-        out: Tensor = x[:, self.behind : x.shape[1] - self.ahead] + self.narrow(
-            functional.gelu(self.widen(y))
-        )
+        out: Tensor = x[:, self.behind : x.shape[1] - self.ahead] + self.narrow(functional.gelu(self.widen(y)))
         return out
 
 
@@ -315,10 +311,7 @@ class Sketch(nn.Module):
                 self.project.weight.copy_(components)
         self.enter = nn.Linear(width, dim)
         self.enter_vectors = nn.Linear(codec.n_components, dim)
-        ahead = [
-            config.ahead // config.n_layers + (i < config.ahead % config.n_layers)
-            for i in range(config.n_layers)
-        ]
+        ahead = [config.ahead // config.n_layers + (i < config.ahead % config.n_layers) for i in range(config.n_layers)]
         self.layers = nn.ModuleList(SketchLayer(dim, config.room_dim, config.behind, n) for n in ahead)
         self.leave = nn.Linear(dim, codec.n_components)
         nn.init.zeros_(self.leave.weight)
@@ -326,9 +319,7 @@ class Sketch(nn.Module):
         self.behind, self.ahead = config.n_layers * config.behind, config.ahead + NOTES_AHEAD
         self.register_buffer("bands", _bands(config.n_bands, n_bins, codec.sample_rate), persistent=False)
         pitches = 440.0 * 2.0 ** ((torch.arange(128) - 69) / 12)
-        places = (
-            pitches[:, None] * torch.arange(1, config.n_harmonics + 1) * (codec.n_fft / codec.sample_rate)
-        )
+        places = pitches[:, None] * torch.arange(1, config.n_harmonics + 1) * (codec.n_fft / codec.sample_rate)
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, notes: SketchNotes, signals: Signals) -> Tensor:
@@ -560,9 +551,7 @@ class _Notes:
         self._gains, self._first_gain = self._gains[n_old:], self._first_gain + n_old
         at = np.arange(begin, begin + n_frames) / self._rate
         low = int(at[0] * ENERGY_RATE_HZ)
-        high = min(
-            int(at[-1] * ENERGY_RATE_HZ) + 2, math.ceil(self.n_known / self._rate * ENERGY_RATE_HZ - 1e-6)
-        )
+        high = min(int(at[-1] * ENERGY_RATE_HZ) + 2, math.ceil(self.n_known / self._rate * ENERGY_RATE_HZ - 1e-6))
         points = np.arange(low, max(high, low + 1)) / ENERGY_RATE_HZ
         known = np.arange(self._first_gain, self._first_gain + len(self._gains)) / self._rate
         return np.interp(at, points, np.interp(points, known, self._gains)).astype(np.float32)

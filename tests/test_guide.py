@@ -80,7 +80,9 @@ def test_step_equals_forward_under_room_and_sketch(guidance, score_guidance):
         logits = [decoder(grid, one) for one in (null, room, columns)]
         bias = decoder(grid, both) - logits[2]
         none, alone, with_sketch = logits
-        expected = none + guidance * (alone - none) + score_guidance * (with_sketch - alone) + adherence * bias
+        expected = (
+            none + guidance * (alone - none) + score_guidance * (with_sketch - alone) + adherence * bias
+        )
         packed = PackedDecoder(decoder, "fp32")
         stepper = Stepper(packed, both, null, guidance, sketch_guidance=score_guidance)
         near = Nearness(packed, both.guide, adherence)
