@@ -15,7 +15,10 @@ def train(
     recipe: Recipe,
     shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model, OUT/composer or OUT/sketch.")
+        Path,
+        typer.Option(
+            "--out", help="Folder of the run; the model goes to OUT/model, OUT/composer or OUT/sketch."
+        ),
     ],
     codec: Annotated[
         Path | None, typer.Option("--codec", help="Codec folder that the shards were prepared with.")
