@@ -6,8 +6,8 @@ levels ──► spectrum (the window's kernel at each harmonic, energies summed
 vectors, summed vectors of the notes, the room ──► convolutions along frames ──► what is missing, added
 ```
 Regression gives a mean over all ways in which the notes may sound, so decoded as it is it has the notes and blurs the
-rest. What is known of a note at a frame is its past alone, up to a few frames ahead, so that notes can be sketched as they
-are written.
+rest. What is known of a note at a frame is its past alone, up to a few frames ahead, so that notes can be sketched as
+they are written.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ NOTES_AHEAD = 2
 """Frames that must be written after one before its notes are known: a note is heard in the frame before its onset, since
 windows overlap, and the loudness automation is a curve of 10 points a second."""
 
-STREAM_FRAMES = 4
-"""Frames that `sketch_stream` computes at once: one costs three times as much each, more would be waited for."""
+STREAM_FRAMES = 16
+"""Frames that `sketch_stream` computes at once: weights are read and operations begun once for all of them."""
 
 N_FAMILIES = N_PROGRAMS // 8 + 1
 """The instrument families of General MIDI, and drums."""
@@ -122,11 +122,10 @@ class SketchNotes:
     def _joined(
         cls, parts: Sequence[tuple[IntArray, IntArray, IntArray, FloatArray]], n_rows: int, n_frames: int
     ) -> SketchNotes:
-        return cls(
-            *(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)),
-            n_rows,
-            n_frames,
+        rows, programs, pitches, features = (
+            torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)
         )
+        return cls(rows, programs, pitches, features, n_rows, n_frames)
 
 
 def _notes_of(score: Score) -> DoubleArray:
@@ -226,8 +225,8 @@ class NoteEmbedder(nn.Module):
         self.pitch = nn.Embedding(2 * 128, dim)
         points = torch.arange(0, 128 + PITCH_STEP, PITCH_STEP)
         hats = (1.0 - (torch.arange(128)[:, None] - points).abs() / PITCH_STEP).clamp(min=0.0)
-        self.register_buffer("hats", torch.block_diag(hats, hats), persistent=False)
-        self.near = nn.Parameter(0.5 * torch.randn(2 * len(points), dim))
+        self.register_buffer("hats", hats, persistent=False)
+        self.near = nn.Parameter(0.5 * torch.randn(2, len(points), dim))
         self.free = nn.Embedding(N_PROGRAMS * 128, FREE_DIM)
         self.from_free = nn.Linear(FREE_DIM, dim, bias=False)
         nn.init.normal_(self.family.weight, std=0.5)
@@ -246,7 +245,7 @@ class NoteEmbedder(nn.Module):
             known = torch.rand(N_PROGRAMS, device=programs.device) >= UNKNOWN_SHARE
             own = own * (known[programs] | is_drum)[:, None]
         # As a table, since there are fewer pitches than notes.
-        table = self.pitch.weight + self.hats @ self.near
+        table = self.pitch.weight + (self.hats @ self.near).flatten(0, 1)
         scale, shift = self.features(notes.features).chunk(2, dim=-1)
         x = self.family(programs // 8) + own + functional.embedding(pitches + 128 * is_drum, table)
         mixed: Tensor = self.mix(x * (1 + scale) + shift)
@@ -414,7 +413,8 @@ class Sketch(nn.Module):
                 power = power.index_add(0, at, tones * kernel.square()[:, None])
             power = power.view(n_slots, n_bins, per_code).transpose(1, 2) + spread
             half = codec.power / 2
-            return (power + POWER_FLOOR).pow(half).flatten(1) - POWER_FLOOR**half
+            out: Tensor = (power + POWER_FLOOR).pow(half).flatten(1) - POWER_FLOOR**half
+            return out
 
     # ---- files ----
 
@@ -521,7 +521,7 @@ class _Painter:
 
 
 class _Notes:
-    """Notes that are written frame by frame, as `SketchNotes.of` has them of the score that `notation.read_back` gives."""
+    """Notes that are written frame by frame, as `SketchNotes.of` has them of the score that `read_back` gives."""
 
     def __init__(self, frame_rate: float) -> None:
         self._rate = frame_rate
@@ -588,8 +588,7 @@ def sketch_stream(
             gives them.
         signals: of successive stretches, one row; the room's global values of each count for its frames, the last for
             all that follow.
-        n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at about three times the
-            cost.
+        n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at several times the cost.
 
     Yields:
         `[1, n, P]`, joined as many frames as were written.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
 
 from silent2music.codec import load_codec
-from silent2music.config import AmbientConfig, RecipeConfig, SketchConfig, TrainingConfig
-from silent2music.data.shards import PairDataset, prepare
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.config import AmbientConfig, SketchConfig
+from silent2music.errors import CheckpointError
 from silent2music.notation import joined, read_back, symbol_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
@@ -119,7 +119,7 @@ def test_energy_appears_at_the_harmonics_of_a_note(codec) -> None:
         notes = SketchNotes.of([one_note(pitch)], [30], 1, RATE)
         spectrum = made.compressed_spectra(notes, levels)[0].view(codec.config.frames_per_code, -1)[0]
         at = [round(440.0 * 2 ** ((pitch - 69) / 12) * h / bin_hz) for h in (1, 2, 3, 4)]
-        between = [(a + b) // 2 for a, b in zip(at, at[1:], strict=False)]
+        between = [(a + b) // 2 for a, b in itertools.pairwise(at)]
         assert spectrum[at].min() > 5 * spectrum[between].max()
     # A drum has no harmonics, and a softer note less of them.
     drum = SketchNotes.of([one_note(60, is_drum=True)], [30], 1, RATE)
@@ -180,7 +180,7 @@ def test_files_are_kept_whole_and_bad_ones_named(sketch, tmp_path) -> None:
         assert torch.allclose(again(notes, signals), sketch(notes, signals), atol=1e-2)
     weights = tmp_path / "sketch" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="model.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         Sketch.from_pretrained(tmp_path / "sketch")
     (tmp_path / "sketch" / "config.json").write_text('{"dim": 0}', encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"sketch\.dim is 0"):
