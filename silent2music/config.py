@@ -419,7 +419,7 @@ class SketchConfig:
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     codec_checksum: str = ""
-    note_dim: int = 256
+    note_dim: int = 192
     n_harmonics: int = 32
     n_bands: int = 32
     dim: int = 320

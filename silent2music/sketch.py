@@ -6,8 +6,8 @@ levels ──► spectrum (the window's kernel at each harmonic, energies summed
 vectors, summed vectors of the notes, the room ──► convolutions along frames ──► what is missing, added
 ```
 Regression gives a mean over all ways in which the notes may sound, so decoded as it is it has the notes and blurs the
-rest. What is known of a note at a frame is its past alone, up to a few frames ahead, so that notes can be sketched as they
-are written.
+rest. What is known of a note at a frame is its past alone, up to a few frames ahead, so that notes can be sketched as
+they are written.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from silent2music.weights import build, fill, read_weights, write_weights
 SKETCH_FOLDER = "sketch"
 """Of a model folder."""
 
-RING_SECONDS = 1.6
+RING_SECONDS = 1.2
 """How long after its end a note is still known by itself; what rings longer, the convolutions remember."""
 
 NOTES_AHEAD = 2
 """Frames that must be written after one before its notes are known: a note is heard in the frame before its onset, since
 windows overlap, and the loudness automation is a curve of 10 points a second."""
 
-STREAM_FRAMES = 4
-"""Frames that `sketch_stream` computes at once: one costs three times as much each, more would be waited for."""
+STREAM_FRAMES = 16
+"""Frames that `sketch_stream` computes at once: weights are read and operations begun once for all of them."""
 
 N_FAMILIES = N_PROGRAMS // 8 + 1
 """The instrument families of General MIDI, and drums."""
@@ -72,7 +72,7 @@ PITCH_STEP = 4
 """Semitones between the points from which a pitch's embedding is interpolated, beside its own part."""
 
 POWER_FLOOR = 1e-12
-LOG_POWER_START = -8.0
+LOG_POWER_START, LOG_NOISE_START = -9.0, -14.0
 LOG_POWER_MOST = 4.0
 LEAST_VELOCITY = 1.0
 
@@ -122,9 +122,10 @@ class SketchNotes:
     def _joined(
         cls, parts: Sequence[tuple[IntArray, IntArray, IntArray, FloatArray]], n_rows: int, n_frames: int
     ) -> SketchNotes:
-        return cls(
-            *(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)), n_rows, n_frames
+        rows, programs, pitches, features = (
+            torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True)
         )
+        return cls(rows, programs, pitches, features, n_rows, n_frames)
 
 
 def _notes_of(score: Score) -> DoubleArray:
@@ -224,8 +225,8 @@ class NoteEmbedder(nn.Module):
         self.pitch = nn.Embedding(2 * 128, dim)
         points = torch.arange(0, 128 + PITCH_STEP, PITCH_STEP)
         hats = (1.0 - (torch.arange(128)[:, None] - points).abs() / PITCH_STEP).clamp(min=0.0)
-        self.register_buffer("hats", torch.block_diag(hats, hats), persistent=False)
-        self.near = nn.Parameter(0.5 * torch.randn(2 * len(points), dim))
+        self.register_buffer("hats", hats, persistent=False)
+        self.near = nn.Parameter(0.5 * torch.randn(2, len(points), dim))
         self.free = nn.Embedding(N_PROGRAMS * 128, FREE_DIM)
         self.from_free = nn.Linear(FREE_DIM, dim, bias=False)
         nn.init.normal_(self.family.weight, std=0.5)
@@ -244,7 +245,7 @@ class NoteEmbedder(nn.Module):
             known = torch.rand(N_PROGRAMS, device=programs.device) >= UNKNOWN_SHARE
             own = own * (known[programs] | is_drum)[:, None]
         # As a table, since there are fewer pitches than notes.
-        table = self.pitch.weight + self.hats @ self.near
+        table = self.pitch.weight + (self.hats @ self.near).flatten(0, 1)
         scale, shift = self.features(notes.features).chunk(2, dim=-1)
         x = self.family(programs // 8) + own + functional.embedding(pitches + 128 * is_drum, table)
         mixed: Tensor = self.mix(x * (1 + scale) + shift)
@@ -269,7 +270,9 @@ class SketchLayer(nn.Module):
         """Of `x` `[B, behind + T + ahead, D]` and the room `[B, T or 1, R]` the middle `[B, T, D]`."""
         scale, shift = self.room(room).chunk(2, dim=-1)
         y = self.norm(self.along(x.transpose(1, 2)).transpose(1, 2)) * (1 + scale) + shift
-        out: Tensor = x[:, self.behind : x.shape[1] - self.ahead] + self.narrow(functional.gelu(self.widen(y)))
+        out: Tensor = x[:, self.behind : x.shape[1] - self.ahead] + self.narrow(
+            functional.gelu(self.widen(y))
+        )
         return out
 
 
@@ -304,14 +307,18 @@ class Sketch(nn.Module):
         self.n_levels = codec.frames_per_code * (config.n_harmonics + config.n_bands)
         self.levels = nn.Linear(width, self.n_levels)
         nn.init.normal_(self.levels.weight, std=0.02)
-        nn.init.constant_(self.levels.bias, LOG_POWER_START)
+        nn.init.constant_(self.levels.bias, LOG_NOISE_START)
+        nn.init.constant_(self.levels.bias[: config.n_harmonics * codec.frames_per_code], LOG_POWER_START)
         self.project = nn.Linear(codec.frames_per_code * n_bins, codec.n_components, bias=False)
         if components is not None:
             with torch.no_grad():
                 self.project.weight.copy_(components)
         self.enter = nn.Linear(width, dim)
         self.enter_vectors = nn.Linear(codec.n_components, dim)
-        ahead = [config.ahead // config.n_layers + (i < config.ahead % config.n_layers) for i in range(config.n_layers)]
+        ahead = [
+            config.ahead // config.n_layers + (i < config.ahead % config.n_layers)
+            for i in range(config.n_layers)
+        ]
         self.layers = nn.ModuleList(SketchLayer(dim, config.room_dim, config.behind, n) for n in ahead)
         self.leave = nn.Linear(dim, codec.n_components)
         nn.init.zeros_(self.leave.weight)
@@ -319,7 +326,9 @@ class Sketch(nn.Module):
         self.behind, self.ahead = config.n_layers * config.behind, config.ahead + NOTES_AHEAD
         self.register_buffer("bands", _bands(config.n_bands, n_bins, codec.sample_rate), persistent=False)
         pitches = 440.0 * 2.0 ** ((torch.arange(128) - 69) / 12)
-        places = pitches[:, None] * torch.arange(1, config.n_harmonics + 1) * (codec.n_fft / codec.sample_rate)
+        places = (
+            pitches[:, None] * torch.arange(1, config.n_harmonics + 1) * (codec.n_fft / codec.sample_rate)
+        )
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, notes: SketchNotes, signals: Signals) -> Tensor:
@@ -382,26 +391,30 @@ class Sketch(nn.Module):
         per_code, n_harmonics = codec.frames_per_code, self.config.n_harmonics
         with torch.autocast(device_type, enabled=False):
             powers = (levels.float() + notes.features[:, :1]).clamp(max=LOG_POWER_MOST).exp()
-            powers = powers.view(len(levels), -1, per_code)
+            powers = powers.view(len(levels), self.n_levels // per_code, per_code)
             noise = powers.new_zeros(n_slots, self.config.n_bands * per_code)
             noise = noise.index_add(0, notes.rows, powers[:, n_harmonics:].flatten(1))
             spread = noise.view(n_slots, -1, per_code).transpose(1, 2) @ self.bands
             places = self.places[notes.pitches]
             there = ((places < n_bins - 2.5) & (notes.programs != DRUMS)[:, None]).nonzero(as_tuple=True)
             place = places[there]
-            nearest = place.floor().long()
-            row, tones = notes.rows[there[0]] * n_bins + nearest, powers[there]
+            nearest = place.floor()
+            # Not quite on a bin, where the formula has no value.
+            beside = (place - nearest).clamp(1e-3, 1.0 - 1e-3)
+            sine = torch.sin(math.pi * beside) / math.pi
+            first = notes.rows[there[0]] * n_bins
+            tones = powers[there]
             power = tones.new_zeros(n_slots * n_bins, per_code)
             for offset in (-1, 0, 1, 2):
-                distance = place - nearest - offset
-                near = (1.0 - distance.square()).abs() < 1e-3
-                kernel = torch.where(near, 0.5, torch.sinc(distance) / (1.0 - distance.square() + 1e-9))
+                q = beside - offset
+                kernel = sine / (q * (1.0 - q.square()))
                 # Below the first bin the spectrum goes on mirrored.
-                at = row + offset if offset >= 0 else row + torch.where(nearest > 0, -1, 1)
+                at = first + (nearest.long() + offset).abs()
                 power = power.index_add(0, at, tones * kernel.square()[:, None])
             power = power.view(n_slots, n_bins, per_code).transpose(1, 2) + spread
             half = codec.power / 2
-            return (power + POWER_FLOOR).pow(half).flatten(1) - POWER_FLOOR**half
+            out: Tensor = (power + POWER_FLOOR).pow(half).flatten(1) - POWER_FLOOR**half
+            return out
 
     # ---- files ----
 
@@ -508,7 +521,7 @@ class _Painter:
 
 
 class _Notes:
-    """Notes that are written frame by frame, as `SketchNotes.of` has them of the score that `notation.read_back` gives."""
+    """Notes that are written frame by frame, as `SketchNotes.of` has them of the score that `read_back` gives."""
 
     def __init__(self, frame_rate: float) -> None:
         self._rate = frame_rate
@@ -551,7 +564,9 @@ class _Notes:
         self._gains, self._first_gain = self._gains[n_old:], self._first_gain + n_old
         at = np.arange(begin, begin + n_frames) / self._rate
         low = int(at[0] * ENERGY_RATE_HZ)
-        high = min(int(at[-1] * ENERGY_RATE_HZ) + 2, math.ceil(self.n_known / self._rate * ENERGY_RATE_HZ - 1e-6))
+        high = min(
+            int(at[-1] * ENERGY_RATE_HZ) + 2, math.ceil(self.n_known / self._rate * ENERGY_RATE_HZ - 1e-6)
+        )
         points = np.arange(low, max(high, low + 1)) / ENERGY_RATE_HZ
         known = np.arange(self._first_gain, self._first_gain + len(self._gains)) / self._rate
         return np.interp(at, points, np.interp(points, known, self._gains)).astype(np.float32)
@@ -573,8 +588,7 @@ def sketch_stream(
             gives them.
         signals: of successive stretches, one row; the room's global values of each count for its frames, the last for
             all that follow.
-        n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at about three times the
-            cost.
+        n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at several times the cost.
 
     Yields:
         `[1, n, P]`, joined as many frames as were written.
