@@ -1,12 +1,17 @@
 """The whole model, and the data path from a recording of a room to music.
 
 ```
-room -> signals -> embeddings -> codes -> sound
-  listening   Embedder    sampling   codec
-
-room -> signals -> embeddings -> events -> score
+room -> signals -> embeddings -> events -> score          notes, unless they are given
   listening   Composer    composing  notation
+
+score -> sketch                                           the codec's vectors, by regression
+     Sketch
+
+room -> signals -> embeddings, with the sketch -> codes -> sound
+  listening   Embedder     Decoder.guided        sampling   codec
 ```
+
+A model without composer or sketch plays for the room alone.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,11 +45,13 @@ from silent2music.config import (
     read_values,
     to_dict,
 )
-from silent2music.decoder import Conditioning, Decoder
+from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings
+from silent2music.guide import AHEAD
 from silent2music.hub import find_folder
 from silent2music.listening import (
+    PIECE_STEPS,
     WINDOW_SECONDS,
     Measured,
     embed_stream,
@@ -56,14 +64,20 @@ from silent2music.notation import Event, home_shift, joined, read_back, write_do
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals, check_controls
-from silent2music.sketch import Sketch
+from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
+from silent2music.sketch import Sketch, sketch_score, sketch_stream
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
 COMPOSER_FOLDER = "composer"
 SKETCH_FOLDER = "sketch"
+
+SCORE = "score"
+"""In `without`: the music is not composed."""
+
+GUIDED_FRAMES = 16
+"""Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
 
 OF_TOKENS = frozenset(
     f"decoder.{name}"
@@ -86,9 +100,35 @@ class Piece(Waveform):
 
     Attributes:
         codes: `[K, T]` int64, one row for each codebook that the model writes.
+        score: the notes that it plays; None if the room alone decided.
     """
 
     codes: IntArray
+    score: Score | None = None
+
+
+@dataclasses.dataclass
+class Manuscript:
+    """What is composed while music streams.
+
+    Attributes:
+        frames: of each codec frame its events and the music's loudness, as `compose_frames` yields them.
+    """
+
+    frames: list[tuple[tuple[Event, ...], float]] = dataclasses.field(default_factory=list)
+
+    def kept(
+        self, frames: Iterable[tuple[tuple[Event, ...], float]]
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """The same frames, each noted as it passes."""
+        for frame in frames:
+            self.frames.append(frame)
+            yield frame
+
+    def score(self, seconds: float, frame_rate: float) -> Score:
+        """All that was noted, as a score of `seconds`."""
+        written = joined(events for events, _ in self.frames)
+        return read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
 
 
 class Silent2Music(nn.Module):
@@ -150,11 +190,13 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        room: RecordingLike,
+        room: RecordingLike | None,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
         seed: int | None = None,
+        score: Score | None = None,
+        composing: ComposingConfig | None = None,
         without: Sequence[str] = (),
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
@@ -163,11 +205,15 @@ class Silent2Music(nn.Module):
         """Generate music for a room.
 
         Args:
-            room: the recording.
+            room: the recording; None plays a score for no room.
             sampling: how tokens are drawn.
-            seconds: length of the music, by default that of the room; a shorter room is repeated.
+            seconds: length of the music, by default that of the room, or of the score without one; a shorter room is
+                repeated.
             seed: of the random draws; by default that of `sampling`, which is 0 by default.
-            without: controls, or groups of them, to leave out; `("room",)` plays for no room at all.
+            score: what to play; by default what the composer writes, if the model has composer and sketch.
+            composing: how the composer's notes are drawn, but for the seed.
+            without: controls, or groups of them, to leave out; `("room",)` plays for no room at all, `("score",)` without
+                the composer.
             sample_rate: in Hz, of a room that is given as samples.
             progress: see `processes.StepProgress`.
             controls: by name, what else steers this model.
@@ -176,25 +222,38 @@ class Silent2Music(nn.Module):
             `[C, round(seconds * sample_rate)]` at the codec's rate, at the level the model chose.
 
         Raises:
-            ConfigError: if the model has no such control.
+            CheckpointError: if a score is given and the model has no sketch.
+            ConfigError: if the model has no such control, or there is neither room nor score.
         """
         sampling = sampling or SamplingConfig()
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
-        recorded = _recorded(room, sample_rate)
-        seconds = seconds or recorded.seconds
-        codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
+        recorded = None if room is None else _recorded(room, sample_rate)
+        seconds = seconds or _seconds_of(recorded, score)
+        manuscript = Manuscript()
+        options: dict[str, Any] = {
+            "score": score,
+            "composing": composing,
+            "manuscript": manuscript,
+            "without": without,
+        }
+        codes = list(self._write(recorded, sampling, seconds, controls, progress=progress, **options))
         sound = [piece.samples for piece in self._play(iter(codes), seconds)]
         written = torch.cat(codes, dim=2)[0].cpu().numpy()
-        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written)
+        if score is None and self.composes(without):
+            score = manuscript.score(seconds, self.config.ambient.frame_rate)
+        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
 
     @torch.inference_mode()
     def stream(
         self,
-        room: Recorded | Path | str | Iterable[Waveform],
+        room: Recorded | Path | str | Iterable[Waveform] | None,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
+        score: Score | None = None,
+        composing: ComposingConfig | None = None,
+        manuscript: Manuscript | None = None,
         without: Sequence[str] = (),
         progress: StepProgress | None = None,
         measured: Measured | None = None,
@@ -209,45 +268,68 @@ class Silent2Music(nn.Module):
             room: the recording, best its file or from `audio.open_recording` if it may be long; or for live input its
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
-                it was heard, 0.48 s with the bundled codec.
-            sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
+                it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
+            sampling, seconds, score, composing, without, progress, controls: as for `generate`; `seconds` is for
+                recordings and scores alone.
+            manuscript: what is composed is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
         room = open_recording(room) if isinstance(room, Path | str) else room
-        length = (seconds or room.seconds) if isinstance(room, Waveform | Recording) else None
-        codes = self._write(room, sampling or SamplingConfig(), length, without, progress, measured, controls)
+        is_whole = room is None or isinstance(room, Waveform | Recording)
+        length = (seconds or _seconds_of(cast(Recorded | None, room), score)) if is_whole else None
+        options: dict[str, Any] = {
+            "score": score,
+            "composing": composing,
+            "manuscript": manuscript,
+            "without": without,
+        }
+        codes = self._write(
+            room, sampling or SamplingConfig(), length, controls, progress, measured, **options
+        )
         yield from each_on_one_thread(self._play(codes, length))
 
     def _write(
         self,
-        room: Recorded | Iterable[Waveform],
+        room: Recorded | Iterable[Waveform] | None,
         sampling: SamplingConfig,
         seconds: float | None,
-        without: Sequence[str],
-        progress: StepProgress | None,
-        measured: Measured | None,
         controls: Mapping[str, Any],
+        progress: StepProgress | None = None,
+        measured: Measured | None = None,
+        *,
+        score: Score | None,
+        composing: ComposingConfig | None,
+        manuscript: Manuscript | None,
+        without: Sequence[str],
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
-        their embeddings with and without the room, the codes drawn under them.
+        notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
         """
-        check_controls(self.config, controls)
-        if isinstance(room, Waveform | Recording):
-            seconds = seconds or room.seconds
-            signals = listen(room, seconds, self.config, controls, measured)
-            n_frames = n_steps_of(seconds, self.config.ambient)
-        else:
-            signals, n_frames = listen_live(room, self.config, controls), 0
+        composes = score is None and self.composes(without)
+        without = [name for name in without if name != SCORE]
+        heard, n_frames = self._heard(room, seconds, controls, measured, composes)
+        for_decoder, for_composer, for_sketch = tee(heard, 3)
+        guide: Iterator[Tensor] | None = None
+        if score is not None:
+            guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
+        elif composes:
+            composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
+            events = self._composed(for_composer, composing, without, None, live=n_frames == 0)
+            events = events if manuscript is None else manuscript.kept(events)
+            n_at_once = {} if n_frames else {"n_frames": 1}
+            guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
 
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(signals, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        conditioning = embed_stream(for_decoder, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        if guide is not None:
+            conditioning = self._sketched(conditioning, guide)
         codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
         for done, frame in enumerate(codes, start=1):
             if progress is not None:
@@ -303,8 +385,7 @@ class Silent2Music(nn.Module):
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
-        written = joined(events for events, _ in frames)
-        return read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
+        return Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
 
     def compose_frames(
         self,
@@ -327,20 +408,58 @@ class Silent2Music(nn.Module):
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
         """
-        composer = self._own_composer()
-        composing = composing or ComposingConfig()
-        if composing.guidance is None:
-            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
-        config = dataclasses.replace(
-            self.config, controls=tuple(dict.fromkeys((*self.config.controls, *composer.config.controls)))
-        )
+        self._own_composer()
+        signals, n_frames = self._heard(room, seconds, controls, measured, composes=True)
+        written = self._composed(signals, composing or ComposingConfig(), without, begun, live=n_frames == 0)
+        for done, frame in enumerate(each_on_one_thread(written), start=1):
+            if progress is not None:
+                progress(done, n_frames)
+            yield frame
+
+    def composes(self, without: Sequence[str] = ()) -> bool:
+        """Whether the model plays a score of its own: it has composer and sketch, and is not told otherwise."""
+        return self.composer is not None and self.sketch is not None and SCORE not in without
+
+    def _heard(
+        self,
+        room: Recorded | Iterable[Waveform] | None,
+        seconds: float | None,
+        controls: Mapping[str, Any],
+        measured: Measured | None,
+        composes: bool,
+    ) -> tuple[Iterator[Signals], int]:
+        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
+        config = self.config
+        if composes:
+            own = self._own_composer().config.controls
+            config = dataclasses.replace(config, controls=tuple(dict.fromkeys((*config.controls, *own))))
         check_controls(config, controls)
+        if room is None:
+            assert seconds is not None
+            n_frames = n_steps_of(seconds, config.ambient)
+            begins = range(0, n_frames, PIECE_STEPS)
+            return (from_arrays({}, min(PIECE_STEPS, n_frames - begin)) for begin in begins), n_frames
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
-            signals = listen(room, seconds, config, controls, measured)
-            n_frames = n_steps_of(seconds, config.ambient)
-        else:
-            signals, n_frames = listen_live(room, config, controls), 0
+            return listen(room, seconds, config, controls, measured), n_steps_of(seconds, config.ambient)
+        return listen_live(room, config, controls), 0
+
+    def _without(self, signals: Iterable[Signals], names: Sequence[str]) -> Iterator[Signals]:
+        """The signals on the model's device without some controls."""
+        return (piece.to(self.device).without(*names) for piece in signals)
+
+    def _composed(
+        self,
+        signals: Iterable[Signals],
+        composing: ComposingConfig,
+        without: Sequence[str],
+        begun: Score | None,
+        live: bool,
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """Events and loudness of one codec frame after another; arguments as for `compose_frames`."""
+        composer, config = self._own_composer(), self.config
+        if composing.guidance is None:
+            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
@@ -357,8 +476,8 @@ class Silent2Music(nn.Module):
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
             return composer.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=n_frames == 0)
-        written = write_frames(
+        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=live)
+        return write_frames(
             PackedComposer(composer, self.precision),
             conditioning,
             composing,
@@ -367,10 +486,36 @@ class Silent2Music(nn.Module):
             copied,
             n_copied,
         )
-        for done, frame in enumerate(each_on_one_thread(written), start=1):
-            if progress is not None:
-                progress(done, n_frames)
-            yield frame
+
+    @torch.inference_mode()
+    def _sketched(
+        self, conditioning: Iterable[tuple[Conditioning, Conditioning]], guide: Iterator[Tensor]
+    ) -> Iterator[tuple[Conditioning, Conditioning]]:
+        """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
+        assert self.decoder.guide is not None
+        given = torch.ones(1, dtype=torch.bool, device=self.device)
+        known = torch.zeros(1, 0, self.config.decoder.codebook_dim, device=self.device)
+        n_before = 0  # frames of `known` that are given on already
+        for whole, whole_null in conditioning:
+            for begin in range(0, whole.frames.shape[1], GUIDED_FRAMES):
+                stretch, null = (c.slice(begin, begin + GUIDED_FRAMES) for c in (whole, whole_null))
+                end = n_before + stretch.frames.shape[1]
+                while known.shape[1] < end + AHEAD and (piece := next(guide, None)) is not None:
+                    known = torch.cat([known, piece.to(known)], dim=1)
+                known = functional.pad(known, (0, 0, 0, max(0, end - known.shape[1])))
+                own = self.decoder.guided(known, given, n_before, end)
+                yield dataclasses.replace(stretch, guide=own), null
+                n_dropped = max(0, end - self.decoder.guide.behind)
+                known, n_before = known[:, n_dropped:], end - n_dropped
+
+    def _own_sketch(self) -> Sketch:
+        """The sketch, or a sentence that there is none."""
+        if self.sketch is None:
+            raise CheckpointError(
+                f"The model '{self.config.name}' has no sketch, so it plays for rooms and no score; give a model folder "
+                f"with {SKETCH_FOLDER}/ in it, or a soundfont."
+            )
+        return self.sketch
 
     def _own_composer(self) -> Composer:
         """The composer, or a sentence that there is none."""
@@ -444,11 +589,14 @@ class Silent2Music(nn.Module):
         self.sketch = sketch
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
-        """The settings, with the model's own guidance where they have none."""
-        sampling = sampling or SamplingConfig()
-        if sampling.guidance is not None:
-            return sampling
-        return dataclasses.replace(sampling, guidance=self.config.guidance)
+        """The settings, with the model's own strengths where they have none."""
+        sampling, config = sampling or SamplingConfig(), self.config
+        own = {
+            name: getattr(config, name)
+            for name in ("guidance", "score_guidance", "adherence")
+            if getattr(sampling, name) is None
+        }
+        return dataclasses.replace(sampling, **own)
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights packed for generation; packed again when the weights have changed."""
@@ -649,7 +797,7 @@ class Silent2Music(nn.Module):
             state = {name: value for name, value in state.items() if name not in OF_TOKENS}
         n_layers = config.decoder.n_layers
         for block in self.decoder.blocks[n_layers:]:
-            for weight in (block.out.weight, block.down.weight):
+            for weight in (cast(Block, block).out.weight, cast(Block, block).down.weight):
                 weight.zero_()
         new = tuple(f"decoder.blocks.{i}." for i in range(n_layers, self.config.decoder.n_layers))
         missing = {name for name in own.keys() - state.keys() if name in OF_TOKENS or name.startswith(new)}
@@ -717,6 +865,15 @@ def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
             f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale."
         )
     return Waveform(samples.astype(np.float32), sample_rate)
+
+
+def _seconds_of(room: Recorded | None, score: Score | None) -> float:
+    """The length of a room, or of a score without one."""
+    if room is not None:
+        return room.seconds
+    if score is None:
+        raise ConfigError("There is neither a room nor a score; expected at least one of them.")
+    return score.seconds
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:

@@ -349,12 +349,14 @@ def stream_codes(
         raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
     stepper: Stepper | None = None
     near: Nearness | None = None
+    tokens: Tensor | None = None
     for given, null in conditioning:
         if stepper is None:
             stepper, near, constraints = _begin(packed, given, null, sampling)
             loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
-        else:
+        elif given.tokens is not tokens:
             stepper.set_tokens(given, null)
+        tokens = given.tokens
         frames = [given.frames, null.frames]
         if near is not None and given.guide is not None:
             frames.append(given.guide.frames)

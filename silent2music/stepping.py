@@ -326,7 +326,7 @@ class Stepper:
         frames = [frame + own for own in guide_frame] + [frame] * self.roomed + [null_frame] * self.nulled
         for i, own in enumerate(frames):
             torch.add(embedded, own, out=x[i * b : (i + 1) * b])
-        normed = self._merged(self._blocks.run().split(b))
+        normed = self._merged(torch.split(self._blocks.run(), b))
         return packed.head(normed).float().view(b, k, -1) + packed.bias
 
     def _merged(self, groups: tuple[Tensor, ...]) -> Tensor:

@@ -263,9 +263,8 @@ def test_a_start_of_other_tokens_gives_what_does_not_belong_to_them(shards, code
 def test_pairs_without_a_score_have_no_sketch(shards):
     dataset = PairDataset(shards, "train", 1.0, wants=("score",), whole_scores=True)
     batch = next(batches(dataset, 4, epoch=0))
-    assert [score is None for score in batch.scores] == [name.startswith("3.") for name in batch.ids]
-    scores = [score or Score(1.0, ()) for score in batch.scores]
-    notes = SketchNotes.of(scores, batch.starts, batch.signals.n_frames, 25.0)
+    assert list(batch.scored) == [not name.startswith("3.") for name in batch.ids]
+    notes = SketchNotes.of(batch.scores, batch.starts, batch.signals.n_frames, 25.0)
     row = batch.ids.index(next(name for name in batch.ids if name.startswith("3.")))
     assert not ((notes.rows // batch.signals.n_frames) == row).any()
 

@@ -474,7 +474,8 @@ class Batch:
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
         scores: the music of each crop as notes, in seconds from its start, or of each whole pair where that is asked
-            for; None where they were not asked for or a pair has none.
+            for, and empty for a pair that has none; none where they were not asked for.
+        scored: of each of them, whether the pair has a score.
     """
 
     codes: Tensor
@@ -482,7 +483,8 @@ class Batch:
     ids: tuple[str, ...]
     kinds: tuple[str, ...]
     starts: tuple[int, ...]
-    scores: tuple[Score | None, ...] = ()
+    scores: tuple[Score, ...] = ()
+    scored: tuple[bool, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
@@ -493,11 +495,11 @@ class Batch:
         """Rows of different lengths in one batch."""
         signals = Signals.collate([row.signals for row in rows])
         codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
-        ids, kinds, starts, scores = (
+        ids, kinds, starts, scores, scored = (
             tuple(value for row in rows for value in getattr(row, name))
-            for name in ("ids", "kinds", "starts", "scores")
+            for name in ("ids", "kinds", "starts", "scores", "scored")
         )
-        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores)
+        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores, scored)
 
 
 class PairDataset:
@@ -562,20 +564,21 @@ class PairDataset:
         codes = np.zeros((0, length), np.int64)
         if "codes" in self._columns:
             codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        has_score = self._columns.get("score", [None] * (index + 1))[index] is not None
-        scores = (self._score(index, start, length) if has_score else None,)
+        scores = (self._score(index, start, length),) if "score" in self._columns else ()
+        scored = tuple(self._columns["score"][index] is not None for _ in scores)
         signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
-        return Batch(
-            row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
-        )
+        own = (self.ids[index],), (self.kinds[index],), (start,)
+        return Batch(row, from_arrays(signals, length), *own, scores, scored)
 
     def score(self, index: int) -> Score:
         """The score of a whole pair; scores must be among what is needed."""
         return parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
 
     def _score(self, index: int, start: int, length: int) -> Score:
-        """The notes of a crop of a pair; in what the score does not reach, nothing is played."""
+        """The notes of a crop of a pair; in what the score does not reach, and without one, nothing is played."""
+        if self._columns["score"][index] is None:
+            return Score(length / self.meta["frame_rate"], ())
         score = self.score(index)
         if self._whole_scores:
             return score

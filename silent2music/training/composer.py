@@ -14,7 +14,6 @@ from silent2music.config import RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, COMPOSER_FOLDER, read_embedder
 from silent2music.notation import FIELDS
-from silent2music.score import Score
 from silent2music.signals import draw_kept
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
@@ -113,6 +112,5 @@ class _Composing:
         return cast(Composer, average).room_contrast(self._pages(batch), batch.signals)
 
     def _pages(self, batch: Batch) -> Pages:
-        scores = cast(tuple[Score, ...], batch.scores)
-        pages = Pages.of(scores, batch.starts, batch.signals.n_frames, self.frame_rate)
+        pages = Pages.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)
         return pages.to(batch.signals.mask.device)

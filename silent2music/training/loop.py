@@ -24,7 +24,6 @@ from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music, Sketched, read_sketch
 from silent2music.sampling import generate_codes
-from silent2music.score import Score
 from silent2music.signals import ROOM, Signals, draw_kept, members
 from silent2music.sketch import Sketch, SketchNotes
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
@@ -71,9 +70,11 @@ def train(
     config = recipe.training
     codec = load_codec(codec_folder)
     sketch = None if start is None else read_sketch(start)
-    scores = {"wants": ("score",), "whole_scores": True} if sketch is not None else {}
+    wants = () if sketch is None else ("score",)
     dataset, validation = (
-        PairDataset(shards, split, config.crop_seconds, config.seed, recipe.controls, **scores)
+        PairDataset(
+            shards, split, config.crop_seconds, config.seed, recipe.controls, whole_scores=True, wants=wants
+        )
         for split in ("train", "validation")
     )
     n_codebooks = min(dataset.meta["n_codebooks"], codec.n_codebooks)
@@ -186,11 +187,9 @@ class _Playing:
         if self.sketch is None:
             return None
         n_frames, rate = batch.signals.n_frames, self.sketch.config.ambient.frame_rate
-        given = torch.tensor([score is not None for score in batch.scores])
-        scores = [score or Score(1.0, ()) for score in batch.scores]
         device = batch.signals.mask.device
-        notes = SketchNotes.of(scores, batch.starts, n_frames, rate).to(device)
-        return self.sketch(notes, batch.signals).float(), given.to(device)
+        notes = SketchNotes.of(batch.scores, batch.starts, n_frames, rate).to(device)
+        return self.sketch(notes, batch.signals).float(), torch.tensor(batch.scored, device=device)
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The loss of real music, of all codebooks and of the first, and the loss to be minimised."""
