@@ -537,16 +537,18 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
-        """Generate music for several rooms in one batch, with a seed for each; long rooms one after another.
+        """Generate music for several rooms in one batch, with a seed for each; one after another if they are long or composed for.
 
         The logits are those of `generate` but for rounding, which depends on the batch.
         """
-        check_controls(self.config, controls)
         lengths = [seconds or room.seconds for room in rooms]
-        if max(lengths) > WINDOW_SECONDS or max(room.seconds for room in rooms) > WINDOW_SECONDS:
+        longest = max([*lengths, *(room.seconds for room in rooms)])
+        if self.composes(without) or longest > WINDOW_SECONDS:
             options: dict[str, Any] = {"without": without, "progress": progress, **controls}
             own = zip(rooms, seeds, strict=True)
             return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
+        check_controls(self.config, controls)
+        without = [name for name in without if name != SCORE]
         heard = [
             listen_whole(room, length, self.config, controls)
             for room, length in zip(rooms, lengths, strict=True)
