@@ -243,6 +243,9 @@ def _hidden_dim(dim: int, multiple: float) -> int:
     return int(dim * multiple * 2 / 3) // 16 * 16
 
 
+COMPOSER_FOLDER, SKETCH_FOLDER = "composer", "sketch"
+"""Where a model folder has its composer and its sketch, if it has them."""
+
 ROOM_CONTROLS = ("room_frames", "room_scalars")
 """The controls that are measured from the recording; a model has others only if its config names them."""
 
@@ -276,6 +279,10 @@ Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 
+STRENGTHS = ("guidance", "score_guidance", "adherence")
+"""Settings of `SamplingConfig` of which a model has its own."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are drawn; passed with every call.
@@ -299,6 +306,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
+
+    def resolved(self, model: ModelConfig) -> SamplingConfig:
+        """The settings, with the model's own strengths where they have none."""
+        own = {name: getattr(model, name) for name in STRENGTHS if getattr(self, name) is None}
+        return dataclasses.replace(self, **own)
 
 
 LOUDNESS: dict[str, tuple[float, float]] = {

@@ -36,6 +36,8 @@ from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE, Codec, decode_stream, 
 from silent2music.composer import Composer
 from silent2music.composing import PackedComposer, write_frames
 from silent2music.config import (
+    COMPOSER_FOLDER,
+    SKETCH_FOLDER,
     ComposingConfig,
     ModelConfig,
     Precision,
@@ -70,8 +72,6 @@ from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
-COMPOSER_FOLDER = "composer"
-SKETCH_FOLDER = "sketch"
 
 SCORE = "score"
 """In `without`: the music is not composed."""
@@ -420,6 +420,21 @@ class Silent2Music(nn.Module):
         """Whether the model plays a score of its own: it has composer and sketch, and is not told otherwise."""
         return self.composer is not None and self.sketch is not None and SCORE not in without
 
+    def check_controls(self, controls: Iterable[str], composes: bool | None = None) -> None:
+        """Raise an error if the model has no such control, those of its composer included if it composes.
+
+        Raises:
+            ConfigError: naming it and those that the model has.
+        """
+        check_controls(self._config_of_all(self.composes() if composes is None else composes), controls)
+
+    def _config_of_all(self, composes: bool) -> ModelConfig:
+        """The settings with the controls of the composer, too, if it is to compose."""
+        if not composes:
+            return self.config
+        own = self._own_composer().config.controls
+        return dataclasses.replace(self.config, controls=tuple(dict.fromkeys((*self.config.controls, *own))))
+
     def _heard(
         self,
         room: Recorded | Iterable[Waveform] | None,
@@ -429,10 +444,7 @@ class Silent2Music(nn.Module):
         composes: bool,
     ) -> tuple[Iterator[Signals], int]:
         """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
-        config = self.config
-        if composes:
-            own = self._own_composer().config.controls
-            config = dataclasses.replace(config, controls=tuple(dict.fromkeys((*config.controls, *own))))
+        config = self._config_of_all(composes)
         check_controls(config, controls)
         if room is None:
             assert seconds is not None
@@ -537,7 +549,7 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
-        """Generate music for several rooms in one batch, with a seed for each; one after another if they are long or composed for.
+        """Generate music for several rooms in one batch, with a seed for each; long rooms, and scores, one after another.
 
         The logits are those of `generate` but for rounding, which depends on the batch.
         """
@@ -592,13 +604,7 @@ class Silent2Music(nn.Module):
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
         """The settings, with the model's own strengths where they have none."""
-        sampling, config = sampling or SamplingConfig(), self.config
-        own = {
-            name: getattr(config, name)
-            for name in ("guidance", "score_guidance", "adherence")
-            if getattr(sampling, name) is None
-        }
-        return dataclasses.replace(sampling, **own)
+        return (sampling or SamplingConfig()).resolved(self.config)
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights packed for generation; packed again when the weights have changed."""

@@ -44,9 +44,6 @@ from silent2music.score import ENERGY_RATE_HZ, EXPRESSION, Part, Score
 from silent2music.signals import Embedder, Signals
 from silent2music.weights import build, fill, read_weights, write_weights
 
-SKETCH_FOLDER = "sketch"
-"""Of a model folder."""
-
 RING_SECONDS = 1.2
 """How long after its end a note is still known by itself; what rings longer, the convolutions remember."""
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.composer import Composer, Pages
-from silent2music.config import RecipeConfig, TrainingConfig
+from silent2music.config import COMPOSER_FOLDER, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
-from silent2music.model import CODEC_FOLDER, COMPOSER_FOLDER, read_embedder
+from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
 from silent2music.signals import draw_kept
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread

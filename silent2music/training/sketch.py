@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec
-from silent2music.config import RecipeConfig, TrainingConfig
+from silent2music.config import SKETCH_FOLDER, RecipeConfig, TrainingConfig
 from silent2music.correction import SILENCE_NORM
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import CODEC_FOLDER
 from silent2music.signals import draw_kept
-from silent2music.sketch import SKETCH_FOLDER, Sketch, SketchNotes
+from silent2music.sketch import Sketch, SketchNotes
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
