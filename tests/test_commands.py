@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import reset_accelerate
+from conftest import make_codec, make_sketched, reset_accelerate
 from library import write_ambience, write_rooms, write_scores
 from rooms import RATE, steps_room
 from typer.testing import CliRunner
@@ -322,6 +322,16 @@ def test_perform(desk: Desk) -> None:
     assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
     printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
     assert json.loads(printed)["score"]["file"] == "piece0.mid"
+    make_sketched(desk.folder / "sketched", make_codec(desk.folder))
+    desk.drive("perform scores/piece0.mid -o alone.wav --model sketched --seconds 1")
+    desk.drive("perform scores/piece0.mid --room room.wav --fit -o fitted.wav --model sketched --seconds 1")
+    desk.drive(
+        "perform scores/piece0.mid --room room.wav --adherence 8 --score-guidance 2 -o near.wav --model sketched"
+        " --seconds 1 --guidance 2 --temperature 0.9 --top-k 50 --top-p 0.9"
+    )
+    desk.drive("infer room.wav --adherence 2 --score-guidance 1.5 -o played.wav --model sketched")
+    for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid"):
+        assert (desk.folder / name).is_file()
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")
     assert (desk.folder / "roll.png").read_bytes()[:4] == b"\x89PNG"
 
