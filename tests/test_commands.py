@@ -98,6 +98,26 @@ validate_every = 2
 n_validation_pairs = 2
 """
 
+SKETCH = """
+trains = "sketch"
+
+[ambient]
+dim = 32
+n_layers = 1
+
+[sketch]
+note_dim = 16
+dim = 16
+n_layers = 1
+
+[training]
+batch_size = 2
+crop_seconds = 1.0
+max_steps = 2
+validate_every = 2
+n_validation_pairs = 2
+"""
+
 PRESET = """
 [ambience]
 seconds = 2.0
@@ -137,7 +157,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     write_ambience(folder / "ambience")
     write_scores(folder / "scores")
     write_rooms(folder / "responses")
-    for name, text in (("base", RECIPE), ("codec", RECIPE), ("composer", COMPOSER), ("vr", PRESET)):
+    for name, text in (
+        ("base", RECIPE),
+        ("codec", RECIPE),
+        ("composer", COMPOSER),
+        ("sketch", SKETCH),
+        ("vr", PRESET),
+    ):
         (folder / "recipes" / name).mkdir(parents=True)
         (folder / "recipes" / name / "recipe.toml").write_text(text, encoding="utf-8")
     for name in ("room.wav", "hall.wav", "rooms/a.wav", "rooms/deep/b.wav"):
@@ -293,6 +319,11 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
         "ideas.2.mid",
         "longer.mid",
     }
+
+
+def test_a_sketch_is_trained(desk: Desk, pairs: Path, model: Path) -> None:
+    desk.drive("train recipes/sketch --shards shards --start run/model --out sound")
+    assert (desk.folder / "sound" / "sketch" / "model.safetensors").is_file()
 
 
 def test_infer(desk: Desk, model: Path) -> None:
