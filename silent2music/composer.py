@@ -433,13 +433,23 @@ class Composer(nn.Module):
         composer.load_weights(folder)
         return composer.eval()
 
-    def load_weights(self, folder: Path) -> None:
+    def load_weights(self, folder: Path, may_lack: bool = False) -> None:
         """Load the weights of a composer folder of the same sizes.
+
+        Args:
+            folder: written by `save_pretrained`.
+            may_lack: controls that the folder does not know keep the weights that they have.
 
         Raises:
             CheckpointError: on a missing, damaged or mismatching file, naming the field.
         """
-        fill(self.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        tensors = read_weights(folder / WEIGHTS_FILE)
+        own = self.state_dict()
+        for name in self.config.controls if may_lack else ():
+            parts = (f"embedder.controls.{name}.", f"embedder.nulls.{name}")
+            if not any(key.startswith(parts) for key in tensors):
+                own = {key: value for key, value in own.items() if not key.startswith(parts)}
+        fill(own, tensors, folder / WEIGHTS_FILE)
 
 
 def _sums_within(rows: Tensor, vectors: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
