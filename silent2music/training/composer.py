@@ -14,7 +14,7 @@ from silent2music.config import ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, COMPOSER_FOLDER, read_embedder
 from silent2music.notation import FIELDS
-from silent2music.signals import draw_kept
+from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
@@ -108,8 +108,13 @@ class _Composing:
         return figures, torch.stack(list(found.values())).sum() / self.frame_rate
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Composer.room_contrast`."""
-        return cast(Composer, average).room_contrast(self._pages(batch), batch.signals)
+        """As `Composer.room_contrast` where the room decides alone, and `steered` with every wish told too."""
+        composer, pages = cast(Composer, average), self._pages(batch)
+        found = composer.room_contrast(pages, batch.signals.without(STEER))
+        if any(CONTROLS[name].group == STEER for name in self.controls):
+            losses = composer(pages, batch.signals)
+            found["steered"] = torch.stack([losses[name] for name in FIELDS]).sum(dim=0)
+        return found
 
     def _pages(self, batch: Batch) -> Pages:
         pages = Pages.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)
