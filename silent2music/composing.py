@@ -142,13 +142,16 @@ class Repeats:
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
 
 
-CONSTRAINTS: dict[str, Callable[[Composer, Memory, int], Constraint]] = {
+MadeConstraint = Callable[[Composer, Memory, int], Constraint]
+"""Makes a constraint from a composer, the memory of what is written, and the semitones by which it is moved."""
+
+CONSTRAINTS: dict[str, MadeConstraint] = {
     "order": Order,
     "known": Known,
     "polyphony": Polyphony,
     "repeats": Repeats,
 }
-"""Constraints by name, made from a composer, the memory of what is written, and the semitones by which it is moved."""
+"""Constraints by name."""
 
 
 class Drawing:
@@ -285,6 +288,7 @@ class Scribe:
         guidance: g of `null + g * (given - null)` on the logits (Ho and Salimans 2022).
         constraints: names in `CONSTRAINTS`.
         transposition: semitones by which all that is written is moved, from C major or A minor.
+        steered: makes a constraint for what a user asks for, which comes last.
 
     Raises:
         ConfigError: if a constraint is unknown.
@@ -298,6 +302,7 @@ class Scribe:
         guidance: float,
         constraints: Sequence[str] = (),
         transposition: int = 0,
+        steered: MadeConstraint | None = None,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -308,7 +313,8 @@ class Scribe:
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
         self.memory = Memory(composer.config.ambient.frame_rate)
         self._transposition = transposition
-        self._constraints = [CONSTRAINTS[name](composer, self.memory, transposition) for name in constraints]
+        made = [CONSTRAINTS[name] for name in constraints] + ([] if steered is None else [steered])
+        self._constraints = [make(composer, self.memory, transposition) for make in made]
         self._blocks = BlockStepper(packed.blocks, self._tokens(given, null), static=False)
         self._before: Tensor | None = None  # the vectors of the last frame's events, summed
         self.n_frames = 0
@@ -412,6 +418,7 @@ def write_frames(
     transposition: int = 0,
     begun: Written | None = None,
     n_begun: int = 0,
+    steered: MadeConstraint | None = None,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
     """The events of one codec frame after another, each with the music's loudness in dB.
 
@@ -424,6 +431,7 @@ def write_frames(
         transposition: as for `Scribe`.
         begun: a score that is there already and is gone on with.
         n_begun: its frames, which are copied.
+        steered: as for `Scribe`.
 
     Raises:
         ConfigError: if `composing` leaves the guidance open, or names an unknown field or constraint.
@@ -435,7 +443,8 @@ def write_frames(
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            scribe = Scribe(packed, given, null, composing.guidance, composing.constraints, transposition)
+            how = (composing.guidance, composing.constraints, transposition, steered)
+            scribe = Scribe(packed, given, null, *how)
         else:
             scribe.set_tokens(given, null)
         for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):

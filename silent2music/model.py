@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from silent2music.config import (
     read_values,
     to_dict,
 )
+from silent2music.controls import Controls
 from silent2music.decoder import Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings
@@ -57,6 +59,7 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
+from silent2music.steering import Steering, plan_of, set_on_grid
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
@@ -253,6 +256,7 @@ class Silent2Music(nn.Module):
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
         measured: Measured | None = None,
+        asked: Controls | None = None,
         **controls: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
@@ -265,22 +269,24 @@ class Silent2Music(nn.Module):
             begun: a score that is gone on with: its notes stand up to its end.
             without, sample_rate, progress, controls: as for `generate`.
             measured: profiles of the room that are known already; new ones are added to it.
+            asked: what the user wishes, beside what the room says.
 
         Raises:
             CheckpointError: if the model has no composer.
-            ConfigError: if the model has no such control.
+            ConfigError: if the model has no such control, or a wish does not fit the piece.
         """
         composing = composing or ComposingConfig()
         if seed is not None:
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
         seconds = seconds or recorded.seconds
-        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress}
+        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress, "asked": asked}
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
         written = joined(events for events, _ in frames)
-        return read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
+        score = read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
+        return score if asked is None else set_on_grid(score, asked)
 
     def compose_frames(
         self,
@@ -292,6 +298,7 @@ class Silent2Music(nn.Module):
         begun: Score | None = None,
         progress: StepProgress | None = None,
         measured: Measured | None = None,
+        asked: Controls | None = None,
         **controls: Any,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
@@ -299,6 +306,7 @@ class Silent2Music(nn.Module):
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
+            asked: as for `compose`, for a recording alone; notes are not yet on the grid, see `steering.set_on_grid`.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
@@ -311,16 +319,20 @@ class Silent2Music(nn.Module):
             self.config, controls=tuple(dict.fromkeys((*self.config.controls, *composer.config.controls)))
         )
         check_controls(config, controls)
+        rate = config.ambient.frame_rate
+        steered, key = None, composing.transposition
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
-            signals = listen(room, seconds, config, controls, measured)
             n_frames = n_steps_of(seconds, config.ambient)
+            if asked is not None:
+                steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
+                controls = {**asked.signals(seconds, n_frames, rate), **controls}
+                key = asked.transposition if key is None else key
+            signals = listen(room, seconds, config, controls, measured)
         else:
             signals, n_frames = listen_live(room, config, controls), 0
-        rate = config.ambient.frame_rate
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
-        key = composing.transposition
         if key is None:
             # That of what was begun, or else any.
             key = (
@@ -342,6 +354,7 @@ class Silent2Music(nn.Module):
             key,
             copied,
             n_copied,
+            steered,
         )
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:

@@ -274,6 +274,11 @@ class Memory:
         self._bar_interval, self._beat_interval = 2.4, 0.6
         self._n_beats = self._n_bars = 0
 
+    @property
+    def frame(self) -> int:
+        """The present frame."""
+        return self._frame
+
     def advance(self, frame: int) -> None:
         """Go on to a frame, and forget the notes that have ended by then."""
         now = frame / self._rate

@@ -104,7 +104,7 @@ def density(score: Score, n_frames: int, frame_rate: float) -> FloatArray:
     index, half = np.arange(n_frames), int(RULE_WINDOW_SECONDS * frame_rate / 2)
     first, last = np.maximum(index - half, 0), np.minimum(index + half, n_frames)
     rate = (total[last] - total[first]) * frame_rate / (last - first)
-    return (np.log1p(rate) / DENSITY_SCALE)[:, None].astype(np.float32)
+    return np.asarray(np.log1p(rate) / DENSITY_SCALE, np.float32)[:, None]
 
 
 def chords(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
@@ -205,7 +205,7 @@ def _nearness(frames: IntArray, n_frames: int, frame_rate: float, scales: Sequen
     """`[T, n]` `exp(-time / scale)` of the time to the next of ascending frames; 0 after the last."""
     index = np.searchsorted(frames, np.arange(n_frames))
     until = np.append(frames, 2**40)[index] - np.arange(n_frames)
-    return np.exp(-until[:, None] / (frame_rate * np.array(scales))).astype(np.float32)
+    return np.asarray(np.exp(-until[:, None] / (frame_rate * np.array(scales))), np.float32)
 
 
 def _one_of(index: int, n: int) -> FloatArray:
