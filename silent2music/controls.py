@@ -385,7 +385,7 @@ class Controls:
             if chords.endswith(".lab"):
                 known["chord_seconds"], known["chords"] = _read_lab(folder / chords)
             else:
-                known["chords"] = tuple(chords.split())
+                known["chords"] = tuple(re.split(r"[\s,|]+", chords.strip(" ,|")))
         if "cues" in known:
             given = known["cues"] if isinstance(known["cues"], list | tuple) else [known["cues"]]
             known["cues"] = tuple(text for cue in given for text in _cue_texts(cue, folder))

@@ -34,7 +34,7 @@ from silent2music.notation import (
     part_of,
 )
 from silent2music.score import Part, Score
-from silent2music.traits import DENSITY_SCALE, MODES, RULE_WINDOW_SECONDS
+from silent2music.traits import DENSITY_SCALE, MODES
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
@@ -46,6 +46,9 @@ FOREIGN = 4.0
 
 PULL = 12.0
 """Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
+
+DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
+"""Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
 CLOSE_SECONDS = 2.4
 """A last chord without a grid starts so long before the end."""
@@ -216,6 +219,7 @@ class Steering:
             self._scale[np.isin((np.arange(128) - plan.key) % 12, SCALES[MODES[plan.key // 12]])] = 0.0
         self._played = np.zeros(12)
         self._recent: deque[int] = deque()
+        self._own_rate, self._chord_size = 0.0, 2.0
         self._written: list[Event] = []
 
     @staticmethod
@@ -257,7 +261,8 @@ class Steering:
         logits[self._barred] = -np.inf
         is_sung = any(event[0] == self._singer for event in self._written)
         if frame in plan.line and not is_sung:
-            logits[self._singer] = max(float(logits[self._singer]), -20.0)
+            # The frame ends no sooner than with this note, which so has the end's chance.
+            logits[self._singer] = logits[END]
             logits[self._singer + 1 :] = -np.inf
             logits[END] = -np.inf
         has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
@@ -266,11 +271,27 @@ class Steering:
             logits[END] = -np.inf
         elif frame > plan.last:
             logits[FIRST_PART:] = -np.inf
-        elif np.isfinite(rate := plan.density[frame]) and np.isfinite(logits[END]):
-            while self._recent and self._recent[0] <= frame - RULE_WINDOW_SECONDS * self._rate:
-                self._recent.popleft()
-            expected = rate * min(RULE_WINDOW_SECONDS, (frame + 1) / self._rate)
-            logits[END] += 2.5 * np.log((len(self._recent) + 0.3) / (expected + 0.3))
+        elif np.isfinite(plan.density[frame]) and np.isfinite(logits[END]):
+            logits[END] -= self._towards_density(logits) * (
+                0.5 if any(e[0] >= FIRST_PART for e in self._written) else 1.0
+            )
+
+    def _towards_density(self, logits: FloatArray) -> float:
+        """Nats by which notes are preferred, so that there are as many as wanted.
+
+        What the composer would write on its own is measured as it goes; the rest is feedback from what was written.
+        """
+        frame = self._memory.frame
+        rate, share = float(self._plan.density[frame]), 2.0 / (DENSITY_SECONDS * self._rate)
+        if not self._written:
+            odds = np.exp(np.clip(_log_sum(logits[FIRST_PART:]) - logits[END], -50.0, 50.0))
+            own = self._rate * float(odds / (1.0 + odds)) * self._chord_size
+            self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
+        while self._recent and self._recent[0] <= frame - DENSITY_SECONDS * self._rate:
+            self._recent.popleft()
+        expected = rate * min(DENSITY_SECONDS, (frame + 1) / self._rate)
+        feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
+        return float(np.log((rate + 0.02) / (self._own_rate + 0.02)) + feedback)
 
     def _mask_pitch(self, logits: FloatArray, symbol: int) -> None:
         plan, frame = self._plan, self._memory.frame
@@ -293,7 +314,7 @@ class Steering:
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
     def _pull(self) -> FloatArray:
-        """Nats `[12]` for each pitch class, away from the key that what was played is in, unless it is the one asked for."""
+        """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
         centred = self._played - self._played.mean()
         fit = KEY_TEMPLATES @ centred / max(float(np.linalg.norm(centred)), 1e-9)
         key = self._plan.key
@@ -315,6 +336,8 @@ class Steering:
     def write(self, event: Event | None) -> None:
         """Count what is written."""
         if event is None:
+            n_notes = sum(written[0] >= FIRST_PART for written in self._written)
+            self._chord_size += 0.05 * (n_notes - self._chord_size) * (n_notes > 0)
             self._written = []
             return
         self._written.append(event)
@@ -323,6 +346,12 @@ class Steering:
             if part_of(event[0])[1] != DRUMS:
                 self._played *= 0.995
                 self._played[event[2] % 12] += min(float(LENGTHS_SECONDS[event[3]]), 4.0)
+
+
+def _log_sum(logits: FloatArray) -> float:
+    """The logarithm of the sum of exponentials."""
+    highest = max(float(logits.max()), -1e3)
+    return highest + float(np.log(np.exp(logits - highest).sum() + 1e-30))
 
 
 def _force(logits: FloatArray, value: int) -> None:

@@ -205,11 +205,11 @@ def _nearness(frames: IntArray, n_frames: int, frame_rate: float, scales: Sequen
     """`[T, n]` `exp(-time / scale)` of the time to the next of ascending frames; 0 after the last."""
     index = np.searchsorted(frames, np.arange(n_frames))
     until = np.append(frames, 2**40)[index] - np.arange(n_frames)
-    return np.asarray(np.exp(-until[:, None] / (frame_rate * np.array(scales))), np.float32)
+    return np.asarray(np.exp(-until[:, None] / (frame_rate * np.array(scales))).astype(np.float32))
 
 
 def _one_of(index: int, n: int) -> FloatArray:
-    return np.eye(n, dtype=np.float32)[index]
+    return np.asarray(np.eye(n, dtype=np.float32)[index])
 
 
 def notes_of(

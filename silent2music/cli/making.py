@@ -48,6 +48,25 @@ from silent2music.cli.common import (
     settings_of,
     within,
 )
+from silent2music.cli.steering import (
+    Chords,
+    ControlsFile,
+    Cue,
+    Density,
+    Dynamics,
+    Ending,
+    Instruments,
+    Key,
+    Loose,
+    Melody,
+    Metre,
+    Mood,
+    Style,
+    Swing,
+    Tempo,
+    Without,
+    controls_of,
+)
 from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
 
@@ -240,6 +259,22 @@ def compose(
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     control: Control = None,
+    tempo: Tempo = None,
+    metre: Metre = None,
+    swing: Swing = None,
+    loose: Loose = None,
+    key: Key = None,
+    mood: Mood = None,
+    cue: Cue = None,
+    ending: Ending = None,
+    instruments: Instruments = None,
+    without: Without = None,
+    style: Style = None,
+    density: Density = None,
+    dynamics: Dynamics = None,
+    melody: Melody = None,
+    chords: Chords = None,
+    controls: ControlsFile = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -258,6 +293,24 @@ def compose(
 
     with options_checked():
         composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
+        asked = controls_of(
+            controls,
+            cue,
+            melody,
+            tempo=tempo,
+            metre=metre,
+            swing=swing,
+            loose=loose,
+            key=key,
+            mood=mood,
+            ending=ending,
+            instruments=instruments,
+            without=without,
+            style=style,
+            density=density,
+            dynamics=dynamics,
+            chords=chords,
+        )
     with progress_bar() as steps:
         records = write(
             room,
@@ -271,6 +324,7 @@ def compose(
             reading_of(strict, track, channel),
             force,
             steps,
+            asked,
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")
