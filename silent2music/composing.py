@@ -24,6 +24,9 @@ from silent2music.notation import (
     END,
     FIELDS,
     FIRST_PART,
+    HABITS,
+    N_ECHOES,
+    N_SYMBOLS,
     Event,
     Memory,
     Written,
@@ -254,6 +257,7 @@ class PackedComposer:
         ]
         self.writer_norm = _packed_norm(composer.writer_norm)
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
+        self.habits = composer.habits
 
     def _packed(self, linear: nn.Linear) -> Linear:
         """A linear layer as a function of rows."""
@@ -370,11 +374,27 @@ class Scribe:
             known = known + torch.tensor([weights], device=frame.device) @ held
         if self._before is not None:
             known = known + self._before
+        habits = self.memory.habits()
+        self._habits = torch.zeros(1, N_SYMBOLS, len(HABITS)) if habits else None
+        for symbol, values in habits:
+            self._habits[0, symbol] = torch.tensor(values)
         blocks.advance()
         torch.add(known, frame, out=blocks.x[:1])
         if self._guided:
             torch.add(known, null_frame, out=blocks.x[1:])
         return packed.state(blocks.run())
+
+    def _voices(self, symbol: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """What the pitch of a note of a symbol is compared with, as `Habits.pitches` takes it."""
+        references, found = self.memory.voices(symbol)
+        echoes = torch.zeros(1, N_ECHOES, 128)
+        for bar, pitch in found:
+            echoes[0, bar, pitch] = 1.0
+        return (
+            torch.tensor([symbol], device=device),
+            torch.tensor([references], device=device),
+            echoes.to(device),
+        )
 
     def _event(self, context: Tensor, choose: Chooser) -> tuple[Event, Tensor] | None:
         """The next event of the frame with its embedding `[1, H]`; None if there is none."""
@@ -403,7 +423,12 @@ class Scribe:
         normed = packed.writer_norm(x)
         if self._guided:
             normed = torch.lerp(normed[1:], normed[:1], self._guidance)
-        logits = packed.heads[field](normed)[0].float().cpu().numpy()
+        logits = packed.heads[field](normed)[0].float()
+        if field == "symbol" and self._habits is not None:
+            logits = logits + packed.habits.symbols(normed, self._habits)[0]
+        elif field == "pitch":
+            logits = logits + packed.habits.pitches(normed, *self._voices(before[0], normed.device))[0]
+        logits = logits.cpu().numpy()
         for constraint in self._constraints:
             constraint.mask(field, logits, before)
         return choose(field, logits, before)
