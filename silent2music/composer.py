@@ -25,6 +25,8 @@ from silent2music.config import ComposerConfig, ModelConfig, from_dict, read_val
 from silent2music.decoder import Conditioning, make_blocks, run_blocks
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.notation import (
+    BAR,
+    BEAT,
     DRUMS,
     END,
     FIELDS,
@@ -245,7 +247,8 @@ class Habits(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         n_roles = len(PART_ROLES)
-        self.symbol = nn.Linear(dim, len(HABITS) * n_roles)
+        # Bars, then beats, have habits of their own.
+        self.symbol = nn.Linear(dim, len(HABITS) * (n_roles + 2))
         self.pitch = nn.Linear(dim, len(REFERENCES) + N_ECHOES)
         for layer in (self.symbol, self.pitch):
             nn.init.zeros_(layer.weight)
@@ -254,6 +257,7 @@ class Habits(nn.Module):
             self.pitch.bias[: len(REFERENCES)] = 1.0 / HABIT_SCALE
         self.intervals = nn.Parameter(torch.zeros(len(REFERENCES), n_roles, N_INTERVALS))
         roles = (torch.arange(N_SYMBOLS) - FIRST_PART).clamp_min(0) // N_PROGRAMS
+        roles[BAR], roles[BEAT] = n_roles, n_roles + 1
         self.register_buffer("role_of", roles, persistent=False)
 
     def symbols(self, x: Tensor, habits: Tensor) -> Tensor:
@@ -263,7 +267,7 @@ class Habits(nn.Module):
             x: `[n, H]`, input of the head.
             habits: `[n, N_SYMBOLS, len(HABITS)]`.
         """
-        weights = HABIT_SCALE * self.symbol(x).view(len(x), len(PART_ROLES), -1)
+        weights = HABIT_SCALE * self.symbol(x).view(len(x), -1, len(HABITS))
         return torch.einsum("nsh,nsh->ns", weights[:, self.role_of], habits)
 
     def pitches(self, x: Tensor, symbols: Tensor, references: Tensor, echoes: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ _DECAY_SECONDS = (1.0, 4.0, 16.0, 2.0)
 """Over which pitch classes are forgotten: of all notes three times, then of the bass."""
 
 HABITS = ("recent", "known", "a bar ago", "two bars ago")
-"""What `Memory.habits` says of each symbol that has played."""
+"""What `Memory.habits` says of each part's symbol that has played, and in their places of bars and beats: how near the
+moment is at which one is due by the interval before, whether that has passed, and nothing."""
 
 _RECENT_SECONDS, _KNOWN_SECONDS, _FORGOTTEN_SECONDS = 2.0, 12.0, 30.0
 
@@ -347,7 +348,7 @@ class Memory:
         return indices, weights
 
     def habits(self) -> list[tuple[int, list[float]]]:
-        """Of each symbol that has played for the last while `HABITS`: how lately, and whether a bar and two bars ago."""
+        """`HABITS` by symbol: of parts how lately they played, and whether a bar and two bars ago."""
         found = []
         for symbol, begun in self._played.items():
             since = (self._frame - max(begun)) / self._rate
@@ -355,6 +356,14 @@ class Memory:
             found.append(
                 (symbol, [math.exp(-since / _RECENT_SECONDS), math.exp(-since / _KNOWN_SECONDS), *echoes])
             )
+        for symbol, last, interval in (
+            (BAR, self._bar, self._bar_interval),
+            (BEAT, self._beat, self._beat_interval),
+        ):
+            # In frames from the middle of this one, whose places a mark may have.
+            late = self._frame + 0.5 - (last + interval) * self._rate
+            if last >= 0.0 and late > -1.5:
+                found.append((symbol, [max(0.0, 1.0 - abs(late)), float(late >= 1.0), *(0.0,) * N_ECHOES]))
         return found
 
     def voices(self, symbol: int) -> tuple[tuple[int, int, int], list[tuple[int, int]]]:

@@ -207,13 +207,15 @@ def test_memory_of_habits() -> None:
         memory.write(event)
     # A bar lasts 50 frames: 43 began in frame 51.
     assert memory.voices(cello) == ((43, 43, 45), [(0, 43), (1, 40), (1, 47)])
-    ((symbol, values),) = memory.habits()
-    assert symbol == cello and values[0] == values[1] == values[2] == values[3] == 1.0
+    habits = dict(memory.habits())
+    assert habits[cello] == [1.0] * 4
+    # A bar was due a frame and a half ago.
+    assert habits[BAR] == habits[BEAT] == [0.0, 1.0, 0.0, 0.0]
     memory.advance(126)
-    assert memory.habits()[0][1] == [np.exp(-0.5), np.exp(-1 / 12), 0.0, 0.0]
     assert memory.voices(symbol_of("melody", 0, False)) == ((NO_PITCH,) * 3, [])
+    assert dict(memory.habits()[:1]) == {cello: [np.exp(-0.5), np.exp(-1 / 12), 0.0, 0.0]}
     memory.advance(64 * 64)
-    assert not memory.habits()
+    assert cello not in dict(memory.habits())
 
 
 # ---- the network ----
