@@ -68,6 +68,7 @@ class Plan:
         programs: `[129]` bool, who may play.
         roots, classes, until: `[T]` the chord's root (12 for none), `[T, 12]` its pitch classes (none: any), and `[T]`
             seconds until the next.
+        n_places: `[T]` of a frame's first places, those that come to stand under its chord.
         starts: frames in which a chord must start.
         last: the frame of the last chord, after which nothing starts; T if there is none.
         density: `[T]` notes a second; not a number where the composer decides.
@@ -82,6 +83,7 @@ class Plan:
     roots: IntArray
     classes: FloatArray
     until: DoubleArray
+    n_places: IntArray
     starts: frozenset[int]
     last: int
     density: DoubleArray
@@ -109,6 +111,7 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         np.ones((n_frames, 12), np.float32),
         np.full(n_frames, np.inf),
     )
+    n_places = np.full(n_frames, N_PLACES)
     starts = {round(time * frame_rate) for time in cues}
     if controls.chords:
         roots, classes, changes = controls.harmony(seconds, n_frames, frame_rate)
@@ -135,6 +138,7 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         roots=roots,
         classes=classes,
         until=until,
+        n_places=n_places,
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
@@ -243,6 +247,8 @@ class Steering:
                 logits,
                 self._plan.line[self._memory.frame][("place", "pitch", "length", "velocity").index(field)],
             )
+        elif field == "place":
+            logits[self._plan.n_places[self._memory.frame] :] = -np.inf
         elif field == "pitch":
             self._mask_pitch(logits, before[0])
         elif field == "length":
@@ -267,7 +273,10 @@ class Steering:
             logits[END] = -np.inf
         has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
         if frame in plan.starts and not has_chord and np.isfinite(logits[self._chordal]).any():
-            logits[FIRST_PART:][~self._chordal[FIRST_PART:]] = -np.inf
+            own = self._chordal
+            if frame == plan.last and np.isfinite(logits[own & (ROLE_OF == BASS)]).any():
+                own = own & (ROLE_OF == BASS)
+            logits[FIRST_PART:][~own[FIRST_PART:]] = -np.inf
             logits[END] = -np.inf
         elif frame > plan.last:
             logits[FIRST_PART:] = -np.inf
@@ -309,7 +318,8 @@ class Steering:
             logits[~inside] = (
                 -np.inf if strict and np.isfinite(logits[inside]).any() else logits[~inside] - FOREIGN
             )
-            if frame in plan.starts and role == BASS:
+            is_first = all(event[0] < FIRST_PART for event in self._written)
+            if frame in plan.starts and (role == BASS or is_first):
                 on_root = np.arange(128) % 12 == root
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
