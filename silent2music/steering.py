@@ -118,10 +118,16 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         classes[~classes.any(axis=1)] = 1.0
         following = np.append(changes, seconds)
         at = np.arange(n_frames) / frame_rate
-        until = (
-            following[np.minimum(np.searchsorted(following, at + 0.5 / frame_rate, "right"), len(changes))]
-            - at
-        )
+        if controls.has_grid and controls.loose == 0.0:  # what is written here will stand on the nearest place
+            places = controls.grid(seconds)[2]
+            within = at[:, None] + np.arange(N_PLACES) / (frame_rate * N_PLACES)
+            nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
+            n_places = (nearest == nearest[:, :1]).sum(axis=1)
+            at = places[nearest[:, 0]]
+            index = np.minimum(np.rint(at * frame_rate).astype(np.int64), n_frames - 1)
+            roots, classes = roots[index], classes[index]
+        upcoming = np.searchsorted(following, at + 0.5 / frame_rate, "right")
+        until = following[np.minimum(upcoming, len(changes))] - at
         starts |= {round(time * frame_rate) for time in changes}
     last = n_frames
     if controls.ending in ("final", "open"):
