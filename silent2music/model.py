@@ -59,7 +59,7 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls
-from silent2music.steering import Steering, plan_of, set_on_grid
+from silent2music.steering import Steering, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
@@ -286,7 +286,7 @@ class Silent2Music(nn.Module):
         )
         written = joined(events for events, _ in frames)
         score = read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
-        return score if asked is None else set_on_grid(score, asked)
+        return score if asked is None else settled(score, asked)
 
     def compose_frames(
         self,
@@ -306,7 +306,7 @@ class Silent2Music(nn.Module):
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
-            asked: as for `compose`, for a recording alone; notes are not yet on the grid, see `steering.set_on_grid`.
+            asked: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
@@ -356,6 +356,8 @@ class Silent2Music(nn.Module):
             n_copied,
             steered,
         )
+        if asked is not None and seconds is not None:
+            written = heard(written, asked, seconds, rate)
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)

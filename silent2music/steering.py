@@ -5,7 +5,9 @@ The composer is told of every wish (`signals.CONTROLS`); what it may still get w
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +35,7 @@ from silent2music.notation import (
     Memory,
     part_of,
 )
-from silent2music.score import Part, Score
+from silent2music.score import Score
 from silent2music.traits import DENSITY_SCALE, MODES
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
@@ -44,13 +46,13 @@ BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", 
 FOREIGN = 4.0
 """Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
 
-PULL = 12.0
+PULL = 25.0
 """Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
 
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
-CLOSE_SECONDS = 2.4
+CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
@@ -73,6 +75,7 @@ class Plan:
         last: the frame of the last chord, after which nothing starts; T if there is none.
         density: `[T]` notes a second; not a number where the composer decides.
         key: index of the key in `keys.KEY_TEMPLATES`, or -1.
+        beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred.
     """
 
@@ -88,6 +91,7 @@ class Plan:
     last: int
     density: DoubleArray
     key: int
+    beats: int
     loudness: DoubleArray
 
 
@@ -118,7 +122,9 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         classes[~classes.any(axis=1)] = 1.0
         following = np.append(changes, seconds)
         at = np.arange(n_frames) / frame_rate
-        if controls.has_grid and controls.loose == 0.0:  # what is written here will stand on the nearest place
+        if (
+            controls.has_grid and controls.loose == 0.0
+        ):  # what is written here will stand on the nearest place
             places = controls.grid(seconds)[2]
             within = at[:, None] + np.arange(N_PLACES) / (frame_rate * N_PLACES)
             nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
@@ -133,9 +139,12 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
     if controls.ending in ("final", "open"):
         last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
         starts.add(last)
+    elif controls.ending == "cut":
+        late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
+        starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
     wanted = controls.curve(controls.density_points, n_frames, frame_rate)
     mood = controls.curve(controls.mood, n_frames, frame_rate)
-    tonality = controls.tonality
+    mode = "" if controls.chords else controls.mode
     return Plan(
         marks=marks,
         is_free=not controls.has_grid,
@@ -148,7 +157,8 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
-        key=-1 if tonality is None or controls.chords else _home(tonality[1]) + 12 * MODES.index(tonality[1]),
+        key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
+        beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
         loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
     )
 
@@ -230,6 +240,7 @@ class Steering:
         self._played = np.zeros(12)
         self._recent: deque[int] = deque()
         self._own_rate, self._chord_size = 0.0, 2.0
+        self._n_beats = 0
         self._written: list[Event] = []
 
     @staticmethod
@@ -270,6 +281,8 @@ class Steering:
             return
         if not plan.is_free:
             logits[SECTION:FIRST_PART] = -np.inf
+        elif plan.beats and self._n_beats:
+            logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
         logits[self._barred] = -np.inf
         is_sung = any(event[0] == self._singer for event in self._written)
         if frame in plan.line and not is_sung:
@@ -357,7 +370,9 @@ class Steering:
             self._written = []
             return
         self._written.append(event)
-        if event[0] >= FIRST_PART:
+        if event[0] in (BAR, BEAT):
+            self._n_beats = 1 if event[0] == BAR else self._n_beats + (self._n_beats > 0)
+        elif event[0] >= FIRST_PART:
             self._recent.append(self._memory.frame)
             if part_of(event[0])[1] != DRUMS:
                 self._played *= 0.995
@@ -376,46 +391,63 @@ def _force(logits: FloatArray, value: int) -> None:
     logits[value] = 0.0
 
 
-def set_on_grid(score: Score, controls: Controls) -> Score:
-    """A score with its notes on the nearest places of the grid, and what is asked of its key, cues and loudness stated.
+Frame = tuple[tuple[Event, ...], float]
+"""The events of a codec frame as they sound, and the music's loudness there, in dB."""
 
-    Notes keep their lengths; where two of one part and pitch come to stand in one place, the longer stays.
+
+def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float) -> Iterator[Frame]:
+    """Composed frames with notes on the nearest places of the grid, as soon as no later note can come to stand in them.
+
+    Notes keep their lengths; of two of one part and pitch in one place the first stays.
+    """
+    if not controls.has_grid:
+        yield from frames
+        return
+    places = controls.grid(seconds)[2]
+    unit = frame_rate * N_PLACES
+    reach = math.ceil(float(np.diff(places, append=seconds).max()) / 2.0 * frame_rate) + 1
+    waiting: dict[int, list[Event]] = {}
+    gains: list[float] = []
+    for frame, (events, gain) in enumerate(frames):
+        gains.append(gain)
+        for event in events:
+            at, to = frame * N_PLACES + event[1], frame * N_PLACES + event[1]
+            if event[0] >= FIRST_PART:
+                nearest = float(places[np.abs(places - at / unit).argmin()])
+                to = round((nearest + controls.loose * (at / unit - nearest)) * unit)
+            own = waiting.setdefault(to // N_PLACES, [])
+            if all((e[0], e[2]) != (event[0], event[2]) for e in own):
+                own.append((event[0], to % N_PLACES, *event[2:]))
+        if frame >= reach:
+            yield _ordered(waiting.pop(frame - reach, [])), gains[frame - reach]
+    for frame in range(max(0, len(gains) - reach), len(gains)):
+        yield _ordered(waiting.pop(frame, [])), gains[frame]
+
+
+def _ordered(events: list[Event]) -> tuple[Event, ...]:
+    """Events of a frame in the order in which they are written."""
+    return tuple(sorted(events, key=lambda event: (event[0], event[2])))
+
+
+def settled(score: Score, controls: Controls) -> Score:
+    """A composed score with its grid exact, and what is asked of cues and loudness stated.
+
+    Times that were kept to 10 ms, as a composer writes, become those of the grid.
     """
     gain = score.gain_db
     if controls.dynamics < 1.0 and len(gain):
         gain = np.minimum(gain.mean() + controls.dynamics * (gain - gain.mean()), 0.0)
-    cues = np.array([cue.seconds for cue in controls.cue_marks])
     score = replace(score, gain_db=gain, cues=controls.cue_marks)
     if not controls.has_grid:
         return score
     beats, bars, places = controls.grid(score.seconds)
-    parts = tuple(_set(part, places, controls.loose, score.seconds) for part in score.parts)
-    return replace(score, parts=parts, beat_seconds=beats, bar_seconds=bars, boundary_seconds=cues[cues > 0])
-
-
-def _set(part: Part, places: DoubleArray, loose: float, seconds: float) -> Part:
-    """A part's notes moved to places `[n]`, by all but `loose` of the way."""
-    starts = part.start_seconds
-    nearest = places[np.abs(places[:, None] - starts).argmin(axis=0)] if len(starts) else starts
-    moved = nearest + loose * (starts - nearest)
-    ends = np.minimum(moved + part.end_seconds - starts, seconds)
-    order = np.lexsort((-ends, part.pitches, moved))
-    taken: set[tuple[float, int]] = set()
-    kept = []
-    for i in order:
-        name = (round(float(moved[i]), 6), int(part.pitches[i]))
-        if name not in taken and moved[i] < ends[i]:
-            taken.add(name)
-            kept.append(i)
-    own = np.array(kept, np.int64)
-    ends = ends.copy()
-    for pitch in np.unique(part.pitches[own]):  # a note ends where its part strikes the same pitch again
-        same = own[part.pitches[own] == pitch]
-        ends[same[:-1]] = np.minimum(ends[same[:-1]], moved[same[1:]])
-    return replace(
-        part,
-        start_seconds=moved[own],
-        end_seconds=ends[own],
-        pitches=part.pitches[own],
-        velocities=part.velocities[own],
-    )
+    cues = np.array([cue.seconds for cue in controls.cue_marks])
+    score = replace(score, beat_seconds=beats, bar_seconds=bars, boundary_seconds=cues[cues > 0])
+    if controls.loose:
+        return score
+    parts = []
+    for part in score.parts:
+        starts = places[np.abs(places[:, None] - part.start_seconds).argmin(axis=0)]
+        ends = np.minimum(starts + part.end_seconds - part.start_seconds, score.seconds)
+        parts.append(replace(part, start_seconds=starts, end_seconds=np.maximum(ends, starts + 1e-3)))
+    return replace(score, parts=tuple(parts))

@@ -228,6 +228,12 @@ def test_notes_bars_and_beats_stand_on_the_grid(player) -> None:
     assert np.abs(Controls(tempo=97.0).grid(SECONDS)[2][:, None] - off).min(axis=0).max() > 0.01
 
 
+def test_bars_have_the_beats_of_the_metre_without_a_tempo_too(player) -> None:
+    for metre in ("3/4", "5/4"):
+        asked, score = compose(player, metre=metre)
+        assert len(score.bar_seconds) > 2 and evidence.bars_held(asked, score) == 1.0
+
+
 def test_six_eighths_and_swing_have_their_places() -> None:
     _, bars, places = Controls(tempo=60.0, metre="6/8").grid(4.0)
     assert bars.tolist() == [0.0, 2.0] and places[:7] == pytest.approx(np.arange(7) / 6)

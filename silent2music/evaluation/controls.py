@@ -108,10 +108,9 @@ def cues_met(asked: Controls, score: Score) -> float:
 
 
 def only_these(asked: Controls, score: Score) -> float:
-    """1 if nobody plays but those who are asked to, and somebody does."""
+    """1 if nobody plays but those who are asked to."""
     assert asked.programs is not None
-    found = instruments(score, 1, RATE)
-    return float(bool(found.any()) and not (found > asked.programs).any())
+    return float(not (instruments(score, 1, RATE) > asked.programs).any())
 
 
 def chord_overlap(asked: Controls, score: Score) -> float:
