@@ -110,36 +110,9 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
             frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
             if frame < n_frames:
                 marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
-    roots, classes, until = (
-        np.full(n_frames, 12),
-        np.ones((n_frames, 12), np.float32),
-        np.full(n_frames, np.inf),
-    )
-    n_places = np.full(n_frames, N_PLACES)
-    starts = {round(time * frame_rate) for time in cues}
-    if controls.chords:
-        roots, classes, changes = controls.harmony(seconds, n_frames, frame_rate)
-        classes[~classes.any(axis=1)] = 1.0
-        following = np.append(changes, seconds)
-        at = np.arange(n_frames) / frame_rate
-        if (
-            controls.has_grid and controls.loose == 0.0
-        ):  # what is written here will stand on the nearest place
-            places = controls.grid(seconds)[2]
-            within = at[:, None] + np.arange(N_PLACES) / (frame_rate * N_PLACES)
-            nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
-            n_places = (nearest == nearest[:, :1]).sum(axis=1)
-            at = places[nearest[:, 0]]
-            index = np.minimum(np.rint(at * frame_rate).astype(np.int64), n_frames - 1)
-            roots, classes = roots[index], classes[index]
-        upcoming = np.searchsorted(following, at + 0.5 / frame_rate, "right")
-        until = following[np.minimum(upcoming, len(changes))] - at
-        starts |= {round(time * frame_rate) for time in changes}
-    last = n_frames
-    if controls.ending in ("final", "open"):
-        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
-        starts.add(last)
-    elif controls.ending == "cut":
+    roots, classes, until, n_places, changes, last = _harmony(controls, seconds, n_frames, frame_rate, bars)
+    starts = {round(time * frame_rate) for time in cues} | changes
+    if controls.ending == "cut":
         late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
         starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
     wanted = controls.curve(controls.density_points, n_frames, frame_rate)
@@ -161,6 +134,34 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
         loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
     )
+
+
+def _harmony(
+    controls: Controls, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
+) -> tuple[IntArray, FloatArray, DoubleArray, IntArray, set[int], int]:
+    """`roots`, `classes`, `until`, `n_places`, and `last` of a plan, before the last the frames of changes of chord."""
+    roots, classes = np.full(n_frames, 12), np.ones((n_frames, 12), np.float32)
+    until, n_places = np.full(n_frames, np.inf), np.full(n_frames, N_PLACES)
+    changes, last = set(), n_frames
+    if controls.chords:
+        roots, classes, times = controls.harmony(seconds, n_frames, frame_rate)
+        classes[~classes.any(axis=1)] = 1.0
+        at = np.arange(n_frames) / frame_rate
+        upcoming = np.minimum(np.searchsorted(times, at + 0.5 / frame_rate, "right"), len(times))
+        until = np.append(times, seconds)[upcoming] - at
+        changes = {round(time * frame_rate) for time in times}
+    if controls.ending in ("final", "open"):
+        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
+        changes.add(last)
+    if controls.has_grid and controls.loose == 0.0:
+        # What is written will stand on the nearest place, under the chord that is there.
+        places = controls.grid(seconds)[2]
+        within = np.arange(n_frames * N_PLACES).reshape(n_frames, N_PLACES) / (frame_rate * N_PLACES)
+        nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
+        n_places = (nearest == nearest[:, :1]).sum(axis=1)
+        index = np.rint(places[nearest[:, 0]] * frame_rate).astype(np.int64)
+        roots, classes, until = (x[np.minimum(index, n_frames - 1)] for x in (roots, classes, until))
+    return roots, classes, until, n_places, changes, last
 
 
 def _home(mode: str) -> int:
