@@ -34,11 +34,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     name: (low, high)
     for low, high, names in (
         # Sizes of networks and codecs: more than anybody has, and less than what a machine dies of.
-        (1, 65_536, "codebook_dim codebook_size dim hop n_components writer_dim"),
+        (1, 65_536, "codebook_dim codebook_size dim hop n_components note_dim writer_dim"),
         (2, 65_536, "n_fft"),
         (0, 65_536, "correction_dim"),
         (1, 4096, "discriminator_filters n_filters ratios"),
-        (1, 1024, "kernel_size n_candidates n_heads n_mels"),
+        (1, 1024, "kernel_size n_candidates n_harmonics n_heads n_mels"),
+        (2, 1024, "n_bands"),
         (0, 1024, "n_global_tokens griffin_lim_iterations"),
         (1, 256, "frames_per_code n_codebooks n_layers"),
         (0, 256, "decoder_layers"),
@@ -55,7 +56,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (1, MOST, "validate_every"),
         (1, 1e6, "n_validation_crops n_validation_pairs"),
         (ABOVE_0, 1000, "selfplay_beta"),
-        (0, 1, "codebook_dropout control_dropout dropout ema_decay validation_share"),
+        (0, 1, "codebook_dropout control_dropout dropout ema_decay sketch_dropout validation_share"),
         (0, 1e6, "checkpoint_minutes max_minutes"),
         (ABOVE_0, 1e5, "cached_minutes"),
         # Lengths and levels of sound.
@@ -67,7 +68,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
         # Drawing, loops, and how much of all.
-        (0, 100, "guidance temperature"),
+        (0, 100, "adherence guidance score_guidance temperature"),
         (ABOVE_0, 1, "top_p"),
         (1, 1024, "candidates variations workers"),
         (1, 64, "beats_per_bar"),
@@ -205,7 +206,7 @@ class AmbientConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The autoregressive transformer over codec tokens."""
+    """The autoregressive transformer over codec tokens; `takes_sketch` says whether a sketch may steer it."""
 
     dim: int = 320
     n_layers: int = 6
@@ -217,6 +218,7 @@ class DecoderConfig:
     codebook_size: int = 1024
     codebook_dim: int = 256
     rope_base: float = 10_000.0
+    takes_sketch: bool = False
 
     def __post_init__(self) -> None:
         _check_bounds(self, "decoder.")
@@ -241,6 +243,9 @@ def _hidden_dim(dim: int, multiple: float) -> int:
     return int(dim * multiple * 2 / 3) // 16 * 16
 
 
+COMPOSER_FOLDER, SKETCH_FOLDER = "composer", "sketch"
+"""Where a model folder has its composer and its sketch, if it has them."""
+
 ROOM_CONTROLS = ("room_frames", "room_scalars")
 """The controls that are measured from the recording; a model has others only if its config names them."""
 
@@ -249,7 +254,8 @@ ROOM_CONTROLS = ("room_frames", "room_scalars")
 class ModelConfig:
     """A whole model, as stored in its `config.json`.
 
-    `controls` are names in `signals.CONTROLS`; `guidance` is the default strength of classifier-free guidance.
+    `controls` are names in `signals.CONTROLS`. `guidance`, `score_guidance` and `adherence` are the defaults of
+    `SamplingConfig`.
     """
 
     name: str = "base"
@@ -259,6 +265,8 @@ class ModelConfig:
     codec: str = "bundled"
     codec_checksum: str = ""
     guidance: float = 1.25
+    score_guidance: float = 1.25
+    adherence: float = 4.0
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
@@ -271,24 +279,38 @@ Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = typing.get_args(Precision)
 
 
+STRENGTHS = ("guidance", "score_guidance", "adherence")
+"""Settings of `SamplingConfig` of which a model has its own."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are drawn; passed with every call.
 
     A `temperature` of 0 takes the likeliest token; a `top_k` of 0, a `top_p` of 1 and a `guidance` of 1 are off.
-    `guidance` is the model's own where it is None; `constraints` are names in `sampling.CONSTRAINTS`, each in force
-    where the weights have limits for it.
+    `constraints` are names in `sampling.CONSTRAINTS`, each in force where the weights have limits for it.
+
+    `guidance` is the strength of the room, `score_guidance` that of the score's sketch over the room alone. `adherence`
+    says how closely the sound keeps to the score: it multiplies the learned strength by which codes near the sketch are
+    preferred; 0 is off. The three are the model's own where they are None.
     """
 
     temperature: float = 1.0
     top_k: int = 100
     top_p: float = 1.0
     guidance: float | None = None
+    score_guidance: float | None = None
+    adherence: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("cells", "rests")
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
+
+    def resolved(self, model: ModelConfig) -> SamplingConfig:
+        """The settings, with the model's own strengths where they have none."""
+        own = {name: getattr(model, name) for name in STRENGTHS if getattr(self, name) is None}
+        return dataclasses.replace(self, **own)
 
 
 LOUDNESS: dict[str, tuple[float, float]] = {
@@ -396,6 +418,33 @@ class ComposerConfig:
 
 
 @dataclass(frozen=True)
+class SketchConfig:
+    """The regression from notes to the codec's vectors, as stored in its `config.json`.
+
+    Each note is a network of `note_dim` that gives levels of `n_harmonics` and of `n_bands` of noise; convolutions of
+    `dim` over codec frames add the rest, each of `n_layers` seeing `behind` frames before and all together `ahead` frames
+    after. `room_dim` is the width of what they know of the room, by `controls`, names in `signals.CONTROLS`. `codec` and
+    `codec_checksum` are of the codec whose vectors are drawn.
+    """
+
+    controls: tuple[str, ...] = ("room_scalars",)
+    ambient: AmbientConfig = field(default_factory=AmbientConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    codec_checksum: str = ""
+    note_dim: int = 192
+    n_harmonics: int = 32
+    n_bands: int = 32
+    dim: int = 320
+    n_layers: int = 4
+    behind: int = 6
+    ahead: int = 5
+    room_dim: int = 64
+
+    def __post_init__(self) -> None:
+        _check_bounds(self, "sketch.", behind=(0, 64), ahead=(0, 64), room_dim=(1, 4096))
+
+
+@dataclass(frozen=True)
 class ComposingConfig:
     """How a score is drawn; passed with every call.
 
@@ -430,7 +479,7 @@ class TrainingConfig:
     likelier than its counterpart counts no more.
 
     `control_dropout` gives the conditioning dropout of a control or of a group, as a share of the rows, where it differs
-    from `signals.CONTROLS` and `signals.GROUP_DROPOUT`.
+    from `signals.CONTROLS` and `signals.GROUP_DROPOUT`; `sketch_dropout` is that of the decoder's sketch.
     """
 
     batch_size: int = 16
@@ -443,6 +492,7 @@ class TrainingConfig:
     gradient_accumulation: int = 1
     gradient_clip: float = 1.0
     control_dropout: dict[str, float] = field(default_factory=dict)
+    sketch_dropout: float = 0.25
     selfplay_weight: float = 0.0
     selfplay_beta: float = 0.02
     ema_decay: float = 0.999
@@ -670,6 +720,7 @@ class RecipeConfig:
     ambient: AmbientConfig = field(default_factory=AmbientConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     composer: ComposerConfig = field(default_factory=ComposerConfig)
+    sketch: SketchConfig = field(default_factory=SketchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     ambience: AmbienceConfig = field(default_factory=AmbienceConfig)
 

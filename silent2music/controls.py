@@ -35,7 +35,7 @@ from silent2music.traits import (
 )
 
 DEFAULT_BPM = 90.0
-"""Tempo of bars that are asked for without one."""
+"""Tempo of chords that are asked for without one."""
 
 STYLES: dict[str, tuple[str, float | None]] = {
     "chamber": ("violin, viola, cello, double bass, flute, oboe, clarinet, bassoon, French horn", None),
@@ -80,7 +80,7 @@ class Controls:
 
     Attributes:
         tempo: beats a minute, 30 to 300; all bars, beats and notes stand on its grid from the first moment on.
-        metre: such as `3/4`; beats of 6/8 and the like are three eighths.
+        metre: such as `3/4`; beats of 6/8 and the like are three eighths. Without a tempo the beats are the composer's.
         swing: 0 to 1, how far the second eighth of a beat is delayed, towards a triplet's.
         loose: 0 to 1, how far notes may leave the nearest sixteenth of the grid towards where the composer has them.
         key: such as `F# minor`.
@@ -172,7 +172,7 @@ class Controls:
     @property
     def has_grid(self) -> bool:
         """Whether bars and beats stand on a grid of their own."""
-        return self.tempo is not None or bool(self.metre) or bool(self.chords and not self.chord_seconds)
+        return self.tempo is not None or bool(self.chords and not self.chord_seconds)
 
     @property
     def bpm(self) -> float:
@@ -289,7 +289,7 @@ class Controls:
         told: dict[str, FloatArray | None] = {
             "mode": np.eye(2, dtype=np.float32)[MODES.index(self.mode)] if self.mode else None,
             "tempo": tempo_value(self.bpm) if self.has_grid else None,
-            "metre": np.eye(len(METRES), dtype=np.float32)[self.beats_per_bar - 1] if self.has_grid else None,
+            "metre": np.eye(len(METRES), dtype=np.float32)[self.beats_per_bar - 1] if self.metre else None,
             "instruments": self.programs if self.instruments or self.style else None,
             "mood": self.curve(self.mood, n_frames, frame_rate),
             "density": self.curve(self.density_points, n_frames, frame_rate),

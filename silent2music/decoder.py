@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from silent2music.config import ComposerConfig, DecoderConfig
 from silent2music.errors import ConfigError
+from silent2music.guide import Guide, GuideInput
 
 CELL_QUANTILE = 0.9
 """Quantile, over the frames of encoded music, at which the limits of `sampling.Cells` lie."""
@@ -30,20 +31,24 @@ class Conditioning:
         frames: `[B, S, D]`, added to the column of each codec frame.
         mask: `[B, S]` bool, false where a row is padding.
         tokens: `[B, G, D]`, global tokens that every column may attend to.
+        guide: the sketch of the music, if there is one.
     """
 
     frames: Tensor
     mask: Tensor
     tokens: Tensor
+    guide: Guide | None = None
 
     def slice(self, begin: int, end: int) -> Conditioning:
         """The conditioning of frames `begin` to before `end`."""
-        return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens)
+        guide = None if self.guide is None else self.guide.slice(begin, end)
+        return Conditioning(self.frames[:, begin:end], self.mask[:, begin:end], self.tokens, guide)
 
     def expand(self, n_rows: int) -> Conditioning:
         """A single row repeated for `n_rows` rows, without copying."""
         frames, tokens = self.frames.expand(n_rows, -1, -1), self.tokens.expand(n_rows, -1, -1)
-        return Conditioning(frames, self.mask.expand(n_rows, -1), tokens)
+        guide = None if self.guide is None else self.guide.expand(n_rows)
+        return Conditioning(frames, self.mask.expand(n_rows, -1), tokens, guide)
 
 
 class DelayPattern:
@@ -198,6 +203,10 @@ class Decoder(nn.Module):
     Args:
         config: sizes.
         codebook_vectors: `[K, V, codebook_dim]` of the codec.
+        scales: `[V]` of the codec's first codes, by which the later codebooks' vectors are multiplied; ones without.
+
+    Attributes:
+        guide: steers by a sketch; None if the config takes none.
 
     Raises:
         ConfigError: if the vectors do not have that shape, or the width does not split into heads.
@@ -209,7 +218,7 @@ class Decoder(nn.Module):
     rest_loudness: Tensor
     rest_limits: Tensor
 
-    def __init__(self, config: DecoderConfig, codebook_vectors: Tensor) -> None:
+    def __init__(self, config: DecoderConfig, codebook_vectors: Tensor, scales: Tensor | None = None) -> None:
         super().__init__()
         expected = (config.n_codebooks, config.codebook_size, config.codebook_dim)
         if tuple(codebook_vectors.shape) != expected:
@@ -238,6 +247,27 @@ class Decoder(nn.Module):
         self.blocks = make_blocks(config)
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.dropout = nn.Dropout(config.dropout)
+        self.guide = GuideInput(config, codebook_vectors, scales) if config.takes_sketch else None
+
+    def guided(self, vectors: Tensor, given: Tensor, begin: int = 0, end: int | None = None) -> Guide:
+        """A sketch as conditioning of frames `begin` to before `end`.
+
+        Args:
+            vectors: `[B, S, P]`, best from `guide.behind` frames before to `AHEAD` frames after.
+            given: `[B]` bool, whether a row has a sketch.
+            begin, end: of S; all of it by default.
+
+        Raises:
+            ConfigError: if the decoder takes no sketch.
+        """
+        if self.guide is None:
+            raise ConfigError(
+                "The decoder takes no sketch; expected one that was trained with decoder.takes_sketch."
+            )
+        end = vectors.shape[1] if end is None else end
+        vectors = vectors * given[:, None, None]
+        frames = self.guide(vectors, self.embed_in[0], self.vector_rms[0, 0, 0], begin, end)
+        return Guide(vectors[:, begin:end], frames, given)
 
     def refinements(self) -> Tensor:
         """The codec vector that each code after the first adds to its frame, `[K, V + 1, codebook_dim]`.
@@ -316,12 +346,26 @@ class Decoder(nn.Module):
         """
         b, k, n_columns = grid.shape
         shifted = torch.cat([grid.new_full((b, k, 1), self.pattern.filler), grid[:, :, :-1]], dim=2)
-        frames = hold_last(conditioning.frames, n_columns)
+        guide = conditioning.guide
+        frames = conditioning.frames if guide is None else conditioning.frames + guide.frames
+        frames = hold_last(frames, n_columns)
         x = self._embed(shifted, self.embedding_tables()) + frames
         n_tokens = conditioning.tokens.shape[1]
         x = self.dropout(torch.cat([conditioning.tokens.to(x.dtype), x], dim=1))
         x = run_blocks(self.blocks, x, n_tokens, self.config)
-        return self._logits(x[:, n_tokens:], self.output_tables())
+        logits = self._logits(x[:, n_tokens:], self.output_tables())
+        return logits if guide is None else self._biased(logits, grid, guide)
+
+    def _biased(self, logits: Tensor, grid: Tensor, guide: Guide) -> Tensor:
+        """Logits `[B, K, T', V]` with the bias towards a sketch, of each codebook in the columns of its own frames."""
+        assert self.guide is not None
+        codes, n_frames = self.pattern.undo(grid), guide.vectors.shape[1]
+        bias = self.guide.bias(codes[..., :n_frames], guide)
+        n_columns = grid.shape[2]
+        placed = [
+            functional.pad(bias[:, k], (0, 0, k, n_columns - n_frames - k)) for k in range(len(self.bias))
+        ]
+        return logits + torch.stack(placed, dim=1)
 
 
 def _run_lengths(marked: Tensor) -> Tensor:

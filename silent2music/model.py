@@ -1,12 +1,17 @@
 """The whole model, and the data path from a recording of a room to music.
 
 ```
-room -> signals -> embeddings -> codes -> sound
-  listening   Embedder    sampling   codec
-
-room -> signals -> embeddings -> events -> score
+room -> signals -> embeddings -> events -> score          notes, unless they are given
   listening   Composer    composing  notation
+
+score -> sketch                                           the codec's vectors, by regression
+     Sketch
+
+room -> signals -> embeddings, with the sketch -> codes -> sound
+  listening   Embedder     Decoder.guided        sampling   codec
 ```
+
+A model without composer or sketch plays for the room alone.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +37,8 @@ from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE, Codec, decode_stream, 
 from silent2music.composer import Composer
 from silent2music.composing import PackedComposer, write_frames
 from silent2music.config import (
+    COMPOSER_FOLDER,
+    SKETCH_FOLDER,
     ComposingConfig,
     ModelConfig,
     Precision,
@@ -41,11 +49,13 @@ from silent2music.config import (
     to_dict,
 )
 from silent2music.controls import Controls
-from silent2music.decoder import Conditioning, Decoder
+from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings
+from silent2music.guide import AHEAD
 from silent2music.hub import find_folder
 from silent2music.listening import (
+    PIECE_STEPS,
     WINDOW_SECONDS,
     Measured,
     embed_stream,
@@ -58,13 +68,30 @@ from silent2music.notation import Event, home_shift, joined, read_back, write_do
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals, check_controls
-from silent2music.steering import Steering, plan_of, set_on_grid
+from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
+from silent2music.sketch import Sketch, sketch_score, sketch_stream
+from silent2music.steering import Steering, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
-COMPOSER_FOLDER = "composer"
+
+SCORE = "score"
+"""In `without`: the music is not composed."""
+
+GUIDED_FRAMES = 16
+"""Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
+
+OF_TOKENS = frozenset(
+    f"decoder.{name}"
+    for name in (
+        "embed_in", "embed_table", "project_out", "head", "bias", "cell_radii", "rest_loudness", "rest_limits",
+    )
+)  # fmt: skip
+"""Weights that belong to a codec's tokens."""
+
+Sketched = tuple[Tensor, Tensor]
+"""A batch of sketches `[B, S, P]`, and which rows have one `[B]`."""
 
 RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -76,9 +103,35 @@ class Piece(Waveform):
 
     Attributes:
         codes: `[K, T]` int64, one row for each codebook that the model writes.
+        score: the notes that it plays; None if the room alone decided.
     """
 
     codes: IntArray
+    score: Score | None = None
+
+
+@dataclasses.dataclass
+class Manuscript:
+    """What is composed while music streams.
+
+    Attributes:
+        frames: of each codec frame its events and the music's loudness, as `compose_frames` yields them.
+    """
+
+    frames: list[tuple[tuple[Event, ...], float]] = dataclasses.field(default_factory=list)
+
+    def kept(
+        self, frames: Iterable[tuple[tuple[Event, ...], float]]
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """The same frames, each noted as it passes."""
+        for frame in frames:
+            self.frames.append(frame)
+            yield frame
+
+    def score(self, seconds: float, frame_rate: float) -> Score:
+        """All that was noted, as a score of `seconds`."""
+        written = joined(events for events, _ in self.frames)
+        return read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
 
 
 class Silent2Music(nn.Module):
@@ -96,13 +149,20 @@ class Silent2Music(nn.Module):
 
     Attributes:
         composer: writes scores, with an embedder of its own; None if the model has none.
+        sketch: turns scores into what steers the decoder; None if the model has none.
         precision: of matrix products in generation; the device's best if None.
 
     Raises:
         CheckpointError: if codec or composer are others than the config was written for.
     """
 
-    def __init__(self, config: ModelConfig, codec: Codec, composer: Composer | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        codec: Codec,
+        composer: Composer | None = None,
+        sketch: Sketch | None = None,
+    ) -> None:
         super().__init__()
         n_codebooks = config.decoder.n_codebooks
         checksum = codec.token_checksum(n_codebooks)
@@ -116,10 +176,14 @@ class Silent2Music(nn.Module):
         self.codec = codec
         self.codec_checksum = checksum
         self.embedder = Embedder(config)
-        self.decoder = Decoder(config.decoder, codec.codebook_vectors()[:n_codebooks])
+        vectors, scales = codec.codebook_vectors()[:n_codebooks], getattr(codec, "scales", None)
+        self.decoder = Decoder(config.decoder, vectors, scales)
         if composer is not None:
             _check_features(config, composer)
         self.composer = composer
+        self.sketch: Sketch | None = None
+        if sketch is not None:
+            self.set_sketch(sketch)
         self.precision: Precision | None = None
         self._packed: tuple[object, PackedDecoder] | None = None
 
@@ -129,11 +193,14 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def generate(
         self,
-        room: RecordingLike,
+        room: RecordingLike | None,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
         seed: int | None = None,
+        score: Score | None = None,
+        composing: ComposingConfig | None = None,
+        asked: Controls | None = None,
         without: Sequence[str] = (),
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
@@ -142,11 +209,16 @@ class Silent2Music(nn.Module):
         """Generate music for a room.
 
         Args:
-            room: the recording.
+            room: the recording; None plays a score for no room.
             sampling: how tokens are drawn.
-            seconds: length of the music, by default that of the room; a shorter room is repeated.
+            seconds: length of the music, by default that of the room, or of the score without one; a shorter room is
+                repeated.
             seed: of the random draws; by default that of `sampling`, which is 0 by default.
-            without: controls, or groups of them, to leave out; `("room",)` plays for no room at all.
+            score: what to play; by default what the composer writes, if the model has composer and sketch.
+            composing: how the composer's notes are drawn, but for the seed.
+            asked: what the user wishes of what is composed, beside what the room says.
+            without: controls, or groups of them, to leave out; `("room",)` plays for no room at all, `("score",)` without
+                the composer.
             sample_rate: in Hz, of a room that is given as samples.
             progress: see `processes.StepProgress`.
             controls: by name, what else steers this model.
@@ -155,25 +227,41 @@ class Silent2Music(nn.Module):
             `[C, round(seconds * sample_rate)]` at the codec's rate, at the level the model chose.
 
         Raises:
-            ConfigError: if the model has no such control.
+            CheckpointError: if a score is given and the model has no sketch.
+            ConfigError: if the model has no such control, or there is neither room nor score.
         """
         sampling = sampling or SamplingConfig()
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
-        recorded = _recorded(room, sample_rate)
-        seconds = seconds or recorded.seconds
-        codes = list(self._write(recorded, sampling, seconds, without, progress, None, controls))
+        recorded = None if room is None else _recorded(room, sample_rate)
+        seconds = seconds or _seconds_of(recorded, score)
+        manuscript = Manuscript()
+        options: dict[str, Any] = {
+            "score": score,
+            "composing": composing,
+            "manuscript": manuscript,
+            "asked": asked,
+            "without": without,
+        }
+        codes = list(self._write(recorded, sampling, seconds, controls, progress=progress, **options))
         sound = [piece.samples for piece in self._play(iter(codes), seconds)]
         written = torch.cat(codes, dim=2)[0].cpu().numpy()
-        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written)
+        if score is None and self.composes(without):
+            score = manuscript.score(seconds, self.config.ambient.frame_rate)
+            score = score if asked is None else settled(score, asked)
+        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
 
     @torch.inference_mode()
     def stream(
         self,
-        room: Recorded | Path | str | Iterable[Waveform],
+        room: Recorded | Path | str | Iterable[Waveform] | None,
         sampling: SamplingConfig | None = None,
         seconds: float | None = None,
         *,
+        score: Score | None = None,
+        composing: ComposingConfig | None = None,
+        manuscript: Manuscript | None = None,
+        asked: Controls | None = None,
         without: Sequence[str] = (),
         progress: StepProgress | None = None,
         measured: Measured | None = None,
@@ -188,45 +276,70 @@ class Silent2Music(nn.Module):
             room: the recording, best its file or from `audio.open_recording` if it may be long; or for live input its
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
-                it was heard, 0.48 s with the bundled codec.
-            sampling, seconds, without, progress, controls: as for `generate`; `seconds` is for recordings alone.
+                it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
+            sampling, seconds, score, composing, asked, without, progress, controls: as for `generate`; `seconds` is for
+                recordings and scores alone.
+            manuscript: what is composed is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
         room = open_recording(room) if isinstance(room, Path | str) else room
-        length = (seconds or room.seconds) if isinstance(room, Waveform | Recording) else None
-        codes = self._write(room, sampling or SamplingConfig(), length, without, progress, measured, controls)
+        is_whole = room is None or isinstance(room, Waveform | Recording)
+        length = (seconds or _seconds_of(cast(Recorded | None, room), score)) if is_whole else None
+        options: dict[str, Any] = {
+            "score": score,
+            "composing": composing,
+            "manuscript": manuscript,
+            "asked": asked,
+            "without": without,
+        }
+        codes = self._write(
+            room, sampling or SamplingConfig(), length, controls, progress, measured, **options
+        )
         yield from each_on_one_thread(self._play(codes, length))
 
     def _write(
         self,
-        room: Recorded | Iterable[Waveform],
+        room: Recorded | Iterable[Waveform] | None,
         sampling: SamplingConfig,
         seconds: float | None,
-        without: Sequence[str],
-        progress: StepProgress | None,
-        measured: Measured | None,
         controls: Mapping[str, Any],
+        progress: StepProgress | None = None,
+        measured: Measured | None = None,
+        *,
+        score: Score | None,
+        composing: ComposingConfig | None,
+        manuscript: Manuscript | None,
+        asked: Controls | None,
+        without: Sequence[str],
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
-        their embeddings with and without the room, the codes drawn under them.
+        notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
         """
-        check_controls(self.config, controls)
-        if isinstance(room, Waveform | Recording):
-            seconds = seconds or room.seconds
-            signals = listen(room, seconds, self.config, controls, measured)
-            n_frames = n_steps_of(seconds, self.config.ambient)
-        else:
-            signals, n_frames = listen_live(room, self.config, controls), 0
+        composes = score is None and self.composes(without)
+        without = [name for name in without if name != SCORE]
+        signals, n_frames = self._heard(room, seconds, controls, measured, composes, asked)
+        for_decoder, for_composer, for_sketch = tee(signals, 3)
+        guide: Iterator[Tensor] | None = None
+        if score is not None:
+            guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
+        elif composes:
+            composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
+            events = self._composed(for_composer, composing, without, None, n_frames, asked)
+            events = events if manuscript is None else manuscript.kept(events)
+            n_at_once = {} if n_frames else {"n_frames": 1}
+            guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
 
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(signals, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        conditioning = embed_stream(for_decoder, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        if guide is not None:
+            conditioning = self._sketched(conditioning, guide)
         codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
         for done, frame in enumerate(codes, start=1):
             if progress is not None:
@@ -284,9 +397,8 @@ class Silent2Music(nn.Module):
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
-        written = joined(events for events, _ in frames)
-        score = read_back(written, seconds, self.config.ambient.frame_rate, [gain for _, gain in frames])
-        return score if asked is None else set_on_grid(score, asked)
+        score = Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
+        return score if asked is None else settled(score, asked)
 
     def compose_frames(
         self,
@@ -306,31 +418,109 @@ class Silent2Music(nn.Module):
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
-            asked: as for `compose`, for a recording alone; notes are not yet on the grid, see `steering.set_on_grid`.
+            asked: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
         """
-        composer = self._own_composer()
-        composing = composing or ComposingConfig()
-        if composing.guidance is None:
-            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
-        config = dataclasses.replace(
-            self.config, controls=tuple(dict.fromkeys((*self.config.controls, *composer.config.controls)))
-        )
+        self._own_composer()
+        signals, n_frames = self._heard(room, seconds, controls, measured, composes=True, asked=asked)
+        how = composing or ComposingConfig()
+        written = self._composed(signals, how, without, begun, n_frames, asked)
+        for done, frame in enumerate(each_on_one_thread(written), start=1):
+            if progress is not None:
+                progress(done, n_frames)
+            yield frame
+
+    def composes(self, without: Sequence[str] = ()) -> bool:
+        """Whether the model plays a score of its own: it has composer and sketch, and is not told otherwise."""
+        return self.composer is not None and self.sketch is not None and SCORE not in without
+
+    def check_controls(self, controls: Iterable[str], composes: bool | None = None) -> None:
+        """Raise an error if the model has no such control, those of its composer included if it composes.
+
+        Raises:
+            ConfigError: naming it and those that the model has.
+        """
+        check_controls(self._config_of_all(self.composes() if composes is None else composes), controls)
+
+    def check_asked(self, asked: Controls | None, seconds: float, composes: bool | None = None) -> None:
+        """Raise an error if something is asked for that does not fit a piece, or of a model that composes nothing.
+
+        Raises:
+            ConfigError: in one sentence.
+        """
+        if asked is None:
+            return
+        if not (self.composes() if composes is None else composes):
+            raise ConfigError(
+                f"The model '{self.config.name}' composes no score, so {', '.join(asked.to_dict())} cannot be asked "
+                "of it; give a model with composer and sketch, or leave it out."
+            )
+        asked.check(seconds)
+
+    def _config_of_all(self, composes: bool) -> ModelConfig:
+        """The settings with the controls of the composer, too, if it is to compose."""
+        if not composes:
+            return self.config
+        own = self._own_composer().config.controls
+        return dataclasses.replace(self.config, controls=tuple(dict.fromkeys((*self.config.controls, *own))))
+
+    def _heard(
+        self,
+        room: Recorded | Iterable[Waveform] | None,
+        seconds: float | None,
+        controls: Mapping[str, Any],
+        measured: Measured | None,
+        composes: bool,
+        asked: Controls | None = None,
+    ) -> tuple[Iterator[Signals], int]:
+        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound.
+
+        Raises:
+            ConfigError: if something is asked for that the model lacks, or of live sound.
+        """
+        config = self._config_of_all(composes)
         check_controls(config, controls)
-        rate = config.ambient.frame_rate
-        steered, key = None, composing.transposition
+        if asked is not None:
+            if not (room is None or isinstance(room, Waveform | Recording)):
+                raise ConfigError("What the music is to be can be asked for a recording; this is live sound.")
+            length = seconds or cast(Recorded, room).seconds
+            self.check_asked(asked, length, composes)
+            told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
+            controls = {**told, **controls}
+        if room is None:
+            assert seconds is not None
+            n_frames = n_steps_of(seconds, config.ambient)
+            begins = range(0, n_frames, PIECE_STEPS)
+            return (from_arrays({}, min(PIECE_STEPS, n_frames - begin)) for begin in begins), n_frames
         if isinstance(room, Waveform | Recording):
             seconds = seconds or room.seconds
-            n_frames = n_steps_of(seconds, config.ambient)
-            if asked is not None:
-                steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
-                controls = {**asked.signals(seconds, n_frames, rate), **controls}
-                key = asked.transposition if key is None else key
-            signals = listen(room, seconds, config, controls, measured)
-        else:
-            signals, n_frames = listen_live(room, config, controls), 0
+            return listen(room, seconds, config, controls, measured), n_steps_of(seconds, config.ambient)
+        return listen_live(room, config, controls), 0
+
+    def _without(self, signals: Iterable[Signals], names: Sequence[str]) -> Iterator[Signals]:
+        """The signals on the model's device without some controls."""
+        return (piece.to(self.device).without(*names) for piece in signals)
+
+    def _composed(
+        self,
+        signals: Iterable[Signals],
+        composing: ComposingConfig,
+        without: Sequence[str],
+        begun: Score | None,
+        n_frames: int,
+        asked: Controls | None = None,
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
+        composer, config = self._own_composer(), self.config
+        if composing.guidance is None:
+            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
+        rate = config.ambient.frame_rate
+        steered, key, seconds = None, composing.transposition, n_frames / config.ambient.frame_rate
+        if asked is not None:
+            steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
+            key = asked.transposition if key is None else key
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
         if key is None:
@@ -356,10 +546,37 @@ class Silent2Music(nn.Module):
             n_copied,
             steered,
         )
-        for done, frame in enumerate(each_on_one_thread(written), start=1):
-            if progress is not None:
-                progress(done, n_frames)
-            yield frame
+        return written if asked is None else heard(written, asked, seconds, rate)
+
+    @torch.inference_mode()
+    def _sketched(
+        self, conditioning: Iterable[tuple[Conditioning, Conditioning]], guide: Iterator[Tensor]
+    ) -> Iterator[tuple[Conditioning, Conditioning]]:
+        """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
+        assert self.decoder.guide is not None
+        given = torch.ones(1, dtype=torch.bool, device=self.device)
+        known = torch.zeros(1, 0, self.config.decoder.codebook_dim, device=self.device)
+        n_before = 0  # frames of `known` that are given on already
+        for whole, whole_null in conditioning:
+            for begin in range(0, whole.frames.shape[1], GUIDED_FRAMES):
+                stretch, null = (c.slice(begin, begin + GUIDED_FRAMES) for c in (whole, whole_null))
+                end = n_before + stretch.frames.shape[1]
+                while known.shape[1] < end + AHEAD and (piece := next(guide, None)) is not None:
+                    known = torch.cat([known, piece.to(known)], dim=1)
+                known = functional.pad(known, (0, 0, 0, max(0, end - known.shape[1])))
+                own = self.decoder.guided(known, given, n_before, end)
+                yield dataclasses.replace(stretch, guide=own), null
+                n_dropped = max(0, end - self.decoder.guide.behind)
+                known, n_before = known[:, n_dropped:], end - n_dropped
+
+    def _own_sketch(self) -> Sketch:
+        """The sketch, or a sentence that there is none."""
+        if self.sketch is None:
+            raise CheckpointError(
+                f"The model '{self.config.name}' has no sketch, so it plays for rooms and no score; give a model folder "
+                f"with {SKETCH_FOLDER}/ in it, or a soundfont."
+            )
+        return self.sketch
 
     def _own_composer(self) -> Composer:
         """The composer, or a sentence that there is none."""
@@ -381,16 +598,18 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
-        """Generate music for several rooms in one batch, with a seed for each; long rooms one after another.
+        """Generate music for several rooms in one batch, with a seed for each; long rooms, and scores, one after another.
 
         The logits are those of `generate` but for rounding, which depends on the batch.
         """
-        check_controls(self.config, controls)
         lengths = [seconds or room.seconds for room in rooms]
-        if max(lengths) > WINDOW_SECONDS or max(room.seconds for room in rooms) > WINDOW_SECONDS:
+        longest = max([*lengths, *(room.seconds for room in rooms)])
+        if self.composes(without) or longest > WINDOW_SECONDS:
             options: dict[str, Any] = {"without": without, "progress": progress, **controls}
             own = zip(rooms, seeds, strict=True)
             return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
+        check_controls(self.config, controls)
+        without = [name for name in without if name != SCORE]
         heard = [
             listen_whole(room, length, self.config, controls)
             for room, length in zip(rooms, lengths, strict=True)
@@ -405,22 +624,36 @@ class Silent2Music(nn.Module):
             pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
-    def condition(self, signals: Signals) -> Conditioning:
-        """Signals, embedded as conditioning of the decoder."""
+    def condition(self, signals: Signals, sketched: Sketched | None = None) -> Conditioning:
+        """Signals, and the vectors of a sketch if there are any, embedded as conditioning of the decoder."""
         conditioning: Conditioning = self.embedder(signals)
-        return conditioning
+        if sketched is None:
+            return conditioning
+        return dataclasses.replace(conditioning, guide=self.decoder.guided(*sketched))
 
-    def steer(self, signals: Signals, without: Sequence[str] = ()) -> tuple[Conditioning, Conditioning]:
-        """Conditioning without some controls, and the null of classifier-free guidance: the same without the room."""
+    def steer(
+        self, signals: Signals, without: Sequence[str] = (), sketched: Sketched | None = None
+    ) -> tuple[Conditioning, Conditioning]:
+        """Conditioning without some controls, and the null of guidance: the same without room and sketch."""
         given = signals.without(*without)
-        return self.condition(given), self.condition(given.without(ROOM))
+        return self.condition(given, sketched), self.condition(given.without(ROOM))
+
+    def set_sketch(self, sketch: Sketch) -> None:
+        """Give the model a sketch.
+
+        Raises:
+            CheckpointError: if it is another codec's, or the decoder takes none.
+        """
+        _check_codec(sketch.config.codec_checksum, self.codec_checksum, "The sketch")
+        if not self.config.decoder.takes_sketch:
+            raise CheckpointError(
+                "The model has a sketch and decoder.takes_sketch is false; train the decoder under the sketch."
+            )
+        self.sketch = sketch
 
     def resolved(self, sampling: SamplingConfig | None = None) -> SamplingConfig:
-        """The settings, with the model's own guidance where they have none."""
-        sampling = sampling or SamplingConfig()
-        if sampling.guidance is not None:
-            return sampling
-        return dataclasses.replace(sampling, guidance=self.config.guidance)
+        """The settings, with the model's own strengths where they have none."""
+        return (sampling or SamplingConfig()).resolved(self.config)
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights packed for generation; packed again when the weights have changed."""
@@ -479,16 +712,30 @@ class Silent2Music(nn.Module):
         ).view_as(grid)
         return pattern.undo(nll)
 
-    def forward(self, codes: Tensor, signals: Signals) -> Tensor:
+    def forward(self, codes: Tensor, signals: Signals, sketched: Sketched | None = None) -> Tensor:
         """Training losses `[B, K]` of a batch of pairs, in nats a token.
 
         Args:
             codes: `[B, K, T]` int64.
             signals: of T codec frames, those that are dropped in this step absent.
+            sketched: the sketch of the same frames, if there is one.
         """
-        return self.token_nll(codes, self.condition(signals))
+        return self.token_nll(codes, self.condition(signals, sketched))
 
-    def room_contrast(self, codes: Tensor, signals: Signals) -> dict[str, Tensor]:
+    def contrast(
+        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
+    ) -> dict[str, Tensor]:
+        """Losses as `room_contrast`, and under the true room with the next row's score and with none."""
+        found = self.room_contrast(codes, signals, sketched)
+        if sketched is not None:
+            vectors, given = sketched
+            found["other_score"] = self(codes, signals, (vectors.roll(-1, dims=0), given)).mean(dim=1)
+            found["no_score"] = self(codes, signals).mean(dim=1)
+        return found
+
+    def room_contrast(
+        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
+    ) -> dict[str, Tensor]:
         """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
 
         Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
@@ -499,7 +746,7 @@ class Silent2Music(nn.Module):
             "shuffled": signals.exchanged(next_rows, ROOM),
             "dropped": signals.without(ROOM),
         }
-        return {name: self(codes, room).mean(dim=1) for name, room in rooms.items()}
+        return {name: self(codes, room, sketched).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 
@@ -509,11 +756,11 @@ class Silent2Music(nn.Module):
         return self.decoder.bias.device
 
     def own_state(self) -> dict[str, Tensor]:
-        """The state dict without the tensors of codec and composer and those derived from them."""
+        """The state dict without the tensors of codec, composer and sketch and those derived from them."""
         return {
             name: value
             for name, value in self.state_dict().items()
-            if not name.startswith(("codec.", "composer.")) and name != "decoder.vectors"
+            if not name.startswith(("codec.", "composer.", "sketch.")) and name != "decoder.vectors"
         }
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -525,6 +772,8 @@ class Silent2Music(nn.Module):
         save_codec(self.codec, folder / CODEC_FOLDER)
         if self.composer is not None:
             self.composer.save_pretrained(folder / COMPOSER_FOLDER)
+        if self.sketch is not None:
+            self.sketch.save_pretrained(folder / SKETCH_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
         with atomic_path(folder / CONFIG_FILE, force=True) as file:
@@ -556,9 +805,10 @@ class Silent2Music(nn.Module):
         config = _read_config(folder)
         folder_of_composer = folder / COMPOSER_FOLDER
         composer = Composer.from_pretrained(folder_of_composer) if folder_of_composer.is_dir() else None
+        sketch = read_sketch(folder)
         codec = load_codec(folder / CODEC_FOLDER)
         try:
-            model = build(lambda: cls(config, codec, composer), folder / WEIGHTS_FILE, cls.own_state)
+            model = build(lambda: cls(config, codec, composer, sketch), folder / WEIGHTS_FILE, cls.own_state)
         except ConfigError as error:
             raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
         model.load_weights(folder)
@@ -586,6 +836,37 @@ class Silent2Music(nn.Module):
         _check_codec(_read_config(folder).codec_checksum, self.codec_checksum, str(folder))
         fill(self.own_state(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
 
+    @torch.no_grad()
+    def start_from(self, folder: Path) -> None:
+        """Take from a model folder what fits, as training starts from it: all that does not belong to its codec's tokens.
+
+        Tables of other tokens are left as they are; so is what the folder's model has not: controls, the sketch's input.
+        Layers that are more than its own begin as the identity.
+
+        Raises:
+            CheckpointError: on a missing or damaged file, or weights of another shape, naming the first.
+        """
+        config, file = _read_config(folder), folder / WEIGHTS_FILE
+        state, own = read_weights(file), self.own_state()
+        sizes = (config.decoder.n_codebooks, config.decoder.codebook_size)
+        alike = sizes == (self.config.decoder.n_codebooks, self.config.decoder.codebook_size)
+        if not alike or config.codec_checksum != self.codec_checksum:
+            state = {name: value for name, value in state.items() if name not in OF_TOKENS}
+        n_layers = config.decoder.n_layers
+        for block in self.decoder.blocks[n_layers:]:
+            for weight in (cast(Block, block).out.weight, cast(Block, block).down.weight):
+                weight.zero_()
+        new = tuple(f"decoder.blocks.{i}." for i in range(n_layers, self.config.decoder.n_layers))
+        missing = {name for name in own.keys() - state.keys() if name in OF_TOKENS or name.startswith(new)}
+        missing |= {name for name in own.keys() - state.keys() if name.startswith("decoder.guide.")}
+        missing |= {
+            name
+            for name in own.keys() - state.keys()
+            for control in self.config.controls
+            if control not in config.controls and name.startswith("embedder.") and f".{control}" in name
+        }
+        fill({name: value for name, value in own.items() if name not in missing}, state, file)
+
 
 def load(
     name: Path | str | None = None, device: str = "cpu", download: bool = False, **options: Any
@@ -602,6 +883,12 @@ def load(
         CheckpointError: if there is none, or a file of it is missing or does not fit.
     """
     return Silent2Music.from_pretrained(name or default_model(), download, **options).to(device)
+
+
+def read_sketch(folder: Path) -> Sketch | None:
+    """The sketch of a model folder, or None if it has none."""
+    own = folder / SKETCH_FOLDER
+    return Sketch.from_pretrained(own) if own.is_dir() else None
 
 
 def read_embedder(folder: Path, embedder: Embedder) -> None:
@@ -635,6 +922,15 @@ def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
             f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale."
         )
     return Waveform(samples.astype(np.float32), sample_rate)
+
+
+def _seconds_of(room: Recorded | None, score: Score | None) -> float:
+    """The length of a room, or of a score without one."""
+    if room is not None:
+        return room.seconds
+    if score is None:
+        raise ConfigError("There is neither a room nor a score; expected at least one of them.")
+    return score.seconds
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn import functional
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning, DelayPattern
 from silent2music.errors import ConfigError
+from silent2music.guide import Guide
 from silent2music.stepping import PackedDecoder, Stepper
 
 NOISE_BLOCK = 32
@@ -153,6 +154,56 @@ class Rests:
     def write(self, candidates: Tensor) -> Tensor:
         """All candidates."""
         self._lasted = (self._lasted + 1.0) * self._counts[candidates[:, 0, 0]]
+        return candidates
+
+
+class Nearness:
+    """Prefers codes that bring their frame near to the sketch, as `guide.GuideInput` says; in force where there is one.
+
+    The vector of the frame that a column begins is told by `begin` before the column is drawn.
+
+    Args:
+        packed: of a decoder that takes a sketch.
+        guide: of B rows, of which it counts whether they have a sketch.
+        adherence: multiplies the learned strength.
+    """
+
+    n_candidates = 1
+
+    def __init__(self, packed: PackedDecoder, guide: Guide, adherence: float) -> None:
+        port = packed.decoder.guide
+        assert port is not None
+        self._port, self._products = port, packed.books
+        self._strength = adherence * guide.given[:, None].float()
+        (books, self._scales), k = port.tables(), len(port.books)
+        self._table, self._offsets = (
+            books.flatten(0, 1),
+            torch.arange(k, device=books.device) * books.shape[1],
+        )
+        # Of the frame that each codebook writes next: what is left of the sketch, scale of the first code, energy.
+        self._left = books.new_zeros(len(guide.given), k, books.shape[2])
+        self._scale, self._level = books.new_ones(2, len(guide.given), k)
+
+    def begin(self, vectors: Tensor) -> None:
+        """The sketch `[B, P]` of the frame whose first code is drawn next."""
+        self._left[:, 0] = vectors
+        self._level[:, 0] = vectors.square().sum(dim=-1)
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """The logits, those of nearer codes higher."""
+        weights = self._port.weights(self._left[:, :, None], self._scale[..., None], self._level[..., None])
+        a, b = (factor * self._strength[..., None] for factor in weights)
+        scaled = self._left * a
+        products = [product(scaled[:, k]).float() for k, product in enumerate(self._products)]
+        return logits + torch.stack(products, dim=1) - b * self._port.energies
+
+    def write(self, candidates: Tensor) -> Tensor:
+        """All candidates."""
+        column = candidates[..., 0]
+        parts = functional.embedding(column + self._offsets, self._table)
+        self._left[:, 1:] = (self._left - self._scale[..., None] * parts)[:, :-1]
+        self._scale[:, 1:] = torch.cat([self._scales[column[:, :1]], self._scale[:, 1:-1]], dim=1)
+        self._level[:, 1:] = self._level[:, :-1].clone()
         return candidates
 
 
@@ -297,14 +348,21 @@ def stream_codes(
     if sampling.guidance is None:
         raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
     stepper: Stepper | None = None
+    near: Nearness | None = None
+    tokens: Tensor | None = None
     for given, null in conditioning:
         if stepper is None:
-            stepper = Stepper(packed, given, null, sampling.guidance)
-            constraints = constraints_of(packed, sampling.constraints, len(seeds))
+            stepper, near, constraints = _begin(packed, given, null, sampling)
             loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
-        else:
+        elif given.tokens is not tokens:
             stepper.set_tokens(given, null)
-        for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):
+        tokens = given.tokens
+        frames = [given.frames, null.frames]
+        if near is not None and given.guide is not None:
+            frames.append(given.guide.frames)
+        for t, frame in enumerate(zip(*(x.unbind(dim=1) for x in frames), strict=True)):
+            if near is not None and given.guide is not None:
+                near.begin(given.guide.vectors[:, t])
             codes = loop.push(*frame)
             if codes is not None:
                 yield codes
@@ -312,6 +370,20 @@ def stream_codes(
         loop.end()
         written = (loop.push(*frame) for _ in range(stepper.pattern.n_codebooks - 1))
         yield from (codes for codes in written if codes is not None)
+
+
+def _begin(
+    packed: PackedDecoder, given: Conditioning, null: Conditioning, sampling: SamplingConfig
+) -> tuple[Stepper, Nearness | None, list[Constraint]]:
+    """What draws under conditioning as in the first stretch: all stretches have a sketch, or none."""
+    guidance = cast(float, sampling.guidance)
+    score_guidance = 1.0 if sampling.score_guidance is None else sampling.score_guidance
+    stepper = Stepper(packed, given, null, guidance, sketch_guidance=score_guidance)
+    constraints = constraints_of(packed, sampling.constraints, len(given.mask))
+    if given.guide is None:
+        return stepper, None, constraints
+    near = Nearness(packed, given.guide, 1.0 if sampling.adherence is None else sampling.adherence)
+    return stepper, near, [*constraints, near]
 
 
 @torch.inference_mode()

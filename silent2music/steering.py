@@ -5,7 +5,9 @@ The composer is told of every wish (`signals.CONTROLS`); what it may still get w
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +35,7 @@ from silent2music.notation import (
     Memory,
     part_of,
 )
-from silent2music.score import Part, Score
+from silent2music.score import Score
 from silent2music.traits import DENSITY_SCALE, MODES
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
@@ -44,13 +46,13 @@ BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", 
 FOREIGN = 4.0
 """Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
 
-PULL = 12.0
+PULL = 25.0
 """Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
 
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
-CLOSE_SECONDS = 2.4
+CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
@@ -68,10 +70,12 @@ class Plan:
         programs: `[129]` bool, who may play.
         roots, classes, until: `[T]` the chord's root (12 for none), `[T, 12]` its pitch classes (none: any), and `[T]`
             seconds until the next.
+        n_places: `[T]` of a frame's first places, those that come to stand under its chord.
         starts: frames in which a chord must start.
         last: the frame of the last chord, after which nothing starts; T if there is none.
         density: `[T]` notes a second; not a number where the composer decides.
         key: index of the key in `keys.KEY_TEMPLATES`, or -1.
+        beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred.
     """
 
@@ -82,10 +86,12 @@ class Plan:
     roots: IntArray
     classes: FloatArray
     until: DoubleArray
+    n_places: IntArray
     starts: frozenset[int]
     last: int
     density: DoubleArray
     key: int
+    beats: int
     loudness: DoubleArray
 
 
@@ -104,29 +110,14 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
             frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
             if frame < n_frames:
                 marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
-    roots, classes, until = (
-        np.full(n_frames, 12),
-        np.ones((n_frames, 12), np.float32),
-        np.full(n_frames, np.inf),
-    )
-    starts = {round(time * frame_rate) for time in cues}
-    if controls.chords:
-        roots, classes, changes = controls.harmony(seconds, n_frames, frame_rate)
-        classes[~classes.any(axis=1)] = 1.0
-        following = np.append(changes, seconds)
-        at = np.arange(n_frames) / frame_rate
-        until = (
-            following[np.minimum(np.searchsorted(following, at + 0.5 / frame_rate, "right"), len(changes))]
-            - at
-        )
-        starts |= {round(time * frame_rate) for time in changes}
-    last = n_frames
-    if controls.ending in ("final", "open"):
-        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
-        starts.add(last)
+    roots, classes, until, n_places, changes, last = _harmony(controls, seconds, n_frames, frame_rate, bars)
+    starts = {round(time * frame_rate) for time in cues} | changes
+    if controls.ending == "cut":
+        late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
+        starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
     wanted = controls.curve(controls.density_points, n_frames, frame_rate)
     mood = controls.curve(controls.mood, n_frames, frame_rate)
-    tonality = controls.tonality
+    mode = "" if controls.chords else controls.mode
     return Plan(
         marks=marks,
         is_free=not controls.has_grid,
@@ -135,12 +126,42 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         roots=roots,
         classes=classes,
         until=until,
+        n_places=n_places,
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
-        key=-1 if tonality is None or controls.chords else _home(tonality[1]) + 12 * MODES.index(tonality[1]),
+        key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
+        beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
         loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
     )
+
+
+def _harmony(
+    controls: Controls, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
+) -> tuple[IntArray, FloatArray, DoubleArray, IntArray, set[int], int]:
+    """`roots`, `classes`, `until`, `n_places`, and `last` of a plan, before the last the frames of changes of chord."""
+    roots, classes = np.full(n_frames, 12), np.ones((n_frames, 12), np.float32)
+    until, n_places = np.full(n_frames, np.inf), np.full(n_frames, N_PLACES)
+    changes, last = set(), n_frames
+    if controls.chords:
+        roots, classes, times = controls.harmony(seconds, n_frames, frame_rate)
+        classes[~classes.any(axis=1)] = 1.0
+        at = np.arange(n_frames) / frame_rate
+        upcoming = np.minimum(np.searchsorted(times, at + 0.5 / frame_rate, "right"), len(times))
+        until = np.append(times, seconds)[upcoming] - at
+        changes = {round(time * frame_rate) for time in times}
+    if controls.ending in ("final", "open"):
+        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
+        changes.add(last)
+    if controls.has_grid and controls.loose == 0.0:
+        # What is written will stand on the nearest place, under the chord that is there.
+        places = controls.grid(seconds)[2]
+        within = np.arange(n_frames * N_PLACES).reshape(n_frames, N_PLACES) / (frame_rate * N_PLACES)
+        nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
+        n_places = (nearest == nearest[:, :1]).sum(axis=1)
+        index = np.rint(places[nearest[:, 0]] * frame_rate).astype(np.int64)
+        roots, classes, until = (x[np.minimum(index, n_frames - 1)] for x in (roots, classes, until))
+    return roots, classes, until, n_places, changes, last
 
 
 def _home(mode: str) -> int:
@@ -220,6 +241,7 @@ class Steering:
         self._played = np.zeros(12)
         self._recent: deque[int] = deque()
         self._own_rate, self._chord_size = 0.0, 2.0
+        self._n_beats = 0
         self._written: list[Event] = []
 
     @staticmethod
@@ -243,6 +265,8 @@ class Steering:
                 logits,
                 self._plan.line[self._memory.frame][("place", "pitch", "length", "velocity").index(field)],
             )
+        elif field == "place":
+            logits[self._plan.n_places[self._memory.frame] :] = -np.inf
         elif field == "pitch":
             self._mask_pitch(logits, before[0])
         elif field == "length":
@@ -258,6 +282,8 @@ class Steering:
             return
         if not plan.is_free:
             logits[SECTION:FIRST_PART] = -np.inf
+        elif plan.beats and self._n_beats:
+            logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
         logits[self._barred] = -np.inf
         is_sung = any(event[0] == self._singer for event in self._written)
         if frame in plan.line and not is_sung:
@@ -267,7 +293,10 @@ class Steering:
             logits[END] = -np.inf
         has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
         if frame in plan.starts and not has_chord and np.isfinite(logits[self._chordal]).any():
-            logits[FIRST_PART:][~self._chordal[FIRST_PART:]] = -np.inf
+            own = self._chordal
+            if frame == plan.last and np.isfinite(logits[own & (ROLE_OF == BASS)]).any():
+                own = own & (ROLE_OF == BASS)
+            logits[FIRST_PART:][~own[FIRST_PART:]] = -np.inf
             logits[END] = -np.inf
         elif frame > plan.last:
             logits[FIRST_PART:] = -np.inf
@@ -309,7 +338,8 @@ class Steering:
             logits[~inside] = (
                 -np.inf if strict and np.isfinite(logits[inside]).any() else logits[~inside] - FOREIGN
             )
-            if frame in plan.starts and role == BASS:
+            is_first = all(event[0] < FIRST_PART for event in self._written)
+            if frame in plan.starts and (role == BASS or is_first):
                 on_root = np.arange(128) % 12 == root
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
@@ -341,7 +371,9 @@ class Steering:
             self._written = []
             return
         self._written.append(event)
-        if event[0] >= FIRST_PART:
+        if event[0] in (BAR, BEAT):
+            self._n_beats = 1 if event[0] == BAR else self._n_beats + (self._n_beats > 0)
+        elif event[0] >= FIRST_PART:
             self._recent.append(self._memory.frame)
             if part_of(event[0])[1] != DRUMS:
                 self._played *= 0.995
@@ -360,46 +392,63 @@ def _force(logits: FloatArray, value: int) -> None:
     logits[value] = 0.0
 
 
-def set_on_grid(score: Score, controls: Controls) -> Score:
-    """A score with its notes on the nearest places of the grid, and what is asked of its key, cues and loudness stated.
+Frame = tuple[tuple[Event, ...], float]
+"""The events of a codec frame as they sound, and the music's loudness there, in dB."""
 
-    Notes keep their lengths; where two of one part and pitch come to stand in one place, the longer stays.
+
+def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float) -> Iterator[Frame]:
+    """Composed frames with notes on the nearest places of the grid, as soon as no later note can come to stand in them.
+
+    Notes keep their lengths; of two of one part and pitch in one place the first stays.
+    """
+    if not controls.has_grid:
+        yield from frames
+        return
+    places = controls.grid(seconds)[2]
+    unit = frame_rate * N_PLACES
+    reach = math.ceil(float(np.diff(places, append=seconds).max()) / 2.0 * frame_rate) + 1
+    waiting: dict[int, list[Event]] = {}
+    gains: list[float] = []
+    for frame, (events, gain) in enumerate(frames):
+        gains.append(gain)
+        for event in events:
+            at, to = frame * N_PLACES + event[1], frame * N_PLACES + event[1]
+            if event[0] >= FIRST_PART:
+                nearest = float(places[np.abs(places - at / unit).argmin()])
+                to = round((nearest + controls.loose * (at / unit - nearest)) * unit)
+            own = waiting.setdefault(to // N_PLACES, [])
+            if all((e[0], e[2]) != (event[0], event[2]) for e in own):
+                own.append((event[0], to % N_PLACES, *event[2:]))
+        if frame >= reach:
+            yield _ordered(waiting.pop(frame - reach, [])), gains[frame - reach]
+    for frame in range(max(0, len(gains) - reach), len(gains)):
+        yield _ordered(waiting.pop(frame, [])), gains[frame]
+
+
+def _ordered(events: list[Event]) -> tuple[Event, ...]:
+    """Events of a frame in the order in which they are written."""
+    return tuple(sorted(events, key=lambda event: (event[0], event[2])))
+
+
+def settled(score: Score, controls: Controls) -> Score:
+    """A composed score with its grid exact, and what is asked of cues and loudness stated.
+
+    Times that were kept to 10 ms, as a composer writes, become those of the grid.
     """
     gain = score.gain_db
     if controls.dynamics < 1.0 and len(gain):
         gain = np.minimum(gain.mean() + controls.dynamics * (gain - gain.mean()), 0.0)
-    cues = np.array([cue.seconds for cue in controls.cue_marks])
     score = replace(score, gain_db=gain, cues=controls.cue_marks)
     if not controls.has_grid:
         return score
     beats, bars, places = controls.grid(score.seconds)
-    parts = tuple(_set(part, places, controls.loose, score.seconds) for part in score.parts)
-    return replace(score, parts=parts, beat_seconds=beats, bar_seconds=bars, boundary_seconds=cues[cues > 0])
-
-
-def _set(part: Part, places: DoubleArray, loose: float, seconds: float) -> Part:
-    """A part's notes moved to places `[n]`, by all but `loose` of the way."""
-    starts = part.start_seconds
-    nearest = places[np.abs(places[:, None] - starts).argmin(axis=0)] if len(starts) else starts
-    moved = nearest + loose * (starts - nearest)
-    ends = np.minimum(moved + part.end_seconds - starts, seconds)
-    order = np.lexsort((-ends, part.pitches, moved))
-    taken: set[tuple[float, int]] = set()
-    kept = []
-    for i in order:
-        name = (round(float(moved[i]), 6), int(part.pitches[i]))
-        if name not in taken and moved[i] < ends[i]:
-            taken.add(name)
-            kept.append(i)
-    own = np.array(kept, np.int64)
-    ends = ends.copy()
-    for pitch in np.unique(part.pitches[own]):  # a note ends where its part strikes the same pitch again
-        same = own[part.pitches[own] == pitch]
-        ends[same[:-1]] = np.minimum(ends[same[:-1]], moved[same[1:]])
-    return replace(
-        part,
-        start_seconds=moved[own],
-        end_seconds=ends[own],
-        pitches=part.pitches[own],
-        velocities=part.velocities[own],
-    )
+    cues = np.array([cue.seconds for cue in controls.cue_marks])
+    score = replace(score, beat_seconds=beats, bar_seconds=bars, boundary_seconds=cues[cues > 0])
+    if controls.loose:
+        return score
+    parts = []
+    for part in score.parts:
+        starts = places[np.abs(places[:, None] - part.start_seconds).argmin(axis=0)]
+        ends = np.minimum(starts + part.end_seconds - part.start_seconds, score.seconds)
+        parts.append(replace(part, start_seconds=starts, end_seconds=np.maximum(ends, starts + 1e-3)))
+    return replace(score, parts=tuple(parts))

@@ -235,6 +235,8 @@ class PackedDecoder:
         embedding: `[K * (V + 1), D]`.
         refinements: `[K * (V + 1), codebook_dim]`, see `Decoder.refinements`.
         head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
+        books: for each codebook from vectors `[B, codebook_dim]` to their products with its entries `[B, V]`; none if
+            the decoder takes no sketch.
     """
 
     @torch.inference_mode()
@@ -246,19 +248,26 @@ class PackedDecoder:
         self.refinements = decoder.refinements().flatten(0, 1)
         self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
         self.bias = decoder.bias.clone()
+        books = () if decoder.guide is None else decoder.guide.books
+        self.books = [pack(book, self.precision) for book in books]
 
 
 class Stepper:
     """Computes the logits of one column after another, at constant cost and memory.
 
+    Guidance is `none + g * (room - none) + g' * (both - room)` on the logits: under nothing, the room, and room and
+    sketch (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022; for two conditions Brooks et al.,
+    "InstructPix2Pix", 2023). Only those of the three are computed that count.
+
     For inference mode alone.
 
     Args:
         packed: the weights.
-        conditioning: only its `tokens` `[B, G, D]` count; the frames come with each step.
+        conditioning: only its `tokens` `[B, G, D]` count, and whether it has a `guide`; the frames come with each step.
         null: "no room" of the same shapes; unused if `guidance` is 1.
-        guidance: g of `null + g * (conditioned - null)` on the logits (Ho and Salimans 2022).
+        guidance: g, of the room.
         static: as for `BlockStepper`.
+        sketch_guidance: g', of the sketch; unused without a guide.
     """
 
     def __init__(
@@ -268,10 +277,14 @@ class Stepper:
         null: Conditioning,
         guidance: float,
         static: bool | None = None,
+        sketch_guidance: float = 1.0,
     ) -> None:
         config = packed.decoder.config
         self.pattern, self.codebook_size = packed.decoder.pattern, config.codebook_size
-        self.packed, self.guidance, self.guided = packed, guidance, guidance != 1
+        self.packed, self.guidance, self.sketch_guidance = packed, guidance, sketch_guidance
+        self.sketched, self.nulled = conditioning.guide is not None, guidance != 1
+        # Rows under the room alone count where both are not guided alike.
+        self.roomed = not self.sketched or guidance != sketch_guidance
         self._blocks = BlockStepper(packed.blocks, self._tokens(conditioning, null), static)
         self.device = device = conditioning.tokens.device
         self._offsets = torch.arange(config.n_codebooks, device=device) * (config.codebook_size + 1)
@@ -282,38 +295,50 @@ class Stepper:
         self._blocks.set_tokens(self._tokens(conditioning, null))
 
     def _tokens(self, conditioning: Conditioning, null: Conditioning) -> Tensor:
-        """Global tokens `[R, G, D]` of all rows: the conditioned rows first, then the null's."""
-        return torch.cat([conditioning.tokens, null.tokens]) if self.guided else conditioning.tokens
+        """Global tokens `[R, G, D]` of all rows: of room and sketch first, then of the room, then the null's."""
+        groups = [conditioning.tokens] * (self.sketched + self.roomed) + [null.tokens] * self.nulled
+        return torch.cat(groups) if len(groups) > 1 else groups[0]
 
-    def step(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+    def step(self, column: Tensor, frame: Tensor, null_frame: Tensor, *guide_frame: Tensor) -> Tensor:
         """Guided logits of the next column.
 
         Args:
             column: `[B, K]` the previous grid column, all filler at the start.
             frame, null_frame: `[B, D]` conditioning of the column to be written.
+            guide_frame: `[B, D]` that of the sketch, which is added to `frame`, if there is one.
 
         Returns:
             Guided logits `[B, K, V]`, float32.
         """
         self._blocks.advance()
+        inputs = (column, frame, null_frame, *guide_frame)
         if column.device.type != "cuda":
-            return self.body(column, frame, null_frame)
+            return self.body(*inputs)
         if self._graph is None:
-            self._graph = _Graph(self.body, (column, frame, null_frame))
-        return self._graph(column, frame, null_frame)
+            self._graph = _Graph(self.body, inputs)
+        return self._graph(*inputs)
 
-    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor) -> Tensor:
+    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor, *guide_frame: Tensor) -> Tensor:
         """The step without its counters, as a CUDA graph captures it."""
         packed, x = self.packed, self._blocks.x
         b, k = column.shape
         embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
-        torch.add(embedded, frame, out=x[:b])
-        if self.guided:
-            torch.add(embedded, null_frame, out=x[b:])
-        normed = self._blocks.run()
-        if self.guided:
-            normed = torch.lerp(normed[b:], normed[:b], self.guidance)
+        frames = [frame + own for own in guide_frame] + [frame] * self.roomed + [null_frame] * self.nulled
+        for i, own in enumerate(frames):
+            torch.add(embedded, own, out=x[i * b : (i + 1) * b])
+        normed = self._merged(torch.split(self._blocks.run(), b))
         return packed.head(normed).float().view(b, k, -1) + packed.bias
+
+    def _merged(self, groups: tuple[Tensor, ...]) -> Tensor:
+        """Hidden states `[B, D]` of those of all groups of rows, in the order of `_tokens`."""
+        if len(groups) == 1:
+            return groups[0]
+        if len(groups) == 2:
+            # Of both against the null where they are guided alike, else of what is guided by another number than 1.
+            weight = self.guidance if self.nulled else self.sketch_guidance
+            return torch.lerp(groups[1], groups[0], weight)
+        both, room, none = groups
+        return torch.lerp(none, room, self.guidance) + self.sketch_guidance * (both - room)
 
 
 class _Graph:

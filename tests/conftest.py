@@ -95,7 +95,39 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -
     return make_model(tmp_path_factory.mktemp("tiny"), codec_folder)
 
 
-def make_model(folder: Path, codec_folder: Path) -> Path:
+@pytest.fixture(scope="session")
+def sketched_folder(tmp_path_factory: pytest.TempPathFactory, codec_folder: Path) -> Path:
+    """As `model_folder`, with composer and sketch."""
+    return make_sketched(tmp_path_factory.mktemp("sketched") / "model", codec_folder)
+
+
+def make_sketched(folder: Path, codec_folder: Path) -> Path:
+    """The model of `sketched_folder`, made in a folder."""
+    import torch
+    from test_compose import make_composer
+
+    from silent2music.codec import load_codec
+    from silent2music.config import AmbientConfig, SketchConfig
+    from silent2music.sketch import Sketch
+
+    make_model(folder, codec_folder, takes_sketch=True)
+    make_composer().save_pretrained(folder / "composer")
+    codec = load_codec(codec_folder)
+    config = SketchConfig(
+        ambient=AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1),
+        codec=codec.config, codec_checksum=codec.token_checksum(), note_dim=16, n_harmonics=4, n_bands=4, dim=16,
+        n_layers=2, room_dim=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    sketch = Sketch(config, codec.components)
+    with torch.no_grad():
+        for weight in sketch.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    sketch.save_pretrained(folder / "sketch")
+    return folder
+
+
+def make_model(folder: Path, codec_folder: Path, takes_sketch: bool = False) -> Path:
     """The model of `model_folder`, made in a folder."""
     import torch
 
@@ -115,6 +147,7 @@ def make_model(folder: Path, codec_folder: Path) -> Path:
             codebook_size=32,
             codebook_dim=16,
             attention_window=50,
+            takes_sketch=takes_sketch,
         ),
         codec_checksum=codec.token_checksum(),
         guidance=1.5,

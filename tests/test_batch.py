@@ -392,4 +392,4 @@ def test_a_config_without_guidance_has_the_default(model_folder: Path, tmp_path:
     config = json.loads((model_folder / "config.json").read_text())
     del config["guidance"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    assert LazyModel(tmp_path / "model").guidance == ModelConfig.guidance
+    assert LazyModel(tmp_path / "model").config.guidance == ModelConfig.guidance

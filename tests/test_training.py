@@ -15,12 +15,14 @@ from test_cli import full_disk
 from silent2music.audio import Waveform, write
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec
-from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, TrainingConfig
+from silent2music.config import AmbientConfig, DecoderConfig, RecipeConfig, SketchConfig, TrainingConfig
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import PairDataset, batches, prepare
 from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError, S2MError
 from silent2music.files import claimed
-from silent2music.model import Silent2Music
+from silent2music.model import OF_TOKENS, Silent2Music
+from silent2music.score import Part, Score, write_midi
+from silent2music.sketch import Sketch, SketchNotes
 from silent2music.training import loop, running
 from silent2music.training.loop import build_model, train
 from silent2music.training.state import learning_rate, resolved_precision
@@ -58,7 +60,12 @@ def shards(tmp_path_factory, codec_folder):
         music = 0.3 * np.sin(2 * np.pi * 220 * 2 ** (i / 4) * t) * np.exp(-((t - 0.1) % interval) / 0.1)
         write(folder / f"{i}.silent.wav", Waveform(room, RATE))
         write(folder / f"{i}.music.wav", Waveform(music[None].astype(np.float32), RATE))
-        pairs.append(Pair(f"{i}.silent.wav", f"{i}.music.wav", split="validation" if i > 3 else "train"))
+        score = f"{i}.mid" if i != 3 else None  # not every pair has one
+        if score is not None:
+            notes = (np.array([0.1]), np.array([1.5]), np.array([57 + 3 * i]), np.array([90]))
+            write_midi(folder / score, Score(2.0, (Part("x", 0, False, "", *notes),)))
+        split = "validation" if i > 3 else "train"
+        pairs.append(Pair(f"{i}.silent.wav", f"{i}.music.wav", score=score, split=split))
     write_pairs(folder, pairs)
     prepare(folder, folder / "shards", load_codec(codec_folder), AMBIENT)
     return folder / "shards"
@@ -202,6 +209,64 @@ def test_fine_tuning_with_other_sizes_is_named(shards, codec_folder, tmp_path):
     other = dataclasses.replace(RECIPE, decoder=dataclasses.replace(RECIPE.decoder, dim=48))
     with pytest.raises(CheckpointError, match="expects"):
         train(other, shards, codec_folder, tmp_path / "other", start=first)
+
+
+@pytest.fixture(scope="module")
+def sketched_start(shards, codec_folder, tmp_path_factory):
+    """A model folder of other tokens and one layer, with a sketch of this codec beside it."""
+    folder = tmp_path_factory.mktemp("start")
+    recipe = dataclasses.replace(RECIPE, decoder=dataclasses.replace(RECIPE.decoder, n_layers=1))
+    torch.manual_seed(3)
+    model = build_model(recipe, load_codec(codec_folder), 2)
+    model.save_pretrained(folder / "model")
+    codec = load_codec(codec_folder)
+    config = SketchConfig(
+        ambient=AMBIENT, codec=codec.config, codec_checksum=codec.token_checksum(), note_dim=16, n_harmonics=4,
+        n_bands=4, dim=16, n_layers=1, room_dim=4,
+    )  # fmt: skip
+    Sketch(config, codec.components).save_pretrained(folder / "model" / "sketch")
+    return folder / "model"
+
+
+def test_the_decoder_learns_under_the_sketch_from_a_model_of_other_tokens(
+    shards, codec_folder, sketched_start, tmp_path
+):
+    recipe = with_training(max_steps=4, warmup_steps=100, sketch_dropout=0.5)
+    whole = train(recipe, shards, codec_folder, tmp_path / "whole", start=sketched_start)
+    short = with_training(max_steps=2, warmup_steps=100, sketch_dropout=0.5)
+    train(short, shards, codec_folder, tmp_path / "parts", start=sketched_start)
+    parts = train(recipe, shards, codec_folder, tmp_path / "parts", resume=True, start=sketched_start)
+    assert (whole / "model.safetensors").read_bytes() == (parts / "model.safetensors").read_bytes()
+    before = Sketch.from_pretrained(sketched_start / "sketch").state_dict()
+    model = Silent2Music.from_pretrained(whole)
+    assert all(torch.equal(value, before[name]) for name, value in model.sketch.state_dict().items())
+    strength = build_model(RECIPE, model.codec, 4, True).decoder.guide.log_strength
+    assert not torch.equal(model.decoder.guide.log_strength, strength)
+    for name in ("true", "shuffled", "dropped", "other_score", "no_score"):
+        values = log(tmp_path / "whole", f"validation_{name}")
+        assert values and all(np.isfinite(values))
+
+
+def test_a_start_of_other_tokens_gives_what_does_not_belong_to_them(shards, codec_folder, sketched_start):
+    model = build_model(RECIPE, load_codec(codec_folder), 4, True)
+    fresh = {name: value.clone() for name, value in model.own_state().items()}
+    model.start_from(sketched_start)
+    own, theirs = model.own_state(), load_file(sketched_start / "model.safetensors")
+    assert torch.equal(own["decoder.blocks.0.qkv.weight"], theirs["decoder.blocks.0.qkv.weight"].float())
+    assert all(torch.equal(own[name], fresh[name]) for name in OF_TOKENS)
+    block = model.eval().decoder.blocks[1]
+    x = torch.randn(1, 3, 32)
+    cos_sin = torch.ones(3, 4), torch.zeros(3, 4)
+    assert torch.equal(block(x, torch.ones(3, 3, dtype=torch.bool), 0, *cos_sin)[0], x)
+
+
+def test_pairs_without_a_score_have_no_sketch(shards):
+    dataset = PairDataset(shards, "train", 1.0, wants=("score",), whole_scores=True)
+    batch = next(batches(dataset, 4, epoch=0))
+    assert list(batch.scored) == [not name.startswith("3.") for name in batch.ids]
+    notes = SketchNotes.of(batch.scores, batch.starts, batch.signals.n_frames, 25.0)
+    row = batch.ids.index(next(name for name in batch.ids if name.startswith("3.")))
+    assert not ((notes.rows // batch.signals.n_frames) == row).any()
 
 
 def test_validation_reports_three_rooms(shards, codec_folder, tmp_path):

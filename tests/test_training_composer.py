@@ -142,7 +142,7 @@ def test_a_start_gives_the_encoder_of_a_model_or_all_of_a_composer(shards, model
 
 
 def test_what_a_recipe_trains_is_named(shards, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="trains 'choir'; expected model or composer"):
+    with pytest.raises(ConfigError, match="trains 'choir'; expected model, composer or sketch"):
         train_recipe(dataclasses.replace(RECIPE, trains="choir"), shards, None, tmp_path / "a")
     with pytest.raises(ConfigError, match="give --codec"):
         train_recipe(dataclasses.replace(RECIPE, trains="model"), shards, None, tmp_path / "b")

@@ -100,6 +100,18 @@ Guidance = Annotated[
         "--guidance", help="How strongly the room is followed (1 is off); the model's own by default."
     ),
 ]
+ScoreGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--score-guidance", help="How strongly the score is followed (1 is off); the model's own by default."
+    ),
+]
+Adherence = Annotated[
+    float | None,
+    typer.Option(
+        "--adherence", help="How closely the sound keeps to the score (0 is off); the model's own by default."
+    ),
+]
 Temperature = Annotated[
     float, typer.Option("--temperature", help="Boldness of the draw; 0 is the likeliest.")
 ]

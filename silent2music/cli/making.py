@@ -15,6 +15,7 @@ import typer
 from silent2music.cli.common import (
     DELIVERY,
     SAMPLING,
+    Adherence,
     AsJson,
     Channel,
     Control,
@@ -30,6 +31,7 @@ from silent2music.cli.common import (
     Mono,
     Rooms,
     SampleRate,
+    ScoreGuidance,
     Seconds,
     Seed,
     Set,
@@ -99,10 +101,28 @@ def infer(
     seed: Seed = SAMPLING.seed,
     count: Count = 1,
     guidance: Guidance = None,
+    score_guidance: ScoreGuidance = None,
+    adherence: Adherence = None,
     temperature: Temperature = SAMPLING.temperature,
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
+    tempo: Tempo = None,
+    metre: Metre = None,
+    swing: Swing = None,
+    loose: Loose = None,
+    key: Key = None,
+    mood: Mood = None,
+    cue: Cue = None,
+    ending: Ending = None,
+    instruments: Instruments = None,
+    without: Without = None,
+    style: Style = None,
+    density: Density = None,
+    dynamics: Dynamics = None,
+    melody: Melody = None,
+    chords: Chords = None,
+    controls: ControlsFile = None,
     loudness: Loudness = DELIVERY.lufs,
     mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
@@ -123,7 +143,8 @@ def infer(
 ) -> None:
     """Make music for a recording of a room.
 
-    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder. What a folder's manifest
+    ROOM.wav gives ROOM.music.wav and its record ROOM.music.json in the current folder, and ROOM.music.mid, the score, by
+    a model that composes. What a folder's manifest
     has already is not made again; `accelerate launch -m silent2music.cli infer ...` shares a folder.
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
@@ -134,9 +155,27 @@ def infer(
 
     with options_checked():
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-        sampling = SamplingConfig(temperature, top_k, top_p, guidance, seed)
+        sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
         options = apply_overrides({}, control or ())
-        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery)
+        asked = controls_of(
+            controls,
+            cue,
+            melody,
+            tempo=tempo,
+            metre=metre,
+            swing=swing,
+            loose=loose,
+            key=key,
+            mood=mood,
+            ending=ending,
+            instruments=instruments,
+            without=without,
+            style=style,
+            density=density,
+            dynamics=dynamics,
+            chords=chords,
+        )
+        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery, asked)
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -397,11 +436,18 @@ def perform(
         Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
     ],
     soundfont: Annotated[
-        Path, typer.Option("--soundfont", help="Samples to play with, SF2 or SF3, by fluidsynth.")
-    ],
+        Path | None,
+        typer.Option(
+            "--soundfont", help="Samples to play with, SF2 or SF3, by fluidsynth; by default the model plays."
+        ),
+    ] = None,
     room: Annotated[
         Path | None, typer.Option("--room", help="Recording of the room that the music stands in.")
     ] = None,
+    fit: Annotated[
+        bool,
+        typer.Option("--fit", help="Set the score to the room first: its beats, changes and loudness."),
+    ] = False,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -413,6 +459,12 @@ def perform(
         ),
     ] = None,
     seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    score_guidance: ScoreGuidance = None,
+    adherence: Adherence = None,
+    temperature: Temperature = SAMPLING.temperature,
+    top_k: TopK = SAMPLING.top_k,
+    top_p: TopP = SAMPLING.top_p,
     loudness: Loudness = DELIVERY.lufs,
     mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
@@ -421,16 +473,25 @@ def perform(
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
+    model: Model = None,
+    device: Device = None,
+    download: Download = False,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
-    """Play a score, in a room if one is given; the record goes beside the music."""
+    """Play a score, in a room if one is given; the record goes beside the music.
+
+    The model plays it, or with --soundfont fluidsynth.
+    """
+    from silent2music.export.models import LazyModel
     from silent2music.export.performing import perform as play
 
     with options_checked():
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-    reading = reading_of(strict, track, channel)
-    record = play(tune, output, soundfont, room, delivery, seconds, seed, reading, force)
+        sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
+    reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
+    with progress_bar() as steps:
+        record = play(tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps)
     if as_json:
         print_json(record)
     else:

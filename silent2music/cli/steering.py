@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from silent2music.config import read_values
-from silent2music.controls import Controls
 from silent2music.errors import ConfigError
+
+if TYPE_CHECKING:
+    from silent2music.controls import Controls
 
 PANEL = "What the music is to be; the room decides the rest"
 
@@ -105,6 +107,8 @@ def controls_of(
     Raises:
         ConfigError, DataError: as `Controls.of`.
     """
+    from silent2music.controls import Controls
+
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"cues": list(cue)} if cue else {}
     given |= {} if melody is None else {"melody": str(melody.absolute())}

@@ -15,7 +15,10 @@ def train(
     recipe: Recipe,
     shards: Annotated[Path, typer.Option("--shards", help="Folder written by `s2m data prepare`.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the run; the model goes to OUT/model or OUT/composer.")
+        Path,
+        typer.Option(
+            "--out", help="Folder of the run; the model goes to OUT/model, OUT/composer or OUT/sketch."
+        ),
     ],
     codec: Annotated[
         Path | None, typer.Option("--codec", help="Codec folder that the shards were prepared with.")
@@ -24,15 +27,15 @@ def train(
         Path | None,
         typer.Option(
             "--start",
-            help="Model or composer folder to fine-tune, of the recipe's sizes; of a model a composer takes the "
-            "encoder of the room.",
+            help="Model, composer or sketch folder to fine-tune, of the recipe's sizes; of a model a composer takes the "
+            "encoder of the room, and a sketch the codec.",
         ),
     ] = None,
     resume: Resume = False,
     download: Download = False,
     overrides: Set = None,
 ) -> None:
-    """Train what the recipe trains, the model or the composer.
+    """Train what the recipe trains, the model, the composer or the sketch.
 
     `accelerate launch -m silent2music.cli train ...` takes the same.
     """

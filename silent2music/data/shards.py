@@ -474,7 +474,8 @@ class Batch:
         kinds: scene kinds.
         starts: first frame of each crop in its recording.
         scores: the music of each crop as notes, in seconds from its start, or of each whole pair where that is asked
-            for; none where they were not asked for.
+            for, and empty for a pair that has none; none where they were not asked for.
+        scored: of each of them, whether the pair has a score.
     """
 
     codes: Tensor
@@ -483,6 +484,7 @@ class Batch:
     kinds: tuple[str, ...]
     starts: tuple[int, ...]
     scores: tuple[Score, ...] = ()
+    scored: tuple[bool, ...] = ()
 
     def to(self, device: Any) -> Batch:
         """The same batch on another device."""
@@ -493,11 +495,11 @@ class Batch:
         """Rows of different lengths in one batch."""
         signals = Signals.collate([row.signals for row in rows])
         codes = [nn.functional.pad(row.codes, (0, signals.n_frames - row.codes.shape[2])) for row in rows]
-        ids, kinds, starts, scores = (
+        ids, kinds, starts, scores, scored = (
             tuple(value for row in rows for value in getattr(row, name))
-            for name in ("ids", "kinds", "starts", "scores")
+            for name in ("ids", "kinds", "starts", "scores", "scored")
         )
-        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores)
+        return Batch(torch.cat(codes), signals, ids, kinds, starts, scores, scored)
 
 
 class PairDataset:
@@ -512,6 +514,7 @@ class PairDataset:
         seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default. Those that follow from a score need scores.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
+        wants: the same, where pairs that lack it are kept.
         whole_scores: give the scores of whole pairs with their crops, for what is remembered of the music before.
 
     Raises:
@@ -527,6 +530,7 @@ class PairDataset:
         controls: Sequence[str] | None = None,
         needs: Sequence[str] = ("codes",),
         whole_scores: bool = False,
+        wants: Sequence[str] = (),
     ) -> None:
         require("pyarrow", "train")
         folder = Path(folder)
@@ -543,7 +547,7 @@ class PairDataset:
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
         self._whole_scores = whole_scores
-        self._columns = _read_columns(folder, split, stored, needs, self.meta)
+        self._columns = _read_columns(folder, split, stored, needs, wants, self.meta)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -561,20 +565,26 @@ class PairDataset:
         codes = np.zeros((0, length), np.int64)
         if "codes" in self._columns:
             codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        score = self.score(index) if "score" in self._columns else None
-        scores = () if score is None else (self._part(score, start, length),)
+        score = (
+            self.score(index)
+            if "score" in self._columns and self._columns["score"][index] is not None
+            else None
+        )
+        scores = (self._part(score, start, length),) if "score" in self._columns else ()
+        scored = tuple(score is not None for _ in scores)
         signals = {name: self._signal(name, index, score, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
-        return Batch(
-            row, from_arrays(signals, length), (self.ids[index],), (self.kinds[index],), (start,), scores
-        )
+        own = (self.ids[index],), (self.kinds[index],), (start,)
+        return Batch(row, from_arrays(signals, length), *own, scores, scored)
 
     def score(self, index: int) -> Score:
         """The score of a whole pair; scores must be among what is needed."""
         return parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
 
-    def _part(self, score: Score, start: int, length: int) -> Score:
-        """The notes of a crop; in what the score does not reach, nothing is played."""
+    def _part(self, score: Score | None, start: int, length: int) -> Score:
+        """The notes of a crop; in what the score does not reach, and without one, nothing is played."""
+        if score is None:
+            return Score(length / self.meta["frame_rate"], ())
         if self._whole_scores:
             return score
         begin, seconds = (frame / self.meta["frame_rate"] for frame in (start, length))
@@ -600,14 +610,19 @@ class PairDataset:
 
 
 def _read_columns(
-    folder: Path, split: str, controls: Sequence[str], needs: Sequence[str], meta: Mapping[str, Any]
+    folder: Path,
+    split: str,
+    controls: Sequence[str],
+    needs: Sequence[str],
+    wants: Sequence[str],
+    meta: Mapping[str, Any],
 ) -> dict[str, list[Any]]:
     """The columns of a split in order of id; lists are numpy views into Arrow memory."""
     arrow, compute = require("pyarrow", "train"), require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
-    names = ["id", "kind", "seconds", "n_frames", *needs, *map(_column, controls)]
+    names = ["id", "kind", "seconds", "n_frames", *needs, *wants, *map(_column, controls)]
     table = arrow.concat_tables(_read_shard(shard, names, meta) for shard in shards).sort_by("id")
     for name in needs:
         table = table.filter(compute.is_valid(table[name]))

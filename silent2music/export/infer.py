@@ -28,6 +28,7 @@ from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request
 from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
 from silent2music.processes import Progress
+from silent2music.score import midi_bytes
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -102,7 +103,8 @@ def infer_many(
             return Outcome(job, "kept", record)
         again = force or _is_left_over(job, model)
         audio.check_writable(job.out, asked.delivery.sample_rate, asked.delivery.n_channels)
-        for path in (job.out, provenance.sidecar_path(job.out)):
+        scores = [provenance.score_path(job.out)] if model.composes else []
+        for path in (job.out, provenance.sidecar_path(job.out), *scores):
             provenance.check_replaceable(path, again, inputs)
         room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
@@ -206,20 +208,31 @@ def infer(
     """
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
-    from silent2music.signals import check_controls
+    from silent2music.model import Manuscript
+    from silent2music.steering import settled
 
-    check_controls(model.model.config, request.controls)
+    model.model.check_controls(request.controls)
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
+    model.model.check_asked(request.asked, seconds)
     check_length(job, seconds, delivery, force)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
-    sidecar = provenance.sidecar_path(job.out)
+    places = [job.out, provenance.sidecar_path(job.out)]
+    if model.model.composes():
+        places.append(provenance.score_path(job.out))
     # Opened before the music is made: a place that cannot be written is told at once.
-    with atomic_paths(job.out, sidecar, force=force) as (audio_path, record_path):
-        measured = Measured(room, model.model.config.ambient)
+    with atomic_paths(*places, force=force) as (audio_path, record_path, *score_paths):
+        measured, manuscript = Measured(room, model.model.config.ambient), Manuscript()
         where = in_front(measured.beginning())
         pieces = model.model.stream(
-            room, sampling, seconds, progress=step, measured=measured, **request.controls
+            room,
+            sampling,
+            seconds,
+            progress=step,
+            measured=measured,
+            manuscript=manuscript,
+            asked=request.asked,
+            **request.controls,
         )
         music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
         profile = measured.profile()
@@ -231,6 +244,12 @@ def infer(
         }
         try:
             output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
+            for path in score_paths:
+                score = manuscript.score(seconds, model.model.config.ambient.frame_rate)
+                score = score if request.asked is None else settled(score, request.asked)
+                path.write_bytes(midi_bytes(score))
+                own = {"file": provenance.score_path(job.out).name, "sha256": provenance.sha256(path)}
+                made["score"] = {"by": "composer", **own, **provenance.described_score(score)}
             provenance.write_tags(audio_path, made)
         except AudioError as error:
             raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
@@ -294,10 +313,18 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
             and record["input"]["sha256"] == provenance.sha256(job.room)
             and record["model"]["sha256"] == model.sha256
             and record["output"]["sha256"] == provenance.sha256(job.out)
+            and _has_score(record, job, model)
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if is_same else None
+
+
+def _has_score(record: Mapping[str, Any], job: Job, model: LazyModel) -> bool:
+    """Whether the score of a job's music lies beside it, if the model writes one."""
+    if not model.composes:
+        return "score" not in record
+    return bool(record["score"]["sha256"] == provenance.sha256(provenance.score_path(job.out)))
 
 
 def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -> dict[str, Any]:
@@ -305,7 +332,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
     seconds = room_seconds if request.seconds is None else request.seconds
     settings = {
         **dataclasses.asdict(sampling),
-        "controls": dict(request.controls),
+        "controls": {**(request.asked.to_dict() if request.asked else {}), **request.controls},
         "seconds": seconds,
         **provenance.described_reading(request.reading),
         "delivery": dataclasses.asdict(request.delivery),

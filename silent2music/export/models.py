@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from silent2music.audio import MIN_SECONDS
 from silent2music.config import (
+    COMPOSER_FOLDER,
+    SKETCH_FOLDER,
     DeliveryConfig,
     ModelConfig,
     SamplingConfig,
@@ -20,6 +22,7 @@ from silent2music.config import (
     from_dict,
     read_values,
 )
+from silent2music.controls import Controls
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
 from silent2music.hub import find_folder
@@ -38,6 +41,7 @@ class Request:
         controls: what steers the model beside the room, by name.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
         delivery: what the files are like.
+        asked: what the user wishes of what is composed.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -45,6 +49,7 @@ class Request:
     controls: Mapping[str, Any] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    asked: Controls | None = None
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):
@@ -79,9 +84,19 @@ class LazyModel:
         return sha256(self.folder / "model.safetensors")
 
     @cached_property
-    def guidance(self) -> float:
-        """The strength of guidance that the model was made for, read without its weights."""
-        return from_dict(ModelConfig, read_values(self.folder / "config.json")).guidance
+    def config(self) -> ModelConfig:
+        """The model's settings, read without its weights."""
+        return from_dict(ModelConfig, read_values(self.folder / "config.json"))
+
+    @property
+    def composes(self) -> bool:
+        """Whether the model writes a score of its own to play it, as its folder says."""
+        return (self.folder / COMPOSER_FOLDER).is_dir() and self.plays_scores
+
+    @property
+    def plays_scores(self) -> bool:
+        """Whether the model plays scores, as its folder says."""
+        return (self.folder / SKETCH_FOLDER).is_dir()
 
     @cached_property
     def device(self) -> str:
@@ -118,9 +133,8 @@ class LazyModel:
         return Silent2Music.from_pretrained(self.folder).to(self.device)
 
     def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:
-        """Sampling by a seed, with the model's own guidance where none was asked for."""
-        guidance = self.guidance if sampling.guidance is None else sampling.guidance
-        return dataclasses.replace(sampling, seed=seed, guidance=guidance)
+        """Sampling by a seed, with the model's own strengths where none were asked for."""
+        return dataclasses.replace(sampling.resolved(self.config), seed=seed)
 
     def described(self) -> dict[str, str]:
         """What a record says of the model."""

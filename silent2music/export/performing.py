@@ -1,7 +1,7 @@
 """`s2m perform`: a score in, a file of music out, in the room that it was written for.
 
-The performer is the synthesiser fluidsynth with a soundfont of the user's choice. Its instruments keep the places
-between left and right that the score gives them, and stand in the room's own measured reverberation.
+The performer is the model, or the synthesiser fluidsynth with a soundfont of the user's choice, whose instruments keep the
+places between left and right that the score gives them. Both stand in the room's own measured reverberation.
 """
 
 from __future__ import annotations
@@ -14,49 +14,59 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.acoustics import AcousticProfile, analyze
+from silent2music.acoustics import AcousticProfile
 from silent2music.acoustics.unsuited import room_warnings
 from silent2music.arrays import FloatArray
 from silent2music.audio import Recorded, Waveform
-from silent2music.config import DeliveryConfig
-from silent2music.errors import AudioError, DataError
+from silent2music.config import SKETCH_FOLDER, AmbientConfig, DeliveryConfig, SamplingConfig
+from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
 from silent2music.export import provenance
-from silent2music.export.delivery import faded, in_front, resampled
+from silent2music.export.delivery import delivered, faded, in_front, resampled
+from silent2music.export.fitting import set_to_room
 from silent2music.export.infer import LONG_SECONDS
 from silent2music.export.levelling import write_music
+from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, placed
 from silent2music.files import atomic_paths
+from silent2music.listening import Measured
+from silent2music.processes import Progress
 from silent2music.score import Score, read_midi
 
 MAX_SYNTHESISER_RATE = 96_000
 """fluidsynth plays at no higher one; above it, the music is resampled."""
 
 COMMENT = "Score performed by silent2music with a soundfont"
+PLAYED_COMMENT = "Score performed by silent2music"
 
 
 def perform(
     tune: Path,
     out: Path,
-    soundfont: Path,
+    performer: Path | LazyModel,
     room: Path | None = None,
     delivery: DeliveryConfig | None = None,
     seconds: float | None = None,
-    seed: int = 0,
+    sampling: SamplingConfig | None = None,
     reading: Mapping[str, Any] | None = None,
     force: bool = False,
+    fit: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Play a MIDI file with a soundfont and write the music, with its tags and its record, whole or not at all.
+    """Play a MIDI file and write the music, with its tags and its record, whole or not at all.
 
     Args:
         tune: the MIDI file, with any General MIDI instruments, of any length.
         out: the music, of a suffix that `audio.write` knows; its record is the `.json` beside it.
-        soundfont: an SF2 or SF3 file.
-        room: a recording of the room that the music stands in; without one it has the synthesiser's reverberation.
+        performer: a model, or an SF2 or SF3 file for the synthesiser.
+        room: a recording of the room that the music stands in, and that a model follows; without one it has the
+            synthesiser's reverberation, or that of the music that the model has learned.
         delivery: rate, channels, loudness and fades.
         seconds: length of the music; by default until the last note has died away.
-        seed: of the room's reverberation.
+        sampling: how a model draws tokens; its seed is the room's reverberation's, too.
         reading: options of `audio.open_recording` for the room.
         force: replace what this program made before, and play more than `LONG_SECONDS`.
+        fit: set the score to the room first, see `fitting.set_to_room`.
+        progress: told of every step.
 
     Returns:
         The record, as written beside the music.
@@ -64,33 +74,58 @@ def perform(
     Raises:
         DataError: if the tune is no MIDI file or has no notes, or soundfont or synthesiser do not serve.
         AudioError: if the room cannot be read or the music not be written.
+        CheckpointError: if the model has no sketch.
+        ConfigError: if there is no room to fit the score to.
     """
-    delivery = delivery or DeliveryConfig()
+    delivery, sampling = delivery or DeliveryConfig(), sampling or SamplingConfig()
+    if fit and room is None:
+        raise ConfigError("--fit sets the score to a room, and there is none; give --room.")
+    soundfont = performer if isinstance(performer, Path) else None
+    if isinstance(performer, LazyModel) and not performer.plays_scores:
+        raise CheckpointError(
+            f"{performer.folder} has no {SKETCH_FOLDER}/, so it plays for rooms and no score; give --model with one that "
+            "has, or --soundfont."
+        )
     score = read_midi(tune)
     if not score.n_notes:
         raise DataError(f"{tune} holds no notes; expected a MIDI file with at least one.")
+    recording = None if room is None else audio.open_recording(room, **(reading or {}))
+    profile = None if recording is None else Measured(recording, AmbientConfig()).profile()
+    described = {"file": tune.name, "sha256": provenance.sha256(tune), **provenance.described_score(score)}
+    if fit and profile is not None:
+        score = set_to_room(score, profile, sampling.seed)
+        described["fitted"] = provenance.described_score(score)
     length = score.seconds if seconds is None else seconds
     audio.check_writable(out, delivery.sample_rate, delivery.n_channels, length)
     sidecar = provenance.sidecar_path(out)
     for path in (out, sidecar):
-        provenance.check_replaceable(path, force, [tune, soundfont, *([room] if room else [])])
+        provenance.check_replaceable(path, force, [file for file in (tune, soundfont, room) if file])
     if length > LONG_SECONDS and not force:
         raise AudioError(
             f"{tune} gives {length / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
         )
-    performer = _performer(soundfont)
-    recording = None if room is None else audio.open_recording(room, **(reading or {}))
-    profile = None if recording is None else analyze(recording)
     where = None if profile is None or delivery.mono else in_front(profile)
-    music = _performed(score, soundfont, delivery, where, seconds, seed, is_dry=profile is not None)
+    if isinstance(performer, Path):
+        who = _performer(performer)
+        music = _performed(
+            score, performer, delivery, where, seconds, sampling.seed, is_dry=profile is not None
+        )
+    else:
+        sampling = performer.settled(sampling, sampling.seed)
+        step = None if progress is None else lambda done, total: progress(tune.name, done, total)
+        pieces = performer.model.stream(recording, sampling, length, score=score, progress=step)
+        place = where or in_front(profile)
+        music = delivered(pieces, performer.model.codec, delivery, place, sampling.seed, length)
+        who = {**performer.described(), "device": performer.device}
     with atomic_paths(out, sidecar, force=force) as (audio_path, record_path):
         made = {
             "input": None if room is None or recording is None else _heard(room, recording, profile),
-            "score": {"file": tune.name, "sha256": provenance.sha256(tune), **_described(score)},
-            "performer": performer,
+            "score": {"by": "given", **described},
+            "performer": who,
             "settings": {
-                "seed": seed,
+                **({"seed": sampling.seed} if soundfont else dataclasses.asdict(sampling)),
                 "seconds": seconds,
+                "fit": fit,
                 **provenance.described_reading(reading or {}),
                 "delivery": dataclasses.asdict(delivery),
             },
@@ -98,7 +133,7 @@ def perform(
         }
         is_silent_room = profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS
         output = write_music(audio_path, music, delivery, as_made=is_silent_room)
-        provenance.write_tags(audio_path, made, comment=COMMENT)
+        provenance.write_tags(audio_path, made, comment=COMMENT if soundfont else PLAYED_COMMENT)
         output = {"file": out.name, **output, "sha256": provenance.sha256(audio_path)}
         if where is not None:
             output["space"] = dataclasses.asdict(where)
@@ -159,11 +194,6 @@ def _heard(path: Path, recording: Recorded, profile: AcousticProfile | None) -> 
     """What the record says of the room's recording."""
     notes = () if profile is None else room_warnings(recording, profile)
     return provenance.described_input(path.name, path, recording, notes)
-
-
-def _described(score: Score) -> dict[str, Any]:
-    """What the record says of the score."""
-    return {"seconds": score.seconds, "notes": score.n_notes, "parts": [part.name for part in score.parts]}
 
 
 def _performer(soundfont: Path) -> dict[str, str]:

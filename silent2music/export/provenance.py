@@ -18,6 +18,7 @@ from silent2music import __version__
 from silent2music.audio import Recorded
 from silent2music.errors import AudioError
 from silent2music.files import read_json
+from silent2music.score import Score
 
 TAG = "S2M_PROVENANCE"
 """Name of the tag that holds the record as JSON: a Vorbis comment, or an ID3 TXXX frame in WAV."""
@@ -95,6 +96,16 @@ def sidecar_path(audio_path: Path) -> Path:
         'out.json'
     """
     return audio_path.with_suffix(".json")
+
+
+def score_path(audio_path: Path) -> Path:
+    """The place of the music's score: beside the audio, the suffix replaced by `.mid`."""
+    return audio_path.with_suffix(".mid")
+
+
+def described_score(score: Score) -> dict[str, Any]:
+    """What a record says of a score."""
+    return {"seconds": score.seconds, "notes": score.n_notes, "parts": [part.name for part in score.parts]}
 
 
 def to_text(record: Mapping[str, Any]) -> str:
@@ -180,7 +191,8 @@ def is_ours(path: Path) -> bool:
                     return True
                 before = block[-max(map(len, MARKS)) :]
         record = read_json(sidecar_path(path))
-        return "silent2music" in record["versions"] and bool(record["output"]["file"] == path.name)
+        files = (record["output"]["file"], (record.get("score") or {}).get("file"))
+        return "silent2music" in record["versions"] and path.name in files
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

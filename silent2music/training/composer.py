@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.composer import Composer, Pages
-from silent2music.config import ROOM_CONTROLS, RecipeConfig, TrainingConfig
+from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
-from silent2music.model import CODEC_FOLDER, COMPOSER_FOLDER, read_embedder
+from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
 from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
@@ -68,8 +68,8 @@ def train_composer(
         check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores")
         composer = _composer_to_train(recipe, dataset, start)
         task = _Composing(accelerator, config, composer)
-        slower = {} if start is None else SLOWER
-        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, slower)
+        factors = {} if start is None else SLOWER
+        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, factors)
         train_steps(learner, accelerator, config, out, resume)
     return folder
 

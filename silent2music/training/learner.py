@@ -90,7 +90,7 @@ class Learner:
         task: what it learns.
         dataset, validation: the pairs.
         folder: where the averaged weights are written.
-        slower: factors on the learning rate of weights, by what their names begin with.
+        factors: on the learning rate of weights, by what their names begin with.
     """
 
     def __init__(
@@ -102,20 +102,20 @@ class Learner:
         dataset: PairDataset,
         validation: PairDataset,
         folder: Path,
-        slower: Mapping[str, float] | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         self.accelerator, self.config, self.folder, self.task = accelerator, config, folder, task
         self.dataset, self.validation = dataset, validation
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, weight in model.named_parameters():
             if weight.requires_grad:
-                factors = [factor for begin, factor in (slower or {}).items() if name.startswith(begin)]
+                own = [factor for begin, factor in (factors or {}).items() if name.startswith(begin)]
                 decay = config.weight_decay if weight.ndim >= 2 else 0.0
-                groups.setdefault((factors[0] if factors else 1.0, decay), []).append(weight)
+                groups.setdefault((own[0] if own else 1.0, decay), []).append(weight)
         optimizer = torch.optim.AdamW(
             [
-                {"params": own, "weight_decay": decay, "factor": factor}
-                for (factor, decay), own in groups.items()
+                {"params": weights, "weight_decay": decay, "factor": factor}
+                for (factor, decay), weights in groups.items()
             ],
             lr=config.learning_rate,
             betas=(0.9, 0.95),

@@ -22,13 +22,18 @@ from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
-from silent2music.model import Silent2Music
+from silent2music.model import Silent2Music, Sketched, read_sketch
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
+from silent2music.sketch import Sketch, SketchNotes
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
 MODEL_FOLDER = "model"
+
+FACTORS = {"decoder.guide.log_": 20.0, "decoder.guide.slope": 20.0}
+"""Factors on the learning rate of single numbers, which have much further to go than the weights of a matrix."""
+
 MOST_WEIGHTS = 10**10
 """Of a model in training: more than any machine holds with its optimizer."""
 
@@ -49,8 +54,8 @@ def train(
         codec_folder: the codec that the shards were prepared with.
         out: where state, log, TensorBoard events and the model folder go.
         resume: go on from the state in `out`.
-        start: model folder whose weights to start from, of the recipe's sizes and the same codec; fresh weights
-            without.
+        start: model folder whose weights to start from, see `Silent2Music.start_from`, and whose sketch the decoder
+            learns to follow if it has one; fresh weights and no sketch without.
 
     Returns:
         The model folder, with the averaged weights of the last checkpoint.
@@ -64,8 +69,12 @@ def train(
     """
     config = recipe.training
     codec = load_codec(codec_folder)
+    sketch = None if start is None else read_sketch(start)
+    wants = () if sketch is None else ("score",)
     dataset, validation = (
-        PairDataset(shards, split, config.crop_seconds, config.seed, recipe.controls)
+        PairDataset(
+            shards, split, config.crop_seconds, config.seed, recipe.controls, whole_scores=True, wants=wants
+        )
         for split in ("train", "validation")
     )
     n_codebooks = min(dataset.meta["n_codebooks"], codec.n_codebooks)
@@ -82,7 +91,8 @@ def train(
     check_features(dataset, recipe.ambient, shards)
     with torch.device("meta"):
         # Settings that contradict each other are told before the run has a folder, and before they take memory.
-        n_weights = sum(weight.numel() for weight in build_model(recipe, codec, n_codebooks).parameters())
+        model = build_model(recipe, codec, n_codebooks, sketch is not None)
+        n_weights = sum(weight.numel() for weight in model.parameters())
     if n_weights > MOST_WEIGHTS:
         raise ConfigError(
             f"decoder.dim={recipe.decoder.dim}, n_layers={recipe.decoder.n_layers} and the other sizes make a model "
@@ -96,24 +106,30 @@ def train(
     }
     with open_run(config, out, resume, **options) as accelerator:
         check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs")
-        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start)
+        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start, sketch)
         folder = out / MODEL_FOLDER
         task = _Playing(accelerator, config, model, former)
-        learner = Learner(accelerator, config, model, task, dataset, validation, folder)
+        learner = Learner(accelerator, config, model, task, dataset, validation, folder, FACTORS)
         train_steps(learner, accelerator, config, out, resume)
     return folder
 
 
 def _model_to_train(
-    recipe: RecipeConfig, codec: Codec, n_codebooks: int, dataset: PairDataset, start: Path | None
+    recipe: RecipeConfig,
+    codec: Codec,
+    n_codebooks: int,
+    dataset: PairDataset,
+    start: Path | None,
+    sketch: Sketch | None,
 ) -> tuple[Silent2Music, Silent2Music | None]:
     """The model as training begins with it, its statistics measured on the pairs, and its opponent in self-play."""
-    model = build_model(recipe, codec, n_codebooks)
+    model = build_model(recipe, codec, n_codebooks, sketch is not None)
+    if sketch is not None:
+        model.set_sketch(sketch.requires_grad_(False).eval())
     examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
-    if start is None:
-        model.embedder.set_statistics(Batch.collate(examples).signals)
-    else:
-        model.load_weights(start)
+    model.embedder.set_statistics(Batch.collate(examples).signals)
+    if start is not None:
+        model.start_from(start)
     former = deepcopy(model) if recipe.training.selfplay_weight > 0 else None
     pieces = [example.codes[0, :n_codebooks] for example in examples]
     model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
@@ -121,14 +137,17 @@ def _model_to_train(
     return model, former
 
 
-def build_model(recipe: RecipeConfig, codec: Codec, n_codebooks: int) -> Silent2Music:
+def build_model(
+    recipe: RecipeConfig, codec: Codec, n_codebooks: int, takes_sketch: bool = False
+) -> Silent2Music:
     """A model with fresh weights, its decoder fitted to the codec's first codebooks."""
     _, size, width = codec.codebook_vectors().shape
     own = {"n_codebooks": n_codebooks, "codebook_size": size, "codebook_dim": width}
+    takes_sketch = takes_sketch or recipe.decoder.takes_sketch
     config = ModelConfig(
         controls=recipe.controls,
         ambient=recipe.ambient,
-        decoder=replace(recipe.decoder, **own),
+        decoder=replace(recipe.decoder, takes_sketch=takes_sketch, **own),
         codec_checksum=codec.token_checksum(n_codebooks),
     )
     model = Silent2Music(config, codec)
@@ -157,6 +176,20 @@ class _Playing:
     ) -> None:
         self.accelerator, self.config, self.controls = accelerator, config, model.config.controls
         self.opponent = None if former is None else _Opponent(former.to(accelerator.device))
+        # Its own copy: the model's goes to training mode with the model.
+        self.sketch = deepcopy(model.sketch)
+        if self.sketch is not None:
+            self.sketch.to(accelerator.device).eval()
+
+    @torch.no_grad()
+    def _sketched(self, batch: Batch) -> Sketched | None:
+        """The sketch of a batch's scores, in the rows that have one."""
+        if self.sketch is None:
+            return None
+        n_frames, rate = batch.signals.n_frames, self.sketch.config.ambient.frame_rate
+        device = batch.signals.mask.device
+        notes = SketchNotes.of(batch.scores, batch.starts, n_frames, rate).to(device)
+        return self.sketch(notes, batch.signals).float(), torch.tensor(batch.scored, device=device)
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The loss of real music, of all codebooks and of the first, and the loss to be minimised."""
@@ -167,16 +200,23 @@ class _Playing:
         """The loss of real music per codebook `[K]`, and the loss to be minimised."""
         config, n_rows, mask = self.config, len(batch.ids), batch.signals.mask
         signals = batch.signals.kept(draw_kept(self.controls, config.control_dropout, n_rows, mask.device))
+        with self.accelerator.autocast():
+            sketched = self._sketched(batch)
+        if sketched is not None:
+            vectors, given = sketched
+            sketched = vectors, given & (torch.rand(n_rows, device=mask.device) >= config.sketch_dropout)
         if self.opponent is None:
             with self.accelerator.autocast():
-                losses = model(batch.codes, signals)
+                losses = model(batch.codes, signals, sketched)
             return losses.mean(dim=0), losses.mean()
         model.eval()  # dropout would blur what is compared with the opponent's
         seed = int(torch.randint(2**40, ()))  # by the generator that the step has set
-        drawn = self.opponent.draw(signals, seed)  # at the precision that music is made with
+        drawn = self.opponent.draw(signals, sketched, seed)  # at the precision that music is made with
         with self.accelerator.autocast():
             codes, twice = torch.cat([batch.codes, drawn]), signals.rows([*range(n_rows)] * 2)
-            losses, before = model(codes, twice), self.opponent.losses(codes, twice)
+            if sketched is not None:
+                sketched = (sketched[0].repeat(2, 1, 1), sketched[1].repeat(2))
+            losses, before = model(codes, twice, sketched), self.opponent.losses(codes, twice, sketched)
         n_tokens = batch.codes.shape[1] * mask.sum(dim=1)
         gained = (before - losses).mean(dim=1)
         margin = n_tokens * (gained[:n_rows] - gained[n_rows:])
@@ -186,8 +226,8 @@ class _Playing:
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Silent2Music.room_contrast`."""
-        return cast(Silent2Music, average).room_contrast(batch.codes, batch.signals)
+        """As `Silent2Music.contrast`."""
+        return cast(Silent2Music, average).contrast(batch.codes, batch.signals, self._sketched(batch))
 
 
 class _Opponent:
@@ -202,14 +242,14 @@ class _Opponent:
         self._sampling = SamplingConfig(temperature=1.0, top_k=0, guidance=1.0, constraints=())
 
     @torch.no_grad()
-    def draw(self, signals: Signals, seed: int) -> Tensor:
-        """Codes `[B, K, T]` for the rooms of a batch; filler where a row is padded."""
-        given, null = self._model.steer(signals)
+    def draw(self, signals: Signals, sketched: Sketched | None, seed: int) -> Tensor:
+        """Codes `[B, K, T]` for the rooms and scores of a batch; filler where a row is padded."""
+        given, null = self._model.steer(signals, sketched=sketched)
         seeds = [seed * signals.n_rows + row for row in range(signals.n_rows)]
         return generate_codes(self._model.packed_decoder(), given, null, self._sampling, seeds)
 
     @torch.no_grad()
-    def losses(self, codes: Tensor, signals: Signals) -> Tensor:
+    def losses(self, codes: Tensor, signals: Signals, sketched: Sketched | None) -> Tensor:
         """The opponent's losses, as `Silent2Music.forward` gives them."""
-        found: Tensor = self._model(codes, signals)
+        found: Tensor = self._model(codes, signals, sketched)
         return found

@@ -30,12 +30,13 @@ def train_recipe(
     resume: bool = False,
     start: Path | None = None,
 ) -> Path:
-    """Train what a recipe trains, the model or the composer, on prepared pairs; returns its folder.
+    """Train what a recipe trains, the model, the composer or the sketch, on prepared pairs; returns its folder.
 
     Args:
         recipe: all values.
-        shards, out, resume, start: as for `loop.train` and `composer.train_composer`.
-        codec: that the shards were prepared with; a composer needs none.
+        shards, out, resume, start: as for `loop.train`, `composer.train_composer` and `sketch.train_sketch`.
+        codec: that the shards were prepared with; a composer needs none, and a sketch that starts from a model none
+            beside that one's.
 
     Raises:
         ConfigError: if the recipe trains something else, or a model has no codec.
@@ -44,10 +45,14 @@ def train_recipe(
         from silent2music.training.composer import train_composer
 
         return train_composer(recipe, shards, out, resume, start)
+    if recipe.trains == "sketch":
+        from silent2music.training.sketch import train_sketch
+
+        return train_sketch(recipe, shards, codec, out, resume, start)
     from silent2music.training.loop import train
 
     if recipe.trains != "model":
-        raise ConfigError(f"The recipe trains '{recipe.trains}'; expected model or composer.")
+        raise ConfigError(f"The recipe trains '{recipe.trains}'; expected model, composer or sketch.")
     if codec is None:
         raise ConfigError(
             "A model is trained with a codec; give --codec with the folder of the shards' codec."

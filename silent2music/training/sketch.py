@@ -1,0 +1,194 @@
+"""Training of the sketch: prepared pairs with scores and codes in, a sketch folder out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from silent2music.bundled_codec import BundledCodec
+from silent2music.codec import load_codec
+from silent2music.config import SKETCH_FOLDER, RecipeConfig, TrainingConfig
+from silent2music.correction import SILENCE_NORM
+from silent2music.data.shards import Batch, PairDataset
+from silent2music.errors import CheckpointError, ConfigError
+from silent2music.model import CODEC_FOLDER
+from silent2music.signals import draw_kept
+from silent2music.sketch import Sketch, SketchNotes
+from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
+from silent2music.training.running import open_run, train_steps
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FLOOR_SHARE = 0.05
+"""Of a crop's mean square: added to the square of a frame's norm, by which its error is divided."""
+
+
+def train_sketch(
+    recipe: RecipeConfig,
+    shards: Path,
+    codec: Path | None,
+    out: Path,
+    resume: bool = False,
+    start: Path | None = None,
+) -> Path:
+    """Train a sketch on prepared pairs that have scores and codes.
+
+    Args:
+        recipe: sizes of the sketch and of the room's features, and training settings.
+        shards: folder written by `data.shards.prepare`.
+        codec: folder of the codec that the shards were prepared with; by default that of the model folder `start`.
+        out: where state, log, TensorBoard events and the sketch folder go.
+        resume: go on from the state in `out`.
+        start: a sketch folder whose weights to start from, or a model folder, from whose sketch training starts if it
+            has one. Fresh weights without.
+
+    Returns:
+        The sketch folder, with the averaged weights of the last checkpoint.
+
+    Raises:
+        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or `start` or the codec
+            does not fit.
+        ConfigError: if there are fewer pairs than a step uses, or no codec is given.
+    """
+    config = recipe.training
+    dataset, validation = (
+        PairDataset(
+            shards,
+            split,
+            config.crop_seconds,
+            config.seed,
+            recipe.sketch.controls,
+            needs=("score", "codes"),
+            whole_scores=True,
+        )
+        for split in ("train", "validation")
+    )
+    check_features(dataset, recipe.ambient, shards)
+    is_model = start is not None and (start / CODEC_FOLDER).exists()
+    bundled = _codec_of(dataset, codec or (start / CODEC_FOLDER if start and is_model else None), shards)
+    if is_model and start is not None:
+        start = start / SKETCH_FOLDER if (start / SKETCH_FOLDER).exists() else None
+    accumulation = config.gradient_accumulation
+    folder = out / SKETCH_FOLDER
+    with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
+        check_number(
+            dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores and codes"
+        )
+        sketch = _sketch_to_train(recipe, dataset, bundled, start)
+        task = _Sketching(accelerator, config, sketch, bundled)
+        learner = Learner(accelerator, config, sketch, task, dataset, validation, folder)
+        train_steps(learner, accelerator, config, out, resume)
+    return folder
+
+
+def _codec_of(dataset: PairDataset, folder: Path | None, shards: Path) -> BundledCodec:
+    """The codec that the pairs' codes are of."""
+    if folder is None:
+        raise ConfigError(
+            "A sketch is trained with a codec; give --codec with the folder of the shards' codec, or --start with a "
+            "model folder."
+        )
+    codec = load_codec(folder)
+    if not isinstance(codec, BundledCodec):
+        raise ConfigError(
+            f"{folder} is a codec of kind '{codec.kind}'; a sketch has the vectors of a bundled one."
+        )
+    stated, own = dataset.meta["codec_checksum"], codec.token_checksum(dataset.meta["n_codebooks"])
+    if stated != own:
+        raise CheckpointError(
+            f"{shards} was prepared with codec tokens {stated}, and {folder} makes {own}; give the codec that the "
+            "pairs were prepared with."
+        )
+    return codec
+
+
+def _sketch_to_train(
+    recipe: RecipeConfig, dataset: PairDataset, codec: BundledCodec, start: Path | None
+) -> Sketch:
+    """The sketch as training begins with it; of fresh weights the room's statistics are measured on the pairs."""
+    config = replace(
+        recipe.sketch,
+        ambient=recipe.ambient,
+        codec=codec.config,
+        codec_checksum=codec.token_checksum(dataset.meta["n_codebooks"]),
+    )
+    sketch = Sketch(config, codec.components)
+    if start is not None:
+        sketch.load_weights(start)
+    else:
+        examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
+        sketch.embedder.set_statistics(Batch.collate(examples).signals)
+    return sketch
+
+
+class _Sketching:
+    """What the sketch learns, as `learner.Task`: the codec's vectors of the music."""
+
+    def __init__(
+        self, accelerator: Accelerator, config: TrainingConfig, sketch: Sketch, codec: BundledCodec
+    ) -> None:
+        self.accelerator, self.config = accelerator, config
+        self.controls, self.frame_rate = sketch.config.controls, sketch.config.ambient.frame_rate
+        self.behind, self.ahead = sketch.behind, sketch.ahead
+        self.codec = codec.to(accelerator.device).requires_grad_(False)
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The normalised squared error, and the loss to be minimised: errors relative to each frame's norm.
+
+        So a quiet frame counts nearly as much as a loud one, and one that is silent as much as one that is soft.
+        """
+        signals = batch.signals.kept(
+            draw_kept(self.controls, self.config.control_dropout, len(batch.ids), batch.codes.device)
+        )
+        with self.accelerator.autocast():
+            found = model(self._notes(batch), signals)
+        target = self.codec.vectors(batch.codes)
+        known = self._known(batch)
+        error, square = ((x.square().sum(dim=-1) * known) for x in (found - target, target))
+        mean = square.sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True).clamp_min(1.0)
+        relative = error / (square + FLOOR_SHARE * mean + SILENCE_NORM**2).sqrt()
+        loss = relative.sum() / known.sum().clamp_min(1.0)
+        return {"loss": loss.detach(), "error": (error.sum() / square.sum().clamp_min(1e-6)).detach()}, loss
+
+    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Squared errors `[B]` over the batch's mean square: under the own score (`true`), the next row's (`shuffled`),
+        and the own without the room (`dropped`)."""
+        target = self.codec.vectors(batch.codes)
+        known = self._known(batch)
+        mean = (target.square().sum(dim=-1) * known).sum(dim=1).mean().clamp_min(1e-6)
+        following = [*range(1, len(batch.ids)), 0]
+        other = replace(
+            batch,
+            scores=tuple(batch.scores[i] for i in following),
+            starts=tuple(batch.starts[i] for i in following),
+        )
+        cases = {
+            "true": (batch, batch.signals),
+            "shuffled": (other, batch.signals),
+            "dropped": (batch, batch.signals.without(*self.controls)),
+        }
+        found = {}
+        for name, (scored, signals) in cases.items():
+            error = (average(self._notes(scored), signals).float() - target).square().sum(dim=-1)
+            found[name] = (error * known).sum(dim=1) / mean
+        return found
+
+    def _notes(self, batch: Batch) -> SketchNotes:
+        notes = SketchNotes.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)
+        return notes.to(batch.codes.device)
+
+    def _known(self, batch: Batch) -> Tensor:
+        """`[B, T]`: 1 for frames all of whose context is in the crop, or beyond the ends of the piece; else 0."""
+        mask = batch.signals.mask
+        frame = torch.arange(mask.shape[1], device=mask.device)
+        starts = torch.tensor(batch.starts, device=mask.device)[:, None]
+        lasting = torch.tensor([score.seconds for score in batch.scores], device=mask.device)[:, None]
+        n_valid = mask.sum(dim=1, keepdim=True)
+        is_cut = starts + n_valid < lasting * self.frame_rate - 1
+        begun = (starts == 0) | (frame >= self.behind)
+        return (mask & begun & (~is_cut | (frame < n_valid - self.ahead))).float()

@@ -1,0 +1,189 @@
+"""The sketch: notes to the codec's vectors, whole and as they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from silent2music.codec import load_codec
+from silent2music.config import AmbientConfig, SketchConfig
+from silent2music.errors import CheckpointError
+from silent2music.notation import joined, read_back, symbol_of
+from silent2music.score import Part, Score
+from silent2music.signals import from_arrays
+from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
+
+RATE = 25.0
+AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1)
+
+
+@pytest.fixture(scope="module")
+def codec(codec_folder):
+    return load_codec(codec_folder)
+
+
+@pytest.fixture(scope="module")
+def sketch(codec):
+    """A small sketch of random weights, none of which is without effect."""
+    torch.manual_seed(0)
+    config = SketchConfig(
+        ambient=AMBIENT,
+        codec=codec.config,
+        note_dim=32,
+        n_harmonics=8,
+        n_bands=8,
+        dim=32,
+        n_layers=2,
+        room_dim=8,
+    )
+    made = Sketch(config, codec.components).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return made
+
+
+def piece(seconds: float = 6.0, seed: int = 0, pitches=(48, 84), gain=True) -> list:
+    """Events of frames as a composer writes them: chords on a harp, drums, and a note struck again before its end."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for frame in range(round(seconds * RATE)):
+        events = []
+        if frame % 9 == 3:
+            symbol = symbol_of("harmony", 46, False)
+            for pitch in sorted(rng.choice(np.arange(*pitches), 2, replace=False).tolist()):
+                events.append((symbol, int(rng.integers(4)), pitch, 18, int(rng.integers(16))))
+        if frame % 7 == 0:
+            events.append((symbol_of("melody", 73, False), 1, 72, 15, 9))
+        if frame % 25 == 10:
+            events.append((symbol_of("percussion", 0, True), 2, 38, 3, 12))
+        frames.append((tuple(events), -6.0 * (0.5 + 0.5 * np.sin(frame / 20)) if gain else 0.0))
+    return frames
+
+
+def room_of(n_frames: int, value: float = 0.0):
+    from silent2music.ambient import n_scalars
+
+    return from_arrays({"room_scalars": np.full(n_scalars(AMBIENT), value, np.float32)}, n_frames)
+
+
+def one_note(
+    pitch: int, program: int = 0, is_drum: bool = False, start: float = 1.0, end: float = 2.0
+) -> Score:
+    notes = (np.array([start]), np.array([end]), np.array([pitch]), np.array([100]))
+    return Score(8.0, (Part("x", program, is_drum, "", *notes),))
+
+
+def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
+    frames = piece()
+    score = read_back(joined(e for e, _ in frames), len(frames) / RATE, RATE, [g for _, g in frames])
+    rooms = [room_of(40, 0.3), room_of(len(frames) - 40, -0.2)]
+    for n in (1, 4):
+        streamed = torch.cat(list(sketch_stream(sketch, iter(frames), iter(rooms), n)), dim=1)
+        whole = torch.cat(list(sketch_score(sketch, score, rooms, len(frames), n)), dim=1)
+        assert streamed.shape == (1, len(frames), sketch.config.codec.n_components)
+        assert torch.equal(streamed, whole)
+    with torch.inference_mode():
+        notes = SketchNotes.of([score], [0], 40, RATE)
+        batch = sketch(notes, room_of(40, 0.3))
+    assert torch.allclose(batch[:, : 40 - sketch.ahead], whole[:, : 40 - sketch.ahead], atol=1e-4)
+
+
+def test_nothing_sounds_where_nothing_is_played(sketch) -> None:
+    score = one_note(60, start=3.0, end=3.4)
+    drawn = torch.cat(list(sketch_score(sketch, score, [room_of(200)], 200)), dim=1)[0]
+    sounding = drawn.abs().sum(dim=1) > 0
+    first, last = 75 - sketch.ahead, 85 + 30 + sketch.behind
+    assert sounding[76:90].all()
+    assert not sounding[:first].any() and not sounding[last + 1 :].any()
+    empty = Score(8.0, ())
+    assert not torch.cat(list(sketch_score(sketch, empty, [room_of(200)], 200)), dim=1).any()
+    frames = [((), 0.0)] * 50
+    assert not torch.cat(list(sketch_stream(sketch, frames, [room_of(50)])), dim=1).any()
+
+
+def test_energy_appears_at_the_harmonics_of_a_note(codec) -> None:
+    torch.manual_seed(0)
+    config = SketchConfig(
+        ambient=AMBIENT, codec=codec.config, note_dim=16, n_harmonics=4, n_bands=4, dim=16, n_layers=1
+    )
+    made = Sketch(config, codec.components).eval()
+    levels = torch.full((1, made.n_levels), -30.0)
+    levels[:, : 4 * codec.config.frames_per_code] = -4.0
+    bin_hz = codec.config.sample_rate / codec.config.n_fft
+    for pitch in (57, 64, 88):
+        notes = SketchNotes.of([one_note(pitch)], [30], 1, RATE)
+        spectrum = made.compressed_spectra(notes, levels)[0].view(codec.config.frames_per_code, -1)[0]
+        at = [round(440.0 * 2 ** ((pitch - 69) / 12) * h / bin_hz) for h in (1, 2, 3, 4)]
+        between = [(a + b) // 2 for a, b in itertools.pairwise(at)]
+        assert spectrum[at].min() > 5 * spectrum[between].max()
+    # A drum has no harmonics, and a softer note less of them.
+    drum = SketchNotes.of([one_note(60, is_drum=True)], [30], 1, RATE)
+    assert made.compressed_spectra(drum, levels).max() < 0.05
+    loud, soft = (
+        Score(8.0, (dataclasses.replace(one_note(60).parts[0], velocities=np.array([v])),)) for v in (120, 40)
+    )
+    found = [
+        float(made.compressed_spectra(SketchNotes.of([s], [30], 1, RATE), levels).max()) for s in (loud, soft)
+    ]
+    # Amplitudes are as squares of velocities (9.5 dB a factor of 3 twice), here to the power of the codec.
+    assert found[0] / found[1] == pytest.approx(9.0**codec.config.power, rel=0.02)
+
+
+def test_the_future_beyond_the_lookahead_changes_nothing(sketch) -> None:
+    frames, other = piece(), piece(seed=1)
+    cut = 80
+    mixed = [*frames[:cut], *other[cut:]]
+    signals = [room_of(len(frames))]
+    own, theirs = (torch.cat(list(sketch_stream(sketch, f, signals)), dim=1) for f in (frames, mixed))
+    assert torch.equal(own[:, : cut - sketch.ahead], theirs[:, : cut - sketch.ahead])
+    assert not torch.equal(own[:, cut:], theirs[:, cut:])
+    # The first vectors are there as soon as so many frames are known.
+    given = 0
+
+    def told():
+        nonlocal given
+        for frame in frames:
+            given += 1
+            yield frame
+
+    next(sketch_stream(sketch, told(), signals, 1))
+    assert given == sketch.ahead + 1
+    assert sketch.ahead <= 7 and sketch.behind <= 25
+
+
+def test_pedal_and_volume_of_a_file_are_heard() -> None:
+    part = one_note(60, start=1.0, end=1.6).parts[0]
+    pedal = dataclasses.replace(
+        part,
+        control_seconds=np.array([0.5, 0.6, 3.0]),
+        control_numbers=np.array([64, 7, 64]),
+        control_values=np.array([127, 50, 0]),
+    )
+    plain, held = (SketchNotes.of([Score(8.0, (p,))], [0], 200, RATE) for p in (part, pedal))
+    assert int(held.rows.max()) - int(plain.rows.max()) == round(1.4 * RATE)
+    # Half the volume is 12 dB less.
+    difference = float((plain.features[0] - held.features[0])[0])
+    assert difference == pytest.approx(np.log(10.0) * 1.2, abs=0.02)
+
+
+def test_files_are_kept_whole_and_bad_ones_named(sketch, tmp_path) -> None:
+    sketch.save_pretrained(tmp_path / "sketch")
+    again = Sketch.from_pretrained(tmp_path / "sketch")
+    assert again.config == sketch.config
+    notes, signals = SketchNotes.of([one_note(60)], [0], 60, RATE), room_of(60)
+    with torch.inference_mode():
+        assert torch.allclose(again(notes, signals), sketch(notes, signals), atol=1e-2)
+    weights = tmp_path / "sketch" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        Sketch.from_pretrained(tmp_path / "sketch")
+    (tmp_path / "sketch" / "config.json").write_text('{"dim": 0}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"sketch\.dim is 0"):
+        Sketch.from_pretrained(tmp_path / "sketch")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        Sketch.from_pretrained(tmp_path / "nothing")
