@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +25,22 @@ from silent2music.config import ComposerConfig, ModelConfig, from_dict, read_val
 from silent2music.decoder import Conditioning, make_blocks, run_blocks
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.notation import (
+    BAR,
+    BEAT,
     DRUMS,
     END,
     FIELDS,
     FIRST_PART,
+    HABITS,
     LENGTHS_SECONDS,
+    N_ECHOES,
     N_HELD,
     N_KEYS,
     N_PROGRAMS,
     N_SCALARS,
     N_SYMBOLS,
     PART_ROLES,
+    REFERENCES,
     Written,
     gain_of_frames,
     home_shift,
@@ -51,6 +56,12 @@ GAIN_SCALE_DB = 6.0
 
 GAIN_WEIGHT = 0.25
 """Nats that an error of one such unit counts for in training."""
+
+HABIT_SCALE = 8.0
+"""By which habits are learned faster than other weights, as numbers of the order of a nat have to be."""
+
+N_INTERVALS = 255
+"""Intervals between two pitches, from -127 semitones on."""
 
 LIMIT_QUANTILE = 0.999
 """Quantile, over the frames and the notes of training scores, at which `composing.Polyphony` and `composing.Repeats`
@@ -68,6 +79,9 @@ class Pages:
             `row * T` that they are known in.
         held: indices `[n]` below `N_HELD` for all frames one after another, their `[B * T]` offsets, and weights `[n]`.
         scalars: `[B, T, N_SCALARS]`.
+        habits: `[B * T, N_SYMBOLS, len(HABITS)]`, see `notation.Memory.habits`.
+        references: `[N, 3]` int64, pitches to compare that of each event with; `NO_PITCH` where there is none.
+        echoes: `[N, N_ECHOES, 128]`, 1 for the pitches that each event's part began one and two bars ago.
         gain: `[B, T]` loudness automation in units of `GAIN_SCALE_DB`.
         n_frames: T.
     """
@@ -78,22 +92,18 @@ class Pages:
     before_fields: Tensor
     held: tuple[Tensor, Tensor, Tensor]
     scalars: Tensor
+    habits: Tensor
+    references: Tensor
+    echoes: Tensor
     gain: Tensor
     n_frames: int
 
     def to(self, device: torch.device | str) -> Pages:
         """The same on another device."""
+        names = [field.name for field in fields(self) if field.name not in ("held", "n_frames")]
+        moved = {name: getattr(self, name).to(device) for name in names}
         indices, offsets, weights = (x.to(device) for x in self.held)
-        return Pages(
-            self.event_rows.to(device),
-            self.fields.to(device),
-            self.before_rows.to(device),
-            self.before_fields.to(device),
-            (indices, offsets, weights),
-            self.scalars.to(device),
-            self.gain.to(device),
-            self.n_frames,
-        )
+        return replace(self, held=(indices, offsets, weights), **moved)
 
     @staticmethod
     def of(
@@ -112,28 +122,44 @@ class Pages:
             n_frames: T.
             frame_rate: in Hz.
         """
-        events, before, indices, counts, weights, scalars, gains = [], [], [], [], [], [], []
+        events, before, found, gains = [], [], [], []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
             written = write_down(score, frame_rate).transposed(home_shift(score))
-            keys, amounts, values = remembered(written, start, start + n_frames, frame_rate)
-            indices += [index for own in keys for index in own]
-            weights += [weight for own in amounts for weight in own]
-            counts += [len(own) for own in keys]
-            scalars.append(values)
+            found.append(remembered(written, start, start + n_frames, frame_rate))
             gains.append(gain_of_frames(score, start, start + n_frames, frame_rate) / GAIN_SCALE_DB)
             events.append(_with_rows(written.slice(start, start + n_frames), row * n_frames))
             before.append(_with_rows(written.slice(start - 1, start), row * n_frames))
-        offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        found, earlier = (torch.from_numpy(np.concatenate(part)) for part in (events, before))
+        keys = [frame for own in found for frame in own.keys]
+        counts = np.cumsum([0, *(len(indices) for indices, _ in keys)])[:-1]
+        held = (
+            torch.tensor([index for indices, _ in keys for index in indices], dtype=torch.int64),
+            torch.from_numpy(counts),
+            torch.tensor([weight for _, weights in keys for weight in weights]),
+        )
+        listed, earlier = (torch.from_numpy(np.concatenate(part)) for part in (events, before))
+        firsts = np.cumsum([0, *(len(own) for own in events)])
+        habits = torch.zeros(len(scores) * n_frames, N_SYMBOLS, len(HABITS))
+        echoes = torch.zeros(len(listed), N_ECHOES, 128)
+        for row, own in enumerate(found):
+            if own.habits:
+                values = torch.tensor(own.habits)
+                habits[row * n_frames + values[:, 0].long(), values[:, 1].long()] = values[:, 2:]
+            if own.echoes:
+                event, bar, pitch = torch.tensor(own.echoes).unbind(dim=1)
+                echoes[firsts[row] + event, bar, pitch] = 1.0
+        references = [reference for own in found for reference in own.references]
         return Pages(
-            found[:, 0],
-            found[:, 1:],
-            earlier[:, 0],
-            earlier[:, 1:],
-            (torch.tensor(indices, dtype=torch.int64), torch.from_numpy(offsets), torch.tensor(weights)),
-            torch.from_numpy(np.stack(scalars)),
-            torch.from_numpy(np.stack(gains)),
-            n_frames,
+            event_rows=listed[:, 0],
+            fields=listed[:, 1:],
+            before_rows=earlier[:, 0],
+            before_fields=earlier[:, 1:],
+            held=held,
+            scalars=torch.from_numpy(np.stack([own.scalars for own in found])),
+            habits=habits,
+            references=torch.tensor(references, dtype=torch.int64).reshape(-1, len(REFERENCES)),
+            echoes=echoes,
+            gain=torch.from_numpy(np.stack(gains)),
+            n_frames=n_frames,
         )
 
 
@@ -206,6 +232,62 @@ class EventEmbedder(nn.Module):
         return torch.stack([first, self.place(place), *later], dim=1).cumsum(dim=1)
 
 
+class Habits(nn.Module):
+    """What music does by habit, as additions to logits: instruments go on, parts move by small steps, bars come again.
+
+    How much each habit counts is a linear function of the writer's output, the intervals that a role likes are tables. A
+    transformer can learn all of this from embedded notes, but does so slowly. At the start nothing is added.
+
+    Args:
+        dim: H, of the writer.
+    """
+
+    role_of: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        n_roles = len(PART_ROLES)
+        # Bars, then beats, have habits of their own.
+        self.symbol = nn.Linear(dim, len(HABITS) * (n_roles + 2))
+        self.pitch = nn.Linear(dim, len(REFERENCES) + N_ECHOES)
+        for layer in (self.symbol, self.pitch):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.pitch.bias[: len(REFERENCES)] = 1.0 / HABIT_SCALE
+        self.intervals = nn.Parameter(torch.zeros(len(REFERENCES), n_roles, N_INTERVALS))
+        roles = (torch.arange(N_SYMBOLS) - FIRST_PART).clamp_min(0) // N_PROGRAMS
+        roles[BAR], roles[BEAT] = n_roles, n_roles + 1
+        self.register_buffer("role_of", roles, persistent=False)
+
+    def symbols(self, x: Tensor, habits: Tensor) -> Tensor:
+        """Additions `[n, N_SYMBOLS]` to logits of symbols.
+
+        Args:
+            x: `[n, H]`, input of the head.
+            habits: `[n, N_SYMBOLS, len(HABITS)]`.
+        """
+        weights = HABIT_SCALE * self.symbol(x).view(len(x), -1, len(HABITS))
+        return torch.einsum("nsh,nsh->ns", weights[:, self.role_of], habits)
+
+    def pitches(self, x: Tensor, symbols: Tensor, references: Tensor, echoes: Tensor) -> Tensor:
+        """Additions `[n, 128]` to logits of pitches.
+
+        Args:
+            x: `[n, H]`, input of the head.
+            symbols: `[n]`, of notes.
+            references: `[n, 3]`, as in `Pages`.
+            echoes: `[n, N_ECHOES, 128]`, as in `Pages`.
+        """
+        weights = HABIT_SCALE * self.pitch(x)
+        there = (references >= 0).float() * weights[:, : len(REFERENCES)]
+        wanted = torch.arange(128, device=x.device) - references[..., None] + 127
+        tables = HABIT_SCALE * self.intervals[:, self.role_of[symbols]].transpose(0, 1)
+        found = tables.gather(2, wanted.clamp_max(N_INTERVALS - 1))
+        added: Tensor = (found * there[..., None]).sum(dim=1)
+        return added + torch.einsum("ne,nep->np", weights[:, len(REFERENCES) :], echoes)
+
+
 class Composer(nn.Module):
     """Writes a score for a room, note after note, under the room's signals.
 
@@ -241,6 +323,7 @@ class Composer(nn.Module):
         self.writer = nn.ModuleList(GatedBlock(inner) for _ in range(config.writer_layers))
         self.writer_norm = nn.RMSNorm(inner, eps=1e-6)
         self.heads = nn.ModuleDict({name: nn.Linear(inner, size) for name, size in FIELDS.items()})
+        self.habits = Habits(inner)
         self.gain = nn.Linear(dim, 1)
         # What training scores have, for the constraints of sampling.
         self.register_buffer("known_symbols", torch.ones(N_SYMBOLS, dtype=torch.bool))
@@ -354,10 +437,15 @@ class Composer(nn.Module):
         }
         x = torch.cat([inputs[name] + self.field.weight[i] for i, name in enumerate(FIELDS)])
         written = torch.split(self.write(x), [len(inputs[name]) for name in FIELDS])
-        nats = {
-            name: functional.cross_entropy(self.heads[name](own).float(), targets[name], reduction="none")
-            for name, own in zip(FIELDS, written, strict=True)
-        }
+        nats = {}
+        for name, own in zip(FIELDS, written, strict=True):
+            logits = self.heads[name](own).float()
+            if name == "symbol":
+                logits = logits + self.habits.symbols(own, pages.habits[where[name]]).float()
+            elif name == "pitch":
+                known = (fields[notes, 0], pages.references[notes], pages.echoes[notes])
+                logits = logits + self.habits.pitches(own, *known).float()
+            nats[name] = functional.cross_entropy(logits, targets[name], reduction="none")
         return {name: (where[name], nats[name]) for name in FIELDS}
 
     def gain_error(self, pages: Pages, states: Tensor) -> Tensor:
@@ -433,13 +521,23 @@ class Composer(nn.Module):
         composer.load_weights(folder)
         return composer.eval()
 
-    def load_weights(self, folder: Path) -> None:
+    def load_weights(self, folder: Path, may_lack: bool = False) -> None:
         """Load the weights of a composer folder of the same sizes.
+
+        Args:
+            folder: written by `save_pretrained`.
+            may_lack: controls that the folder does not know keep the weights that they have.
 
         Raises:
             CheckpointError: on a missing, damaged or mismatching file, naming the field.
         """
-        fill(self.state_dict(), read_weights(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        tensors = read_weights(folder / WEIGHTS_FILE)
+        own = self.state_dict()
+        for name in self.config.controls if may_lack else ():
+            parts = (f"embedder.controls.{name}.", f"embedder.nulls.{name}")
+            if not any(key.startswith(parts) for key in tensors):
+                own = {key: value for key, value in own.items() if not key.startswith(parts)}
+        fill(own, tensors, folder / WEIGHTS_FILE)
 
 
 def _sums_within(rows: Tensor, vectors: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:

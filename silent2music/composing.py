@@ -24,6 +24,9 @@ from silent2music.notation import (
     END,
     FIELDS,
     FIRST_PART,
+    HABITS,
+    N_ECHOES,
+    N_SYMBOLS,
     Event,
     Memory,
     Written,
@@ -142,13 +145,16 @@ class Repeats:
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
 
 
-CONSTRAINTS: dict[str, Callable[[Composer, Memory, int], Constraint]] = {
+MadeConstraint = Callable[[Composer, Memory, int], Constraint]
+"""Makes a constraint from a composer, the memory of what is written, and the semitones by which it is moved."""
+
+CONSTRAINTS: dict[str, MadeConstraint] = {
     "order": Order,
     "known": Known,
     "polyphony": Polyphony,
     "repeats": Repeats,
 }
-"""Constraints by name, made from a composer, the memory of what is written, and the semitones by which it is moved."""
+"""Constraints by name."""
 
 
 class Drawing:
@@ -251,6 +257,7 @@ class PackedComposer:
         ]
         self.writer_norm = _packed_norm(composer.writer_norm)
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
+        self.habits = composer.habits
 
     def _packed(self, linear: nn.Linear) -> Linear:
         """A linear layer as a function of rows."""
@@ -285,6 +292,7 @@ class Scribe:
         guidance: g of `null + g * (given - null)` on the logits (Ho and Salimans 2022).
         constraints: names in `CONSTRAINTS`.
         transposition: semitones by which all that is written is moved, from C major or A minor.
+        steered: makes a constraint for what a user asks for, which comes last.
 
     Raises:
         ConfigError: if a constraint is unknown.
@@ -298,6 +306,7 @@ class Scribe:
         guidance: float,
         constraints: Sequence[str] = (),
         transposition: int = 0,
+        steered: MadeConstraint | None = None,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -308,7 +317,8 @@ class Scribe:
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
         self.memory = Memory(composer.config.ambient.frame_rate)
         self._transposition = transposition
-        self._constraints = [CONSTRAINTS[name](composer, self.memory, transposition) for name in constraints]
+        made = [CONSTRAINTS[name] for name in constraints] + ([] if steered is None else [steered])
+        self._constraints = [make(composer, self.memory, transposition) for make in made]
         self._blocks = BlockStepper(packed.blocks, self._tokens(given, null), static=False)
         self._before: Tensor | None = None  # the vectors of the last frame's events, summed
         self.n_frames = 0
@@ -364,11 +374,27 @@ class Scribe:
             known = known + torch.tensor([weights], device=frame.device) @ held
         if self._before is not None:
             known = known + self._before
+        habits = self.memory.habits()
+        self._habits = torch.zeros(1, N_SYMBOLS, len(HABITS)) if habits else None
+        for symbol, values in habits:
+            self._habits[0, symbol] = torch.tensor(values)
         blocks.advance()
         torch.add(known, frame, out=blocks.x[:1])
         if self._guided:
             torch.add(known, null_frame, out=blocks.x[1:])
         return packed.state(blocks.run())
+
+    def _voices(self, symbol: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """What the pitch of a note of a symbol is compared with, as `Habits.pitches` takes it."""
+        references, found = self.memory.voices(symbol)
+        echoes = torch.zeros(1, N_ECHOES, 128)
+        for bar, pitch in found:
+            echoes[0, bar, pitch] = 1.0
+        return (
+            torch.tensor([symbol], device=device),
+            torch.tensor([references], device=device),
+            echoes.to(device),
+        )
 
     def _event(self, context: Tensor, choose: Chooser) -> tuple[Event, Tensor] | None:
         """The next event of the frame with its embedding `[1, H]`; None if there is none."""
@@ -397,7 +423,12 @@ class Scribe:
         normed = packed.writer_norm(x)
         if self._guided:
             normed = torch.lerp(normed[1:], normed[:1], self._guidance)
-        logits = packed.heads[field](normed)[0].float().cpu().numpy()
+        logits = packed.heads[field](normed)[0].float()
+        if field == "symbol" and self._habits is not None:
+            logits = logits + packed.habits.symbols(normed, self._habits)[0]
+        elif field == "pitch":
+            logits = logits + packed.habits.pitches(normed, *self._voices(before[0], normed.device))[0]
+        logits = logits.cpu().numpy()
         for constraint in self._constraints:
             constraint.mask(field, logits, before)
         return choose(field, logits, before)
@@ -412,6 +443,7 @@ def write_frames(
     transposition: int = 0,
     begun: Written | None = None,
     n_begun: int = 0,
+    steered: MadeConstraint | None = None,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
     """The events of one codec frame after another, each with the music's loudness in dB.
 
@@ -424,6 +456,7 @@ def write_frames(
         transposition: as for `Scribe`.
         begun: a score that is there already and is gone on with.
         n_begun: its frames, which are copied.
+        steered: as for `Scribe`.
 
     Raises:
         ConfigError: if `composing` leaves the guidance open, or names an unknown field or constraint.
@@ -435,7 +468,8 @@ def write_frames(
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            scribe = Scribe(packed, given, null, composing.guidance, composing.constraints, transposition)
+            how = (composing.guidance, composing.constraints, transposition, steered)
+            scribe = Scribe(packed, given, null, *how)
         else:
             scribe.set_tokens(given, null)
         for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):

@@ -21,6 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,7 @@ from silent2music.config import (
     read_values,
     to_dict,
 )
+from silent2music.controls import Controls
 from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings
@@ -68,6 +70,7 @@ from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
 from silent2music.sketch import Sketch, sketch_score, sketch_stream
+from silent2music.steering import Steering, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import build, fill, read_weights, write_weights
 
@@ -197,6 +200,7 @@ class Silent2Music(nn.Module):
         seed: int | None = None,
         score: Score | None = None,
         composing: ComposingConfig | None = None,
+        asked: Controls | None = None,
         without: Sequence[str] = (),
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
@@ -212,6 +216,7 @@ class Silent2Music(nn.Module):
             seed: of the random draws; by default that of `sampling`, which is 0 by default.
             score: what to play; by default what the composer writes, if the model has composer and sketch.
             composing: how the composer's notes are drawn, but for the seed.
+            asked: what the user wishes of what is composed, beside what the room says.
             without: controls, or groups of them, to leave out; `("room",)` plays for no room at all, `("score",)` without
                 the composer.
             sample_rate: in Hz, of a room that is given as samples.
@@ -235,6 +240,7 @@ class Silent2Music(nn.Module):
             "score": score,
             "composing": composing,
             "manuscript": manuscript,
+            "asked": asked,
             "without": without,
         }
         codes = list(self._write(recorded, sampling, seconds, controls, progress=progress, **options))
@@ -242,6 +248,7 @@ class Silent2Music(nn.Module):
         written = torch.cat(codes, dim=2)[0].cpu().numpy()
         if score is None and self.composes(without):
             score = manuscript.score(seconds, self.config.ambient.frame_rate)
+            score = score if asked is None else settled(score, asked)
         return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
 
     @torch.inference_mode()
@@ -254,6 +261,7 @@ class Silent2Music(nn.Module):
         score: Score | None = None,
         composing: ComposingConfig | None = None,
         manuscript: Manuscript | None = None,
+        asked: Controls | None = None,
         without: Sequence[str] = (),
         progress: StepProgress | None = None,
         measured: Measured | None = None,
@@ -269,7 +277,7 @@ class Silent2Music(nn.Module):
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
-            sampling, seconds, score, composing, without, progress, controls: as for `generate`; `seconds` is for
+            sampling, seconds, score, composing, asked, without, progress, controls: as for `generate`; `seconds` is for
                 recordings and scores alone.
             manuscript: what is composed is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
@@ -284,6 +292,7 @@ class Silent2Music(nn.Module):
             "score": score,
             "composing": composing,
             "manuscript": manuscript,
+            "asked": asked,
             "without": without,
         }
         codes = self._write(
@@ -303,6 +312,7 @@ class Silent2Music(nn.Module):
         score: Score | None,
         composing: ComposingConfig | None,
         manuscript: Manuscript | None,
+        asked: Controls | None,
         without: Sequence[str],
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
@@ -312,14 +322,14 @@ class Silent2Music(nn.Module):
         """
         composes = score is None and self.composes(without)
         without = [name for name in without if name != SCORE]
-        heard, n_frames = self._heard(room, seconds, controls, measured, composes)
-        for_decoder, for_composer, for_sketch = tee(heard, 3)
+        signals, n_frames = self._heard(room, seconds, controls, measured, composes, asked)
+        for_decoder, for_composer, for_sketch = tee(signals, 3)
         guide: Iterator[Tensor] | None = None
         if score is not None:
             guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
         elif composes:
             composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
-            events = self._composed(for_composer, composing, without, None, live=n_frames == 0)
+            events = self._composed(for_composer, composing, without, None, n_frames, asked)
             events = events if manuscript is None else manuscript.kept(events)
             n_at_once = {} if n_frames else {"n_frames": 1}
             guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
@@ -359,6 +369,7 @@ class Silent2Music(nn.Module):
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
         measured: Measured | None = None,
+        asked: Controls | None = None,
         **controls: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
@@ -371,21 +382,23 @@ class Silent2Music(nn.Module):
             begun: a score that is gone on with: its notes stand up to its end.
             without, sample_rate, progress, controls: as for `generate`.
             measured: profiles of the room that are known already; new ones are added to it.
+            asked: what the user wishes, beside what the room says.
 
         Raises:
             CheckpointError: if the model has no composer.
-            ConfigError: if the model has no such control.
+            ConfigError: if the model has no such control, or a wish does not fit the piece.
         """
         composing = composing or ComposingConfig()
         if seed is not None:
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
         seconds = seconds or recorded.seconds
-        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress}
+        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress, "asked": asked}
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
-        return Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
+        score = Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
+        return score if asked is None else settled(score, asked)
 
     def compose_frames(
         self,
@@ -397,6 +410,7 @@ class Silent2Music(nn.Module):
         begun: Score | None = None,
         progress: StepProgress | None = None,
         measured: Measured | None = None,
+        asked: Controls | None = None,
         **controls: Any,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
@@ -404,13 +418,15 @@ class Silent2Music(nn.Module):
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
+            asked: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
         """
         self._own_composer()
-        signals, n_frames = self._heard(room, seconds, controls, measured, composes=True)
-        written = self._composed(signals, composing or ComposingConfig(), without, begun, live=n_frames == 0)
+        signals, n_frames = self._heard(room, seconds, controls, measured, composes=True, asked=asked)
+        how = composing or ComposingConfig()
+        written = self._composed(signals, how, without, begun, n_frames, asked)
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)
@@ -428,6 +444,21 @@ class Silent2Music(nn.Module):
         """
         check_controls(self._config_of_all(self.composes() if composes is None else composes), controls)
 
+    def check_asked(self, asked: Controls | None, seconds: float, composes: bool | None = None) -> None:
+        """Raise an error if something is asked for that does not fit a piece, or of a model that composes nothing.
+
+        Raises:
+            ConfigError: in one sentence.
+        """
+        if asked is None:
+            return
+        if not (self.composes() if composes is None else composes):
+            raise ConfigError(
+                f"The model '{self.config.name}' composes no score, so {', '.join(asked.to_dict())} cannot be asked "
+                "of it; give a model with composer and sketch, or leave it out."
+            )
+        asked.check(seconds)
+
     def _config_of_all(self, composes: bool) -> ModelConfig:
         """The settings with the controls of the composer, too, if it is to compose."""
         if not composes:
@@ -442,10 +473,22 @@ class Silent2Music(nn.Module):
         controls: Mapping[str, Any],
         measured: Measured | None,
         composes: bool,
+        asked: Controls | None = None,
     ) -> tuple[Iterator[Signals], int]:
-        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
+        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound.
+
+        Raises:
+            ConfigError: if something is asked for that the model lacks, or of live sound.
+        """
         config = self._config_of_all(composes)
         check_controls(config, controls)
+        if asked is not None:
+            if not (room is None or isinstance(room, Waveform | Recording)):
+                raise ConfigError("What the music is to be can be asked for a recording; this is live sound.")
+            length = seconds or cast(Recorded, room).seconds
+            self.check_asked(asked, length, composes)
+            told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
+            controls = {**told, **controls}
         if room is None:
             assert seconds is not None
             n_frames = n_steps_of(seconds, config.ambient)
@@ -466,16 +509,20 @@ class Silent2Music(nn.Module):
         composing: ComposingConfig,
         without: Sequence[str],
         begun: Score | None,
-        live: bool,
+        n_frames: int,
+        asked: Controls | None = None,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
-        """Events and loudness of one codec frame after another; arguments as for `compose_frames`."""
+        """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
+        steered, key, seconds = None, composing.transposition, n_frames / config.ambient.frame_rate
+        if asked is not None:
+            steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
+            key = asked.transposition if key is None else key
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
-        key = composing.transposition
         if key is None:
             # That of what was begun, or else any.
             key = (
@@ -488,8 +535,8 @@ class Silent2Music(nn.Module):
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
             return composer.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=live)
-        return write_frames(
+        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=n_frames == 0)
+        written = write_frames(
             PackedComposer(composer, self.precision),
             conditioning,
             composing,
@@ -497,7 +544,9 @@ class Silent2Music(nn.Module):
             key,
             copied,
             n_copied,
+            steered,
         )
+        return written if asked is None else heard(written, asked, seconds, rate)
 
     @torch.inference_mode()
     def _sketched(

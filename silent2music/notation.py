@@ -80,6 +80,20 @@ of each role."""
 _DECAY_SECONDS = (1.0, 4.0, 16.0, 2.0)
 """Over which pitch classes are forgotten: of all notes three times, then of the bass."""
 
+HABITS = ("recent", "known", "a bar ago", "two bars ago")
+"""What `Memory.habits` says of each part's symbol that has played, and in their places of bars and beats: how near the
+moment is at which one is due by the interval before, whether that has passed, and nothing."""
+
+_RECENT_SECONDS, _KNOWN_SECONDS, _FORGOTTEN_SECONDS = 2.0, 12.0, 30.0
+
+REFERENCES = ("top", "bottom", "here")
+"""Pitches that a note's pitch is compared with, see `Memory.voices`."""
+
+N_ECHOES = 2
+"""Bars back that notes are remembered as patterns."""
+
+NO_PITCH = -1
+
 N_METRICAL = 19
 N_SCALARS = 12 * len(_DECAY_SECONDS) + N_METRICAL
 """Width of what `Memory` says of the music as a whole."""
@@ -267,12 +281,19 @@ class Memory:
         self.held: dict[tuple[int, int], _Held] = {}
         """The notes that sound, by symbol and pitch."""
         self._last: dict[int, tuple[int, float]] = {}
+        self._played: dict[int, dict[int, list[int]]] = {}
+        """By symbol the pitches of its notes by the frame in which they begin."""
         self._classes = np.zeros((len(_DECAY_SECONDS), 12))
         self._decay = np.exp(-1.0 / (frame_rate * np.array(_DECAY_SECONDS)))[:, None]
         self._frame = 0
         self._section = self._bar = self._beat = self._onset = -1e3
         self._bar_interval, self._beat_interval = 2.4, 0.6
         self._n_beats = self._n_bars = 0
+
+    @property
+    def frame(self) -> int:
+        """The present frame."""
+        return self._frame
 
     def advance(self, frame: int) -> None:
         """Go on to a frame, and forget the notes that have ended by then."""
@@ -282,6 +303,12 @@ class Memory:
         ended = [name for name, note in self.held.items() if note.end <= now]
         for name in ended:
             del self.held[name]
+        if frame % 64 == 0:
+            oldest = frame - _FORGOTTEN_SECONDS * self._rate
+            for symbol, begun in list(self._played.items()):
+                self._played[symbol] = {when: pitches for when, pitches in begun.items() if when >= oldest}
+                if not self._played[symbol]:
+                    del self._played[symbol]
 
     def write(self, event: Event) -> None:
         """Remember an event of the present frame."""
@@ -292,6 +319,7 @@ class Memory:
             key = role * 128 + pitch
             self.held[symbol, pitch] = _Held(key, seconds, seconds + float(LENGTHS_SECONDS[length]))
             self._last[role] = key, seconds
+            self._played.setdefault(symbol, {}).setdefault(self._frame, []).append(pitch)
             self._onset = seconds
             if program != DRUMS:
                 self._classes[:3, pitch % 12] += 1.0
@@ -319,6 +347,45 @@ class Memory:
             weights.append(math.exp((seconds - now) / 4.0))
         return indices, weights
 
+    def habits(self) -> list[tuple[int, list[float]]]:
+        """`HABITS` by symbol: of parts how lately they played, and whether a bar and two bars ago."""
+        found = []
+        for symbol, begun in self._played.items():
+            since = (self._frame - max(begun)) / self._rate
+            echoes = [float(bool(self._echo(begun, n))) for n in range(1, N_ECHOES + 1)]
+            found.append(
+                (symbol, [math.exp(-since / _RECENT_SECONDS), math.exp(-since / _KNOWN_SECONDS), *echoes])
+            )
+        for symbol, last, interval in (
+            (BAR, self._bar, self._bar_interval),
+            (BEAT, self._beat, self._beat_interval),
+        ):
+            # In frames from the middle of this one, whose places a mark may have.
+            late = self._frame + 0.5 - (last + interval) * self._rate
+            if last >= 0.0 and late > -1.5:
+                found.append((symbol, [max(0.0, 1.0 - abs(late)), float(late >= 1.0), *(0.0,) * N_ECHOES]))
+        return found
+
+    def voices(self, symbol: int) -> tuple[tuple[int, int, int], list[tuple[int, int]]]:
+        """What a symbol's next note is compared with.
+
+        Returns:
+            `REFERENCES`: the highest and the lowest of the notes that it began last, before this frame, and the last of
+            those that it has begun in it; `NO_PITCH` where there is none. Then bar (from 0 on, backwards) and pitch of
+            its notes one and two bars ago.
+        """
+        begun = self._played.get(symbol, {})
+        here = begun.get(self._frame)
+        earlier = [when for when in begun if when < self._frame]
+        last = begun[max(earlier)] if earlier else [NO_PITCH]
+        echoes = [(n - 1, pitch) for n in range(1, N_ECHOES + 1) for pitch in self._echo(begun, n)]
+        return (max(last), min(last), here[-1] if here else NO_PITCH), echoes
+
+    def _echo(self, begun: dict[int, list[int]], n_bars: int) -> set[int]:
+        """Pitches that began some bars before this frame, or in a frame beside that."""
+        then = self._frame - round(n_bars * self._bar_interval * self._rate)
+        return {pitch for when in (then - 1, then, then + 1) for pitch in begun.get(when, ())}
+
     def scalars(self) -> list[float]:
         """`N_SCALARS` values of order one."""
         now = self._frame / self._rate
@@ -340,24 +407,44 @@ def _interval(seconds: float, before: float) -> float:
     return seconds if 0.1 <= seconds <= 12.0 else before
 
 
-def remembered(
-    written: Written, begin: int, end: int, frame_rate: float
-) -> tuple[list[list[int]], list[list[float]], FloatArray]:
-    """What `Memory` says before the frames `begin` to before `end`: keys, their weights, scalars `[T, N_SCALARS]`."""
+@dataclass(frozen=True)
+class Remembered:
+    """What `Memory` says in a stretch of T frames.
+
+    Attributes:
+        keys: of each frame, indices and weights as `Memory.keys` gives them.
+        scalars: `[T, N_SCALARS]`.
+        habits: rows (frame, symbol, the values of `HABITS`).
+        references: `[n, 3]`, of each event of the stretch; `NO_PITCH` for marks.
+        echoes: rows (event, bar, pitch).
+    """
+
+    keys: list[tuple[list[int], list[float]]]
+    scalars: FloatArray
+    habits: list[tuple[float, ...]]
+    references: list[tuple[int, int, int]]
+    echoes: list[tuple[int, int, int]]
+
+
+def remembered(written: Written, begin: int, end: int, frame_rate: float) -> Remembered:
+    """What is remembered before the frames `begin` to before `end`, and before each of their events."""
     memory, position = Memory(frame_rate), 0
     frames, events = written.frames.tolist(), written.fields.tolist()
-    indices, weights, scalars = [], [], np.empty((end - begin, N_SCALARS), np.float32)
+    found = Remembered([], np.empty((end - begin, N_SCALARS), np.float32), [], [], [])
     for frame in range(end):
         memory.advance(frame)
         if frame >= begin:
-            keys = memory.keys()
-            indices.append(keys[0])
-            weights.append(keys[1])
-            scalars[frame - begin] = memory.scalars()
+            found.keys.append(memory.keys())
+            found.scalars[frame - begin] = memory.scalars()
+            found.habits.extend((frame - begin, symbol, *values) for symbol, values in memory.habits())
         while position < len(frames) and frames[position] == frame:
+            if frame >= begin:
+                references, echoes = memory.voices(events[position][0])
+                found.echoes.extend((len(found.references), *echo) for echo in echoes)
+                found.references.append(references)
             memory.write(events[position])
             position += 1
-    return indices, weights, scalars
+    return found
 
 
 def joined(frames: Iterable[Sequence[Event]]) -> Written:

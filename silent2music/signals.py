@@ -14,11 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from silent2music import traits
 from silent2music.ambient import FrameEncoder, ScalarEncoder, Standardise
 from silent2music.arrays import FloatArray
 from silent2music.config import ModelConfig
 from silent2music.decoder import Conditioning
 from silent2music.errors import ConfigError
+from silent2music.notation import N_PROGRAMS
+from silent2music.traits import Trait
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class Control:
             `(x [B, S * rate, F], mask [B, S]) -> [B, S, D]`, of the whole `(x [B, F]) -> [B, n_tokens, D]`. A module
             along time that sees neighbouring frames has the attribute `lookahead_frames`, their number on each side.
         rate: values for each codec frame, of a signal along time.
-        n_tokens: how many global tokens a value of the whole piece makes, by config.
+        n_tokens: how many global tokens a value of the whole piece makes, by config; of one that makes none, the
+            embedding `[B, 1, D]` is added to all frames.
         group: name shared by controls that are also dropped together; guidance drops the group `room`.
         dropout: share of training rows in which it is dropped.
+        label: of a control that follows from a pair's score, and so need not be prepared with the pairs.
     """
 
     axis: Literal["along", "whole"]
@@ -47,14 +52,54 @@ class Control:
     n_tokens: Callable[[ModelConfig], int] = lambda config: 1
     group: str = ""
     dropout: float = 0.1
+    label: Trait | None = None
 
 
 def _of_room(field: str) -> Callable[[Mapping[str, Any], int, int], FloatArray | None]:
     return lambda known, begin, end: getattr(known["room"], field) if "room" in known else None
 
 
-ROOM = "room"
-"""The group of the controls that are measured from the recording; without it, a model plays for no room."""
+class Wish(nn.Module):
+    """Embeds what a user asks for; at first as nothing, so that a model can learn it later on.
+
+    Args:
+        n_features: F.
+        dim: D, the width of the model.
+    """
+
+    def __init__(self, n_features: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(n_features, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim))
+        for weight in self.layers[2].parameters():
+            nn.init.zeros_(weight)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """From `[B, S, F]` to `[B, S, D]`, or from `[B, F]` to `[B, 1, D]`."""
+        out: Tensor = self.layers(x if x.ndim == 3 else x[:, None])
+        return out
+
+
+def _wish(name: str, axis: Literal["along", "whole"], n_features: int, label: Trait) -> Control:
+    """A control of the composer that a user may set; known is then its signal for the whole piece, under its name."""
+
+    def read(known: Mapping[str, Any], begin: int, end: int) -> FloatArray | None:
+        value: FloatArray | None = known.get(name)
+        return value if value is None or axis == "whole" else value[begin:end]
+
+    return Control(
+        axis,
+        read,
+        lambda config, dim: Wish(n_features, dim),
+        n_tokens=lambda config: 0,
+        group=STEER,
+        dropout=0.6,
+        label=label,
+    )
+
+
+ROOM, STEER = "room", "steer"
+"""Groups: the controls that are measured from the recording, without which a model plays for no room, and those that
+a user asks for."""
 
 CONTROLS: dict[str, Control] = {
     "room_frames": Control(
@@ -72,10 +117,20 @@ CONTROLS: dict[str, Control] = {
         group=ROOM,
         dropout=0.0,
     ),
+    "mode": _wish("mode", "whole", 2, traits.mode),
+    "tempo": _wish("tempo", "whole", 1, traits.tempo),
+    "metre": _wish("metre", "whole", 7, traits.metre),
+    "instruments": _wish("instruments", "whole", N_PROGRAMS, traits.instruments),
+    "mood": _wish("mood", "along", 2, traits.mood),
+    "density": _wish("density", "along", 1, traits.density),
+    "chords": _wish("chords", "along", 24, traits.chords),
+    "melody": _wish("melody", "along", 14, traits.melody),
+    "cues": _wish("cues", "along", 3, traits.cues),
+    "ending": _wish("ending", "along", 6, traits.ending),
 }
 """All controls by name; a user's option and a pair's label have the control's name."""
 
-GROUP_DROPOUT = {ROOM: 0.15}
+GROUP_DROPOUT = {ROOM: 0.15, STEER: 0.5}
 """Share of training rows in which all signals of a group are dropped together."""
 
 
@@ -250,6 +305,11 @@ def check_controls(config: ModelConfig, controls: Iterable[str]) -> None:
             raise ConfigError(f"The model '{config.name}' has no control '{name}'; {has}.")
 
 
+def prepared_controls() -> list[str]:
+    """Names of the controls whose signals are prepared with the pairs; the others follow from a pair's score."""
+    return [name for name, control in CONTROLS.items() if control.label is None]
+
+
 def draw_kept(
     names: Sequence[str], shares: Mapping[str, float], n_rows: int, device: torch.device
 ) -> dict[str, Tensor]:
@@ -308,8 +368,11 @@ class Embedder(nn.Module):
         dim = dim or config.decoder.dim
         self.dim, self.names = dim, config.controls
         self.controls = nn.ModuleDict({name: CONTROLS[name].embedder(config, dim) for name in self.names})
+        self.n_tokens = {
+            name: CONTROLS[name].n_tokens(config) for name in self.names if CONTROLS[name].axis == "whole"
+        }
         shapes = {
-            name: (dim,) if CONTROLS[name].axis == "along" else (CONTROLS[name].n_tokens(config), dim)
+            name: (max(1, self.n_tokens[name]), dim) if name in self.n_tokens else (dim,)
             for name in self.names
         }
         self.nulls = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
@@ -331,7 +394,7 @@ class Embedder(nn.Module):
                 standardise.fit(signals.along[name][steps])
 
     def embed(self, name: str, signals: Signals) -> Tensor:
-        """The embedding of one control: `[B, S, D]` along time, `[B, n_tokens, D]` of the whole piece."""
+        """The embedding of one control: `[B, S, D]` along time, `[B, max(1, n_tokens), D]` of the whole piece."""
         null: Tensor = self.nulls[name]
         if CONTROLS[name].axis == "along":
             null = null.expand(signals.n_rows, signals.n_frames, -1)
@@ -348,11 +411,11 @@ class Embedder(nn.Module):
     def forward(self, signals: Signals) -> Conditioning:
         """The conditioning: `frames [B, S, D]`, padding filled with the last valid one, and `tokens [B, G, D]`."""
         mask = signals.mask
-        along = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "along"]
-        whole = [self.embed(name, signals) for name in self.names if CONTROLS[name].axis == "whole"]
-        frames = along[0] if along else torch.zeros(*mask.shape, self.dim, device=mask.device)
-        for other in along[1:]:
-            frames = frames + other
+        added = [self.embed(name, signals) for name in self.names if not self.n_tokens.get(name)]
+        whole = [self.embed(name, signals) for name in self.names if self.n_tokens.get(name)]
+        frames = torch.zeros(*mask.shape, self.dim, device=mask.device)
+        for part in added:
+            frames = frames + part
         # A shorter row holds its last step, as the decoder does for the columns that end the delay pattern.
         last = (mask.sum(dim=1) - 1).clamp_min(0)
         step = torch.minimum(torch.arange(mask.shape[1], device=mask.device)[None], last[:, None])

@@ -8,13 +8,13 @@ from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.arranging import arrange, automation, key_shift
 from silent2music.factory.ensembles import INSTRUMENTS, MANNERS, STYLES
-from silent2music.factory.moods import affect_curves
 from silent2music.factory.scores import Notes, ScorePart, SourceScore
 from silent2music.factory.textures import in_range
 from silent2music.factory.timing import FASTEST_BPM, SLOWEST_BPM, plan_sections, thin_out
 from silent2music.factory.written import INNER, LOWER, UPPER, layers
 from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.score import ENERGY_RATE_HZ, Part
+from silent2music.traits import affect_curves
 
 SECONDS = 30.0
 N_FRAMES = round(SECONDS * ENERGY_RATE_HZ)

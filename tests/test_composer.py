@@ -30,10 +30,12 @@ from silent2music.notation import (
     FIELDS,
     FIRST_PART,
     LENGTHS_SECONDS,
+    NO_PITCH,
     SECTION,
     Memory,
     home_shift,
     joined,
+    moved,
     read_back,
     remembered,
     symbol_of,
@@ -183,8 +185,37 @@ def test_memory_knows_what_sounds_and_where_in_the_bar_it_is() -> None:
 def test_memory_of_a_crop_is_that_of_the_whole() -> None:
     written = write_down(make_score(), RATE)
     whole, crop = remembered(written, 0, 150, RATE), remembered(written, 60, 90, RATE)
-    assert crop[0] == whole[0][60:90] and crop[1] == whole[1][60:90]
-    assert np.array_equal(crop[2], whole[2][60:90])
+    assert crop.keys == whole.keys[60:90]
+    assert np.array_equal(crop.scalars, whole.scalars[60:90])
+    assert crop.habits == [(row[0] - 60, *row[1:]) for row in whole.habits if 60 <= row[0] < 90]
+    first, last = np.searchsorted(written.frames, (60, 90))
+    assert crop.references == whole.references[first:last]
+    assert crop.echoes == [(row[0] - first, *row[1:]) for row in whole.echoes if first <= row[0] < last]
+
+
+def test_memory_of_habits() -> None:
+    memory, cello = Memory(RATE), symbol_of("bass", 42, False)
+    for frame, event in (
+        (0, (BAR, 0, 0, 0, 0)),
+        (0, (cello, 0, 40, 9, 3)),
+        (0, (cello, 0, 47, 9, 3)),
+        (50, (BAR, 0, 0, 0, 0)),
+        (51, (cello, 0, 43, 9, 3)),
+        (101, (cello, 0, 45, 9, 3)),
+    ):
+        memory.advance(frame)
+        memory.write(event)
+    # A bar lasts 50 frames: 43 began in frame 51.
+    assert memory.voices(cello) == ((43, 43, 45), [(0, 43), (1, 40), (1, 47)])
+    habits = dict(memory.habits())
+    assert habits[cello] == [1.0] * 4
+    # A bar was due a frame and a half ago.
+    assert habits[BAR] == habits[BEAT] == [0.0, 1.0, 0.0, 0.0]
+    memory.advance(126)
+    assert memory.voices(symbol_of("melody", 0, False)) == ((NO_PITCH,) * 3, [])
+    assert dict(memory.habits()[:1]) == {cello: [np.exp(-0.5), np.exp(-1 / 12), 0.0, 0.0]}
+    memory.advance(64 * 64)
+    assert cello not in dict(memory.habits())
 
 
 # ---- the network ----
@@ -419,7 +450,8 @@ def test_scores_are_heard_in_c_major_and_written_in_any_key() -> None:
         joined([events for events, _ in write_frames(packed, [conditioning], free, 0, shift)])
         for shift in (0, 2)
     )
-    assert sorted(map(tuple, home.transposed(2).fields)) == sorted(map(tuple, other.fields))
+    expected = [moved(tuple(event), 2) for event in home.fields.tolist()]
+    assert sorted(expected) == sorted(map(tuple, other.fields.tolist()))
     assert len(home.fields) > 10
 
 

@@ -218,8 +218,8 @@ def test_each_control_is_dropped_by_itself_and_a_groups_together(toys) -> None:
 
 
 def test_an_unknown_control_in_a_config_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"Control 'tempo' is unknown; expected some of room_frames"):
-        Embedder(ModelConfig(controls=("tempo",), ambient=AMBIENT, decoder=DECODER))
+    with pytest.raises(ConfigError, match=r"Control 'colour' is unknown; expected some of room_frames"):
+        Embedder(ModelConfig(controls=("colour",), ambient=AMBIENT, decoder=DECODER))
 
 
 def test_a_control_is_added_by_an_entry_a_setting_and_an_option(

@@ -161,6 +161,9 @@ def evaluate_scores(
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     workers: Workers = 2,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Measure instead whether each control does what it says.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether composed scores follow their rooms, and how like real ones they are."""
@@ -173,6 +176,14 @@ def evaluate_scores(
     require("mir_eval", "eval")
     config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
     composing = ComposingConfig(temperature=temperature, guidance=guidance)
+    if controls:
+        from silent2music.evaluation.controls import controls_text, evaluate_controls
+
+        with progress_bar() as steps:
+            loaded = Silent2Music.from_pretrained(model or default_model())
+            found = evaluate_controls(loaded, pairs, config, composing, progress=steps)
+        print_json(found) if as_json else print(controls_text(found))
+        return
     with progress_bar() as steps:
         loaded = Silent2Music.from_pretrained(model or default_model())
         found = measure(loaded, pairs, config, composing, soundfont, steps)

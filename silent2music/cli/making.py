@@ -50,6 +50,25 @@ from silent2music.cli.common import (
     settings_of,
     within,
 )
+from silent2music.cli.steering import (
+    Chords,
+    ControlsFile,
+    Cue,
+    Density,
+    Dynamics,
+    Ending,
+    Instruments,
+    Key,
+    Loose,
+    Melody,
+    Metre,
+    Mood,
+    Style,
+    Swing,
+    Tempo,
+    Without,
+    controls_of,
+)
 from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
 
@@ -88,6 +107,22 @@ def infer(
     top_k: TopK = SAMPLING.top_k,
     top_p: TopP = SAMPLING.top_p,
     control: Control = None,
+    tempo: Tempo = None,
+    metre: Metre = None,
+    swing: Swing = None,
+    loose: Loose = None,
+    key: Key = None,
+    mood: Mood = None,
+    cue: Cue = None,
+    ending: Ending = None,
+    instruments: Instruments = None,
+    without: Without = None,
+    style: Style = None,
+    density: Density = None,
+    dynamics: Dynamics = None,
+    melody: Melody = None,
+    chords: Chords = None,
+    controls: ControlsFile = None,
     loudness: Loudness = DELIVERY.lufs,
     mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
@@ -122,7 +157,25 @@ def infer(
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
         sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
         options = apply_overrides({}, control or ())
-        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery)
+        asked = controls_of(
+            controls,
+            cue,
+            melody,
+            tempo=tempo,
+            metre=metre,
+            swing=swing,
+            loose=loose,
+            key=key,
+            mood=mood,
+            ending=ending,
+            instruments=instruments,
+            without=without,
+            style=style,
+            density=density,
+            dynamics=dynamics,
+            chords=chords,
+        )
+        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery, asked)
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -245,6 +298,22 @@ def compose(
     guidance: Guidance = None,
     temperature: Temperature = SAMPLING.temperature,
     control: Control = None,
+    tempo: Tempo = None,
+    metre: Metre = None,
+    swing: Swing = None,
+    loose: Loose = None,
+    key: Key = None,
+    mood: Mood = None,
+    cue: Cue = None,
+    ending: Ending = None,
+    instruments: Instruments = None,
+    without: Without = None,
+    style: Style = None,
+    density: Density = None,
+    dynamics: Dynamics = None,
+    melody: Melody = None,
+    chords: Chords = None,
+    controls: ControlsFile = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -263,6 +332,24 @@ def compose(
 
     with options_checked():
         composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
+        asked = controls_of(
+            controls,
+            cue,
+            melody,
+            tempo=tempo,
+            metre=metre,
+            swing=swing,
+            loose=loose,
+            key=key,
+            mood=mood,
+            ending=ending,
+            instruments=instruments,
+            without=without,
+            style=style,
+            density=density,
+            dynamics=dynamics,
+            chords=chords,
+        )
     with progress_bar() as steps:
         records = write(
             room,
@@ -276,6 +363,7 @@ def compose(
             reading_of(strict, track, channel),
             force,
             steps,
+            asked,
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")

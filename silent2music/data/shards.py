@@ -10,7 +10,7 @@ on, a name by which Hugging Face `datasets` finds the splits on its own. A row i
 | `n_frames` | T, codec frames |
 | `codes` | `[K * T]` int16, `[K, T]` row by row; null for a pair without sound |
 | `score` | the music's notes as a MIDI file, see `score.midi_bytes`; null for a pair without score |
-| `signal.NAME` | float16, for each entry of `signals.CONTROLS`: `[T * rate * F]` along time or `[F]`, or null |
+| `signal.NAME` | float16, for each of `signals.prepared_controls()`: `[T * rate * F]` along time or `[F]`, or null |
 
 A shard is written whole or not at all, and one whose pairs all still stand in the manifest is never touched
 again. So a killed run can be continued, and a set can be prepared while it still grows.
@@ -38,7 +38,7 @@ from silent2music.errors import DataError, S2MError, require, shown
 from silent2music.files import atomic_path, claimed, read_json, remove_leavings
 from silent2music.processes import Pool, one_thread
 from silent2music.score import Score, midi_bytes, parse_midi
-from silent2music.signals import CONTROLS, Signals, from_arrays
+from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
 
 if TYPE_CHECKING:
     from silent2music.codec import Codec
@@ -219,7 +219,7 @@ def shards_meta(config: AmbientConfig, codec: Codec | None = None, n_codebooks: 
             "n_mels": config.n_mels,
             "n_fft": config.n_fft,
         },
-        "controls": list(CONTROLS),
+        "controls": prepared_controls(),
     }
 
 
@@ -385,7 +385,7 @@ def _encode_pair(job: Setup, item: tuple[Pair, str]) -> Row | str:
 def signal_columns(room: AmbientFeatures, labels: Mapping[str, Any]) -> Row:
     """The columns of a row that hold its signals, read from the room's features and the pair's labels."""
     known, n_frames = {**labels, "room": room}, len(room.frames)
-    signals = {name: control.read(known, 0, n_frames) for name, control in CONTROLS.items()}
+    signals = {name: CONTROLS[name].read(known, 0, n_frames) for name in prepared_controls()}
     return {
         _column(name): None if value is None else np.asarray(value, np.float16).ravel()
         for name, value in signals.items()
@@ -421,7 +421,7 @@ def _types() -> dict[str, Any]:
         "n_frames": arrow.int32(),
         "codes": arrow.list_(arrow.int16()),
         "score": arrow.binary(),
-        **dict.fromkeys(map(_column, CONTROLS), arrow.list_(arrow.float16())),
+        **dict.fromkeys(map(_column, prepared_controls()), arrow.list_(arrow.float16())),
     }
 
 
@@ -512,7 +512,7 @@ class PairDataset:
         split: `train` or `validation`.
         crop_seconds: length of the crops; None gives whole recordings.
         seed: of the crops and the order.
-        controls: whose signals to read; all that were prepared by default.
+        controls: whose signals to read; all that were prepared by default. Those that follow from a score need scores.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
         wants: the same, where pairs that lack it are kept.
         whole_scores: give the scores of whole pairs with their crops, for what is remembered of the music before.
@@ -540,13 +540,14 @@ class PairDataset:
         if crop_seconds is not None:
             self.crop_frames = max(1, round(crop_seconds * self.meta["frame_rate"]))
         self.controls = tuple(self.meta["controls"] if controls is None else controls)
-        for name in self.controls:
+        stored = [name for name in self.controls if CONTROLS[name].label is None or "score" not in needs]
+        for name in stored:
             if name not in self.meta["controls"]:
                 raise DataError(
                     f"{folder} was prepared without the control '{name}'; prepare the pairs again."
                 )
         self._whole_scores = whole_scores
-        self._columns = _read_columns(folder, split, self.controls, needs, wants, self.meta)
+        self._columns = _read_columns(folder, split, stored, needs, wants, self.meta)
         self.ids: list[str] = self._columns["id"]
         self.kinds: list[str] = self._columns["kind"]
         self.seconds: list[float] = self._columns["seconds"]
@@ -564,9 +565,14 @@ class PairDataset:
         codes = np.zeros((0, length), np.int64)
         if "codes" in self._columns:
             codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
-        scores = (self._score(index, start, length),) if "score" in self._columns else ()
-        scored = tuple(self._columns["score"][index] is not None for _ in scores)
-        signals = {name: self._signal(name, index, n_frames, start, length) for name in self.controls}
+        score = (
+            self.score(index)
+            if "score" in self._columns and self._columns["score"][index] is not None
+            else None
+        )
+        scores = (self._part(score, start, length),) if "score" in self._columns else ()
+        scored = tuple(score is not None for _ in scores)
+        signals = {name: self._signal(name, index, score, n_frames, start, length) for name in self.controls}
         row = torch.from_numpy(codes.astype(np.int64))[None]
         own = (self.ids[index],), (self.kinds[index],), (start,)
         return Batch(row, from_arrays(signals, length), *own, scores, scored)
@@ -575,11 +581,10 @@ class PairDataset:
         """The score of a whole pair; scores must be among what is needed."""
         return parse_midi(self._columns["score"][index], f"The score of {self.ids[index]}")
 
-    def _score(self, index: int, start: int, length: int) -> Score:
-        """The notes of a crop of a pair; in what the score does not reach, and without one, nothing is played."""
-        if self._columns["score"][index] is None:
+    def _part(self, score: Score | None, start: int, length: int) -> Score:
+        """The notes of a crop; in what the score does not reach, and without one, nothing is played."""
+        if score is None:
             return Score(length / self.meta["frame_rate"], ())
-        score = self.score(index)
         if self._whole_scores:
             return score
         begin, seconds = (frame / self.meta["frame_rate"] for frame in (start, length))
@@ -587,9 +592,17 @@ class PairDataset:
             return Score(seconds, ())
         return replace(score.slice(begin, begin + seconds), seconds=seconds)
 
-    def _signal(self, name: str, index: int, n_frames: int, start: int, length: int) -> FloatArray | None:
+    def _signal(
+        self, name: str, index: int, score: Score | None, n_frames: int, start: int, length: int
+    ) -> FloatArray | None:
         """A control's signal for a crop of a pair."""
-        values, control = self._columns[_column(name)][index], CONTROLS[name]
+        control = CONTROLS[name]
+        if control.label is not None and score is not None:
+            labelled = control.label(score, n_frames, self.meta["frame_rate"])
+            if labelled is None or control.axis == "whole":
+                return labelled
+            return labelled[start : start + length]
+        values = self._columns[_column(name)][index]
         if values is None or control.axis == "whole":
             return None if values is None else np.asarray(values, np.float32)
         steps = values.reshape(n_frames * control.rate, -1)

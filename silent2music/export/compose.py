@@ -9,6 +9,7 @@ from typing import Any
 
 from silent2music import audio
 from silent2music.config import ComposingConfig
+from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import batch, provenance
 from silent2music.export.models import LazyModel
@@ -29,6 +30,7 @@ def compose(
     reading: Mapping[str, Any] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    asked: Controls | None = None,
 ) -> list[dict[str, Any]]:
     """Compose scores for one room, each written with its record, whole or not at all.
 
@@ -44,6 +46,7 @@ def compose(
         reading: as `audio.open_recording` takes it.
         force: replace files that exist.
         progress: told of every step.
+        asked: what the music is to be, beside what the room says.
 
     Returns:
         The records, as written beside the scores.
@@ -51,7 +54,7 @@ def compose(
     Raises:
         AudioError: if the recording cannot be read, or an output exists or cannot be written.
         CheckpointError: if the model has no composer.
-        ConfigError: on a length or a number of scores that is none.
+        ConfigError: on a length or a number of scores that is none, or a wish that does not fit the piece.
         DataError: if `begun` is no MIDI file, or longer than what is asked for.
     """
     composing = composing or ComposingConfig()
@@ -67,6 +70,8 @@ def compose(
     recorded = audio.open_recording(room, **(reading or {}))
     first = None if begun is None else read_midi(begun)
     wanted = seconds or recorded.seconds
+    if asked is not None:
+        asked.check(wanted)
     if first is not None and first.seconds >= wanted:
         raise DataError(
             f"{begun} lasts {first.seconds:.1f} s and the score is to last {wanted:.1f} s; give --seconds with more."
@@ -87,6 +92,7 @@ def compose(
             begun=first,
             progress=step,
             measured=measured,
+            asked=asked,
             **(controls or {}),
         )
         profile = measured.profile()
@@ -101,7 +107,7 @@ def compose(
             "model": model.described(),
             "settings": {
                 **dataclasses.asdict(settings),
-                "controls": dict(controls or {}),
+                "controls": {**(asked.to_dict() if asked else {}), **(controls or {})},
                 "seconds": wanted,
                 "continues": None if begun is None else provenance.sha256(begun),
                 **provenance.described_reading(reading or {}),

@@ -209,10 +209,12 @@ def infer(
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
     from silent2music.model import Manuscript
+    from silent2music.steering import settled
 
     model.model.check_controls(request.controls)
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
+    model.model.check_asked(request.asked, seconds)
     check_length(job, seconds, delivery, force)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
     places = [job.out, provenance.sidecar_path(job.out)]
@@ -229,6 +231,7 @@ def infer(
             progress=step,
             measured=measured,
             manuscript=manuscript,
+            asked=request.asked,
             **request.controls,
         )
         music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
@@ -243,6 +246,7 @@ def infer(
             output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
             for path in score_paths:
                 score = manuscript.score(seconds, model.model.config.ambient.frame_rate)
+                score = score if request.asked is None else settled(score, request.asked)
                 path.write_bytes(midi_bytes(score))
                 own = {"file": provenance.score_path(job.out).name, "sha256": provenance.sha256(path)}
                 made["score"] = {"by": "composer", **own, **provenance.described_score(score)}
@@ -328,7 +332,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
     seconds = room_seconds if request.seconds is None else request.seconds
     settings = {
         **dataclasses.asdict(sampling),
-        "controls": dict(request.controls),
+        "controls": {**(request.asked.to_dict() if request.asked else {}), **request.controls},
         "seconds": seconds,
         **provenance.described_reading(request.reading),
         "delivery": dataclasses.asdict(request.delivery),

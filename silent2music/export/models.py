@@ -22,6 +22,7 @@ from silent2music.config import (
     from_dict,
     read_values,
 )
+from silent2music.controls import Controls
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.provenance import sha256
 from silent2music.hub import find_folder
@@ -40,6 +41,7 @@ class Request:
         controls: what steers the model beside the room, by name.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
         delivery: what the files are like.
+        asked: what the user wishes of what is composed.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -47,6 +49,7 @@ class Request:
     controls: Mapping[str, Any] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    asked: Controls | None = None
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):

@@ -101,14 +101,17 @@ def send(
     codec, delivery = model.model.codec, request.delivery
     if recording is None:
         pieces = model.model.stream(
-            heard(source, codec.frame_rate, request.seconds), request.sampling, **request.controls
+            heard(source, codec.frame_rate, request.seconds),
+            request.sampling,
+            asked=request.asked,
+            **request.controls,
         )
         length, where = None, in_front()
     else:
         measured = Measured(recording, model.model.config.ambient)
         length, where = request.seconds or recording.seconds, in_front(measured.beginning())
         pieces = model.model.stream(
-            recording, request.sampling, length, measured=measured, **request.controls
+            recording, request.sampling, length, measured=measured, asked=request.asked, **request.controls
         )
     music = delivered(pieces, codec, delivery, where, request.sampling.seed, length)
     try:

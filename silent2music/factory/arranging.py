@@ -11,12 +11,13 @@ from silent2music.arrays import DoubleArray
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.ensembles import INSTRUMENTS, MANNERS, Manner, Style, Voice, draw_style
-from silent2music.factory.moods import affect_curves, describe
+from silent2music.factory.moods import describe
 from silent2music.factory.scores import Notes, Passage, SourceScore, Wish, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES, key_shift
 from silent2music.score import ENERGY_RATE_HZ
+from silent2music.traits import affect_curves
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.composer import Composer, Pages
-from silent2music.config import COMPOSER_FOLDER, RecipeConfig, TrainingConfig
+from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
-from silent2music.signals import draw_kept
+from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
 from silent2music.training.running import open_run, train_steps
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 N_LIMITS = 2000
 """Scores that the limits of sampling are measured on."""
 
-SLOWER = {"embedder.": 0.3}
+SLOWER = {f"embedder.{part}.{name}": 0.3 for part in ("controls", "nulls") for name in ROOM_CONTROLS}
 """Factor on the learning rate of the room's encoder where it was trained before."""
 
 
@@ -38,8 +38,8 @@ def train_composer(
         shards: folder written by `data.shards.prepare`.
         out: where state, log, TensorBoard events and the composer folder go.
         resume: go on from the state in `out`.
-        start: a composer folder whose weights to start from, or a model folder whose encoder of the room to start
-            from; of the recipe's sizes. Fresh weights without.
+        start: a composer folder whose weights to start from, with fewer controls maybe, or a model folder whose encoder
+            of the room to start from; of the recipe's sizes. Fresh weights without.
 
     Returns:
         The composer folder, with the averaged weights of the last checkpoint.
@@ -83,7 +83,7 @@ def _composer_to_train(recipe: RecipeConfig, dataset: PairDataset, start: Path |
     elif (start / CODEC_FOLDER).exists():
         read_embedder(start, composer.embedder)
     else:
-        composer.load_weights(start)
+        composer.load_weights(start, may_lack=True)
     composer.set_limits([dataset.score(i) for i in spread(len(dataset), N_LIMITS)])
     return composer
 
@@ -108,8 +108,13 @@ class _Composing:
         return figures, torch.stack(list(found.values())).sum() / self.frame_rate
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Composer.room_contrast`."""
-        return cast(Composer, average).room_contrast(self._pages(batch), batch.signals)
+        """As `Composer.room_contrast` where the room decides alone, and `steered` with every wish told too."""
+        composer, pages = cast(Composer, average), self._pages(batch)
+        found = composer.room_contrast(pages, batch.signals.without(STEER))
+        if any(CONTROLS[name].group == STEER for name in self.controls):
+            losses = composer(pages, batch.signals)
+            found["steered"] = torch.stack([losses[name] for name in FIELDS]).sum(dim=0)
+        return found
 
     def _pages(self, batch: Batch) -> Pages:
         pages = Pages.of(batch.scores, batch.starts, batch.signals.n_frames, self.frame_rate)

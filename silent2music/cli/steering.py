@@ -1,0 +1,132 @@
+"""Options of what a user asks for, shared by the commands that compose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from silent2music.config import read_values
+from silent2music.errors import ConfigError
+
+if TYPE_CHECKING:
+    from silent2music.controls import Controls
+
+PANEL = "What the music is to be; the room decides the rest"
+
+
+def _option(*names: str, metavar: str = "", text: str) -> Any:
+    return typer.Option(*names, metavar=metavar or None, help=text, rich_help_panel=PANEL)
+
+
+Tempo = Annotated[
+    float | None, _option("--tempo", metavar="BPM", text="Bars, beats and notes on a grid at this tempo.")
+]
+Metre = Annotated[str | None, _option("--metre", metavar="3/4", text="Beats of 6/8 are three eighths.")]
+Swing = Annotated[
+    float | None,
+    _option("--swing", metavar="0..1", text="How far off-beat eighths are late, up to a triplet's."),
+]
+Loose = Annotated[
+    float | None,
+    _option("--loose", metavar="0..1", text="How far notes may leave the grid towards the room's own times."),
+]
+Key = Annotated[str | None, _option("--key", metavar="KEY", text="Such as 'F# minor'.")]
+Mood = Annotated[
+    str | None,
+    _option(
+        "--mood",
+        "--mood-curve",
+        metavar="VALENCE,AROUSAL|FILE.csv",
+        text="-1 to 1 each, throughout, or a curve of seconds, valence and arousal.",
+    ),
+]
+Cue = Annotated[
+    list[str] | None,
+    _option(
+        "--cue", metavar="TIME[=NAME]|FILE.csv", text="A section and a chord start here; may be repeated."
+    ),
+]
+Ending = Annotated[
+    str | None,
+    _option(
+        "--ending", metavar="final|open|cut", text="A cadence, a half close, or music until the last moment."
+    ),
+]
+Instruments = Annotated[
+    str | None, _option("--instruments", metavar="NAMES", text="Only these play, such as piano,cello.")
+]
+Without = Annotated[
+    str | None, _option("--without", metavar="NAMES", text="None of these plays, such as drums.")
+]
+Style = Annotated[
+    str | None,
+    _option(
+        "--style",
+        metavar="NAME",
+        text="Instruments that go together: chamber, ambient, ostinato, percussive, ...",
+    ),
+]
+Density = Annotated[
+    str | None,
+    _option(
+        "--density",
+        metavar="0..1|FILE.csv",
+        text="Notes a second, 0.5 being 3.5 and 1 being 19, throughout, or a curve of seconds and density.",
+    ),
+]
+Dynamics = Annotated[
+    float | None,
+    _option("--dynamics", metavar="0..1", text="How far loudness follows the room; 1 by default."),
+]
+Melody = Annotated[
+    Path | None,
+    _option("--melody", metavar="TUNE.mid", text="A line that is set to the room, note for note."),
+]
+Chords = Annotated[
+    str | None,
+    _option("--chords", metavar="CHORDS|FILE.lab", text="Such as 'Am F C G', a bar each, again and again."),
+]
+ControlsFile = Annotated[
+    Path | None,
+    _option(
+        "--controls",
+        metavar="SCENE.toml",
+        text="All of these in a file, or the record of a piece; options come before it.",
+    ),
+]
+
+
+def controls_of(
+    file: Path | None, cue: Sequence[str] | None, melody: Path | None, **options: Any
+) -> Controls | None:
+    """The wishes of the options, and of the file where an option is not given; None where there are none.
+
+    Raises:
+        ConfigError, DataError: as `Controls.of`.
+    """
+    from silent2music.controls import Controls
+
+    given = {name: value for name, value in options.items() if value is not None}
+    given |= {"cues": list(cue)} if cue else {}
+    given |= {} if melody is None else {"melody": str(melody.absolute())}
+    for name in ("mood", "density", "chords"):
+        if str(given.get(name, "")).lower().endswith((".csv", ".lab")):
+            given[name] = str(Path(given[name]).absolute())
+    given |= {"cues": [_absolute(text) for text in given["cues"]]} if "cues" in given else {}
+    values = {} if file is None else read_values(file)
+    if isinstance(settings := values.get("settings"), dict):  # the record of a piece
+        values = settings.get("controls", {})
+    if unknown := sorted(values.keys() - Controls.__dataclass_fields__.keys()):
+        raise ConfigError(
+            f"{file} has '{unknown[0]}'; expected some of {', '.join(Controls.__dataclass_fields__)}."
+        )
+    if not values and not given:
+        return None
+    return Controls.of({**values, **given}, Path() if file is None else file.parent)
+
+
+def _absolute(text: str) -> str:
+    return str(Path(text).absolute()) if text.lower().endswith(".csv") else text

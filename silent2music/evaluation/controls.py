@@ -1,0 +1,372 @@
+"""Whether each control of a composer does what it says: as asked, as asked of another piece, and not asked at all.
+
+For every held-out room each control is given alone, with a value drawn by the seed. What the score then has is set
+against what was asked, against what was asked of the next room, and the score to which nothing was asked against the
+same; and so is how far the events of rhythmic rooms are still met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music.acoustics import analyze
+from silent2music.arrays import DoubleArray
+from silent2music.audio import Waveform
+from silent2music.config import ComposingConfig
+from silent2music.controls import Controls
+from silent2music.data.pairs import read_pairs, silent_side
+from silent2music.errors import CheckpointError, DataError
+from silent2music.evaluation.following import MIN_EVENTS, onset_scores, references_of
+from silent2music.evaluation.notes import onset_times
+from silent2music.evaluation.pieces import EvalConfig
+from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
+from silent2music.keys import PITCH_NAMES
+from silent2music.model import Silent2Music
+from silent2music.notation import DRUMS, INSTRUMENT_NAMES, home_shift
+from silent2music.processes import Progress, one_thread
+from silent2music.score import Score
+from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood, notes_of
+
+RATE = 25.0
+"""Frames a second in which curves are compared."""
+
+NEAR_SECONDS = 0.05
+"""A section, and a chord, so near to a cue is on it."""
+
+GRID_SECONDS = 0.010
+
+KOSTKA_PAYNE = np.array(
+    [
+        [0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400],
+        [0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330],
+    ]
+)
+"""Key profiles, major and minor, of Temperley, "Music and Probability", MIT Press 2007, ch. 6: others than those that the
+labels of training are made with."""
+
+Drawn = Callable[[np.random.Generator, float], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """How one control is tested.
+
+    Attributes:
+        draw: takes a generator and the length of the piece, gives the controls asked for.
+        agreement: of a score with what was asked, 0 to 1; or what is asked and what is found, two numbers that are
+            correlated over the pieces.
+        is_ranked: whether it gives two numbers.
+    """
+
+    draw: Drawn
+    agreement: Callable[[Controls, Score], Any]
+    is_ranked: bool = False
+
+
+def key_of(score: Score) -> str:
+    """The key of a score by the profiles of Temperley; empty without pitches."""
+    starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+    if not len(pitches):
+        return ""
+    weights = np.bincount(pitches % 12, weights=ends - starts, minlength=12)
+    fits = [[float(np.corrcoef(np.roll(p, t), weights)[0, 1]) for t in range(12)] for p in KOSTKA_PAYNE]
+    mode, tonic = divmod(int(np.nan_to_num(np.array(fits)).argmax()), 12)
+    return f"{PITCH_NAMES[tonic]} {MODES[mode]}"
+
+
+def on_grid(asked: Controls, score: Score) -> float:
+    """Share of notes within 10 ms of a sixteenth of the tempo that is asked for."""
+    starts = notes_of(score.parts)[0]
+    places = asked.grid(score.seconds)[2]
+    return (
+        float(np.mean(np.abs(places[:, None] - starts).min(axis=0) <= GRID_SECONDS)) if len(starts) else 0.0
+    )
+
+
+def bars_held(asked: Controls, score: Score) -> float:
+    """1 if bars have as many beats as is asked for, in the median."""
+    counts = np.diff(np.searchsorted(score.beat_seconds, score.bar_seconds - 1e-3))
+    return float(len(counts) > 0 and np.median(counts) == asked.beats_per_bar)
+
+
+def cues_met(asked: Controls, score: Score) -> float:
+    """Share of cues with a section, and the start of a note with pitch, within 50 ms."""
+    starts = notes_of(score.parts, pitched=True)[0]
+    met = [
+        all(
+            len(x) > 0 and float(np.abs(x - cue.seconds).min()) <= NEAR_SECONDS + 1e-6
+            for x in (starts, score.boundary_seconds)
+        )
+        for cue in asked.cue_marks
+    ]
+    return float(np.mean(met))
+
+
+def only_these(asked: Controls, score: Score) -> float:
+    """1 if nobody plays but those who are asked to."""
+    assert asked.programs is not None
+    return float(not (instruments(score, 1, RATE) > asked.programs).any())
+
+
+def chord_overlap(asked: Controls, score: Score) -> float:
+    """Intersection over union of the triads asked for and found, in time, as JASCO has it: t / (2 - t) of agreement t."""
+    n_frames = round(score.seconds * RATE)
+    found = chords(score, n_frames, RATE)
+    if found is None:
+        return 0.0
+    _, classes, _ = asked.harmony(score.seconds, n_frames, RATE)
+    # Both are read in the key that they were written in.
+    shift = (asked.transposition or 0) + home_shift(score)
+    wanted = np.roll(classes, shift, axis=1)
+    share = float(((found[:, :12] > 0) == (wanted > 0)).all(axis=1).mean())
+    return share / (2.0 - share)
+
+
+def melody_cosine(asked: Controls, score: Score) -> float:
+    """Cosine of the pitch classes of the melodies asked for and found, frame by frame."""
+    n_frames = round(score.seconds * RATE)
+    found = melody(score, n_frames, RATE)
+    wanted = asked.signals(score.seconds, n_frames, RATE)["melody"][:, :12]
+    if found is None:
+        return 0.0
+    own = np.roll(found[:, :12], -(asked.transposition or 0) - home_shift(score), axis=1)
+    return float((own * wanted).sum() / max(np.linalg.norm(own) * np.linalg.norm(wanted), 1e-9))
+
+
+def _affect(column: int) -> Callable[[Controls, Score], tuple[float, float]]:
+    def both(asked: Controls, score: Score) -> tuple[float, float]:
+        found = mood(score, round(score.seconds * RATE), RATE)
+        return asked.mood[0][1 + column], 0.0 if found is None else float(found[:, column].mean())
+
+    return both
+
+
+def _draw_mood(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    return {"mood": rng.uniform(-0.8, 0.8, 2).round(2).tolist()}
+
+
+def _draw_key(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    return {"key": f"{PITCH_NAMES[rng.integers(12)]} {MODES[rng.integers(2)]}"}
+
+
+def _draw_cues(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    return {
+        "cues": [f"{at:.2f}" for at in np.array([0.3, 0.7]) * seconds + rng.uniform(-0.1, 0.1, 2) * seconds]
+    }
+
+
+def _draw_instruments(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    known = [
+        "piano",
+        "violin",
+        "cello",
+        "flute",
+        "clarinet",
+        "harp",
+        "strings",
+        "marimba",
+        "vibraphone",
+        "church organ",
+    ]
+    return {"instruments": rng.choice(known, 3, replace=False).tolist()}
+
+
+def _draw_chords(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    loops = (
+        "Am F C G",
+        "C G Am F",
+        "Dm G C C",
+        "Em C G D",
+        "Bb F Gm Eb",
+        "Bm G D A",
+        "Cm Ab Eb Bb",
+        "F#m D A E",
+    )
+    return {"chords": loops[rng.integers(len(loops))], "tempo": 96.0}
+
+
+def _draw_melody(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+    tonic, notes, at, degree = int(rng.integers(12)), [], 0.5, 4
+    while at < seconds - 1.0:
+        length = float(rng.choice([0.4, 0.4, 0.8]))
+        degree = int(np.clip(degree + rng.integers(-2, 3), 0, 11))
+        pitch = 60 + tonic + 12 * (degree // 7) + (0, 2, 4, 5, 7, 9, 11)[degree % 7]
+        notes.append([at, at + 0.9 * length, pitch, 80])
+        at += length
+    return {"melody": notes}
+
+
+TESTED: dict[str, Tested] = {
+    "tempo": Tested(lambda rng, seconds: {"tempo": round(float(rng.uniform(60, 140)), 1)}, on_grid),
+    "metre": Tested(lambda rng, seconds: {"metre": str(rng.choice(["2/4", "3/4", "4/4", "5/4"]))}, bars_held),
+    "key": Tested(_draw_key, lambda asked, score: float(key_of(score) == asked.key)),
+    "valence": Tested(_draw_mood, _affect(0), is_ranked=True),
+    "arousal": Tested(_draw_mood, _affect(1), is_ranked=True),
+    "cues": Tested(_draw_cues, cues_met),
+    "ending": Tested(
+        lambda rng, seconds: {"ending": str(rng.choice(ENDINGS)), "key": "C major"},
+        lambda asked, score: float(ending_of(score) == asked.ending),
+    ),
+    "instruments": Tested(_draw_instruments, only_these),
+    "without": Tested(
+        lambda rng, seconds: {
+            "without": [INSTRUMENT_NAMES[i] for i in rng.choice([0, 32, 45, 48, 71, DRUMS], 3, False)]
+        },
+        only_these,
+    ),
+    "density": Tested(
+        lambda rng, seconds: {"density": round(float(rng.uniform(0.1, 0.8)), 3)},
+        lambda asked, score: (asked.density[0][1], score.n_notes / score.seconds),
+        is_ranked=True,
+    ),
+    "chords": Tested(_draw_chords, chord_overlap),
+    "melody": Tested(_draw_melody, melody_cosine),
+}
+"""What is tested, by name."""
+
+
+def evaluate_controls(
+    model: Silent2Music,
+    folder: Path,
+    config: EvalConfig | None = None,
+    composing: ComposingConfig | None = None,
+    names: Sequence[str] = tuple(TESTED),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compose for held-out rooms under each control, and say how far it is obeyed.
+
+    Args:
+        model: with a composer.
+        folder: pairs; of those held out, `config.n` spread over the manifest.
+        config: `n`, `seed` and `seconds` count.
+        composing: how notes are drawn.
+        names: controls to test, in `TESTED`.
+        progress: called with the stage, steps done and steps in all.
+
+    Returns:
+        `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals,
+        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet.
+
+    Raises:
+        CheckpointError: if the model has no composer.
+        DataError: if there are fewer than two held-out pairs.
+    """
+    if model.composer is None:
+        raise CheckpointError(f"The model '{model.config.name}' has no composer to evaluate.")
+    config = config or EvalConfig()
+    pairs = [pair for pair in read_pairs(folder) if pair.split == "validation"]
+    if len(pairs) < 2:
+        raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
+    rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
+    events = [_events(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
+    report: dict[str, Any] = {"n": len(rooms), "controls": {}}
+    with one_thread():
+        made: dict[str, list[Score]] = {}
+
+        def composed(label: str, asked: Sequence[Controls | None]) -> list[Score]:
+            scores = []
+            for i, (room, wish) in enumerate(zip(rooms, asked, strict=True)):
+                scores.append(model.compose(room, None, composing, seed=config.seed + i, asked=wish))
+                if progress is not None:
+                    progress(f"scores under {label}", i + 1, len(rooms))
+            return scores
+
+        dropped = composed("no control", [None] * len(rooms))
+        for name in names:
+            tested = TESTED[name]
+            rng = np.random.default_rng([config.seed, *tested.draw.__qualname__.encode()])
+            values = [tested.draw(rng, room.seconds) for room in rooms]
+            asked = [Controls.of(value) for value in values]
+            known = str(values)
+            if known not in made:
+                made[known] = composed(name, asked)
+            report["controls"][name] = _found(tested, asked, made[known], dropped, events, config.seed)
+    return report
+
+
+def _room(room: Waveform, seconds: float | None) -> Waveform:
+    if seconds is None or room.seconds <= seconds:
+        return room
+    return Waveform(room.slice(0, round(seconds * room.sample_rate)), room.sample_rate)
+
+
+def _events(room: Waveform, labels: Mapping[str, Any]) -> DoubleArray | None:
+    """Events of a rhythmic room; None for other rooms."""
+    references = references_of(analyze(room), labels)
+    found = references.get("labelled", references["measured"])
+    times = found.event_seconds[found.event_seconds < room.seconds]
+    return times if found.rhythmic and len(times) >= MIN_EVENTS else None
+
+
+def _found(
+    tested: Tested,
+    asked: Sequence[Controls],
+    scores: Sequence[Score],
+    dropped: Sequence[Score],
+    events: Sequence[DoubleArray | None],
+    seed: int,
+) -> dict[str, Any]:
+    """What `evaluate_controls` says of one control."""
+    others = [*asked[1:], asked[0]]
+    result: dict[str, Any] = {"is_ranked": tested.is_ranked}
+    for label, wishes, own in (
+        ("asked", asked, scores),
+        ("another", others, scores),
+        ("dropped", asked, dropped),
+    ):
+        values = np.array([tested.agreement(wish, score) for wish, score in zip(wishes, own, strict=True)])
+        result[label] = _rank_correlation(values, seed) if tested.is_ranked else bootstrap_mean(values, seed)
+    rows = [i for i, own in enumerate(events) if own is not None]
+    if rows:
+        with_wish, without = (
+            np.array([_hits(events[i], some[i]) for i in rows]) for some in (scores, dropped)
+        )
+        result["hit_rate"] = paired_difference(with_wish, without, seed)
+    return result
+
+
+def _hits(events: DoubleArray | None, score: Score) -> float:
+    times = onset_times(score)
+    return 0.0 if events is None or not len(times) else float(onset_scores(events, times)[0])
+
+
+def _rank_correlation(values: DoubleArray, seed: int) -> Interval:
+    """Spearman's correlation of two columns `[n, 2]`, with its 95 % bootstrap interval over the rows."""
+    rng = np.random.default_rng(seed)
+    drawn = np.array([_spearman(values[rng.integers(0, len(values), len(values))]) for _ in range(1000)])
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return {
+        "mean": _spearman(values),
+        "low": float(low),
+        "high": float(high),
+        "n": len(values),
+        "excludes_zero": bool(low > 0 or high < 0),
+    }
+
+
+def _spearman(values: DoubleArray) -> float:
+    ranks = [
+        np.searchsorted(np.sort(x), x, "left") + np.searchsorted(np.sort(x), x, "right") for x in values.T
+    ]
+    if min(float(np.std(x)) for x in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def controls_text(report: Mapping[str, Any]) -> str:
+    """A report of `evaluate_controls` as a table."""
+    lines = [f"{report['n']} held-out rooms; mean, or Spearman's correlation (r), [95 % interval]"]
+    lines.append(
+        f"  {'':14s}{'as asked':>26s}{'as asked of another':>26s}{'dropped':>26s}{'events met, change':>26s}"
+    )
+    for name, found in report["controls"].items():
+        cells = [interval_text(found.get(key)) for key in ("asked", "another", "dropped", "hit_rate")]
+        label = f"{name} (r)" if found["is_ranked"] else name
+        lines.append(f"  {label:14s}" + "".join(f"{cell:>26s}" for cell in cells))
+    return "\n".join(lines)

@@ -1,0 +1,454 @@
+"""What a user asks for made exact: rules on what the composer draws, and notes set on a grid.
+
+The composer is told of every wish (`signals.CONTROLS`); what it may still get wrong is forced, forbidden or biased here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.composer import Composer
+from silent2music.controls import SCALES, Controls
+from silent2music.errors import ConfigError
+from silent2music.keys import KEY_TEMPLATES
+from silent2music.notation import (
+    BAR,
+    BEAT,
+    DRUMS,
+    END,
+    FIRST_PART,
+    INSTRUMENT_NAMES,
+    LENGTHS_SECONDS,
+    N_PLACES,
+    N_PROGRAMS,
+    N_SYMBOLS,
+    N_VELOCITIES,
+    PART_ROLES,
+    SECTION,
+    Event,
+    Memory,
+    part_of,
+)
+from silent2music.score import Score
+from silent2music.traits import DENSITY_SCALE, MODES
+
+ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
+PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
+IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
+BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", "melody"))
+
+FOREIGN = 4.0
+"""Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
+
+PULL = 25.0
+"""Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
+
+DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
+"""Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
+
+CLOSE_SECONDS = 1.8
+"""A last chord without a grid starts so long before the end."""
+
+LAST_BEATS, LAST_SECONDS = 1.5, 1.2
+"""A last chord on a grid lasts at least the longer of the two."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be frame by frame, as the composer writes it: in C major or A minor.
+
+    Attributes:
+        marks: by frame, the marks that are written there, ascending; with a grid or cues.
+        is_free: whether the composer sets bars and beats itself, and sections where none are asked for.
+        line: by frame, the note of the melody.
+        programs: `[129]` bool, who may play.
+        roots, classes, until: `[T]` the chord's root (12 for none), `[T, 12]` its pitch classes (none: any), and `[T]`
+            seconds until the next.
+        n_places: `[T]` of a frame's first places, those that come to stand under its chord.
+        starts: frames in which a chord must start.
+        last: the frame of the last chord, after which nothing starts; T if there is none.
+        density: `[T]` notes a second; not a number where the composer decides.
+        key: index of the key in `keys.KEY_TEMPLATES`, or -1.
+        beats: in each bar that the composer sets itself; any number where it is 0.
+        loudness: `[T]` nats by which each step of velocity is preferred.
+    """
+
+    marks: dict[int, list[Event]]
+    is_free: bool
+    line: dict[int, tuple[int, int, int, int]]
+    programs: FloatArray
+    roots: IntArray
+    classes: FloatArray
+    until: DoubleArray
+    n_places: IntArray
+    starts: frozenset[int]
+    last: int
+    density: DoubleArray
+    key: int
+    beats: int
+    loudness: DoubleArray
+
+
+def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float) -> Plan:
+    """The plan for a piece.
+
+    Raises:
+        ConfigError: if something asked for does not fit into it.
+    """
+    controls.check(seconds)
+    cues = np.array([cue.seconds for cue in controls.cue_marks])
+    beats, bars = controls.grid(seconds)[:2] if controls.has_grid else (np.zeros(0), cues)
+    marks: dict[int, list[Event]] = {}
+    for symbol, times in ((SECTION, cues), (BAR, bars), (BEAT, np.setdiff1d(beats, bars))):
+        for time in times:
+            frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
+            if frame < n_frames:
+                marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
+    roots, classes, until, n_places, changes, last = _harmony(controls, seconds, n_frames, frame_rate, bars)
+    starts = {round(time * frame_rate) for time in cues} | changes
+    if controls.ending == "cut":
+        late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
+        starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
+    wanted = controls.curve(controls.density_points, n_frames, frame_rate)
+    mood = controls.curve(controls.mood, n_frames, frame_rate)
+    mode = "" if controls.chords else controls.mode
+    return Plan(
+        marks=marks,
+        is_free=not controls.has_grid,
+        line=_line(controls, n_frames, frame_rate),
+        programs=np.ones(N_PROGRAMS, np.float32) if controls.programs is None else controls.programs,
+        roots=roots,
+        classes=classes,
+        until=until,
+        n_places=n_places,
+        starts=frozenset(frame for frame in starts if frame < n_frames),
+        last=last,
+        density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
+        key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
+        beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
+        loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
+    )
+
+
+def _harmony(
+    controls: Controls, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
+) -> tuple[IntArray, FloatArray, DoubleArray, IntArray, set[int], int]:
+    """`roots`, `classes`, `until`, `n_places`, and `last` of a plan, before the last the frames of changes of chord."""
+    roots, classes = np.full(n_frames, 12), np.ones((n_frames, 12), np.float32)
+    until, n_places = np.full(n_frames, np.inf), np.full(n_frames, N_PLACES)
+    changes, last = set(), n_frames
+    if controls.chords:
+        roots, classes, times = controls.harmony(seconds, n_frames, frame_rate)
+        classes[~classes.any(axis=1)] = 1.0
+        at = np.arange(n_frames) / frame_rate
+        upcoming = np.minimum(np.searchsorted(times, at + 0.5 / frame_rate, "right"), len(times))
+        until = np.append(times, seconds)[upcoming] - at
+        changes = {round(time * frame_rate) for time in times}
+    if controls.ending in ("final", "open"):
+        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
+        changes.add(last)
+    if controls.has_grid and controls.loose == 0.0:
+        # What is written will stand on the nearest place, under the chord that is there.
+        places = controls.grid(seconds)[2]
+        within = np.arange(n_frames * N_PLACES).reshape(n_frames, N_PLACES) / (frame_rate * N_PLACES)
+        nearest = np.abs(places[:, None, None] - within).argmin(axis=0)
+        n_places = (nearest == nearest[:, :1]).sum(axis=1)
+        index = np.rint(places[nearest[:, 0]] * frame_rate).astype(np.int64)
+        roots, classes, until = (x[np.minimum(index, n_frames - 1)] for x in (roots, classes, until))
+    return roots, classes, until, n_places, changes, last
+
+
+def _home(mode: str) -> int:
+    """The tonic that the composer writes in."""
+    return 0 if mode == "major" else 9
+
+
+def _close(
+    controls: Controls,
+    seconds: float,
+    bars: DoubleArray,
+    frame_rate: float,
+    roots: IntArray,
+    classes: FloatArray,
+    until: DoubleArray,
+) -> int:
+    """Write the last chords into a plan: dominant and tonic, or the dominant alone; the frame of the last one."""
+    late = seconds - max(LAST_SECONDS, LAST_BEATS * 60.0 / controls.bpm if controls.has_grid else 0.0)
+    at = max(0.0, seconds - CLOSE_SECONDS)
+    before = at - 1.5
+    if controls.has_grid and (bars <= late).any():
+        *_, before, at = [0.0, *bars[bars <= late]]
+    tonic = _home(controls.mode or "major")
+    last = round(at * frame_rate)
+    third = 4 if tonic == 0 else 3
+    chords = {"final": [(max(0, round(before * frame_rate)), 7, 4), (last, 0, third)], "open": [(last, 7, 4)]}
+    edges = [*(first for first, _, _ in chords[controls.ending][1:]), len(roots)]
+    for (first, root, own_third), edge in zip(chords[controls.ending], edges, strict=True):
+        if controls.chords:
+            break
+        roots[first:edge] = (tonic + root) % 12
+        classes[first:edge] = np.isin(
+            np.arange(12), [(tonic + root + step) % 12 for step in (0, own_third, 7)]
+        )
+        until[first:edge] = (edge - np.arange(first, edge)) / frame_rate
+    return last
+
+
+def _line(controls: Controls, n_frames: int, frame_rate: float) -> dict[int, tuple[int, int, int, int]]:
+    """Place, pitch, length and velocity of the melody's notes, by frame."""
+    found = {}
+    shift = -(controls.transposition or 0)
+    for start, end, pitch, velocity in controls.melody:
+        frame, place = divmod(round(start * frame_rate * N_PLACES), N_PLACES)
+        length = int(np.abs(np.log(LENGTHS_SECONDS) - np.log(end - start)).argmin())
+        if frame < n_frames:
+            found[frame] = (place, int(pitch) + shift, length, int(velocity) * N_VELOCITIES // 128)
+    return found
+
+
+class Steering:
+    """A constraint (`composing.Constraint`) that keeps to a plan.
+
+    Raises:
+        ConfigError: if the composer knows none of the instruments that are asked for.
+    """
+
+    def __init__(self, plan: Plan, composer: Composer, memory: Memory, transposition: int) -> None:
+        self._plan, self._memory, self._rate = plan, memory, composer.config.ambient.frame_rate
+        known = composer.known_symbols.cpu().numpy()
+        allowed = known & IS_NOTE & (plan.programs[np.maximum(PROGRAM_OF, 0)] > 0)
+        if not allowed.any():
+            names = sorted({INSTRUMENT_NAMES[i] for i in PROGRAM_OF[known & IS_NOTE]})
+            raise ConfigError(
+                f"The composer knows none of these instruments; expected some of {', '.join(names)}."
+            )
+        self._singer = self._lead(allowed, plan)
+        if plan.line:
+            allowed[ROLE_OF == MELODY] = False
+        self._barred = IS_NOTE & ~allowed
+        harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
+        pitched = allowed & (PROGRAM_OF != DRUMS)
+        self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
+        self._scale = np.ones(128) * -FOREIGN
+        if plan.key >= 0:
+            self._scale[np.isin((np.arange(128) - plan.key) % 12, SCALES[MODES[plan.key // 12]])] = 0.0
+        self._played = np.zeros(12)
+        self._recent: deque[int] = deque()
+        self._own_rate, self._chord_size = 0.0, 2.0
+        self._n_beats = 0
+        self._written: list[Event] = []
+
+    @staticmethod
+    def _lead(allowed: np.ndarray, plan: Plan) -> int:
+        """The symbol that a given melody is played by: the melody's part that is known, the lowest program first."""
+        own = np.flatnonzero(allowed & (ROLE_OF == MELODY) & (PROGRAM_OF != DRUMS))
+        if plan.line and not len(own):
+            raise ConfigError("None of these instruments plays melodies; ask for another one too.")
+        return int(own[0]) if len(own) else -1
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Force, forbid and bias the choices of a field."""
+        if field == "symbol":
+            self._mask_symbol(logits)
+        elif before[0] < FIRST_PART:
+            pending = [mark for mark in self._plan.marks.get(self._memory.frame, []) if mark[0] == before[0]]
+            if pending:
+                _force(logits, pending[0][1])
+        elif before[0] == self._singer and self._plan.line:
+            _force(
+                logits,
+                self._plan.line[self._memory.frame][("place", "pitch", "length", "velocity").index(field)],
+            )
+        elif field == "place":
+            logits[self._plan.n_places[self._memory.frame] :] = -np.inf
+        elif field == "pitch":
+            self._mask_pitch(logits, before[0])
+        elif field == "length":
+            self._mask_length(logits, before)
+        elif field == "velocity":
+            logits += self._plan.loudness[self._memory.frame] * np.arange(N_VELOCITIES)
+
+    def _mask_symbol(self, logits: FloatArray) -> None:
+        plan, frame = self._plan, self._memory.frame
+        marks = [mark for mark in plan.marks.get(frame, []) if all(e[0] != mark[0] for e in self._written)]
+        if marks:
+            _force(logits, marks[0][0])
+            return
+        if not plan.is_free:
+            logits[SECTION:FIRST_PART] = -np.inf
+        elif plan.beats and self._n_beats:
+            logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
+        logits[self._barred] = -np.inf
+        is_sung = any(event[0] == self._singer for event in self._written)
+        if frame in plan.line and not is_sung:
+            # The frame ends no sooner than with this note, which so has the end's chance.
+            logits[self._singer] = logits[END]
+            logits[self._singer + 1 :] = -np.inf
+            logits[END] = -np.inf
+        has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
+        if frame in plan.starts and not has_chord and np.isfinite(logits[self._chordal]).any():
+            own = self._chordal
+            if frame == plan.last and np.isfinite(logits[own & (ROLE_OF == BASS)]).any():
+                own = own & (ROLE_OF == BASS)
+            logits[FIRST_PART:][~own[FIRST_PART:]] = -np.inf
+            logits[END] = -np.inf
+        elif frame > plan.last:
+            logits[FIRST_PART:] = -np.inf
+        elif np.isfinite(plan.density[frame]) and np.isfinite(logits[END]):
+            logits[END] -= self._towards_density(logits) * (
+                0.5 if any(e[0] >= FIRST_PART for e in self._written) else 1.0
+            )
+
+    def _towards_density(self, logits: FloatArray) -> float:
+        """Nats by which notes are preferred, so that there are as many as wanted.
+
+        What the composer would write on its own is measured as it goes; the rest is feedback from what was written.
+        """
+        frame = self._memory.frame
+        rate, share = float(self._plan.density[frame]), 2.0 / (DENSITY_SECONDS * self._rate)
+        if not self._written:
+            odds = np.exp(np.clip(_log_sum(logits[FIRST_PART:]) - logits[END], -50.0, 50.0))
+            own = self._rate * float(odds / (1.0 + odds)) * self._chord_size
+            self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
+        while self._recent and self._recent[0] <= frame - DENSITY_SECONDS * self._rate:
+            self._recent.popleft()
+        expected = rate * min(DENSITY_SECONDS, (frame + 1) / self._rate)
+        feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
+        return float(np.log((rate + 0.02) / (self._own_rate + 0.02)) + feedback)
+
+    def _mask_pitch(self, logits: FloatArray, symbol: int) -> None:
+        plan, frame = self._plan, self._memory.frame
+        role, program = part_of(symbol)
+        if program == DRUMS:
+            return
+        inside = np.resize(plan.classes[frame] > 0, 128)
+        root = int(plan.roots[frame])
+        if plan.key >= 0:
+            logits += self._scale
+            if self._played.any():
+                logits += np.resize(self._pull(), 128)
+        if root < 12:
+            strict = role in (BASS, HARMONY) or frame >= plan.last
+            logits[~inside] = (
+                -np.inf if strict and np.isfinite(logits[inside]).any() else logits[~inside] - FOREIGN
+            )
+            is_first = all(event[0] < FIRST_PART for event in self._written)
+            if frame in plan.starts and (role == BASS or is_first):
+                on_root = np.arange(128) % 12 == root
+                logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
+
+    def _pull(self) -> FloatArray:
+        """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
+        centred = self._played - self._played.mean()
+        fit = KEY_TEMPLATES @ centred / max(float(np.linalg.norm(centred)), 1e-9)
+        key = self._plan.key
+        rival = int(np.where(np.arange(24) == key, -np.inf, fit).argmax())
+        lead = float(fit[rival] - fit[key])
+        return np.asarray(PULL * max(0.0, lead + 0.15) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
+
+    def _mask_length(self, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Notes of a chord end with it; the last ones are held."""
+        plan, frame = self._plan, self._memory.frame
+        until = float(plan.until[frame])
+        if plan.roots[frame] < 12 and part_of(before[0])[1] != DRUMS:
+            # A length is rounded up by a sixth at most.
+            fits = np.maximum(np.flatnonzero(1.05 * until >= LENGTHS_SECONDS), 0)
+            logits[(int(fits[-1]) if len(fits) else 0) + 1 :] = -np.inf
+            if frame == plan.last and len(fits):
+                logits[: int(np.flatnonzero(np.isfinite(logits))[-1])] = -np.inf
+
+    def write(self, event: Event | None) -> None:
+        """Count what is written."""
+        if event is None:
+            n_notes = sum(written[0] >= FIRST_PART for written in self._written)
+            self._chord_size += 0.05 * (n_notes - self._chord_size) * (n_notes > 0)
+            self._written = []
+            return
+        self._written.append(event)
+        if event[0] in (BAR, BEAT):
+            self._n_beats = 1 if event[0] == BAR else self._n_beats + (self._n_beats > 0)
+        elif event[0] >= FIRST_PART:
+            self._recent.append(self._memory.frame)
+            if part_of(event[0])[1] != DRUMS:
+                self._played *= 0.995
+                self._played[event[2] % 12] += min(float(LENGTHS_SECONDS[event[3]]), 4.0)
+
+
+def _log_sum(logits: FloatArray) -> float:
+    """The logarithm of the sum of exponentials."""
+    highest = max(float(logits.max()), -1e3)
+    return highest + float(np.log(np.exp(logits - highest).sum() + 1e-30))
+
+
+def _force(logits: FloatArray, value: int) -> None:
+    """Leave one choice."""
+    logits[:] = -np.inf
+    logits[value] = 0.0
+
+
+Frame = tuple[tuple[Event, ...], float]
+"""The events of a codec frame as they sound, and the music's loudness there, in dB."""
+
+
+def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float) -> Iterator[Frame]:
+    """Composed frames with notes on the nearest places of the grid, as soon as no later note can come to stand in them.
+
+    Notes keep their lengths; of two of one part and pitch in one place the first stays.
+    """
+    if not controls.has_grid:
+        yield from frames
+        return
+    places = controls.grid(seconds)[2]
+    unit = frame_rate * N_PLACES
+    reach = math.ceil(float(np.diff(places, append=seconds).max()) / 2.0 * frame_rate) + 1
+    waiting: dict[int, list[Event]] = {}
+    gains: list[float] = []
+    for frame, (events, gain) in enumerate(frames):
+        gains.append(gain)
+        for event in events:
+            at, to = frame * N_PLACES + event[1], frame * N_PLACES + event[1]
+            if event[0] >= FIRST_PART:
+                nearest = float(places[np.abs(places - at / unit).argmin()])
+                to = round((nearest + controls.loose * (at / unit - nearest)) * unit)
+            own = waiting.setdefault(to // N_PLACES, [])
+            if all((e[0], e[2]) != (event[0], event[2]) for e in own):
+                own.append((event[0], to % N_PLACES, *event[2:]))
+        if frame >= reach:
+            yield _ordered(waiting.pop(frame - reach, [])), gains[frame - reach]
+    for frame in range(max(0, len(gains) - reach), len(gains)):
+        yield _ordered(waiting.pop(frame, [])), gains[frame]
+
+
+def _ordered(events: list[Event]) -> tuple[Event, ...]:
+    """Events of a frame in the order in which they are written."""
+    return tuple(sorted(events, key=lambda event: (event[0], event[2])))
+
+
+def settled(score: Score, controls: Controls) -> Score:
+    """A composed score with its grid exact, and what is asked of cues and loudness stated.
+
+    Times that were kept to 10 ms, as a composer writes, become those of the grid.
+    """
+    gain = score.gain_db
+    if controls.dynamics < 1.0 and len(gain):
+        gain = np.minimum(gain.mean() + controls.dynamics * (gain - gain.mean()), 0.0)
+    score = replace(score, gain_db=gain, cues=controls.cue_marks)
+    if not controls.has_grid:
+        return score
+    beats, bars, places = controls.grid(score.seconds)
+    cues = np.array([cue.seconds for cue in controls.cue_marks])
+    score = replace(score, beat_seconds=beats, bar_seconds=bars, boundary_seconds=cues[cues > 0])
+    if controls.loose:
+        return score
+    parts = []
+    for part in score.parts:
+        starts = places[np.abs(places[:, None] - part.start_seconds).argmin(axis=0)]
+        ends = np.minimum(starts + part.end_seconds - part.start_seconds, score.seconds)
+        parts.append(replace(part, start_seconds=starts, end_seconds=np.maximum(ends, starts + 1e-3)))
+    return replace(score, parts=tuple(parts))

@@ -1,0 +1,398 @@
+"""What a user asks of a composed score: the wishes, their rules at the draw, and the options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_compose
+from conftest import RATE, steps_room
+
+from silent2music import audio
+from silent2music.audio import Waveform
+from silent2music.composer import Composer
+from silent2music.controls import STYLES, Controls, parse_chord, parse_key
+from silent2music.data.pairs import Pair, write_pairs
+from silent2music.errors import ConfigError, DataError
+from silent2music.evaluation import controls as evidence
+from silent2music.evaluation.pieces import EvalConfig
+from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
+from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
+from silent2music.traits import (
+    affect_curves,
+    chords,
+    cues,
+    density,
+    ending,
+    ending_of,
+    instruments,
+    melody,
+    metre,
+    mode,
+    mood,
+    notes_of,
+    tempo,
+)
+
+composing_folder, model, make_composer = (
+    test_compose.composing_folder,
+    test_compose.model,
+    test_compose.make_composer,
+)
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 6.0
+
+
+def part(starts, pitches, lasting=0.4, role="harmony", program=0) -> Part:
+    starts = np.asarray(starts, np.float64)
+    ends = np.minimum(starts + lasting, SECONDS)
+    pitches = np.asarray(pitches, np.int64)
+    return Part(
+        INSTRUMENT_NAMES[program], program, False, role, starts, ends, pitches, np.full(len(starts), 64)
+    )
+
+
+@pytest.fixture(scope="module")
+def player(model):
+    """A model whose composer plays anything, and so obeys only what it is forced to."""
+    model.composer.known_symbols[:] = False
+    model.composer.known_symbols[:FIRST_PART] = True
+    for role in ("bass", "harmony", "melody"):
+        for program in (0, 42, 48, 71):
+            model.composer.known_symbols[symbol_of(role, program, False)] = True
+    model.composer.known_pitches[:] = True
+    model.composer.longest[:] = 31
+    model.composer.polyphony.fill_(40)
+    model.composer.repeats.fill_(200)
+    return model
+
+
+def compose(player, seed: int = 0, **wishes) -> tuple[Controls, Score]:
+    asked = Controls.of(wishes)
+    room = Waveform(steps_room(SECONDS), RATE)
+    return asked, player.compose(room, SECONDS, seed=seed, asked=asked)
+
+
+# ---- labels ----
+
+
+def a_score() -> Score:
+    """C, F, G, C, a second each, moved up by two semitones; a line above; four beats of half a second a bar."""
+    roots = [62, 67, 69, 62, 62]
+    triads = [part(np.full(3, float(i)), [r, r + 4, r + 7], 0.95) for i, r in enumerate(roots)]
+    line = part(np.arange(0, 5, 0.5), [74, 76, 78, 79, 81, 79, 78, 76, 74, 74], 0.45, "melody", 73)
+    joined = part(
+        np.concatenate([t.start_seconds for t in triads]), np.concatenate([t.pitches for t in triads]), 0.95
+    )
+    beats = np.arange(0.0, SECONDS, 0.25)
+    return Score(
+        SECONDS,
+        (joined, line),
+        beat_seconds=beats,
+        bar_seconds=beats[::4],
+        boundary_seconds=np.array([2.0]),
+    )
+
+
+def test_labels_are_what_a_score_is_like_in_c_major() -> None:
+    score, n = a_score(), 150
+    assert mode(score, n, 25.0).tolist() == [1.0, 0.0]
+    assert tempo(score, n, 25.0) == pytest.approx(np.log2(240 / 90))
+    assert metre(score, n, 25.0).argmax() + 1 == 4
+    assert np.flatnonzero(instruments(score, n, 25.0)).tolist() == [0, 73]
+    found = chords(score, n, 25.0)
+    assert found.shape == (n, 24)
+    assert found[::25, 12:].argmax(axis=1).tolist()[:4] == [0, 5, 7, 0]
+    assert np.flatnonzero(found[0, :12]).tolist() == [0, 4, 7]
+    assert not found[130:].any()  # nothing sounds there
+    line = melody(score, n, 25.0)
+    assert line[1, :12].argmax() == 0 and line[14, :12].argmax() == 2
+    assert line[0, 13] == 1.0 and line[1, 13] == 0.0 and not line[-1].any()
+    near = cues(score, n, 25.0)
+    assert near[50].tolist() == [1.0, 1.0, 1.0] and not near[51:].any() and (np.diff(near[:51, 0]) > 0).all()
+    rate = np.expm1(3.0 * density(score, n, 25.0)[:, 0])
+    assert rate[60] == pytest.approx(20 / 4, abs=0.8)  # of five chords of three and a line of ten
+    curves = mood(score, n, 25.0)
+    gain = np.zeros(60)
+    valence, arousal = affect_curves(score.parts, gain, 240.0, "major")
+    assert curves[::25, 0] == pytest.approx(np.interp(np.arange(0, n, 25) / 2.5, np.arange(60), valence))
+    assert curves[::25, 1] == pytest.approx(np.interp(np.arange(0, n, 25) / 2.5, np.arange(60), arousal))
+
+
+def test_endings_are_told_apart() -> None:
+    score = a_score()
+    assert ending_of(score) == "final"
+    assert np.flatnonzero(ending(score, 150, 25.0).any(axis=0)).tolist() == [0, 1]
+    chordal, line = score.parts
+    half = dataclasses.replace(chordal, pitches=np.append(chordal.pitches[:-3], [69, 73, 76]))
+    assert ending_of(dataclasses.replace(score, parts=(half, line))) == "open"
+    late = part([5.8], [74])
+    assert ending_of(dataclasses.replace(score, parts=(*score.parts, late))) == "cut"
+    assert ending_of(Score(1.0, ())) is None
+
+
+# ---- wishes ----
+
+
+def test_keys_and_chords_are_read() -> None:
+    assert parse_key("Db major") == (1, "major") and parse_key("a min") == (9, "minor")
+    assert parse_chord("Bbmaj7") == (10, (10, 2, 5, 9)) and parse_chord("C#:min") == (1, (1, 4, 8))
+    assert all(Controls(style=name).programs.any() for name in STYLES)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"tempo": 900}, "tempo is 900; expected 30 to 300"),
+        ({"tempo": float("nan")}, "tempo is nan"),
+        ({"metre": "13/4"}, "The metre is '13/4'; expected one such as 4/4"),
+        ({"key": "H"}, "The key is 'H'; expected one such as C major"),
+        ({"mood": [0.2, 1.5]}, "A point of mood is .*valence, arousal of -1 to 1"),
+        ({"density": [[3.0, 0.2], [1.0, 0.4]]}, "The points of density are at .*ascending"),
+        ({"cues": ["soon"]}, "The cue is 'soon'; expected a time"),
+        ({"ending": "loud"}, "The ending is 'loud'; expected one of final, open, cut"),
+        ({"instruments": "pianoo"}, "Nobody plays 'pianoo'; .*maybe piano"),
+        ({"instruments": "piano, cello", "without": "cello"}, "have cello and so has without"),
+        ({"style": "piano", "without": "piano"}, "nobody is left to play"),
+        ({"style": "jazz"}, "The style is 'jazz'; expected one of chamber"),
+        ({"chords": "C H"}, "The chord is 'H'; expected one such as C, Am"),
+        ({"chords": "C", "chord_seconds": [0.0, 1.0]}, "2 times for 1 chords"),
+        ({"chords": "F#m", "key": "C major"}, "The chord F#m has no place in C major"),
+        ({"swing": 0.5}, "give a tempo too"),
+        ({"melody": [[0.0, 0.0, 60, 80]]}, "A note of the melody is"),
+        ({"colour": "red"}, "Unknown setting 'colour'; expected one of tempo"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_for_is_said(wishes, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Controls.of(wishes)
+
+
+def test_what_does_not_fit_the_piece_is_said(player) -> None:
+    for wishes, said in (
+        ({"cues": ["7"]}, r"The cue at 7 s is outside the piece of 6 s; give --seconds"),
+        ({"melody": [[0.0, 8.0, 60, 80]]}, r"The melody lasts 8 s and the piece 6 s"),
+        ({"instruments": "banjo"}, "knows none of these instruments; expected some of .*piano"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            compose(player, **wishes)
+
+
+def test_plain_values_are_the_same_wishes_again(tmp_path: Path) -> None:
+    (tmp_path / "moods.csv").write_text("seconds,valence,arousal\n0,0.5,0\n3,-0.5,0.2\n", encoding="utf-8")
+    (tmp_path / "cues.csv").write_text("seconds,name\n1.5,door\n3\n", encoding="utf-8")
+    (tmp_path / "song.lab").write_text("0.0 2.0 A:min\n2.0 4.0 F\n4.0 6.0 N\n", encoding="utf-8")
+    write_midi(tmp_path / "tune.mid", a_score())
+    values = {
+        "mood": "moods.csv",
+        "cues": "cues.csv",
+        "chords": "song.lab",
+        "melody": "tune.mid",
+        "loose": 0.0,
+    }
+    asked = Controls.of(values, tmp_path)
+    assert asked.mood == ((0.0, 0.5, 0.0), (3.0, -0.5, 0.2))
+    assert [(cue.seconds, cue.name) for cue in asked.cue_marks] == [(1.5, "door"), (3.0, "cue")]
+    assert asked.chord_seconds == (0.0, 2.0, 4.0) and asked.chords == ("A:min", "F", "N")
+    assert [note[2] for note in asked.melody] == [74, 76, 78, 79, 81, 79, 78, 76, 74, 74]
+    assert Controls.of(json.loads(json.dumps(asked.to_dict()))) == asked
+    with pytest.raises(DataError, match=r"gone\.csv cannot be read"):
+        Controls.of({"mood": "gone.csv"}, tmp_path)
+
+
+# ---- rules at the draw ----
+
+
+def test_nothing_asked_changes_nothing(player) -> None:
+    room = Waveform(steps_room(SECONDS), RATE)
+    plain, asked = (player.compose(room, SECONDS, seed=3, asked=asked) for asked in (None, Controls()))
+    assert plain.n_notes > 5 and midi_bytes(plain) == midi_bytes(asked)
+
+
+def test_notes_bars_and_beats_stand_on_the_grid(player) -> None:
+    asked, score = compose(player, tempo=97.0, metre="3/4", cues=["2.55"])
+    beats, bars, places = asked.grid(SECONDS)
+    assert np.array_equal(score.beat_seconds, beats) and np.array_equal(score.bar_seconds, bars)
+    first = beats[beats < 2.5]
+    assert np.diff(first) == pytest.approx(60 / 97) and bars[:2] == pytest.approx([0.0, 180 / 97])
+    assert 2.55 in bars and score.boundary_seconds.tolist() == [2.55]
+    starts = notes_of(score.parts)[0]
+    assert len(starts) > 5 and np.abs(places[:, None] - starts).min(axis=0).max() < 1e-9
+    off = notes_of(compose(player, tempo=97.0, loose=1.0)[1].parts)[0]
+    assert np.abs(Controls(tempo=97.0).grid(SECONDS)[2][:, None] - off).min(axis=0).max() > 0.01
+
+
+def test_bars_have_the_beats_of_the_metre_without_a_tempo_too(player) -> None:
+    for beats in ("3/4", "5/4"):
+        asked, score = compose(player, metre=beats)
+        assert len(score.bar_seconds) > 1 and evidence.bars_held(asked, score) == 1.0
+
+
+def test_six_eighths_and_swing_have_their_places() -> None:
+    _, bars, places = Controls(tempo=60.0, metre="6/8").grid(4.0)
+    assert bars.tolist() == [0.0, 2.0] and places[:7] == pytest.approx(np.arange(7) / 6)
+    assert Controls(tempo=60.0, swing=1.0).grid(1.0)[2] == pytest.approx([0, 1 / 3, 2 / 3, 5 / 6])
+
+
+def test_a_section_and_a_chord_start_on_a_cue(player) -> None:
+    for seed in range(3):
+        _, score = compose(player, seed, cues=["2.5", "0:04.1=reveal"])
+        assert (
+            score.boundary_seconds[[0, -1]] == pytest.approx([2.5, 4.1], abs=0.02)
+            or len(score.boundary_seconds) > 2
+        )
+        starts = notes_of(score.parts, pitched=True)[0]
+        for cue in (2.5, 4.1):
+            assert np.abs(score.boundary_seconds - cue).min() <= 0.02
+            assert np.abs(starts - cue).min() <= 0.05
+        assert [cue.name for cue in score.cues] == ["cue", "reveal"]
+
+
+def test_only_these_play_and_none_of_those(player) -> None:
+    assert {p.program for p in compose(player, instruments="piano, cello")[1].parts} <= {0, 42}
+    assert not {p.program for p in compose(player, without="piano, strings")[1].parts} & {0, 48}
+
+
+def test_a_key_is_kept_to(player) -> None:
+    for key in ("F# minor", "Bb major"):
+        found = [evidence.key_of(compose(player, seed, key=key)[1]) for seed in range(3)]
+        assert found.count(key) >= 2, found
+
+
+def test_chords_are_played_by_bass_and_harmony(player) -> None:
+    asked, score = compose(player, chords="Am, F", tempo=120.0)
+    roots = {0: {9, 0, 4}, 1: {5, 9, 0}}
+    for own in score.parts:
+        if own.role in ("bass", "harmony"):
+            for start, pitch in zip(own.start_seconds, own.pitches, strict=True):
+                assert pitch % 12 in roots[int(start / 2.0 + 1e-6) % 2], start
+    assert evidence.chord_overlap(asked, score) > 0.3
+
+
+def test_a_melody_is_played_note_for_note(player) -> None:
+    notes = [[0.5, 0.9, 60, 80], [1.0, 1.6, 64, 90], [2.0, 2.9, 67, 70], [3.02, 4.0, 65, 100]]
+    asked, score = compose(player, melody=notes)
+    (line,) = [part for part in score.parts if part.role == "melody"]
+    assert line.pitches.tolist() == [60, 64, 67, 65]
+    assert line.start_seconds == pytest.approx([0.5, 1.0, 2.0, 3.02], abs=0.011)
+    assert evidence.melody_cosine(asked, score) > 0.9
+
+
+def test_a_final_ending_lands_on_the_last_bar_and_then_rests(player) -> None:
+    _, score = compose(player, ending="final", tempo=120.0, key="D major")
+    starts, _, pitches, _ = notes_of(score.parts, pitched=True)
+    assert starts.max() == 4.0  # the last bar line that leaves time
+    assert set((pitches[starts == 4.0] % 12).tolist()) <= {2, 6, 9}
+    (bass,) = [
+        p.pitches[p.start_seconds == 4.0] for p in score.parts if p.role == "bass" and 4.0 in p.start_seconds
+    ][:1]
+    assert (bass % 12 == 2).all()
+
+
+def test_density_is_steered(player) -> None:
+    found = [compose(player, density=value)[1].n_notes for value in (0.05, 0.35, 0.65, 0.9)]
+    assert found == sorted(found) and found[-1] > 3 * found[0]
+
+
+def test_dynamics_flatten_the_loudness(player) -> None:
+    spread = [np.ptp(compose(player, dynamics=value)[1].gain_db) for value in (1.0, 0.5, 0.0)]
+    assert spread[1] == pytest.approx(spread[0] / 2, rel=0.1) and spread[2] == pytest.approx(0.0)
+
+
+# ---- warm starts, options, evidence ----
+
+
+def test_new_controls_add_nothing_at_first(tmp_path: Path) -> None:
+    old = make_composer()
+    old.save_pretrained(tmp_path)
+    names = (*old.config.controls, "tempo", "mood", "chords")
+    new = Composer(dataclasses.replace(old.config, controls=names))
+    new.load_weights(tmp_path, may_lack=True)
+    values = Controls(tempo=90.0, mood=((0.0, 0.5, 0.5),), chords=("C",)).signals(2.0, 50, 25.0)
+    from silent2music.signals import from_arrays
+
+    rng = np.random.default_rng(0)
+    ambient = old.config.ambient
+    room = {
+        "room_frames": rng.standard_normal((50, 2 * ambient.n_mels + 20)).astype(np.float32),
+        "room_scalars": rng.standard_normal(ambient.n_mels + 14).astype(np.float32),
+    }
+    plain = Composer.from_pretrained(tmp_path).condition(from_arrays(room, 50))
+    told = new.eval().condition(
+        from_arrays({**room, **{k: values[k] for k in ("tempo", "mood", "chords")}}, 50)
+    )
+    assert np.array_equal(plain.frames.detach().numpy(), told.frames.detach().numpy())
+    assert np.array_equal(plain.tokens.detach().numpy(), told.tokens.detach().numpy())
+
+
+def rows_of_readme() -> list[str]:
+    table = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("| wish | example |")[2].split("\n\n")[0]
+    )
+    return [re.findall(r"`([^`]*)`", row.split("|")[2])[0] for row in table.splitlines()[2:]]
+
+
+@pytest.mark.parametrize("options", rows_of_readme())
+def test_every_example_of_the_readme_composes(
+    s2m,
+    composing_folder,
+    room_file: Path,
+    tmp_path: Path,
+    monkeypatch,
+    options: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_midi(tmp_path / "tune.mid", Score(1.5, (part([0.0, 0.5], [60, 64], role="melody"),)))
+    (tmp_path / "scene.toml").write_text('tempo = 96\ncues = [1.2, "0:01.6=door"]\n', encoding="utf-8")
+    wishes = shlex.split(options)
+    if any(option in options for option in ("instruments", "style", "chords", "cue", "controls")):
+        folder = tmp_path / "model"
+        import shutil
+
+        shutil.copytree(composing_folder, folder)
+        composer = make_composer()
+        composer.known_symbols[:] = True
+        composer.known_pitches[:] = True
+        composer.save_pretrained(folder / "composer")
+        composing_folder = folder
+    code, _, complaint = s2m("compose", room_file, "-o", "out.mid", "--model", composing_folder, *wishes)
+    assert code == 0, complaint
+    assert read_midi(tmp_path / "out.mid").seconds == pytest.approx(2.0, abs=0.01)
+    record = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert Controls.of(record["settings"]["controls"]) != Controls()
+    again = ("--model", composing_folder, "--controls", "out.json", "-o", "again.mid")
+    assert s2m("compose", room_file, *again)[0] == 0
+    assert (tmp_path / "again.mid").read_bytes() == (tmp_path / "out.mid").read_bytes()
+
+
+def test_each_control_is_measured_beside_anothers_and_none(player, tmp_path: Path) -> None:
+    rows = []
+    for i in range(3):
+        audio.write(tmp_path / f"{i}.wav", Waveform(steps_room(3.0, interval=0.3 + 0.1 * i), RATE))
+        rows.append(Pair(f"{i}.wav", f"{i}.wav", split="validation", labels={"kind": "steps"}))
+    write_pairs(tmp_path, rows)
+    names = ("tempo", "valence", "arousal")
+    report = evidence.evaluate_controls(player, tmp_path, EvalConfig(n=3), names=names)
+    found = report["controls"]
+    assert report["n"] == 3 and set(found) == set(names)
+    assert found["tempo"]["asked"]["mean"] == 1.0 > found["tempo"]["another"]["mean"]
+    assert found["tempo"]["asked"]["mean"] > found["tempo"]["dropped"]["mean"]
+    assert -1.0 <= found["valence"]["asked"]["mean"] <= 1.0 and found["valence"]["is_ranked"]
+    assert "as asked of another" in evidence.controls_text(report)
+
+
+def test_measures_say_one_of_what_was_asked() -> None:
+    score = a_score()
+    assert evidence.key_of(score) == "D major"
+    asked = Controls.of({"chords": "D G A D D N", "chord_seconds": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]})
+    assert evidence.chord_overlap(asked, score) > 0.95
+    line = score.parts[1]
+    rows = zip(line.start_seconds, line.end_seconds, line.pitches, line.velocities, strict=True)
+    notes = [[float(x) for x in row] for row in rows]
+    assert evidence.melody_cosine(Controls.of({"melody": notes}), score) == pytest.approx(1.0, abs=0.02)
