@@ -44,7 +44,7 @@ CONTEXT = 8
 REACH = N_FFT // HOP // 2
 """Frames before and after a hop that overlap it."""
 
-BLOCK = 48
+BLOCK = 192
 """Frames that are computed at once, always at multiples of so many, so that streamed sound is the same to the bit."""
 
 N_LOW_BANDS, LOW_HZ = 24, (100.0, 11_000.0)
