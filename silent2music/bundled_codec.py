@@ -256,9 +256,6 @@ class BundledCodec(nn.Module):
     def _expanded(self, features: Tensor) -> Tensor:
         """Magnitudes `[B, T * frames_per_code, n_fft / 2 + 1]` of compressed ones `[B, T, F]`."""
         frames = features.reshape(len(features), -1, self.config.n_fft // 2 + 1)
-        if self.config.power == 0.4:
-            # The same in a third of the time; a root has no slope at zero.
-            return frames.square() * frames.clamp(min=1e-12).sqrt()
         return frames.pow(1.0 / self.config.power)
 
     def _corrected_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:

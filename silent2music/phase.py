@@ -54,13 +54,13 @@ def stft(audio: Tensor, n_fft: int, hop: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _overlap_weight(n_frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
-    """`[n_frames + n_fft / hop - 1, hop]`, one over the sum of the squared windows of overlapping frames."""
+    """`[n_frames + n_fft / hop - 1, hop]`, the sum of the squared windows of overlapping frames."""
     n_overlaps = n_fft // hop
     squares = _hann(n_fft, device).square().reshape(n_overlaps, hop)
     weight = squares.new_zeros(n_frames + n_overlaps - 1, hop)
     for i in range(n_overlaps):
         weight[i : i + n_frames] += squares[i]
-    return weight.clamp(min=1e-8).reciprocal()
+    return weight.clamp(min=1e-8)
 
 
 def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
@@ -71,7 +71,7 @@ def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
     audio = functional.pad(pieces[..., 0, :], (0, 0, 0, n_overlaps - 1))
     for i in range(1, n_overlaps):
         audio[..., i : i + n_frames, :] += pieces[..., i, :]
-    audio = (audio * _overlap_weight(n_frames, n_fft, hop, spectrum.device)).flatten(-2)
+    audio = (audio / _overlap_weight(n_frames, n_fft, hop, spectrum.device)).flatten(-2)
     return audio[..., margin : margin + n_frames * hop]
 
 
@@ -81,8 +81,8 @@ class Carry:
 
     Attributes:
         magnitudes: `[B, 1, F]`.
-        advances: `[B, 1, F]`, the phase that each bin's partial gains in a hop, in cycles.
-        phases: `[B, F]`, at the frame's middle, in cycles.
+        advances: `[B, 1, F]`, the phase that each bin's partial gains in a hop.
+        phases: `[B, F]`, at the frame's middle.
     """
 
     magnitudes: Tensor
@@ -114,23 +114,22 @@ def estimate_phases(
     advances_before = torch.cat(
         [advances[:, :1] if carry is None else carry.advances, advances[:, :-1]], dim=1
     )
-    steps = 0.5 * (advances + advances_before.gather(2, owner))
+    steps = (0.5 * (advances + advances_before.gather(2, owner))).remainder(2.0 * math.pi)
     rising = (magnitudes > RISE * torch.cat([before, magnitudes[:, :-1]], dim=1)).gather(2, owner)
     attacks = _attack_phases(magnitudes, n_fft, hop, None if carry is None else before, after)
     phases = torch.empty_like(magnitudes)
     last = torch.zeros_like(magnitudes[:, 0]) if carry is None else carry.phases
     for i in range(magnitudes.shape[1]):
-        moved = torch.add(steps[:, i], last.gather(1, owner[:, i])).frac_()
-        last = torch.where(rising[:, i], attacks[:, i], moved, out=phases[:, i])
-    carry = Carry(magnitudes[:, -1:], advances[:, -1:], last.clone())
-    # Half a frame lies between its start, where transforms count phases, and its middle.
-    alternating = 0.5 * (torch.arange(magnitudes.shape[2], device=magnitudes.device) % 2)
-    angles = (phases - alternating).mul_(2.0 * math.pi)
-    return torch.complex(angles.cos(), angles.sin()), carry
+        moved = (last.gather(1, owner[:, i]) + steps[:, i]).remainder(2.0 * math.pi)
+        last = torch.where(rising[:, i], attacks[:, i], moved)
+        phases[:, i] = last
+    carry = Carry(magnitudes[:, -1:], advances[:, -1:], last)
+    alternating = math.pi * torch.arange(magnitudes.shape[2], device=magnitudes.device)
+    return torch.polar(torch.ones_like(phases), phases - alternating), carry
 
 
 def _partials(magnitudes: Tensor, n_fft: int, hop: int) -> tuple[Tensor, Tensor]:
-    """For every bin its nearest peak and the phase, in cycles, which that peak gains in a hop, both `[B, L, F]`."""
+    """For every bin its nearest peak and the phase which that peak gains in a hop, both `[B, L, F]`."""
     n_bins = magnitudes.shape[2]
     rounded = magnitudes.pow(0.4)  # nearer to a parabola over a main lobe than the magnitude is
     low, middle, high = rounded[..., :-2], rounded[..., 1:-1], rounded[..., 2:]
@@ -143,19 +142,19 @@ def _partials(magnitudes: Tensor, n_fft: int, hop: int) -> tuple[Tensor, Tensor]
     owner = torch.where(bins - below <= above - bins, below, above)
     owner = torch.where((owner < 0) | (owner >= n_bins), bins, owner).long()
     frequency = bins + functional.pad(offset, (1, 1))
-    return owner, frequency.gather(2, owner) * (hop / n_fft)
+    return owner, frequency.gather(2, owner) * (2.0 * math.pi * hop / n_fft)
 
 
 def _attack_phases(
     magnitudes: Tensor, n_fft: int, hop: int, before: Tensor | None, after: Tensor | None
 ) -> Tensor:
-    """Phases `[B, L, F]` in cycles by the group delay alone, from bin 0 upwards."""
+    """Phases `[B, L, F]` by the group delay alone, from bin 0 upwards."""
     before = magnitudes[:, :1] if before is None else before
     after = magnitudes[:, -1:] if after is None else after
     level = torch.cat([before, magnitudes, after], dim=1).add(MAGNITUDE_FLOOR).log()
     slope = (level[:, 2:] - level[:, :-2]) / (2.0 * hop)
     delay = (HANN_GAMMA * n_fft**2 / (2.0 * math.pi) * slope).clamp(-n_fft / 2, n_fft / 2)
-    phases: Tensor = (delay / -n_fft).cumsum(2)
+    phases: Tensor = (-2.0 * math.pi / n_fft * delay).cumsum(2)
     return phases
 
 
