@@ -40,11 +40,13 @@ def _mel_bands(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _pitch_bands(n_fft: int, sample_rate: int) -> Tensor:
     """Triangular bands `[PITCH_BANDS, n_fft / 2 + 1]` of `PITCH_HZ`, at least two bins to each side."""
-    centres = torch.logspace(*(math.log10(hz) for hz in PITCH_HZ), PITCH_BANDS)[:, None]
+    lowest, highest = (math.log10(hz) for hz in PITCH_HZ)
+    centres = torch.logspace(lowest, highest, PITCH_BANDS)[:, None]
     bin_hz = sample_rate / n_fft
     half_width = (centres * (2.0 ** (1.0 / 36.0) - 1.0)).clamp(min=2.0 * bin_hz)
     away = (torch.arange(n_fft // 2 + 1) * bin_hz - centres).abs()
-    return (1.0 - away / half_width).clamp(min=0.0)
+    bands: Tensor = (1.0 - away / half_width).clamp(min=0.0)
+    return bands
 
 
 def spectrum(audio: Tensor, n_fft: int) -> Tensor:
@@ -112,7 +114,8 @@ def sound_distances(
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute change of its errors from frame to frame at each
         scale, which attacks and roughness determine; `stft`, the mean absolute difference of magnitudes to the power 0.4
-        over `STFT_SCALES`; `pitch`, that of `pitch_distance`; `level`, that of `level_distance`; `roughness`, that of `added_roughness`.
+        over `STFT_SCALES`; `pitch`, that of `pitch_distance`; `level`, that of `level_distance`; `roughness`, that of
+        `added_roughness`.
     """
     wanted, got = _spectra(reference), _spectra(estimate)
     errors = [_log_mel_error(wanted[n], got[n], n_mels, sample_rate) for n, n_mels in MEL_SCALES]
@@ -147,7 +150,8 @@ def pitch_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Ten
         levels = [bands @ spectrum(audio, n_fft) for audio in (reference, estimate)]
         whole = levels[0].norm(dim=1)
         heard = (whole > 0.01 * whole.amax(1, keepdim=True)) & (whole > MEL_FLOOR)
-        cosine = functional.cosine_similarity(*((x + 1e-6).sqrt() for x in levels), dim=1)
+        roots = [(x + 1e-6).sqrt() for x in levels]
+        cosine = functional.cosine_similarity(roots[0], roots[1], dim=1)
         parts.append(((1.0 - cosine) * heard).sum(1) / heard.sum(1).clamp(min=1))
     return torch.stack(parts).mean(0)
 

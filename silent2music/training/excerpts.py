@@ -85,7 +85,8 @@ def random_equalisers(n_rows: int, n_bins: int, spread_db: float, rng: np.random
 def _equalised(sound: Tensor, spread_db: float, rng: np.random.Generator) -> Tensor:
     """Samples `[B, N]`, each row through one of `random_equalisers`, and quieter if it would clip."""
     spectrum = torch.fft.rfft(sound)
-    changed = torch.fft.irfft(spectrum * random_equalisers(*spectrum.shape, spread_db, rng), n=sound.shape[1])
+    spectrum = spectrum * random_equalisers(len(sound), spectrum.shape[1], spread_db, rng)
+    changed: Tensor = torch.fft.irfft(spectrum, n=sound.shape[1])
     return changed / changed.abs().amax(1, keepdim=True).clamp(min=1.0)
 
 
