@@ -44,8 +44,10 @@ CONTEXT = 8
 REACH = N_FFT // HOP // 2
 """Frames before and after a hop that overlap it."""
 
-BLOCK = 48
-"""Frames that are computed at once, always at multiples of so many, so that streamed sound is the same to the bit."""
+BLOCK = 192
+"""Frames that are computed at once, always at multiples of so many, so that streamed sound is the same to the bit.
+
+A second: frames around a block are computed twice."""
 
 N_LOW_BANDS, LOW_HZ = 24, (100.0, 11_000.0)
 """Bands whose levels are known, spaced on the mel scale. What resamplers leave between 11 and 12 kHz varies."""

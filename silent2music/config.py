@@ -515,10 +515,11 @@ class CodecTrainingConfig:
     and the codebooks follow it, which makes new tokens. `linear_weight` keeps their vectors near those of the closed
     form. Of `seanet` everything is trained. The
     `objective` is `sound`, or for the bundled codec `magnitudes`, with many more steps in the same time since no phase
-    is rebuilt. The weights belong to `distances.sound_distances`; `roughness_weight` applies to sound alone. An
+    is rebuilt. The weights belong to `distances.sound_distances`; `pitch_weight` (with crops of 3 s or more) and
+    `roughness_weight` apply to sound alone. An
     `adversarial_weight` above 0 adds EnCodec's discriminator: it and `feature_weight` are then shares of the gradient,
-    beside 1 for all distances. `equaliser_db` is the spread of random equalisers by which the music of `learn_tokens` is
-    changed, so that tokens also fit recordings unlike all that was rendered.
+    beside 1 for all distances. `equaliser_db` is the spread of random equalisers by which music is changed, so that it is
+    also for recordings unlike all that was rendered: all that tokens are learned of, or half of what is coded once.
     """
 
     kind: str = "bundled"
@@ -538,6 +539,7 @@ class CodecTrainingConfig:
     mel_weight: float = 2.0
     stft_weight: float = 1.0
     slope_weight: float = 1.0
+    pitch_weight: float = 0.0
     level_weight: float = 0.0
     roughness_weight: float = 0.0
     commitment_weight: float = 0.25

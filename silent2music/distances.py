@@ -18,7 +18,13 @@ MEL_SCALES = ((512, 32), (1024, 64), (2048, 80), (4096, 128))
 STFT_SCALES = (512, 1024, 2048)
 """Windows of the distance `stft`, in samples; `MEL_SCALES` has them too."""
 
-SOUND_DISTANCES = ("mel", "slope", "stft", "level", "roughness")
+PITCH_SCALES = (4096, 8192)
+"""Windows of the distance `pitch`, in samples at 24 kHz: a third of a semitone is resolved from 320 and 160 Hz on."""
+
+PITCH_HZ, PITCH_BANDS = (60.0, 4000.0), 218
+"""Lowest and highest centre of the bands of `pitch`, spaced by a third of a semitone."""
+
+SOUND_DISTANCES = ("mel", "slope", "stft", "pitch", "level", "roughness")
 """What `sound_distances` knows."""
 
 MEL_FLOOR = 1e-4
@@ -29,6 +35,18 @@ MEL_FLOOR = 1e-4
 def _mel_bands(n_fft: int, n_mels: int, sample_rate: int) -> Tensor:
     """`filters.mel_filters` of peak 1 from 0 Hz to Nyquist, `[n_mels, n_fft / 2 + 1]`."""
     return torch.from_numpy(mel_filters(sample_rate, n_fft, n_mels)).float()
+
+
+@lru_cache(maxsize=8)
+def _pitch_bands(n_fft: int, sample_rate: int) -> Tensor:
+    """Triangular bands `[PITCH_BANDS, n_fft / 2 + 1]` of `PITCH_HZ`, at least two bins to each side."""
+    lowest, highest = (math.log10(hz) for hz in PITCH_HZ)
+    centres = torch.logspace(lowest, highest, PITCH_BANDS)[:, None]
+    bin_hz = sample_rate / n_fft
+    half_width = (centres * (2.0 ** (1.0 / 36.0) - 1.0)).clamp(min=2.0 * bin_hz)
+    away = (torch.arange(n_fft // 2 + 1) * bin_hz - centres).abs()
+    bands: Tensor = (1.0 - away / half_width).clamp(min=0.0)
+    return bands
 
 
 def spectrum(audio: Tensor, n_fft: int) -> Tensor:
@@ -96,7 +114,8 @@ def sound_distances(
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute change of its errors from frame to frame at each
         scale, which attacks and roughness determine; `stft`, the mean absolute difference of magnitudes to the power 0.4
-        over `STFT_SCALES`; `level`, that of `level_distance`; `roughness`, that of `added_roughness`.
+        over `STFT_SCALES`; `pitch`, that of `pitch_distance`; `level`, that of `level_distance`; `roughness`, that of
+        `added_roughness`.
     """
     wanted, got = _spectra(reference), _spectra(estimate)
     errors = [_log_mel_error(wanted[n], got[n], n_mels, sample_rate) for n, n_mels in MEL_SCALES]
@@ -104,10 +123,37 @@ def sound_distances(
         "mel": lambda: _mean_error(errors),
         "slope": lambda: _mean_error([error.diff(dim=2) for error in errors]),
         "stft": lambda: _mean_error([wanted[n].pow(0.4) - got[n].pow(0.4) for n in STFT_SCALES]),
+        "pitch": lambda: pitch_distance(reference, estimate, sample_rate).mean(),
         "level": lambda: level_distance(wanted[2048], got[2048], sample_rate).mean(),
         "roughness": lambda: added_roughness(reference, estimate, sample_rate).mean(),
     }
     return {name: distances[name]() for name in names}
+
+
+def pitch_distance(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:
+    """One minus the cosine of spectra in bands of a third of a semitone, which tell pitches apart as chroma does.
+
+    The windows of the other distances are too short to tell neighbouring pitches below middle C apart.
+
+    Args:
+        reference, estimate: samples `[B, N]`, best 3 s or more.
+        sample_rate: in Hz.
+
+    Returns:
+        `[B]`, 0 to 1: mean over the frames in which the reference is within 40 dB of its loudest, and over
+        `PITCH_SCALES`. The root of the bands' magnitudes is compared, so that quieter notes of a chord count.
+    """
+    parts = []
+    for n_samples in PITCH_SCALES:
+        n_fft = 2 ** round(math.log2(n_samples * sample_rate / 24_000))
+        bands = _pitch_bands(n_fft, sample_rate).to(reference.device)
+        levels = [bands @ spectrum(audio, n_fft) for audio in (reference, estimate)]
+        whole = levels[0].norm(dim=1)
+        heard = (whole > 0.01 * whole.amax(1, keepdim=True)) & (whole > MEL_FLOOR)
+        roots = [(x + 1e-6).sqrt() for x in levels]
+        cosine = functional.cosine_similarity(roots[0], roots[1], dim=1)
+        parts.append(((1.0 - cosine) * heard).sum(1) / heard.sum(1).clamp(min=1))
+    return torch.stack(parts).mean(0)
 
 
 def added_roughness(reference: Tensor, estimate: Tensor, sample_rate: int) -> Tensor:

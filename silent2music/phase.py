@@ -52,19 +52,26 @@ def stft(audio: Tensor, n_fft: int, hop: int) -> Tensor:
     return spectrum
 
 
+@lru_cache(maxsize=8)
+def _overlap_weight(n_frames: int, n_fft: int, hop: int, device: torch.device) -> Tensor:
+    """`[n_frames + n_fft / hop - 1, hop]`, the sum of the squared windows of overlapping frames."""
+    n_overlaps = n_fft // hop
+    squares = _hann(n_fft, device).square().reshape(n_overlaps, hop)
+    weight = squares.new_zeros(n_frames + n_overlaps - 1, hop)
+    for i in range(n_overlaps):
+        weight[i : i + n_frames] += squares[i]
+    return weight.clamp(min=1e-8)
+
+
 def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
     """Least-squares inverse of `stft` (Griffin and Lim, 1984): `[..., L, n_fft / 2 + 1]` to `[..., L * hop]`."""
-    window = _hann(n_fft, spectrum.device)
     n_frames, n_overlaps, margin = spectrum.shape[-2], n_fft // hop, (n_fft - hop) // 2
-    frames: Tensor = torch.fft.irfft(spectrum, n=n_fft) * (window * (n_fft / 4.0))
+    frames: Tensor = torch.fft.irfft(spectrum, n=n_fft) * (_hann(n_fft, spectrum.device) * (n_fft / 4.0))
     pieces = frames.reshape(*frames.shape[:-1], n_overlaps, hop)
-    squares = window.square().reshape(n_overlaps, hop)
-    audio = frames.new_zeros(*frames.shape[:-2], n_frames + n_overlaps - 1, hop)
-    weight = frames.new_zeros(n_frames + n_overlaps - 1, hop)
-    for i in range(n_overlaps):
+    audio = functional.pad(pieces[..., 0, :], (0, 0, 0, n_overlaps - 1))
+    for i in range(1, n_overlaps):
         audio[..., i : i + n_frames, :] += pieces[..., i, :]
-        weight[i : i + n_frames] += squares[i]
-    audio = (audio / weight.clamp(min=1e-8)).flatten(-2)
+    audio = (audio / _overlap_weight(n_frames, n_fft, hop, spectrum.device)).flatten(-2)
     return audio[..., margin : margin + n_frames * hop]
 
 

@@ -165,6 +165,24 @@ def test_level_distance_sees_the_energy_and_not_when_it_comes() -> None:
     assert wavering["level"] < 0.2 * wavering["mel"]
 
 
+def test_pitch_distance_tells_neighbouring_notes_apart() -> None:
+    t = torch.arange(2 * RATE) / RATE
+
+    def tone(hz: float) -> torch.Tensor:
+        return 0.3 * torch.sin(2 * np.pi * hz * t)[None]
+
+    def distance(first: torch.Tensor, second: torch.Tensor) -> float:
+        return float(distances.pitch_distance(first, second, RATE))
+
+    semitone = 440.0 * 2.0 ** (1 / 12)
+    assert distance(tone(440.0), 0.1 * tone(440.0)) < 0.01
+    assert distance(tone(440.0), tone(semitone)) > 0.7
+    # A quieter note of a chord counts, and where all is silent there is nothing to hear.
+    chord = tone(440.0) + 0.2 * tone(semitone)
+    assert distance(chord, tone(440.0)) > 0.05
+    assert distance(0.0 * chord, chord) == 0.0
+
+
 def test_roughness_is_how_much_more_a_tone_wavers() -> None:
     t = torch.arange(2 * RATE) / RATE
     tone = 0.3 * torch.sin(2 * np.pi * 1000.0 * t)[None]
@@ -407,6 +425,18 @@ def test_coded_music_is_the_music_and_is_kept(
     code_music(fitted, music, 1.0, 0, tmp_path)
     assert (tmp_path / "codes.npy").stat().st_mtime_ns == made
     assert code_music(fitted, music, 0.5, 0, tmp_path).codes.shape == (4, 3, 200)
+
+
+def test_half_of_coded_music_goes_through_equalisers_first(
+    fitted: BundledCodec, music: list[Path], tmp_path: Path
+) -> None:
+    coded = code_music(fitted, music, 1.0, 0, tmp_path / "equal", equaliser_db=8.0)
+    plain = code_music(fitted, music, 1.0, 0, tmp_path / "plain")
+    sound = torch.from_numpy(coded.sound.astype(np.float32) / 32768.0)
+    assert torch.equal(torch.from_numpy(coded.codes.astype(np.int64)), fitted.encode(sound[:, None]))
+    # The files are shorter than an excerpt, so that the same sound is read for both.
+    changed = [not np.array_equal(a, b) for a, b in zip(coded.sound, plain.sound, strict=True)]
+    assert 0 < sum(changed) < len(changed)
 
 
 def test_a_learned_decoder_streams_as_it_decodes(fitted: BundledCodec, music: list[Path]) -> None:

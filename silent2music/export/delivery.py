@@ -50,7 +50,7 @@ def delivered(
     Yields:
         `[C, n]` at the rate asked for.
     """
-    # What comes live is not kept waiting by an extension, which looks ahead by a third of a second.
+    # What comes live is not kept waiting by an extension, which looks ahead by a second.
     sound = at_rate(pieces, None if seconds is None else codec.extension, config.sample_rate)
     if not config.mono and codec.channels == 1:
         sound = placed(sound, where, seed)

@@ -192,7 +192,11 @@ class _TrainedCodec:
         if isinstance(codec, BundledCodec):
             folder = out / MUSIC_FOLDER
             with accelerator.main_process_first():
-                self.music = code_music(codec, self.files, config.cached_minutes, config.seed, folder)
+                # Where tokens are learned, the equalisers are drawn at each step.
+                equaliser_db = 0.0 if config.learn_tokens else config.equaliser_db
+                self.music = code_music(
+                    codec, self.files, config.cached_minutes, config.seed, folder, equaliser_db
+                )
         self.balancer = codec_losses.Balancer(
             {"spectral": 1.0, "adversarial": config.adversarial_weight, "feature": config.feature_weight}
         )

@@ -23,6 +23,9 @@ EXCERPT_SECONDS = 8.0
 EXCERPTS_PER_FILE = 2
 """Excerpts of coded music taken from a file at a time, since reading it takes most of the time."""
 
+EQUALISED_SHARE = 0.5
+"""Of the excerpts of coded music, where equalisers are asked for."""
+
 _SOUND_FILE, _CODES_FILE, _KEY_FILE = "sound.npy", "codes.npy", "coded.json"
 
 
@@ -79,6 +82,14 @@ def random_equalisers(n_rows: int, n_bins: int, spread_db: float, rng: np.random
     return torch.from_numpy(10.0 ** (decibels / 20.0)).float()
 
 
+def _equalised(sound: Tensor, spread_db: float, rng: np.random.Generator) -> Tensor:
+    """Samples `[B, N]`, each row through one of `random_equalisers`, and quieter if it would clip."""
+    spectrum = torch.fft.rfft(sound)
+    spectrum = spectrum * random_equalisers(len(sound), spectrum.shape[1], spread_db, rng)
+    changed: Tensor = torch.fft.irfft(spectrum, n=sound.shape[1])
+    return changed / changed.abs().amax(1, keepdim=True).clamp(min=1.0)
+
+
 class CodedMusic:
     """Excerpts of music with their codes, memory-mapped from disk.
 
@@ -101,7 +112,12 @@ class CodedMusic:
 
 
 def code_music(
-    codec: BundledCodec, files: Sequence[Path], minutes: float, seed: int, folder: Path
+    codec: BundledCodec,
+    files: Sequence[Path],
+    minutes: float,
+    seed: int,
+    folder: Path,
+    equaliser_db: float = 0.0,
 ) -> CodedMusic:
     """Cut excerpts of music and encode them into a folder, unless it holds them already.
 
@@ -113,12 +129,14 @@ def code_music(
         minutes: of excerpts, in all.
         seed: decides which.
         folder: where they are kept.
+        equaliser_db: spread of the random equalisers that half of the excerpts go through before they are coded.
 
     Raises:
         DataError: if the files cannot be read.
     """
     paths = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:16]
     key = {"checksum": codec.token_checksum(), "minutes": minutes, "seed": seed, "files": paths}
+    key |= {"equaliser_db": equaliser_db} if equaliser_db else {}
     try:
         if json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key:
             return CodedMusic(folder)
@@ -138,6 +156,8 @@ def code_music(
         rows = slice(i, min(i + EXCERPTS_PER_FILE, n_excerpts))
         visited = order[i // EXCERPTS_PER_FILE % max(1, len(order)) :][:1]
         found = crops(visited, rows.stop - i, n_samples, codec.sample_rate, rng, 0.0)
+        if equaliser_db and rng.random() < EQUALISED_SHARE:
+            found = _equalised(found, equaliser_db, rng)
         sound[rows] = (found * 32767.0).round().clamp(-32768, 32767).short().numpy()
         heard = torch.from_numpy(sound[rows].astype(np.float32) / 32768.0)
         codes[rows] = codec.encode(heard[:, None].to(codec.components.device)).cpu().short().numpy()
