@@ -6,7 +6,6 @@ Their times become seconds after the clip's first frame by a `Clock`.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -118,7 +117,7 @@ def _seconds(text: str, clock: Clock) -> float:
 def _edl(text: str, clock: Clock) -> list[Cue]:
     """Locators of an edit list, or where it has none the beginnings of its events, which are cuts.
 
-    A clip without a timecode begins with the first event.
+    A clip without a timecode, or with one that is later than the whole list, begins with the first event.
     """
     drop = re.search(r"^FCM:\s*DROP", text, re.MULTILINE) is not None
     events: list[tuple[str, str]] = []
@@ -134,11 +133,17 @@ def _edl(text: str, clock: Clock) -> list[Cue]:
             events[-1] = (events[-1][0], match[1])
     if not events and not marked:
         raise ValueError("it has no line of an edit and no locator of CMX 3600")
-    if clock.start is None:
-        numbers = [frame_number(code, clock.rate, drop) for code, _ in events or marked]
-        clock = dataclasses.replace(clock, start=min(numbers))
-    found = [Cue(clock.seconds(code, drop), name) for code, name in marked or events]
-    return found if marked else [cue for cue in found if cue.seconds > 0]
+    numbers = [frame_number(code, clock.rate, drop) for code, _ in marked or events]
+    start = clock.start
+    if start is None or max(numbers) < start:
+        start = min(frame_number(code, clock.rate, drop) for code, _ in events or marked)
+    names = [name for _, name in marked or events]
+    first = start if marked else start + 1
+    return [
+        Cue(float((n - start) / clock.rate), name)
+        for n, name in zip(numbers, names, strict=True)
+        if n >= first
+    ]
 
 
 def _fcpxml(data: bytes) -> list[Cue]:
