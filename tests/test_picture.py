@@ -184,15 +184,17 @@ def test_the_mix_is_the_sum_and_speech_turns_the_music_down(tmp_path: Path) -> N
     audio.write(tmp_path / "music.wav", Waveform(tones, RATE))
     under = Recording(2, RATE)
     under.append(own)
-    mix = sound.mixed(tmp_path / "music.wav", under, sound.envelope([]), -12.0).whole().samples
+    mix = sound.mixed(tmp_path / "music.wav", RATE, under, sound.envelope([]), -12.0).whole().samples
     assert mix == pytest.approx(tones + audio.db_to_gain(-12.0) * own, abs=1e-5)
-    mix = sound.mixed(tmp_path / "music.wav", under, sound.envelope([(1.0, 2.0)]), -12.0).whole().samples
+    mix = (
+        sound.mixed(tmp_path / "music.wav", RATE, under, sound.envelope([(1.0, 2.0)]), -12.0).whole().samples
+    )
     part = slice(RATE, 2 * RATE)
     assert mix[:, part] == pytest.approx(audio.db_to_gain(-12.0) * tones[:, part] + own[:, part], abs=1e-5)
     assert mix[:, : RATE // 2] == pytest.approx(
         (tones + audio.db_to_gain(-12.0) * own)[:, : RATE // 2], abs=1e-5
     )
-    alone = sound.mixed(tmp_path / "music.wav", None, sound.envelope([]), 0.0).whole().samples
+    alone = sound.mixed(tmp_path / "music.wav", RATE, None, sound.envelope([]), 0.0).whole().samples
     assert alone == pytest.approx(tones, abs=1e-6)
 
 

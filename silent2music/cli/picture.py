@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -97,6 +97,7 @@ def score_clip(
     from silent2music.export.picture.job import score_clip as score
 
     with options_checked():
+        levels: dict[str, Any] = dict(_levels(loudness))
         settings = ClipSettings(
             tuple(cue or ("cuts",)), fps, timecode, parse_gain(under), duck, silent, fade_in, fade_out
         )
@@ -104,7 +105,7 @@ def score_clip(
             SamplingConfig(temperature, top_k, top_p, guidance, seed),
             controls=apply_overrides({}, control or ()),
             reading=reading_of(strict, track, channel),
-            delivery=DeliveryConfig(**_levels(loudness)),
+            delivery=DeliveryConfig(**levels),
         )
     with progress_bar() as steps:
         record = score(clip, output, LazyModel(model, device, download), request, settings, wav, force, steps)

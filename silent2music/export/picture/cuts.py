@@ -51,7 +51,8 @@ def find_cuts(clip: Clip, progress: StepProgress | None = None) -> tuple[float, 
 def _differences(clip: Clip, n_lags: int, progress: StepProgress | None) -> tuple[DoubleArray, DoubleArray]:
     """`[T, L]` the difference of each frame from those 1 to L before it, infinite where there is none, and its time."""
     before: deque[FloatArray] = deque(maxlen=n_lags)
-    rows, seconds = [], []
+    rows: list[DoubleArray] = []
+    seconds: list[float] = []
     with opened(clip.path) as container:
         stream = picture(container, clip.path)
         stream.thread_type = "AUTO"
@@ -89,7 +90,7 @@ def cuts_of(differences: DoubleArray) -> list[int]:
         differences: `[T, L]` of each frame from those 1 to L before it.
     """
     n_frames, n_lags = differences.shape
-    step, found = differences[:, 0], []
+    step, found = differences[:, 0], list[int]()
     for t in range(1, n_frames):
         if step[t] < LEAST_DIFFERENCE:
             continue

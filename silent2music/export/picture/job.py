@@ -186,7 +186,7 @@ def clock_of(clip: Clip, settings: ClipSettings) -> Clock:
 
 def _timed(request: Request, clip: Clip, clock: Clock, settings: ClipSettings) -> Request:
     """What is asked for of the music, with the clip's length and with fades in seconds."""
-    fades = {
+    fades: dict[str, Any] = {
         name: clock.seconds(text)
         for name in ("fade_in", "fade_out")
         if (text := getattr(settings, name)) is not None
@@ -246,9 +246,9 @@ def _mixed(
     has_sound = clip.sound_begin is not None
     speech = speech_spans(room) if settings.duck and has_sound else ()
     if settings.under_db is None or not has_sound:
-        return mixed(music, None, envelope(speech), 0.0), speech
+        return mixed(music, sample_rate, None, envelope(speech), 0.0), speech
     own = own_sound(clip, reading.get("track", 0), reading.get("channel"), sample_rate)
-    return mixed(music, own, envelope(speech), settings.under_db), speech
+    return mixed(music, sample_rate, own, envelope(speech), settings.under_db), speech
 
 
 def _described(clip: Clip, clock: Clock) -> Mapping[str, Any]:

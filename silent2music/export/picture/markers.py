@@ -100,7 +100,7 @@ def _table(text: str, clock: Clock) -> list[Cue]:
         time, names = 0, [1]
     else:
         raise ValueError("its first line is neither 'seconds,name' nor a time; expected a table of both")
-    found = []
+    found: list[Cue] = []
     for row in rows:
         if len(row) <= time:
             raise ValueError(f"a row has {len(row)} columns; expected a time in column {time + 1}")
@@ -219,7 +219,9 @@ def _wav(file: BinaryIO) -> list[Cue]:
     """Cue points of a WAV file, named by their labels."""
     if file.read(12)[8:] != b"WAVE":
         raise ValueError("it does not begin as a WAV file does")
-    rate, points, labels = 0, {}, {}
+    rate = 0
+    points: dict[int, int] = {}
+    labels: dict[int, str] = {}
     while len(head := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", head)
         after = file.tell() + size + size % 2
@@ -240,7 +242,8 @@ def _wav(file: BinaryIO) -> list[Cue]:
 
 def _labels(body: bytes) -> dict[int, str]:
     """Names of cue points by their numbers, of a list of associated data."""
-    found, at = {}, 0
+    found: dict[int, str] = {}
+    at = 0
     while at + 12 <= len(body):
         name, size, number = struct.unpack("<4sII", body[at : at + 12])
         if name == b"labl":

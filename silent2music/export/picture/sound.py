@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recording, Waveform
 from silent2music.audio.decoding import decoding
 from silent2music.audio.formats import AAC_BIT_RATE
@@ -41,31 +41,28 @@ DUCK_SECONDS, RELEASE_SECONDS = 0.2, 0.6
 BLOCK = 2**14
 
 
-def mixed(music: Path, under: Waveform | Recording | None, ducked: FloatArray, under_db: float) -> Recording:
+def mixed(
+    music: Path, sample_rate: int, under: Recording | None, ducked: DoubleArray, under_db: float
+) -> Recording:
     """The music over a clip's own sound.
 
     Args:
         music: a file of `audio.write`, `[2, N]`.
-        under: `[2, M]` at the music's rate; None for the music alone.
+        sample_rate: its, in Hz.
+        under: `[2, M]` at that rate; None for the music alone.
         ducked: `[2, n]` times in seconds and the share, 0 to 1, to which the music is down then; straight in between.
         under_db: gain of the clip's sound. Where the music is down, the sound has its own level, if that is louder.
     """
-    mix: Recording | None = None
+    mix = Recording(2, sample_rate)
     for block in audio.read_blocks(music, BLOCK):
-        if mix is None:
-            import soundfile
-
-            mix = Recording(2, soundfile.info(music).samplerate)
         start, n = mix.n_samples, block.shape[1]
-        share = np.interp((start + np.arange(n)) / mix.sample_rate, *ducked)
+        share = np.interp((start + np.arange(n)) / sample_rate, *ducked)
         block = block * db_to_gains(DUCK_DB * share)
         if under is not None:
             own = under.slice(start, start + n)
             gain_db = under_db + share * max(0.0, -under_db)
             block[:, : own.shape[1]] += own * db_to_gains(gain_db)[: own.shape[1]]
         mix.append(block)
-    if mix is None:
-        raise AudioError(f"{music} holds no samples; make the music again.")
     return mix
 
 
@@ -74,7 +71,7 @@ def db_to_gains(db: Any) -> FloatArray:
     return np.asarray(10.0 ** (db / 20.0), np.float32)
 
 
-def envelope(spans: Sequence[tuple[float, float]]) -> FloatArray:
+def envelope(spans: Sequence[tuple[float, float]]) -> DoubleArray:
     """`[2, n]` times and shares of ducking, for `mixed`, of the spans in which someone speaks; they may be none."""
     joined: list[list[float]] = []
     for begin, end in spans:
@@ -200,7 +197,7 @@ def _encoded(target: Any, codec: str, mix: Recording, true_peak: float) -> Itera
         n_samples = 0
         for samples in limited_blocks(mix, 1.0, true_peak):
             for start in range(0, samples.shape[1], BLOCK):
-                block = np.ascontiguousarray(samples[:, start : start + BLOCK], np.float32)
+                block: Any = np.ascontiguousarray(samples[:, start : start + BLOCK], np.float32)
                 if form == "s32":
                     block = np.rint(block.T.astype(np.float64) * 2**31).clip(-(2**31), 2**31 - 1)
                     block = block.astype(np.int32).reshape(1, -1)

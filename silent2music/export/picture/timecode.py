@@ -143,7 +143,7 @@ class Clock:
         except ValueError:
             fields = []
         is_valid = 1 <= len(fields) <= 3 and all(f >= 0 and f < 60 for f in fields[1:])
-        seconds = sum(field * 60**i for i, field in enumerate(reversed(fields)))
+        seconds = sum((field * 60.0**i for i, field in enumerate(reversed(fields))), 0.0)
         if not is_valid or not 0 <= seconds <= MAX_SECONDS:
             raise ConfigError(
                 f"{shown(text)} is no time; expected seconds, as 12.5 or 0:31.2, or timecode, as 01:00:10:12."
