@@ -347,6 +347,23 @@ def test_infer(desk: Desk, model: Path) -> None:
     assert wav[:4] == b"RIFF" and len(wav) > 3 * 2 * 2 * 48_000
 
 
+def test_score_clip(desk: Desk, model: Path) -> None:
+    pytest.importorskip("av")
+    from clips import make_clip, scene
+
+    frames = [scene(np.random.default_rng(i // 10)).astype(np.uint8) for i in range(20)]
+    make_clip(desk.folder / "scene.mp4", frames, sound=steps_room(0.8, 48_000))
+    make_clip(desk.folder / "mute.mp4", frames)
+    (desk.folder / "marks.edl").write_text("* LOC: 01:00:00:05 RED door\n", encoding="utf-8")
+    desk.drive(
+        "score-clip scene.mp4 -o scored.mov --under none --duck --loudness film --fade-in 00:00:00:12"
+        " --cue marks.edl --timecode 01:00:00:00 --fps 29.97 --model run/model"
+    )
+    desk.drive("score-clip mute.mp4 -o mute.scored.mp4 --silent --cue 0:00.2=reveal --model run/model")
+    assert audio.read(desk.folder / "scored.wav").n_samples == round(0.8 * 48_000)
+    assert (desk.folder / "mute.scored.mp4").is_file()
+
+
 def test_perform(desk: Desk) -> None:
     soundfont = DataConfig().soundfont[0]
     desk.drive(

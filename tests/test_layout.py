@@ -17,7 +17,7 @@ PACKAGE = ROOT / "silent2music"
 HOMES = {
     "typer": ("cli/",),
     "soundfile": ("audio/formats.py", "audio/decoding.py"),
-    "av": ("audio/decoding.py", "audio/formats.py"),
+    "av": ("audio/decoding.py", "audio/formats.py", "export/picture/clip.py", "export/picture/sound.py"),
     "accelerate": ("training/",),
     "encodec": ("codec.py", "_torchaudio.py", "training/codec", "evaluation/codec_bench"),
     "transformers": ("codec.py", "training/codec", "evaluation/"),

@@ -41,6 +41,12 @@ VOICED, VOICE_RANGE_DB, RUN_FRAMES, RUN_SEMITONES = 0.6, 25.0, 5, 1.5
 """Correlation of a voiced frame with itself a period later; its least level below the loudest; the shortest run of
 such frames, and how far its pitch goes in one step."""
 
+SPEECH_DB, SPEECH_SEMITONES = 10.0, 0.3
+"""How far speech is above what surrounds it, and how far the pitch of a voiced run moves at least."""
+
+SPEECH_SECONDS, PAUSE_SECONDS = 0.15, 0.8
+"""So much of a stretch of speech is voiced at least; longer pauses end it."""
+
 
 def room_warnings(room: Recorded, profile: AcousticProfile) -> tuple[str, ...]:
     """What makes a recording unlike a near-silent room, and what to do; each goes on after the file's name.
@@ -208,6 +214,38 @@ def _peaks(level: DoubleArray) -> NDArray[np.bool_]:
 
 
 def _voice(frames: DoubleArray, window: DoubleArray) -> Voice:
+    """Of frames `[T, WINDOW]`."""
+    found = _voiced_frames(frames, window)
+    spectrum, semitones = found.spectrum, found.semitones
+    hz = np.arange(spectrum.shape[1]) * RATE / (2 * WINDOW)
+    high = spectrum[:, hz > 3000].sum(axis=1) + 1e-30
+    low = spectrum[:, (hz > 100) & (hz < 3000)].sum(axis=1) + 1e-30
+    speech_band = np.sqrt(spectrum[:, (hz > 200) & (hz < 3500)].sum(axis=1))
+    floor = 1e-4 * np.sqrt(spectrum.sum(axis=1).mean())
+    return Voice(
+        runs_per_second=len(found.runs) / (len(frames) * FRAME_SECONDS),
+        share=sum(len(run) for run in found.runs) / len(frames),
+        pitch_semitones=float(np.std([np.median(semitones[run]) for run in found.runs]))
+        if found.runs
+        else 0.0,
+        level_nepers=float(np.std(np.log(speech_band + floor))),
+        colour_db=float(np.std(10.0 * np.log10(high / low)[found.loud])),
+    )
+
+
+@dataclass(frozen=True)
+class _Voiced:
+    """Frames by pitch: power spectra `[T, WINDOW + 1]`, and `[T]` pitch in semitones, level in the band of voices in
+    dB, and whether a frame is loud; runs of voiced frames of nearby pitches."""
+
+    spectrum: DoubleArray
+    semitones: DoubleArray
+    level: DoubleArray
+    loud: NDArray[np.bool_]
+    runs: list[NDArray[np.int64]]
+
+
+def _voiced_frames(frames: DoubleArray, window: DoubleArray) -> _Voiced:
     """Of frames `[T, WINDOW]`; pitch is where the autocorrelation, free of the window's own, is highest."""
     spectrum = np.square(np.abs(np.fft.rfft(frames, 2 * WINDOW, axis=1)))
     hz = np.arange(spectrum.shape[1]) * RATE / (2 * WINDOW)
@@ -223,15 +261,38 @@ def _voice(frames: DoubleArray, window: DoubleArray) -> Voice:
     voiced = (correlation[np.arange(len(lag)), lag] > VOICED) & loud
     goes_on = voiced[1:] & voiced[:-1] & (np.abs(np.diff(semitones)) < RUN_SEMITONES)
     parts = np.split(np.arange(len(lag)), np.flatnonzero(~goes_on) + 1)
-    runs = [run for run in parts if len(run) >= RUN_FRAMES]
-    high = spectrum[:, hz > 3000].sum(axis=1) + 1e-30
-    low = spectrum[:, (hz > 100) & (hz < 3000)].sum(axis=1) + 1e-30
-    speech_band = np.sqrt(spectrum[:, (hz > 200) & (hz < 3500)].sum(axis=1))
-    floor = 1e-4 * np.sqrt(spectrum.sum(axis=1).mean())
-    return Voice(
-        runs_per_second=len(runs) / (len(lag) * FRAME_SECONDS),
-        share=sum(len(run) for run in runs) / len(lag),
-        pitch_semitones=float(np.std([np.median(semitones[run]) for run in runs])) if runs else 0.0,
-        level_nepers=float(np.std(np.log(speech_band + floor))),
-        colour_db=float(np.std(10.0 * np.log10(high / low)[loud])),
-    )
+    return _Voiced(spectrum, semitones, level, loud, [run for run in parts if len(run) >= RUN_FRAMES])
+
+
+def speech_spans(sound: Recorded) -> tuple[tuple[float, float], ...]:
+    """Beginnings and ends, in seconds, of the stretches in which someone speaks.
+
+    Speech here is voiced runs well above the quietest fifth of their surroundings, whose pitch moves, which that of
+    machines does not, with no longer pauses than `PAUSE_SECONDS`.
+
+    Args:
+        sound: `[1, N]`, looked at in pieces of `SECONDS`.
+    """
+    n_piece, window = round(SECONDS * sound.sample_rate), np.hanning(WINDOW)
+    runs: list[tuple[float, float]] = []
+    for start in range(0, sound.n_samples, n_piece):
+        piece = Waveform(sound.slice(start, start + n_piece), sound.sample_rate).resampled(RATE)
+        samples = piece.samples[0].astype(np.float64)
+        samples = np.pad(samples - samples.mean(), (0, max(0, 4 * WINDOW - len(samples))))
+        if not samples.any():
+            continue
+        found = _voiced_frames(
+            np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP] * window, window
+        )
+        floor = np.percentile(found.level, 20) + SPEECH_DB
+        for run in found.runs:
+            if np.ptp(found.semitones[run]) > SPEECH_SEMITONES and found.level[run].mean() > floor:
+                begin = start / sound.sample_rate + run[0] * FRAME_SECONDS
+                runs.append((begin, begin + (len(run) * HOP + WINDOW - HOP) / RATE))
+    spans: list[list[float]] = []
+    for begin, end in runs:
+        if spans and begin - spans[-1][1] < PAUSE_SECONDS:
+            spans[-1][1], spans[-1][2] = end, spans[-1][2] + end - begin
+        else:
+            spans.append([begin, end, end - begin])
+    return tuple((begin, end) for begin, end, voiced in spans if voiced > SPEECH_SECONDS)

@@ -76,7 +76,7 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
     Raises:
         AudioError: if there is no such file, or it holds no sound that can be decoded here.
     """
-    _check_file(path)
+    check_file(path)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))
@@ -102,11 +102,15 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
         yield _video(path, file, track, reason, stack)
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is no regular file with something in it."""
+def check_file(path: Path, expected: str = "an audio file") -> None:
+    """Refuse what is no regular file with something in it.
+
+    Raises:
+        AudioError: if it is not.
+    """
     try:
         if path.is_dir():
-            raise AudioError(f"{path} is a folder; expected an audio file.")
+            raise AudioError(f"{path} is a folder; expected {expected}.")
         if not path.exists():
             raise AudioError(f"{path} does not exist; check the name.")
         if not path.is_file():
@@ -237,14 +241,14 @@ def _video(path: Path, file: BinaryIO, track: int, reason: str, stack: contextli
         why = reason or getattr(error, "strerror", None) or "no sound in it"
         raise AudioError(f"{path} cannot be read as audio ({why}); {expected}, or a video.") from error
     _check_rate(path, first.sample_rate)
-    promised = _stated_seconds(stream)
+    promised = stated_seconds(stream)
     found = Layout((), promised_seconds=promised, frame_seconds=TIMESTAMP_SECONDS)
     has_headroom = stream.codec_context.name.startswith("pcm_f")
     blocks = (_limited(block, has_headroom) for block in _video_blocks(first, frames))
     return Decoding(first.sample_rate, len(first.layout.channels), blocks, found)
 
 
-def _stated_seconds(stream: Any) -> float:
+def stated_seconds(stream: Any) -> float:
     """How long a track says that it is; 0 if it does not. Matroska has it in a tag."""
     if stream.duration is not None:
         return float(stream.duration * Fraction(stream.time_base))

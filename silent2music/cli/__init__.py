@@ -23,6 +23,7 @@ from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
+from silent2music.cli.picture import score_clip
 from silent2music.cli.training import run_recipe, train
 from silent2music.errors import S2MError, shown
 from silent2music.processes import Interrupted, interruptible
@@ -54,6 +55,7 @@ def _main(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "infer": infer,
+    "score-clip": score_clip,
     "perform": perform,
     "compose": compose,
     "demo": demo,

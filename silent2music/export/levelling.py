@@ -64,7 +64,7 @@ def write_music(
     limit = config.true_peak
     for _ in range(5):
         gain = 1.0 if nearly_nothing else _gain(made, made_lufs, config.lufs, limit)
-        blocks = _blocks(made, gain, None if nearly_nothing else limit)
+        blocks = limited_blocks(made, gain, None if nearly_nothing else limit)
         audio.write_blocks(path, blocks, rate, n_channels, force=True)
         read = audio.read_blocks(path, BLOCK_SECONDS * rate)
         back, lufs = _measured(read, Recording(n_channels, rate, path.parent))
@@ -113,7 +113,7 @@ def _peak_dbtp(samples: FloatArray, own: slice) -> float:
     return audio.peak_dbtp(audio.oversampled_peaks(samples, highest)[own])
 
 
-def _blocks(recording: Recording, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
+def limited_blocks(recording: Recording, gain: float, true_peak: float | None) -> Iterator[FloatArray]:
     """Blocks `[C, n]` times `gain`, limited to a true peak in dBTP if one is given."""
     for samples, own in _overlapping(recording):
         louder = samples * np.float32(gain)
@@ -128,7 +128,7 @@ def _gain(recording: Recording, lufs: float, wanted: float, true_peak: float) ->
     for _ in range(10):
         gain = audio.db_to_gain(target - lufs)
         meter = LoudnessMeter(recording.sample_rate, recording.n_channels)
-        for block in _blocks(recording, gain, true_peak):
+        for block in limited_blocks(recording, gain, true_peak):
             meter.add(block)
         missing = wanted - meter.integrated()
         if abs(missing) < 0.05:

@@ -1,0 +1,119 @@
+"""The command that scores a video clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from silent2music.cli.common import (
+    DELIVERY,
+    SAMPLING,
+    AsJson,
+    Channel,
+    Control,
+    Device,
+    Download,
+    Force,
+    Guidance,
+    Loudness,
+    Model,
+    Seed,
+    Strict,
+    Temperature,
+    TopK,
+    TopP,
+    Track,
+    complain,
+    options_checked,
+    print_json,
+    progress_bar,
+    reading_of,
+    say,
+)
+from silent2music.cli.making import _described_music, _levels, _warn
+from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
+
+
+def score_clip(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video clip, whose own sound is the room.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The scored clip (.mp4, .m4v, .mov, .mkv).")],
+    wav: Annotated[
+        Path | None, typer.Option("--wav", help="The music alone; by default beside the scored clip.")
+    ] = None,
+    cue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cue",
+            metavar="cuts|none|FILE|TIME[=NAME]",
+            help="Moments to mark: the clip's cuts, by default; markers of a CSV, EDL, FCPXML or WAV file; a time. "
+            "May be repeated.",
+        ),
+    ] = None,
+    fps: Annotated[
+        str | None, typer.Option("--fps", metavar="RATE", help="Of timecodes; by default the clip's.")
+    ] = None,
+    timecode: Annotated[
+        str | None,
+        typer.Option("--timecode", metavar="HH:MM:SS:FF", help="Of the first frame; by default the clip's."),
+    ] = None,
+    under: Annotated[
+        str,
+        typer.Option("--under", metavar="GAIN|none", help="Gain of the clip's own sound under the music."),
+    ] = "-12dB",
+    duck: Annotated[
+        bool, typer.Option("--duck", help="Where someone speaks, music down and the clip's own sound up.")
+    ] = False,
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Score a clip without sound, from silence and its cues.")
+    ] = False,
+    seed: Seed = SAMPLING.seed,
+    guidance: Guidance = None,
+    temperature: Temperature = SAMPLING.temperature,
+    top_k: TopK = SAMPLING.top_k,
+    top_p: TopP = SAMPLING.top_p,
+    control: Control = None,
+    loudness: Loudness = DELIVERY.lufs,
+    fade_in: Annotated[
+        str | None, typer.Option("--fade-in", metavar="TIME", help="As 2 or 00:00:02:00.")
+    ] = None,
+    fade_out: Annotated[str | None, typer.Option("--fade-out", metavar="TIME", help="As --fade-in.")] = None,
+    strict: Strict = False,
+    track: Track = 1,
+    channel: Channel = None,
+    model: Model = None,
+    device: Device = None,
+    download: Download = False,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Make music of a video clip's length, and put it under its picture.
+
+    The picture is copied as it is. The music lies beside the clip as Broadcast Wave too, and so does the record.
+    """
+    from silent2music.export.models import LazyModel, Request
+    from silent2music.export.picture.job import ClipSettings, parse_gain
+    from silent2music.export.picture.job import score_clip as score
+
+    with options_checked():
+        levels: dict[str, Any] = dict(_levels(loudness))
+        settings = ClipSettings(
+            tuple(cue or ("cuts",)), fps, timecode, parse_gain(under), duck, silent, fade_in, fade_out
+        )
+        request = Request(
+            SamplingConfig(temperature, top_k, top_p, guidance, seed),
+            controls=apply_overrides({}, control or ()),
+            reading=reading_of(strict, track, channel),
+            delivery=DeliveryConfig(**levels),
+        )
+    with progress_bar() as steps:
+        record = score(clip, output, LazyModel(model, device, download), request, settings, wav, force, steps)
+    if as_json:
+        print_json(record)
+    else:
+        n_frames, n_cues = record["clip"]["frames"], len(record["cues"])
+        say(f"{output}: {_described_music(record)}, {n_frames} frames, {n_cues} cues")
+    _warn(record)
+    if record["cues"]:
+        complain("The cues are marked in the music's file and in the record; the model does not follow them.")
