@@ -16,7 +16,6 @@ from silent2music.errors import CheckpointError, DataError
 from silent2music.evaluation.notes import bar_repetition, melody, note_statistics, onset_times
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.scores import evaluate_scores, scores_text
-from silent2music.model import Silent2Music
 from silent2music.score import Part, Score, write_midi
 
 
@@ -95,7 +94,7 @@ def model(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated") / "model"
     shutil.copytree(model_folder, folder)
     make_composer().save_pretrained(folder / "composer")
-    return Silent2Music.from_pretrained(folder)
+    return folder
 
 
 def test_a_composer_is_judged_beside_real_scores_other_rooms_and_none(model, pairs) -> None:
@@ -109,7 +108,12 @@ def test_a_composer_is_judged_beside_real_scores_other_rooms_and_none(model, pai
     assert report["nothing"]["notes_hz"]["real"]["mean"] == 0.0
     assert report["nothing"]["notes_hz"]["model"]["n"] == 1
     assert set(report["notes"]["model"]) == {"all", "steps", "nothing"}
-    assert 0 <= report["likelihood"]["true_room_first"]["mean"] <= 1 and report["likelihood"]["among"] == 5
+    assert 0 <= report["likelihood"]["recall_at_1"]["mean"] <= 1 and report["likelihood"]["among"] == 5
+    ratio = report["density"]["all"]["model_over_real"]
+    onsets = {name: report["notes"][name]["all"]["onsets_hz"] for name in ("model", "real")}
+    assert ratio["mean"] == pytest.approx(onsets["model"] / onsets["real"])
+    assert report["originality"] == {"n_training": 0}
+    assert report["instruments"]["real"]["steps"] == {"piano": 1.0}
     assert "sound" not in report
     text = scores_text(report)
     assert "onset hit_rate" in text and "notes a second where there is nothing, model" in text
@@ -118,15 +122,14 @@ def test_a_composer_is_judged_beside_real_scores_other_rooms_and_none(model, pai
 
 def test_what_cannot_be_judged_is_said(model, pairs, model_folder, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="has no composer"):
-        evaluate_scores(Silent2Music.from_pretrained(model_folder), pairs)
+        evaluate_scores(model_folder, pairs)
     write_pairs(tmp_path, [])
     with pytest.raises(DataError, match="0 held-out pairs with scores; expected 2 or more"):
         evaluate_scores(model, tmp_path)
 
 
-def test_the_command_writes_the_figures(s2m, model, pairs, tmp_path) -> None:
-    model.save_pretrained(tmp_path / "model")
-    options = ("--model", tmp_path / "model", "--pairs", pairs, "--n", 3, "--workers", 1)
+def test_the_command_writes_the_figures(s2m, model, pairs) -> None:
+    options = ("--model", model, "--pairs", pairs, "--n", 3, "--workers", 1)
     code, said, complaint = s2m("eval-scores", *options)
     assert code == 0, complaint
     assert "3 held-out rooms" in said
