@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,16 @@ from test_compose import make_composer
 from silent2music.audio import Waveform, write
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation.notes import bar_repetition, melody, note_statistics, onset_times
+from silent2music.evaluation.notes import (
+    bar_repetition,
+    chord_shares,
+    instrument_shares,
+    melody,
+    melody_moves,
+    note_statistics,
+    onset_times,
+)
+from silent2music.evaluation.originality import compare_scores, shared_runs
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.scores import evaluate_scores, scores_text
 from silent2music.score import Part, Score, write_midi
@@ -68,6 +78,35 @@ def test_the_melody_is_its_part_or_the_highest_line() -> None:
     own = part([0.0, 1.0], [50, 52])
     assert melody(Score(2.0, (low, high, own))).tolist() == [50, 52]
     assert onset_times(Score(2.0, (low, high))).tolist() == [0.0, 1.0]
+
+
+def test_an_instrument_of_few_notes_has_strayed() -> None:
+    steady, stray = part(np.arange(8.0), [60] * 8), part([0.0], [72])
+    found = note_statistics(Score(9.0, (steady, dataclasses.replace(stray, name="harp"))))
+    assert found["instruments"] == 2 and found["stray_instruments"] == 0.5
+
+
+def test_chords_and_instruments_are_named_by_their_share() -> None:
+    # Three seconds of D major and one of G major: in C, these are C and F.
+    chords = part(np.repeat(np.arange(4.0), 3), [62, 66, 69] * 3 + [67, 71, 74], lasting=1.0)
+    score = Score(4.0, (chords,))
+    assert chord_shares([score]) == {"C": 0.75, "F": 0.25}
+    assert instrument_shares([score, Score(4.0, ())]) == {"piano": 0.5}
+
+
+def test_a_borrowed_melody_is_found_in_any_key_and_tempo() -> None:
+    tune, rhythm = (
+        np.array([60, 62, 64, 67, 65, 64, 62, 71, 60]),
+        np.array([0, 1, 1.5, 2, 4, 5, 6, 6.5, 7]) * 0.5,
+    )
+    beats = np.arange(0.0, 8.0, 0.5)
+    taught = Score(8.0, (part(rhythm, tune),), beat_seconds=beats)
+    borrowed = Score(8.0, (part(1.5 * rhythm[1:], tune[1:] + 5),), beat_seconds=1.5 * beats[:10])
+    own = Score(8.0, (part(rhythm, 60 + np.arange(9) * 5 % 7),), beat_seconds=beats)
+    assert shared_runs([melody_moves(borrowed), melody_moves(own)], [melody_moves(taught)]) == [7, 1]
+    found = compare_scores({"a": borrowed, "b": own}, [own, own], {"tune": taught})
+    assert found["too_near"] == [{"output": "a", "notes": 7}] and found["limit"] == 1.0
+    assert compare_scores({"a": own}, [own], {}) == {"n_training": 0}
 
 
 @pytest.fixture(scope="module")

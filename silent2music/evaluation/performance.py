@@ -210,7 +210,8 @@ def performance_table(
                 if figure in a and figure in b
             ]
             if len(both) >= 2:
-                table[figure] = paired_difference(*np.array(both).T, seed)
+                values, null_values = np.array(both).T
+                table[figure] = paired_difference(values, null_values, seed)
         if table:
             report["differences"][f"{first} - {second}"] = table
     own, codec = (report["systems"].get(name, {}).get("note_f") for name in ("own", "codec"))
@@ -240,7 +241,7 @@ def judge_performance(
     nulls = [i for k in twos for i in (2 * k, 2 * k + 1) if i < n]
     scores = [item.score for item in items if item.score is not None]
     partners = partners_of(n)
-    given = {
+    given: dict[str, tuple[list[int], list[Score | None]]] = {
         "own": (list(range(n)), [*scores]),
         "other": (nulls, [_as_long(scores[partners[i]], scores[i].seconds) for i in nulls]),
         "none": (nulls, [None] * len(nulls)),

@@ -327,7 +327,8 @@ def _faults(report: Figures) -> Iterator[str]:
             for _, title, found in systems
             if "still_partial_seconds" in found
         ]
-        yield f"A partial stands still (within 3 dB and 25 cents) for 3 s or more in: {', '.join(still)}."
+        if still:
+            yield f"A partial stands still (within 3 dB and 25 cents) for 3 s or more in: {', '.join(still)}."
         yield "\n".join(
             f"- Likeness of spectra a second apart, {name}: {interval_text(value)}"
             for name, value in report.get("spectral_likeness", {}).items()

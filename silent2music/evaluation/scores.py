@@ -26,7 +26,7 @@ from silent2music.evaluation.notes import (
     onset_times,
 )
 from silent2music.evaluation.originality import compare_scores
-from silent2music.evaluation.pieces import EvalConfig, Item, read_music, read_room
+from silent2music.evaluation.pieces import EvalConfig, Item, inspect_made, read_music, read_room
 from silent2music.evaluation.probing import Subject
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import (
@@ -39,6 +39,7 @@ from silent2music.evaluation.statistics import (
 from silent2music.evaluation.tables import Figures, partners_of, stated, tabulate
 from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
+from silent2music.signals import ROOM
 
 NOTHING = "nothing"
 """Kind of rooms in which there is nothing to play to."""
@@ -101,7 +102,7 @@ def evaluate_scores(
             if all(pair.music is not None for pair in held_out):
                 of = {pair.id: pair for pair in held_out}
                 music = [partial(read_music, folder, of[item.name], config.seconds) for item in items]
-                systems["real"] = stages.run("real music", baselines.inspect_made, music)
+                systems["real"] = stages.run("real music", inspect_made, music)
             report["sound"] = tabulate(items, systems, config)
     return report
 
@@ -137,7 +138,7 @@ def judge_scores(
     scores = {
         "real": reals,
         "model": composed,
-        "dropped": subject.scores_of(items, composing, (probing.ROOM,)),
+        "dropped": subject.scores_of(items, composing, (ROOM,)),
     }
     chosen = [pair for pair in training if pair.score is not None][: MOST_TRAINING * subject.config.n_train]
     read = subject.stages.run("training scores", partial(score_of, folder), chosen)
