@@ -10,6 +10,7 @@ import pytest
 from conftest import RATE
 
 from silent2music.audio import Waveform
+from silent2music.errors import S2MError
 from silent2music.evaluation import performance, transcription
 from silent2music.evaluation.performance import (
     Performed,
@@ -140,6 +141,15 @@ def test_the_judge_hears_a_melody() -> None:
         notes_of(SCORE), transcription.transcribe(played(melody(SCORE.parts[0].pitches.tolist())))
     )
     assert found.hit_rate > 0.7
+
+
+def test_without_the_judge_a_sentence_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcription, "can_transcribe", lambda: False)
+    transcription._judge.cache_clear()
+    with pytest.raises(
+        S2MError, match=r"basic-pitch is not installed; install it by: .*--no-deps basic-pitch"
+    ):
+        transcription.transcribe(played(SCORE))
 
 
 def test_another_score_is_cut_or_extended_to_the_room() -> None:

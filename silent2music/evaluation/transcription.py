@@ -15,7 +15,7 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, write
-from silent2music.errors import require
+from silent2music.errors import S2MError, require
 from silent2music.evaluation.following import MatchScores
 from silent2music.score import Score
 
@@ -36,6 +36,10 @@ class Notes(NamedTuple):
     pitches: DoubleArray
 
 
+HOW_TO_INSTALL = f"pip install 'silent2music[{EXTRA}]' && pip install --no-deps basic-pitch"
+"""basic-pitch without what it asks for, an old TensorFlow: it runs on onnxruntime."""
+
+
 def can_transcribe() -> bool:
     """Whether the outside judge is installed."""
     return find_spec("basic_pitch") is not None and find_spec("onnxruntime") is not None
@@ -45,7 +49,7 @@ def transcribe(music: Waveform) -> Notes:
     """Notes that basic-pitch hears in music (Bittner et al., ICASSP 2022), at its own thresholds.
 
     Raises:
-        S2MError: if basic-pitch or onnxruntime is not installed, which the extra `[transcribe]` brings.
+        S2MError: if basic-pitch or what it runs on is not installed, with how to install it.
     """
     judge = _judge()
     with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
@@ -73,6 +77,8 @@ def transcribe(music: Waveform) -> Notes:
 @lru_cache(maxsize=1)
 def _judge() -> Any:
     """The judge with the weights of its package, on one thread: processes are the parallelism."""
+    if not can_transcribe():
+        raise S2MError(f"basic-pitch is not installed; install it by: {HOW_TO_INSTALL}")
     with _quiet():
         package = require("basic_pitch", EXTRA)
         runtime = require("onnxruntime", EXTRA)
