@@ -14,6 +14,7 @@ from test_compose import make_composer
 from silent2music.audio import Waveform, write
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import CheckpointError, DataError
+from silent2music.evaluation import baselines, benchmark, probing, transcription
 from silent2music.evaluation.notes import (
     bar_repetition,
     chord_shares,
@@ -109,6 +110,15 @@ def test_a_borrowed_melody_is_found_in_any_key_and_tempo() -> None:
     assert compare_scores({"a": own}, [own], {}) == {"n_training": 0}
 
 
+def beeps(at: np.ndarray) -> np.ndarray:
+    """Three seconds with a tone at each time."""
+    music = np.zeros((1, 3 * RATE), np.float32)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(RATE // 5) / RATE) * np.linspace(1, 0, RATE // 5)
+    for start in np.rint(at * RATE).astype(int):
+        music[0, start : start + len(tone)] += tone
+    return music
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """Held-out rooms with steps, one with nothing, and scores that meet every step."""
@@ -123,7 +133,8 @@ def pairs(tmp_path_factory):
         score = Score(3.0, () if i == 4 else (part(at, 60 + np.arange(len(at)) % 5),))
         write_midi(folder / f"{i}.mid", score)
         labels = {"kind": kind, "event_seconds": [] if i == 4 else at.tolist()}
-        rows.append(Pair(f"{i}.wav", None, split="validation", labels=labels, score=f"{i}.mid"))
+        write(folder / f"{i}.music.wav", Waveform(beeps(at if i < 4 else at[:0]), RATE))
+        rows.append(Pair(f"{i}.wav", f"{i}.music.wav", split="validation", labels=labels, score=f"{i}.mid"))
     write_pairs(folder, rows)
     return folder
 
@@ -173,3 +184,28 @@ def test_the_command_writes_the_figures(s2m, model, pairs) -> None:
     assert code == 0, complaint
     assert "3 held-out rooms" in said
     assert json.loads(s2m("eval-scores", *options, "--json")[1])["n"] == 3
+
+
+def test_the_benchmark_has_sections_on_scores_where_a_model_composes_and_performs(
+    model, pairs, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(folder, precision, sampling, job) -> Waveform:
+        return Waveform(beeps(np.zeros(0) if job[1] is None else onset_times(job[1])), RATE)
+
+    monkeypatch.setattr(probing, "_perform", perform)
+    monkeypatch.setattr(probing.Subject, "performs", True)
+    for module in (transcription, benchmark):
+        monkeypatch.setattr(module, "can_transcribe", lambda: False)
+    monkeypatch.setattr(baselines, "soundfonts_of", lambda folder: [])
+    report = benchmark.evaluate(model, pairs, tmp_path, EvalConfig(n=4, n_long=0, n_diverse=0, workers=1))
+    assert report["scores"]["onsets"]["hit_rate"]["real"]["mean"] == 1.0
+    found = report["performance"]["systems"]
+    assert found["own"]["onset_f"]["mean"] > 0.9 > 0.5 > found["other"]["onset_f"]["mean"]
+    assert found["none"]["onset_f"]["mean"] == 0.0
+    names = {target["name"].partition(":")[0] for target in report["targets"]}
+    assert {"composed scores", "performing a given score"} <= names
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert (
+        "## Composed scores" in text and "## Performing a given score" in text and "nan" not in text.lower()
+    )
+    assert len(report["left_out"]) == 1 and "--no-deps basic-pitch" in report["left_out"][0]
