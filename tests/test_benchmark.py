@@ -84,9 +84,10 @@ def test_every_part_is_there(report: dict, evaluated: Path) -> None:
     ):
         assert report[part], part
     assert report["targets"]
+    assert not {"scores", "performance"} & report.keys() and len(report["left_out"]) == 3
     assert report["originality"]["copies"] == {"n": N_TRAIN, "named": N_TRAIN}
     text = (evaluated / "report.md").read_text()
-    assert "## Targets" in text
+    assert "## Targets" in text and "since the model has no composer" in text
     assert "Noise is the worst of all in" in text
     assert "**the model, true room**" in text
     assert "nan" not in text.lower().replace("resonance", "")

@@ -176,10 +176,14 @@ def test_what_lacks_is_named_in_one_sentence(refusals: list[Ran], number: int) -
 
 
 def test_every_extra_has_a_command_that_misses_it() -> None:
-    extras = {extra for extra, *_ in NEEDED_BY if extra} | {
-        "hub",
-        "video",
-    }  # by the library alone, below; by formats: test_decoding
+    extras = (
+        {extra for extra, *_ in NEEDED_BY if extra}
+        | {
+            "hub",
+            "video",
+            "transcribe",
+        }
+    )  # by the library alone, below; by formats: test_decoding; by an evaluation that goes on without: test_benchmark
     assert extras == set(PROJECT["optional-dependencies"]) - {"all", "dev"}
 
 

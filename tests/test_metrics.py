@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from silent2music.audio import Waveform
 from silent2music.evaluation import following, quality, statistics
+from silent2music.evaluation.features import GRID_HZ, SAMPLE_RATE, power_spectrum
 from silent2music.keys import MAJOR_PROFILE
 
 NONE = np.zeros(0)
@@ -231,6 +233,31 @@ class TestFaults:
         assert quality.repetition(free, rate_hz=20.0) < 0.2
         assert quality.repetition(np.tile(free[:, :1], 400), rate_hz=20.0) == 1.0
 
+    def test_a_partial_stands_still_only_while_level_and_pitch_do(self) -> None:
+        def longest(frequency: np.ndarray, gain: np.ndarray) -> float:
+            phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
+            music = Waveform((gain * np.sin(phase))[None].astype(np.float32), SAMPLE_RATE)
+            return quality.longest_still_partial(power_spectrum(music), *GRID_HZ)
+
+        t = np.arange(5 * SAMPLE_RATE) / SAMPLE_RATE
+        tone, loud = np.full(t.size, 440.0), np.full(t.size, 0.3)
+        assert longest(tone, loud) == pytest.approx(5.0, abs=0.2)
+        # A decay of 6 dB a second is within 3 dB for half a second, a glide of a semitone a second within 25 cents for
+        # a quarter.
+        assert longest(tone, loud * 10 ** (-6 * t / 20)) == pytest.approx(0.5, abs=0.15)
+        assert longest(440.0 * 2 ** (t / 12), loud) == pytest.approx(0.25, abs=0.15)
+        assert longest(np.where(t % 1 < 0.5, 440.0, 660.0), loud) == pytest.approx(0.5, abs=0.25)
+        with pytest.warns(UserWarning, match="empty"):
+            assert quality.longest_still_partial(np.zeros((2049, 9)), *GRID_HZ) == 0.0
+
+    def test_spectra_are_alike_where_nothing_changes(self) -> None:
+        held = np.tile(np.eye(8)[:, :1], 80)
+        assert quality.spectral_likeness(held, rate_hz=20.0) == pytest.approx(1.0)
+        turned = np.repeat(np.eye(8), 10, axis=1)
+        assert quality.spectral_likeness(turned, rate_hz=10.0) == 0.0
+        with pytest.raises(ValueError, match="must be"):
+            quality.spectral_likeness(-held, rate_hz=20.0)
+
 
 class TestStatistics:
     def test_interval_of_a_mean(self) -> None:
@@ -258,3 +285,10 @@ class TestStatistics:
             assert statistics.bootstrap_mean(NONE)["n"] == 0
         with pytest.raises(ValueError, match="equal lengths"):
             statistics.paired_difference(np.zeros(2), np.zeros(3))
+        with pytest.raises(ValueError, match="equal lengths"):
+            statistics.bootstrap_ratio(np.ones(2), np.ones(3))
+
+    def test_a_ratio_of_what_is_proportional_is_known(self) -> None:
+        values = np.arange(1.0, 9.0)
+        found = statistics.bootstrap_ratio(3.0 * values, values)
+        assert found["mean"] == found["low"] == pytest.approx(3.0) == found["high"]

@@ -152,10 +152,14 @@ def evaluate(
 def evaluate_scores(
     pairs: Annotated[Path, typer.Option("--pairs", help="Pair folder with held-out pairs that have scores.")],
     model: Model = None,
+    download: Download = False,
     n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many rooms to compose for at most.")] = 128,
     seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
     soundfont: Annotated[
-        Path | None, typer.Option("--soundfont", help="Also judge the scores as fluidsynth plays them.")
+        list[Path] | None,
+        typer.Option(
+            "--soundfont", help="Also judge the scores as fluidsynth plays them; several take turns."
+        ),
     ] = None,
     seed: Seed = SAMPLING.seed,
     guidance: Guidance = None,
@@ -167,11 +171,9 @@ def evaluate_scores(
     as_json: AsJson = False,
 ) -> None:
     """Measure whether composed scores follow their rooms, and how like real ones they are."""
-    from silent2music.config import default_model
     from silent2music.evaluation.pieces import EvalConfig
     from silent2music.evaluation.scores import evaluate_scores as measure
     from silent2music.evaluation.scores import scores_text
-    from silent2music.model import Silent2Music
 
     require("mir_eval", "eval")
     config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
@@ -185,8 +187,7 @@ def evaluate_scores(
         print_json(found) if as_json else print(controls_text(found))
         return
     with progress_bar() as steps:
-        loaded = Silent2Music.from_pretrained(model or default_model())
-        found = measure(loaded, pairs, config, composing, soundfont, steps)
+        found = measure(model_folder(model, download), pairs, config, composing, soundfont or (), steps)
     if as_json:
         print_json(found)
     else:

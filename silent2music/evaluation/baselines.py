@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from silent2music.audio import Waveform
 from silent2music.config import DataConfig, from_dict
 from silent2music.data.pairs import Pair, load_pair
 from silent2music.errors import DataError, S2MError
+from silent2music.evaluation.features import SAMPLE_RATE
+from silent2music.evaluation.notes import onset_times
 from silent2music.evaluation.pieces import (
     EvalConfig,
     Inspected,
     Item,
     first_seconds,
+    inspect,
     inspect_made,
     read_music,
 )
 from silent2music.evaluation.stages import Stages
 from silent2music.files import read_json
+from silent2music.score import Score
 
 log = logging.getLogger(__name__)
 
@@ -75,15 +80,11 @@ def arranged(
 ) -> list[Inspected | None]:
     """Baseline by rule: the factory's arranger for some rooms, if the scores are given or named by the folder."""
     made: list[Inspected | None] = [None] * len(items)
-    try:
-        data = from_dict(DataConfig, read_json(folder / "build.json")["data"])
-    except (OSError, ValueError, KeyError, TypeError, S2MError):
+    data = _built_with(folder)
+    if data is None:
         return made
     named = config.scores or data.scores
-    soundfont = Path(data.soundfont[0]) if data.soundfont else Path()
-    usual = Path(DataConfig().soundfont[0])
-    if soundfont.name == usual.name and not soundfont.exists():
-        soundfont = usual
+    soundfont = next(iter(soundfonts_of(folder)), Path(DataConfig().soundfont[0]))
     scores = sorted(file for place in named for file in Path(place).rglob("*.mid"))
     if not scores or not soundfont.is_file():
         message = (
@@ -98,6 +99,63 @@ def arranged(
     for i, piece in zip(chosen, stages.run("arranger", inspect_made, jobs), strict=True):
         made[i] = piece
     return made
+
+
+def _built_with(folder: Path) -> DataConfig | None:
+    """The settings that a pair folder was built with, where it says so."""
+    try:
+        return from_dict(DataConfig, read_json(folder / "build.json")["data"])
+    except (OSError, ValueError, KeyError, TypeError, S2MError):
+        return None
+
+
+def soundfonts_of(folder: Path) -> list[Path]:
+    """The soundfonts of a pair folder that are here, by their paths or beside the usual one; else that one, if here."""
+    usual = Path(DataConfig().soundfont[0])
+    data = _built_with(folder)
+    named = [Path(name) for name in data.soundfont] if data else []
+    found = [next((p for p in (path, usual.parent / path.name) if p.is_file()), None) for path in named]
+    here = [path for path in found if path is not None]
+    return here or [path for path in (usual,) if path.is_file()]
+
+
+def played_scores(
+    items: Sequence[Item],
+    composed: Sequence[Score],
+    soundfonts: Sequence[Path],
+    config: EvalConfig,
+    stages: Stages,
+) -> dict[str, list[Inspected | None]]:
+    """Baseline `composer`: composed scores as `s2m perform` plays them by fluidsynth; and the real ones, `played`.
+
+    Each room has one of the soundfonts for both. Onsets and sections are taken from the notes.
+    """
+    found: dict[str, list[Inspected | None]] = {}
+    for name, scores in (("composer", composed), ("played", [item.score for item in items])):
+        jobs = [
+            (item.profile, score, soundfonts[i % len(soundfonts)], config.seed + i // 2)
+            for i, (item, score) in enumerate(zip(items, scores, strict=True))
+        ]
+        found[name] = stages.run(f"fluidsynth: {name}", _played, jobs)
+    return found
+
+
+def _played(job: tuple[AcousticProfile, Score | None, Path, int]) -> Inspected | None:
+    """A score by fluidsynth in a room's reverberation, measured."""
+    from silent2music.export.delivery import in_front
+    from silent2music.export.performing import in_room
+    from silent2music.factory.rendering import play
+
+    room, score, soundfont, seed = job
+    if score is None:
+        return None
+    sound = play(score, soundfont, SAMPLE_RATE, reverb=False, seconds=room.seconds)
+    pieces = [piece.samples for piece in in_room(sound, in_front(room), seed)]
+    found = inspect(Waveform(np.clip(np.concatenate(pieces, axis=1), -1.0, 1.0), SAMPLE_RATE))
+    features = replace(
+        found.features, onset_seconds=onset_times(score), boundary_seconds=score.boundary_seconds
+    )
+    return replace(found, features=features)
 
 
 def _arrange(

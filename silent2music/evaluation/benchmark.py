@@ -9,6 +9,8 @@ tempo and boundaries stand beside them. The figures follow from seed and inputs 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -34,10 +36,14 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
+from silent2music.evaluation.transcription import can_transcribe
 from silent2music.export import provenance
 from silent2music.processes import Progress, one_thread
+from silent2music.score import Score
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
+
+log = logging.getLogger(__name__)
 
 N_COPIES = 8
 """Training pieces whose copies must be found out."""
@@ -69,6 +75,8 @@ def evaluate(
         CheckpointError: if a model does not load.
     """
     from silent2music.evaluation import probing
+    from silent2music.evaluation.performance import judge_performance
+    from silent2music.evaluation.scores import judge_scores
 
     check_report(Path(out), REPORT)
     config, folder = config or EvalConfig(), Path(pairs)
@@ -84,6 +92,10 @@ def evaluate(
             music["dropped"], systems["dropped"] = subject.without_rooms(items)
             systems["retrieval"] = baselines.retrieved(folder, items, training, config, stages)
             systems["arranger"] = baselines.arranged(folder, items, config, stages)
+            scored = all(item.score is not None for item in items)
+            composed = subject.scores_of(items) if subject.composes and scored else []
+            if composed:
+                systems |= _by_fluidsynth(folder, items, composed, config, stages)
             codes = {
                 name: subject.tokens(f"tokens of {name} music", music[name]) for name in ("real", "model")
             }
@@ -98,6 +110,11 @@ def evaluate(
             report["originality"]["tokens"] = probing.token_runs(subject, taught, codes)
             report["drift"] = probing.drift(subject, items)
             report["diversity"] = probing.diversity(subject, items, reals)
+            report["left_out"] = _left_out(scored, subject.composes, subject.performs)
+            if composed:
+                report["scores"] = judge_scores(subject, folder, items, composed, training)
+            if subject.performs and scored:
+                report["performance"] = judge_performance(subject, items, sounds, music["codec"])
         if embedding is not None:
             from silent2music.evaluation.embeddings import embedding_distances
 
@@ -105,6 +122,29 @@ def evaluate(
         report["held_out"] = all(pair.split == "validation" for pair in held_out)
         report["model"] = subject.stated()
     return _written(report, out)
+
+
+def _by_fluidsynth(
+    folder: Path, items: Sequence[Item], composed: Sequence[Score], config: EvalConfig, stages: Stages
+) -> dict[str, Pieces]:
+    """Composed and real scores as fluidsynth plays them, if it and a soundfont are here."""
+    soundfonts = baselines.soundfonts_of(folder)
+    if not soundfonts or shutil.which("fluidsynth") is None:
+        log.warning("Scores are not played: fluidsynth or the soundfonts of %s are not here.", folder)
+        return {}
+    return {**baselines.played_scores(items, composed, soundfonts, config, stages)}
+
+
+def _left_out(is_scored: bool, composes: bool, performs: bool) -> list[str]:
+    """Why sections on scores are missing from a report, in sentences."""
+    reasons = {
+        "Scores are not judged, since not every pair has one.": is_scored,
+        "Composed scores are not judged, since the model has no composer.": composes,
+        "The performance of scores is not judged, since the model performs none.": performs,
+        "Notes are not transcribed; the README says how to install what does.": can_transcribe()
+        or not performs,
+    }
+    return [reason for reason, holds in reasons.items() if not holds]
 
 
 def evaluate_outputs(

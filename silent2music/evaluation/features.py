@@ -27,6 +27,9 @@ ONSET_RATE_HZ = 100.0
 TONAL_RATE_HZ = 20.0
 """Frames per second of onset envelope, and of chroma and colour."""
 
+GRID_HZ = (TONAL_RATE_HZ, SAMPLE_RATE / 4096)
+"""Frames per second of `power_spectrum`, and the distance of its bins."""
+
 SILENCE_DBFS = -90.0
 """Music whose loudest 0.1 s is below this has no onsets, no tempo and no boundaries."""
 
@@ -112,6 +115,14 @@ def music_features(music: Waveform) -> MusicFeatures:
         register_midi=0.0 if silent else _register_midi(power),
         reverberance_seconds=0.0 if silent else reverberance_seconds(samples),
     )
+
+
+def onset_seconds(music: Waveform) -> DoubleArray:
+    """`[E]` note onsets alone, as in `MusicFeatures`."""
+    samples = _prepared(music)
+    if level_curve_dbfs(samples, round(SAMPLE_RATE / ENERGY_RATE_HZ)).max() < SILENCE_DBFS:
+        return np.zeros(0)
+    return np.asarray(pick_onsets(onset_envelope(_log_bands(samples))) / ONSET_RATE_HZ)
 
 
 def power_spectrum(music: Waveform) -> DoubleArray:

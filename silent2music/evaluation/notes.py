@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
+from silent2music.keys import PITCH_NAMES
+from silent2music.notation import home_shift
 from silent2music.score import Score
 
 CHORD_SECONDS = 0.5
@@ -14,6 +17,9 @@ CHORD_SECONDS = 0.5
 
 BARS_BACK = 8
 """Earlier bars among which the most similar one is looked for."""
+
+MIN_PART_NOTES = 4
+"""An instrument with fewer notes has strayed into the piece."""
 
 SAME_ONSET_SECONDS = 0.03
 """Notes that start closer together are one onset."""
@@ -31,6 +37,8 @@ NOTE_STATISTICS = (
     "melodic_repeats",
     "bar_repetition",
     "mean_velocity",
+    "instruments",
+    "stray_instruments",
 )
 """What `note_statistics` gives, in the order of a report."""
 
@@ -64,7 +72,8 @@ def note_statistics(score: Score) -> dict[str, float]:
     `pitch_class_bits` the entropy of pitch classes weighted by duration, `chord_changes_hz` how often the best of 24
     triads changes from one window to the next, `melodic_interval` the mean size in semitones between notes of the melody
     in succession, `melodic_steps` and `melodic_repeats` the shares of those of one or two semitones and of none, and
-    `bar_repetition` the mean similarity of a bar with the most similar one before it.
+    `bar_repetition` the mean similarity of a bar with the most similar one before it; `instruments` counts those that
+    play, and `stray_instruments` is the share of them that have fewer than `MIN_PART_NOTES` notes.
     """
     starts, ends, _, velocities = _notes(score, pitched=False)
     onsets = onset_times(score)
@@ -82,6 +91,13 @@ def note_statistics(score: Score) -> dict[str, float]:
         shares = weights[weights > 0] / weights.sum()
         found["pitch_class_bits"] = float(-(shares * np.log2(shares)).sum())
         found["chord_changes_hz"] = _chord_changes(starts, ends, pitches, score.seconds)
+    counts: dict[str, int] = {}
+    for part in score.parts:
+        counts[part.name] = counts.get(part.name, 0) + len(part.pitches)
+    played = [count for count in counts.values() if count]
+    found["instruments"] = float(len(played))
+    if played:
+        found["stray_instruments"] = float(np.mean([count < MIN_PART_NOTES for count in played]))
     intervals = np.abs(np.diff(melody(score)))
     if len(intervals):
         found["melodic_interval"] = float(intervals.mean())
@@ -102,8 +118,8 @@ def _rests(starts: DoubleArray, ends: DoubleArray, seconds: float) -> dict[str, 
     return {"rest_share": float(sum(rests)) / seconds, "longest_rest_seconds": float(max(rests))}
 
 
-def _chord_changes(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: float) -> float:
-    """Changes a second of the triad that fits best, windows in which nothing sounds left out."""
+def _chords(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: float) -> IntArray:
+    """The triad that fits each window best, 0 to 11 major by root and 12 to 23 minor; silent windows left out."""
     n_windows = max(1, int(seconds / CHORD_SECONDS))
     edges = np.arange(n_windows + 1) * CHORD_SECONDS
     inside = np.minimum(ends[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
@@ -117,25 +133,64 @@ def _chord_changes(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, se
         ],
         np.float64,
     )
-    chords = (triads @ chroma).argmax(axis=0)[chroma.sum(axis=0) > 0]
+    return np.asarray((triads @ chroma).argmax(axis=0)[chroma.sum(axis=0) > 0], np.int64)
+
+
+def _chord_changes(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: float) -> float:
+    """Changes a second of the triad that fits best, windows in which nothing sounds left out."""
+    chords = _chords(starts, ends, pitches, seconds)
     if len(chords) < 2:
         return 0.0
     return float((np.diff(chords) != 0).sum()) / (len(chords) * CHORD_SECONDS)
 
 
+def chord_shares(scores: Sequence[Score]) -> dict[str, float]:
+    """Share of the time of each triad, the commonest first, all music moved to C major or A minor."""
+    counts = np.zeros(24)
+    for score in scores:
+        starts, ends, pitches, _ = _notes(score, pitched=True)
+        if len(starts):
+            found = _chords(starts, ends, pitches + home_shift(score), score.seconds)
+            counts += np.bincount(found, minlength=24)
+    names = [name + mode for mode in ("", "m") for name in PITCH_NAMES]
+    order = np.argsort(-counts, kind="stable")
+    return {names[i]: float(counts[i] / counts.sum()) for i in order if counts[i]}
+
+
+def instrument_shares(scores: Sequence[Score]) -> dict[str, float]:
+    """Share of the scores in which each instrument plays, the commonest first."""
+    names = [name for score in scores for name in {part.name for part in score.parts if len(part.pitches)}]
+    found = {name: names.count(name) / len(scores) for name in sorted(set(names))}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def melody(score: Score) -> IntArray:
     """Pitches of the melody in succession: of parts with that role, or else the highest note of every onset."""
+    return _melody(score)[1]
+
+
+def _melody(score: Score) -> tuple[DoubleArray, IntArray]:
+    """Starts and pitches of the melody."""
     own = [part for part in score.parts if part.role == "melody" and not part.is_drum]
     starts, _, pitches, _ = _notes(Score(score.seconds, tuple(own)) if own else score, pitched=True)
-    found: list[int] = []
-    last = -np.inf
-    for start, pitch in zip(starts, pitches, strict=True):
-        if start - last > SAME_ONSET_SECONDS:
-            found.append(int(pitch))
-            last = start
+    found: list[tuple[float, int]] = []
+    for start, pitch in zip(starts.tolist(), pitches.tolist(), strict=True):
+        if not found or start - found[-1][0] > SAME_ONSET_SECONDS:
+            found.append((start, pitch))
         else:
-            found[-1] = max(found[-1], int(pitch))
-    return np.array(found, np.int64)
+            found[-1] = (found[-1][0], max(found[-1][1], pitch))
+    times, tones = zip(*found, strict=True) if found else ((), ())
+    return np.array(times, np.float64), np.array(tones, np.int64)
+
+
+def melody_moves(score: Score) -> IntArray:
+    """`[n]` each step of the melody as one number: its interval in semitones, and its length in quarters of a beat.
+
+    Neither key nor tempo counts; steps of four beats and more are alike.
+    """
+    times, pitches = _melody(score)
+    lengths = np.clip(np.rint(4.0 * np.diff(score.beats_at(times))), 0, 16).astype(np.int64)
+    return np.asarray(17 * np.diff(pitches) + lengths, np.int64)
 
 
 def bar_repetition(score: Score) -> float | None:

@@ -1,4 +1,4 @@
-"""How near a piece is to the training music, by chroma and onsets and by shared runs of codec tokens.
+"""How near a piece is to the training music, by chroma and onsets and by shared runs of tokens and of melody.
 
 A distance says little alone: held-out real music has one to the training music too, and that distribution is
 the ruler. What lies nearer than its 1st percentile is named.
@@ -14,8 +14,10 @@ import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
+from silent2music.evaluation.notes import melody_moves
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import spread
+from silent2music.score import Score
 
 RATE_HZ = 5.0
 EXCERPT_SECONDS = 10.0
@@ -128,6 +130,19 @@ def _runs(tokens: IntArray, length: int) -> set[bytes]:
     return {data[i * size : (i + length) * size] for i in range(tokens.size - length + 1)}
 
 
+def shared_runs(pieces: Sequence[IntArray], library: Sequence[IntArray]) -> list[int]:
+    """`longest_shared_run` of each of many short rows with a library, all at once."""
+    own, rows = ([np.ascontiguousarray(row, np.int64) for row in those] for those in (pieces, library))
+    found, length, left = [0] * len(own), 1, list(range(len(own)))
+    while left:
+        known = set().union(*(_runs(row, length) for row in rows))
+        left = [i for i in left if not known.isdisjoint(_runs(own[i], length))]
+        for i in left:
+            found[i] = length
+        length += 1
+    return found
+
+
 def near_limit(reference_distances: Sequence[float]) -> float:
     """The 1st percentile of the distances that held-out real music has.
 
@@ -179,6 +194,38 @@ def compare_with_training(
         ]
         report["copies"] = {"n": len(caught), "named": sum(caught)}
     return report
+
+
+def compare_scores(
+    made: Mapping[str, Score], reals: Sequence[Score], library: Mapping[str, Score]
+) -> dict[str, Any]:
+    """Longest run of melody, as intervals and lengths in beats, that a score shares with those trained on.
+
+    Held-out real scores are the ruler: what has a longer run than their 99th percentile is named.
+
+    Args:
+        made: composed scores by the names of their rooms; reals: held-out ones.
+        library: scores that were trained on, by name.
+    """
+    taught = {name: melody_moves(score) for name, score in library.items()}
+    if not taught or not made or not reals:
+        return {"n_training": 0}
+    runs = {
+        name: shared_runs([melody_moves(score) for score in those], list(taught.values()))
+        for name, those in (("model", list(made.values())), ("real", list(reals)))
+    }
+    limit = float(np.percentile(runs["real"], 100.0 - NEAR_PERCENTILE, method="higher"))
+    return {
+        "n_training": len(taught),
+        "n": len(made),
+        "longest_shared_run": {name: spread(those) for name, those in runs.items()},
+        "limit": limit,
+        "too_near": [
+            {"output": name, "notes": run}
+            for name, run in zip(made, runs["model"], strict=True)
+            if run > limit
+        ],
+    }
 
 
 def _nearest(library: Mapping[str, DoubleArray], features: MusicFeatures) -> Nearest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.config import Precision, SamplingConfig
-from silent2music.data.pairs import Pair, load_pair
+from silent2music.data.pairs import Pair, load_pair, score_of, silent_side
 from silent2music.evaluation import quality
 from silent2music.evaluation.features import (
+    GRID_HZ,
     TONAL_RATE_HZ,
     MusicFeatures,
     music_features,
@@ -25,6 +26,7 @@ from silent2music.evaluation.features import (
 )
 from silent2music.evaluation.following import RoomReference, references_of
 from silent2music.evaluation.stages import Stages
+from silent2music.score import Score
 
 Maker = Callable[[], Waveform | None]
 """Reads or makes a piece of music in whichever process it is called, so that only figures travel back."""
@@ -46,6 +48,8 @@ class EvalConfig:
         n_arranged: rooms for which the rule-based arranger plays.
         n_likelihood: pairs ranked by the model's own likelihood.
         n_long: pieces of two minutes, for drift; n_diverse: seeds of one room.
+        n_performed: pairs whose score is performed; n_contrasted: those of them also performed under another's score
+            and under none.
         workers: processes that make and measure music; the result does not depend on their number.
             A script that asks for more than one guards its main module, as `multiprocessing` wants it.
         quick: the model beside the real music alone, for comparing settings: no piece without a room, no
@@ -64,6 +68,8 @@ class EvalConfig:
     n_likelihood: int = 64
     n_long: int = 32
     n_diverse: int = 16
+    n_performed: int = 128
+    n_contrasted: int = 32
     workers: int = 2
     quick: bool = False
     precision: Precision | None = None
@@ -82,29 +88,32 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Item:
-    """A test room with its acoustic profile and its references."""
+    """A test room with its acoustic profile and its references, and the score of its music if that is known."""
 
     name: str
     kind: str
     room: Waveform
     profile: AcousticProfile
     references: dict[str, RoomReference]
+    score: Score | None = None
 
 
 def inspect(music: Waveform) -> Inspected:
     """Measure a piece once: features, rows of quality features, and faults such as silence or clipping."""
     features = music_features(music)
     mono = np.asarray(music.mono().samples[0], np.float64)
-    sounds = bool(features.chroma.any())
+    sounds, power = bool(features.chroma.any()), power_spectrum(music)
     faults = {
         "silent_share": quality.silent_share(features.energy_db),
         "clipping_share": quality.clipping_share(mono),
         "dc_offset_dbfs": quality.dc_offset_dbfs(mono),
-        "flatness": quality.spectral_flatness(power_spectrum(music)),
+        "flatness": quality.spectral_flatness(power),
         "repetition": quality.repetition(features.chroma, TONAL_RATE_HZ) if sounds else 1.0,
         "key_clarity": quality.key_clarity(features.chroma) if sounds else 0.0,
         "beat_strength": features.beat_strength,
         "level_dbfs": audio.rms_dbfs(music.samples),
+        "still_partial_seconds": quality.longest_still_partial(power, *GRID_HZ) if sounds else 0.0,
+        "spectral_likeness": quality.spectral_likeness(power, TONAL_RATE_HZ) if sounds else 1.0,
     }
     return Inspected(features, quality_features(music), faults)
 
@@ -126,9 +135,20 @@ def load_items(
 
 def _read_item(folder: Path, seconds: float | None, pair: Pair) -> tuple[Item, Inspected, Waveform]:
     room, real = (first_seconds(side, seconds) for side in load_pair(folder, pair))
-    profile = analyze(room)
-    item = Item(pair.id, pair.kind, room, profile, references_of(profile, pair.labels))
-    return item, inspect(real), real.mono()
+    return _item_of(folder, pair, room), inspect(real), real.mono()
+
+
+def read_room(folder: Path, seconds: float | None, pair: Pair) -> Item:
+    """The room of a pair, or its first seconds, measured; with the score, as long as the room."""
+    return _item_of(folder, pair, first_seconds(silent_side(folder, pair), seconds))
+
+
+def _item_of(folder: Path, pair: Pair, room: Waveform) -> Item:
+    profile, score = analyze(room), score_of(folder, pair)
+    if score is not None:
+        score = score.slice(0.0, room.seconds) if score.seconds > room.seconds else score
+        score = replace(score, seconds=room.seconds)
+    return Item(pair.id, pair.kind, room, profile, references_of(profile, pair.labels), score)
 
 
 def load_rooms(folder: Path, files: Sequence[Path], config: EvalConfig, stages: Stages) -> list[Item]:

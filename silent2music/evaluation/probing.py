@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform
-from silent2music.config import Precision, SamplingConfig
+from silent2music.composer import Pages
+from silent2music.config import ComposingConfig, Precision, SamplingConfig
 from silent2music.data.pairs import Pair
 from silent2music.evaluation import originality
 from silent2music.evaluation.features import MusicFeatures, music_features
@@ -24,6 +26,7 @@ from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
 from silent2music.evaluation.tables import GROUP, Figures, grouped
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
+from silent2music.score import Score
 from silent2music.signals import ROOM, Signals
 
 LIKELIHOOD_SECONDS = 8.0
@@ -89,6 +92,36 @@ class Subject:
         found = self.stages.run("pieces without a room", inspect, music)
         return music, [found[i // 2] for i in range(len(items))]
 
+    @property
+    def composes(self) -> bool:
+        """Whether the model writes scores."""
+        return self.model.composer is not None
+
+    @property
+    def performs(self) -> bool:
+        """Whether the model plays a score that it is given."""
+        return getattr(self.model, "sketch", None) is not None
+
+    def scores_of(
+        self, items: Sequence[Item], composing: ComposingConfig | None = None, without: Sequence[str] = ()
+    ) -> list[Score]:
+        """The model's score for every room, partners sharing a seed; without the room, one serves both partners."""
+        chosen = items[::2] if ROOM in without else items
+        step = 1 if ROOM in without else 2
+        jobs = [(item.room, self.config.seed + i // step) for i, item in enumerate(chosen)]
+        name = "scores without a room" if ROOM in without else "scores"
+        job = partial(_compose, self.folder, self.config.precision, composing, without)
+        found = self.stages.run(name, job, jobs)
+        return [found[i * step // 2] for i in range(len(items))] if ROOM in without else found
+
+    def performances(
+        self, name: str, items: Sequence[Item], seeds: Sequence[int], scores: Sequence[Score | None]
+    ) -> list[Waveform]:
+        """The model's music for rooms under given scores; None stands for none."""
+        jobs = [(item.room, score, seed) for item, score, seed in zip(items, scores, seeds, strict=True)]
+        job = partial(_perform, self.folder, self.config.precision, self.sampling)
+        return self.stages.run(name, job, jobs)
+
     def tokens(self, name: str, music: Sequence[Waveform]) -> list[IntArray]:
         """Encode music to codes `[K, T]`."""
         return self.stages.run(name, partial(_encode, self.folder), music)
@@ -128,6 +161,32 @@ def _play(
     return [*model.generate_batch(job[0], sampling, job[1], seconds, without)]
 
 
+def _compose(
+    folder: str,
+    precision: Precision | None,
+    composing: ComposingConfig | None,
+    without: Sequence[str],
+    job: tuple[Waveform, int],
+) -> Score:
+    model = loaded(folder)
+    model.precision = precision
+    return model.compose(job[0], None, composing, seed=job[1], without=without)
+
+
+def _perform(
+    folder: str,
+    precision: Precision | None,
+    sampling: SamplingConfig,
+    job: tuple[Waveform, Score | None, int],
+) -> Waveform:
+    """The one place that asks a model to perform a given score, or to play without any."""
+    room, score, seed = job
+    model = loaded(folder)
+    model.precision = precision
+    asked: dict[str, Any] = {"without": ("score",)} if score is None else {"score": score}
+    return model.generate(room, sampling, seed=seed, **asked)
+
+
 def _encode(folder: str, music: Waveform) -> IntArray:
     return loaded(folder).encode(music)
 
@@ -142,20 +201,35 @@ def rank_rooms(subject: Subject, items: Sequence[Item], codes: Sequence[IntArray
 
     The first `LIKELIHOOD_SECONDS` of each pair count, in nats a token; `shuffled` is the mean over the others.
     """
-    seed = subject.config.seed
     shortest = min(own.shape[1] for own in codes)
     n_frames = int(min(LIKELIHOOD_SECONDS * subject.model.codec.frame_rate, shortest))
+    return _ranked(subject, items, [own[:, :n_frames] for own in codes], "likelihood", _losses)
+
+
+def rank_rooms_by_score(subject: Subject, items: Sequence[Item], scores: Sequence[Score]) -> Figures:
+    """The same by the composer's loss of the real scores, in nats a second."""
+    return _ranked(subject, items, scores, "likelihood of scores", _score_losses)
+
+
+def _ranked(
+    subject: Subject,
+    items: Sequence[Item],
+    asked: Sequence[Any],
+    name: str,
+    losses: Callable[[str, tuple[list[Signals], list[Any]]], list[DoubleArray]],
+) -> Figures:
+    """Ranks of true rooms, `losses` giving for each of some pieces its loss under every room and under none."""
+    seed = subject.config.seed
     order = np.random.default_rng(seed).permutation(len(items))[: subject.config.n_likelihood]
     rooms = [items[i].room for i in order]
     features = subject.stages.run("features of rooms", partial(_signals, subject.folder), rooms)
     groups = grouped(len(order))
     jobs = [
-        ([features[k] for k in group], [codes[order[k]][:, :n_frames] for k in queries])
+        ([features[k] for k in group], [asked[order[k]] for k in queries])
         for group in groups
         for queries in np.array_split(group, -(-len(group) // N_QUERIES))
     ]
-    losses = partial(_losses, subject.folder)
-    rows = [row for found in subject.stages.run("likelihood", losses, jobs) for row in found]
+    rows = [row for found in subject.stages.run(name, partial(losses, subject.folder), jobs) for row in found]
     columns = []
     for group in groups:
         # A row: the loss of one piece under every room of the group, then under none.
@@ -195,6 +269,27 @@ def _losses(folder: str, job: tuple[list[Signals], list[IntArray]]) -> list[Doub
     for own, none in zip(every, dropped, strict=True):
         nll = model.token_nll(own[None].expand(len(rooms), -1, -1), conditioning)
         rows.append(np.append(nll.mean(dim=1).double().numpy(), none))
+    return rows
+
+
+@torch.inference_mode()
+def _score_losses(folder: str, job: tuple[list[Signals], list[Score]]) -> list[DoubleArray]:
+    """For each score its loss under every room, then under none, in nats a second."""
+    rooms, scores = job
+    composer = loaded(folder).composer
+    assert composer is not None
+    signals = Signals.collate(rooms)
+    rate = composer.config.ambient.frame_rate
+    asked = [composer.condition(signals.rows([k])) for k in range(len(rooms))]
+    asked.append(composer.condition(signals.rows([0]).without(ROOM)))
+    rows = []
+    for score in scores:
+        pages = Pages.of([score], [0], signals.n_frames, rate)
+        row = []
+        for conditioning in asked:
+            nats = composer.field_nll(pages, composer.states(pages, conditioning))
+            row.append(sum(float(own.sum()) for _, own in nats.values()) * rate / signals.n_frames)
+        rows.append(np.array(row))
     return rows
 
 

@@ -14,6 +14,13 @@ from silent2music.arrays import DoubleArray
 from silent2music.evaluation.statistics import validate_values
 from silent2music.keys import key_correlations
 
+STILL_DB = 3.0
+STILL_CENTS = 25.0
+"""A partial stands still while its level and its pitch stay within these, from lowest to highest."""
+
+HEARD_PARTIAL_DB = 40.0
+"""Partials farther below the strongest of a piece do not count."""
+
 
 def validate_features(reference_features: DoubleArray, estimated_features: DoubleArray) -> bool:
     """Whether both sets have at least two rows; they must be `[n, D]` of one D and finite."""
@@ -137,6 +144,77 @@ def spectral_flatness(power: DoubleArray) -> float:
         return 1.0
     log_mean = np.log(np.maximum(power[:, heard], 1e-12 * total.max())).mean(axis=0)
     return float((np.exp(log_mean) / total[heard]).mean())
+
+
+def validate_power(power: DoubleArray) -> bool:
+    """Whether any of a power spectrum sounds; it must be `[bins, frames]`, finite and not negative."""
+    if power.ndim != 2 or not np.isfinite(power).all() or (power < 0).any():
+        raise ValueError(f"power must be [bins, frames], finite and >= 0, got shape {power.shape}.")
+    if not power.any():
+        warnings.warn("the power spectrum is empty; the score is the worst.", stacklevel=3)
+    return bool(power.any())
+
+
+def longest_still_partial(power: DoubleArray, rate_hz: float, bin_hz: float) -> float:
+    """Seconds for which one partial stays within `STILL_DB` and `STILL_CENTS`: a whistle that real music has not.
+
+    Peaks of the spectrum, refined by a parabola in dB (Smith and Serra, PARSHL, ICMC 1987), are linked from frame
+    to frame to the nearest within `STILL_CENTS`; of each line the longest still stretch counts. 0 for silence.
+
+    Args:
+        power: `[bins, frames]`; rate_hz: frames per second; bin_hz: distance of bins.
+    """
+    if not validate_power(power):
+        return 0.0
+    level = 10.0 * np.log10(np.maximum(power, power.max() * 1e-10))
+    heard, limits = level.max() - HEARD_PARTIAL_DB, np.array([STILL_CENTS, STILL_DB])[:, None, None]
+    lines = np.zeros((2, 0, 0))  # of each line pitch and level, the latest first, as far as it stood still
+    longest = 0
+    for column in np.ascontiguousarray(level.T):
+        found = _peaks(column, heard, bin_hz)
+        if not lines.shape[1]:
+            lines = found[:, :, None]
+            continue
+        last = lines[0, :, 0]
+        after = np.searchsorted(last, found[0])
+        below, above = np.maximum(after - 1, 0), np.minimum(after, len(last) - 1)
+        near = np.where(np.abs(last[below] - found[0]) <= np.abs(last[above] - found[0]), below, above)
+        lines = np.concatenate([found[:, :, None], lines[:, near]], axis=2)
+        # A stretch that is not still, or that is over (NaN), is cut off with all before it.
+        span = np.maximum.accumulate(lines, axis=2) - np.minimum.accumulate(lines, axis=2)
+        still = np.logical_and.accumulate((span <= limits).all(axis=0), axis=1)
+        longest = max(longest, int(still.sum(axis=1).max(initial=0)))
+        lines = np.where(still, lines, np.nan)[:, :, : max(1, int(still.any(axis=0).sum()))]
+    return longest / rate_hz
+
+
+def _peaks(column: DoubleArray, heard: float, bin_hz: float) -> DoubleArray:
+    """`[2, n]` pitch in cents and level in dB of a spectrum's peaks from 50 Hz on, ascending."""
+    left, middle, right = column[:-2], column[1:-1], column[2:]
+    found = np.flatnonzero((middle > left) & (middle >= right) & (middle > heard))
+    found = found[found + 1 >= 50.0 / bin_hz]
+    rise, fall = middle[found] - left[found], middle[found] - right[found]
+    shift = 0.5 * (rise - fall) / np.maximum(rise + fall, 1e-9)
+    cents = 1200.0 * np.log2((found + 1 + shift) * bin_hz)
+    return np.stack([cents, middle[found] + 0.25 * (rise - fall) * shift])
+
+
+def spectral_likeness(power: DoubleArray, rate_hz: float, lag_seconds: float = 1.0) -> float:
+    """How alike spectra a second apart are: mean cosine of their magnitudes, 0 to 1; 1 for silence.
+
+    Pairs of frames in which one is 60 dB below the loudest do not count.
+
+    Args:
+        power: `[bins, frames]`; rate_hz: frames per second; lag_seconds: the distance.
+    """
+    if not validate_power(power):
+        return 1.0
+    lag = max(1, round(lag_seconds * rate_hz))
+    total = power.sum(axis=0)
+    magnitude = np.sqrt(power) / np.sqrt(np.maximum(total, 1e-30))
+    sounds = total > total.max() * 1e-6
+    both = sounds[lag:] & sounds[:-lag]
+    return float((magnitude[:, lag:] * magnitude[:, :-lag]).sum(axis=0)[both].mean()) if both.any() else 0.0
 
 
 def validate_chroma(chroma: DoubleArray) -> bool:

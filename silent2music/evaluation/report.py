@@ -25,6 +25,9 @@ SYSTEMS = {
     "arranger, shuffled": "arranger, another room's",
     "retrieval": "nearest training room's music",
     "retrieval, shuffled": "nearest training room's, wrong room",
+    "composer": "composed scores by fluidsynth",
+    "composer, shuffled": "composed scores by fluidsynth, another room's",
+    "played": "the real scores by fluidsynth alike",
     "model": "**the model, true room**",
     "model, shuffled": "the model, shuffled room",
     "dropped": "the model, no room",
@@ -40,6 +43,7 @@ COLOURS = {
     "codec": "tab:brown",
     "arranger": "tab:green",
     "retrieval": "tab:olive",
+    "composer": "tab:purple",
     "model": "tab:blue",
     "model, shuffled": "lightskyblue",
     "dropped": "lavender",
@@ -59,11 +63,24 @@ HEADLINE = (
 
 
 FOLLOW = ("real", "real, shuffled", "model", "model, shuffled", "dropped")
-CONTRASTS = ("real - real, shuffled", "model - model, shuffled", "model - dropped")
+CONTRASTS = (
+    "real - real, shuffled",
+    "model - model, shuffled",
+    "model - dropped",
+    "composer - composer, shuffled",
+)
 REPORT = "report"
 """Name of the report of `s2m eval`, as JSON and as text."""
 
-BASELINES = ("codec", "arranger", "arranger, shuffled", "retrieval", "retrieval, shuffled")
+BASELINES = (
+    "codec",
+    "arranger",
+    "arranger, shuffled",
+    "retrieval",
+    "retrieval, shuffled",
+    "composer",
+    "composer, shuffled",
+)
 """Columns of the tables of what follows the room."""
 
 SIDES = {
@@ -124,7 +141,7 @@ def markdown(report: Figures, pictures: Sequence[str] = ()) -> str:
         met = f"{sum(t['met'] for t in targets)} of {len(targets)} met."
         parts += ["## Targets", met, table(["", "aim", "found", "met"], rows)]
     parts += follow_text(report)
-    for section in (_judges, _kinds, _quality, _faults, _drift, _own, _ruler):
+    for section in (_judges, _scores, _performance, _kinds, _quality, _faults, _drift, _own, _ruler):
         parts += section(report)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -203,6 +220,55 @@ def _judges(report: Figures) -> Iterator[str]:
         )
 
 
+PERFORMED = {
+    "real": "the real music: its score by fluidsynth (ceiling)",
+    "codec": "real music through the codec (ceiling)",
+    "own": "**the model, the pair's own score**",
+    "other": "the model, another piece's score, same room",
+    "none": "the model, no score",
+    "chance": "real music of another room (chance)",
+}
+
+
+def _scores(report: Figures) -> Iterator[str]:
+    yield " ".join(report.get("left_out", ()))
+    if found := report.get("scores"):
+        from silent2music.evaluation.scores import scores_text
+
+        yield "## Composed scores"
+        yield (
+            "As notes, without any sound; `dropped` is composed without a room, `shuffled` for another one, and `real` "
+            "is what the factory arranged. Their kernel distance and how they follow by ear stand in the tables of "
+            "baselines."
+        )
+        yield f"```\n{scores_text(found)}\n```"
+
+
+def _performance(report: Figures) -> Iterator[str]:
+    if found := report.get("performance"):
+        figures = list(found["systems"]["real"])
+        rows = [
+            [
+                title,
+                str(found["systems"][key][figures[0]]["n"]),
+                *(interval_text(own.get(f)) for f in figures),
+            ]
+            for key, title in PERFORMED.items()
+            if (own := found["systems"].get(key))
+        ]
+        rows += [
+            [name, "", *(interval_text(own.get(f)) for f in figures)]
+            for name, own in found["differences"].items()
+        ]
+        yield "## Performing a given score"
+        yield (
+            "chroma: mean cosine with the paired real music; onset_f: F of onsets with its onsets at 50 ms; note_f: F of "
+            "the notes that basic-pitch transcribes against the score's, onset within 50 ms and pitch equal; "
+            "note_level: correlation of the notes' loudness with their level in the sound."
+        )
+        yield table(["", "n", *figures], rows)
+
+
 def _kinds(report: Figures) -> Iterator[str]:
     if kinds := report.get("kinds"):
         descriptors = list(next(iter(next(iter(kinds.values())).values())))
@@ -256,6 +322,17 @@ def _faults(report: Figures) -> Iterator[str]:
             for _, title, found in systems
             if "beyond_real_95" in found["repetition"]
         ]
+        still = [
+            f"{title} {found['still_partial_seconds']['whistling']:.1%}"
+            for _, title, found in systems
+            if "still_partial_seconds" in found
+        ]
+        if still:
+            yield f"A partial stands still (within 3 dB and 25 cents) for 3 s or more in: {', '.join(still)}."
+        yield "\n".join(
+            f"- Likeness of spectra a second apart, {name}: {interval_text(value)}"
+            for name, value in report.get("spectral_likeness", {}).items()
+        )
         if loops:
             yield f"Repetition beyond the real music's 95th percentile: {', '.join(loops)}."
 

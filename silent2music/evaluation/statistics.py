@@ -69,6 +69,27 @@ def paired_difference(values: DoubleArray, null_values: DoubleArray, seed: int =
     return bootstrap_mean(values - null_values, seed)
 
 
+def bootstrap_ratio(values: DoubleArray, other_values: DoubleArray, seed: int = 0) -> Interval:
+    """Mean of `values` over mean of `other_values` of the same items, with its 95 % bootstrap interval over items.
+
+    Args:
+        values: `[n]`; other_values: `[n]`, not negative, of a mean above 0.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+    if values.shape != other_values.shape:
+        raise ValueError(f"a ratio needs equal lengths, got {values.shape} and {other_values.shape}.")
+    if not (validate_values(values) and validate_values(other_values)):
+        return _interval(float("nan"), np.full(1, np.nan), 0)
+    means = [_resampled_means(each, np.random.default_rng(seed)) for each in (values, other_values)]
+    least = 1e-3 * float(other_values.mean())
+    return _interval(
+        float(values.mean() / other_values.mean()), means[0] / np.maximum(means[1], least), values.size
+    )
+
+
 def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 0) -> Interval:
     """Difference of the means of two independent groups, with its 95 % bootstrap interval.
 

@@ -34,6 +34,9 @@ ANCHORS = ("noise", "grains")
 GROUP = 32
 """Rooms among which the true one is to be found."""
 
+WHISTLE_SECONDS = 3.0
+"""A partial that stands still for so long whistles."""
+
 LOWER_IS_A_FAULT = ("key_clarity", "beat_strength")
 """Faults whose low end is the bad one; of level both ends are, of the others the high one."""
 
@@ -72,6 +75,12 @@ def tabulate(
         report["quality"] = _quality(_with_shuffled(systems) | dict(anchors))
     faults = {name: _faults(pieces) for name, pieces in (systems | dict(anchors)).items()}
     report["faults"] = {name: fault_table(those, limits) for name, those in faults.items()}
+    alike = {name: [f["spectral_likeness"] for f in those] for name, those in faults.items()}
+    report["spectral_likeness"] = {
+        f"{name} - real": paired_difference(np.array(alike[name]), np.array(alike["real"]), config.seed)
+        for name in ("model", "codec")
+        if "real" in alike and len(alike.get(name, ())) == len(items)
+    }
     return report | {"fault_limits": limits}
 
 
@@ -247,6 +256,8 @@ def fault_table(
             below, above = values < limits[name]["low"] - 1e-9, values > limits[name]["high"] + 1e-9
             bad = below if name in LOWER_IS_A_FAULT else above | below if name == "level_dbfs" else above
             table[name]["beyond_real"] = float(bad.mean())
+        if name == "still_partial_seconds":
+            table[name]["whistling"] = float((values >= WHISTLE_SECONDS).mean())
         if "high_95" in limits.get(name, {}):
             table[name]["beyond_real_95"] = float((values > limits[name]["high_95"] + 1e-9).mean())
     return table
