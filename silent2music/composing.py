@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.arrays import FloatArray
-from silent2music.composer import GAIN_SCALE_DB, Composer, GatedBlock
+from silent2music.composer import GAIN_SCALE_DB, HABIT_SCALE, Composer, GatedBlock
 from silent2music.config import ComposingConfig, Precision
 from silent2music.decoder import Conditioning
 from silent2music.errors import ConfigError
@@ -26,7 +26,6 @@ from silent2music.notation import (
     FIRST_PART,
     HABITS,
     N_ECHOES,
-    N_SYMBOLS,
     Event,
     Memory,
     Written,
@@ -258,6 +257,8 @@ class PackedComposer:
         self.writer_norm = _packed_norm(composer.writer_norm)
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
         self.habits = composer.habits
+        self.symbol_habits = self._packed(composer.habits.symbol)
+        self.roles = composer.habits.role_of.tolist()
 
     def _packed(self, linear: nn.Linear) -> Linear:
         """A linear layer as a function of rows."""
@@ -320,6 +321,7 @@ class Scribe:
         made = [CONSTRAINTS[name] for name in constraints] + ([] if steered is None else [steered])
         self._constraints = [make(composer, self.memory, transposition) for make in made]
         self._blocks = BlockStepper(packed.blocks, self._tokens(given, null), static=False)
+        self._habits: list[tuple[int, list[float]]] = []
         self._before: Tensor | None = None  # the vectors of the last frame's events, summed
         self.n_frames = 0
 
@@ -374,10 +376,7 @@ class Scribe:
             known = known + torch.tensor([weights], device=frame.device) @ held
         if self._before is not None:
             known = known + self._before
-        habits = self.memory.habits()
-        self._habits = torch.zeros(1, N_SYMBOLS, len(HABITS)) if habits else None
-        for symbol, values in habits:
-            self._habits[0, symbol] = torch.tensor(values)
+        self._habits = self.memory.habits()
         blocks.advance()
         torch.add(known, frame, out=blocks.x[:1])
         if self._guided:
@@ -423,12 +422,15 @@ class Scribe:
         normed = packed.writer_norm(x)
         if self._guided:
             normed = torch.lerp(normed[1:], normed[:1], self._guidance)
-        logits = packed.heads[field](normed)[0].float()
-        if field == "symbol" and self._habits is not None:
-            logits = logits + packed.habits.symbols(normed, self._habits)[0]
-        elif field == "pitch":
-            logits = logits + packed.habits.pitches(normed, *self._voices(before[0], normed.device))[0]
-        logits = logits.cpu().numpy()
+        scores = packed.heads[field](normed)[0].float()
+        if field == "pitch":
+            scores = scores + packed.habits.pitches(normed, *self._voices(before[0], normed.device))[0]
+        logits = scores.cpu().numpy()
+        if field == "symbol" and self._habits:
+            # As `Habits.symbols`, of the few symbols that have habits.
+            weights = packed.symbol_habits(normed)[0].cpu().numpy().reshape(-1, len(HABITS))
+            for symbol, values in self._habits:
+                logits[symbol] += HABIT_SCALE * (weights[packed.roles[symbol]] @ np.array(values, np.float32))
         for constraint in self._constraints:
             constraint.mask(field, logits, before)
         return choose(field, logits, before)
