@@ -46,8 +46,9 @@ BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", 
 FOREIGN = 4.0
 """Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
 
-PULL = 25.0
-"""Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
+PULL, CLEAR = 60.0, 0.2
+"""Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
+that of the key asked for."""
 
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
@@ -331,8 +332,7 @@ class Steering:
         root = int(plan.roots[frame])
         if plan.key >= 0:
             logits += self._scale
-            if self._played.any():
-                logits += np.resize(self._pull(), 128)
+            logits += np.resize(self._pull(), 128)
         if root < 12:
             strict = role in (BASS, HARMONY) or frame >= plan.last
             logits[~inside] = (
@@ -345,12 +345,13 @@ class Steering:
 
     def _pull(self) -> FloatArray:
         """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
-        centred = self._played - self._played.mean()
-        fit = KEY_TEMPLATES @ centred / max(float(np.linalg.norm(centred)), 1e-9)
-        key = self._plan.key
+        key, centred = self._plan.key, self._played - self._played.mean()
+        if not centred.any():
+            return FOREIGN * KEY_TEMPLATES[key]
+        fit = KEY_TEMPLATES @ centred / float(np.linalg.norm(centred))
         rival = int(np.where(np.arange(24) == key, -np.inf, fit).argmax())
         lead = float(fit[rival] - fit[key])
-        return np.asarray(PULL * max(0.0, lead + 0.15) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
+        return np.asarray(PULL * max(0.0, lead + CLEAR) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
 
     def _mask_length(self, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Notes of a chord end with it; the last ones are held."""
@@ -376,8 +377,7 @@ class Steering:
         elif event[0] >= FIRST_PART:
             self._recent.append(self._memory.frame)
             if part_of(event[0])[1] != DRUMS:
-                self._played *= 0.995
-                self._played[event[2] % 12] += min(float(LENGTHS_SECONDS[event[3]]), 4.0)
+                self._played[event[2] % 12] += float(LENGTHS_SECONDS[event[3]])
 
 
 def _log_sum(logits: FloatArray) -> float:
