@@ -56,6 +56,9 @@ DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
+AROUSED, SHORTER = 0.5, 0.2
+"""Nats for each step of velocity and arousal, and how much of it for each step of length."""
+
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
@@ -77,7 +80,7 @@ class Plan:
         density: `[T]` notes a second; not a number where the composer decides.
         key: index of the key in `keys.KEY_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
-        loudness: `[T]` nats by which each step of velocity is preferred.
+        loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
     """
 
     marks: dict[int, list[Event]]
@@ -133,7 +136,7 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
         key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
-        loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
+        loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
     )
 
 
@@ -347,15 +350,16 @@ class Steering:
         """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
         key, centred = self._plan.key, self._played - self._played.mean()
         if not centred.any():
-            return FOREIGN * KEY_TEMPLATES[key]
+            return np.asarray(FOREIGN * KEY_TEMPLATES[key])
         fit = KEY_TEMPLATES @ centred / float(np.linalg.norm(centred))
         rival = int(np.where(np.arange(24) == key, -np.inf, fit).argmax())
         lead = float(fit[rival] - fit[key])
         return np.asarray(PULL * max(0.0, lead + CLEAR) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
 
     def _mask_length(self, logits: FloatArray, before: tuple[int, ...]) -> None:
-        """Notes of a chord end with it; the last ones are held."""
+        """Notes of a chord end with it, and the last ones are held; of aroused music they are shorter."""
         plan, frame = self._plan, self._memory.frame
+        logits -= SHORTER * plan.loudness[frame] * np.arange(len(logits))
         until = float(plan.until[frame])
         if plan.roots[frame] < 12 and part_of(before[0])[1] != DRUMS:
             # A length is rounded up by a sixth at most.
