@@ -244,8 +244,8 @@ def evaluate_controls(
 
     Returns:
         `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals,
-        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet; or `refused`, why
-        the composer cannot be asked.
+        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet; or
+        `refused`, why the composer cannot be asked.
 
     Raises:
         CheckpointError: if the model has no composer.
