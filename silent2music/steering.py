@@ -46,7 +46,7 @@ BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", 
 FOREIGN = 4.0
 """Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
 
-PULL, CLEAR = 60.0, 0.2
+PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import reset_accelerate
+from conftest import make_codec, make_sketched, reset_accelerate
 from library import write_ambience, write_rooms, write_scores
 from rooms import RATE, steps_room
 from typer.testing import CliRunner
@@ -98,6 +98,26 @@ validate_every = 2
 n_validation_pairs = 2
 """
 
+SKETCH = """
+trains = "sketch"
+
+[ambient]
+dim = 32
+n_layers = 1
+
+[sketch]
+note_dim = 16
+dim = 16
+n_layers = 1
+
+[training]
+batch_size = 2
+crop_seconds = 1.0
+max_steps = 2
+validate_every = 2
+n_validation_pairs = 2
+"""
+
 PRESET = """
 [ambience]
 seconds = 2.0
@@ -137,7 +157,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     write_ambience(folder / "ambience")
     write_scores(folder / "scores")
     write_rooms(folder / "responses")
-    for name, text in (("base", RECIPE), ("codec", RECIPE), ("composer", COMPOSER), ("vr", PRESET)):
+    for name, text in (
+        ("base", RECIPE),
+        ("codec", RECIPE),
+        ("composer", COMPOSER),
+        ("sketch", SKETCH),
+        ("vr", PRESET),
+    ):
         (folder / "recipes" / name).mkdir(parents=True)
         (folder / "recipes" / name / "recipe.toml").write_text(text, encoding="utf-8")
     for name in ("room.wav", "hall.wav", "rooms/a.wav", "rooms/deep/b.wav"):
@@ -298,6 +324,11 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     }
 
 
+def test_a_sketch_is_trained(desk: Desk, pairs: Path, model: Path) -> None:
+    desk.drive("train recipes/sketch --shards shards --start run/model --out sound")
+    assert (desk.folder / "sound" / "sketch" / "model.safetensors").is_file()
+
+
 def test_infer(desk: Desk, model: Path) -> None:
     desk.drive("infer room.wav --model run/model")
     desk.drive(
@@ -325,6 +356,16 @@ def test_perform(desk: Desk) -> None:
     assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
     printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
     assert json.loads(printed)["score"]["file"] == "piece0.mid"
+    make_sketched(desk.folder / "sketched", make_codec(desk.folder))
+    desk.drive("perform scores/piece0.mid -o alone.wav --model sketched --seconds 1")
+    desk.drive("perform scores/piece0.mid --room room.wav --fit -o fitted.wav --model sketched --seconds 1")
+    desk.drive(
+        "perform scores/piece0.mid --room room.wav --adherence 8 --score-guidance 2 -o near.wav --model sketched"
+        " --seconds 1 --guidance 2 --temperature 0.9 --top-k 50 --top-p 0.9"
+    )
+    desk.drive("infer room.wav --adherence 2 --score-guidance 1.5 -o played.wav --model sketched")
+    for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid"):
+        assert (desk.folder / name).is_file()
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")
     assert (desk.folder / "roll.png").read_bytes()[:4] == b"\x89PNG"
 

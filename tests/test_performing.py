@@ -13,7 +13,7 @@ from rooms import RATE, steps_room
 
 from silent2music import audio
 from silent2music.audio import Waveform, rms_dbfs
-from silent2music.config import DataConfig, DeliveryConfig
+from silent2music.config import DataConfig, DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError, DataError
 from silent2music.export.performing import in_room, perform
 from silent2music.export.space import Placement
@@ -74,7 +74,9 @@ def room(tmp_path: Path) -> Path:
 @needs_synthesiser
 def test_music_and_record_say_what_was_played(tune: Path, room: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.flac"
-    record = perform(tune, out, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, seed=5)
+    record = perform(
+        tune, out, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, sampling=SamplingConfig(seed=5)
+    )
     music = audio.read(out)
     assert (music.n_channels, music.sample_rate, music.n_samples) == (2, 48_000, 144_000)
     assert audio.integrated_lufs(music) == pytest.approx(-20.0, abs=0.1)
@@ -85,8 +87,12 @@ def test_music_and_record_say_what_was_played(tune: Path, room: Path, tmp_path: 
     assert str(tmp_path) not in (tmp_path / "out.json").read_text(encoding="utf-8")
     # The same command gives the same bytes; another seed another room.
     again, other = (tmp_path / name for name in ("again.flac", "other.flac"))
-    perform(tune, again, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, seed=5)
-    perform(tune, other, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, seed=6)
+    perform(
+        tune, again, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, sampling=SamplingConfig(seed=5)
+    )
+    perform(
+        tune, other, SOUNDFONT, room, DeliveryConfig(lufs=-20.0), seconds=3.0, sampling=SamplingConfig(seed=6)
+    )
     np.testing.assert_array_equal(audio.read(again).samples, music.samples)
     assert not np.array_equal(audio.read(other).samples, music.samples)
 

@@ -152,7 +152,7 @@ def test_the_model_performs_a_tune_in_a_room_or_in_none(s2m, here, sketched_fold
         ("b.wav", ("--room", "room.wav")),
         ("c.wav", ("--room", "room.wav", "--fit")),
     ):
-        code, said, wrong = s2m(*command, "-o", out, *more)
+        code, _, wrong = s2m(*command, "-o", out, *more)
         assert code == 0, wrong
         record = json.loads((here / out).with_suffix(".json").read_text(encoding="utf-8"))
         assert record["score"]["by"] == "given" and record["performer"]["name"] == "tiny"

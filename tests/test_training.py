@@ -436,7 +436,7 @@ def test_learning_rate_warms_up_and_decays():
 def test_precision_is_decided_by_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False}, raising=False
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False}, raising=False
     )
     assert resolved_precision("auto") == "no"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)

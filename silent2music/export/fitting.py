@@ -140,7 +140,7 @@ def _beat_axis(sections: list[Section], bar: float, on_pulse: bool) -> tuple[Dou
 
 def _own_times(score: Score) -> DoubleArray:
     """The middles of the steps of a score's loudness."""
-    return (np.arange(len(score.gain_db)) + 0.5) / ENERGY_RATE_HZ
+    return np.asarray((np.arange(len(score.gain_db)) + 0.5) / ENERGY_RATE_HZ, np.float64)
 
 
 def _before(times: DoubleArray, end: float) -> DoubleArray:

@@ -1,7 +1,7 @@
 """`s2m perform`: a score in, a file of music out, in the room that it was written for.
 
-The performer is the model, or the synthesiser fluidsynth with a soundfont of the user's choice, whose instruments keep the
-places between left and right that the score gives them. Both stand in the room's own measured reverberation.
+The performer is the model, or the synthesiser fluidsynth with a soundfont of the user's choice, whose instruments keep
+the places between left and right that the score gives them. Both stand in the room's own measured reverberation.
 """
 
 from __future__ import annotations

@@ -95,9 +95,7 @@ def _codec_of(dataset: PairDataset, folder: Path | None, shards: Path) -> Bundle
         )
     codec = load_codec(folder)
     if not isinstance(codec, BundledCodec):
-        raise ConfigError(
-            f"{folder} is a codec of kind '{codec.kind}'; a sketch has the vectors of a bundled one."
-        )
+        raise ConfigError(f"{folder} holds an EnCodec; a sketch has the vectors of a bundled codec.")
     stated, own = dataset.meta["codec_checksum"], codec.token_checksum(dataset.meta["n_codebooks"])
     if stated != own:
         raise CheckpointError(

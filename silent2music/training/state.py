@@ -113,7 +113,9 @@ def learning_rate(step: int, peak: float, warmup_steps: int, max_steps: int, flo
 
 
 def resolved_precision(wanted: str) -> str:
-    """The precision `bf16` or `no`; `auto` is bf16 on hardware that multiplies in it natively.
+    """The precision `bf16` or `no`; `auto` is bf16 where that is faster: on CUDA and on CPUs with AMX.
+
+    With `avx512_bf16` alone, torch multiplies in bf16 at 0.5 to 0.7 times the speed of float32.
 
     Raises:
         ConfigError: on any other word.
@@ -126,4 +128,4 @@ def resolved_precision(wanted: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     # Absent before torch 2.10; without an answer, full precision is the safe choice.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "no"
+    return "bf16" if capabilities.get("amx_bf16") else "no"
