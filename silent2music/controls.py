@@ -262,7 +262,7 @@ class Controls:
         """Points of the density that is asked for, by the style or by the mood's arousal where it is not given itself."""
         if self.density or (self.style and STYLES[self.style][1] is not None):
             return self.density or ((0.0, float(STYLES[self.style][1] or 0.0)),)
-        return tuple((at, 0.45 + 0.2 * arousal) for at, _, arousal in self.mood)
+        return tuple((at, 0.45 + 0.25 * arousal) for at, _, arousal in self.mood)
 
     def check(self, seconds: float) -> None:
         """Refuse what does not fit into a piece of some length.

@@ -98,6 +98,28 @@ RecordingLike = Recorded | Path | str | FloatArray
 
 
 @dataclasses.dataclass(frozen=True)
+class Blend:
+    """Another room whose embeddings are mixed into the first one's.
+
+    Attributes:
+        room: the recording; a shorter one is repeated.
+        begin, end: 0 to 1, its share at the beginning and at the end.
+
+    Raises:
+        ConfigError: if a share is out of range.
+    """
+
+    room: Recorded
+    begin: float = 0.5
+    end: float = 0.5
+
+    def __post_init__(self) -> None:
+        for share in (self.begin, self.end):
+            if not 0.0 <= share <= 1.0:
+                raise ConfigError(f"The other room's share is {share:g}; expected 0 to 1.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
     """Generated music, with the codes that it was decoded from.
 
@@ -201,6 +223,7 @@ class Silent2Music(nn.Module):
         score: Score | None = None,
         composing: ComposingConfig | None = None,
         asked: Controls | None = None,
+        blend: Blend | None = None,
         without: Sequence[str] = (),
         sample_rate: int | None = None,
         progress: StepProgress | None = None,
@@ -217,6 +240,7 @@ class Silent2Music(nn.Module):
             score: what to play; by default what the composer writes, if the model has composer and sketch.
             composing: how the composer's notes are drawn, but for the seed.
             asked: what the user wishes of what is composed, beside what the room says.
+            blend: another room that is heard too.
             without: controls, or groups of them, to leave out; `("room",)` plays for no room at all, `("score",)` without
                 the composer.
             sample_rate: in Hz, of a room that is given as samples.
@@ -241,6 +265,7 @@ class Silent2Music(nn.Module):
             "composing": composing,
             "manuscript": manuscript,
             "asked": asked,
+            "blend": blend,
             "without": without,
         }
         codes = list(self._write(recorded, sampling, seconds, controls, progress=progress, **options))
@@ -262,6 +287,7 @@ class Silent2Music(nn.Module):
         composing: ComposingConfig | None = None,
         manuscript: Manuscript | None = None,
         asked: Controls | None = None,
+        blend: Blend | None = None,
         without: Sequence[str] = (),
         progress: StepProgress | None = None,
         measured: Measured | None = None,
@@ -277,8 +303,8 @@ class Silent2Music(nn.Module):
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
-            sampling, seconds, score, composing, asked, without, progress, controls: as for `generate`; `seconds` is for
-                recordings and scores alone.
+            sampling, seconds, score, composing, asked, blend, without, progress, controls: as for `generate`; `seconds`
+                is for recordings and scores alone.
             manuscript: what is composed is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
 
@@ -293,6 +319,7 @@ class Silent2Music(nn.Module):
             "composing": composing,
             "manuscript": manuscript,
             "asked": asked,
+            "blend": blend,
             "without": without,
         }
         codes = self._write(
@@ -313,6 +340,7 @@ class Silent2Music(nn.Module):
         composing: ComposingConfig | None,
         manuscript: Manuscript | None,
         asked: Controls | None,
+        blend: Blend | None,
         without: Sequence[str],
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
@@ -324,12 +352,13 @@ class Silent2Music(nn.Module):
         without = [name for name in without if name != SCORE]
         signals, n_frames = self._heard(room, seconds, controls, measured, composes, asked)
         for_decoder, for_composer, for_sketch = tee(signals, 3)
+        others = self._heard_other(blend, seconds, n_frames, controls, composes, asked)
         guide: Iterator[Tensor] | None = None
         if score is not None:
             guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
         elif composes:
             composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
-            events = self._composed(for_composer, composing, without, None, n_frames, asked)
+            events = self._composed(for_composer, composing, without, None, n_frames, asked, blend, others[0])
             events = events if manuscript is None else manuscript.kept(events)
             n_at_once = {} if n_frames else {"n_frames": 1}
             guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
@@ -338,6 +367,9 @@ class Silent2Music(nn.Module):
             return self.steer(piece.to(self.device), without)
 
         conditioning = embed_stream(for_decoder, embed, self.embedder.lookahead_frames, live=n_frames == 0)
+        if blend is not None:
+            other = embed_stream(others[1], embed, self.embedder.lookahead_frames)
+            conditioning = _blended(conditioning, other, blend, n_frames)
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
         codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
@@ -370,6 +402,7 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         measured: Measured | None = None,
         asked: Controls | None = None,
+        blend: Blend | None = None,
         **controls: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
@@ -383,6 +416,7 @@ class Silent2Music(nn.Module):
             without, sample_rate, progress, controls: as for `generate`.
             measured: profiles of the room that are known already; new ones are added to it.
             asked: what the user wishes, beside what the room says.
+            blend: another room that is heard too.
 
         Raises:
             CheckpointError: if the model has no composer.
@@ -393,7 +427,13 @@ class Silent2Music(nn.Module):
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
         seconds = seconds or recorded.seconds
-        options: dict[str, Any] = {"without": without, "begun": begun, "progress": progress, "asked": asked}
+        options: dict[str, Any] = {
+            "without": without,
+            "begun": begun,
+            "progress": progress,
+            "asked": asked,
+            "blend": blend,
+        }
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
@@ -411,6 +451,7 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         measured: Measured | None = None,
         asked: Controls | None = None,
+        blend: Blend | None = None,
         **controls: Any,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
@@ -418,7 +459,7 @@ class Silent2Music(nn.Module):
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
-            asked: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
+            asked, blend: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
@@ -426,7 +467,8 @@ class Silent2Music(nn.Module):
         self._own_composer()
         signals, n_frames = self._heard(room, seconds, controls, measured, composes=True, asked=asked)
         how = composing or ComposingConfig()
-        written = self._composed(signals, how, without, begun, n_frames, asked)
+        others = self._heard_other(blend, seconds, n_frames, controls, True, asked)
+        written = self._composed(signals, how, without, begun, n_frames, asked, blend, others[0])
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)
@@ -499,6 +541,27 @@ class Silent2Music(nn.Module):
             return listen(room, seconds, config, controls, measured), n_steps_of(seconds, config.ambient)
         return listen_live(room, config, controls), 0
 
+    def _heard_other(
+        self,
+        blend: Blend | None,
+        seconds: float | None,
+        n_frames: int,
+        controls: Mapping[str, Any],
+        composes: bool,
+        asked: Controls | None,
+    ) -> tuple[Iterator[Signals], ...]:
+        """Signals of the other room, twice; none without one.
+
+        Raises:
+            ConfigError: if the first room is live sound.
+        """
+        if blend is None:
+            return iter(()), iter(())
+        if not n_frames:
+            raise ConfigError("Another room can be mixed into a recording; this is live sound.")
+        seconds = seconds or n_frames / self.config.ambient.frame_rate
+        return tee(self._heard(blend.room, seconds, controls, None, composes, asked)[0])
+
     def _without(self, signals: Iterable[Signals], names: Sequence[str]) -> Iterator[Signals]:
         """The signals on the model's device without some controls."""
         return (piece.to(self.device).without(*names) for piece in signals)
@@ -511,6 +574,8 @@ class Silent2Music(nn.Module):
         begun: Score | None,
         n_frames: int,
         asked: Controls | None = None,
+        blend: Blend | None = None,
+        others: Iterable[Signals] = (),
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
@@ -535,7 +600,10 @@ class Silent2Music(nn.Module):
         def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
             return composer.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(signals, embed, composer.embedder.lookahead_frames, live=n_frames == 0)
+        ahead = composer.embedder.lookahead_frames
+        conditioning = embed_stream(signals, embed, ahead, live=n_frames == 0)
+        if blend is not None:
+            conditioning = _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
         written = write_frames(
             PackedComposer(composer, self.precision),
             conditioning,
@@ -902,6 +970,41 @@ def read_embedder(folder: Path, embedder: Embedder) -> None:
     part = "embedder."
     own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
     fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
+
+
+Steered = tuple[Conditioning, Conditioning]
+"""Conditioning of successive frames, and its null."""
+
+
+def _blended(
+    first: Iterator[Steered], second: Iterator[Steered], blend: Blend, n_frames: int
+) -> Iterator[Steered]:
+    """Two rooms' conditioning mixed, in stretches in which both are known."""
+    shares = np.linspace(blend.begin, blend.end, n_frames, dtype=np.float32)
+    here, there, done = next(first, None), next(second, None), 0
+    while here is not None and there is not None:
+        n = min(here[0].frames.shape[1], there[0].frames.shape[1])
+        share = torch.from_numpy(shares[done : done + n]).to(here[0].frames)[None, :, None]
+        given, null = (
+            dataclasses.replace(
+                own.slice(0, n),
+                frames=torch.lerp(own.frames[:, :n], other.frames[:, :n], share),
+                tokens=torch.lerp(own.tokens, other.tokens, share.mean()),
+            )
+            for own, other in zip(here, there, strict=True)
+        )
+        yield given, null
+        done += n
+        here, there = (
+            next(stream, None) if left[0].frames.shape[1] == n else _rest(left, n)
+            for left, stream in ((here, first), (there, second))
+        )
+
+
+def _rest(steered: Steered, begin: int) -> Steered:
+    """What comes after some frames."""
+    given, null = (part.slice(begin, part.frames.shape[1]) for part in steered)
+    return given, null
 
 
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:

@@ -46,14 +46,18 @@ BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", 
 FOREIGN = 4.0
 """Nats by which notes outside the scale are held back, and notes of a melody outside the chord."""
 
-PULL = 25.0
-"""Nats for each unit of correlation by which a key that is not asked for is ahead; pitches are biased against it."""
+PULL, CLEAR = 60.0, 0.35
+"""Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
+that of the key asked for."""
 
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
+
+AROUSED, SHORTER = 0.5, 0.2
+"""Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
@@ -76,7 +80,7 @@ class Plan:
         density: `[T]` notes a second; not a number where the composer decides.
         key: index of the key in `keys.KEY_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
-        loudness: `[T]` nats by which each step of velocity is preferred.
+        loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
     """
 
     marks: dict[int, list[Event]]
@@ -132,7 +136,7 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
         key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
-        loudness=np.zeros(n_frames) if mood is None else 0.25 * mood[:, 1].astype(np.float64),
+        loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
     )
 
 
@@ -331,8 +335,7 @@ class Steering:
         root = int(plan.roots[frame])
         if plan.key >= 0:
             logits += self._scale
-            if self._played.any():
-                logits += np.resize(self._pull(), 128)
+            logits += np.resize(self._pull(), 128)
         if root < 12:
             strict = role in (BASS, HARMONY) or frame >= plan.last
             logits[~inside] = (
@@ -345,16 +348,18 @@ class Steering:
 
     def _pull(self) -> FloatArray:
         """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
-        centred = self._played - self._played.mean()
-        fit = KEY_TEMPLATES @ centred / max(float(np.linalg.norm(centred)), 1e-9)
-        key = self._plan.key
+        key, centred = self._plan.key, self._played - self._played.mean()
+        if not centred.any():
+            return np.asarray(FOREIGN * KEY_TEMPLATES[key])
+        fit = KEY_TEMPLATES @ centred / float(np.linalg.norm(centred))
         rival = int(np.where(np.arange(24) == key, -np.inf, fit).argmax())
         lead = float(fit[rival] - fit[key])
-        return np.asarray(PULL * max(0.0, lead + 0.15) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
+        return np.asarray(PULL * max(0.0, lead + CLEAR) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
 
     def _mask_length(self, logits: FloatArray, before: tuple[int, ...]) -> None:
-        """Notes of a chord end with it; the last ones are held."""
+        """Notes of a chord end with it, and the last ones are held; of aroused music they are shorter."""
         plan, frame = self._plan, self._memory.frame
+        logits -= SHORTER * plan.loudness[frame] * np.arange(len(logits))
         until = float(plan.until[frame])
         if plan.roots[frame] < 12 and part_of(before[0])[1] != DRUMS:
             # A length is rounded up by a sixth at most.
@@ -376,8 +381,7 @@ class Steering:
         elif event[0] >= FIRST_PART:
             self._recent.append(self._memory.frame)
             if part_of(event[0])[1] != DRUMS:
-                self._played *= 0.995
-                self._played[event[2] % 12] += min(float(LENGTHS_SECONDS[event[3]]), 4.0)
+                self._played[event[2] % 12] += float(LENGTHS_SECONDS[event[3]])
 
 
 def _log_sum(logits: FloatArray) -> float:

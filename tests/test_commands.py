@@ -311,7 +311,7 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
         == 2
     )
     assert b"as asked of another" in desk.drive(
-        "eval-scores --controls --model composing --pairs pairs --n 2 --seconds 1"
+        "eval-scores --controls tempo --model composing --pairs pairs --n 2 --seconds 1"
     )
     desk.drive("compose room.wav -o one.mid --model composing")
     desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")

@@ -21,6 +21,7 @@ from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import controls as evidence
 from silent2music.evaluation.pieces import EvalConfig
+from silent2music.model import Blend
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
 from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
 from silent2music.traits import (
@@ -305,6 +306,19 @@ def test_dynamics_flatten_the_loudness(player) -> None:
     assert spread[1] == pytest.approx(spread[0] / 2, rel=0.1) and spread[2] == pytest.approx(0.0)
 
 
+def test_another_room_is_mixed_in(player) -> None:
+    here, there = (Waveform(steps_room(SECONDS, interval=at), RATE) for at in (0.3, 0.55))
+    plain, other = (midi_bytes(player.compose(room, SECONDS, seed=1)) for room in (here, there))
+    assert plain != other
+    blended = [
+        midi_bytes(player.compose(here, SECONDS, seed=1, blend=Blend(there, a, b)))
+        for a, b in ((0, 0), (1, 1))
+    ]
+    assert blended == [plain, other]
+    with pytest.raises(ConfigError, match="share is 2; expected 0 to 1"):
+        Blend(there, 2.0)
+
+
 # ---- warm starts, options, evidence ----
 
 
@@ -365,6 +379,9 @@ def test_every_example_of_the_readme_composes(
     assert code == 0, complaint
     assert read_midi(tmp_path / "out.mid").seconds == pytest.approx(2.0, abs=0.01)
     record = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    if "blend" in options:
+        assert record["settings"]["blend"]["file"] == "room.wav" and record["settings"]["blend"]["end"] == 0.3
+        return
     assert Controls.of(record["settings"]["controls"]) != Controls()
     again = ("--model", composing_folder, "--controls", "out.json", "-o", "again.mid")
     assert s2m("compose", room_file, *again)[0] == 0

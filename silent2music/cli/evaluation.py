@@ -166,8 +166,11 @@ def evaluate_scores(
     temperature: Temperature = SAMPLING.temperature,
     workers: Workers = 2,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Measure instead whether each control does what it says.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--controls", metavar="all|NAMES", help="Measure instead whether these controls do what they say."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether composed scores follow their rooms, and how like real ones they are."""
@@ -179,11 +182,16 @@ def evaluate_scores(
     config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
     composing = ComposingConfig(temperature=temperature, guidance=guidance)
     if controls:
-        from silent2music.evaluation.controls import controls_text, evaluate_controls
+        from silent2music.evaluation.controls import TESTED, controls_text, evaluate_controls
 
+        names = list(TESTED) if controls == "all" else controls.split(",")
+        if unknown := [name for name in names if name not in TESTED]:
+            raise typer.BadParameter(
+                f"--controls has '{unknown[0]}'; expected all or some of {', '.join(TESTED)}"
+            )
         with progress_bar() as steps:
             loaded = Silent2Music.from_pretrained(model or default_model())
-            found = evaluate_controls(loaded, pairs, config, composing, progress=steps)
+            found = evaluate_controls(loaded, pairs, config, composing, names, steps)
         print_json(found) if as_json else print(controls_text(found))
         return
     with progress_bar() as steps:

@@ -51,6 +51,8 @@ from silent2music.cli.common import (
     within,
 )
 from silent2music.cli.steering import (
+    Amount,
+    BlendWith,
     Chords,
     ControlsFile,
     Cue,
@@ -63,10 +65,12 @@ from silent2music.cli.steering import (
     Melody,
     Metre,
     Mood,
+    MorphTo,
     Style,
     Swing,
     Tempo,
     Without,
+    blend_of,
     controls_of,
 )
 from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
@@ -123,6 +127,9 @@ def infer(
     melody: Melody = None,
     chords: Chords = None,
     controls: ControlsFile = None,
+    blend: BlendWith = None,
+    morph: MorphTo = None,
+    amount: Amount = None,
     loudness: Loudness = DELIVERY.lufs,
     mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
@@ -157,6 +164,7 @@ def infer(
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
         sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
         options = apply_overrides({}, control or ())
+        other = blend_of(blend, morph, amount)
         asked = controls_of(
             controls,
             cue,
@@ -175,7 +183,9 @@ def infer(
             dynamics=dynamics,
             chords=chords,
         )
-        request = Request(sampling, seconds, options, reading_of(strict, track, channel), delivery, asked)
+        request = Request(
+            sampling, seconds, options, reading_of(strict, track, channel), delivery, asked, other
+        )
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -314,6 +324,9 @@ def compose(
     melody: Melody = None,
     chords: Chords = None,
     controls: ControlsFile = None,
+    blend: BlendWith = None,
+    morph: MorphTo = None,
+    amount: Amount = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -332,6 +345,7 @@ def compose(
 
     with options_checked():
         composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
+        other = blend_of(blend, morph, amount)
         asked = controls_of(
             controls,
             cue,
@@ -364,6 +378,7 @@ def compose(
             force,
             steps,
             asked,
+            other,
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")

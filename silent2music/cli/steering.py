@@ -89,6 +89,16 @@ Chords = Annotated[
     str | None,
     _option("--chords", metavar="CHORDS|FILE.lab", text="Such as 'Am F C G', a bar each, again and again."),
 ]
+BlendWith = Annotated[
+    Path | None, _option("--blend", metavar="ROOM", text="Another room, mixed into this one throughout.")
+]
+MorphTo = Annotated[
+    Path | None, _option("--morph", metavar="ROOM", text="Another room, into which this one goes over.")
+]
+Amount = Annotated[
+    float | None,
+    _option("--amount", metavar="0..1", text="Share of the other room of --blend; half by default."),
+]
 ControlsFile = Annotated[
     Path | None,
     _option(
@@ -130,3 +140,17 @@ def controls_of(
 
 def _absolute(text: str) -> str:
     return str(Path(text).absolute()) if text.lower().endswith(".csv") else text
+
+
+def blend_of(
+    blend: Path | None, morph: Path | None, amount: float | None
+) -> tuple[Path, float, float] | None:
+    """The other room with its share at the beginning and at the end; None without one."""
+    if blend is not None and morph is not None:
+        raise typer.BadParameter("--blend and --morph name another room each; give one of them.")
+    if amount is not None and (blend is None or not 0.0 <= amount <= 1.0):
+        raise typer.BadParameter(f"--amount is {amount:g}; expected 0 to 1, with --blend.")
+    if morph is not None:
+        return morph, 0.0, 1.0
+    share = 0.5 if amount is None else amount
+    return None if blend is None else (blend, share, share)

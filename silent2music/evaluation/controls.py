@@ -20,14 +20,14 @@ from silent2music.audio import Waveform
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.data.pairs import read_pairs, silent_side
-from silent2music.errors import CheckpointError, DataError
+from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.evaluation.following import MIN_EVENTS, onset_scores, references_of
 from silent2music.evaluation.notes import onset_times
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
 from silent2music.keys import PITCH_NAMES
 from silent2music.model import Silent2Music
-from silent2music.notation import DRUMS, INSTRUMENT_NAMES, home_shift
+from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
 from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood, notes_of
@@ -49,7 +49,7 @@ KOSTKA_PAYNE = np.array(
 """Key profiles, major and minor, of Temperley, "Music and Probability", MIT Press 2007, ch. 6: others than those that the
 labels of training are made with."""
 
-Drawn = Callable[[np.random.Generator, float], dict[str, Any]]
+Drawn = Callable[[np.random.Generator, float, Sequence[str]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Tested:
     """How one control is tested.
 
     Attributes:
-        draw: takes a generator and the length of the piece, gives the controls asked for.
-        agreement: of a score with what was asked, 0 to 1; or what is asked and what is found, two numbers that are
-            correlated over the pieces.
+        draw: takes a generator, the length of the piece and the instruments that the composer knows, gives what is asked.
+        agreement: of a score with what was asked, 0 to 1, no number where a score has none; or what is asked and what is
+            found, two numbers that are correlated over the pieces.
         is_ranked: whether it gives two numbers.
     """
 
@@ -77,6 +77,12 @@ def key_of(score: Score) -> str:
     fits = [[float(np.corrcoef(np.roll(p, t), weights)[0, 1]) for t in range(12)] for p in KOSTKA_PAYNE]
     mode, tonic = divmod(int(np.nan_to_num(np.array(fits)).argmax()), 12)
     return f"{PITCH_NAMES[tonic]} {MODES[mode]}"
+
+
+def in_key(asked: Controls, score: Score) -> float:
+    """1 if a score is in the key that is asked for; no number without notes."""
+    found = key_of(score)
+    return float(found == asked.key) if found else float("nan")
 
 
 def on_grid(asked: Controls, score: Score) -> float:
@@ -131,9 +137,9 @@ def melody_cosine(asked: Controls, score: Score) -> float:
     """Cosine of the pitch classes of the melodies asked for and found, frame by frame."""
     n_frames = round(score.seconds * RATE)
     found = melody(score, n_frames, RATE)
+    if found is None or not asked.melody:
+        return 0.0 if asked.melody else float("nan")
     wanted = asked.signals(score.seconds, n_frames, RATE)["melody"][:, :12]
-    if found is None:
-        return 0.0
     own = np.roll(found[:, :12], -(asked.transposition or 0) - home_shift(score), axis=1)
     return float((own * wanted).sum() / max(np.linalg.norm(own) * np.linalg.norm(wanted), 1e-9))
 
@@ -146,37 +152,25 @@ def _affect(column: int) -> Callable[[Controls, Score], tuple[float, float]]:
     return both
 
 
-def _draw_mood(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+def _draw_mood(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     return {"mood": rng.uniform(-0.8, 0.8, 2).round(2).tolist()}
 
 
-def _draw_key(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+def _draw_key(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     return {"key": f"{PITCH_NAMES[rng.integers(12)]} {MODES[rng.integers(2)]}"}
 
 
-def _draw_cues(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+def _draw_cues(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     return {
         "cues": [f"{at:.2f}" for at in np.array([0.3, 0.7]) * seconds + rng.uniform(-0.1, 0.1, 2) * seconds]
     }
 
 
-def _draw_instruments(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
-    known = [
-        "piano",
-        "violin",
-        "cello",
-        "flute",
-        "clarinet",
-        "harp",
-        "strings",
-        "marimba",
-        "vibraphone",
-        "church organ",
-    ]
-    return {"instruments": rng.choice(known, 3, replace=False).tolist()}
+def _draw_instruments(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
+    return {"instruments": rng.choice(known, min(3, len(known)), replace=False).tolist()}
 
 
-def _draw_chords(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+def _draw_chords(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     loops = (
         "Am F C G",
         "C G Am F",
@@ -190,7 +184,7 @@ def _draw_chords(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
     return {"chords": loops[rng.integers(len(loops))], "tempo": 96.0}
 
 
-def _draw_melody(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
+def _draw_melody(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     tonic, notes, at, degree = int(rng.integers(12)), [], 0.5, 4
     while at < seconds - 1.0:
         length = float(rng.choice([0.4, 0.4, 0.8]))
@@ -202,25 +196,25 @@ def _draw_melody(rng: np.random.Generator, seconds: float) -> dict[str, Any]:
 
 
 TESTED: dict[str, Tested] = {
-    "tempo": Tested(lambda rng, seconds: {"tempo": round(float(rng.uniform(60, 140)), 1)}, on_grid),
-    "metre": Tested(lambda rng, seconds: {"metre": str(rng.choice(["2/4", "3/4", "4/4", "5/4"]))}, bars_held),
-    "key": Tested(_draw_key, lambda asked, score: float(key_of(score) == asked.key)),
+    "tempo": Tested(lambda rng, seconds, known: {"tempo": round(float(rng.uniform(60, 140)), 1)}, on_grid),
+    "metre": Tested(
+        lambda rng, seconds, known: {"metre": str(rng.choice(["2/4", "3/4", "4/4", "5/4"]))}, bars_held
+    ),
+    "key": Tested(_draw_key, in_key),
     "valence": Tested(_draw_mood, _affect(0), is_ranked=True),
     "arousal": Tested(_draw_mood, _affect(1), is_ranked=True),
     "cues": Tested(_draw_cues, cues_met),
     "ending": Tested(
-        lambda rng, seconds: {"ending": str(rng.choice(ENDINGS)), "key": "C major"},
+        lambda rng, seconds, known: {"ending": str(rng.choice(ENDINGS)), "key": "C major"},
         lambda asked, score: float(ending_of(score) == asked.ending),
     ),
     "instruments": Tested(_draw_instruments, only_these),
     "without": Tested(
-        lambda rng, seconds: {
-            "without": [INSTRUMENT_NAMES[i] for i in rng.choice([0, 32, 45, 48, 71, DRUMS], 3, False)]
-        },
+        lambda rng, seconds, known: {"without": rng.choice(known, len(known) // 3, replace=False).tolist()},
         only_these,
     ),
     "density": Tested(
-        lambda rng, seconds: {"density": round(float(rng.uniform(0.1, 0.8)), 3)},
+        lambda rng, seconds, known: {"density": round(float(rng.uniform(0.1, 0.8)), 3)},
         lambda asked, score: (asked.density[0][1], score.n_notes / score.seconds),
         is_ranked=True,
     ),
@@ -250,7 +244,8 @@ def evaluate_controls(
 
     Returns:
         `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals,
-        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet.
+        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet; or
+        `refused`, why the composer cannot be asked.
 
     Raises:
         CheckpointError: if the model has no composer.
@@ -266,6 +261,9 @@ def evaluate_controls(
     rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
     events = [_events(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
     report: dict[str, Any] = {"n": len(rooms), "controls": {}}
+    symbols = np.flatnonzero(model.composer.known_symbols.cpu().numpy())
+    programs = sorted({part_of(int(symbol))[1] for symbol in symbols if symbol >= FIRST_PART})
+    instrument_names = [INSTRUMENT_NAMES[program] for program in programs]
     with one_thread():
         made: dict[str, list[Score]] = {}
 
@@ -281,11 +279,15 @@ def evaluate_controls(
         for name in names:
             tested = TESTED[name]
             rng = np.random.default_rng([config.seed, *tested.draw.__qualname__.encode()])
-            values = [tested.draw(rng, room.seconds) for room in rooms]
+            values = [tested.draw(rng, room.seconds, instrument_names) for room in rooms]
             asked = [Controls.of(value) for value in values]
             known = str(values)
-            if known not in made:
-                made[known] = composed(name, asked)
+            try:
+                if known not in made:
+                    made[known] = composed(name, asked)
+            except ConfigError as error:  # of a composer that knows no such instrument
+                report["controls"][name] = {"refused": str(error)}
+                continue
             report["controls"][name] = _found(tested, asked, made[known], dropped, events, config.seed)
     return report
 
@@ -321,7 +323,11 @@ def _found(
         ("dropped", asked, dropped),
     ):
         values = np.array([tested.agreement(wish, score) for wish, score in zip(wishes, own, strict=True)])
-        result[label] = _rank_correlation(values, seed) if tested.is_ranked else bootstrap_mean(values, seed)
+        result[label] = (
+            _rank_correlation(values, seed)
+            if tested.is_ranked
+            else bootstrap_mean(values[np.isfinite(values)], seed)
+        )
     rows = [i for i, own in enumerate(events) if own is not None]
     if rows:
         with_wish, without = (
@@ -366,6 +372,9 @@ def controls_text(report: Mapping[str, Any]) -> str:
         f"  {'':14s}{'as asked':>26s}{'as asked of another':>26s}{'dropped':>26s}{'events met, change':>26s}"
     )
     for name, found in report["controls"].items():
+        if "refused" in found:
+            lines.append(f"  {name:14s}{found['refused']}")
+            continue
         cells = [interval_text(found.get(key)) for key in ("asked", "another", "dropped", "hit_rate")]
         label = f"{name} (r)" if found["is_ranked"] else name
         lines.append(f"  {label:14s}" + "".join(f"{cell:>26s}" for cell in cells))

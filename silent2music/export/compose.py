@@ -12,7 +12,7 @@ from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import batch, provenance
-from silent2music.export.models import LazyModel
+from silent2music.export.models import LazyModel, Other, blend_of, described_blend
 from silent2music.files import atomic_paths
 from silent2music.processes import Progress
 from silent2music.score import MIDI_SUFFIXES, midi_bytes, read_midi
@@ -31,6 +31,7 @@ def compose(
     force: bool = False,
     progress: Progress | None = None,
     asked: Controls | None = None,
+    other: Other | None = None,
 ) -> list[dict[str, Any]]:
     """Compose scores for one room, each written with its record, whole or not at all.
 
@@ -47,6 +48,7 @@ def compose(
         force: replace files that exist.
         progress: told of every step.
         asked: what the music is to be, beside what the room says.
+        other: another room that is mixed in.
 
     Returns:
         The records, as written beside the scores.
@@ -80,6 +82,7 @@ def compose(
     from silent2music.listening import Measured
 
     measured = Measured(recorded, model.model.config.ambient)
+    blend = blend_of(other, reading or {})
     records = []
     for take, path in enumerate(outs):
         settings = dataclasses.replace(composing, seed=composing.seed + take)
@@ -93,6 +96,7 @@ def compose(
             progress=step,
             measured=measured,
             asked=asked,
+            blend=blend,
             **(controls or {}),
         )
         profile = measured.profile()
@@ -108,6 +112,7 @@ def compose(
             "settings": {
                 **dataclasses.asdict(settings),
                 "controls": {**(asked.to_dict() if asked else {}), **(controls or {})},
+                **described_blend(other),
                 "seconds": wanted,
                 "continues": None if begun is None else provenance.sha256(begun),
                 **provenance.described_reading(reading or {}),

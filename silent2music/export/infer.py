@@ -25,7 +25,7 @@ from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome
 from silent2music.export.delivery import delivered, in_front
 from silent2music.export.levelling import write_music
-from silent2music.export.models import LazyModel, Request
+from silent2music.export.models import LazyModel, Request, blend_of, described_blend
 from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
 from silent2music.processes import Progress
 from silent2music.score import midi_bytes
@@ -232,6 +232,7 @@ def infer(
             measured=measured,
             manuscript=manuscript,
             asked=request.asked,
+            blend=blend_of(request.other, request.reading),
             **request.controls,
         )
         music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
@@ -333,6 +334,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
     settings = {
         **dataclasses.asdict(sampling),
         "controls": {**(request.asked.to_dict() if request.asked else {}), **request.controls},
+        **described_blend(request.other),
         "seconds": seconds,
         **provenance.described_reading(request.reading),
         "delivery": dataclasses.asdict(request.delivery),

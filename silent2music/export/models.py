@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from silent2music.audio import MIN_SECONDS
+from silent2music.audio import MIN_SECONDS, open_recording
 from silent2music.config import (
     COMPOSER_FOLDER,
     SKETCH_FOLDER,
@@ -28,7 +28,25 @@ from silent2music.export.provenance import sha256
 from silent2music.hub import find_folder
 
 if TYPE_CHECKING:
-    from silent2music.model import Silent2Music
+    from silent2music.model import Blend, Silent2Music
+
+
+Other = tuple[Path, float, float]
+"""Another room with its share at the beginning and at the end, see `model.Blend`."""
+
+
+def blend_of(other: Other | None, reading: Mapping[str, Any]) -> Blend | None:
+    """The other room, opened."""
+    from silent2music.model import Blend
+
+    return None if other is None else Blend(open_recording(other[0], **reading), *other[1:])
+
+
+def described_blend(other: Other | None) -> dict[str, Any]:
+    """What a record says of another room."""
+    if other is None:
+        return {}
+    return {"blend": {"file": other[0].name, "sha256": sha256(other[0]), "begin": other[1], "end": other[2]}}
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,7 @@ class Request:
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
         delivery: what the files are like.
         asked: what the user wishes of what is composed.
+        other: another room that is mixed in, with its share at the beginning and at the end.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -50,6 +69,7 @@ class Request:
     reading: Mapping[str, Any] = field(default_factory=dict)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     asked: Controls | None = None
+    other: Other | None = None
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):

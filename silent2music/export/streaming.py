@@ -16,7 +16,7 @@ from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.delivery import delivered, in_front
-from silent2music.export.models import LazyModel, Request
+from silent2music.export.models import LazyModel, Request, blend_of
 
 LIVE = Path("-")
 """The name of the room that comes on standard input: WAV, or mono 16-bit little-endian samples at `LIVE_RATE`."""
@@ -111,7 +111,13 @@ def send(
         measured = Measured(recording, model.model.config.ambient)
         length, where = request.seconds or recording.seconds, in_front(measured.beginning())
         pieces = model.model.stream(
-            recording, request.sampling, length, measured=measured, asked=request.asked, **request.controls
+            recording,
+            request.sampling,
+            length,
+            measured=measured,
+            asked=request.asked,
+            blend=blend_of(request.other, request.reading),
+            **request.controls,
         )
     music = delivered(pieces, codec, delivery, where, request.sampling.seed, length)
     try:
