@@ -183,6 +183,7 @@ def evaluate_scores(
     composing = ComposingConfig(temperature=temperature, guidance=guidance)
     if controls:
         from silent2music.evaluation.controls import TESTED, controls_text, evaluate_controls
+        from silent2music.model import load
 
         names = list(TESTED) if controls == "all" else controls.split(",")
         if unknown := [name for name in names if name not in TESTED]:
@@ -190,7 +191,7 @@ def evaluate_scores(
                 f"--controls has '{unknown[0]}'; expected all or some of {', '.join(TESTED)}"
             )
         with progress_bar() as steps:
-            loaded = Silent2Music.from_pretrained(model or default_model())
+            loaded = load(model_folder(model, download))
             found = evaluate_controls(loaded, pairs, config, composing, names, steps)
         print_json(found) if as_json else print(controls_text(found))
         return
