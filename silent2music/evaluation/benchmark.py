@@ -36,7 +36,7 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
-from silent2music.evaluation.transcription import can_transcribe
+from silent2music.evaluation.transcription import HOW_TO_INSTALL, can_transcribe
 from silent2music.export import provenance
 from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
@@ -141,7 +141,7 @@ def _left_out(is_scored: bool, composes: bool, performs: bool) -> list[str]:
         "Scores are not judged, since not every pair has one.": is_scored,
         "Composed scores are not judged, since the model has no composer.": composes,
         "The performance of scores is not judged, since the model performs none.": performs,
-        "Notes are not transcribed; the README says how to install what does.": can_transcribe()
+        f"Notes are not transcribed; install what does by: {HOW_TO_INSTALL}": can_transcribe()
         or not performs,
     }
     return [reason for reason, holds in reasons.items() if not holds]
