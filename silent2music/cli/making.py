@@ -87,6 +87,7 @@ STDOUT = Path("-")
 
 
 def infer(
+    context: typer.Context,
     rooms: Rooms,
     output: Annotated[
         str | None,
@@ -164,25 +165,7 @@ def infer(
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
         sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
         options = apply_overrides({}, control or ())
-        other = blend_of(blend, morph, amount)
-        asked = controls_of(
-            controls,
-            cue,
-            melody,
-            tempo=tempo,
-            metre=metre,
-            swing=swing,
-            loose=loose,
-            key=key,
-            mood=mood,
-            ending=ending,
-            instruments=instruments,
-            without=without,
-            style=style,
-            density=density,
-            dynamics=dynamics,
-            chords=chords,
-        )
+        asked, other = controls_of(context.params), blend_of(blend, morph, amount)
         request = Request(
             sampling, seconds, options, reading_of(strict, track, channel), delivery, asked, other
         )
@@ -294,6 +277,7 @@ def _infer_files(
 
 
 def compose(
+    context: typer.Context,
     room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
     output: Annotated[
         Path | None,
@@ -345,25 +329,7 @@ def compose(
 
     with options_checked():
         composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
-        other = blend_of(blend, morph, amount)
-        asked = controls_of(
-            controls,
-            cue,
-            melody,
-            tempo=tempo,
-            metre=metre,
-            swing=swing,
-            loose=loose,
-            key=key,
-            mood=mood,
-            ending=ending,
-            instruments=instruments,
-            without=without,
-            style=style,
-            density=density,
-            dynamics=dynamics,
-            chords=chords,
-        )
+        asked, other = controls_of(context.params), blend_of(blend, morph, amount)
     with progress_bar() as steps:
         records = write(
             room,

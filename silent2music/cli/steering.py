@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,17 +109,17 @@ ControlsFile = Annotated[
 ]
 
 
-def controls_of(
-    file: Path | None, cue: Sequence[str] | None, melody: Path | None, **options: Any
-) -> Controls | None:
-    """The wishes of the options, and of the file where an option is not given; None where there are none.
+def controls_of(params: Mapping[str, Any]) -> Controls | None:
+    """The wishes of a command's parameters, and of its file where one is not given; None where there are none.
 
     Raises:
         ConfigError, DataError: as `Controls.of`.
     """
     from silent2music.controls import Controls
 
-    given = {name: value for name, value in options.items() if value is not None}
+    file, cue, melody = (params[name] for name in ("controls", "cue", "melody"))
+    own = Controls.__dataclass_fields__.keys() - {"melody"}
+    given = {name: params[name] for name in own if params.get(name) is not None}
     given |= {"cues": list(cue)} if cue else {}
     given |= {} if melody is None else {"melody": str(melody.absolute())}
     for name in ("mood", "density", "chords"):
