@@ -74,6 +74,10 @@ SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10, 11)}
 """Semitones of the scales above the tonic, the minor one with its leading note."""
 
 
+LEAST_SECTION_SECONDS = 0.2
+"""A cue nearer to the end of a piece than this is outside it."""
+
+
 @dataclass(frozen=True)
 class Controls:
     """Wishes for one piece; whatever is not asked for, the room decides.
@@ -271,7 +275,7 @@ class Controls:
             ConfigError: naming it.
         """
         for cue in self.cue_marks:
-            if cue.seconds >= seconds - 0.2:
+            if cue.seconds >= seconds - LEAST_SECTION_SECONDS:
                 raise ConfigError(
                     f"The cue at {cue.seconds:g} s is outside the piece of {seconds:g} s; give --seconds."
                 )

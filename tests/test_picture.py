@@ -18,11 +18,12 @@ from test_unsuited import syllables
 from silent2music import audio
 from silent2music.acoustics.unsuited import speech_spans
 from silent2music.audio import Recording, Waveform
+from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export.picture import sound
 from silent2music.export.picture.clip import Clip, inspect, opened, packets, picture, room_of
 from silent2music.export.picture.cuts import find_cuts
-from silent2music.export.picture.job import ClipSettings, clock_of, parse_gain
+from silent2music.export.picture.job import ClipSettings, _with_cues, clock_of, parse_gain
 from silent2music.export.picture.markers import read_markers
 from silent2music.export.picture.timecode import Clock, frame_number, parse_rate, to_timecode
 from silent2music.score import Cue
@@ -484,3 +485,10 @@ class TestCommand:
             assert (got, complained.count("\n")) == (code, 1), complained
             assert gives in complained
             assert sorted(tmp_path.iterdir()) == there
+
+
+def test_cues_are_asked_of_a_composer_where_a_section_has_room() -> None:
+    cues = [Cue(0.0, "cut 1"), Cue(1.5, "cut 2"), Cue(3.95, "cut 3")]
+    asked = _with_cues(Controls(tempo=96.0), cues, 4.0)
+    assert asked is not None and asked.cues == ("1.500",) and asked.tempo == 96.0
+    assert _with_cues(None, cues[:1], 4.0) is None

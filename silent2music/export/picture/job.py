@@ -1,4 +1,4 @@
-"""`s2m score-clip`: a clip in, the same picture with music of its length out, the music beside it, and the record.
+"""`s2m score-clip`: a clip in, the same picture with music of its length out, music, score and record beside it.
 
 The clip's own sound is the room. Its cuts, or an editor's markers, are the cues.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from silent2music.audio import Recorded, Recording
+from silent2music.controls import LEAST_SECTION_SECONDS, Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import provenance
 from silent2music.export.batch import Job
@@ -133,6 +134,11 @@ def score_clip(
     clock = clock_of(clip, settings)
     request = _timed(request, clip, clock, settings)
     cues, notes = _cues(clip, clock, settings.cues, progress)
+    scores = [provenance.score_path(out)] if model.composes else []
+    for place in scores:
+        provenance.check_replaceable(place, force, [path])
+    if model.composes:
+        request = dataclasses.replace(request, asked=_with_cues(request.asked, cues, float(clip.seconds)))
     room = room_of(clip, dict(request.reading)) if has_sound else silence(clip)
     remove_leavings(out.parent)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +147,11 @@ def score_clip(
         made = record["output"]
         mix, speech = _mixed(job.out, clip, room, settings, request.reading, made["sample_rate"])
         sidecar = provenance.sidecar_path(out)
-        with atomic_paths(out, wav, sidecar, force=force) as (clip_path, music_path, record_path):
+        with atomic_paths(out, wav, sidecar, *scores, force=force) as places:
+            clip_path, music_path, record_path, *score_paths = places
+            for place in score_paths:
+                place.write_bytes(provenance.score_path(job.out).read_bytes())
+                record["score"]["file"] = scores[0].name
             step = None if progress is None else lambda done, total: progress("picture", done, total)
             digest = mux(clip, clip_path, mix, request.delivery.true_peak, step)
             if not clip.shows(inspect(clip_path)):
@@ -215,6 +225,12 @@ def _cues(
     left_out = len(found) - len(inside)
     notes = [f"has {left_out} cues after its end, which are left out"] if left_out else []
     return tuple(sorted(inside, key=lambda cue: cue.seconds)), notes
+
+
+def _with_cues(asked: Controls | None, cues: Sequence[Cue], seconds: float) -> Controls | None:
+    """What is asked of the composer, with a section at each cue that leaves room before and after it."""
+    inside = tuple(f"{cue.seconds:.3f}" for cue in cues if 0 < cue.seconds < seconds - LEAST_SECTION_SECONDS)
+    return dataclasses.replace(asked or Controls(), cues=inside) if inside else asked
 
 
 def _named(text: str, clock: Clock) -> Sequence[Cue]:
