@@ -471,7 +471,7 @@ class ComposingConfig:
 class TrainingConfig:
     """The model's training loop.
 
-    `mixed_precision` is `no`, `bf16`, or `auto`: bf16 on hardware that multiplies in it, where it about doubles
+    `mixed_precision` is `no`, `bf16`, or `auto`: bf16 where that is faster (CUDA, AMX), where it about doubles
     the speed, and not elsewhere, where emulation makes it tens of times slower.
 
     With a `selfplay_weight` above 0 the real music of each step is set against what the model that the run starts from
