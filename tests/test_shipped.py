@@ -12,6 +12,7 @@ from silent2music import audio
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
+from silent2music.controls import Controls
 from silent2music.distances import log_mel_distance
 from silent2music.evaluation.features import music_features, power_spectrum
 from silent2music.evaluation.quality import spectral_flatness
@@ -37,7 +38,7 @@ def test_checkpoint_is_small_and_stored_in_16_bits() -> None:
 
     folder = default_model()
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < MAX_BYTES
-    for name in ("model.safetensors", "codec/model.safetensors"):
+    for name in ("model.safetensors", "codec/model.safetensors", "composer/model.safetensors"):
         with safe_open(folder / name, "np") as weights:
             kinds = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
         assert not kinds & {"F32", "F64"}, name
@@ -48,6 +49,14 @@ def test_model_card_is_written() -> None:
     assert "Say here" not in card, "the card is still the one that save_pretrained leaves to be filled in"
     for word in ("licen", "held-out", "hours", "another room", "no room"):
         assert word in card.lower(), word
+
+
+def test_the_model_that_ships_composes_for_a_room_and_keeps_to_wishes() -> None:
+    score = load().compose(job.DEMO_ROOM, 8.0, asked=Controls(instruments=("piano", "cello"), tempo=96.0))
+    assert {part.program for part in score.parts} <= {0, 42}
+    assert score.n_notes >= 4
+    sixteenths = np.concatenate([part.start_seconds for part in score.parts]) * 96 / 60 * 4
+    assert np.abs(sixteenths - np.rint(sixteenths)).max() < 0.01 * 96 / 60 * 4
 
 
 def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:

@@ -53,6 +53,9 @@ MAX_CODEBOOK_SIZE = 2**15
 MAX_FRAME_DIFFERENCE = 2
 """Codec and features may round the last, partial frame of a recording differently by this much."""
 
+BEGINNING_SHARE = 0.2
+"""Of the crops, at least so many begin with the piece."""
+
 MAY_LACK = ("codes", "score")
 """Columns that not every pair has, beside those of the controls."""
 
@@ -561,7 +564,9 @@ class PairDataset:
         start, length = 0, n_frames
         if self.crop_frames is not None and self.crop_frames < n_frames:
             length = self.crop_frames
-            start = int(np.random.default_rng((self.seed, epoch, index)).integers(n_frames - length + 1))
+            rng = np.random.default_rng((self.seed, epoch, index))
+            # Nothing is remembered at the beginning of a piece, and every piece that is made has one.
+            start = 0 if rng.random() < BEGINNING_SHARE else int(rng.integers(n_frames - length + 1))
         codes = np.zeros((0, length), np.int64)
         if "codes" in self._columns:
             codes = self._columns["codes"][index].reshape(-1, n_frames)[:, start : start + length]
