@@ -222,6 +222,11 @@ def read_back(written: Written, seconds: float, frame_rate: float, gain_db: Sequ
         for pitch in np.unique(pitches):
             (same,) = np.nonzero(pitches == pitch)
             ends[same[:-1]] = np.minimum(ends[same[:-1]], starts[same[1:]])
+        # Pitches that were moved by an octave to stay in range may meet others.
+        lasting = ends > starts
+        starts, ends, pitches, lengths, velocities = (
+            column[lasting] for column in (starts, ends, pitches, lengths, velocities)
+        )
         role, program = part_of(int(symbol))
         is_drum = program == DRUMS
         parts.append(

@@ -55,6 +55,8 @@ def test_infer_takes_every_setting(s2m, room_file: Path, model_folder: Path) -> 
     assert json.loads(Path("out.json").read_text())["settings"] == {
         "seconds": 1.0,
         "seed": 3,
+        "score_guidance": 1.25,
+        "adherence": 4.0,
         "guidance": 2.5,
         "temperature": 0.9,
         "top_k": 7,

@@ -303,7 +303,7 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     printed = desk.drive(
         f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1"
     )
-    assert b"true room first of 2" in printed and b"energy (measured) model" in printed
+    assert b"true room first of 2" in printed and b"energy (measured) composer" in printed
     assert (
         json.loads(
             desk.drive(f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --json")

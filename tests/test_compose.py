@@ -37,8 +37,9 @@ def make_composer(ambient: AmbientConfig = AMBIENT) -> Composer:
     )
     composer.set_limits([made_score()])
     with torch.no_grad():
-        for weight in composer.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
+        for name, weight in composer.named_parameters():
+            if not name.startswith("habits."):  # which count much more
+                weight.add_(0.1 * torch.randn_like(weight))
         composer.heads["symbol"].bias[0] += 2.0  # not a note in every frame
     return composer.eval()
 

@@ -243,7 +243,7 @@ def test_six_eighths_and_swing_have_their_places() -> None:
 
 def test_a_section_and_a_chord_start_on_a_cue(player) -> None:
     for seed in range(3):
-        _, score = compose(player, seed, cues=["2.5", "0:04.1=reveal"])
+        _, score = compose(player, seed, cues=["2.5", "0:04.1=reveal"], density=0.3)
         assert (
             score.boundary_seconds[[0, -1]] == pytest.approx([2.5, 4.1], abs=0.02)
             or len(score.boundary_seconds) > 2
@@ -270,7 +270,7 @@ def test_chords_are_played_by_bass_and_harmony(player) -> None:
     asked, score = compose(player, chords="Am, F", tempo=120.0)
     roots = {0: {9, 0, 4}, 1: {5, 9, 0}}
     for own in score.parts:
-        if own.role in ("bass", "harmony"):
+        if own.role in ("bass", "harmony") and not own.is_drum:
             for start, pitch in zip(own.start_seconds, own.pitches, strict=True):
                 assert pitch % 12 in roots[int(start / 2.0 + 1e-6) % 2], start
     assert evidence.chord_overlap(asked, score) > 0.3

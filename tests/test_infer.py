@@ -101,7 +101,7 @@ def test_record_says_how_the_piece_was_made(
     assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
     assert record["model"]["name"] == "tiny"
     assert record["settings"] == {
-        **dataclasses.asdict(SamplingConfig(seed=5, guidance=1.5)),
+        **dataclasses.asdict(SamplingConfig(seed=5, guidance=1.5, score_guidance=1.25, adherence=4.0)),
         "constraints": ["cells", "rests"],
         "controls": {},
         "seconds": 1.0,

@@ -153,8 +153,8 @@ def test_self_play_prefers_real_music_to_what_was_drawn_before(shards, codec_fol
     batch = next(batches(PairDataset(shards, "train", 1.0), 4, epoch=0))
     rows, more_rows = batch.signals, batch.signals.rows([*range(4)] * 4)
     before = _Opponent(Silent2Music.from_pretrained(first))
-    drawn = torch.cat([before.draw(rows, seed=10_000 + i) for i in range(4)])
-    assert torch.equal(drawn[:4], before.draw(rows, seed=10_000))
+    drawn = torch.cat([before.draw(rows, None, seed=10_000 + i) for i in range(4)])
+    assert torch.equal(drawn[:4], before.draw(rows, None, seed=10_000))
     margins = []
     for weight in (0.0, 1.0):
         settings = {"max_steps": 30, "learning_rate": 1e-3, "batch_size": 4, "ema_decay": 0.9}
@@ -165,7 +165,7 @@ def test_self_play_prefers_real_music_to_what_was_drawn_before(shards, codec_fol
             )
         )
         gained = [
-            float((before.losses(codes, own) - after.losses(codes, own)).mean())
+            float((before.losses(codes, own, None) - after.losses(codes, own, None)).mean())
             for codes, own in ((batch.codes, rows), (drawn, more_rows))
         ]
         margins.append(gained[0] - gained[1])
