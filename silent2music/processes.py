@@ -6,6 +6,7 @@ not have, and Windows cannot fork. What is sent to them must be picklable: funct
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import pickle
@@ -34,6 +35,9 @@ THREAD_VARIABLES = (
 
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Names of the signals that ask a process to end: Ctrl-C, `kill`, a terminal that is closed, Ctrl-Break."""
+
+RETRY_SECONDS = 0.05
+"""A signal that comes while a module is imported is heard so much later, or after the import."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of what is being done, steps done and steps in all."""
@@ -70,7 +74,15 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `Interrupted`, or while a module is imported do so a little later, since an import may swallow it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            again = threading.Timer(RETRY_SECONDS, _thread.interrupt_main, (number,))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
     raise Interrupted(signal.Signals(number).name)
 
 

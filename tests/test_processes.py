@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -196,3 +197,21 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, own)
+
+
+def test_a_signal_in_an_import_ends_the_block_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised within an import it may be swallowed, as in the callback that forgets the module's lock."""
+    (tmp_path / "slow_to_import.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\nDONE = True\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    imported, own = None, signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(Interrupted, match="SIGINT"), interruptible():
+            imported = importlib.import_module("slow_to_import")
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, own)
+    assert imported is not None and imported.DONE
