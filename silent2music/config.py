@@ -299,10 +299,10 @@ class SamplingConfig:
     top_k: int = 100
     top_p: float = 1.0
     guidance: float | None = None
-    score_guidance: float | None = None
-    adherence: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("cells", "rests")
+    score_guidance: float | None = None
+    adherence: float | None = None
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")

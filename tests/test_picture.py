@@ -422,7 +422,18 @@ class TestCommand:
         markers = tmp_path / "marks.csv"
         markers.write_text("seconds,name\n0.2,reveal\n9,late\n", encoding="utf-8")
         command = ("score-clip", path, "-o", tmp_path / "scored.mov", "--model", model_folder, "--duck")
-        asked = ("--cue", "cuts", "--cue", markers, "--cue", "01:00:00;12=door", "--fade-in", "00:00:00;06")
+        asked = (
+            "--cue",
+            "cuts",
+            "--cue",
+            markers,
+            "--cue",
+            "01:00:00;12=door",
+            "--fade-in",
+            "00:00:00;06",
+            "--seed",
+            "7",
+        )
         code, printed, complained = s2m(*command, *asked)
         assert code == 0, complained
         assert "30 frames, 3 cues" in printed
@@ -434,6 +445,7 @@ class TestCommand:
         assert [c["name"] for c in record["cues"]] == ["reveal", "door", "cut 1"]
         assert record["cues"][2]["seconds"] == pytest.approx(float(15 / NTSC))
         assert record["clip"]["start_seconds"] == pytest.approx(107_892 / NTSC)
+        assert record["settings"]["seed"] == 7 and record["settings"]["score_guidance"] == 1.25
         assert record["settings"]["delivery"]["fade_in"] == pytest.approx(float(6 / NTSC))
         assert [c.name for c in read_markers(music, CLOCK)] == ["reveal", "door", "cut 1"]
         before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

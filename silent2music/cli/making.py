@@ -163,7 +163,9 @@ def infer(
 
     with options_checked():
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-        sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
+        sampling = SamplingConfig(
+            temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
+        )
         options = apply_overrides({}, control or ())
         asked, other = controls_of(context.params), blend_of(blend, morph, amount)
         request = Request(
@@ -469,7 +471,9 @@ def perform(
 
     with options_checked():
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-        sampling = SamplingConfig(temperature, top_k, top_p, guidance, score_guidance, adherence, seed)
+        sampling = SamplingConfig(
+            temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
+        )
     reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
     with progress_bar() as steps:
         record = play(tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps)
