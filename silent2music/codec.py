@@ -24,10 +24,7 @@ from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_value
 from silent2music.errors import CheckpointError, ConfigError, shown
 from silent2music.files import atomic_path, remove_leavings
 from silent2music.hub import find_folder
-from silent2music.weights import build, fill, read_weights, write_weights
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
 
 
 class Codec(Protocol):

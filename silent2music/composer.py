@@ -9,7 +9,6 @@ The transformer is made of the decoder's blocks. Most frames hold nothing and co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,10 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.arrays import IntArray
-from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE
-from silent2music.config import ComposerConfig, ModelConfig, from_dict, read_values, to_dict
+from silent2music.config import ComposerConfig, ModelConfig
 from silent2music.decoder import Conditioning, make_blocks, run_blocks
-from silent2music.errors import CheckpointError, ConfigError
 from silent2music.notation import (
     BAR,
     BEAT,
@@ -49,7 +46,7 @@ from silent2music.notation import (
 )
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals
-from silent2music.weights import build, fill, read_weights, write_weights
+from silent2music.weights import WEIGHTS_FILE, fill, load_module, read_weights, save_module
 
 GAIN_SCALE_DB = 6.0
 """Unit of the loudness automation inside the model."""
@@ -496,11 +493,7 @@ class Composer(nn.Module):
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a composer folder: weights in 16 bits and `config.json`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(self.state_dict(), folder / WEIGHTS_FILE)
-        text = json.dumps(to_dict(self.config), indent=2, sort_keys=True) + "\n"
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        save_module(self, self.config, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Composer:
@@ -509,17 +502,7 @@ class Composer(nn.Module):
         Raises:
             CheckpointError: on a missing, truncated or mismatching file, named.
         """
-        folder = Path(folder)
-        try:
-            config = from_dict(ComposerConfig, read_values(folder / CONFIG_FILE))
-        except ConfigError as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
-        try:
-            composer = build(lambda: cls(config), folder / WEIGHTS_FILE)
-        except ConfigError as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
-        composer.load_weights(folder)
-        return composer.eval()
+        return load_module(cls, ComposerConfig, folder)
 
     def load_weights(self, folder: Path, may_lack: bool = False) -> None:
         """Load the weights of a composer folder of the same sizes.

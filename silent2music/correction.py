@@ -32,6 +32,9 @@ ENCODER_REACH = 3
 BLEND_BEHIND, BLEND_AHEAD = 6, 4
 """Codec frames before and after a frame whose magnitudes are mixed into it."""
 
+HATS_RATE = 24_000
+"""Sample rate in Hz for which the bands of the blend are laid out, whatever the codec's."""
+
 N_BLEND_BANDS = 40
 """Bands with mixing weights of their own, between which these are interpolated."""
 
@@ -135,7 +138,7 @@ class SpectrumCorrection(FrameNetwork):
         self.blend = nn.Linear(dim, (BLEND_BEHIND + 1 + BLEND_AHEAD) * span * N_BLEND_BANDS)
         self.gain = nn.Linear(dim, span * n_bins)
         self.noise = nn.Linear(dim, span * n_bins)
-        self.register_buffer("hats", _hats(N_BLEND_BANDS, n_bins), persistent=False)
+        self.register_buffer("hats", mel_hats(N_BLEND_BANDS, n_bins, HATS_RATE), persistent=False)
         nn.init.zeros_(self.known.weight)
         for layer, start in ((self.blend, 0.0), (self.gain, 0.0), (self.noise, NOISE_START)):
             nn.init.zeros_(layer.weight)
@@ -181,9 +184,9 @@ class SpectrumCorrection(FrameNetwork):
         return total.reshape(features.shape)
 
 
-def _hats(n_bands: int, n_bins: int) -> Tensor:
-    """`[n_bands, n_bins]`: linear interpolation between bands that widen with frequency as those of hearing do."""
-    # The mel scale's bend at 700 Hz, for the bins of 24 kHz.
-    scale = torch.log1p(torch.arange(n_bins) * (12_000 / 700 / (n_bins - 1)))
+def mel_hats(n_bands: int, n_bins: int, sample_rate: int) -> Tensor:
+    """`[n_bands, n_bins]`: linear interpolation between bands that are equally wide on the mel scale, from 0 Hz on."""
+    # The scale bends at 700 Hz.
+    scale = torch.log1p(torch.arange(n_bins) * (sample_rate / 2 / 700 / (n_bins - 1)))
     place = scale / scale[-1] * (n_bands - 1)
     return (1.0 - (place - torch.arange(n_bands)[:, None]).abs()).clamp(min=0.0)

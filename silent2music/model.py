@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
-from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE, Codec, decode_stream, load_codec, save_codec
+from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
 from silent2music.composing import PackedComposer, write_frames
 from silent2music.config import (
@@ -72,7 +72,7 @@ from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_a
 from silent2music.sketch import Sketch, sketch_score, sketch_stream
 from silent2music.steering import Steering, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
-from silent2music.weights import build, fill, read_weights, write_weights
+from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
 
 CODEC_FOLDER = "codec"
 
@@ -260,15 +260,11 @@ class Silent2Music(nn.Module):
         recorded = None if room is None else _recorded(room, sample_rate)
         seconds = seconds or _seconds_of(recorded, score)
         manuscript = Manuscript()
-        options: dict[str, Any] = {
-            "score": score,
-            "composing": composing,
-            "manuscript": manuscript,
-            "asked": asked,
-            "blend": blend,
-            "without": without,
-        }
-        codes = list(self._write(recorded, sampling, seconds, controls, progress=progress, **options))
+        frames = self._write(
+            recorded, sampling, seconds, controls, progress,
+            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        )  # fmt: skip
+        codes = list(frames)
         sound = [piece.samples for piece in self._play(iter(codes), seconds)]
         written = torch.cat(codes, dim=2)[0].cpu().numpy()
         if score is None and self.composes(without):
@@ -314,17 +310,10 @@ class Silent2Music(nn.Module):
         room = open_recording(room) if isinstance(room, Path | str) else room
         is_whole = room is None or isinstance(room, Waveform | Recording)
         length = (seconds or _seconds_of(cast(Recorded | None, room), score)) if is_whole else None
-        options: dict[str, Any] = {
-            "score": score,
-            "composing": composing,
-            "manuscript": manuscript,
-            "asked": asked,
-            "blend": blend,
-            "without": without,
-        }
         codes = self._write(
-            room, sampling or SamplingConfig(), length, controls, progress, measured, **options
-        )
+            room, sampling or SamplingConfig(), length, controls, progress, measured,
+            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        )  # fmt: skip
         yield from each_on_one_thread(self._play(codes, length))
 
     def _write(

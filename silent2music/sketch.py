@@ -12,7 +12,6 @@ they are written.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
-from silent2music.codec import CONFIG_FILE, WEIGHTS_FILE
-from silent2music.config import ModelConfig, SketchConfig, from_dict, read_values, to_dict
-from silent2music.errors import CheckpointError, ConfigError
+from silent2music.config import ModelConfig, SketchConfig
+from silent2music.correction import mel_hats
+from silent2music.errors import ConfigError
 from silent2music.notation import (
     DRUMS,
     FIRST_PART,
@@ -42,7 +41,7 @@ from silent2music.notation import (
 )
 from silent2music.score import ENERGY_RATE_HZ, EXPRESSION, Part, Score
 from silent2music.signals import Embedder, Signals
-from silent2music.weights import build, fill, read_weights, write_weights
+from silent2music.weights import WEIGHTS_FILE, fill, load_module, read_weights, save_module
 
 RING_SECONDS = 1.2
 """How long after its end a note is still known by itself; what rings longer, the convolutions remember."""
@@ -321,7 +320,7 @@ class Sketch(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.behind, self.ahead = config.n_layers * config.behind, config.ahead + NOTES_AHEAD
-        self.register_buffer("bands", _bands(config.n_bands, n_bins, codec.sample_rate), persistent=False)
+        self.register_buffer("bands", mel_hats(config.n_bands, n_bins, codec.sample_rate), persistent=False)
         pitches = 440.0 * 2.0 ** ((torch.arange(128) - 69) / 12)
         places = (
             pitches[:, None] * torch.arange(1, config.n_harmonics + 1) * (codec.n_fft / codec.sample_rate)
@@ -426,11 +425,7 @@ class Sketch(nn.Module):
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a sketch folder: weights in 16 bits and `config.json`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(self.state_dict(), folder / WEIGHTS_FILE)
-        text = json.dumps(to_dict(self.config), indent=2, sort_keys=True) + "\n"
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        save_module(self, self.config, folder)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Sketch:
@@ -439,14 +434,7 @@ class Sketch(nn.Module):
         Raises:
             CheckpointError: on a missing, truncated or mismatching file, named.
         """
-        folder = Path(folder)
-        try:
-            config = from_dict(SketchConfig, read_values(folder / CONFIG_FILE))
-            sketch = build(lambda: cls(config), folder / WEIGHTS_FILE)
-        except ConfigError as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE} does not fit this version ({error}).") from error
-        sketch.load_weights(folder)
-        return sketch.eval()
+        return load_module(cls, SketchConfig, folder)
 
     def load_weights(self, folder: Path) -> None:
         """Load the weights of a sketch folder of the same sizes.
@@ -460,13 +448,6 @@ class Sketch(nn.Module):
 def _near(sounding: Tensor, reach: int) -> Tensor:
     """`[B, T]`: 1 where any of `reach` frames of `sounding` `[B, T + reach - 1]` is, else 0."""
     return functional.max_pool1d(sounding[:, None], reach, stride=1)[:, 0]
-
-
-def _bands(n_bands: int, n_bins: int, sample_rate: int) -> Tensor:
-    """`[n_bands, n_bins]`: linear interpolation between bands that are equally wide on the mel scale."""
-    scale = torch.log1p(torch.arange(n_bins) * (sample_rate / 2 / 700 / (n_bins - 1)))
-    place = scale / scale[-1] * (n_bands - 1)
-    return (1.0 - (place - torch.arange(n_bands)[:, None]).abs()).clamp(min=0.0)
 
 
 # ---- frame by frame ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,49 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from silent2music.errors import CheckpointError, shown
+from silent2music.config import from_dict, read_values, to_dict
+from silent2music.errors import CheckpointError, ConfigError, shown
 from silent2music.files import atomic_path, malformed
 
 Shape = tuple[int, ...]
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C")
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save_module(module: nn.Module, config: Any, folder: Path | str) -> None:
+    """Write a folder of a module: weights in 16 bits, and its config as `config.json`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(module.state_dict(), folder / WEIGHTS_FILE)
+    text = json.dumps(to_dict(config), indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def load_module(make: Callable[[C], M], kind: type[C], folder: Path | str) -> M:
+    """A module of a folder written by `save_module`, in evaluation mode.
+
+    Args:
+        make: builds it from its config.
+        kind: class of the config.
+        folder: where it lies.
+
+    Raises:
+        CheckpointError: on a missing, truncated or mismatching file, named.
+    """
+    config_file, weights_file = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
+    try:
+        config = from_dict(kind, read_values(config_file))
+    except ConfigError as error:
+        raise CheckpointError(f"{config_file} does not fit this version ({error}).") from error
+    try:
+        module = build(lambda: make(config), weights_file)
+    except ConfigError as error:
+        raise CheckpointError(f"{config_file} does not fit ({error}).") from error
+    fill(module.state_dict(), read_weights(weights_file), weights_file)
+    return module.eval()
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

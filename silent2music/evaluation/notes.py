@@ -11,6 +11,7 @@ from silent2music.arrays import DoubleArray, IntArray
 from silent2music.keys import PITCH_NAMES
 from silent2music.notation import home_shift
 from silent2music.score import Score
+from silent2music.traits import TRIADS
 
 CHORD_SECONDS = 0.5
 """Windows in which a chord is told from the pitches that sound."""
@@ -125,15 +126,7 @@ def _chords(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: 
     inside = np.minimum(ends[:, None], edges[1:]) - np.maximum(starts[:, None], edges[:-1])
     chroma = np.zeros((12, n_windows))
     np.add.at(chroma, pitches % 12, np.maximum(inside, 0.0))
-    triads = np.array(
-        [
-            [pitch in {(root + i) % 12 for i in chord} for pitch in range(12)]
-            for chord in ((0, 4, 7), (0, 3, 7))
-            for root in range(12)
-        ],
-        np.float64,
-    )
-    return np.asarray((triads @ chroma).argmax(axis=0)[chroma.sum(axis=0) > 0], np.int64)
+    return np.asarray((TRIADS @ chroma).argmax(axis=0)[chroma.sum(axis=0) > 0], np.int64)
 
 
 def _chord_changes(starts: DoubleArray, ends: DoubleArray, pitches: IntArray, seconds: float) -> float:
