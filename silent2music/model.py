@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,7 +70,7 @@ from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
 from silent2music.sketch import Sketch, sketch_score, sketch_stream
-from silent2music.steering import Steering, heard, plan_of, settled
+from silent2music.steering import Redo, Steering, check_stretch, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
 
@@ -134,13 +134,15 @@ class Piece(Waveform):
 
 @dataclasses.dataclass
 class Manuscript:
-    """What is composed while music streams.
+    """What is composed, and what codes are drawn, while music streams.
 
     Attributes:
         frames: of each codec frame its events and the music's loudness, as `compose_frames` yields them.
+        codes: of each codec frame its K codes, as unsigned numbers of two bytes, the lower one first.
     """
 
     frames: list[tuple[tuple[Event, ...], float]] = dataclasses.field(default_factory=list)
+    codes: bytearray = dataclasses.field(default_factory=bytearray)
 
     def kept(
         self, frames: Iterable[tuple[tuple[Event, ...], float]]
@@ -331,8 +333,9 @@ class Silent2Music(nn.Module):
         asked: Controls | None,
         blend: Blend | None,
         without: Sequence[str],
+        prefix: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`.
+        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`, `prefix` as for `stream_codes`.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
@@ -361,8 +364,11 @@ class Silent2Music(nn.Module):
             conditioning = _blended(conditioning, other, blend, n_frames)
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
-        codes = stream_codes(self.packed_decoder(), conditioning, self.resolved(sampling), [sampling.seed])
+        sampling = self.resolved(sampling)
+        codes = stream_codes(self.packed_decoder(), conditioning, sampling, [sampling.seed], prefix=prefix)
         for done, frame in enumerate(codes, start=1):
+            if manuscript is not None:
+                manuscript.codes += frame[0, :, 0].cpu().numpy().astype("<u2").tobytes()
             if progress is not None:
                 progress(done, n_frames)
             yield frame
@@ -376,6 +382,63 @@ class Silent2Music(nn.Module):
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
+
+    @torch.inference_mode()
+    def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
+        """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
+        frames = torch.as_tensor(codes, device=self.device)[None].split(1, dim=2)
+        yield from each_on_one_thread(self._play(iter(frames), seconds))
+
+    @one_thread()
+    @torch.inference_mode()
+    def redraw(
+        self,
+        room: RecordingLike | None,
+        codes: IntArray,
+        begin: float,
+        end: float,
+        sampling: SamplingConfig,
+        seconds: float,
+        *,
+        score: Score | None = None,
+        blend: Blend | None = None,
+        progress: StepProgress | None = None,
+        measured: Measured | None = None,
+        **controls: Any,
+    ) -> IntArray:
+        """Draw the codes of a stretch of music again, under what comes before it; the others stay.
+
+        What follows was drawn after other codes, so the two do not meet smoothly at its beginning.
+
+        Args:
+            codes: `[K, T]` of the whole music, as `Piece.codes`.
+            begin, end: of the stretch, in seconds; of its codec frames those are drawn that lie within.
+            sampling: as for `generate`; by the seed that the music was drawn by, it comes out as it was.
+            room, seconds, score, blend, progress, measured, controls: as for `stream`, `score` that of the whole.
+
+        Returns:
+            `[K, T]`.
+
+        Raises:
+            ConfigError: if the stretch is not within the music, or there are not as many codes as the model draws.
+        """
+        rate, n_frames = self.config.ambient.frame_rate, n_steps_of(seconds, self.config.ambient)
+        check_stretch(begin, end, seconds)
+        if codes.shape != (self.config.decoder.n_codebooks, n_frames):
+            raise ConfigError(
+                f"The codes are {codes.shape}; expected ({self.config.decoder.n_codebooks}, {n_frames}) for "
+                f"{seconds:g} s of this model."
+            )
+        first = int(np.ceil(begin * rate - 1e-6))
+        last = n_frames if end > seconds - 1e-6 else int(end * rate + 1e-6)
+        frames = self._write(
+            None if room is None else _recorded(room),
+            sampling, seconds, controls, progress, measured, score=score, composing=None, manuscript=None,
+            asked=None, blend=blend, without=(SCORE,) if score is None else (),
+            prefix=torch.as_tensor(codes[None, :, :first], device=self.device),
+        )  # fmt: skip
+        drawn = torch.cat(list(islice(frames, last)), dim=2)[0].cpu().numpy()
+        return np.concatenate([drawn, codes[:, last:]], axis=1)
 
     @one_thread()
     def compose(
@@ -392,6 +455,7 @@ class Silent2Music(nn.Module):
         measured: Measured | None = None,
         asked: Controls | None = None,
         blend: Blend | None = None,
+        redo: Redo | None = None,
         **controls: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
@@ -406,6 +470,7 @@ class Silent2Music(nn.Module):
             measured: profiles of the room that are known already; new ones are added to it.
             asked: what the user wishes, beside what the room says.
             blend: another room that is heard too.
+            redo: a stretch of a score that is composed again; the rest of the score is given back as it is.
 
         Raises:
             CheckpointError: if the model has no composer.
@@ -422,12 +487,14 @@ class Silent2Music(nn.Module):
             "progress": progress,
             "asked": asked,
             "blend": blend,
+            "redo": redo,
         }
         frames = list(
             self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
         )
         score = Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
-        return score if asked is None else settled(score, asked)
+        score = score if asked is None else settled(score, asked)
+        return score if redo is None else redo.merged(score)
 
     def compose_frames(
         self,
@@ -441,6 +508,7 @@ class Silent2Music(nn.Module):
         measured: Measured | None = None,
         asked: Controls | None = None,
         blend: Blend | None = None,
+        redo: Redo | None = None,
         **controls: Any,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
@@ -449,15 +517,16 @@ class Silent2Music(nn.Module):
             room: the recording, or for live input its sound as it comes, as for `stream`.
             composing, seconds, without, begun, progress, measured, controls: as for `compose`.
             asked, blend: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
+            redo: as for `compose`; the last frame is that of the stretch's end.
 
         Yields:
             The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
         """
         self._own_composer()
-        signals, n_frames = self._heard(room, seconds, controls, measured, composes=True, asked=asked)
+        signals, n_frames = self._heard(room, seconds, controls, measured, True, asked, redo)
         how = composing or ComposingConfig()
         others = self._heard_other(blend, seconds, n_frames, controls, True, asked)
-        written = self._composed(signals, how, without, begun, n_frames, asked, blend, others[0])
+        written = self._composed(signals, how, without, begun, n_frames, asked, blend, others[0], redo)
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)
@@ -505,6 +574,7 @@ class Silent2Music(nn.Module):
         measured: Measured | None,
         composes: bool,
         asked: Controls | None = None,
+        redo: Redo | None = None,
     ) -> tuple[Iterator[Signals], int]:
         """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound.
 
@@ -520,6 +590,9 @@ class Silent2Music(nn.Module):
             self.check_asked(asked, length, composes)
             told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
             controls = {**told, **controls}
+        if redo is not None and composes:
+            length = n_steps_of(redo.score.seconds, config.ambient)
+            controls = {**redo.traits(length, config.ambient.frame_rate), **controls}
         if room is None:
             assert seconds is not None
             n_frames = n_steps_of(seconds, config.ambient)
@@ -565,6 +638,7 @@ class Silent2Music(nn.Module):
         asked: Controls | None = None,
         blend: Blend | None = None,
         others: Iterable[Signals] = (),
+        redo: Redo | None = None,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
@@ -572,11 +646,14 @@ class Silent2Music(nn.Module):
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
         steered, key, seconds = None, composing.transposition, n_frames / config.ambient.frame_rate
-        if asked is not None:
-            steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
-            key = asked.transposition if key is None else key
-        copied = None if begun is None else write_down(begun, rate)
+        if asked is not None or redo is not None:
+            wished = asked or Controls()
+            steered = partial(Steering, plan_of(wished, seconds, n_frames, rate, redo))
+            key = wished.transposition if key is None else key
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
+        if redo is not None:
+            begun, n_copied = redo.score, int(np.ceil(redo.begin * rate - 1e-6))
+        copied = None if begun is None else write_down(begun, rate)
         if key is None:
             # That of what was begun, or else any.
             key = (
@@ -603,6 +680,8 @@ class Silent2Music(nn.Module):
             n_copied,
             steered,
         )
+        if redo is not None:
+            written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
         return written if asked is None else heard(written, asked, seconds, rate)
 
     @torch.inference_mode()

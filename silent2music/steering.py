@@ -22,6 +22,7 @@ from silent2music.notation import (
     BEAT,
     DRUMS,
     END,
+    FIELDS,
     FIRST_PART,
     INSTRUMENT_NAMES,
     LENGTHS_SECONDS,
@@ -33,10 +34,12 @@ from silent2music.notation import (
     SECTION,
     Event,
     Memory,
+    moved,
     part_of,
+    write_down,
 )
-from silent2music.score import Score
-from silent2music.traits import DENSITY_SCALE, MODES
+from silent2music.score import Part, Score
+from silent2music.traits import DENSITY_SCALE, MODES, chords, melody
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
@@ -63,6 +66,107 @@ LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
 
+LEAST_STRETCH_SECONDS = 0.5
+"""A shorter stretch is not written again."""
+
+SINGER = -1
+"""Stands for the symbol that a given melody is played by, which the composer's instruments decide."""
+
+
+@dataclass(frozen=True)
+class Redo:
+    """A stretch of a score that is composed again, while the rest stands note for note.
+
+    Bars, beats, sections, cues and loudness stand within the stretch, too, so that what follows keeps its place.
+
+    Attributes:
+        score: all of it.
+        begin, end: of the stretch, in seconds.
+        roles: those in `notation.PART_ROLES` whose notes stand in the stretch, too.
+
+    Raises:
+        ConfigError: if the stretch is not within the score, or shorter than `LEAST_STRETCH_SECONDS`.
+    """
+
+    score: Score
+    begin: float
+    end: float
+    roles: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_stretch(self.begin, self.end, self.score.seconds)
+
+    def traits(self, n_frames: int, frame_rate: float) -> dict[str, FloatArray]:
+        """What stands of melody and harmony, as the composer is told of it."""
+        kept = self.standing()
+        told = {
+            "melody": melody(kept, n_frames, frame_rate) if "melody" in self.roles else None,
+            "chords": chords(kept, n_frames, frame_rate) if "harmony" in self.roles else None,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+    def standing(self) -> Score:
+        """The score with those parts alone that stand throughout."""
+        return replace(self.score, parts=tuple(part for part in self.score.parts if part.role in self.roles))
+
+    def merged(self, composed: Score) -> Score:
+        """The score with the notes of another one that start in the stretch, in place of its own.
+
+        New notes end with the stretch, and none starts on a key that still sounds from before it.
+        """
+        found: dict[tuple[int, bool, str], list[Part]] = {}
+        for part in self.score.parts:
+            outside = (part.start_seconds < self.begin) | (part.start_seconds >= self.end)
+            found.setdefault((part.program, part.is_drum, part.role), []).append(
+                part if part.role in self.roles else _chosen(part, outside)
+            )
+        for part in composed.parts:
+            if part.role in self.roles:
+                continue
+            own = found.setdefault((part.program, part.is_drum, part.role), [])
+            sounding = {
+                (int(p), float(e)) for o in own for p, e in zip(o.pitches, o.end_seconds, strict=True)
+                if e > self.begin
+            }  # fmt: skip
+            new = _chosen(part, (part.start_seconds >= self.begin) & (part.start_seconds < self.end))
+            free = [
+                all(p != pitch or e <= start or e > self.end for p, e in sounding)
+                for start, pitch in zip(new.start_seconds, new.pitches, strict=True)
+            ]
+            new = _chosen(new, np.array(free, bool))
+            new = replace(new, end_seconds=np.minimum(new.end_seconds, self.end))
+            own[:] = [_joined(own[0], new), *own[1:]] if own else [new]
+        parts = tuple(part for own in found.values() for part in own if len(part.pitches))
+        return replace(self.score, parts=parts)
+
+
+def check_stretch(begin: float, end: float, seconds: float) -> None:
+    """Refuse a stretch that is not within a piece, or too short to be written again.
+
+    Raises:
+        ConfigError: with both.
+    """
+    if not 0.0 <= begin < end <= seconds + 1e-6 or end - begin < LEAST_STRETCH_SECONDS:
+        raise ConfigError(
+            f"The stretch from {begin:g} to {end:g} s cannot be written again; expected at least "
+            f"{LEAST_STRETCH_SECONDS:g} s within the {seconds:g} s of the piece."
+        )
+
+
+def _chosen(part: Part, which: np.ndarray) -> Part:
+    """Some notes of a part."""
+    names = ("start_seconds", "end_seconds", "pitches", "velocities")
+    return replace(part, **{name: getattr(part, name)[which] for name in names})
+
+
+def _joined(part: Part, other: Part) -> Part:
+    """A part with the notes of another one, too, in order."""
+    names = ("start_seconds", "end_seconds", "pitches", "velocities")
+    columns = [np.concatenate([getattr(part, name), getattr(other, name)]) for name in names]
+    order = np.lexsort((columns[2], columns[0]))
+    return replace(part, **{name: column[order] for name, column in zip(names, columns, strict=True)})
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be frame by frame, as the composer writes it: in C major or A minor.
@@ -70,7 +174,8 @@ class Plan:
     Attributes:
         marks: by frame, the marks that are written there, ascending; with a grid or cues.
         is_free: whether the composer sets bars and beats itself, and sections where none are asked for.
-        line: by frame, the note of the melody.
+        given: by frame, notes that are played as they are, by `SINGER` those of a melody; pitches as they sound.
+        taken: indices of roles in which nothing but these is played.
         programs: `[129]` bool, who may play.
         roots, classes, until: `[T]` the chord's root (12 for none), `[T, 12]` its pitch classes (none: any), and `[T]`
             seconds until the next.
@@ -85,7 +190,8 @@ class Plan:
 
     marks: dict[int, list[Event]]
     is_free: bool
-    line: dict[int, tuple[int, int, int, int]]
+    given: dict[int, list[Event]]
+    taken: frozenset[int]
     programs: FloatArray
     roots: IntArray
     classes: FloatArray
@@ -99,8 +205,10 @@ class Plan:
     loudness: DoubleArray
 
 
-def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float) -> Plan:
-    """The plan for a piece.
+def plan_of(
+    controls: Controls, seconds: float, n_frames: int, frame_rate: float, redo: Redo | None = None
+) -> Plan:
+    """The plan for a piece, or for a stretch of one that is there.
 
     Raises:
         ConfigError: if something asked for does not fit into it.
@@ -109,11 +217,19 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
     cues = np.array([cue.seconds for cue in controls.cue_marks])
     beats, bars = controls.grid(seconds)[:2] if controls.has_grid else (np.zeros(0), cues)
     marks: dict[int, list[Event]] = {}
-    for symbol, times in ((SECTION, cues), (BAR, bars), (BEAT, np.setdiff1d(beats, bars))):
-        for time in times:
-            frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
-            if frame < n_frames:
-                marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
+    given, taken = _line(controls, n_frames, frame_rate), {MELODY} if controls.melody else set()
+    if redo is not None:
+        written = write_down(redo.standing(), frame_rate)
+        taken |= {PART_ROLES.index(role) for role in redo.roles}
+        given = {} if MELODY in taken and "melody" in redo.roles else given
+        for frame, event in zip(written.frames.tolist(), written.fields.tolist(), strict=True):
+            (marks if event[0] < FIRST_PART else given).setdefault(frame, []).append(tuple(event))
+    else:
+        for symbol, times in ((SECTION, cues), (BAR, bars), (BEAT, np.setdiff1d(beats, bars))):
+            for time in times:
+                frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
+                if frame < n_frames:
+                    marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
     roots, classes, until, n_places, changes, last = _harmony(controls, seconds, n_frames, frame_rate, bars)
     starts = {round(time * frame_rate) for time in cues} | changes
     if controls.ending == "cut":
@@ -124,8 +240,9 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
     mode = "" if controls.chords else controls.mode
     return Plan(
         marks=marks,
-        is_free=not controls.has_grid,
-        line=_line(controls, n_frames, frame_rate),
+        is_free=not controls.has_grid and redo is None,
+        given=given,
+        taken=frozenset(taken),
         programs=np.ones(N_PROGRAMS, np.float32) if controls.programs is None else controls.programs,
         roots=roots,
         classes=classes,
@@ -135,7 +252,7 @@ def plan_of(controls: Controls, seconds: float, n_frames: int, frame_rate: float
         last=last,
         density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
         key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
-        beats=controls.beats_per_bar if controls.metre and not controls.has_grid else 0,
+        beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
     )
 
@@ -204,15 +321,14 @@ def _close(
     return last
 
 
-def _line(controls: Controls, n_frames: int, frame_rate: float) -> dict[int, tuple[int, int, int, int]]:
-    """Place, pitch, length and velocity of the melody's notes, by frame."""
-    found = {}
-    shift = -(controls.transposition or 0)
+def _line(controls: Controls, n_frames: int, frame_rate: float) -> dict[int, list[Event]]:
+    """The melody's notes by frame, of which one starts in each."""
+    found: dict[int, list[Event]] = {}
     for start, end, pitch, velocity in controls.melody:
         frame, place = divmod(round(start * frame_rate * N_PLACES), N_PLACES)
         length = int(np.abs(np.log(LENGTHS_SECONDS) - np.log(end - start)).argmin())
         if frame < n_frames:
-            found[frame] = (place, int(pitch) + shift, length, int(velocity) * N_VELOCITIES // 128)
+            found[frame] = [(SINGER, place, int(pitch), length, int(velocity) * N_VELOCITIES // 128)]
     return found
 
 
@@ -232,9 +348,13 @@ class Steering:
             raise ConfigError(
                 f"The composer knows none of these instruments; expected some of {', '.join(names)}."
             )
-        self._singer = self._lead(allowed, plan)
-        if plan.line:
-            allowed[ROLE_OF == MELODY] = False
+        sung = any(event[0] == SINGER for events in plan.given.values() for event in events)
+        singer = self._lead(allowed) if sung else SINGER
+        self._given = {
+            frame: [moved((singer if e[0] == SINGER else e[0], *e[1:]), -transposition) for e in events]
+            for frame, events in plan.given.items()
+        }
+        allowed[np.isin(ROLE_OF, list(plan.taken))] = False
         self._barred = IS_NOTE & ~allowed
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
@@ -249,12 +369,17 @@ class Steering:
         self._written: list[Event] = []
 
     @staticmethod
-    def _lead(allowed: np.ndarray, plan: Plan) -> int:
+    def _lead(allowed: np.ndarray) -> int:
         """The symbol that a given melody is played by: the melody's part that is known, the lowest program first."""
         own = np.flatnonzero(allowed & (ROLE_OF == MELODY) & (PROGRAM_OF != DRUMS))
-        if plan.line and not len(own):
+        if not len(own):
             raise ConfigError("None of these instruments plays melodies; ask for another one too.")
-        return int(own[0]) if len(own) else -1
+        return int(own[0])
+
+    def _due(self) -> Event | None:
+        """The next given note of this frame."""
+        given = self._given.get(self._memory.frame, ())
+        return next((event for event in given if event not in self._written), None)
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Force, forbid and bias the choices of a field."""
@@ -264,11 +389,8 @@ class Steering:
             pending = [mark for mark in self._plan.marks.get(self._memory.frame, []) if mark[0] == before[0]]
             if pending:
                 _force(logits, pending[0][1])
-        elif before[0] == self._singer and self._plan.line:
-            _force(
-                logits,
-                self._plan.line[self._memory.frame][("place", "pitch", "length", "velocity").index(field)],
-            )
+        elif (due := self._due()) is not None and before[0] == due[0]:
+            _force(logits, due[tuple(FIELDS).index(field)])
         elif field == "place":
             logits[self._plan.n_places[self._memory.frame] :] = -np.inf
         elif field == "pitch":
@@ -289,11 +411,11 @@ class Steering:
         elif plan.beats and self._n_beats:
             logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
         logits[self._barred] = -np.inf
-        is_sung = any(event[0] == self._singer for event in self._written)
-        if frame in plan.line and not is_sung:
+        due = self._due()
+        if due is not None:
             # The frame ends no sooner than with this note, which so has the end's chance.
-            logits[self._singer] = logits[END]
-            logits[self._singer + 1 :] = -np.inf
+            logits[due[0]] = logits[END]
+            logits[due[0] + 1 :] = -np.inf
             logits[END] = -np.inf
         has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
         if frame in plan.starts and not has_chord and np.isfinite(logits[self._chordal]).any():
@@ -302,7 +424,7 @@ class Steering:
                 own = own & (ROLE_OF == BASS)
             logits[FIRST_PART:][~own[FIRST_PART:]] = -np.inf
             logits[END] = -np.inf
-        elif frame > plan.last:
+        elif frame > plan.last and due is None:
             logits[FIRST_PART:] = -np.inf
         elif np.isfinite(plan.density[frame]) and np.isfinite(logits[END]):
             logits[END] -= self._towards_density(logits) * (

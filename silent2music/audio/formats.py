@@ -207,13 +207,13 @@ def check_writable(path: Path, sample_rate: int, n_channels: int, seconds: float
 def write_blocks(
     path: Path | str, blocks: Iterable[FloatArray], sample_rate: int, n_channels: int, force: bool = False
 ) -> None:
-    """As `write`, from blocks `[C, n]` of samples as they come."""
+    """As `write`, from blocks `[C, n]` of samples as they come; whole numbers of 32 bits are kept to the file's bits."""
     import soundfile
 
     path = Path(path)
     check_writable(path, sample_rate, n_channels)
     suffix = path.suffix.lower()
-    blocks = (np.clip(block, -1.0, 1.0) for block in blocks)
+    blocks = (block if block.dtype.kind == "i" else np.clip(block, -1.0, 1.0) for block in blocks)
     with atomic_path(path, force) as temporary:
         if suffix == ".m4a":
             _write_aac(path, temporary, blocks, sample_rate, n_channels)

@@ -60,18 +60,24 @@ from silent2music.cli.steering import (
     Dynamics,
     Ending,
     Instruments,
+    KeepHarmony,
+    KeepMelody,
     Key,
     Loose,
     Melody,
     Metre,
     Mood,
     MorphTo,
+    Of,
+    Redo,
     Style,
     Swing,
     Tempo,
     Without,
     blend_of,
     controls_of,
+    kept_roles,
+    parse_stretch,
 )
 from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
 from silent2music.errors import S2MError, require
@@ -131,6 +137,10 @@ def infer(
     blend: BlendWith = None,
     morph: MorphTo = None,
     amount: Amount = None,
+    redo: Redo = None,
+    of: Of = None,
+    keep_melody: KeepMelody = False,
+    keep_harmony: KeepHarmony = False,
     loudness: Loudness = DELIVERY.lufs,
     mono: Mono = DELIVERY.mono,
     sample_rate: SampleRate = DELIVERY.sample_rate,
@@ -157,6 +167,9 @@ def infer(
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
+    if redo is not None or of is not None or keep_melody or keep_harmony:
+        _redo(context, rooms, output)
+        return
     file, folder = _place(output, out)
     _check_infer(rooms, file, folder, count, stream, raw, as_json)
     from silent2music.export.models import LazyModel, Request
@@ -183,6 +196,55 @@ def infer(
             _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
     else:
         _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force)
+
+
+AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_k", "top_p")
+"""Settings of the draw that a stretch may have of its own."""
+
+STANDING = (
+    "out", "seconds", "count", "control", "loudness", "mono", "sample_rate", "fade_in", "fade_out", "track", "channel",
+    "stream", "raw",
+)  # fmt: skip
+"""Options that say what the rest is like, which stands."""
+
+
+def _redo(context: typer.Context, rooms: Sequence[Path], output: str | None) -> None:
+    """Write finished music again in a stretch, or as far as it is not kept."""
+    from silent2music.export.models import LazyModel
+    from silent2music.export.redo import Again
+    from silent2music.export.redo import redo as write
+
+    params = context.params
+    given = {
+        name for name in params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    for name in STANDING:
+        if name in given:
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} is of all the music, whose rest --redo leaves as it is."
+            )
+    if len(rooms) != 1 or rooms[0].is_dir():
+        raise typer.BadParameter("--redo writes one piece again; name one recording.")
+    room, piece = rooms[0], params["of"] or Path(rooms[0].stem + ".music.wav")
+    out = Path(output) if output else Path(f"{piece.stem}.redo{piece.suffix}")
+    begin, end = (0.0, None) if params["redo"] is None else parse_stretch(params["redo"])
+    with options_checked():
+        again = Again(
+            begin,
+            end,
+            kept_roles(params["keep_melody"], params["keep_harmony"]),
+            {name: params[name] for name in AGAIN if name in given},
+            controls_of(params),
+            blend_of(params["blend"], params["morph"], params["amount"]),
+        )
+    model = LazyModel(params["model"], params["device"], params["download"])
+    with progress_bar() as steps:
+        record = write(room, piece, out, model, again, params["force"], steps)
+    if params["as_json"]:
+        print_json(record)
+    else:
+        last = record["redone"][-1]
+        say(f"{out}: {last['begin']:g} to {last['end']:g} s of {_described_music(record)}, written again")
 
 
 def _place(output: str | None, out: Path | None) -> tuple[Path | None, Path | None]:

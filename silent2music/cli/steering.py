@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silent2music.cli.common import parse_seconds
 from silent2music.config import read_values
 from silent2music.errors import ConfigError
 
@@ -107,6 +108,49 @@ ControlsFile = Annotated[
         text="All of these in a file, or the record of a piece; options come before it.",
     ),
 ]
+
+
+Redo = Annotated[
+    str | None,
+    typer.Option(
+        "--redo",
+        metavar="BEGIN:END",
+        help="Write a stretch of finished music again, as 12:20 in seconds or 1:02-1:10; the rest stays bit for bit.",
+    ),
+]
+Of = Annotated[
+    Path | None,
+    typer.Option(
+        "--of",
+        metavar="MUSIC",
+        help="The finished music, WAV or FLAC with its record; ROOM.music.wav by default.",
+    ),
+]
+KeepMelody = Annotated[
+    bool, typer.Option("--keep-melody", help="Compose the rest again around the melody's notes.")
+]
+KeepHarmony = Annotated[
+    bool, typer.Option("--keep-harmony", help="Compose the rest again around the notes of bass and harmony.")
+]
+
+
+def parse_stretch(text: str) -> tuple[float, float]:
+    """Beginning and end of `12:20`, which is in seconds, or `1:02-1:10`.
+
+    Example:
+        >>> parse_stretch("12:20"), parse_stretch("0:59.5-1:02")
+        ((12.0, 20.0), (59.5, 62.0))
+    """
+    times = text.split("-") if "-" in text else text.split(":")
+    if len(times) != 2:
+        raise typer.BadParameter(f"'{text}' is no stretch of time; expected one such as 12:20 or 1:02-1:10.")
+    begin, end = (parse_seconds(time) for time in times)
+    return begin, end
+
+
+def kept_roles(melody: bool, harmony: bool) -> tuple[str, ...]:
+    """The roles whose notes stand."""
+    return ("melody",) * melody + ("bass", "harmony") * harmony
 
 
 def controls_of(params: Mapping[str, Any]) -> Controls | None:

@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 import silent2music
 from silent2music import audio
 from silent2music.audio import Recorded
@@ -257,7 +259,9 @@ def infer(
         output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
         if not delivery.mono:
             output["space"] = dataclasses.asdict(where)
+        codes = np.frombuffer(manuscript.codes, "<u2").reshape(-1, model.model.config.decoder.n_codebooks).T
         record = {"output": output, **made, "room": profile.to_dict()}
+        record["codes"] = provenance.described_codes(codes)
         record_path.write_bytes(provenance.to_text(record).encode())
     return record
 

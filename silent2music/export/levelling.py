@@ -48,7 +48,8 @@ def write_music(
 
     Returns:
         Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
-        `true_peak_dbtp` and `nearly_nothing`, which says that the level was left as the model made it.
+        `true_peak_dbtp`, `gain_db` before the limiter, and `nearly_nothing`, which says that the level was left as the
+        model made it.
 
     Raises:
         AudioError: if it cannot be written.
@@ -66,14 +67,12 @@ def write_music(
         gain = 1.0 if nearly_nothing else _gain(made, made_lufs, config.lufs, limit)
         blocks = limited_blocks(made, gain, None if nearly_nothing else limit)
         audio.write_blocks(path, blocks, rate, n_channels, force=True)
-        read = audio.read_blocks(path, BLOCK_SECONDS * rate)
-        back, lufs = _measured(read, Recording(n_channels, rate, path.parent))
-        peak = max(_peak_dbtp(samples, own) for samples, own in _overlapping(back))
+        n_samples, lufs, peak = figures_of(path, rate, n_channels)
         if peak < config.true_peak:
             break
         limit -= peak - config.true_peak + 0.1
-    if back.n_samples != made.n_samples:
-        raise AudioError(f"{path} holds {back.n_samples} samples of {made.n_samples}; is the disk full?")
+    if n_samples != made.n_samples:
+        raise AudioError(f"{path} holds {n_samples} samples of {made.n_samples}; is the disk full?")
     return {
         "seconds": made.seconds,
         "n_samples": made.n_samples,
@@ -81,8 +80,16 @@ def write_music(
         "channels": n_channels,
         "lufs": rounded_lufs(lufs),
         "true_peak_dbtp": round(peak, 2),
+        "gain_db": round(20.0 * math.log10(gain), 4),
         "nearly_nothing": nearly_nothing,
     }
+
+
+def figures_of(path: Path, sample_rate: int, n_channels: int) -> tuple[int, float, float]:
+    """Samples, loudness in LUFS and true peak in dBTP of a file that was written."""
+    blocks = audio.read_blocks(path, BLOCK_SECONDS * sample_rate)
+    back, lufs = _measured(blocks, Recording(n_channels, sample_rate, path.parent))
+    return back.n_samples, lufs, max(_peak_dbtp(samples, own) for samples, own in _overlapping(back))
 
 
 def rounded_lufs(lufs: float) -> float | None:

@@ -5,18 +5,23 @@ Nothing here depends on the time or the place of the run, so that the same comma
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import platform
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from silent2music import __version__
+from silent2music.arrays import IntArray
 from silent2music.audio import Recorded
-from silent2music.errors import AudioError
+from silent2music.errors import AudioError, DataError
 from silent2music.files import read_json
 from silent2music.score import Score
 
@@ -106,6 +111,26 @@ def score_path(audio_path: Path) -> Path:
 def described_score(score: Score) -> dict[str, Any]:
     """What a record says of a score."""
     return {"seconds": score.seconds, "notes": score.n_notes, "parts": [part.name for part in score.parts]}
+
+
+def described_codes(codes: IntArray) -> dict[str, Any]:
+    """Codes `[K, T]` as a record has them: numbers of two bytes, lower one first, frame by frame, packed by zlib."""
+    packed = zlib.compress(np.ascontiguousarray(codes.T, "<u2").tobytes(), 9)
+    return {"books": len(codes), "zlib": base64.b64encode(packed).decode("ascii")}
+
+
+def codes_of(record: Mapping[str, Any]) -> IntArray:
+    """The codes `[K, T]` that music was decoded from, by its record.
+
+    Raises:
+        DataError: if the record has none that can be read.
+    """
+    try:
+        numbers = zlib.decompress(base64.b64decode(record["codes"]["zlib"], validate=True))
+        found = np.frombuffer(numbers, "<u2").reshape(-1, record["codes"]["books"])
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise DataError(f"The record's codes cannot be read ({error}); make the music again.") from error
+    return np.asarray(found.T, np.int64)
 
 
 def to_text(record: Mapping[str, Any]) -> str:
