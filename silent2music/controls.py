@@ -23,7 +23,7 @@ from silent2music.errors import ConfigError, DataError, shown
 from silent2music.files import read_small
 from silent2music.keys import PITCH_NAMES, estimate_key, key_shift
 from silent2music.notation import INSTRUMENT_NAMES, N_PROGRAMS
-from silent2music.score import Cue, read_midi
+from silent2music.score import MIDI_SUFFIXES, Cue, read_midi
 from silent2music.traits import (
     ENDINGS,
     METRES,
@@ -33,6 +33,7 @@ from silent2music.traits import (
     line_value,
     tempo_value,
 )
+from silent2music.transcription import heard_line
 
 DEFAULT_BPM = 90.0
 """Tempo of chords that are asked for without one."""
@@ -366,7 +367,8 @@ class Controls:
     def of(values: Mapping[str, Any], folder: Path = Path()) -> Controls:
         """Controls from plain values, as options and TOML have them.
 
-        `mood = [0.5, -0.2]` and `density = 0.4` hold throughout, text there is a CSV file; `melody` may be a MIDI file,
+        `mood = [0.5, -0.2]` and `density = 0.4` hold throughout, text there is a CSV file; `melody` may be a MIDI file or
+        a recording,
         `chords` a text or a `.lab` file, `cues` may have numbers and a CSV file, and instruments may be one text.
 
         Args:
@@ -384,7 +386,8 @@ class Controls:
         for name in ("mood", "density"):
             known |= {name: _points(known[name], folder)} if name in known else {}
         if isinstance(melody := known.get("melody"), str):
-            known["melody"] = read_line(folder / melody)
+            is_midi = Path(melody).suffix.lower() in MIDI_SUFFIXES
+            known["melody"] = read_line(folder / melody) if is_midi else heard_line(folder / melody)
         if isinstance(chords := known.get("chords"), str):
             if chords.endswith(".lab"):
                 known["chord_seconds"], known["chords"] = _read_lab(folder / chords)

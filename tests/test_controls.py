@@ -13,7 +13,7 @@ import pytest
 import test_compose
 from conftest import RATE, steps_room
 
-from silent2music import audio
+from silent2music import audio, transcription
 from silent2music.audio import Waveform
 from silent2music.composer import Composer
 from silent2music.controls import STYLES, Controls, parse_chord, parse_key
@@ -207,6 +207,47 @@ def test_plain_values_are_the_same_wishes_again(tmp_path: Path) -> None:
         Controls.of({"mood": "gone.csv"}, tmp_path)
 
 
+def hummed(pitches, lengths, detuned: float = 0.3) -> Waveform:
+    """A voice with vibrato and breath, off the usual tuning; a pitch below 0 is a rest."""
+    rng, phase, sound = np.random.default_rng(0), 0.0, [np.zeros(RATE // 4)]
+    for pitch, length in zip(pitches, lengths, strict=True):
+        time = np.arange(round(length * RATE)) / RATE
+        keys = pitch + detuned + 0.25 * np.sin(2 * np.pi * 5.5 * time)
+        turns = phase + np.cumsum(440.0 * 2.0 ** ((keys - 69.0) / 12.0)) / RATE
+        swell = np.minimum(1.0, np.minimum(time, length - time) / 0.04) if pitch >= 0 else np.zeros(len(time))
+        sound.append(swell * sum(0.3 / k * np.sin(2 * np.pi * k * turns) for k in (1, 2, 3)))
+        phase = turns[-1]
+    samples = np.concatenate(sound) + 0.003 * rng.standard_normal(sum(map(len, sound)))
+    return Waveform(samples[None].astype(np.float32), RATE)
+
+
+def test_a_hummed_line_is_heard_as_notes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(transcription, "can_transcribe", lambda: False)
+    audio.write(
+        tmp_path / "hum.wav", hummed([57, 59, 60, -1, 64, 64, 62], [0.4, 0.3, 0.5, 0.3, 0.4, 0.3, 0.5])
+    )
+    melody = Controls.of({"melody": "hum.wav"}, tmp_path).melody
+    assert [note[2] for note in melody] == [57, 59, 60, 64, 64, 62]
+    starts = 0.25 + np.array([0.0, 0.4, 0.7, 1.5, 1.9, 2.2])
+    assert [note[0] for note in melody] == pytest.approx(starts.tolist(), abs=0.06)
+    assert all(note[1] > note[0] and 60 < note[3] <= 110 for note in melody)
+    for nothing in (np.zeros((1, RATE)), 0.01 * np.random.default_rng(0).standard_normal((1, RATE))):
+        audio.write(tmp_path / "noise.wav", Waveform(nothing.astype(np.float32), RATE))
+        with pytest.raises(DataError, match=r"No line is heard in .*noise\.wav; expected one voice"):
+            Controls.of({"melody": "noise.wav"}, tmp_path)
+
+
+def test_of_notes_that_sound_at_once_the_highest_are_the_line(tmp_path: Path, monkeypatch) -> None:
+    heard = transcription.Notes(
+        np.array([0.0, 0.1, 0.5, 1.0]), np.array([1.0, 0.4, 0.9, 1.5]), np.array([50.0, 70, 72, 60])
+    )
+    monkeypatch.setattr(transcription, "can_transcribe", lambda: True)
+    monkeypatch.setattr(transcription, "transcribe", lambda music: heard)
+    audio.write(tmp_path / "tune.wav", Waveform(np.zeros((1, RATE), np.float32), RATE))
+    melody = Controls.of({"melody": "tune.wav"}, tmp_path).melody
+    assert [note[:3] for note in melody] == [(0.0, 0.1, 50), (0.1, 0.4, 70), (0.5, 0.9, 72), (1.0, 1.5, 60)]
+
+
 # ---- rules at the draw ----
 
 
@@ -365,7 +406,7 @@ def test_every_example_of_the_readme_composes(
     write_midi(tmp_path / "tune.mid", Score(1.5, (part([0.0, 0.5], [60, 64], role="melody"),)))
     (tmp_path / "scene.toml").write_text('tempo = 96\ncues = [1.2, "0:01.6=door"]\n', encoding="utf-8")
     wishes = shlex.split(options)
-    if any(option in options for option in ("instruments", "style", "chords", "cue", "controls")):
+    if any(option in options for option in ("instruments", "style", "chords", "cue", "controls", "prompt")):
         folder = tmp_path / "model"
         import shutil
 

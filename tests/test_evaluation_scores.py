@@ -11,10 +11,11 @@ import pytest
 from conftest import RATE, steps_room
 from test_compose import make_composer
 
+from silent2music import transcription
 from silent2music.audio import Waveform, write
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import CheckpointError, DataError
-from silent2music.evaluation import baselines, benchmark, probing, transcription
+from silent2music.evaluation import baselines, benchmark, probing
 from silent2music.evaluation.notes import (
     bar_repetition,
     chord_shares,

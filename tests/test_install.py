@@ -182,8 +182,9 @@ def test_every_extra_has_a_command_that_misses_it() -> None:
             "hub",
             "video",
             "transcribe",
+            "text",
         }
-    )  # by the library alone, below; by formats: test_decoding; by an evaluation that goes on without: test_benchmark
+    )  # by the library alone, below; by formats: test_decoding; by what goes on without: test_benchmark, test_words
     assert extras == set(PROJECT["optional-dependencies"]) - {"all", "dev"}
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from conftest import RATE
 
+from silent2music import transcription
 from silent2music.audio import Waveform
 from silent2music.errors import S2MError
-from silent2music.evaluation import performance, transcription
+from silent2music.evaluation import performance
 from silent2music.evaluation.performance import (
     Performed,
     chroma_cosine,
@@ -23,8 +24,9 @@ from silent2music.evaluation.performance import (
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.report import markdown
 from silent2music.evaluation.stages import Stages
-from silent2music.evaluation.transcription import Notes, note_scores, notes_of
+from silent2music.evaluation.transcribed import note_scores, notes_of
 from silent2music.score import Part, Score
+from silent2music.transcription import Notes
 
 
 def melody(pitches: list[int], velocities: list[int] | None = None, is_drum: bool = False) -> Score:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silent2music.cli.common import parse_seconds
+from silent2music.cli.common import complain, parse_seconds
 from silent2music.config import read_values
 from silent2music.errors import ConfigError
 
@@ -84,7 +84,11 @@ Dynamics = Annotated[
 ]
 Melody = Annotated[
     Path | None,
-    _option("--melody", metavar="TUNE.mid", text="A line that is set to the room, note for note."),
+    _option(
+        "--melody",
+        metavar="TUNE.mid|HUM.wav",
+        text="A line, hummed too, that is set to the room, note for note.",
+    ),
 ]
 Chords = Annotated[
     str | None,
@@ -99,6 +103,14 @@ MorphTo = Annotated[
 Amount = Annotated[
     float | None,
     _option("--amount", metavar="0..1", text="Share of the other room of --blend; half by default."),
+]
+Prompt = Annotated[
+    str | None,
+    _option(
+        "--prompt",
+        metavar="WORDS",
+        text="Such as 'slow, melancholic solo cello, no drums'; what it sets is printed, and options come before it.",
+    ),
 ]
 ControlsFile = Annotated[
     Path | None,
@@ -173,10 +185,17 @@ def controls_of(params: Mapping[str, Any]) -> Controls | None:
     values = {} if file is None else read_values(file)
     if isinstance(settings := values.get("settings"), dict):  # the record of a piece
         values = settings.get("controls", {})
-    if unknown := sorted(values.keys() - Controls.__dataclass_fields__.keys()):
-        raise ConfigError(
-            f"{file} has '{unknown[0]}'; expected some of {', '.join(Controls.__dataclass_fields__)}."
-        )
+    if unknown := sorted(values.keys() - {*Controls.__dataclass_fields__, "prompt"}):
+        known = ", ".join((*Controls.__dataclass_fields__, "prompt"))
+        raise ConfigError(f"{file} has '{unknown[0]}'; expected some of {known}.")
+    prompt = params.get("prompt") or values.pop("prompt", None)
+    if prompt is not None:
+        from silent2music.words import read_prompt
+
+        told, lines = read_prompt(str(prompt))
+        for line in lines:
+            complain(line)
+        values = {**values, **told}
     if not values and not given:
         return None
     return Controls.of({**values, **given}, Path() if file is None else file.parent)

@@ -36,10 +36,10 @@ from silent2music.evaluation.tables import (
     tabulate,
 )
 from silent2music.evaluation.targets import targets_of
-from silent2music.evaluation.transcription import HOW_TO_INSTALL, can_transcribe
 from silent2music.export import provenance
 from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
+from silent2music.transcription import HOW_TO_INSTALL, can_transcribe
 
 __all__ = ["EvalConfig", "evaluate", "evaluate_outputs", "evaluate_rooms"]
 

@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from silent2music import transcription
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import require
-from silent2music.evaluation import transcription
 from silent2music.evaluation.features import SAMPLE_RATE, onset_seconds
 from silent2music.evaluation.following import onset_scores
 from silent2music.evaluation.pieces import Item
 from silent2music.evaluation.probing import Subject
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
 from silent2music.evaluation.tables import Figures, partners_of
-from silent2music.evaluation.transcription import Notes, note_scores, notes_of
+from silent2music.evaluation.transcribed import note_scores, notes_of
 from silent2music.score import ENERGY_RATE_HZ, Score
+from silent2music.transcription import Notes
 
 FIGURES = ("chroma", "onset_f", "note_f", "note_level")
 """What `performance_scores` may give, in the order of a report."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from silent2music.arrays import DoubleArray
 from silent2music.factory.arrangement import SceneTruth
 from silent2music.score import Part
+from silent2music.words import caption_words
 
 
 def describe(
@@ -14,12 +15,7 @@ def describe(
     names = list(dict.fromkeys(part.name for part in parts))
     if not names:
         return "near silence"
-    v, a = float(valence.mean()), float(arousal.mean())
-    tempo = "slow" if tempo_bpm < 76 else "unhurried" if tempo_bpm < 104 else "lively"
-    if v >= 0:
-        mood = "joyful" if a > 0.15 else "warm" if a > -0.3 else "peaceful"
-    else:
-        mood = "restless" if a > 0.15 else "pensive" if a > -0.3 else "melancholic"
+    tempo, mood = caption_words(tempo_bpm, float(valence.mean()), float(arousal.mean()))
     players = f"solo {names[0]}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"{tempo}, {mood} {players} {_place(truth)}"
 
