@@ -36,7 +36,7 @@ from silent2music.traits import (
 from silent2music.transcription import heard_line
 
 DEFAULT_BPM = 90.0
-"""Tempo of chords that are asked for without one."""
+"""Tempo by which a chord lasts a bar where none is asked for."""
 
 STYLES: dict[str, tuple[str, float | None]] = {
     "chamber": ("violin, viola, cello, double bass, flute, oboe, clarinet, bassoon, French horn", None),
@@ -177,11 +177,11 @@ class Controls:
     @property
     def has_grid(self) -> bool:
         """Whether bars and beats stand on a grid of their own."""
-        return self.tempo is not None or bool(self.chords and not self.chord_seconds)
+        return self.tempo is not None
 
     @property
     def bpm(self) -> float:
-        """The tempo of the grid."""
+        """The tempo of the grid, and of bars of chords without one."""
         return self.tempo or DEFAULT_BPM
 
     @property

@@ -56,6 +56,12 @@ that of the key asked for."""
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
+HANDED = 6.0
+"""At most by so many nats the notes of those who play are preferred in place of others' notes."""
+
+REFERENCE_DB, QUIETER_DB = -6.0, 10.0
+"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
+
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
@@ -215,7 +221,12 @@ def plan_of(
     """
     controls.check(seconds)
     cues = np.array([cue.seconds for cue in controls.cue_marks])
-    beats, bars = controls.grid(seconds)[:2] if controls.has_grid else (np.zeros(0), cues)
+    starts_of_chords = controls.harmony(seconds, n_frames, frame_rate)[2] if controls.chords else np.zeros(0)
+    beats, bars = (
+        controls.grid(seconds)[:2]
+        if controls.has_grid
+        else (np.zeros(0), np.union1d(cues, starts_of_chords[starts_of_chords < seconds]))
+    )
     marks: dict[int, list[Event]] = {}
     given, taken = _line(controls, n_frames, frame_rate), {MELODY} if controls.melody else set()
     if redo is not None:
@@ -356,6 +367,7 @@ class Steering:
         }
         allowed[np.isin(ROLE_OF, list(plan.taken))] = False
         self._barred = IS_NOTE & ~allowed
+        self._silent = known & IS_NOTE & (plan.programs[np.maximum(PROGRAM_OF, 0)] == 0)
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
         self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
@@ -410,6 +422,7 @@ class Steering:
             logits[SECTION:FIRST_PART] = -np.inf
         elif plan.beats and self._n_beats:
             logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
+        self._hand_over(logits)
         logits[self._barred] = -np.inf
         due = self._due()
         if due is not None:
@@ -430,6 +443,20 @@ class Steering:
             logits[END] -= self._towards_density(logits) * (
                 0.5 if any(e[0] >= FIRST_PART for e in self._written) else 1.0
             )
+
+    def _hand_over(self, logits: FloatArray) -> None:
+        """Let those who play begin a note where one who does not would have, so that the music stays as dense.
+
+        The odds of a note against none are kept; of more notes at a time they are the composer's own.
+        """
+        if (
+            any(event[0] >= FIRST_PART for event in self._written)
+            or not np.isfinite(logits[self._silent]).any()
+        ):
+            return
+        own = ~self._barred & IS_NOTE
+        others, silent = _log_sum(logits[own]), _log_sum(logits[self._silent])
+        logits[own] += min(HANDED, float(np.logaddexp(others, silent)) - others)
 
     def _towards_density(self, logits: FloatArray) -> float:
         """Nats by which notes are preferred, so that there are as many as wanted.
@@ -525,8 +552,10 @@ Frame = tuple[tuple[Event, ...], float]
 def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float) -> Iterator[Frame]:
     """Composed frames with notes on the nearest places of the grid, as soon as no later note can come to stand in them.
 
-    Notes keep their lengths; of two of one part and pitch in one place the first stays.
+    Notes keep their lengths; of two of one part and pitch in one place the first stays. Loudness follows the room as far
+    as is asked for, and the arousal of the mood.
     """
+    frames = _levelled(frames, controls, seconds, frame_rate)
     if not controls.has_grid:
         yield from frames
         return
@@ -551,20 +580,30 @@ def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rat
         yield _ordered(waiting.pop(frame, [])), gains[frame]
 
 
+def _levelled(
+    frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float
+) -> Iterator[Frame]:
+    """Frames with the loudness that is asked for."""
+    mood = controls.curve(controls.mood, max(1, math.ceil(seconds * frame_rate)), frame_rate)
+    for frame, (events, gain) in enumerate(frames):
+        if controls.dynamics < 1.0:
+            gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
+        if mood is not None:
+            gain -= QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
+        yield events, min(gain, 0.0)
+
+
 def _ordered(events: list[Event]) -> tuple[Event, ...]:
     """Events of a frame in the order in which they are written."""
     return tuple(sorted(events, key=lambda event: (event[0], event[2])))
 
 
 def settled(score: Score, controls: Controls) -> Score:
-    """A composed score with its grid exact, and what is asked of cues and loudness stated.
+    """A composed score with its grid exact, and its cues stated.
 
     Times that were kept to 10 ms, as a composer writes, become those of the grid.
     """
-    gain = score.gain_db
-    if controls.dynamics < 1.0 and len(gain):
-        gain = np.minimum(gain.mean() + controls.dynamics * (gain - gain.mean()), 0.0)
-    score = replace(score, gain_db=gain, cues=controls.cue_marks)
+    score = replace(score, cues=controls.cue_marks)
     if not controls.has_grid:
         return score
     beats, bars, places = controls.grid(score.seconds)

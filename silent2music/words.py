@@ -91,9 +91,9 @@ _NO = (
 _FILLERS = frozenset(
     re.split(
         " ",
-        "a an and any at bit but feel feeling for by i in is it just kind like little lots many me more mood much music my "
-        "nor of on only or part piece please quite rather really slightly so solo some somewhat sort sound sounding that "
-        "the theme then there to too track tune very want with",
+        "a an and any at bit but feel feeling for by i in is it just kind like little lots many me more mood much music "
+        "my nor of on only or part piece please quite rather really slightly so solo some somewhat sort sound sounding "
+        "that the theme then there to too track tune very want with",
     )
 )
 _PLACE = re.compile(

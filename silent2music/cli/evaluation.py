@@ -192,7 +192,7 @@ def evaluate_scores(
             )
         with progress_bar() as steps:
             loaded = load(model_folder(model, download))
-            found = evaluate_controls(loaded, pairs, config, composing, names, steps)
+            found = evaluate_controls(loaded, pairs, config, composing, names, steps, soundfont or ())
         print_json(found) if as_json else print(controls_text(found))
         return
     with progress_bar() as steps:

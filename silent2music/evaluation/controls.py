@@ -2,7 +2,7 @@
 
 For every held-out room each control is given alone, with a value drawn by the seed. What the score then has is set
 against what was asked, against what was asked of the next room, and the score to which nothing was asked against the
-same; and so is how far the events of rhythmic rooms are still met.
+same, by the notes and, with a soundfont, by their sound; and so is how far the room is still followed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.data.pairs import read_pairs, silent_side
 from silent2music.errors import CheckpointError, ConfigError, DataError
-from silent2music.evaluation.following import MIN_EVENTS, onset_scores, references_of
+from silent2music.evaluation import heard
+from silent2music.evaluation.following import (
+    MIN_EVENTS,
+    RoomReference,
+    energy_correlation,
+    onset_scores,
+    references_of,
+)
 from silent2music.evaluation.notes import onset_times
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
@@ -29,7 +36,7 @@ from silent2music.keys import PITCH_NAMES
 from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
-from silent2music.score import Score
+from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood, notes_of
 
 RATE = 25.0
@@ -181,7 +188,7 @@ def _draw_chords(rng: np.random.Generator, seconds: float, known: Sequence[str])
         "Cm Ab Eb Bb",
         "F#m D A E",
     )
-    return {"chords": loops[rng.integers(len(loops))], "tempo": 96.0}
+    return {"chords": loops[rng.integers(len(loops))]}
 
 
 def _draw_melody(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
@@ -231,6 +238,7 @@ def evaluate_controls(
     composing: ComposingConfig | None = None,
     names: Sequence[str] = tuple(TESTED),
     progress: Progress | None = None,
+    soundfonts: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Compose for held-out rooms under each control, and say how far it is obeyed.
 
@@ -241,10 +249,12 @@ def evaluate_controls(
         composing: how notes are drawn.
         names: controls to test, in `TESTED`.
         progress: called with the stage, steps done and steps in all.
+        soundfonts: to play the scores with, one for each room in turn; notes alone are judged without.
 
     Returns:
-        `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals,
-        and `hit_rate`, what asking changes in the share of the events of rhythmic rooms that notes meet; or
+        `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals;
+        the same in `sound`, by the measures in `heard.HEARD`; and what asking changes in following, `hit_rate`, the share
+        of the events of rhythmic rooms that notes meet, and `energy`, the correlation of loudness with the room's; or
         `refused`, why the composer cannot be asked.
 
     Raises:
@@ -259,7 +269,7 @@ def evaluate_controls(
         raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
     rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
-    events = [_events(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
+    references = [_reference(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
     report: dict[str, Any] = {"n": len(rooms), "controls": {}}
     symbols = np.flatnonzero(model.composer.known_symbols.cpu().numpy())
     programs = sorted({part_of(int(symbol))[1] for symbol in symbols if symbol >= FIRST_PART})
@@ -275,7 +285,16 @@ def evaluate_controls(
                     progress(f"scores under {label}", i + 1, len(rooms))
             return scores
 
+        def played(label: str, scores: Sequence[Score]) -> list[Waveform]:
+            sounds = []
+            for i, score in enumerate(scores if soundfonts else ()):
+                sounds.append(heard.play(score, soundfonts[i % len(soundfonts)]))
+                if progress is not None:
+                    progress(f"sound under {label}", i + 1, len(scores))
+            return sounds
+
         dropped = composed("no control", [None] * len(rooms))
+        plain = played("no control", dropped)
         for name in names:
             tested = TESTED[name]
             rng = np.random.default_rng([config.seed, *tested.draw.__qualname__.encode()])
@@ -288,7 +307,15 @@ def evaluate_controls(
             except ConfigError as error:  # of a composer that knows no such instrument
                 report["controls"][name] = {"refused": str(error)}
                 continue
-            report["controls"][name] = _found(tested, asked, made[known], dropped, events, config.seed)
+            found = _found(tested.agreement, tested.is_ranked, asked, made[known], dropped, config.seed)
+            found |= _cost(references, made[known], dropped, config.seed)
+            measures = heard.measures_of(name) if soundfonts else {}
+            sounds = played(name, made[known]) if measures else []
+            found["sound"] = {
+                label: _found(measure, is_ranked, asked, sounds, plain, config.seed)
+                for label, (measure, is_ranked) in measures.items()
+            }
+            report["controls"][name] = found
     return report
 
 
@@ -298,48 +325,72 @@ def _room(room: Waveform, seconds: float | None) -> Waveform:
     return Waveform(room.slice(0, round(seconds * room.sample_rate)), room.sample_rate)
 
 
-def _events(room: Waveform, labels: Mapping[str, Any]) -> DoubleArray | None:
-    """Events of a rhythmic room; None for other rooms."""
+def _reference(room: Waveform, labels: Mapping[str, Any]) -> RoomReference:
+    """What is to be followed of a room."""
     references = references_of(analyze(room), labels)
-    found = references.get("labelled", references["measured"])
-    times = found.event_seconds[found.event_seconds < room.seconds]
-    return times if found.rhythmic and len(times) >= MIN_EVENTS else None
+    return references.get("labelled", references["measured"])
 
 
 def _found(
-    tested: Tested,
+    measure: Callable[[Controls, Any], Any],
+    is_ranked: bool,
     asked: Sequence[Controls],
-    scores: Sequence[Score],
-    dropped: Sequence[Score],
-    events: Sequence[DoubleArray | None],
+    made: Sequence[Any],
+    dropped: Sequence[Any],
     seed: int,
 ) -> dict[str, Any]:
-    """What `evaluate_controls` says of one control."""
+    """A measure of scores, or of sounds: as asked, as asked of another piece, dropped."""
     others = [*asked[1:], asked[0]]
-    result: dict[str, Any] = {"is_ranked": tested.is_ranked}
+    result: dict[str, Any] = {"is_ranked": is_ranked}
     for label, wishes, own in (
-        ("asked", asked, scores),
-        ("another", others, scores),
+        ("asked", asked, made),
+        ("another", others, made),
         ("dropped", asked, dropped),
     ):
-        values = np.array([tested.agreement(wish, score) for wish, score in zip(wishes, own, strict=True)])
+        values = np.array([measure(wish, each) for wish, each in zip(wishes, own, strict=True)])
         result[label] = (
             _rank_correlation(values, seed)
-            if tested.is_ranked
+            if is_ranked
             else bootstrap_mean(values[np.isfinite(values)], seed)
         )
-    rows = [i for i, own in enumerate(events) if own is not None]
-    if rows:
-        with_wish, without = (
-            np.array([_hits(events[i], some[i]) for i in rows]) for some in (scores, dropped)
-        )
-        result["hit_rate"] = paired_difference(with_wish, without, seed)
     return result
 
 
-def _hits(events: DoubleArray | None, score: Score) -> float:
+def _cost(
+    rooms: Sequence[RoomReference], scores: Sequence[Score], dropped: Sequence[Score], seed: int
+) -> dict[str, Any]:
+    """What asking changes in following: events of rhythmic rooms that are met, and the correlation of loudness."""
+    rhythmic = [
+        i for i, room in enumerate(rooms) if room.rhythmic and len(_times(room, scores[i])) >= MIN_EVENTS
+    ]
+    result = {}
+    for name, rows, of in (("hit_rate", rhythmic, _hits), ("energy", range(len(rooms)), _follows)):
+        if len(rows):
+            with_wish, without = (
+                np.array([of(rooms[i], some[i]) for i in rows]) for some in (scores, dropped)
+            )
+            result[name] = paired_difference(with_wish, without, seed)
+    return result
+
+
+def _times(room: RoomReference, score: Score) -> DoubleArray:
+    return room.event_seconds[room.event_seconds < score.seconds]
+
+
+def _hits(room: RoomReference, score: Score) -> float:
     times = onset_times(score)
-    return 0.0 if events is None or not len(times) else float(onset_scores(events, times)[0])
+    return float(onset_scores(_times(room, score), times)[0]) if len(times) else 0.0
+
+
+def _follows(room: RoomReference, score: Score) -> float:
+    """Spearman's correlation of the room's level with the loudness that the score has: its notes' and its curve."""
+    power = np.full(len(score.gain_db), 1e-6)
+    for part in score.parts:
+        edges = zip(part.start_seconds, part.end_seconds, part.velocities, strict=True)
+        for start, end, velocity in edges:
+            first, last = (round(t * ENERGY_RATE_HZ) for t in (start, end))
+            power[first : max(last, first + 1)] += (velocity / 127.0) ** 2
+    return energy_correlation(room.energy_db, 10.0 * np.log10(power) + score.gain_db).spearman
 
 
 def _rank_correlation(values: DoubleArray, seed: int) -> Interval:
@@ -369,13 +420,16 @@ def controls_text(report: Mapping[str, Any]) -> str:
     """A report of `evaluate_controls` as a table."""
     lines = [f"{report['n']} held-out rooms; mean, or Spearman's correlation (r), [95 % interval]"]
     lines.append(
-        f"  {'':14s}{'as asked':>26s}{'as asked of another':>26s}{'dropped':>26s}{'events met, change':>26s}"
+        f"  {'':18s}{'as asked':>26s}{'as asked of another':>26s}{'dropped':>26s}{'events met, change':>26s}"
+        f"{'energy, change':>26s}"
     )
     for name, found in report["controls"].items():
         if "refused" in found:
-            lines.append(f"  {name:14s}{found['refused']}")
+            lines.append(f"  {name:18s}{found['refused']}")
             continue
-        cells = [interval_text(found.get(key)) for key in ("asked", "another", "dropped", "hit_rate")]
-        label = f"{name} (r)" if found["is_ranked"] else name
-        lines.append(f"  {label:14s}" + "".join(f"{cell:>26s}" for cell in cells))
+        columns = ("asked", "another", "dropped", "hit_rate", "energy")
+        for label, own in ((name, found), *((f"  sound, {k}", v) for k, v in found["sound"].items())):
+            cells = [interval_text(own[key]) if key in own else "" for key in columns]
+            label = f"{label} (r)" if own["is_ranked"] else label
+            lines.append(f"  {label:18s}" + "".join(f"{cell:>26s}" for cell in cells).rstrip())
     return "\n".join(lines)
