@@ -39,40 +39,51 @@ MOODS = {
 _AROUSED, _CALM = 0.15, -0.3
 """Arousals above and below which the captions say the first and the last word of a valence."""
 
-_ALIKE = {
-    "largo": 50.0, "adagio": 66.0, "andante": 84.0, "moderate": 100.0, "moderato": 100.0, "allegro": 132.0,
-    "presto": 168.0, "fast": 140.0, "quick": 132.0,
-}  # fmt: skip
-"""Words for tempi beside the captions' own, in beats a minute."""
+_TERMS = {
+    "largo": 50.0,
+    "adagio": 66.0,
+    "andante": 84.0,
+    "moderato": 100.0,
+    "allegro": 132.0,
+    "presto": 168.0,
+}
+"""Musicians' words for tempi, in beats a minute."""
 
-_SETTINGS: dict[str, tuple[str, Any]] = {
+_ALIKE = {
+    "slow": "sluggish lazy",
+    "unhurried": "leisurely",
+    "lively": "fast quick brisk energetic hurried",
+    "joyful": "happy cheerful playful festive jolly triumphant",
+    "warm": "tender gentle loving romantic hopeful cosy",
+    "peaceful": "calm serene relaxing tranquil dreamy soothing",
+    "restless": "tense anxious nervous scary angry furious",
+    "pensive": "thoughtful nostalgic mysterious wistful dark",
+    "melancholic": "melancholy sad mournful gloomy lonely",
+    "sparse": "minimal minimalist airy",
+    "dense": "busy crowded cluttered",
+}
+"""Words that are taken for one of the captions' own, or of a density."""
+
+_OWN: dict[str, tuple[str, Any]] = {
     **{word: ("tempo", bpm) for word, _, bpm in TEMPI},
-    **{word: ("tempo", bpm) for word, bpm in _ALIKE.items()},
     **{word: ("mood", values) for word, values in MOODS.items()},
-    **{word: ("mood", MOODS["joyful"]) for word in ("happy", "cheerful")},
-    **{word: ("mood", MOODS["peaceful"]) for word in ("calm", "serene")},
-    **{word: ("mood", MOODS["restless"]) for word in ("tense", "anxious")},
-    **{word: ("mood", MOODS["melancholic"]) for word in ("sad", "melancholy")},
     "sparse": ("density", 0.25),
     "dense": ("density", 0.65),
+}
+_COMPARED = {
+    word: _OWN[own] for own, others in _ALIKE.items() for word in (own, *others.split())
+}  # what unknown words are compared with
+_SETTINGS: dict[str, tuple[str, Any]] = {
+    **_COMPARED,
+    **{word: ("tempo", bpm) for word, bpm in _TERMS.items()},
     "waltz": ("metre", "3/4"),
     **{word: ("style", word) for word in STYLES if word not in ("piano", "organ", "brass")},
     "orchestra": ("style", "orchestral"),
 }
 
-CANONICAL = (
-    *(word for word, _, _ in TEMPI),
-    *MOODS,
-    "sparse",
-    "dense",
-    "orchestral",
-    "ambient",
-    "percussive",
-)
-"""What unknown words are compared with."""
-
-NEAR, AHEAD = 0.6, 0.03
-"""A cosine from which on a word is taken for another, and what it must be ahead of the next word that means otherwise."""
+NEAR, AHEAD = 0.5, 0.05
+"""A cosine from which on a word is taken for another, and by how much it must be ahead of words that mean otherwise: of
+51 words in hand, of which 8 mean no music, so 22 were taken for another, 19 of them rightly."""
 
 _PLAYERS = {
     "drum": "drums", "drum kit": "drums", "percussion": "drums", "sax": "saxophone", "horn": "French horn",
@@ -269,14 +280,15 @@ def _compare(reader: _Reader, embed: Embed | None) -> None:
             "are compared with known ones."
         )
         return
-    vectors = embed([f"{word} music" for word in (*phrases, *CANONICAL)])
+    known = list(_COMPARED)
+    vectors = embed([*phrases, *known])
     for phrase, row in zip(phrases, vectors[: len(phrases)] @ vectors[len(phrases) :].T, strict=True):
-        first, second = np.argsort(-row)[:2]
-        same = _SETTINGS[CANONICAL[first]][0] == _SETTINGS[CANONICAL[second]][0] == "mood"
-        if row[first] < NEAR or (row[first] - row[second] < AHEAD and not same):
+        first = known[int(row.argmax())]
+        other = max(float(row[i]) for i, word in enumerate(known) if _COMPARED[word] != _COMPARED[first])
+        if row.max() < NEAR or row.max() - other < AHEAD:
             reader.said.append(f"'{phrase}' is unknown, and is left to the room.")
         else:
-            reader.set(f"{phrase} (like {CANONICAL[first]}, {row[first]:.2f})", *_SETTINGS[CANONICAL[first]])
+            reader.set(f"{phrase} (like {first}, {row.max():.2f})", *_COMPARED[first])
 
 
 @lru_cache(maxsize=1)

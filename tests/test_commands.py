@@ -345,6 +345,8 @@ def test_infer(desk: Desk, model: Path) -> None:
     assert audio.read(desk.folder / "idea.2.mp3").samples.shape == (1, 44_100)
     wav = desk.drive("infer room.wav -o - --model run/model")
     assert wav[:4] == b"RIFF" and len(wav) > 3 * 2 * 2 * 48_000
+    desk.drive("infer room.wav --of room.music.wav --redo 0.5:1.2 -o other.wav --model run/model")
+    assert json.loads((desk.folder / "other.json").read_text(encoding="utf-8"))["redone"][0]["end"] == 1.2
 
 
 def test_score_clip(desk: Desk, model: Path) -> None:
@@ -381,6 +383,7 @@ def test_perform(desk: Desk) -> None:
         " --seconds 1 --guidance 2 --temperature 0.9 --top-k 50 --top-p 0.9"
     )
     desk.drive("infer room.wav --adherence 2 --score-guidance 1.5 -o played.wav --model sketched")
+    desk.drive("infer room.wav --of played.wav --keep-melody -o around.wav --model sketched")
     for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid"):
         assert (desk.folder / name).is_file()
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")

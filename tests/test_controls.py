@@ -20,6 +20,7 @@ from silent2music.controls import STYLES, Controls, parse_chord, parse_key
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import controls as evidence
+from silent2music.evaluation import heard
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.model import Blend
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
@@ -443,6 +444,104 @@ def test_each_control_is_measured_beside_anothers_and_none(player, tmp_path: Pat
     assert found["tempo"]["asked"]["mean"] > found["tempo"]["dropped"]["mean"]
     assert -1.0 <= found["valence"]["asked"]["mean"] <= 1.0 and found["valence"]["is_ranked"]
     assert "as asked of another" in evidence.controls_text(report)
+
+
+def sounded(score: Score) -> Waveform:
+    """A score as decaying tones of three partials."""
+    samples = np.zeros(round(score.seconds * heard.RATE))
+    for own in score.parts:
+        for start, end, pitch in zip(own.start_seconds, own.end_seconds, own.pitches, strict=True):
+            time = np.arange(round((end - start) * heard.RATE)) / heard.RATE
+            hz = 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
+            tone = sum(0.08 / k * np.sin(2 * np.pi * k * hz * time) for k in (1, 2, 3)) * np.exp(-3.0 * time)
+            first = round(start * heard.RATE)
+            samples[first : first + len(time)] += tone[: len(samples) - first]
+    return Waveform(samples[None].astype(np.float32), heard.RATE)
+
+
+@pytest.mark.slow
+def test_what_was_asked_is_heard_in_the_sound() -> None:
+    """Four chords of C major, a second each, twice; a line above in eighths at 120 bpm."""
+    roots = [60, 65, 67, 60] * 2
+    triads = [part(np.full(3, float(i)), [r, r + 4, r + 7], 0.9) for i, r in enumerate(roots)]
+    names = ("start_seconds", "end_seconds", "pitches", "velocities")
+    own = dataclasses.replace(
+        triads[0], **{n: np.concatenate([getattr(t, n) for t in triads]) for n in names}
+    )
+    starts = np.arange(0, 8, 0.5)
+    own = dataclasses.replace(own, end_seconds=own.start_seconds + 0.9)
+    line = part(np.zeros(16), [76, 79, 81, 77, 79, 83, 84, 79] * 2, 0.4, "melody")
+    line = dataclasses.replace(line, start_seconds=starts, end_seconds=starts + 0.45)
+    sound = sounded(Score(8.0, (own, line)))
+    notes = [[float(s), float(s) + 0.45, float(p), 80.0] for s, p in zip(starts, line.pitches, strict=True)]
+    changes = [float(i) for i in range(8)]
+    for name, right, wrong in (
+        ("tempo", {"tempo": 120.0}, {"tempo": 105.0}),
+        ("key", {"key": "C major"}, {"key": "F# minor"}),
+        (
+            "chords",
+            {"chords": "C F G C C F G C", "chord_seconds": changes},
+            {"chords": "Ebm", "chord_seconds": [0.0]},
+        ),
+        ("melody", {"melody": notes}, {"melody": [[s, e, p + 6, v] for s, e, p, v in notes]}),
+    ):
+        for measure, is_ranked in heard.HEARD[name].values():
+            assert not is_ranked
+            assert measure(Controls.of(right), sound) > 0.3 + measure(Controls.of(wrong), sound), name
+    rates = [heard.HEARD["density"]["onsets"][0](Controls.of({"density": 0.5}), s)[1] for s in (sound, Waveform(
+        np.zeros((1, 8 * heard.RATE), np.float32), heard.RATE))]  # fmt: skip
+    assert rates[0] == pytest.approx(2.0, abs=0.5) and rates[1] == 0.0
+    assert heard.beats_per_minute(np.array([0.1, 0.6, 1.1, 2.1, 2.6])) == pytest.approx(120.0)
+    assert np.isnan(heard.beats_per_minute(np.array([0.1, 0.6])))
+
+
+def test_the_sound_is_judged_beside_anothers_and_none(player, tmp_path: Path, monkeypatch) -> None:
+    for i in range(2):
+        audio.write(tmp_path / f"{i}.wav", Waveform(steps_room(2.0, interval=0.3 + 0.1 * i), RATE))
+    rows = [Pair(f"{i}.wav", f"{i}.wav", split="validation", labels={"kind": "steps"}) for i in range(2)]
+    write_pairs(tmp_path, rows)
+    monkeypatch.setattr(heard, "play", lambda score, soundfont: score)
+    agreement = lambda asked, sound: float(asked.has_grid and evidence.on_grid(asked, sound))  # noqa: E731
+    monkeypatch.setitem(heard.HEARD, "tempo", {"beats": (agreement, False)})
+    font = tmp_path / "any.sf2"
+    report = evidence.evaluate_controls(
+        player, tmp_path, EvalConfig(n=2), names=("tempo",), soundfonts=[font]
+    )
+    found = report["controls"]["tempo"]
+    assert found["sound"]["beats"]["asked"]["mean"] == 1.0 > found["sound"]["beats"]["another"]["mean"]
+    assert {"hit_rate", "energy"} <= set(found) and abs(found["energy"]["mean"]) <= 2.0
+    assert "sound, beats" in evidence.controls_text(report)
+
+
+def test_those_who_play_take_over_the_notes_of_those_who_do_not(player) -> None:
+    """Where three of four players are silent the one that is left begins notes about as often as all did."""
+    rates = []
+    for wishes in ({}, {"instruments": "cello"}):
+        scores = [compose(player, seed, **wishes)[1] for seed in range(4)]
+        rates.append(np.mean([len(np.unique(notes_of(score.parts)[0])) for score in scores]))
+    assert rates[1] == pytest.approx(rates[0], rel=0.25)
+
+
+def test_chords_without_a_tempo_keep_the_rooms_own_times(player) -> None:
+    asked, score = compose(player, chords="Am F")
+    starts = notes_of(score.parts)[0]
+    places = Controls(tempo=90.0).grid(SECONDS)[2]
+    assert np.abs(places[:, None] - starts).min(axis=0).max() > 0.02
+    assert np.abs(score.bar_seconds - 4 * 60.0 / 90.0).min() <= 0.02
+    assert evidence.chord_overlap(asked, score) > 0.3
+
+
+def test_mood_and_dynamics_are_in_the_loudness_that_is_played(player) -> None:
+    gains = {}
+    for name, wishes in (
+        ("loud", {"mood": [0.0, 0.8]}),
+        ("quiet", {"mood": [0.0, -0.8]}),
+        ("flat", {"dynamics": 0.0}),
+    ):
+        room = Waveform(steps_room(SECONDS), RATE)
+        frames = player.compose_frames(room, None, SECONDS, asked=Controls.of(wishes))
+        gains[name] = np.array([gain for _, gain in frames])
+    assert gains["loud"].mean() > gains["quiet"].mean() + 3.0 and np.ptp(gains["flat"]) == 0.0
 
 
 def test_measures_say_one_of_what_was_asked() -> None:

@@ -232,3 +232,18 @@ def test_music_that_is_not_that_of_its_record_is_refused(s2m, here, model_folder
     Path("room.music.json").unlink()
     assert "is no record with the codes of room.music.wav" in s2m("infer", "room.wav", *command)[2]
     assert not Path("room.music.redo.wav").exists()
+
+
+@pytest.mark.slow
+def test_a_page_of_one_room_eight_ways(here, folder, monkeypatch) -> None:
+    import runpy
+
+    composer = make_composer()
+    composer.known_symbols[:] = True
+    composer.known_pitches[:, 30:100] = True
+    shutil.copytree(folder, here / "model")
+    composer.save_pretrained(here / "model" / "composer")
+    script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "composer" / "eight_ways.py"))
+    text = script["make_page"](here / "room.wav", here / "eight", here / "model").read_text(encoding="utf-8")
+    assert len(list((here / "eight").glob("*.ogg"))) == 8 == text.count(".ogg)")
+    assert '`instruments = "piano, cello"`' in text
