@@ -343,7 +343,7 @@ def _pretrained(folder: Path, values: Mapping[str, Any]) -> Any:
             raise CheckpointError(
                 f"{weights} does not hold the {n_asked} weights that {CONFIG_FILE} asks for; get the folder again."
             )
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = EncodecModel.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
             )
@@ -357,7 +357,7 @@ def _pretrained(folder: Path, values: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the bars and reports of `transformers`, which would stand before our sentence."""
     from transformers.utils import logging
 

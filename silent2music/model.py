@@ -386,7 +386,7 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
         """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
-        frames = torch.as_tensor(codes, device=self.device)[None].split(1, dim=2)
+        frames = torch.as_tensor(codes, device=self.device)[None, :, :, None].unbind(dim=2)
         yield from each_on_one_thread(self._play(iter(frames), seconds))
 
     @one_thread()
@@ -652,7 +652,7 @@ class Silent2Music(nn.Module):
             key = wished.transposition if key is None else key
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
         if redo is not None:
-            begun, n_copied = redo.score, int(np.ceil(redo.begin * rate - 1e-6))
+            begun, n_copied = redo.score, int(redo.begin * rate + 1e-6)
         copied = None if begun is None else write_down(begun, rate)
         if key is None:
             # That of what was begun, or else any.

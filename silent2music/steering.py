@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,8 @@ AROUSED, SHORTER = 0.5, 0.2
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
+
+NOTE_COLUMNS = ("start_seconds", "end_seconds", "pitches", "velocities")
 
 LEAST_STRETCH_SECONDS = 0.5
 """A shorter stretch is not written again."""
@@ -161,16 +164,16 @@ def check_stretch(begin: float, end: float, seconds: float) -> None:
 
 def _chosen(part: Part, which: np.ndarray) -> Part:
     """Some notes of a part."""
-    names = ("start_seconds", "end_seconds", "pitches", "velocities")
-    return replace(part, **{name: getattr(part, name)[which] for name in names})
+    chosen: dict[str, Any] = {name: getattr(part, name)[which] for name in NOTE_COLUMNS}
+    return replace(part, **chosen)
 
 
 def _joined(part: Part, other: Part) -> Part:
     """A part with the notes of another one, too, in order."""
-    names = ("start_seconds", "end_seconds", "pitches", "velocities")
-    columns = [np.concatenate([getattr(part, name), getattr(other, name)]) for name in names]
-    order = np.lexsort((columns[2], columns[0]))
-    return replace(part, **{name: column[order] for name, column in zip(names, columns, strict=True)})
+    columns = {name: np.concatenate([getattr(part, name), getattr(other, name)]) for name in NOTE_COLUMNS}
+    order = np.lexsort((columns["pitches"], columns["start_seconds"]))
+    ordered: dict[str, Any] = {name: column[order] for name, column in columns.items()}
+    return replace(part, **ordered)
 
 
 @dataclass(frozen=True)
@@ -371,6 +374,9 @@ class Steering:
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
         self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
+        pitched_symbols = IS_NOTE & (PROGRAM_OF != DRUMS)
+        self._reach = composer.known_pitches.cpu().numpy().copy()
+        self._reach[pitched_symbols] = np.roll(self._reach[pitched_symbols], -transposition, axis=1)
         self._scale = np.ones(128) * -FOREIGN
         if plan.key >= 0:
             self._scale[np.isin((np.arange(128) - plan.key) % 12, SCALES[MODES[plan.key // 12]])] = 0.0
@@ -426,6 +432,10 @@ class Steering:
         logits[self._barred] = -np.inf
         due = self._due()
         if due is not None:
+            if self._written and not self._reach[self._written[-1][0], self._written[-1][2] + 1 :].any():
+                logits[
+                    self._written[-1][0]
+                ] = -np.inf  # of which no pitch is left, by which the frame would end
             # The frame ends no sooner than with this note, which so has the end's chance.
             logits[due[0]] = logits[END]
             logits[due[0] + 1 :] = -np.inf

@@ -192,7 +192,7 @@ def _smoothed(values: DoubleArray, n: int) -> DoubleArray:
     found = np.full(len(values), np.nan)
     known = np.isfinite(windows).any(axis=1)
     found[known] = np.nanmedian(windows[known], axis=1)
-    return np.nan_to_num(found, nan=-1.0)
+    return np.asarray(np.nan_to_num(found, nan=-1.0))
 
 
 def _dips(level: DoubleArray, first: int, last: int, n_least: int) -> list[int]:

@@ -113,8 +113,8 @@ def _chords_heard(asked: Controls, sound: Waveform) -> float:
     librosa = require("librosa")
     chroma = librosa.decompose.nn_filter(_chroma(sound), aggregate=np.median, metric="cosine")
     _, classes, _ = asked.harmony(sound.seconds, chroma.shape[1], RATE / HOP)
-    wanted = np.roll(classes, asked.transposition or 0, axis=1) > 0
-    heard = TRIADS[(TRIADS @ chroma).argmax(axis=0)]
+    wanted = np.asarray(np.roll(classes, asked.transposition or 0, axis=1) > 0)
+    heard = np.asarray(TRIADS)[(TRIADS @ chroma).argmax(axis=0)]
     share = float((heard == wanted).all(axis=1).mean())
     return share / (2.0 - share)
 
@@ -160,7 +160,7 @@ def _affect(column: int) -> Measure:
 
 
 def _samples(sound: Waveform) -> FloatArray:
-    return sound.samples[0]
+    return np.asarray(sound.samples[0])
 
 
 def _chroma(sound: Waveform) -> DoubleArray:

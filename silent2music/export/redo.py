@@ -98,7 +98,9 @@ def redo(
     inputs = [room, piece, provenance.sidecar_path(piece), provenance.score_path(piece)]
     for path in (out, provenance.sidecar_path(out), *scores):
         provenance.check_replaceable(path, force, inputs)
-    reading = {name: None if settings[name] is None else settings[name] - 1 for name in ("track", "channel")}
+    reading: dict[str, Any] = {
+        name: None if settings[name] is None else settings[name] - 1 for name in ("track", "channel")
+    }
     recorded = audio.open_recording(room, **reading)
     if record["input"]["sha256"] != provenance.sha256(room):
         raise AudioError(f"{piece} was made for another recording than {room}; give that one.")
