@@ -107,6 +107,9 @@ PITCH_RATE, HOP = 22_050, 256
 LEAST_SECONDS = 0.08
 """A shorter note belongs to the one before, and a shorter gap is none."""
 
+SURE, AUDIBLE = 0.25, 0.05
+"""Likelihood of a voice, and share of the highest level, below which there is no note."""
+
 DIP = 0.6
 """Where sound falls below this share of what is around it, a note of the same pitch is struck again."""
 
@@ -155,8 +158,9 @@ def pitch_line(music: Waveform) -> Line:
     samples = music.resampled(PITCH_RATE).samples[0].astype(np.float64)
     if len(samples) < 4 * 2048 or not np.abs(samples).max() > 0:
         return ()
-    hz, voiced, _ = librosa.pyin(samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=PITCH_RATE, hop_length=HOP)
-    level = librosa.feature.rms(y=samples, hop_length=HOP)[0][: len(hz)]
+    hz, voiced, sure = librosa.pyin(samples, fmin=LOWEST_HZ, fmax=HIGHEST_HZ, sr=PITCH_RATE, hop_length=HOP)
+    level = librosa.feature.rms(y=samples, frame_length=1024, hop_length=HOP)[0][: len(hz)]
+    voiced &= (sure >= SURE) & (level >= AUDIBLE * level.max())
     n_least = round(LEAST_SECONDS * PITCH_RATE / HOP)
     pitches = np.where(voiced, 69.0 + 12.0 * np.log2(np.nan_to_num(hz, nan=440.0) / 440.0), np.nan)
     # How far the voice is from equal temperament at 440 Hz, as a circular mean.

@@ -222,6 +222,7 @@ def hummed(pitches, lengths, detuned: float = 0.3) -> Waveform:
     return Waveform(samples[None].astype(np.float32), RATE)
 
 
+@pytest.mark.slow
 def test_a_hummed_line_is_heard_as_notes(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(transcription, "can_transcribe", lambda: False)
     audio.write(
