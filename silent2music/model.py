@@ -591,8 +591,8 @@ class Silent2Music(nn.Module):
             told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
             controls = {**told, **controls}
         if redo is not None and composes:
-            length = n_steps_of(redo.score.seconds, config.ambient)
-            controls = {**redo.traits(length, config.ambient.frame_rate), **controls}
+            n_told = n_steps_of(seconds or cast(Recorded, room).seconds, config.ambient)
+            controls = {**redo.traits(n_told, config.ambient.frame_rate), **controls}
         if room is None:
             assert seconds is not None
             n_frames = n_steps_of(seconds, config.ambient)

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from silent2music.export.space import Placement
 from silent2music.files import atomic_paths, read_json
 from silent2music.processes import Progress
 from silent2music.score import midi_bytes, read_midi
+
+if TYPE_CHECKING:
+    from silent2music.model import Blend
 
 LOSSLESS = (".wav", ".flac")
 """Kinds of files whose samples can be written again as they are."""
@@ -111,7 +114,8 @@ def redo(
         )
     with atomic_paths(out, provenance.sidecar_path(out), *scores, force=force) as (music, sidecar, *midi):
         step = None if progress is None else lambda done, total: progress(room.name, done, total)
-        codes, made = _rewritten(record, piece, recorded, model, again, step, midi)
+        blend = blend_of(again.other, reading)
+        codes, made = _rewritten(record, piece, recorded, model, again, blend, step, midi)
         output = _write_joined(music, piece, codes, record, model, made["redone"][-1])
         if midi:
             made["score"]["file"] = provenance.score_path(out).name
@@ -133,12 +137,11 @@ def _record_of(piece: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = read_json(place)
         stated = record["output"]["sha256"]
-        known = record["codes"], record["output"]["gain_db"], record["settings"]["delivery"], record["input"]
+        _ = record["codes"], record["output"]["gain_db"], record["settings"]["delivery"], record["input"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{place} is no record with the codes of {piece.name} ({error}); make the music again by s2m infer."
         ) from error
-    assert known
     if not piece.is_file() or provenance.sha256(piece) != stated:
         raise AudioError(f"{piece} is not the music that {place} is the record of; make it again.")
     return record
@@ -150,12 +153,13 @@ def _rewritten(
     room: Recorded,
     model: LazyModel,
     again: Again,
+    blend: Blend | None,
     step: Any,
     midi: Sequence[Path],
 ) -> tuple[IntArray, dict[str, Any]]:
     """Codes `[K, T]` of the new music, and its record without output; the score is written to `midi`."""
     from silent2music.listening import Measured
-    from silent2music.steering import Redo
+    from silent2music.steering import Redo, check_stretch
 
     settings, seconds = record["settings"], float(record["settings"]["seconds"])
     if record["model"]["codec_checksum"] != model.model.codec_checksum:
@@ -171,20 +175,22 @@ def _rewritten(
         raise ConfigError(
             f"Bars and sections stand, so {whole[0]} cannot be asked of a stretch; leave it out."
         )
-    measured, blend = Measured(room, model.model.config.ambient), blend_of(again.other, {})
+    measured = Measured(room, model.model.config.ambient)
     made: dict[str, Any] = {name: record[name] for name in ("input", "model", "settings", "versions")}
     changed = {**again.sampling, "seed": sampling.seed}
     of = {"of": record["output"]["sha256"], "begin": again.begin, "end": end, "keep": list(again.roles)}
     who = {"model": model.described(), "versions": provenance.versions()}
     made["redone"] = [*earlier, {**of, **changed, "controls": given, **described_blend(again.other), **who}]
     how: dict[str, Any] = {"blend": blend, "progress": step, "measured": measured, **controls}
+    check_stretch(again.begin, end, seconds)
     score = None
     if midi:
         place = provenance.score_path(piece)
         if not place.is_file() or provenance.sha256(place) != record["score"]["sha256"]:
             raise DataError(f"{place} is not the score that {piece.name} was made from; make it again.")
         asked = Controls.of({**wishes, **given}) if wishes or given else None
-        stretch = Redo(read_midi(place), again.begin, end, again.roles)
+        before = read_midi(place)  # which is as long as the music to a tick
+        stretch = Redo(before, again.begin, min(end, before.seconds), again.roles)
         how_composed = ComposingConfig(seed=sampling.seed)
         score = model.model.compose(room, seconds, how_composed, asked=asked, redo=stretch, **how)
         midi[0].write_bytes(midi_bytes(score))
@@ -194,8 +200,8 @@ def _rewritten(
         raise ConfigError(
             f"{piece} was made for the room alone, without a score, so there are no notes to keep or to ask for."
         )
-    before = provenance.codes_of(record)
-    codes = model.model.redraw(room, before, again.begin, end, sampling, seconds, score=score, **how)
+    drawn = provenance.codes_of(record)
+    codes = model.model.redraw(room, drawn, again.begin, end, sampling, seconds, score=score, **how)
     return codes, made
 
 
