@@ -602,6 +602,7 @@ class Silent2Music(nn.Module):
             copied,
             n_copied,
             steered,
+            **({} if n_frames else {"n_ahead": 1}),
         )
         return written if asked is None else heard(written, asked, seconds, rate)
 
