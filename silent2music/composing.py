@@ -43,6 +43,16 @@ AHEAD = 5
 
 N_PITCHES = FIELDS["pitch"]
 
+STEADY_DB = 2.0
+"""A room without events whose short-term level has a narrower range (5th to 95th percentile) is a hiss or a hum:
+made ones have up to 1.6 dB, all other scenes 4.5 and more."""
+
+EMPTY_SECONDS = 5.0
+"""Time between notes where there is nothing to play to."""
+
+RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
+"""After so long a rest notes are the likelier, by so many nats a second: arranged scores rest for at most 5.3 s."""
+
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
 
@@ -153,38 +163,85 @@ class Repeats:
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
 
 
-def loudness_of(signals: Iterable[Signals], n_mels: int) -> Iterator[float | None]:
-    """Loudness of music in dB in one codec frame after another, by `traits.following_db` and what is known of the room.
+class Heard:
+    """What the rules at the draw need to know of a room, from stretch to stretch of its signals.
 
     Args:
-        signals: of successive stretches of frames, one row.
         n_mels: of the room's features.
 
-    Yields:
-        At most 0; None where there is no room.
+    Attributes:
+        is_empty: whether the latest stretch is of a room with nothing in it; None where there is no room.
+        loudness: of the frames that were heard and are not written yet, in dB and at most 0, as `traits.following_db` has
+            it; None where there is no room.
     """
-    for piece in signals:
+
+    def __init__(self, n_mels: int) -> None:
+        self._n_mels = n_mels
+        self.is_empty: bool | None = None
+        self.loudness: deque[float | None] = deque()
+
+    def hear(self, signals: Iterable[Signals], without: Sequence[str]) -> Iterator[Signals]:
+        """Signals of successive stretches of frames, one row, as they come; heard are they without some controls."""
+        for piece in signals:
+            self._note(piece.without(*without))
+            yield piece
+
+    def _note(self, piece: Signals) -> None:
+        """Add what a stretch says."""
         if "room_frames" not in piece.along or "room_scalars" not in piece.whole:
-            yield from [None] * piece.n_frames
-            continue
+            self.is_empty = None
+            self.loudness += [None] * piece.n_frames
+            return
         curves = piece.along["room_frames"][0, :, -len(PROFILE_CURVES) :].double().cpu().numpy()
-        scalars = piece.whole["room_scalars"][0, n_mels:].double().cpu().numpy()
+        scalars = piece.whole["room_scalars"][0, self._n_mels :].double().cpu().numpy()
         known = dict(zip(PROFILE_SCALARS, scalars.tolist(), strict=True))
+        spread = 20.0 * known["energy_range"]
+        self.is_empty = spread < STEADY_DB and known["event_rate"] == 0.0
         level = 20.0 * curves[:, PROFILE_CURVES.index("energy_absolute")] - 60.0
         # The loudness that a frame is given is that of the middle of a tenth of a second which begins with it.
         level = np.append(level[1:], level[-1:])
         low, mean = (20.0 * known[name] - 60.0 for name in ("noise_floor", "level"))
-        gain, _ = following_db(level, low, low + 20.0 * known["energy_range"], mean)
-        yield from np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB).tolist()
+        gain, _ = following_db(level, low, low + spread, mean)
+        self.loudness += np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB).tolist()
+
+    def follow(
+        self, frames: Iterable[tuple[tuple[Event, ...], float]], share: float
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """Composed frames, each of which was heard, their own loudness replaced by the room's by some share."""
+        for events, gain in frames:
+            wanted = self.loudness.popleft()
+            yield events, gain if wanted is None else gain + share * (wanted - gain)
 
 
-def followed(
-    frames: Iterable[tuple[tuple[Event, ...], float]], loudness: Iterator[float | None], share: float
-) -> Iterator[tuple[tuple[Event, ...], float]]:
-    """Composed frames, their own loudness replaced by another by some share."""
-    for events, gain in frames:
-        wanted = next(loudness, None)
-        yield events, gain if wanted is None else gain + share * (wanted - gain)
+class Rests:
+    """Where there is nothing, a note now and then at most; everywhere else no rest is longer than in training scores.
+
+    Args:
+        heard: says which of the two the room is.
+        memory: says which frame it is.
+        frame_rate: in Hz.
+    """
+
+    def __init__(self, heard: Heard, memory: Memory, frame_rate: float) -> None:
+        self._heard, self._memory, self._rate = heard, memory, frame_rate
+        self._last = 0
+        self._has_played = False
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Forbid notes, or make them the likelier the longer the rest."""
+        if field != "symbol" or self._heard.is_empty is None:
+            return
+        rested = (self._memory.frame - self._last) / self._rate
+        if self._heard.is_empty:
+            if self._has_played and rested < EMPTY_SECONDS:
+                logits[FIRST_PART:] = -np.inf
+        elif self._heard.loudness[0] != SILENT_GAIN_DB:
+            logits[FIRST_PART:] += RESTLESS * max(0.0, rested - RESTLESS_SECONDS)
+
+    def write(self, event: Event | None) -> None:
+        """Notice notes."""
+        if event is not None and event[0] >= FIRST_PART:
+            self._last, self._has_played = self._memory.frame, True
 
 
 MadeConstraint = Callable[[Composer, Memory, int], Constraint]
@@ -357,7 +414,7 @@ class Scribe:
         guidance: g of `null + g * (given - null)` on the logits (Ho and Salimans 2022).
         constraints: names in `CONSTRAINTS`.
         transposition: semitones by which all that is written is moved, from C major or A minor.
-        steered: makes a constraint for what a user asks for, which comes last.
+        rules: make constraints of this piece alone, which come last.
         n_ahead: frames that are computed at once.
 
     Raises:
@@ -372,7 +429,7 @@ class Scribe:
         guidance: float,
         constraints: Sequence[str] = (),
         transposition: int = 0,
-        steered: MadeConstraint | None = None,
+        rules: Sequence[MadeConstraint] = (),
         n_ahead: int = AHEAD,
     ) -> None:
         for name in constraints:
@@ -384,7 +441,7 @@ class Scribe:
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
         self.memory = Memory(composer.config.ambient.frame_rate)
         self._transposition = transposition
-        made = [CONSTRAINTS[name] for name in constraints] + ([] if steered is None else [steered])
+        made = [*(CONSTRAINTS[name] for name in constraints), *rules]
         self._constraints = [make(composer, self.memory, transposition) for make in made]
         self._blocks = SpanStepper(packed.blocks, self._rows(given.tokens, null.tokens), n_ahead)
         self._n_ahead, self._begun = n_ahead, 0
@@ -552,7 +609,7 @@ def write_frames(
     transposition: int = 0,
     begun: Written | None = None,
     n_begun: int = 0,
-    steered: MadeConstraint | None = None,
+    rules: Sequence[MadeConstraint] = (),
     n_ahead: int = AHEAD,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
     """The events of one codec frame after another, each with the music's loudness in dB.
@@ -566,7 +623,7 @@ def write_frames(
         transposition: as for `Scribe`.
         begun: a score that is there already and is gone on with.
         n_begun: its frames, which are copied.
-        steered, n_ahead: as for `Scribe`.
+        rules, n_ahead: as for `Scribe`.
 
     Raises:
         ConfigError: if `composing` leaves the guidance open, or names an unknown field or constraint.
@@ -578,7 +635,7 @@ def write_frames(
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            how = (composing.guidance, composing.constraints, transposition, steered, n_ahead)
+            how = (composing.guidance, composing.constraints, transposition, rules, n_ahead)
             scribe = Scribe(packed, given, null, *how)
         else:
             scribe.begin(given, null)

@@ -35,7 +35,7 @@ from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
-from silent2music.composing import PackedComposer, followed, loudness_of, write_frames
+from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, write_frames
 from silent2music.config import (
     COMPOSER_FOLDER,
     SKETCH_FOLDER,
@@ -590,13 +590,17 @@ class Silent2Music(nn.Module):
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
-        signals, heard_too = tee(signals) if blend is None else (signals, iter(()))
+        room, rules = Heard(config.ambient.n_mels), list[MadeConstraint]()
+        if blend is None:
+            # Between two rooms both are what the composer hears.
+            signals = room.hear(signals, without)
+            rules.append(lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate))
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
-        steered, key, seconds = None, composing.transposition, n_frames / config.ambient.frame_rate
+        key, seconds = composing.transposition, n_frames / config.ambient.frame_rate
         if asked is not None:
-            steered = partial(Steering, plan_of(asked, seconds, n_frames, rate))
+            rules.append(partial(Steering, plan_of(asked, seconds, n_frames, rate)))
             key = asked.transposition if key is None else key
         copied = None if begun is None else write_down(begun, rate)
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
@@ -624,13 +628,11 @@ class Silent2Music(nn.Module):
             key,
             copied,
             n_copied,
-            steered,
+            rules,
             **({} if n_frames else {"n_ahead": 1}),
         )
         if blend is None:
-            # Between rooms it is what the composer hears.
-            loudness = loudness_of(self._without(heard_too, without), config.ambient.n_mels)
-            written = followed(written, loudness, composing.following)
+            written = room.follow(written, composing.following)
         return written if asked is None else heard(written, asked, seconds, rate)
 
     @torch.inference_mode()
