@@ -6,14 +6,16 @@ whatever the length of the piece.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.acoustics import PROFILE_CURVES, PROFILE_SCALARS
 from silent2music.arrays import FloatArray
 from silent2music.composer import GAIN_SCALE_DB, HABIT_SCALE, Composer, GatedBlock
 from silent2music.config import ComposingConfig, Precision
@@ -25,14 +27,31 @@ from silent2music.notation import (
     FIELDS,
     FIRST_PART,
     HABITS,
-    N_ECHOES,
+    NO_PITCH,
     Event,
     Memory,
     Written,
     moved,
     part_of,
 )
-from silent2music.stepping import BlockStepper, Linear, PackedBlocks, pack
+from silent2music.signals import Signals
+from silent2music.stepping import Linear, PackedBlocks, SpanStepper, pack
+from silent2music.traits import SILENT_DBFS, SILENT_GAIN_DB, following_db
+
+AHEAD = 5
+"""Frames that are computed at once."""
+
+N_PITCHES = FIELDS["pitch"]
+
+STEADY_DB = 2.0
+"""A room without events whose short-term level has a narrower range (5th to 95th percentile) is a hiss or a hum:
+made ones have up to 1.6 dB, all other scenes 4.5 and more."""
+
+EMPTY_SECONDS = 5.0
+"""Time between notes where there is nothing to play to."""
+
+RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
+"""After so long a rest notes are the likelier, by so many nats a second: arranged scores rest for at most 5.3 s."""
 
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
@@ -144,6 +163,87 @@ class Repeats:
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
 
 
+class Heard:
+    """What the rules at the draw need to know of a room, from stretch to stretch of its signals.
+
+    Args:
+        n_mels: of the room's features.
+
+    Attributes:
+        is_empty: whether the latest stretch is of a room with nothing in it; None where there is no room.
+        loudness: of the frames that were heard and are not written yet, in dB and at most 0, as `traits.following_db` has
+            it; None where there is no room.
+    """
+
+    def __init__(self, n_mels: int) -> None:
+        self._n_mels = n_mels
+        self.is_empty: bool | None = None
+        self.loudness: deque[float | None] = deque()
+
+    def hear(self, signals: Iterable[Signals], without: Sequence[str]) -> Iterator[Signals]:
+        """Signals of successive stretches of frames, one row, as they come; heard are they without some controls."""
+        for piece in signals:
+            self._note(piece.without(*without))
+            yield piece
+
+    def _note(self, piece: Signals) -> None:
+        """Add what a stretch says."""
+        if "room_frames" not in piece.along or "room_scalars" not in piece.whole:
+            self.is_empty = None
+            self.loudness += [None] * piece.n_frames
+            return
+        curves = piece.along["room_frames"][0, :, -len(PROFILE_CURVES) :].double().cpu().numpy()
+        scalars = piece.whole["room_scalars"][0, self._n_mels :].double().cpu().numpy()
+        known = dict(zip(PROFILE_SCALARS, scalars.tolist(), strict=True))
+        spread = 20.0 * known["energy_range"]
+        self.is_empty = spread < STEADY_DB and known["event_rate"] == 0.0
+        level = 20.0 * curves[:, PROFILE_CURVES.index("energy_absolute")] - 60.0
+        # The loudness that a frame is given is that of the middle of a tenth of a second which begins with it.
+        level = np.append(level[1:], level[-1:])
+        low, mean = (20.0 * known[name] - 60.0 for name in ("noise_floor", "level"))
+        gain, _ = following_db(level, low, low + spread, mean)
+        self.loudness += np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB).tolist()
+
+    def follow(
+        self, frames: Iterable[tuple[tuple[Event, ...], float]], share: float
+    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+        """Composed frames, each of which was heard, their own loudness replaced by the room's by some share."""
+        for events, gain in frames:
+            wanted = self.loudness.popleft()
+            yield events, gain if wanted is None else gain + share * (wanted - gain)
+
+
+class Rests:
+    """Where there is nothing, a note now and then at most; everywhere else no rest is longer than in training scores.
+
+    Args:
+        heard: says which of the two the room is.
+        memory: says which frame it is.
+        frame_rate: in Hz.
+    """
+
+    def __init__(self, heard: Heard, memory: Memory, frame_rate: float) -> None:
+        self._heard, self._memory, self._rate = heard, memory, frame_rate
+        self._last = 0
+        self._has_played = False
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Forbid notes, or make them the likelier the longer the rest."""
+        if field != "symbol" or self._heard.is_empty is None:
+            return
+        rested = (self._memory.frame - self._last) / self._rate
+        if self._heard.is_empty:
+            if self._has_played and rested < EMPTY_SECONDS:
+                logits[FIRST_PART:] = -np.inf
+        elif self._heard.loudness[0] != SILENT_GAIN_DB:
+            logits[FIRST_PART:] += RESTLESS * max(0.0, rested - RESTLESS_SECONDS)
+
+    def write(self, event: Event | None) -> None:
+        """Notice notes."""
+        if event is not None and event[0] >= FIRST_PART:
+            self._last, self._has_played = self._memory.frame, True
+
+
 MadeConstraint = Callable[[Composer, Memory, int], Constraint]
 """Makes a constraint from a composer, the memory of what is written, and the semitones by which it is moved."""
 
@@ -247,8 +347,8 @@ class PackedComposer:
             torch.cat([getattr(layer, name) for layer in (composer.state, composer.gain)])
             for name in ("weight", "bias")
         )
-        state = pack(weights, self._precision)
-        self.state: Linear = lambda x: state(x).float() + biases
+        state = pack(weights, self._precision, biases)
+        self.state: Linear = lambda x: state(x).float()
         self.fields = composer.field.weight.unbind(0)
         self.writer = [
             (_packed_norm(block.norm), self._packed(block.gate_up), self._packed(block.down))
@@ -256,14 +356,16 @@ class PackedComposer:
         ]
         self.writer_norm = _packed_norm(composer.writer_norm)
         self.heads = {name: self._packed(cast(nn.Linear, composer.heads[name])) for name in FIELDS}
-        self.habits = composer.habits
-        self.symbol_habits = self._packed(composer.habits.symbol)
+        self.symbol_habits, self.pitch_habits = map(
+            self._packed, (composer.habits.symbol, composer.habits.pitch)
+        )
+        self.intervals = HABIT_SCALE * composer.habits.intervals.detach().float().cpu().numpy()
         self.roles = composer.habits.role_of.tolist()
 
     def _packed(self, linear: nn.Linear) -> Linear:
         """A linear layer as a function of rows."""
-        product, bias = pack(linear.weight, self._precision), cast(Tensor | None, linear.bias)
-        return lambda x: product(x).float() if bias is None else product(x).float() + bias
+        product = pack(linear.weight, self._precision, cast(Tensor | None, linear.bias))
+        return product if self._precision != "bf16" else lambda x: product(x).float()
 
     def value(self, field: str, value: int, symbol: int) -> Tensor:
         """Embedding `[H]` of a field's value, as in `EventEmbedder`."""
@@ -277,9 +379,28 @@ class PackedComposer:
 
 
 def _packed_norm(norm: nn.RMSNorm) -> Linear:
-    """The norm without the cost of calling a module."""
-    size, weight, epsilon = list(norm.normalized_shape), norm.weight, norm.eps
-    return lambda x: torch.rms_norm(x, size, weight, epsilon)
+    """The norm of rows `[n, H]` in fewer operations."""
+    size = norm.normalized_shape[0]
+    weight, epsilon = norm.weight * size**0.5, torch.tensor((cast(float, norm.eps) * size) ** 0.5)
+    epsilon = epsilon.to(weight)
+
+    def normed(x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        return (x * weight).div_(length.hypot_(epsilon))
+
+    return normed
+
+
+Scored = tuple[FloatArray, FloatArray]
+"""Logits `[N_SYMBOLS]` of a symbol without its habits, and the weights of habits by role."""
+
+
+class _Foreseen(NamedTuple):
+    """What is known of a frame before its events: the writer's context `[R, H]`, the first symbol's, loudness in dB."""
+
+    context: Tensor
+    scored: Scored
+    gain: float
 
 
 class Scribe:
@@ -289,11 +410,12 @@ class Scribe:
 
     Args:
         packed: the weights.
-        given, null: conditioning of one row, and "no room" of the same shapes; only their `tokens` count here.
+        given, null: conditioning of the first frames, one row, and "no room" of the same shapes.
         guidance: g of `null + g * (given - null)` on the logits (Ho and Salimans 2022).
         constraints: names in `CONSTRAINTS`.
         transposition: semitones by which all that is written is moved, from C major or A minor.
-        steered: makes a constraint for what a user asks for, which comes last.
+        rules: make constraints of this piece alone, which come last.
+        n_ahead: frames that are computed at once.
 
     Raises:
         ConfigError: if a constraint is unknown.
@@ -307,7 +429,8 @@ class Scribe:
         guidance: float,
         constraints: Sequence[str] = (),
         transposition: int = 0,
-        steered: MadeConstraint | None = None,
+        rules: Sequence[MadeConstraint] = (),
+        n_ahead: int = AHEAD,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -318,37 +441,44 @@ class Scribe:
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
         self.memory = Memory(composer.config.ambient.frame_rate)
         self._transposition = transposition
-        made = [CONSTRAINTS[name] for name in constraints] + ([] if steered is None else [steered])
+        made = [*(CONSTRAINTS[name] for name in constraints), *rules]
         self._constraints = [make(composer, self.memory, transposition) for make in made]
-        self._blocks = BlockStepper(packed.blocks, self._tokens(given, null), static=False)
-        self._habits: list[tuple[int, list[float]]] = []
+        self._blocks = SpanStepper(packed.blocks, self._rows(given.tokens, null.tokens), n_ahead)
+        self._n_ahead, self._begun = n_ahead, 0
+        self._frames = given.frames.new_zeros(1 + self._guided, 0, 1)
+        self._foreseen: deque[_Foreseen] = deque()
         self._before: Tensor | None = None  # the vectors of the last frame's events, summed
         self.n_frames = 0
+        self.begin(given, null)
 
-    def set_tokens(self, given: Conditioning, null: Conditioning) -> None:
-        """Replace the global tokens that the next frames attend to."""
-        self._blocks.set_tokens(self._tokens(given, null))
+    def begin(self, given: Conditioning, null: Conditioning) -> None:
+        """The next frames are those of this conditioning, and attend to its global tokens."""
+        self._blocks.set_tokens(self._rows(given.tokens, null.tokens))
+        self._frames, self._begun = self._rows(given.frames, null.frames), self.n_frames
+        self._foreseen.clear()
 
-    def _tokens(self, given: Conditioning, null: Conditioning) -> Tensor:
-        return torch.cat([given.tokens, null.tokens]) if self._guided else given.tokens
+    def _rows(self, given: Tensor, null: Tensor) -> Tensor:
+        return torch.cat([given, null]) if self._guided else given
 
-    def frame(self, frame: Tensor, null_frame: Tensor, choose: Chooser) -> tuple[tuple[Event, ...], float]:
-        """Write the next frame.
+    def frame(self, choose: Chooser) -> tuple[tuple[Event, ...], float]:
+        """Write the next frame of those begun.
 
         Args:
-            frame, null_frame: `[1, D]` conditioning.
             choose: see `Chooser`.
 
         Returns:
             Its events as they sound, and the loudness of the music in dB, at most 0.
         """
-        states = self._listen(frame, null_frame)
-        context, gain = states[:, :-1], min(0.0, GAIN_SCALE_DB * float(states[0, -1]))
+        self.memory.advance(self.n_frames)
+        if not self._foreseen:
+            self._foresee()
+        foreseen = self._foreseen.popleft()
+        habits = self.memory.habits()
         events: list[Event] = []
         inputs: list[Tensor] = []
-        written: Tensor | None = None
+        context, scored = foreseen.context, foreseen.scored
         while len(events) < MAX_EVENTS:
-            made = self._event(context if written is None else context + written, choose)
+            made = self._event(context, self._with_habits(scored, habits), choose)
             if made is None:
                 break
             event, embedded = made
@@ -357,51 +487,89 @@ class Scribe:
             for constraint in self._constraints:
                 constraint.write(event)
             inputs.append(functional.gelu(embedded))
-            vector = self._packed.to_writer(inputs[-1])
-            written = vector if written is None else written + vector
+            context = context + self._packed.to_writer(inputs[-1])
+            scored = self._scored(context[:, None])[0]
         for constraint in self._constraints:
             constraint.write(None)
-        self._before = self._packed.to_stream(torch.cat(inputs)).sum(dim=0) if inputs else None
+        self._before = None
+        if inputs:
+            self._before = self._packed.to_stream(torch.cat(inputs)).sum(dim=0)
+            self._foreseen.clear()
         self.n_frames += 1
-        return tuple(moved(event, self._transposition) for event in events), gain
+        return tuple(moved(event, self._transposition) for event in events), foreseen.gain
 
-    def _listen(self, frame: Tensor, null_frame: Tensor) -> Tensor:
-        """The writer's context with the loudness in units, `[R, H + 1]`: a step of the transformer."""
-        packed, blocks = self._packed, self._blocks
-        self.memory.advance(self.n_frames)
-        known = packed.scalars(torch.tensor([self.memory.scalars()], device=frame.device))
-        keys, weights = self.memory.keys()
+    def _foresee(self) -> None:
+        """What is known before the next frames' events, as long as no event is written, as in most frames none is.
+
+        A step of the transformer and one of the writer for all of them.
+        """
+        packed, first = self._packed, self.n_frames - self._begun
+        n_known = min(self._n_ahead, self._frames.shape[1] - first)
+        memory, keys, weights, starts, scalars = self.memory.ahead(), [], [], [], []
+        for frame in range(self.n_frames, self.n_frames + self._n_ahead):
+            memory.advance(frame)
+            own, counts = memory.keys()
+            starts.append(len(keys))
+            keys += own
+            weights += counts
+            scalars.append(memory.scalars())
+        device = self._frames.device
+        known = packed.scalars(torch.tensor(scalars, device=device))
         if keys:
-            held = packed.held[torch.tensor(keys, device=frame.device)]
-            known = known + torch.tensor([weights], device=frame.device) @ held
+            bags = [torch.tensor(own, device=device) for own in (keys, starts)]
+            counted = torch.tensor(weights, device=device)
+            known = known + functional.embedding_bag(
+                bags[0], packed.held, bags[1], mode="sum", per_sample_weights=counted
+            )
         if self._before is not None:
-            known = known + self._before
-        self._habits = self.memory.habits()
-        blocks.advance()
-        torch.add(known, frame, out=blocks.x[:1])
+            known[0] += self._before
+        frames = self._frames[:, first : first + n_known]
+        padded = torch.cat([frames, frames[:, -1:].expand(-1, self._n_ahead - n_known, -1)], dim=1)
+        states = packed.state(self._blocks.run(padded + known, self.n_frames).flatten(0, 1))
+        states = states.view(len(padded), self._n_ahead, -1)
+        gains = np.minimum(0.0, GAIN_SCALE_DB * states[0, :n_known, -1].double().cpu().numpy())
+        contexts = states[..., :-1]
+        scored = self._scored(contexts)
+        for index, gain in enumerate(gains.tolist()):
+            self._foreseen.append(_Foreseen(contexts[:, index], scored[index], gain))
+
+    def _written(self, field: str, x: Tensor) -> Tensor:
+        """The guided input `[n, H]` of a field's head, by a step of the writer on what is known, `[R * n, H]`."""
+        packed = self._packed
+        for norm, gate_up, down in packed.writer:
+            gate, up = gate_up(norm(x)).chunk(2, dim=1)
+            x = x + down(functional.silu(gate).mul_(up))
+        normed = packed.writer_norm(x)
         if self._guided:
-            torch.add(known, null_frame, out=blocks.x[1:])
-        return packed.state(blocks.run())
+            given, null = normed.chunk(2)
+            normed = torch.lerp(null, given, self._guidance)
+        return normed
 
-    def _voices(self, symbol: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """What the pitch of a note of a symbol is compared with, as `Habits.pitches` takes it."""
-        references, found = self.memory.voices(symbol)
-        echoes = torch.zeros(1, N_ECHOES, 128)
-        for bar, pitch in found:
-            echoes[0, bar, pitch] = 1.0
-        return (
-            torch.tensor([symbol], device=device),
-            torch.tensor([references], device=device),
-            echoes.to(device),
-        )
+    def _scored(self, contexts: Tensor) -> list[Scored]:
+        """Of contexts `[R, n, H]` the logits of the symbol of the next event, and the weights of its habits."""
+        normed = self._written("symbol", (contexts + self._packed.fields[0]).flatten(0, 1))
+        logits = self._packed.heads["symbol"](normed).cpu().numpy()
+        weights = self._packed.symbol_habits(normed).cpu().numpy()
+        return list(zip(logits, HABIT_SCALE * weights.reshape(len(weights), -1, len(HABITS)), strict=True))
 
-    def _event(self, context: Tensor, choose: Chooser) -> tuple[Event, Tensor] | None:
+    def _with_habits(self, scored: Scored, habits: list[tuple[int, list[float]]]) -> FloatArray:
+        """Logits of symbols with their habits, as `Habits.symbols`, of the few symbols that have any."""
+        logits, weights = scored
+        for symbol, values in habits:
+            logits[symbol] += weights[self._packed.roles[symbol]] @ np.array(values, np.float32)
+        return logits
+
+    def _event(self, context: Tensor, symbols: FloatArray, choose: Chooser) -> tuple[Event, Tensor] | None:
         """The next event of the frame with its embedding `[1, H]`; None if there is none."""
         before: tuple[int, ...] = ()
         known: Tensor | None = None
         for index, field in enumerate(FIELDS):
-            x = context + self._packed.fields[index]
-            value = self._choose(field, x if known is None else x + known, before, choose)
+            logits = symbols
+            if known is not None:
+                logits = self._logits(field, context + self._packed.fields[index] + known, before)
+            for constraint in self._constraints:
+                constraint.mask(field, logits, before)
+            value = choose(field, logits, before)
             if value is None or (field == "symbol" and value == END):
                 return None
             before = (*before, value)
@@ -413,27 +581,23 @@ class Scribe:
         assert known is not None
         return cast(Event, before), known[None]
 
-    def _choose(self, field: str, x: Tensor, before: tuple[int, ...], choose: Chooser) -> int | None:
-        """A field's value, by a step of the writer on `x` `[R, H]`."""
-        packed = self._packed
-        for norm, gate_up, down in packed.writer:
-            gate, up = gate_up(norm(x)).chunk(2, dim=1)
-            x = x + down(functional.silu(gate) * up)
-        normed = packed.writer_norm(x)
-        if self._guided:
-            normed = torch.lerp(normed[1:], normed[:1], self._guidance)
-        scores = packed.heads[field](normed)[0].float()
+    def _logits(self, field: str, x: Tensor, before: tuple[int, ...]) -> FloatArray:
+        """Logits of a field after the symbol, from what is known `[R, H]`."""
+        normed, packed = self._written(field, x), self._packed
+        logits: FloatArray = packed.heads[field](normed)[0].cpu().numpy()
         if field == "pitch":
-            scores = scores + packed.habits.pitches(normed, *self._voices(before[0], normed.device))[0]
-        logits = scores.cpu().numpy()
-        if field == "symbol" and self._habits:
-            # As `Habits.symbols`, of the few symbols that have habits.
-            weights = packed.symbol_habits(normed)[0].cpu().numpy().reshape(-1, len(HABITS))
-            for symbol, values in self._habits:
-                logits[symbol] += HABIT_SCALE * (weights[packed.roles[symbol]] @ np.array(values, np.float32))
-        for constraint in self._constraints:
-            constraint.mask(field, logits, before)
-        return choose(field, logits, before)
+            # As `Habits.pitches`, of the few pitches that are compared with.
+            references, echoes = self.memory.voices(before[0])
+            weights = HABIT_SCALE * packed.pitch_habits(normed)[0].cpu().numpy()
+            added = np.zeros_like(logits)
+            for tables, reference, weight in zip(packed.intervals, references, weights, strict=False):
+                if reference != NO_PITCH:
+                    own = tables[packed.roles[before[0]], N_PITCHES - 1 - reference :][:N_PITCHES]
+                    added += weight * own
+            for bar, pitch in echoes:
+                added[pitch] += weights[len(references) + bar]
+            logits += added
+        return logits
 
 
 @torch.inference_mode()
@@ -445,7 +609,8 @@ def write_frames(
     transposition: int = 0,
     begun: Written | None = None,
     n_begun: int = 0,
-    steered: MadeConstraint | None = None,
+    rules: Sequence[MadeConstraint] = (),
+    n_ahead: int = AHEAD,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
     """The events of one codec frame after another, each with the music's loudness in dB.
 
@@ -458,7 +623,7 @@ def write_frames(
         transposition: as for `Scribe`.
         begun: a score that is there already and is gone on with.
         n_begun: its frames, which are copied.
-        steered: as for `Scribe`.
+        rules, n_ahead: as for `Scribe`.
 
     Raises:
         ConfigError: if `composing` leaves the guidance open, or names an unknown field or constraint.
@@ -470,13 +635,13 @@ def write_frames(
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            how = (composing.guidance, composing.constraints, transposition, steered)
+            how = (composing.guidance, composing.constraints, transposition, rules, n_ahead)
             scribe = Scribe(packed, given, null, *how)
         else:
-            scribe.set_tokens(given, null)
-        for frame in zip(given.frames.unbind(dim=1), null.frames.unbind(dim=1), strict=True):
+            scribe.begin(given, null)
+        for _ in range(given.frames.shape[1]):
             choose: Chooser = drawing
             if copied is not None and scribe.n_frames < n_begun:
                 here = copied.slice(scribe.n_frames, scribe.n_frames + 1).fields.tolist()
                 choose = Copying([cast(Event, tuple(event)) for event in here])
-            yield scribe.frame(*frame, choose)
+            yield scribe.frame(choose)

@@ -70,6 +70,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         # Drawing, loops, and how much of all.
         (0, 100, "adherence guidance score_guidance temperature"),
         (ABOVE_0, 1, "top_p"),
+        (0, 1, "following"),
         (1, 1024, "candidates variations workers"),
         (1, 64, "beats_per_bar"),
         (0, 1024, "bars"),
@@ -451,7 +452,8 @@ class ComposingConfig:
     A `temperature` of 0 takes the likeliest choice. `top_p` is by field of an event (`notation.FIELDS`); of the symbol it
     says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
     or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
-    `constraints` are names in `composing.CONSTRAINTS`.
+    `constraints` are names in `composing.CONSTRAINTS`. `following` is the share of the rule `traits.following_db` in the
+    loudness, 0 to 1; the rest is what the composer foretells.
     """
 
     temperature: float = 1.0
@@ -462,6 +464,7 @@ class ComposingConfig:
     guidance: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
+    following: float = 1.0
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")

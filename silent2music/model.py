@@ -20,7 +20,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
@@ -35,10 +35,11 @@ from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
-from silent2music.composing import PackedComposer, write_frames
+from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, write_frames
 from silent2music.config import (
     COMPOSER_FOLDER,
     SKETCH_FOLDER,
+    ComposerConfig,
     ComposingConfig,
     ModelConfig,
     Precision,
@@ -72,7 +73,15 @@ from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_a
 from silent2music.sketch import Sketch, sketch_score, sketch_stream
 from silent2music.steering import Redo, Steering, check_stretch, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
-from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
+from silent2music.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build,
+    fill,
+    read_module_config,
+    read_weights,
+    write_weights,
+)
 
 CODEC_FOLDER = "codec"
 
@@ -172,7 +181,6 @@ class Silent2Music(nn.Module):
         codec: turns tokens into sound; it is not trained here.
 
     Attributes:
-        composer: writes scores, with an embedder of its own; None if the model has none.
         sketch: turns scores into what steers the decoder; None if the model has none.
         precision: of matrix products in generation; the device's best if None.
 
@@ -203,13 +211,27 @@ class Silent2Music(nn.Module):
         vectors, scales = codec.codebook_vectors()[:n_codebooks], getattr(codec, "scales", None)
         self.decoder = Decoder(config.decoder, vectors, scales)
         if composer is not None:
-            _check_features(config, composer)
-        self.composer = composer
+            _check_features(config, composer.config)
+        self._modules["composer"] = composer
+        self._composer_folder: Path | None = None
         self.sketch: Sketch | None = None
         if sketch is not None:
             self.set_sketch(sketch)
         self.precision: Precision | None = None
-        self._packed: tuple[object, PackedDecoder] | None = None
+        self._packed: dict[str, tuple[object, Any]] = {}
+
+    @property
+    def composer(self) -> Composer | None:
+        """Writes scores, with an embedder of its own; None if the model has none.
+
+        Raises:
+            CheckpointError: if its weights are read only now, since the model has no sketch, and do not fit.
+        """
+        if self._composer_folder is not None:
+            with torch.inference_mode(False):
+                self._modules["composer"] = Composer.from_pretrained(self._composer_folder).to(self.device)
+            self._composer_folder = None
+        return cast(Composer | None, self._modules["composer"])
 
     # ---- from a room to music ----
 
@@ -534,7 +556,7 @@ class Silent2Music(nn.Module):
 
     def composes(self, without: Sequence[str] = ()) -> bool:
         """Whether the model plays a score of its own: it has composer and sketch, and is not told otherwise."""
-        return self.composer is not None and self.sketch is not None and SCORE not in without
+        return self.sketch is not None and self.composer is not None and SCORE not in without
 
     def check_controls(self, controls: Iterable[str], composes: bool | None = None) -> None:
         """Raise an error if the model has no such control, those of its composer included if it composes.
@@ -642,13 +664,18 @@ class Silent2Music(nn.Module):
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
+        room, rules = Heard(config.ambient.n_mels), list[MadeConstraint]()
+        if blend is None:
+            # Between two rooms both are what the composer hears.
+            signals = room.hear(signals, without)
+            rules.append(lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate))
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
-        steered, key, seconds = None, composing.transposition, n_frames / config.ambient.frame_rate
+        key, seconds = composing.transposition, n_frames / config.ambient.frame_rate
         if asked is not None or redo is not None:
             wished = asked or Controls()
-            steered = partial(Steering, plan_of(wished, seconds, n_frames, rate, redo))
+            rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo)))
             key = wished.transposition if key is None else key
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
         if redo is not None:
@@ -671,15 +698,18 @@ class Silent2Music(nn.Module):
         if blend is not None:
             conditioning = _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
         written = write_frames(
-            PackedComposer(composer, self.precision),
+            self._packed_once("composer", composer, PackedComposer),
             conditioning,
             composing,
             composing.seed,
             key,
             copied,
             n_copied,
-            steered,
+            rules,
+            **({} if n_frames else {"n_ahead": 1}),
         )
+        if blend is None:
+            written = room.follow(written, composing.following)
         if redo is not None:
             written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
         return written if asked is None else heard(written, asked, seconds, rate)
@@ -793,10 +823,14 @@ class Silent2Music(nn.Module):
 
     def packed_decoder(self) -> PackedDecoder:
         """The decoder's weights packed for generation; packed again when the weights have changed."""
-        state = (self.device, self.precision, [weight._version for weight in self.decoder.parameters()])
-        if self._packed is None or self._packed[0] != state:
-            self._packed = (state, PackedDecoder(self.decoder, self.precision))
-        return self._packed[1]
+        return cast(PackedDecoder, self._packed_once("decoder", self.decoder, PackedDecoder))
+
+    def _packed_once(self, name: str, module: nn.Module, pack: Callable[[Any, Precision | None], Any]) -> Any:
+        """A part's weights packed, again only when they have changed."""
+        state = (self.device, self.precision, [weight._version for weight in module.parameters()])
+        if name not in self._packed or self._packed[name][0] != state:
+            self._packed[name] = (state, pack(module, self.precision))
+        return self._packed[name][1]
 
     @one_thread()
     @torch.inference_mode()
@@ -939,15 +973,18 @@ class Silent2Music(nn.Module):
         """
         folder = find_folder(name, "model", download, **options)
         config = _read_config(folder)
-        folder_of_composer = folder / COMPOSER_FOLDER
-        composer = Composer.from_pretrained(folder_of_composer) if folder_of_composer.is_dir() else None
-        sketch = read_sketch(folder)
+        sketch, own = read_sketch(folder), folder / COMPOSER_FOLDER
+        composer = Composer.from_pretrained(own) if own.is_dir() and sketch is not None else None
         codec = load_codec(folder / CODEC_FOLDER)
         try:
             model = build(lambda: cls(config, codec, composer, sketch), folder / WEIGHTS_FILE, cls.own_state)
         except ConfigError as error:
             raise CheckpointError(f"{folder / CONFIG_FILE} does not fit ({error}).") from error
         model.load_weights(folder)
+        if own.is_dir() and sketch is None:
+            # Music for the room alone does without its weights.
+            _check_features(config, read_module_config(ComposerConfig, own))
+            model._composer_folder = own
         return model.eval()
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -1113,10 +1150,10 @@ def _check_codec(stated: str, own: str, whose: str) -> None:
         )
 
 
-def _check_features(config: ModelConfig, composer: Composer) -> None:
+def _check_features(config: ModelConfig, composer: ComposerConfig) -> None:
     """Raise an error if a composer hears other features of a room than its model measures."""
     for name in ("sample_rate", "frame_rate", "n_mels", "n_fft"):
-        own, theirs = getattr(config.ambient, name), getattr(composer.config.ambient, name)
+        own, theirs = getattr(config.ambient, name), getattr(composer.ambient, name)
         if own != theirs:
             raise CheckpointError(
                 f"The composer was trained with ambient.{name} {theirs} and the model with {own}; use the composer "

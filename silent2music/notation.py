@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -340,6 +341,12 @@ class Memory:
                 self._bar, self._n_beats = seconds, 0
                 self._n_bars += 1
 
+    def ahead(self) -> Memory:
+        """A copy to be advanced on trial: of what it says of the future, `keys` and `scalars` are known."""
+        other = copy(self)
+        other.held, other._classes, other._played = dict(self.held), self._classes.copy(), {}
+        return other
+
     def keys(self) -> tuple[list[int], list[float]]:
         """Indices below `N_HELD` of what is known of single notes, and how much each counts."""
         now = self._frame / self._rate
@@ -356,7 +363,7 @@ class Memory:
         """`HABITS` by symbol: of parts how lately they played, and whether a bar and two bars ago."""
         found = []
         for symbol, begun in self._played.items():
-            since = (self._frame - max(begun)) / self._rate
+            since = (self._frame - next(reversed(begun))) / self._rate
             echoes = [float(bool(self._echo(begun, n))) for n in range(1, N_ECHOES + 1)]
             found.append(
                 (symbol, [math.exp(-since / _RECENT_SECONDS), math.exp(-since / _KNOWN_SECONDS), *echoes])

@@ -327,6 +327,9 @@ def midi_bytes(score: Score) -> bytes:
     expression = _expression(score.gain_db, tempo_map)
     for part in score.parts:
         midi.tracks.append(_track(part, tempo_map, expression))
+    if not score.parts:
+        # Without any track symusic writes what is along time out of order, and times go wrong.
+        midi.tracks.append(symusic.Track())
     return bytes(midi.dumps_midi())
 
 

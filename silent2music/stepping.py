@@ -39,34 +39,35 @@ def best_precision(device: torch.device) -> Precision:
     )
 
 
-def pack(weight: Tensor, precision: Precision) -> Linear:
-    """A function that multiplies by `weight` `[N, M]`, from `[B, M]` float32 to `[B, N]`.
+def pack(weight: Tensor, precision: Precision, bias: Tensor | None = None) -> Linear:
+    """A function that multiplies by `weight` `[N, M]`, from `[B, M]` float32 to `[B, N]`, and adds `bias` `[N]`.
 
     Raises:
         ConfigError: if the precision is unknown.
     """
     if precision == "fp32":
         transposed = weight.float().t().contiguous()
-        return lambda x: x @ transposed
+        return lambda x: x @ transposed if bias is None else torch.addmm(bias, x, transposed)
     if precision == "bf16":
         rounded = weight.to(torch.bfloat16)
-        return lambda x: functional.linear(x.to(torch.bfloat16), rounded)
+        half_bias = None if bias is None else bias.to(torch.bfloat16)
+        return lambda x: functional.linear(x.to(torch.bfloat16), rounded, half_bias)
     if precision == "fp16":
-        return _pack_half(weight.float().contiguous())
+        return _pack_half(weight.float().contiguous(), bias)
     raise ConfigError(f"Precision '{precision}' is unknown; expected one of {', '.join(PRECISIONS)}.")
 
 
-def _pack_half(weight: Tensor) -> Linear:
+def _pack_half(weight: Tensor, bias: Tensor | None) -> Linear:
     """FBGEMM's product with weights in 16 bits: by the operator whose call costs 2 us where torch still has it,
     or else by its successor, whose packed object costs 15 us more to hand over."""
     if hasattr(torch, "fbgemm_pack_gemm_matrix_fp16"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             packed = torch.fbgemm_pack_gemm_matrix_fp16(weight)
-            bias = torch.zeros(len(weight))
-            torch.fbgemm_linear_fp16_weight(weight[:1], packed, bias)  # warns once in a process: here
-        return lambda x: torch.fbgemm_linear_fp16_weight(x, packed, bias)
-    half = torch.ops.quantized.linear_prepack_fp16(weight, None)
+            added = torch.zeros(len(weight)) if bias is None else bias.float()
+            torch.fbgemm_linear_fp16_weight(weight[:1], packed, added)  # warns once in a process: here
+        return lambda x: torch.fbgemm_linear_fp16_weight(x, packed, added)
+    half = torch.ops.quantized.linear_prepack_fp16(weight, bias)
     product = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: cast(Tensor, product(x, half))
 
@@ -110,6 +111,23 @@ class PackedBlocks:
         self.layers = [_Layer(cast(Block, block), self.order, self.precision) for block in blocks]
         self.norm = norm.weight * config.dim**0.5
         self.epsilon = cast(float, norm.eps)
+
+    def rotations(self, position: int, device: torch.device) -> Tensor:
+        """Factors `[ROTATION_BLOCK, 3 * D / 2]` of queries, keys and values of the positions from `position` on."""
+        config = self.config
+        positions = torch.arange(position, position + ROTATION_BLOCK)
+        turn = torch.complex(*rotary_tables(positions, config.head_dim // 2, config.rope_base))
+        content = torch.ones_like(turn)
+        head = torch.cat([turn, content], dim=1)
+        heads = head.repeat(1, config.n_heads)
+        factors = [heads * config.head_dim**-0.5, heads, torch.ones_like(heads)]
+        return torch.cat(factors, dim=1).to(device)
+
+    def fill_prefix(self, ring: Tensor, tokens: Tensor) -> None:
+        """Write keys and values of global tokens `[R, G, D]` to the first places of `[L, 2, R, H, places, head_dim]`."""
+        keys, values = prefix(self.blocks, tokens, self.config)
+        ring[:, 0, ..., : tokens.shape[1], :] = keys[..., self.order]
+        ring[:, 1, ..., : tokens.shape[1], :] = values
 
 
 class BlockStepper:
@@ -160,15 +178,13 @@ class BlockStepper:
 
     def set_tokens(self, tokens: Tensor) -> None:
         """Replace the global tokens `[R, G, D]` that the next columns attend to."""
-        keys, values = prefix(self.packed.blocks, tokens, self.packed.config)
-        self._ring[:, 0, ..., : self.n_tokens, :] = keys[..., self.packed.order]
-        self._ring[:, 1, ..., : self.n_tokens, :] = values
+        self.packed.fill_prefix(self._ring, tokens)
 
     def advance(self) -> None:
         """Set slot, mask and rotation for the next column."""
         within = self.position % ROTATION_BLOCK
         if within == 0:
-            self._rotations = self._rotations_from(self.position)
+            self._rotations = self.packed.rotations(self.position, self.x.device)
         assert self._rotations is not None
         place = self.n_tokens + self.position % self.window
         self._place, self._n_filled = place, self.n_tokens + min(self.position + 1, self.window)
@@ -179,17 +195,6 @@ class BlockStepper:
         else:
             self._rotation = self._rotations[within]
         self.position += 1
-
-    def _rotations_from(self, position: int) -> Tensor:
-        """Factors `[ROTATION_BLOCK, 3 * D / 2]` of queries, keys and values of the positions from `position` on."""
-        config = self.packed.config
-        positions = torch.arange(position, position + ROTATION_BLOCK)
-        turn = torch.complex(*rotary_tables(positions, config.head_dim // 2, config.rope_base))
-        content = torch.ones_like(turn)
-        head = torch.cat([turn, content], dim=1)
-        heads = head.repeat(1, config.n_heads)
-        factors = [heads * config.head_dim**-0.5, heads, torch.ones_like(heads)]
-        return torch.cat(factors, dim=1).to(self.x.device)
 
     def _normed(self, weight: Tensor) -> Tensor:
         """The residual stream `[R, D]` over its root mean square, times `weight / sqrt(D)`."""
@@ -222,6 +227,78 @@ class BlockStepper:
             scores = torch.bmm(query, keys)
         torch.bmm(scores.softmax(dim=-1), values, out=self._attended)
         return self._attended_rows
+
+
+class SpanStepper:
+    """Runs blocks for several columns at once, of which the last ones may be taken back; else as `BlockStepper`.
+
+    A step of few rows costs what reading weights, keys and values costs, which a span does once. All spans are computed
+    by the same shapes on the whole ring under a mask, so that a column's output does not depend on its place in the span.
+
+    For inference mode alone.
+
+    Args:
+        packed: the weights.
+        tokens: global tokens `[R, G, D]` of all rows.
+        n_columns: of a span.
+    """
+
+    def __init__(self, packed: PackedBlocks, tokens: Tensor, n_columns: int) -> None:
+        config, n_rows = packed.config, len(tokens)
+        self._packed, self._n_tokens, self._length = (
+            packed,
+            tokens.shape[1],
+            config.attention_window + n_columns - 1,
+        )
+        shape = (config.n_layers, 2, n_rows, config.n_heads, self._n_tokens + self._length, config.head_dim)
+        self._ring = tokens.new_zeros(shape)
+        self._positions = torch.full((self._length,), -(2**60), device=tokens.device)
+        self._columns = torch.arange(n_columns, device=tokens.device)
+        self._seen = torch.zeros(n_columns, self._n_tokens, device=tokens.device)
+        self._rotations, self._first = packed.rotations(0, tokens.device), 0
+        self.set_tokens(tokens)
+
+    def set_tokens(self, tokens: Tensor) -> None:
+        """Replace the global tokens `[R, G, D]` that the next columns attend to."""
+        self._packed.fill_prefix(self._ring, tokens)
+
+    def run(self, x: Tensor, position: int) -> Tensor:
+        """The blocks' output `[R, n, D]` after the final norm; what was computed from `position` on is forgotten.
+
+        Args:
+            x: `[R, n, D]`, n columns that are at `position` and after.
+            position: at most that after the last one computed.
+        """
+        packed, config = self._packed, self._packed.config
+        (n_rows, n, dim), (heads, head_dim) = x.shape, (config.n_heads, config.head_dim)
+        if not 0 <= position - self._first <= ROTATION_BLOCK - n:
+            self._rotations, self._first = packed.rotations(position, x.device), position
+        rotation = self._rotations[position - self._first :][:n]
+        here = self._columns + position
+        slots = here % self._length
+        self._positions[slots] = here
+        age = here[:, None] - self._positions
+        unseen = torch.where((age >= 0) & (age < config.attention_window), 0.0, float("-inf"))
+        mask, slots = torch.cat([self._seen, unseen], dim=1), slots + self._n_tokens
+        stream = x.new_full((n_rows * n, dim + 1), (packed.epsilon * dim) ** 0.5)
+        out = stream[:, :dim]
+        out.copy_(x.flatten(0, 1))
+
+        def normed(weight: Tensor) -> Tensor:
+            return (out * weight).div_(torch.linalg.vector_norm(stream, dim=-1, keepdim=True))
+
+        for layer, ring in zip(packed.layers, self._ring, strict=True):
+            pairs = layer.qkv(normed(layer.attention_norm)).float().view(torch.complex64).view(n_rows, n, -1)
+            turned = torch.view_as_real(pairs * rotation).view(n_rows, n, 3, heads, head_dim)
+            ring.index_copy_(3, slots, turned[:, :, 1:].permute(2, 0, 3, 1, 4))
+            query = turned[:, :, 0].transpose(1, 2).reshape(-1, n, head_dim)
+            keys, values = ring.flatten(1, 2)
+            shares = torch.baddbmm(mask, query, keys.transpose(1, 2)).softmax(dim=-1)
+            attended = torch.bmm(shares, values).view(n_rows, heads, n, head_dim).transpose(1, 2)
+            out += layer.out(attended.reshape(-1, dim))
+            gate, up = layer.gate_up(normed(layer.mlp_norm)).chunk(2, dim=1)
+            out += layer.down(functional.silu(gate).mul_(up))
+        return normed(packed.norm).view(n_rows, n, dim)
 
 
 class PackedDecoder:

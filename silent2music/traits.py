@@ -46,6 +46,37 @@ Trait = Callable[[Score, int, float], FloatArray | None]
 """Takes a score, its length T in codec frames, and the frame rate."""
 
 
+SILENT_DBFS, SILENT_GAIN_DB = -100.0, -36.0
+"""Short-term levels of a room below the one are digital silence, where the music has the other."""
+
+USUAL_RANGE_DB = 28.0
+"""Range of the loudness of music that follows a room of unknown kind, a little wider than that of any made scene: what is
+composed has more rests and decays of its own than what is arranged."""
+
+
+def following_db(
+    level_dbfs: DoubleArray, low: float, high: float, mean_dbfs: float, range_db: float = USUAL_RANGE_DB
+) -> tuple[DoubleArray, DoubleArray]:
+    """Loudness automation of music that follows a room, and where the room is within its own range.
+
+    That range is compressed to `range_db (1 - exp(-range / 8))`; quiet rooms have up to 8 dB less.
+
+    Args:
+        level_dbfs: `[n]` short-term levels of the room.
+        low, high: 5th and 95th percentile of such levels, digital silence left out.
+        mean_dbfs: level of the whole room.
+        range_db: of the loudest music.
+
+    Returns:
+        `[n]` dB of at most 0, and `[n]` from -0.3 over 0 and 1, which are the percentiles, to 1.15.
+    """
+    spread = max(high - low, 1e-3)
+    width = range_db * (1.0 - np.exp(-spread / 8.0))
+    relative = np.clip((level_dbfs - low) / spread, -0.3, 1.15)
+    offset = -8.0 * float(np.clip((-45.0 - mean_dbfs) / 30.0, 0.0, 1.0))
+    return np.minimum(0.0, offset + width * (relative - 1.0)), relative
+
+
 def mode(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
     """`[2]` major or minor, by the profiles of Krumhansl and Kessler."""
     starts, ends, pitches, _ = notes_of(score.parts, pitched=True)

@@ -48,16 +48,26 @@ def load_module(make: Callable[[C], M], kind: type[C], folder: Path | str) -> M:
         CheckpointError: on a missing, truncated or mismatching file, named.
     """
     config_file, weights_file = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
-    try:
-        config = from_dict(kind, read_values(config_file))
-    except ConfigError as error:
-        raise CheckpointError(f"{config_file} does not fit this version ({error}).") from error
+    config = read_module_config(kind, folder)
     try:
         module = build(lambda: make(config), weights_file)
     except ConfigError as error:
         raise CheckpointError(f"{config_file} does not fit ({error}).") from error
     fill(module.state_dict(), read_weights(weights_file), weights_file)
     return module.eval()
+
+
+def read_module_config(kind: type[C], folder: Path | str) -> C:
+    """The config of a folder written by `save_module`.
+
+    Raises:
+        CheckpointError: if it is missing or does not fit.
+    """
+    file = Path(folder) / CONFIG_FILE
+    try:
+        return from_dict(kind, read_values(file))
+    except ConfigError as error:
+        raise CheckpointError(f"{file} does not fit this version ({error}).") from error
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -144,7 +144,10 @@ def test_a_model_is_saved_with_its_composer_and_plays_as_without(model, model_fo
     assert not any(name.startswith("composer.") for name in model.own_state())
     room = Waveform(steps_room(1.0), RATE)
     plain = Silent2Music.from_pretrained(model_folder)
+    again = Silent2Music.from_pretrained(tmp_path / "again")
     assert np.array_equal(again.generate(room).samples, plain.generate(room).samples)
+    # Music for the room alone leaves the composer unread.
+    assert again._modules["composer"] is None and again.composer is not None
 
 
 def test_the_command_writes_scores_with_their_records(s2m, room_file, composing_folder, tmp_path) -> None:

@@ -8,16 +8,24 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from conftest import steps_room
 
+from silent2music.acoustics import analyze
+from silent2music.ambient import ambient_features
+from silent2music.audio import Waveform
 from silent2music.composer import Composer, Pages
 from silent2music.composing import (
+    EMPTY_SECONDS,
+    RESTLESS_SECONDS,
     Copying,
     Drawing,
+    Heard,
     Known,
     Order,
     PackedComposer,
     Polyphony,
     Repeats,
+    Rests,
     Scribe,
     write_frames,
 )
@@ -43,6 +51,7 @@ from silent2music.notation import (
 )
 from silent2music.score import Part, Score
 from silent2music.signals import Signals, from_arrays
+from silent2music.traits import SILENT_GAIN_DB, following_db
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=8, n_fft=512, n_global_tokens=2)
@@ -244,10 +253,10 @@ def test_likelihood_at_once_equals_that_of_writing_step_by_step() -> None:
         at_once = {name: float(nats.sum()) for name, (_, nats) in composer.field_nll(pages, states).items()}
         scribe = Scribe(PackedComposer(composer, "fp32"), conditioning, conditioning, 1.0)
         stepped = dict.fromkeys(FIELDS, 0.0)
-        for index, frame in enumerate(conditioning.frames.unbind(dim=1)):
+        for index in range(conditioning.frames.shape[1]):
             here = Counting([tuple(event) for event in written.slice(index, index + 1).fields.tolist()])
             here.nats = stepped
-            scribe.frame(frame, frame, here)
+            scribe.frame(here)
     assert at_once == pytest.approx(stepped, rel=1e-4, abs=1e-3)
     assert all(value > 0 for value in stepped.values())
 
@@ -306,14 +315,14 @@ def test_a_composer_comes_back_from_its_folder(tmp_path) -> None:
 # ---- writing ----
 
 
-def written_by(composer, signals, composing, seed=0, blocks=None, precision=None):
+def written_by(composer, signals, composing, seed=0, blocks=None, precision=None, **options):
     packed = PackedComposer(composer, precision)
     with torch.inference_mode():
         given, null = composer.steer(signals)
     n_frames = signals.n_frames
     cuts = [0, *np.cumsum(blocks or [n_frames])]
     pieces = [(given.slice(a, b), null.slice(a, b)) for a, b in itertools.pairwise(cuts)]
-    return list(write_frames(packed, pieces, composing, seed))
+    return list(write_frames(packed, pieces, composing, seed, **options))
 
 
 SETTINGS = ComposingConfig(guidance=1.5)
@@ -323,6 +332,8 @@ def test_the_same_seed_writes_the_same_notes_whatever_the_blocks() -> None:
     composer, signals = make_composer(), make_signals(80)
     whole = written_by(composer, signals, SETTINGS)
     assert whole == written_by(composer, signals, SETTINGS, blocks=[1, 30, 9, 40])
+    singly = written_by(composer, signals, SETTINGS, n_ahead=1)
+    assert [events for events, _ in whole] == [events for events, _ in singly]
     assert whole != written_by(composer, signals, SETTINGS, seed=1)
     assert sum(len(events) for events, _ in whole) > 10
 
@@ -392,6 +403,62 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
     logits = np.zeros(FIELDS["symbol"], np.float32)
     Polyphony(composer, memory, 0).mask("symbol", logits, ())
     assert np.isfinite(logits[:FIRST_PART]).all() and np.isinf(logits[FIRST_PART:]).all()
+
+
+def heard_of(samples: np.ndarray) -> tuple[Heard, np.ndarray]:
+    """What the rules know of a recording at 24 kHz, and its levels."""
+    room = Waveform(samples.astype(np.float32)[None], 24_000)
+    profile, heard = analyze(room), Heard(AMBIENT.n_mels)
+    features = ambient_features(room, profile, AMBIENT)
+    known = {"room_frames": features.frames, "room_scalars": features.scalars}
+    list(heard.hear([from_arrays(known, len(features.frames))], ()))
+    return heard, np.array(profile.energy_dbfs)
+
+
+def test_loudness_follows_the_room_by_the_rule_of_the_training_scores() -> None:
+    heard, level = heard_of(steps_room(6.0)[0])
+    low, high = np.percentile(level, [5, 95])
+    mean = 10.0 * np.log10(np.mean(10.0 ** (level / 10.0)))
+    wanted, relative = following_db(level, float(low), float(high), float(mean))
+    assert wanted.max() <= 0.0 and np.ptp(wanted) > 5.0 and relative.min() >= -0.3
+    given = np.array(heard.loudness)[np.round(np.arange(60) * 2.5).astype(int)]
+    assert np.corrcoef(given, wanted)[0, 1] > 0.95
+    frames = [((), -1.0)] * len(heard.loudness)
+    own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0)]
+    assert own == [-1.0] * len(frames)
+    assert [gain for _, gain in heard.follow(frames, 1.0)][:10] != own[:10] and not heard.loudness
+    silent, _ = heard_of(np.zeros(48_000))
+    assert silent.is_empty and set(silent.loudness) == {SILENT_GAIN_DB}
+    nowhere = Heard(AMBIENT.n_mels)
+    list(nowhere.hear([make_signals(3)], ("room",)))
+    assert nowhere.is_empty is None and list(nowhere.loudness) == [None] * 3
+
+
+def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() -> None:
+    memory, melody, rate = Memory(RATE), symbol_of("melody", 0, False), round(RATE)
+    hiss, _ = heard_of(0.001 * np.random.default_rng(0).standard_normal(96_000))
+    steps, _ = heard_of(steps_room(6.0)[0])
+    assert hiss.is_empty and not steps.is_empty
+
+    def masked(rests: Rests, seconds: float) -> np.ndarray:
+        logits = np.zeros(FIELDS["symbol"], np.float32)
+        memory.advance(round(seconds * rate))
+        rests.mask("symbol", logits, ())
+        return logits
+
+    rests = Rests(hiss, memory, RATE)
+    assert not masked(rests, 0.0).any()
+    rests.write((melody, 0, 60, 0, 0))
+    for seconds, allowed in ((0.0, False), (EMPTY_SECONDS - 0.1, False), (EMPTY_SECONDS, True)):
+        logits = masked(rests, seconds)
+        assert np.isfinite(logits[FIRST_PART:]).all() == allowed and not logits[:FIRST_PART].any()
+    memory = Memory(RATE)
+    rests = Rests(steps, memory, RATE)
+    assert not masked(rests, RESTLESS_SECONDS).any()
+    later = masked(rests, RESTLESS_SECONDS + 2.0)
+    assert (later[FIRST_PART:] > 5.0).all() and not later[:FIRST_PART].any()
+    rests.write((melody, 0, 60, 0, 0))
+    assert not masked(rests, RESTLESS_SECONDS + 2.0).any()
 
 
 def test_drawing_follows_the_probabilities_and_cuts_the_unlikely_among_events_alone() -> None:

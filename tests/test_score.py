@@ -309,6 +309,11 @@ def test_twenty_instruments_have_a_track_each_and_drums_the_tenth_channel() -> N
 def test_a_score_without_notes_keeps_its_length() -> None:
     back = parse_midi(midi_bytes(Score(30.0, ())))
     assert (back.seconds, back.parts) == (30.0, ())
+    # An upbeat and a key make events of several kinds in time.
+    beats = np.arange(0.15, 29.0, 0.6)
+    back = parse_midi(midi_bytes(Score(30.0, (), beat_seconds=beats, bar_seconds=beats[2::4], key="D major")))
+    assert back.seconds == pytest.approx(30.0, abs=1e-5)
+    assert back.bar_seconds[1:] == pytest.approx(beats[2::4], abs=1e-5)
 
 
 def test_a_key_that_is_struck_again_keeps_both_notes() -> None:

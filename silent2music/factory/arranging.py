@@ -17,13 +17,10 @@ from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES, key_shift
 from silent2music.score import ENERGY_RATE_HZ
-from silent2music.traits import affect_curves
+from silent2music.traits import SILENT_DBFS, SILENT_GAIN_DB, affect_curves, following_db
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""
-
-SILENT_DBFS = -100.0
-"""Short-term levels below this are digital silence, and the music is nearly nothing."""
 
 SECTION_GAPS = (1.5, 1.0, 0.75)
 """Factors on the time between onsets, from the thinnest to the fullest sections of a piece that has several."""
@@ -188,9 +185,7 @@ def section_fullness(sections: list[Section], truth: SceneTruth, rng: np.random.
 def automation(truth: SceneTruth, manner: Manner | None = None) -> tuple[DoubleArray, DoubleArray]:
     """Loudness automation and relative loudness of the music.
 
-    The range of the scene (5th to 95th percentile, silence left out) is compressed to at most
-    the manner's `range_db` R by `R (1 - exp(-range / 8))`. Rhythmic kinds keep the curve as it is, the others are
-    smoothed over 0.3 s.
+    See `traits.following_db`. Rhythmic kinds keep the scene's curve as it is, the others are smoothed over 0.3 s.
 
     Returns:
         gain_db: `[n]` at most 0, with the whole scene's level in it (up to 8 dB less for the quietest).
@@ -199,15 +194,11 @@ def automation(truth: SceneTruth, manner: Manner | None = None) -> tuple[DoubleA
     manner, level_dbfs = manner or MANNERS[truth.kind], truth.energy_db
     audible = level_dbfs > SILENT_DBFS
     if not audible.any():
-        return np.full(len(level_dbfs), -36.0), np.zeros(len(level_dbfs))
+        return np.full(len(level_dbfs), SILENT_GAIN_DB), np.zeros(len(level_dbfs))
     low, high = np.percentile(level_dbfs[audible], [5.0, 95.0])
-    spread = max(float(high - low), 1e-3)
-    width = manner.range_db * (1.0 - np.exp(-spread / 8.0))
     curve = level_dbfs if manner.rhythmic else smoothed(level_dbfs, 3)
-    relative = np.clip((curve - low) / spread, -0.3, 1.15)
-    offset = -8.0 * float(np.clip((-45.0 - truth.level_dbfs) / 30.0, 0.0, 1.0))
-    gain = np.minimum(0.0, offset + width * (relative - 1.0))
-    gain = np.where(audible, gain, -36.0)
+    gain, relative = following_db(curve, float(low), float(high), truth.level_dbfs, manner.range_db)
+    gain = np.where(audible, gain, SILENT_GAIN_DB)
     return gain, np.clip(smoothed(relative, 5), 0.0, 1.0)
 
 
