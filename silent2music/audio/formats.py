@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silent2music.arrays import FloatArray
 from silent2music.audio.decoding import INSTALL, Decoding, decoding
@@ -205,15 +206,19 @@ def check_writable(path: Path, sample_rate: int, n_channels: int, seconds: float
 
 
 def write_blocks(
-    path: Path | str, blocks: Iterable[FloatArray], sample_rate: int, n_channels: int, force: bool = False
+    path: Path | str,
+    blocks: Iterable[FloatArray | NDArray[np.int32]],
+    sample_rate: int,
+    n_channels: int,
+    force: bool = False,
 ) -> None:
-    """As `write`, from blocks `[C, n]` of samples as they come."""
+    """As `write`, from blocks `[C, n]` of samples as they come; of int32, full scale is 2**31 and nothing is rounded."""
     import soundfile
 
     path = Path(path)
     check_writable(path, sample_rate, n_channels)
     suffix = path.suffix.lower()
-    blocks = (np.clip(block, -1.0, 1.0) for block in blocks)
+    blocks = (block if block.dtype == np.int32 else np.clip(block, -1.0, 1.0) for block in blocks)
     with atomic_path(path, force) as temporary:
         if suffix == ".m4a":
             _write_aac(path, temporary, blocks, sample_rate, n_channels)

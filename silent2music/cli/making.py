@@ -29,17 +29,22 @@ from silent2music.cli.common import (
     Loudness,
     Model,
     Mono,
+    MusicXml,
+    Project,
     Rooms,
     SampleRate,
     ScoreGuidance,
     Seconds,
     Seed,
     Set,
+    Stems,
+    StemsBy,
     Strict,
     Temperature,
     TopK,
     TopP,
     Track,
+    beside_of,
     complain,
     options_checked,
     parse_seconds,
@@ -136,6 +141,10 @@ def infer(
     sample_rate: SampleRate = DELIVERY.sample_rate,
     fade_in: FadeIn = DELIVERY.fade_in,
     fade_out: FadeOut = DELIVERY.fade_out,
+    stems: Stems = False,
+    stems_by: StemsBy = None,
+    musicxml: MusicXml = False,
+    project: Project = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -168,9 +177,11 @@ def infer(
         )
         options = apply_overrides({}, control or ())
         asked, other = controls_of(context.params), blend_of(blend, morph, amount)
-        request = Request(
-            sampling, seconds, options, reading_of(strict, track, channel), delivery, asked, other
-        )
+        beside = beside_of(context.params)
+        reading = reading_of(strict, track, channel)
+        request = Request(sampling, seconds, options, reading, delivery, asked, other, beside)
+    if beside and (stream or file == STDOUT):
+        raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -283,8 +294,11 @@ def compose(
     room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="MIDI file; by default ROOM.mid in the current folder."),
+        typer.Option(
+            "-o", "--output", help="File (.mid, .midi, .musicxml); by default ROOM.mid in the current folder."
+        ),
     ] = None,
+    musicxml: MusicXml = False,
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
     count: Count = 1,
@@ -347,6 +361,7 @@ def compose(
             steps,
             asked,
             other,
+            musicxml,
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")
@@ -414,6 +429,7 @@ def demo(
 
 
 def perform(
+    context: typer.Context,
     tune: Annotated[Path, typer.Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
@@ -453,6 +469,10 @@ def perform(
     sample_rate: SampleRate = DELIVERY.sample_rate,
     fade_in: FadeIn = DELIVERY.fade_in,
     fade_out: FadeOut = DELIVERY.fade_out,
+    stems: Stems = False,
+    stems_by: StemsBy = None,
+    musicxml: MusicXml = False,
+    project: Project = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -470,13 +490,16 @@ def perform(
     from silent2music.export.performing import perform as play
 
     with options_checked():
+        beside = beside_of(context.params)
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
         sampling = SamplingConfig(
             temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
         )
     reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
     with progress_bar() as steps:
-        record = play(tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps)
+        record = play(
+            tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps, beside
+        )
     if as_json:
         print_json(record)
     else:

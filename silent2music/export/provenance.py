@@ -179,6 +179,13 @@ def picture_metadata(path: Path) -> dict[str, str | None]:
     return {"Creator": SOFTWARE, "CreationDate" if path.suffix.lower() == ".pdf" else "Date": None}
 
 
+def files_of(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """The SHA-256, where it is known, of each file that a record names: the music and what was written beside it."""
+    others = (record.get(name) or {} for name in ("score", "musicxml", "project"))
+    own = [record["output"], *others, *record.get("stems", ())]
+    return {one["file"]: one.get("sha256") for one in own if "file" in one and one.get("by") != "given"}
+
+
 def is_ours(path: Path) -> bool:
     """Whether this program made a file, by its tags, by the versions in it, or by the record beside it."""
     try:
@@ -191,8 +198,7 @@ def is_ours(path: Path) -> bool:
                     return True
                 before = block[-max(map(len, MARKS)) :]
         record = read_json(sidecar_path(path))
-        files = (record["output"]["file"], (record.get("score") or {}).get("file"))
-        return "silent2music" in record["versions"] and path.name in files
+        return "silent2music" in record["versions"] and path.name in files_of(record)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
