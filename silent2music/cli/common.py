@@ -27,6 +27,7 @@ from silent2music.processes import FractionProgress, Progress, StepProgress
 
 if TYPE_CHECKING:
     from silent2music.export.beside import Beside
+    from silent2music.export.signing import Signing
 
 SAMPLING = SamplingConfig()
 DELIVERY = DeliveryConfig()
@@ -167,6 +168,16 @@ Project = Annotated[
         help="A session with stems, notes, tempo map and markers.",
     ),
 ]
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Sign the music by C2PA with this private key (PEM)."),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate", metavar="CERT", help="The key's certificate and those that vouch for it (PEM)."
+    ),
+]
 Mono = Annotated[
     bool, typer.Option("--mono", help="One channel as the model made it, without the room's reverberation.")
 ]
@@ -250,10 +261,25 @@ def beside_of(options: Mapping[str, Any]) -> Beside:
     by = options["stems_by"]
     if by not in (None, "role", "part"):
         raise typer.BadParameter(f"--stems-by is '{by}'; expected role or part.")
-    with options_checked():
-        return Beside(
-            by or ("auto" if options["stems"] else ""), options["musicxml"], options["project"] or ""
+    return Beside(
+        by or ("auto" if options["stems"] else ""),
+        options["musicxml"],
+        options["project"] or "",
+        signing_of(options["sign"], options["certificate"]),
+    )
+
+
+def signing_of(key: Path | None, certificate: Path | None) -> Signing | None:
+    """By whom files are signed, if the options name both."""
+    if key is None and certificate is None:
+        return None
+    if key is None or certificate is None:
+        raise typer.BadParameter(
+            "a signature needs a key and its certificate; give --sign KEY --certificate CERT"
         )
+    from silent2music.export.signing import Signing
+
+    return Signing(key, certificate)
 
 
 @contextmanager

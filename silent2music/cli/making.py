@@ -17,6 +17,7 @@ from silent2music.cli.common import (
     SAMPLING,
     Adherence,
     AsJson,
+    Certificate,
     Channel,
     Control,
     Count,
@@ -37,6 +38,7 @@ from silent2music.cli.common import (
     Seconds,
     Seed,
     Set,
+    Sign,
     Stems,
     StemsBy,
     Strict,
@@ -145,6 +147,8 @@ def infer(
     stems_by: StemsBy = None,
     musicxml: MusicXml = False,
     project: Project = None,
+    sign: Sign = None,
+    certificate: Certificate = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -180,7 +184,7 @@ def infer(
         beside = beside_of(context.params)
         reading = reading_of(strict, track, channel)
         request = Request(sampling, seconds, options, reading, delivery, asked, other, beside)
-    if beside and (stream or file == STDOUT):
+    if (beside and file == STDOUT) or ((beside or beside.signing) and stream):
         raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
     lazy = LazyModel(model, device, download)
     if stream:
@@ -473,6 +477,8 @@ def perform(
     stems_by: StemsBy = None,
     musicxml: MusicXml = False,
     project: Project = None,
+    sign: Sign = None,
+    certificate: Certificate = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from silent2music.export import provenance
 from silent2music.export.levelling import write_music
 from silent2music.export.musicxml import MUSICXML_SUFFIX, musicxml_bytes
 from silent2music.export.project import PROJECTS, Session
+from silent2music.export.signing import Signing
 from silent2music.export.stems import check_stems, stem_path
 from silent2music.files import atomic_paths
 from silent2music.score import Score, midi_bytes
@@ -28,11 +29,13 @@ class Beside:
         stems: one of `stems.STEMS_BY`, or empty for none.
         musicxml: the score as notation.
         project: one of `project.PROJECTS`, which has stems, or empty.
+        signing: by whom music and stems are signed, or None.
     """
 
     stems: str = ""
     musicxml: bool = False
     project: str = ""
+    signing: Signing | None = None
 
     def __post_init__(self) -> None:
         if self.project and self.project not in PROJECTS:
@@ -41,7 +44,8 @@ class Beside:
             object.__setattr__(self, "stems", "auto")
 
     def __bool__(self) -> bool:
-        return self != Beside()
+        """Whether files are asked for."""
+        return bool(self.stems or self.musicxml or self.project)
 
     def check(self, out: Path, has_score: bool) -> None:
         """Refuse what cannot be written beside a file.
@@ -57,6 +61,8 @@ class Beside:
             )
         if self.stems:
             check_stems(self.stems, out)
+        if self.signing:
+            self.signing.check(out)
 
     def places(self, out: Path, with_midi: bool) -> dict[str, Path]:
         """Files by what they are: the music, its record, and those beside it whose names are known beforehand."""
@@ -67,7 +73,9 @@ class Beside:
 
     def described(self) -> dict[str, Any]:
         """What a record says of what was asked for; nothing if that is nothing."""
-        return {"beside": asdict(self)} if self else {}
+        own = {"stems": self.stems, "musicxml": self.musicxml, "project": self.project} if self else {}
+        own |= {"signed": self.signing.described()} if self.signing else {}
+        return {"beside": own} if own else {}
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ def write_take(
     made: dict[str, Any],
     config: DeliveryConfig,
     *,
+    signing: Signing | None = None,
     as_made: bool = False,
     comment: str = provenance.COMMENT,
     force: bool = False,
@@ -106,6 +115,7 @@ def write_take(
         temporary: where to write for now, by the same names.
         made: the record so far, which is stored in the files' tags; what is found out is added.
         config, as_made: as for `write_music`.
+        signing: by whom music and stems are signed, or None.
         comment: as for `provenance.write_tags`.
         force, inputs: as for `provenance.check_replaceable`, of the stems.
 
@@ -125,9 +135,11 @@ def write_take(
                 temporary["musicxml"].write_bytes(musicxml_bytes(score, out.stem))
                 made["musicxml"] = _named(places["musicxml"], temporary["musicxml"])
             provenance.write_tags(temporary["music"], made, comment=comment)
+            if signing is not None:
+                signing.sign(temporary["music"], out.name, made)
             if files:
                 made["stems"] = [
-                    _tagged(stem_path(out, name), path, name, take.scores[name], made, comment)
+                    _tagged(stem_path(out, name), path, name, take.scores[name], made, comment, signing)
                     for name, (path, _) in zip(take.stems, files, strict=True)
                 ]
             if score is not None and "project" in temporary:
@@ -163,11 +175,19 @@ def _stem_files(
 
 
 def _tagged(
-    place: Path, path: Path, name: str, score: Score, made: Mapping[str, Any], comment: str
+    place: Path,
+    path: Path,
+    name: str,
+    score: Score,
+    made: Mapping[str, Any],
+    comment: str,
+    signing: Signing | None,
 ) -> dict[str, Any]:
-    """Store the record in a stem's file, and give what it says of it."""
+    """Store the record in a stem's file, sign it, and give what the record says of it."""
     own = {"name": name, "parts": [part.name for part in score.parts]}
     provenance.write_tags(path, {**made, "stem": own}, comment=comment)
+    if signing is not None:
+        signing.sign(path, place.name, {**made, "stem": own})
     return {**own, **_named(place, path)}
 
 

@@ -239,7 +239,15 @@ def infer(
         }
         is_silent_room = profile.level_dbfs <= audio.FLOOR_DBFS
         output = write_take(
-            take, places, temporary, made, delivery, as_made=is_silent_room, force=force, inputs=[job.room]
+            take,
+            places,
+            temporary,
+            made,
+            delivery,
+            signing=request.beside.signing,
+            as_made=is_silent_room,
+            force=force,
+            inputs=[job.room],
         )
         if not delivery.mono:
             output["space"] = dataclasses.asdict(where)

@@ -146,7 +146,7 @@ def perform(
         output = write_take(
             take, places, temporary, made, delivery,
             as_made=profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS,
-            comment=COMMENT if soundfont else PLAYED_COMMENT, force=force, inputs=inputs,
+            signing=beside.signing, comment=COMMENT if soundfont else PLAYED_COMMENT, force=force, inputs=inputs,
         )  # fmt: skip
         if where is not None:
             output["space"] = dataclasses.asdict(where)
