@@ -417,7 +417,8 @@ class Sketch(nn.Module):
         silent = POWER_FLOOR ** (self.config.codec.power / 2)
         spectra = self.compressed_spectra(notes, self.levels(self.notes(notes)))
         powers = (spectra + silent).pow(2 / self.config.codec.power) - POWER_FLOOR
-        return powers.clamp_min(0.0).sum(dim=1).view(notes.n_rows, notes.n_frames)
+        out: Tensor = powers.clamp_min(0.0).sum(dim=1).view(notes.n_rows, notes.n_frames)
+        return out
 
     # ---- files ----
 

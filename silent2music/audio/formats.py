@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,17 +219,17 @@ def write_blocks(
     path = Path(path)
     check_writable(path, sample_rate, n_channels)
     suffix = path.suffix.lower()
-    blocks = (block if block.dtype == np.int32 else np.clip(block, -1.0, 1.0) for block in blocks)
+    clipped: Iterator[Any] = (b if b.dtype == np.int32 else np.clip(b, -1.0, 1.0) for b in blocks)
     with atomic_path(path, force) as temporary:
         if suffix == ".m4a":
-            _write_aac(path, temporary, blocks, sample_rate, n_channels)
+            _write_aac(path, temporary, clipped, sample_rate, n_channels)
             return
         options = MP3_OPTIONS if suffix == ".mp3" else {}
         try:
             with soundfile.SoundFile(
                 temporary, "w", sample_rate, n_channels, SUFFIX_SUBTYPES[suffix], **options
             ) as file:
-                for block in blocks:
+                for block in clipped:
                     file.write(block.T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error

@@ -112,6 +112,12 @@ def infer(
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
     count: Count = 1,
+    audition: Annotated[
+        Path | None,
+        typer.Option(
+            "--audition", metavar="FILE.html", help="A page with a player and a picture for each piece."
+        ),
+    ] = None,
     guidance: Guidance = None,
     score_guidance: ScoreGuidance = None,
     adherence: Adherence = None,
@@ -186,6 +192,8 @@ def infer(
         request = Request(sampling, seconds, options, reading, delivery, asked, other, beside)
     if (beside and file == STDOUT) or ((beside or beside.signing) and stream):
         raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
+    if audition is not None and (stream or file == STDOUT):
+        raise typer.BadParameter("--audition plays files; give -o FILE or --out FOLDER")
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -197,7 +205,7 @@ def infer(
         with progress_bar() as steps:
             _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
     else:
-        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force)
+        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force, audition)
 
 
 def _place(output: str | None, out: Path | None) -> tuple[Path | None, Path | None]:
@@ -259,8 +267,15 @@ def _infer_files(
     request: Request,
     as_json: bool,
     force: bool,
+    audition: Path | None,
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
+    if audition is not None:
+        from silent2music.export.provenance import check_replaceable
+
+        if audition.suffix.lower() not in (".html", ".htm"):
+            raise typer.BadParameter(f"--audition names {audition}; expected a file that ends in .html")
+        check_replaceable(audition, force, [room for room in rooms if room.is_file()])
     from silent2music.export.batch import passed_over, share
     from silent2music.export.infer import infer_many, plan
 
@@ -290,7 +305,32 @@ def _infer_files(
         _count(outcomes, folder / "manifest.jsonl")
     for sentence in passed:
         complain(sentence)
+    if audition is not None and any(o.record is not None for o in outcomes):
+        _audition(audition, outcomes, model, force)
     _end(outcomes, "music")
+
+
+def _audition(path: Path, outcomes: Sequence[Outcome], model: LazyModel, force: bool) -> None:
+    """Write the page of `s2m infer --audition`, and say which pieces are near to what was taught."""
+    from silent2music.config import COMPOSER_FOLDER
+    from silent2music.evaluation.audition import Auditioned, write_audition
+    from silent2music.evaluation.originality import MELODIES_FILE, Melodies
+    from silent2music.export.provenance import score_path
+    from silent2music.score import read_midi
+
+    taught = model.folder / COMPOSER_FOLDER / MELODIES_FILE
+    melodies = Melodies.read(taught) if taught.is_file() else None
+    made = [(o.job.out, o.record) for o in outcomes if o.record is not None]
+    pieces = [
+        Auditioned(out, record, read_midi(score_path(out)) if "score" in record else None)
+        for out, record in made
+    ]
+    for piece, near in zip(pieces, write_audition(path, pieces, melodies, force), strict=True):
+        if melodies is not None and near is not None and near.n_notes > melodies.limit:
+            complain(
+                f"{piece.path.name} shares {near.n_notes} notes in a row with {near.name}, which was taught."
+            )
+    say(f"{path}: {len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}")
 
 
 def compose(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
-from silent2music.arrays import DoubleArray, IntArray
+from silent2music.arrays import IntArray
 from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.score import Part, Score, key_signature
 from silent2music.tempo_map import DEFAULT_QUARTER_US, TempoMap, map_of_beats
@@ -154,7 +155,7 @@ def _written(part: Part, tempo_map: TempoMap) -> list[_Note]:
     return sorted(notes.values(), key=lambda note: (note.start, note.end))
 
 
-def _snapped(quarters: DoubleArray, tolerance: DoubleArray) -> IntArray:
+def _snapped(quarters: NDArray[np.floating], tolerance: NDArray[np.floating]) -> IntArray:
     """Positions `[n]` in quarters as divisions, each on the first of `GRIDS` that is near enough, else the nearest."""
     found = np.rint(quarters * DIVISIONS).astype(np.int64)
     left = np.ones(len(quarters), bool)
@@ -163,7 +164,7 @@ def _snapped(quarters: DoubleArray, tolerance: DoubleArray) -> IntArray:
         fits = left & (np.abs(near - quarters) <= tolerance)
         found[fits] = np.rint(near[fits] * DIVISIONS).astype(np.int64)
         left &= ~fits
-    return found
+    return np.asarray(found, np.int64)
 
 
 def _voices(notes: list[_Note]) -> list[list[_Note]]:
@@ -251,7 +252,7 @@ def _measure(
 ) -> None:
     """One measure of a part: its attributes, its marks, and its voices one after another."""
     cut = {"implicit": "yes"} if bar.is_cut else {}
-    measure = ElementTree.SubElement(parent, "measure", number=str(number), **cut)
+    measure = ElementTree.SubElement(parent, "measure", {"number": str(number), **cut})
     if number == 1 or bar.signature:
         _attributes(measure, part, bar, key, number == 1)
     at = bar.start

@@ -223,7 +223,7 @@ def _project_xml(session: Session) -> ElementTree.Element:
     points = _points(arrangement, "TimeSignatureAutomation", "metre")
     for tick, (numerator, denominator) in session.metres():
         values = {"numerator": str(numerator), "denominator": str(denominator)}
-        ElementTree.SubElement(points, "TimeSignaturePoint", time=repr(tick / quarter), **values)
+        ElementTree.SubElement(points, "TimeSignaturePoint", {"time": repr(tick / quarter), **values})
     return root
 
 
@@ -242,7 +242,7 @@ def _track(structure: ElementTree.Element, name: str, title: str, content: str, 
     )
     leads = {"role": "master"} if name == "master" else {"role": "regular", "destination": "master-channel"}
     channel = ElementTree.SubElement(
-        track, "Channel", id=f"{name}-channel", audioChannels=str(n_channels), **leads
+        track, "Channel", {"id": f"{name}-channel", "audioChannels": str(n_channels), **leads}
     )
     _parameter(channel, "Volume", f"{name}-volume", "linear", 1.0, 0.0, 2.0)
 
@@ -271,7 +271,9 @@ def _notes(lanes: ElementTree.Element, track: str, session: Session, part: Part)
 
 
 def _points(arrangement: ElementTree.Element, tag: str, parameter: str, **unit: str) -> ElementTree.Element:
-    points = ElementTree.SubElement(arrangement, tag, id=f"{parameter}-automation", timeUnit="beats", **unit)
+    points = ElementTree.SubElement(
+        arrangement, tag, {"id": f"{parameter}-automation", "timeUnit": "beats", **unit}
+    )
     ElementTree.SubElement(points, "Target", parameter=parameter)
     return points
 

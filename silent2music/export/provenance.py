@@ -29,6 +29,7 @@ MARKS = (
     b"Software\0silent2music ",
     b"/Creator (silent2music ",
     b"<dc:title>silent2music ",
+    b'<meta name="generator" content="silent2music ',
 )
 """What files that this program made hold, by whatever version: music, and pictures as PNG, PDF and SVG."""
 

@@ -187,7 +187,7 @@ def level_gains(played: DoubleArray, wanted: DoubleArray, frame_rate: float = 25
     sounding = smooth[1] > 0.0
     scale = smooth[0][sounding].sum() / max(smooth[1].sum(), 1e-30)
     ratio = scale * smooth[1] / np.maximum(smooth[0], 1e-20)
-    return np.sqrt(np.minimum(ratio, 10.0 ** (MOST_GAIN_DB / 10.0)))
+    return np.asarray(np.sqrt(np.minimum(ratio, 10.0 ** (MOST_GAIN_DB / 10.0))))
 
 
 def _levelled(sound: Recording, gain: DoubleArray, hop: float) -> Iterator[Waveform]:
