@@ -78,7 +78,7 @@ def test_levels_become_those_that_are_wanted() -> None:
     frames = np.arange(400)
     wanted = np.stack([np.where(frames < 200, 4.0, 0.0), np.full(400, 1.0)])
     played = np.full((2, 400), 0.01)
-    gains = level_gains(played, wanted)
+    gains = level_gains(played, wanted, 25.0)
     loud = gains**2 * played
     assert loud[0, 50:150] / loud[1, 50:150] == pytest.approx(np.full(100, 4.0), rel=1e-6)
     assert loud[0, 220:].max() == 0.0 and np.ptp(loud[1, 20:380]) < 1e-12

@@ -273,20 +273,20 @@ def _performed(
 
     rate, asked, delivery = model.config.ambient.frame_rate, request.asked, request.delivery
     heard: dict[str, Any] = {"measured": measured, "blend": blend_of(request.other, request.reading)}
+    whole: Score | None = None
     if request.beside.stems:
-        whole = model.compose(
-            room, seconds, seed=sampling.seed, asked=asked, progress=step, **heard, **request.controls
-        )
+        whole = model.compose(room, seconds, seed=sampling.seed, asked=asked, **heard, **request.controls)
+    if whole is not None and whole.n_notes:
         scores = split(whole, request.beside.stems)
-        told = (
-            {} if asked is None else asked.signals(seconds, n_steps_of(seconds, model.config.ambient), rate)
-        )
-        own = {k: v for k, v in {**told, **request.controls}.items() if k in model.config.controls}
+        n_steps = n_steps_of(seconds, model.config.ambient)
+        told = {**(asked.signals(seconds, n_steps, rate) if asked else {}), **request.controls}
+        own = {name: value for name, value in told.items() if name in model.config.controls}
         stems = perform_stems(
             model, room, whole, list(scores.values()), sampling, seconds, delivery, where,
             controls=own, progress=step, **heard,
         )  # fmt: skip
         return Take(summed(stems), lambda: whole, dict(zip(scores, stems, strict=True)), scores)
+    # What has no notes has no stems either.
     manuscript = Manuscript()
     pieces = model.stream(
         room,

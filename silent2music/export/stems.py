@@ -143,8 +143,10 @@ def perform_stems(
         )
         played.append(recorded(pieces))
     wanted = model.sketched_powers(room, score, scores, seconds, measured)
-    hop = rate / model.config.ambient.frame_rate
-    gains = level_gains(np.stack([powers_of(stem, hop, wanted.shape[1]) for stem in played]), wanted)
+    frame_rate = model.config.ambient.frame_rate
+    hop = rate / frame_rate
+    powers = np.stack([powers_of(stem, hop, wanted.shape[1]) for stem in played])
+    gains = level_gains(powers, wanted, frame_rate)
     return [
         recorded(delivered(_levelled(stem, gain, hop), model.codec, delivery, where, sampling.seed, seconds))
         for stem, gain in zip(played, gains, strict=True)
@@ -173,7 +175,7 @@ def powers_of(sound: Recording, hop: float, n_frames: int) -> DoubleArray:
     return powers
 
 
-def level_gains(played: DoubleArray, wanted: DoubleArray, frame_rate: float = 25.0) -> DoubleArray:
+def level_gains(played: DoubleArray, wanted: DoubleArray, frame_rate: float) -> DoubleArray:
     """Factors `[n, T]` that bring n sounds of powers `played` to powers that are proportional to `wanted`, `[n, T]`.
 
     Levels are compared over `SMOOTHED_SECONDS`. All sounds together keep their energy, but for what is silenced.
