@@ -134,7 +134,7 @@ def write_take(
             if score is not None and "musicxml" in temporary:
                 temporary["musicxml"].write_bytes(musicxml_bytes(score, out.stem))
                 made["musicxml"] = _named(places["musicxml"], temporary["musicxml"])
-            provenance.write_tags(temporary["music"], made, comment=comment)
+            provenance.write_tags(temporary["music"], made, None, comment)
             if signing is not None:
                 signing.sign(temporary["music"], out.name, made)
             if files:

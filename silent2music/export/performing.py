@@ -173,7 +173,10 @@ def _played(
         return Take(delivered(pieces, model.codec, delivery, where, sampling.seed, seconds), lambda: score)
     scores = split(score, beside.stems)
     parts = list(scores.values())
-    stems = perform_stems(model, room, score, parts, sampling, seconds, delivery, where, progress=step)
+    measured = None if room is None else Measured(room, model.config.ambient)
+    stems = perform_stems(
+        model, room, score, parts, sampling, seconds, delivery, where, measured=measured, progress=step
+    )
     return Take(summed(stems), lambda: score, dict(zip(scores, stems, strict=True)), scores)
 
 
