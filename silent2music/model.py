@@ -31,8 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from silent2music.arrays import FloatArray, IntArray
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
+from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
 from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, write_frames
@@ -70,7 +71,7 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
-from silent2music.sketch import Sketch, sketch_score, sketch_stream
+from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
 from silent2music.steering import Redo, Steering, check_stretch, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import (
@@ -803,6 +804,42 @@ class Silent2Music(nn.Module):
         """Conditioning without some controls, and the null of guidance: the same without room and sketch."""
         given = signals.without(*without)
         return self.condition(given, sketched), self.condition(given.without(ROOM))
+
+    @one_thread()
+    @torch.inference_mode()
+    def sketched_powers(
+        self,
+        room: Recorded | None,
+        score: Score,
+        parts: Sequence[Score],
+        seconds: float,
+        measured: Measured | None = None,
+    ) -> DoubleArray:
+        """How loud each of several parts of a score is to be when all play: `[n, T]` powers in codec frames.
+
+        The sketch adds up the energies of notes, which gives each part's share, and has learned how loud the music is
+        in which they sound together.
+
+        Args:
+            room: that is played for, or None.
+            score: all notes.
+            parts: n scores that have its notes among them.
+            seconds: length of the music.
+            measured: as for `stream`.
+        """
+        sketch, codec = self._own_sketch(), cast(BundledCodec, self.codec)  # the only one that has sketches
+        signals, n_frames = self._heard(room, seconds, {}, measured, composes=False)
+        rate, found, begin = self.config.ambient.frame_rate, [np.zeros((len(parts), 0))], 0
+        for vectors in sketch_score(sketch, score, (piece.to(self.device) for piece in signals), n_frames):
+            n = vectors.shape[1]
+            spectra = (vectors @ codec.components).clamp_min(0.0)
+            total = spectra.pow(2 / codec.config.power).sum(dim=2)
+            notes = SketchNotes.of(parts, [begin] * len(parts), n, rate).to(self.device)
+            own = sketch.note_powers(notes)
+            share = own / own.sum(dim=0).clamp_min(1e-30)
+            found.append((share * total).double().cpu().numpy())
+            begin += n
+        return np.concatenate(found, axis=1)
 
     def set_sketch(self, sketch: Sketch) -> None:
         """Give the model a sketch.

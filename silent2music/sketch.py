@@ -412,6 +412,14 @@ class Sketch(nn.Module):
             out: Tensor = (power + POWER_FLOOR).pow(half).flatten(1) - POWER_FLOOR**half
             return out
 
+    def note_powers(self, notes: SketchNotes) -> Tensor:
+        """Powers `[B, T]` of the notes' own spectra; 0 where none sounds or rings."""
+        silent = POWER_FLOOR ** (self.config.codec.power / 2)
+        spectra = self.compressed_spectra(notes, self.levels(self.notes(notes)))
+        powers = (spectra + silent).pow(2 / self.config.codec.power) - POWER_FLOOR
+        out: Tensor = powers.clamp_min(0.0).sum(dim=1).view(notes.n_rows, notes.n_frames)
+        return out
+
     # ---- files ----
 
     @property

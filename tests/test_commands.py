@@ -301,8 +301,9 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     shutil.copytree(desk.folder / "notes" / "composer", folder / "composer")
     soundfont = DataConfig().soundfont[0]
     printed = desk.drive(
-        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1"
+        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1 --melodies taught.npz"
     )
+    assert (desk.folder / "taught.npz").is_file()
     assert b"true room first of 2" in printed and b"energy (measured) composer" in printed
     assert (
         json.loads(
@@ -313,7 +314,8 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     assert b"as asked of another" in desk.drive(
         "eval-scores --controls tempo --model composing --pairs pairs --n 2 --seconds 1"
     )
-    desk.drive("compose room.wav -o one.mid --model composing")
+    desk.drive("compose room.wav -o one.mid --musicxml --model composing")
+    assert (desk.folder / "one.musicxml").is_file()
     desk.drive("compose room.wav -o ideas.mid --count 2 --seed 5 --model composing")
     desk.drive("compose room.wav -o longer.mid --continue one.mid --seconds 3 --model composing")
     assert {path.name for path in desk.folder.glob("*.mid")} == {
@@ -384,7 +386,18 @@ def test_perform(desk: Desk) -> None:
     )
     desk.drive("infer room.wav --adherence 2 --score-guidance 1.5 -o played.wav --model sketched")
     desk.drive("infer room.wav --of played.wav --keep-melody -o around.wav --model sketched")
-    for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid"):
+    desk.drive(
+        "perform scores/piece0.mid -o tune.wav --stems --project dawproject --model sketched --seconds 1"
+    )
+    desk.drive(
+        f"perform scores/piece0.mid --soundfont {soundfont} --room room.wav -o parts.wav --stems-by part --seconds 1"
+    )
+    desk.drive(
+        "infer room.wav -o session.wav --stems --musicxml --project reaper --seconds 1 --model sketched"
+    )
+    desk.drive("infer room.wav -o idea.wav --count 2 --audition audition.html --seconds 1 --model sketched")
+    made = ("tune.dawproject", "session.rpp", "session.musicxml", "session.mid", "audition.html")
+    for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid", *made):
         assert (desk.folder / name).is_file()
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")
     assert (desk.folder / "roll.png").read_bytes()[:4] == b"\x89PNG"

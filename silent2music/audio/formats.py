@@ -6,8 +6,10 @@ import io
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from silent2music.arrays import FloatArray
 from silent2music.audio.decoding import INSTALL, Decoding, decoding
@@ -205,25 +207,29 @@ def check_writable(path: Path, sample_rate: int, n_channels: int, seconds: float
 
 
 def write_blocks(
-    path: Path | str, blocks: Iterable[FloatArray], sample_rate: int, n_channels: int, force: bool = False
+    path: Path | str,
+    blocks: Iterable[FloatArray | NDArray[np.int32]],
+    sample_rate: int,
+    n_channels: int,
+    force: bool = False,
 ) -> None:
-    """As `write`, from blocks `[C, n]` of samples as they come; whole numbers of 32 bits are kept to the file's bits."""
+    """As `write`, from blocks `[C, n]` of samples as they come; of int32, full scale is 2**31 and nothing is rounded."""
     import soundfile
 
     path = Path(path)
     check_writable(path, sample_rate, n_channels)
     suffix = path.suffix.lower()
-    blocks = (block if block.dtype.kind == "i" else np.clip(block, -1.0, 1.0) for block in blocks)
+    clipped: Iterator[Any] = (b if b.dtype == np.int32 else np.clip(b, -1.0, 1.0) for b in blocks)
     with atomic_path(path, force) as temporary:
         if suffix == ".m4a":
-            _write_aac(path, temporary, blocks, sample_rate, n_channels)
+            _write_aac(path, temporary, clipped, sample_rate, n_channels)
             return
         options = MP3_OPTIONS if suffix == ".mp3" else {}
         try:
             with soundfile.SoundFile(
                 temporary, "w", sample_rate, n_channels, SUFFIX_SUBTYPES[suffix], **options
             ) as file:
-                for block in blocks:
+                for block in clipped:
                     file.write(block.T)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(f"{path} cannot be written ({error}); is the disk full?") from error

@@ -140,18 +140,27 @@ def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
 def limited(
     samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
 ) -> Waveform:
-    """Samples `[C, N]`, which may exceed 1, limited to a true peak in dBTP.
+    """Samples `[C, N]`, which may exceed 1, limited to a true peak in dBTP by `limiter_gain`."""
+    gain = limiter_gain(samples, sample_rate, true_peak, window_seconds)
+    if gain is not None:
+        samples = samples * gain
+    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
 
-    The gain is the minimum filter of the needed reduction over twice the window, smoothed over the window:
-    at every peak it is already down, and it never moves faster than the window.
+
+def limiter_gain(
+    samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
+) -> FloatArray | None:
+    """The gain `[N]` of a limiter on samples `[C, N]`, which may exceed 1; None where nothing reaches the true peak.
+
+    It is the minimum filter of the needed reduction over twice the window, smoothed over the window: at every peak it
+    is already down, and it never moves faster than the window.
     """
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
     ceiling = db_to_gain(true_peak - 0.1)
     over = oversampled_peaks(samples, ceiling)
-    if over.max() > ceiling:
-        width = max(3, int(window_seconds * sample_rate))
-        needed = np.minimum(1.0, ceiling / np.maximum(over, 1e-9))
-        gain = uniform_filter1d(minimum_filter1d(needed, 2 * width + 1), width)
-        samples = samples * gain.astype(np.float32)
-    return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
+    if over.max() <= ceiling:
+        return None
+    width = max(3, int(window_seconds * sample_rate))
+    needed = np.minimum(1.0, ceiling / np.maximum(over, 1e-9))
+    return np.asarray(uniform_filter1d(minimum_filter1d(needed, 2 * width + 1), width), np.float32)

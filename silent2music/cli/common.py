@@ -6,10 +6,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,10 @@ from silent2music.config import (
 )
 from silent2music.errors import ConfigError
 from silent2music.processes import FractionProgress, Progress, StepProgress
+
+if TYPE_CHECKING:
+    from silent2music.export.beside import Beside
+    from silent2music.export.signing import Signing
 
 SAMPLING = SamplingConfig()
 DELIVERY = DeliveryConfig()
@@ -141,6 +145,39 @@ Count = Annotated[
         "--count", min=1, max=MAX_COUNT, help="Pieces for each room, by this seed and those after it."
     ),
 ]
+Stems = Annotated[
+    bool,
+    typer.Option(
+        "--stems", help="A file for each role, or part where a score has no roles; they add up to the music."
+    ),
+]
+StemsBy = Annotated[
+    str | None,
+    typer.Option(
+        "--stems-by", metavar="role|part", help="A file for each of these; they add up to the music."
+    ),
+]
+MusicXml = Annotated[
+    bool, typer.Option("--musicxml", help="The score as notation too, for engraving programs.")
+]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        metavar="reaper|dawproject",
+        help="A session with stems, notes, tempo map and markers.",
+    ),
+]
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Sign the music by C2PA with this private key (PEM)."),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate", metavar="CERT", help="The key's certificate and those that vouch for it (PEM)."
+    ),
+]
 Mono = Annotated[
     bool, typer.Option("--mono", help="One channel as the model made it, without the room's reverberation.")
 ]
@@ -215,6 +252,34 @@ def settings_of(path: Path | None, overrides: Sequence[str] | None) -> RecipeCon
     if path is not None:
         return load_recipe(path, overrides or ())
     return from_dict(RecipeConfig, apply_overrides({}, overrides or ()))
+
+
+def beside_of(options: Mapping[str, Any]) -> Beside:
+    """What options ask for beside the music."""
+    from silent2music.export.beside import Beside
+
+    by = options["stems_by"]
+    if by not in (None, "role", "part"):
+        raise typer.BadParameter(f"--stems-by is '{by}'; expected role or part.")
+    return Beside(
+        by or ("auto" if options["stems"] else ""),
+        options["musicxml"],
+        options["project"] or "",
+        signing_of(options["sign"], options["certificate"]),
+    )
+
+
+def signing_of(key: Path | None, certificate: Path | None) -> Signing | None:
+    """By whom files are signed, if the options name both."""
+    if key is None and certificate is None:
+        return None
+    if key is None or certificate is None:
+        raise typer.BadParameter(
+            "a signature needs a key and its certificate; give --sign KEY --certificate CERT"
+        )
+    from silent2music.export.signing import Signing
+
+    return Signing(key, certificate)
 
 
 @contextmanager

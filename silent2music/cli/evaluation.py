@@ -171,6 +171,14 @@ def evaluate_scores(
             "--controls", metavar="all|NAMES", help="Measure instead whether these controls do what they say."
         ),
     ] = None,
+    melodies: Annotated[
+        Path | None,
+        typer.Option(
+            "--melodies",
+            metavar="FILE.npz",
+            help="Write what was taught, for audition sheets, as composer/melodies.npz.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether composed scores follow their rooms, and how like real ones they are."""
@@ -196,7 +204,8 @@ def evaluate_scores(
         print_json(found) if as_json else print(controls_text(found))
         return
     with progress_bar() as steps:
-        found = measure(model_folder(model, download), pairs, config, composing, soundfont or (), steps)
+        loaded_from = model_folder(model, download)
+        found = measure(loaded_from, pairs, config, composing, soundfont or (), steps, melodies)
     if as_json:
         print_json(found)
     else:

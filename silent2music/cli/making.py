@@ -17,6 +17,7 @@ from silent2music.cli.common import (
     SAMPLING,
     Adherence,
     AsJson,
+    Certificate,
     Channel,
     Control,
     Count,
@@ -29,17 +30,23 @@ from silent2music.cli.common import (
     Loudness,
     Model,
     Mono,
+    MusicXml,
+    Project,
     Rooms,
     SampleRate,
     ScoreGuidance,
     Seconds,
     Seed,
     Set,
+    Sign,
+    Stems,
+    StemsBy,
     Strict,
     Temperature,
     TopK,
     TopP,
     Track,
+    beside_of,
     complain,
     options_checked,
     parse_seconds,
@@ -112,6 +119,12 @@ def infer(
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
     count: Count = 1,
+    audition: Annotated[
+        Path | None,
+        typer.Option(
+            "--audition", metavar="FILE.html", help="A page with a player and a picture for each piece."
+        ),
+    ] = None,
     guidance: Guidance = None,
     score_guidance: ScoreGuidance = None,
     adherence: Adherence = None,
@@ -148,6 +161,12 @@ def infer(
     sample_rate: SampleRate = DELIVERY.sample_rate,
     fade_in: FadeIn = DELIVERY.fade_in,
     fade_out: FadeOut = DELIVERY.fade_out,
+    stems: Stems = False,
+    stems_by: StemsBy = None,
+    musicxml: MusicXml = False,
+    project: Project = None,
+    sign: Sign = None,
+    certificate: Certificate = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -183,9 +202,13 @@ def infer(
         )
         options = apply_overrides({}, control or ())
         asked, other = controls_of(context.params), blend_of(blend, morph, amount)
-        request = Request(
-            sampling, seconds, options, reading_of(strict, track, channel), delivery, asked, other
-        )
+        beside = beside_of(context.params)
+        reading = reading_of(strict, track, channel)
+        request = Request(sampling, seconds, options, reading, delivery, asked, other, beside)
+    if (beside and file == STDOUT) or ((beside or beside.signing) and stream):
+        raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
+    if audition is not None and (stream or file == STDOUT):
+        raise typer.BadParameter("--audition plays files; give -o FILE or --out FOLDER")
     lazy = LazyModel(model, device, download)
     if stream:
         from silent2music.export.streaming import send
@@ -197,7 +220,7 @@ def infer(
         with progress_bar() as steps:
             _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
     else:
-        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force)
+        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force, audition)
 
 
 AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_k", "top_p")
@@ -308,8 +331,15 @@ def _infer_files(
     request: Request,
     as_json: bool,
     force: bool,
+    audition: Path | None,
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
+    if audition is not None:
+        from silent2music.export.provenance import check_replaceable
+
+        if audition.suffix.lower() not in (".html", ".htm"):
+            raise typer.BadParameter(f"--audition names {audition}; expected a file that ends in .html")
+        check_replaceable(audition, force, [room for room in rooms if room.is_file()])
     from silent2music.export.batch import passed_over, share
     from silent2music.export.infer import infer_many, plan
 
@@ -339,7 +369,32 @@ def _infer_files(
         _count(outcomes, folder / "manifest.jsonl")
     for sentence in passed:
         complain(sentence)
+    if audition is not None and any(o.record is not None for o in outcomes):
+        _audition(audition, outcomes, model, force)
     _end(outcomes, "music")
+
+
+def _audition(path: Path, outcomes: Sequence[Outcome], model: LazyModel, force: bool) -> None:
+    """Write the page of `s2m infer --audition`, and say which pieces are near to what was taught."""
+    from silent2music.config import COMPOSER_FOLDER
+    from silent2music.evaluation.audition import Auditioned, write_audition
+    from silent2music.evaluation.originality import MELODIES_FILE, Melodies
+    from silent2music.export.provenance import score_path
+    from silent2music.score import read_midi
+
+    taught = model.folder / COMPOSER_FOLDER / MELODIES_FILE
+    melodies = Melodies.read(taught) if taught.is_file() else None
+    made = [(o.job.out, o.record) for o in outcomes if o.record is not None]
+    pieces = [
+        Auditioned(out, record, read_midi(score_path(out)) if "score" in record else None)
+        for out, record in made
+    ]
+    for piece, near in zip(pieces, write_audition(path, pieces, melodies, force), strict=True):
+        if melodies is not None and near is not None and near.n_notes > melodies.limit:
+            complain(
+                f"{piece.path.name} shares {near.n_notes} notes in a row with {near.name}, which was taught."
+            )
+    say(f"{path}: {len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}")
 
 
 def compose(
@@ -347,8 +402,11 @@ def compose(
     room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="MIDI file; by default ROOM.mid in the current folder."),
+        typer.Option(
+            "-o", "--output", help="File (.mid, .midi, .musicxml); by default ROOM.mid in the current folder."
+        ),
     ] = None,
+    musicxml: MusicXml = False,
     seconds: Seconds = None,
     seed: Seed = SAMPLING.seed,
     count: Count = 1,
@@ -412,6 +470,7 @@ def compose(
             steps,
             asked,
             other,
+            musicxml,
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")
@@ -479,6 +538,7 @@ def demo(
 
 
 def perform(
+    context: typer.Context,
     tune: Annotated[Path, typer.Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
@@ -518,6 +578,12 @@ def perform(
     sample_rate: SampleRate = DELIVERY.sample_rate,
     fade_in: FadeIn = DELIVERY.fade_in,
     fade_out: FadeOut = DELIVERY.fade_out,
+    stems: Stems = False,
+    stems_by: StemsBy = None,
+    musicxml: MusicXml = False,
+    project: Project = None,
+    sign: Sign = None,
+    certificate: Certificate = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -535,13 +601,16 @@ def perform(
     from silent2music.export.performing import perform as play
 
     with options_checked():
+        beside = beside_of(context.params)
         delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
         sampling = SamplingConfig(
             temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
         )
     reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
     with progress_bar() as steps:
-        record = play(tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps)
+        record = play(
+            tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps, beside
+        )
     if as_json:
         print_json(record)
     else:

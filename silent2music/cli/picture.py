@@ -11,6 +11,7 @@ from silent2music.cli.common import (
     DELIVERY,
     SAMPLING,
     AsJson,
+    Certificate,
     Channel,
     Control,
     Device,
@@ -20,6 +21,7 @@ from silent2music.cli.common import (
     Loudness,
     Model,
     Seed,
+    Sign,
     Strict,
     Temperature,
     TopK,
@@ -31,6 +33,7 @@ from silent2music.cli.common import (
     progress_bar,
     reading_of,
     say,
+    signing_of,
 )
 from silent2music.cli.making import _described_music, _levels, _warn
 from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
@@ -79,6 +82,8 @@ def score_clip(
         str | None, typer.Option("--fade-in", metavar="TIME", help="As 2 or 00:00:02:00.")
     ] = None,
     fade_out: Annotated[str | None, typer.Option("--fade-out", metavar="TIME", help="As --fade-in.")] = None,
+    sign: Sign = None,
+    certificate: Certificate = None,
     strict: Strict = False,
     track: Track = 1,
     channel: Channel = None,
@@ -92,6 +97,7 @@ def score_clip(
 
     The picture is copied as it is. The music lies beside the clip as Broadcast Wave too, and so does the record.
     """
+    from silent2music.export.beside import Beside
     from silent2music.export.models import LazyModel, Request
     from silent2music.export.picture.job import ClipSettings, parse_gain
     from silent2music.export.picture.job import score_clip as score
@@ -106,6 +112,7 @@ def score_clip(
             controls=apply_overrides({}, control or ()),
             reading=reading_of(strict, track, channel),
             delivery=DeliveryConfig(**levels),
+            beside=Beside(signing=signing_of(sign, certificate)),
         )
     with progress_bar() as steps:
         record = score(clip, output, LazyModel(model, device, download), request, settings, wav, force, steps)

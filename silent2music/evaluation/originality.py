@@ -6,23 +6,32 @@ the ruler. What lies nearer than its 1st percentile is named.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.errors import CheckpointError
 from silent2music.evaluation.features import ONSET_RATE_HZ, TONAL_RATE_HZ, MusicFeatures
 from silent2music.evaluation.notes import melody_moves
 from silent2music.evaluation.stages import Stages
 from silent2music.evaluation.statistics import spread
+from silent2music.files import atomic_path
 from silent2music.score import Score
 
 RATE_HZ = 5.0
 EXCERPT_SECONDS = 10.0
 CHROMA_WEIGHT = 0.7
 NEAR_PERCENTILE = 1.0
+
+MELODIES_FILE = "melodies.npz"
+"""In a composer's folder."""
 
 
 class Nearest(NamedTuple):
@@ -226,6 +235,83 @@ def compare_scores(
             if run > limit
         ],
     }
+
+
+@dataclass(frozen=True)
+class Melodies:
+    """The melodies that a composer was taught, as `notes.melody_moves` has them; a file of them lies in its folder.
+
+    Attributes:
+        names: of the scores.
+        moves: `[n]` of each.
+        limit: the longest run of moves that held-out real scores share with them, but for one in a hundred.
+    """
+
+    names: tuple[str, ...]
+    moves: tuple[IntArray, ...]
+    limit: int
+
+    @classmethod
+    def of(cls, taught: Sequence[tuple[str, Score]], reals: Sequence[Score]) -> Melodies:
+        """Those of scores, each with its work's name, and the limit that held-out ones set."""
+        moves = tuple(melody_moves(score) for _, score in taught)
+        runs = shared_runs([melody_moves(score) for score in reals], moves) or [0]
+        return cls(
+            tuple(name for name, _ in taught),
+            moves,
+            int(np.percentile(runs, 100.0 - NEAR_PERCENTILE, method="higher")),
+        )
+
+    def write(self, path: Path) -> None:
+        """Write them to an NPZ file, whole or not at all."""
+        values: dict[str, Any] = {
+            "names": np.array(self.names, dtype=np.str_),
+            "lengths": np.array([len(row) for row in self.moves], np.int64),
+            "moves": np.concatenate([np.zeros(0, np.int16), *self.moves]).astype(np.int16),
+            "limit": np.array(self.limit),
+        }
+        with atomic_path(path, force=True) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **values)
+
+    @classmethod
+    def read(cls, path: Path) -> Melodies:
+        """Read what `write` wrote.
+
+        Raises:
+            CheckpointError: if the file is damaged or none of these.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names, lengths, moves, limit = (file[name] for name in ("names", "lengths", "moves", "limit"))
+            edges = np.cumsum(lengths)
+            if len(names) != len(lengths) or edges[-1:].sum() != len(moves):
+                raise ValueError("its lengths do not add up")
+            rows = np.split(moves.astype(np.int64), edges[:-1]) if len(lengths) else []
+            return cls(tuple(names.tolist()), tuple(rows), int(limit))
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} holds no melodies ({reason}); write it again.") from error
+
+
+class NearMelody(NamedTuple):
+    """The longest run of melody that a score shares with one that was taught, and that one's name."""
+
+    n_notes: int
+    name: str
+
+
+def nearest_melodies(scores: Sequence[Score | None], melodies: Melodies) -> list[NearMelody | None]:
+    """What is nearest to each score; None where there is no score."""
+    own = [np.zeros(0, np.int64) if score is None else melody_moves(score) for score in scores]
+    found: list[NearMelody | None] = []
+    for row, run, score in zip(own, shared_runs(own, melodies.moves), scores, strict=True):
+        runs = _runs(row, run)
+        shares = (
+            name for name, theirs in zip(melodies.names, melodies.moves, strict=True)
+            if run and not runs.isdisjoint(_runs(np.ascontiguousarray(theirs, np.int64), run))
+        )  # fmt: skip
+        found.append(None if score is None else NearMelody(run, next(shares, "none")))
+    return found
 
 
 def _nearest(library: Mapping[str, DoubleArray], features: MusicFeatures) -> Nearest:

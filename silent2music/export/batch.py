@@ -27,6 +27,9 @@ T = TypeVar("T")
 MUSIC_SUFFIX = ".music.wav"
 """`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
 
+MADE = re.compile(r"\.music(\.[^.]+)?$")
+"""At the end of the names, without suffix, of music and its stems."""
+
 LOOPS_RECORD = "ambience.json"
 """In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
@@ -175,7 +178,7 @@ def _is_made(path: Path) -> bool:
     """Whether a file, by its name and place, is music, loops, or a record of them."""
     if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
         return True
-    return path.stem.endswith(MUSIC_SUFFIX.removesuffix(".wav"))
+    return MADE.search(path.stem) is not None
 
 
 def printable(text: str) -> str:

@@ -13,6 +13,7 @@ from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import batch, provenance
 from silent2music.export.models import LazyModel, Other, blend_of, described_blend
+from silent2music.export.musicxml import MUSICXML_SUFFIX, musicxml_bytes
 from silent2music.files import atomic_paths
 from silent2music.processes import Progress
 from silent2music.score import MIDI_SUFFIXES, midi_bytes, read_midi
@@ -32,12 +33,13 @@ def compose(
     progress: Progress | None = None,
     asked: Controls | None = None,
     other: Other | None = None,
+    musicxml: bool = False,
 ) -> list[dict[str, Any]]:
     """Compose scores for one room, each written with its record, whole or not at all.
 
     Args:
         room: the recording.
-        out: the MIDI file; of several scores the first one's name is `out.1.mid`.
+        out: the MIDI or MusicXML file; of several scores the first one's name is `out.1.mid`.
         model: a model with a composer.
         composing: how notes are drawn, with the seed of the first score; each next one has the next seed.
         seconds: length of the score, by default the room's.
@@ -49,6 +51,7 @@ def compose(
         progress: told of every step.
         asked: what the music is to be, beside what the room says.
         other: another room that is mixed in.
+        musicxml: write notation beside a MIDI file.
 
     Returns:
         The records, as written beside the scores.
@@ -68,7 +71,7 @@ def compose(
     outs = [out.with_name(out.stem + number + out.suffix) for number in numbers]
     inputs = [room] if begun is None else [room, begun]
     for path in outs:
-        _check_target(path, force, inputs)
+        _check_target(path, musicxml, force, inputs)
     recorded = audio.open_recording(room, **(reading or {}))
     first = None if begun is None else read_midi(begun)
     wanted = seconds or recorded.seconds
@@ -121,17 +124,35 @@ def compose(
             "versions": provenance.versions(),
             "room": profile.to_dict(),
         }
-        with atomic_paths(path, provenance.sidecar_path(path), force=force) as (midi, sidecar):
-            midi.write_bytes(midi_bytes(score))
-            record["output"]["sha256"] = provenance.sha256(midi)
+        with atomic_paths(*_places(path, musicxml), force=force) as (first_path, sidecar, *notation):
+            if path.suffix.lower() == MUSICXML_SUFFIX:
+                notation.append(first_path)
+            else:
+                first_path.write_bytes(midi_bytes(score))
+            for file in notation:
+                file.write_bytes(musicxml_bytes(score, path.stem))
+            record["output"]["sha256"] = provenance.sha256(first_path)
+            if musicxml and notation[0] != first_path:
+                own = {
+                    "file": path.with_suffix(MUSICXML_SUFFIX).name,
+                    "sha256": provenance.sha256(notation[0]),
+                }
+                record["musicxml"] = own
             sidecar.write_bytes(provenance.to_text(record).encode())
         records.append(record)
     return records
 
 
-def _check_target(out: Path, force: bool, inputs: Sequence[Path]) -> None:
-    """Refuse an output that is no MIDI file, or that exists, before any work is done for it."""
-    if out.suffix.lower() not in MIDI_SUFFIXES:
-        raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {', '.join(MIDI_SUFFIXES)}.")
-    for path in (out, provenance.sidecar_path(out)):
+def _places(out: Path, musicxml: bool) -> list[Path]:
+    """The score, its record, and notation beside it."""
+    notation = out.with_suffix(MUSICXML_SUFFIX)
+    return [out, provenance.sidecar_path(out), *([notation] if musicxml and notation != out else [])]
+
+
+def _check_target(out: Path, musicxml: bool, force: bool, inputs: Sequence[Path]) -> None:
+    """Refuse an output that is no score's file, or that exists, before any work is done for it."""
+    suffixes = (*MIDI_SUFFIXES, MUSICXML_SUFFIX)
+    if out.suffix.lower() not in suffixes:
+        raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {', '.join(suffixes)}.")
+    for path in _places(out, musicxml):
         provenance.check_replaceable(path, force, inputs)

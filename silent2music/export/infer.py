@@ -14,23 +14,31 @@ import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 import silent2music
 from silent2music import audio
+from silent2music.arrays import IntArray
 from silent2music.audio import Recorded
 from silent2music.config import DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError
 from silent2music.export import batch, provenance
 from silent2music.export.batch import MUSIC_SUFFIX, Job, Outcome
+from silent2music.export.beside import Take, write_take
 from silent2music.export.delivery import delivered, in_front
-from silent2music.export.levelling import write_music
+from silent2music.export.levelling import summed
 from silent2music.export.models import LazyModel, Request, blend_of, described_blend
+from silent2music.export.space import Placement
+from silent2music.export.stems import perform_stems, split
 from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
-from silent2music.processes import Progress
-from silent2music.score import midi_bytes
+from silent2music.processes import Progress, StepProgress
+
+if TYPE_CHECKING:
+    from silent2music.listening import Measured
+    from silent2music.model import Silent2Music
+    from silent2music.score import Score
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
 """The near-silent recording that comes with the package."""
@@ -105,8 +113,7 @@ def infer_many(
             return Outcome(job, "kept", record)
         again = force or _is_left_over(job, model)
         audio.check_writable(job.out, asked.delivery.sample_rate, asked.delivery.n_channels)
-        scores = [provenance.score_path(job.out)] if model.composes else []
-        for path in (job.out, provenance.sidecar_path(job.out), *scores):
+        for path in asked.beside.places(job.out, model.composes).values():
             provenance.check_replaceable(path, again, inputs)
         room = audio.open_recording(job.room, **asked.reading)
         return Outcome(job, "made", infer(job, room, model, asked, again, progress))
@@ -210,34 +217,22 @@ def infer(
     """
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
-    from silent2music.model import Manuscript
-    from silent2music.steering import settled
 
     model.model.check_controls(request.controls)
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
     model.model.check_asked(request.asked, seconds)
     check_length(job, seconds, delivery, force)
+    composes = model.model.composes()
+    request.beside.check(job.out, composes)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
-    places = [job.out, provenance.sidecar_path(job.out)]
-    if model.model.composes():
-        places.append(provenance.score_path(job.out))
+    places = request.beside.places(job.out, composes)
     # Opened before the music is made: a place that cannot be written is told at once.
-    with atomic_paths(*places, force=force) as (audio_path, record_path, *score_paths):
-        measured, manuscript = Measured(room, model.model.config.ambient), Manuscript()
+    with atomic_paths(*places.values(), force=force) as opened:
+        temporary = dict(zip(places, opened, strict=True))
+        measured = Measured(room, model.model.config.ambient)
         where = in_front(measured.beginning())
-        pieces = model.model.stream(
-            room,
-            sampling,
-            seconds,
-            progress=step,
-            measured=measured,
-            manuscript=manuscript,
-            asked=request.asked,
-            blend=blend_of(request.other, request.reading),
-            **request.controls,
-        )
-        music = delivered(pieces, model.model.codec, delivery, where, job.seed, seconds)
+        take = _performed(room, model.model, request, sampling, seconds, where, measured, step)
         profile = measured.profile()
         made: dict[str, Any] = {
             "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
@@ -245,25 +240,81 @@ def infer(
             "settings": {**_settings(sampling, request, room.seconds), "device": model.device},
             "versions": provenance.versions(),
         }
-        try:
-            output = write_music(audio_path, music, delivery, profile.level_dbfs <= audio.FLOOR_DBFS)
-            for path in score_paths:
-                score = manuscript.score(seconds, model.model.config.ambient.frame_rate)
-                score = score if request.asked is None else settled(score, request.asked)
-                path.write_bytes(midi_bytes(score))
-                own = {"file": provenance.score_path(job.out).name, "sha256": provenance.sha256(path)}
-                made["score"] = {"by": "composer", **own, **provenance.described_score(score)}
-            provenance.write_tags(audio_path, made)
-        except AudioError as error:
-            raise AudioError(f"{job.out} cannot be written; is the disk full?") from error
-        output = {"file": job.out.name, **output, "sha256": provenance.sha256(audio_path)}
+        is_silent_room = profile.level_dbfs <= audio.FLOOR_DBFS
+        output = write_take(
+            take,
+            places,
+            temporary,
+            made,
+            delivery,
+            signing=request.beside.signing,
+            as_made=is_silent_room,
+            force=force,
+            inputs=[job.room],
+        )
         if not delivery.mono:
             output["space"] = dataclasses.asdict(where)
-        codes = np.frombuffer(manuscript.codes, "<u2").reshape(-1, model.model.config.decoder.n_codebooks).T
         record = {"output": output, **made, "room": profile.to_dict()}
-        record["codes"] = provenance.described_codes(codes)
-        record_path.write_bytes(provenance.to_text(record).encode())
+        if take.codes is not None:
+            record["codes"] = provenance.described_codes(take.codes())
+        temporary["record"].write_bytes(provenance.to_text(record).encode())
     return record
+
+
+def _performed(
+    room: Recorded,
+    model: Silent2Music,
+    request: Request,
+    sampling: SamplingConfig,
+    seconds: float,
+    where: Placement,
+    measured: Measured,
+    step: StepProgress | None,
+) -> Take:
+    """The music for a room: whole and as it is made, or stem by stem and made already."""
+    from silent2music.listening import n_steps_of
+    from silent2music.model import Manuscript
+    from silent2music.steering import settled
+
+    rate, asked, delivery = model.config.ambient.frame_rate, request.asked, request.delivery
+    heard: dict[str, Any] = {"measured": measured, "blend": blend_of(request.other, request.reading)}
+    whole: Score | None = None
+    if request.beside.stems:
+        whole = model.compose(room, seconds, seed=sampling.seed, asked=asked, **heard, **request.controls)
+    if whole is not None and whole.n_notes:
+        scores = split(whole, request.beside.stems)
+        n_steps = n_steps_of(seconds, model.config.ambient)
+        told = {**(asked.signals(seconds, n_steps, rate) if asked else {}), **request.controls}
+        own = {name: value for name, value in told.items() if name in model.config.controls}
+        stems = perform_stems(
+            model, room, whole, list(scores.values()), sampling, seconds, delivery, where,
+            controls=own, progress=step, **heard,
+        )  # fmt: skip
+        return Take(summed(stems), lambda: whole, dict(zip(scores, stems, strict=True)), scores)
+    # What has no notes has no stems either.
+    manuscript = Manuscript()
+    pieces = model.stream(
+        room,
+        sampling,
+        seconds,
+        progress=step,
+        manuscript=manuscript,
+        asked=asked,
+        **heard,
+        **request.controls,
+    )
+
+    def score() -> Score | None:
+        if not model.composes():
+            return None
+        written = manuscript.score(seconds, rate)
+        return written if asked is None else settled(written, asked)
+
+    def codes() -> IntArray:
+        return np.frombuffer(manuscript.codes, "<u2").reshape(-1, model.config.decoder.n_codebooks).T
+
+    music = delivered(pieces, model.codec, delivery, where, sampling.seed, seconds)
+    return Take(music, score, codes=codes)
 
 
 def check_length(job: Job, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
@@ -317,19 +368,16 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
             all(record["settings"][name] == value for name, value in wanted.items())
             and record["input"]["sha256"] == provenance.sha256(job.room)
             and record["model"]["sha256"] == model.sha256
-            and record["output"]["sha256"] == provenance.sha256(job.out)
-            and _has_score(record, job, model)
+            and record["settings"].get("beside") == wanted.get("beside")
+            and ("score" in record) == model.composes
+            and all(
+                provenance.sha256(job.out.with_name(name)) == digest
+                for name, digest in provenance.files_of(record).items()
+            )
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if is_same else None
-
-
-def _has_score(record: Mapping[str, Any], job: Job, model: LazyModel) -> bool:
-    """Whether the score of a job's music lies beside it, if the model writes one."""
-    if not model.composes:
-        return "score" not in record
-    return bool(record["score"]["sha256"] == provenance.sha256(provenance.score_path(job.out)))
 
 
 def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -> dict[str, Any]:
@@ -342,6 +390,7 @@ def _settings(sampling: SamplingConfig, request: Request, room_seconds: float) -
         "seconds": seconds,
         **provenance.described_reading(request.reading),
         "delivery": dataclasses.asdict(request.delivery),
+        **request.beside.described(),
     }
     return dict(json.loads(json.dumps(settings)))
 

@@ -7,7 +7,7 @@ so that the result is the same as if the whole had been limited at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.arrays import FloatArray
+from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import LoudnessMeter, Recording, Waveform
 from silent2music.config import DeliveryConfig
 from silent2music.errors import AudioError
@@ -35,6 +35,7 @@ def write_music(
     pieces: Iterable[Waveform],
     config: DeliveryConfig = DELIVERY,
     as_made: bool = False,
+    stems: Sequence[tuple[Path, Recording]] = (),
 ) -> dict[str, Any]:
     """Write music at a loudness (ITU-R BS.1770) and under a true peak, as measured on the decoded file.
 
@@ -45,11 +46,14 @@ def write_music(
         pieces: the music, one after another.
         config: has loudness and true peak.
         as_made: leave its level as the model made it, for a room that is digital silence.
+        stems: what the music is the sum of, each written beside it at the same gain, that of the limiter included, so
+            that the files add up to the music's to the bit; `path` must then be WAV or FLAC.
 
     Returns:
         Figures of the file: `seconds`, `n_samples`, `sample_rate`, `channels`, `lufs` (None for silence),
         `true_peak_dbtp`, `gain_db` before the limiter, and `nearly_nothing`, which says that the level was left as the
-        model made it.
+        model made it. With stems also `limiter`: by how many dB it turns down at most (`most_db`), and what share of the
+        samples (`share`).
 
     Raises:
         AudioError: if it cannot be written.
@@ -65,8 +69,11 @@ def write_music(
     limit = config.true_peak
     for _ in range(5):
         gain = 1.0 if nearly_nothing else _gain(made, made_lufs, config.lufs, limit)
-        blocks = limited_blocks(made, gain, None if nearly_nothing else limit)
-        audio.write_blocks(path, blocks, rate, n_channels, force=True)
+        held_under = None if nearly_nothing else limit
+        if stems:
+            limiter = _write_stems(path, stems, made, gain, held_under)
+        else:
+            audio.write_blocks(path, limited_blocks(made, gain, held_under), rate, n_channels, force=True)
         n_samples, lufs, peak = figures_of(path, rate, n_channels)
         if peak < config.true_peak:
             break
@@ -82,6 +89,7 @@ def write_music(
         "true_peak_dbtp": round(peak, 2),
         "gain_db": round(20.0 * math.log10(gain), 4),
         "nearly_nothing": nearly_nothing,
+        **({"limiter": limiter} if stems else {}),
     }
 
 
@@ -90,6 +98,53 @@ def figures_of(path: Path, sample_rate: int, n_channels: int) -> tuple[int, floa
     blocks = audio.read_blocks(path, BLOCK_SECONDS * sample_rate)
     back, lufs = _measured(blocks, Recording(n_channels, sample_rate, path.parent))
     return back.n_samples, lufs, max(_peak_dbtp(samples, own) for samples, own in _overlapping(back))
+
+
+def summed(stems: Sequence[Recording]) -> Iterator[Waveform]:
+    """The sum of recordings of one length, rate and number of channels, in blocks."""
+    n_block = BLOCK_SECONDS * stems[0].sample_rate
+    for begin in range(0, stems[0].n_samples, n_block):
+        total = stems[0].slice(begin, begin + n_block).copy()
+        for stem in stems[1:]:
+            total += stem.slice(begin, begin + n_block)
+        yield Waveform(total, stems[0].sample_rate)
+
+
+def _write_stems(
+    path: Path,
+    stems: Sequence[tuple[Path, Recording]],
+    mix: Recording,
+    gain: float,
+    true_peak: float | None,
+) -> dict[str, float]:
+    """Write stems and the sum of what is written, under one limiter for all of them; gives what that did."""
+    rate, n_block = mix.sample_rate, BLOCK_SECONDS * mix.sample_rate
+    curve, least, n_held = Recording(1, rate, path.parent), 1.0, 0
+    for samples, own in _overlapping(mix):
+        first = curve.n_samples - own.start
+        held = None
+        if true_peak is not None:
+            # A stem that another one cancels may be larger than their sum: it has up to full scale.
+            below = audio.db_to_gain(true_peak)
+            others = (stem.slice(first, first + samples.shape[1]) * np.float32(below) for _, stem in stems)
+            every = [samples, *others]
+            held = audio.limiter_gain(np.concatenate(every) * np.float32(gain), rate, true_peak)
+        held = np.ones(samples.shape[1], np.float32) if held is None else held
+        least, n_held = min(least, float(held[own].min())), n_held + int((held[own] < 1.0).sum())
+        curve.append(held[None, own] * np.float32(gain))
+
+    def steps(stem: Recording, begin: int) -> IntArray:
+        """Samples from `begin` on as whole numbers of 24 bits, `[C, n]`."""
+        louder = np.float64(stem.slice(begin, begin + n_block)) * curve.slice(begin, begin + n_block)
+        return np.asarray(np.rint(louder * 2**23), np.int64)
+
+    begins = range(0, mix.n_samples, n_block)
+    whole = [[own for _, own in stems], *([own] for _, own in stems)]
+    for place, parts in zip([path, *(place for place, _ in stems)], whole, strict=True):
+        added = (np.sum([steps(stem, begin) for stem in parts], axis=0) for begin in begins)
+        blocks = (np.asarray(block << 8, np.int32) for block in added)
+        audio.write_blocks(place, blocks, rate, mix.n_channels, force=True)
+    return {"most_db": round(-20.0 * math.log10(least), 2), "share": round(n_held / mix.n_samples, 5)}
 
 
 def rounded_lufs(lufs: float) -> float | None:

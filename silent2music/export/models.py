@@ -24,6 +24,7 @@ from silent2music.config import (
 )
 from silent2music.controls import Controls
 from silent2music.errors import CheckpointError, ConfigError
+from silent2music.export.beside import Beside
 from silent2music.export.provenance import sha256
 from silent2music.hub import find_folder
 
@@ -61,6 +62,7 @@ class Request:
         delivery: what the files are like.
         asked: what the user wishes of what is composed.
         other: another room that is mixed in, with its share at the beginning and at the end.
+        beside: what is written beside the music.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -70,6 +72,7 @@ class Request:
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     asked: Controls | None = None
     other: Other | None = None
+    beside: Beside = field(default_factory=Beside)
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= MIN_SECONDS):

@@ -16,20 +16,22 @@ import numpy as np
 from silent2music import audio
 from silent2music.acoustics import AcousticProfile
 from silent2music.acoustics.unsuited import room_warnings
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Waveform
 from silent2music.config import SKETCH_FOLDER, AmbientConfig, DeliveryConfig, SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
 from silent2music.export import provenance
+from silent2music.export.beside import Beside, Take, write_take
 from silent2music.export.delivery import delivered, faded, in_front, resampled
 from silent2music.export.fitting import set_to_room
 from silent2music.export.infer import LONG_SECONDS
-from silent2music.export.levelling import write_music
+from silent2music.export.levelling import summed
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, placed
+from silent2music.export.stems import perform_stems, recorded, split
 from silent2music.files import atomic_paths
 from silent2music.listening import Measured
-from silent2music.processes import Progress
+from silent2music.processes import Progress, StepProgress
 from silent2music.score import Score, read_midi
 
 MAX_SYNTHESISER_RATE = 96_000
@@ -51,6 +53,7 @@ def perform(
     force: bool = False,
     fit: bool = False,
     progress: Progress | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Play a MIDI file and write the music, with its tags and its record, whole or not at all.
 
@@ -67,6 +70,7 @@ def perform(
         force: replace what this program made before, and play more than `LONG_SECONDS`.
         fit: set the score to the room first, see `fitting.set_to_room`.
         progress: told of every step.
+        beside: what is written beside the music.
 
     Returns:
         The record, as written beside the music.
@@ -77,7 +81,12 @@ def perform(
         CheckpointError: if the model has no sketch.
         ConfigError: if there is no room to fit the score to.
     """
-    delivery, sampling = delivery or DeliveryConfig(), sampling or SamplingConfig()
+    delivery, sampling, beside = (
+        delivery or DeliveryConfig(),
+        sampling or SamplingConfig(),
+        beside or Beside(),
+    )
+    beside.check(out, has_score=True)
     if fit and room is None:
         raise ConfigError("--fit sets the score to a room, and there is none; give --room.")
     soundfont = performer if isinstance(performer, Path) else None
@@ -97,27 +106,21 @@ def perform(
         described["fitted"] = provenance.described_score(score)
     length = score.seconds if seconds is None else seconds
     audio.check_writable(out, delivery.sample_rate, delivery.n_channels, length)
-    sidecar = provenance.sidecar_path(out)
-    for path in (out, sidecar):
-        provenance.check_replaceable(path, force, [file for file in (tune, soundfont, room) if file])
+    inputs, places = [file for file in (tune, soundfont, room) if file], beside.places(out, with_midi=False)
+    for path in places.values():
+        provenance.check_replaceable(path, force, inputs)
     if length > LONG_SECONDS and not force:
         raise AudioError(
             f"{tune} gives {length / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
         )
     where = None if profile is None or delivery.mono else in_front(profile)
     if isinstance(performer, Path):
-        who = _performer(performer)
-        music = _performed(
-            score, performer, delivery, where, seconds, sampling.seed, is_dry=profile is not None
-        )
+        who: dict[str, str] = _performer(performer)
     else:
         sampling = performer.settled(sampling, sampling.seed)
-        step = None if progress is None else lambda done, total: progress(tune.name, done, total)
-        pieces = performer.model.stream(recording, sampling, length, score=score, progress=step)
-        place = where or in_front(profile)
-        music = delivered(pieces, performer.model.codec, delivery, place, sampling.seed, length)
         who = {**performer.described(), "device": performer.device}
-    with atomic_paths(out, sidecar, force=force) as (audio_path, record_path):
+    with atomic_paths(*places.values(), force=force) as opened:
+        temporary = dict(zip(places, opened, strict=True))
         made = {
             "input": None if room is None or recording is None else _heard(room, recording, profile),
             "score": {"by": "given", **described},
@@ -128,21 +131,56 @@ def perform(
                 "fit": fit,
                 **provenance.described_reading(reading or {}),
                 "delivery": dataclasses.asdict(delivery),
+                **beside.described(),
             },
             "versions": provenance.versions(),
         }
-        is_silent_room = profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS
-        output = write_music(audio_path, music, delivery, as_made=is_silent_room)
-        provenance.write_tags(audio_path, made, comment=COMMENT if soundfont else PLAYED_COMMENT)
-        output = {"file": out.name, **output, "sha256": provenance.sha256(audio_path)}
+        if isinstance(performer, Path):
+            take = _synthesised(
+                score, performer, delivery, where, seconds, sampling.seed, profile is not None, beside
+            )
+        else:
+            step = None if progress is None else lambda done, total: progress(tune.name, done, total)
+            place = where or in_front(profile)
+            take = _played(score, performer, recording, sampling, length, delivery, place, beside, step)
+        output = write_take(
+            take, places, temporary, made, delivery,
+            as_made=profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS,
+            signing=beside.signing, comment=COMMENT if soundfont else PLAYED_COMMENT, force=force, inputs=inputs,
+        )  # fmt: skip
         if where is not None:
             output["space"] = dataclasses.asdict(where)
         record = {"output": output, **made, "room": None if profile is None else profile.to_dict()}
-        record_path.write_text(provenance.to_text(record), encoding="utf-8")
+        temporary["record"].write_text(provenance.to_text(record), encoding="utf-8")
     return record
 
 
-def _performed(
+def _played(
+    score: Score,
+    performer: LazyModel,
+    room: Recorded | None,
+    sampling: SamplingConfig,
+    seconds: float,
+    delivery: DeliveryConfig,
+    where: Placement,
+    beside: Beside,
+    step: StepProgress | None,
+) -> Take:
+    """A score as the model plays it, whole or stem by stem."""
+    model = performer.model
+    if not beside.stems:
+        pieces = model.stream(room, sampling, seconds, score=score, progress=step)
+        return Take(delivered(pieces, model.codec, delivery, where, sampling.seed, seconds), lambda: score)
+    scores = split(score, beside.stems)
+    parts = list(scores.values())
+    measured = None if room is None else Measured(room, model.config.ambient)
+    stems = perform_stems(
+        model, room, score, parts, sampling, seconds, delivery, where, measured=measured, progress=step
+    )
+    return Take(summed(stems), lambda: score, dict(zip(scores, stems, strict=True)), scores)
+
+
+def _synthesised(
     score: Score,
     soundfont: Path,
     delivery: DeliveryConfig,
@@ -150,19 +188,31 @@ def _performed(
     seconds: float | None,
     seed: int,
     is_dry: bool,
-) -> Iterator[Waveform]:
-    """The music as it is delivered, at the synthesiser's level."""
-    from silent2music.factory.rendering import play
+    beside: Beside,
+) -> Take:
+    """A score as the synthesiser plays it, whole or stem by stem, at the synthesiser's level."""
+    from silent2music.factory.rendering import heard_as, play
 
     rate = min(delivery.sample_rate, MAX_SYNTHESISER_RATE)
-    sound: Iterator[Waveform] = play(score, soundfont, rate, reverb=not is_dry, seconds=seconds)
-    if delivery.mono:
-        sound = (piece.mono() for piece in sound)
-    elif where is not None:
-        sound = in_room(sound, where, seed)
-    n_samples = None if seconds is None else round(seconds * delivery.sample_rate)
     n_in, n_out = (round(fade * delivery.sample_rate) for fade in (delivery.fade_in, delivery.fade_out))
-    return faded(resampled(sound, delivery.sample_rate), n_samples, n_in, n_out)
+
+    def in_place(
+        own: Score, seconds: float | None, levelling: DoubleArray | None = None
+    ) -> Iterator[Waveform]:
+        sound: Iterator[Waveform] = play(own, soundfont, rate, not is_dry, seconds, levelling)
+        if delivery.mono:
+            sound = (piece.mono() for piece in sound)
+        elif where is not None:
+            sound = in_room(sound, where, seed)
+        n_samples = None if seconds is None else round(seconds * delivery.sample_rate)
+        return faded(resampled(sound, delivery.sample_rate), n_samples, n_in, n_out)
+
+    if not beside.stems:
+        return Take(in_place(score, seconds), lambda: score)
+    scores = split(score, beside.stems)
+    length, levelling = heard_as(score, soundfont, rate, not is_dry, seconds)
+    stems = [recorded(in_place(own, length, levelling)) for own in scores.values()]
+    return Take(summed(stems), lambda: score, dict(zip(scores, stems, strict=True)), scores)
 
 
 def in_room(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iterator[Waveform]:

@@ -34,6 +34,7 @@ MARKS = (
     b"Software\0silent2music ",
     b"/Creator (silent2music ",
     b"<dc:title>silent2music ",
+    b'<meta name="generator" content="silent2music ',
 )
 """What files that this program made hold, by whatever version: music, and pictures as PNG, PDF and SVG."""
 
@@ -204,6 +205,13 @@ def picture_metadata(path: Path) -> dict[str, str | None]:
     return {"Creator": SOFTWARE, "CreationDate" if path.suffix.lower() == ".pdf" else "Date": None}
 
 
+def files_of(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """The SHA-256, where it is known, of each file that a record names: the music and what was written beside it."""
+    others = (record.get(name) or {} for name in ("score", "musicxml", "project"))
+    own = [record["output"], *others, *record.get("stems", ())]
+    return {one["file"]: one.get("sha256") for one in own if "file" in one and one.get("by") != "given"}
+
+
 def is_ours(path: Path) -> bool:
     """Whether this program made a file, by its tags, by the versions in it, or by the record beside it."""
     try:
@@ -216,8 +224,7 @@ def is_ours(path: Path) -> bool:
                     return True
                 before = block[-max(map(len, MARKS)) :]
         record = read_json(sidecar_path(path))
-        files = (record["output"]["file"], (record.get("score") or {}).get("file"))
-        return "silent2music" in record["versions"] and path.name in files
+        return "silent2music" in record["versions"] and path.name in files_of(record)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

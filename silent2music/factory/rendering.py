@@ -91,7 +91,12 @@ def render(
 
 
 def play(
-    score: Score, soundfont: Path, sample_rate: int, reverb: bool = True, seconds: float | None = None
+    score: Score,
+    soundfont: Path,
+    sample_rate: int,
+    reverb: bool = True,
+    seconds: float | None = None,
+    levelling: DoubleArray | None = None,
 ) -> Iterator[Waveform]:
     """Play a score of any length piece by piece, at the synthesiser's own level, with loudness automation as `render`.
 
@@ -102,6 +107,8 @@ def play(
         reverb: whether to add the synthesiser's own reverberation.
         seconds: length of the music; by default until the last note has died away, at most `RING_SECONDS` after the
             end of the score.
+        levelling: gains in dB of tenths of a second that even out the loudness before the automation, by default the
+            score's own; that of a whole, from `heard_as`, for a part of it.
 
     Yields:
         Stereo `[2, n]`, of about `PIECE_SECONDS`.
@@ -111,23 +118,9 @@ def play(
     """
     ringing = score.seconds + RING_SECONDS
     with _synthesised(score, soundfont, sample_rate, reverb, ringing) as layers:
-        hop = sample_rate // 10
-        n_piece, n_samples = hop * round(10 * PIECE_SECONDS), round(ringing * sample_rate)
-        starts = range(0, n_samples, n_piece)
-        powers = np.concatenate(
-            [_frame_powers(_mixed(layers, start, start + n_piece), hop) for start in starts]
-        )
-        if score.n_notes and not powers.any():
-            raise DataError(
-                f"{soundfont} has no sound for the score's instruments; choose another soundfont."
-            )
-        n_heard = round(score.seconds * sample_rate)
-        if seconds is not None:
-            n_heard = round(seconds * sample_rate)
-        elif powers.any():
-            last = int(np.flatnonzero(powers > powers.max() * DIED_AWAY_POWER)[-1])
-            n_heard = min(max(n_heard, (last + 1) * hop), n_samples)
-        levelling = _levelling_db(powers)
+        hop, n_piece = sample_rate // 10, sample_rate // 10 * round(10 * PIECE_SECONDS)
+        n_heard, own = _heard(score, soundfont, layers, sample_rate, seconds)
+        levelling = own if levelling is None else levelling
         for start in range(0, n_heard, n_piece):
             stop = min(start + n_piece, n_heard)
             piece = _mixed(layers, start, stop)
@@ -135,6 +128,38 @@ def play(
                 automation = _gain_curve(score.gain_db, sample_rate / ENERGY_RATE_HZ, start, stop)
                 piece *= _gain_curve(levelling, hop, start, stop) * automation
             yield Waveform(piece, sample_rate)
+
+
+def heard_as(
+    score: Score, soundfont: Path, sample_rate: int, reverb: bool = True, seconds: float | None = None
+) -> tuple[float, DoubleArray]:
+    """How long `play` plays a score, in seconds, and its `levelling`; arguments as there."""
+    with _synthesised(score, soundfont, sample_rate, reverb, score.seconds + RING_SECONDS) as layers:
+        n_heard, levelling = _heard(score, soundfont, layers, sample_rate, seconds)
+    return n_heard / sample_rate, levelling
+
+
+def _heard(
+    score: Score,
+    soundfont: Path,
+    layers: Sequence[NDArray[np.float32]],
+    sample_rate: int,
+    seconds: float | None,
+) -> tuple[int, DoubleArray]:
+    """How many samples are heard of what was synthesised, and its levelling."""
+    hop = sample_rate // 10
+    n_piece, n_samples = hop * round(10 * PIECE_SECONDS), round((score.seconds + RING_SECONDS) * sample_rate)
+    starts = range(0, n_samples, n_piece)
+    powers = np.concatenate([_frame_powers(_mixed(layers, start, start + n_piece), hop) for start in starts])
+    if score.n_notes and not powers.any():
+        raise DataError(f"{soundfont} has no sound for the score's instruments; choose another soundfont.")
+    n_heard = round(score.seconds * sample_rate)
+    if seconds is not None:
+        n_heard = round(seconds * sample_rate)
+    elif powers.any():
+        last = int(np.flatnonzero(powers > powers.max() * DIED_AWAY_POWER)[-1])
+        n_heard = min(max(n_heard, (last + 1) * hop), n_samples)
+    return n_heard, _levelling_db(powers)
 
 
 def _final_gain(mix: FloatArray, score: Score, sample_rate: int) -> float:

@@ -17,6 +17,7 @@ from silent2music.controls import LEAST_SECTION_SECONDS, Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import provenance
 from silent2music.export.batch import Job
+from silent2music.export.beside import Beside
 from silent2music.export.infer import infer
 from silent2music.export.models import LazyModel, Request
 from silent2music.export.picture.clip import Clip, inspect, room_of, silence
@@ -121,6 +122,10 @@ def score_clip(
         DataError: if a file of markers cannot be read.
     """
     request, settings = request or Request(), settings or ClipSettings()
+    signing = request.beside.signing
+    request = dataclasses.replace(request, beside=Beside())
+    if signing is not None:
+        signing.check(out)
     wav = wav or out.with_suffix(".wav")
     _check_places(path, out, wav, force, [Path(cue) for cue in settings.cues if Path(cue).is_file()])
     clip = inspect(path, request.reading.get("track", 0))
@@ -161,6 +166,10 @@ def score_clip(
                 )
             loudness = made["lufs"], made["true_peak_dbtp"]
             write_broadcast(job.out, music_path, cues, clock.start_seconds, *loudness)
+            if signing is not None:
+                record["settings"]["beside"] = {"signed": signing.described()}
+                signing.sign(clip_path, out.name, record, is_composite=True)
+                signing.sign(music_path, wav.name, record)
             made["music"] = {"file": wav.name, "sha256": provenance.sha256(music_path)}
             made |= {"file": out.name, "sha256": provenance.sha256(clip_path)}
             # That silence is silent was asked for.

@@ -1,0 +1,253 @@
+"""An audition sheet: one page with a player and a picture for each of several pieces, which opens from a file.
+
+All is inside the page, sound as MP3 and pictures as SVG, and its policy forbids it to fetch anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from silent2music import audio
+from silent2music.evaluation.originality import Melodies, NearMelody, nearest_melodies
+from silent2music.export import provenance
+from silent2music.files import atomic_path
+from silent2music.score import Score
+
+MOST_SECONDS = 300.0
+"""Of a longer piece the page has the beginning."""
+
+PAGE_RATE = 44_100
+WIDTH, HEIGHT = 1000, 180
+"""Of a picture, in its own units."""
+
+COLOURS = {
+    "melody": "#d1495b",
+    "harmony": "#30638e",
+    "bass": "#1b998b",
+    "percussion": "#8d6a9f",
+    "": "#66717e",
+}
+"""Of notes, by the role of their part; each can be told from the page in light and in dark."""
+
+QUIETEST_DBFS = -60.0
+
+POLICY = "default-src 'none'; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""Nothing is fetched from anywhere."""
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8888; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
+section { border-top: 1px solid var(--line); padding: 1rem 0; }
+h2 { margin: 0 0 .5rem; overflow-wrap: anywhere; }
+audio { width: 100%; }
+svg { width: 100%; height: auto; display: block; border: 1px solid var(--line); margin: .5rem 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: 0; }
+dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
+.near { font-weight: bold; }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em; }
+"""
+
+SCRIPT = """
+const players = [...document.querySelectorAll('audio')];
+for (const player of players) {
+  const head = player.closest('section').querySelector('.head');
+  const total = Number(player.dataset.seconds);
+  const move = () => {
+    for (const end of ['x1', 'x2']) head.setAttribute(end, 1000 * player.currentTime / total);
+  };
+  const follow = () => { move(); if (!player.paused) requestAnimationFrame(follow); };
+  player.addEventListener('play', () => {
+    for (const other of players) if (other !== player) other.pause();
+    follow();
+  });
+  player.addEventListener('seeked', move);
+}
+"""
+
+
+@dataclass(frozen=True)
+class Auditioned:
+    """A piece on the sheet.
+
+    Attributes:
+        path: of the music.
+        record: how it was made.
+        score: its notes, or None.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    score: Score | None
+
+
+def write_audition(
+    path: Path, pieces: Sequence[Auditioned], melodies: Melodies | None = None, force: bool = False
+) -> list[NearMelody | None]:
+    """Write the sheet of several pieces.
+
+    Args:
+        path: of the page.
+        pieces: in the order of the page.
+        melodies: of the scores that the model was trained on, if they are known.
+        force: replace a page that this program made.
+
+    Returns:
+        For each piece what is nearest to it among the melodies, None where there is nothing to compare.
+
+    Raises:
+        AudioError: if the place is taken, or music cannot be read.
+    """
+    provenance.check_replaceable(path, force, [piece.path for piece in pieces])
+    scores = [piece.score for piece in pieces]
+    near: list[NearMelody | None] = (
+        [None] * len(pieces) if melodies is None else nearest_melodies(scores, melodies)
+    )
+    sections = [
+        _section(number, piece, found, melodies)
+        for number, (piece, found) in enumerate(zip(pieces, near, strict=True), 1)
+    ]
+    room = pieces[0].record["input"]["file"] if pieces else ""
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="{escape(provenance.SOFTWARE)}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>Audition of {escape(room)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<h1>{len(pieces)} {"piece" if len(pieces) == 1 else "pieces"} for {escape(room)}</h1>
+<p>{_legend()}</p>
+{"".join(sections)}
+</main>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+    with atomic_path(path, force=force) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return near
+
+
+def _legend() -> str:
+    """Which colour is which role."""
+    return "".join(
+        f'<span class="key" style="background:{colour}"></span>{role or "other parts"}'
+        for role, colour in COLOURS.items()
+    )
+
+
+def _section(number: int, piece: Auditioned, near: NearMelody | None, melodies: Melodies | None) -> str:
+    """One piece: its name, player, picture and figures."""
+    sound = audio.read(piece.path)
+    seconds = min(sound.seconds, MOST_SECONDS)
+    part = sound.slice(0, round(seconds * sound.sample_rate))
+    heard = audio.Waveform(part, sound.sample_rate).resampled(PAGE_RATE)
+    picture = _level(heard) if piece.score is None else _roll(piece.score, seconds)
+    name = escape(piece.path.name)
+    facts = {
+        "file": name,
+        "seed": str(piece.record["settings"]["seed"]),
+        "length": f"{sound.seconds:.2f} s"
+        + (f", the first {seconds:.0f} s here" if sound.seconds > seconds else ""),
+        "loudness": _loudness(piece.record),
+        "notes": _notes(piece.score),
+        "nearest taught melody": _nearness(piece.score, near, melodies),
+    }
+    rows = "".join(f"<dt>{fact}</dt><dd>{text}</dd>" for fact, text in facts.items())
+    return f"""<section aria-labelledby="piece{number}">
+<h2 id="piece{number}">{number}. {name}</h2>
+<audio controls preload="metadata" aria-label="Play piece {number}, {name}" data-seconds="{seconds:.3f}"
+src="data:audio/mpeg;base64,{_mp3(heard)}"></audio>
+{picture}
+<dl>{rows}</dl>
+</section>
+"""
+
+
+def _mp3(sound: audio.Waveform) -> str:
+    """A sound as MP3 in base 64."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "piece.mp3"
+        audio.write(path, sound)
+        return base64.b64encode(path.read_bytes()).decode()
+
+
+def _loudness(record: Mapping[str, Any]) -> str:
+    lufs = record["output"]["lufs"]
+    return "below -70 LUFS" if lufs is None else f"{lufs:.1f} LUFS"
+
+
+def _notes(score: Score | None) -> str:
+    if score is None:
+        return "none: the music comes from the room alone, not from a score"
+    return f"{score.n_notes} of {escape(', '.join(part.name for part in score.parts)) or 'no instrument'}"
+
+
+def _nearness(score: Score | None, near: NearMelody | None, melodies: Melodies | None) -> str:
+    """How much of a melody that was taught is in the piece, in words."""
+    if score is None:
+        return "not compared: there are no notes"
+    if melodies is None or near is None:
+        return "not compared: the model's folder names no scores that it learned from (composer/melodies.npz)"
+    said = f"{near.n_notes} notes in a row of {escape(near.name)}, of {len(melodies.names)} scores"
+    if near.n_notes <= melodies.limit:
+        return f"{said}; real scores share up to {melodies.limit}"
+    return f'<span class="near">near: {said}; real scores share up to {melodies.limit}</span>'
+
+
+def _svg(title: str, description: str, inside: str) -> str:
+    label = f'role="img" aria-label="{escape(title)}. {escape(description)}"'
+    head = f'<line class="head" x1="0" x2="0" y1="0" y2="{HEIGHT}" stroke="currentColor" stroke-width="2"/>'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}><title>{escape(title)}</title>{inside}{head}</svg>'
+
+
+def _roll(score: Score, seconds: float) -> str:
+    """The piano roll of a score."""
+    pitches = np.concatenate([np.array([60]), *(part.pitches for part in score.parts)])
+    low, high = int(pitches.min()) - 1, int(pitches.max()) + 1
+    step, scale = HEIGHT / (high - low + 1), WIDTH / seconds
+    bars = "".join(
+        f'<line x1="{t * scale:.1f}" x2="{t * scale:.1f}" y1="0" y2="{HEIGHT}" stroke="#8886"/>'
+        for t in score.bar_seconds.tolist()
+        if t < seconds
+    )
+    notes = []
+    for part in score.parts:
+        columns = (part.start_seconds, part.end_seconds, part.pitches, part.velocities)
+        for start, end, pitch, velocity in zip(*(column.tolist() for column in columns), strict=True):
+            if start < seconds:
+                x, width = start * scale, max((min(end, seconds) - start) * scale, 1.0)
+                notes.append(
+                    f'<rect x="{x:.1f}" y="{(high - pitch) * step:.1f}" width="{width:.1f}" height="{max(step, 1.5):.1f}"'
+                    f' fill="{COLOURS[part.role]}" opacity="{0.4 + 0.6 * velocity / 127:.2f}"/>'
+                )
+    parts = ", ".join(f"{part.name}{f' ({part.role})' if part.role else ''}" for part in score.parts)
+    return _svg(
+        "Piano roll",
+        f"{score.n_notes} notes of {parts or 'no instrument'} in {seconds:.1f} s",
+        bars + "".join(notes),
+    )
+
+
+def _level(sound: audio.Waveform) -> str:
+    """The level of a sound over time."""
+    levels = audio.level_curve_dbfs(sound.samples, max(1, sound.n_samples // 500))
+    y = HEIGHT * np.clip(levels / QUIETEST_DBFS, 0.0, 1.0)
+    x = (np.arange(len(y)) + 0.5) * WIDTH / len(y)
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
+    shape = f'<polygon points="0,{HEIGHT} {points} {WIDTH},{HEIGHT}" fill="{COLOURS["harmony"]}"/>'
+    return _svg(
+        "Level", f"from {levels.min():.0f} to {levels.max():.0f} dBFS in {sound.seconds:.1f} s", shape
+    )
