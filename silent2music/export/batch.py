@@ -30,6 +30,9 @@ MUSIC_SUFFIX = ".music.wav"
 LOOPS_RECORD = "ambience.json"
 """In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
+TRANSITION_RECORD = "transition.json"
+"""The same in each folder of a transition between two rooms."""
+
 MUSIC_MANIFEST = "manifest.jsonl"
 
 LOOPS_MANIFEST = "manifest.json"
@@ -173,7 +176,9 @@ def _found_below(folder: Path) -> audio.Found:
 
 def _is_made(path: Path) -> bool:
     """Whether a file, by its name and place, is music, loops, or a record of them."""
-    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
+    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or any(
+        path.with_name(record).exists() for record in (LOOPS_RECORD, TRANSITION_RECORD)
+    ):
         return True
     return path.stem.endswith(MUSIC_SUFFIX.removesuffix(".wav"))
 
