@@ -602,12 +602,12 @@ def check_ambience(
     """Measure loops by ffmpeg, librosa and separate file parsers: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
 
-    checks, densities = check.check_ambience(folder)
+    checks, densities, extras = check.check_ambience(folder)
     if as_json:
-        print_json(checks)
+        print_json([*checks, *extras])
     else:
-        print(check.described(checks, densities))
-    if any(c["faults"] for c in checks):
+        print(check.described(checks, densities, extras))
+    if any(c["faults"] for c in [*checks, *extras]):
         raise typer.Exit(1)
 
 
