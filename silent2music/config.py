@@ -714,7 +714,9 @@ class AmbienceConfig:
             raise ConfigError(f"ambience.formats is {list(self.formats)}; expected each format once.")
         for name, what in (("layers", "layer"), ("extras", "extra")):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ConfigError(f"ambience.{name} is {list(getattr(self, name))}; expected each {what} once.")
+                raise ConfigError(
+                    f"ambience.{name} is {list(getattr(self, name))}; expected each {what} once."
+                )
         if self.order > 1 and self.spatial != "ambix":
             raise ConfigError(f"ambience.order is {self.order}, which is of AmbiX; give --spatial ambix too.")
         if self.spatial == "ambix" and (self.formats != ("wav",) or self.sample_rate != 48_000):

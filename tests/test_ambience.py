@@ -116,7 +116,8 @@ def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) ->
     assert "of loop 1 the seam or the fold stands out" in one_sentence(said)
     (file,) = json.loads(Path("out/manifest.json").read_text())["rooms"][0]["files"]
     assert file["stands_out"] >= 0.25
-    assert 0 <= file["fold"]["sample"] <= file["loop_end"]
+    (fold,) = file["folds"]
+    assert 0 <= fold["sample"] <= file["loop_end"]
 
 
 # ---- a folder ----
@@ -242,7 +243,7 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
 
 
 USAGE = ("--loop", "--room-format", "--layers", "--spatial", "--formats", "--rate", "--lufs", "--true-peak")
-USAGE += ("--variations",)
+USAGE += ("--variations", "--order")
 """Options that are wrong usage where they are out of range, whatever the recording."""
 
 
@@ -257,6 +258,14 @@ USAGE += ("--variations",)
         (["--spatial", "5.1"], "ambience.spatial holds '5.1'"),
         (["--formats", "mp3"], "MP3 pads its ends and cannot loop"),
         (["--spatial", "ambix", "--formats", "flac"], "AmbiX is written as 4-channel WAV at 48 kHz"),
+        (["--order", "3"], "ambience.order is 3, which is of AmbiX; give --spatial ambix too"),
+        (["--order", "4"], "ambience.order is 4; expected 1 to 3"),
+        (["--extras", "stingers,riffs"], "ambience.extras holds 'riffs'; expected stingers, intro, ending"),
+        (["--extras", "intro"], "composes no score, so extras cannot be asked of it; give --model"),
+        (["--tempo", "100"], "composes no score, so a tempo cannot be asked of it"),
+        (["--tempo", "500"], "ambience.tempo is 500.0; expected 30 to 300"),
+        (["--transitions", "all"], "composes no score, so transitions cannot be asked of it"),
+        (["--controls", "key.toml"], "composes no score, so what to compose cannot be asked of it"),
         (["--rate", "22050"], "ambience.sample_rate is 22050; expected 44100 or 48000"),
         (["--lufs", "3"], "The loudness is 3 LUFS; expected -70 to -5"),
         (["--true-peak", "3"], "ambience.true_peak is 3.0; expected -20 to 0"),
@@ -276,10 +285,12 @@ def test_an_impossible_request_gets_one_sentence(
     hiss(Path("a.wav"), 1)
     Path("file").write_text("kept")
     Path("preset.toml").write_text("[ambience]\nlouder = 3\n")
+    Path("key.toml").write_text('key = "C major"\n')
     line = ["ambience", "a.wav", *([] if "--out" in arguments else ["--out", "out"])]
     line += [] if "--model" in arguments else ["--model", model_folder]
     code, printed, said = s2m(*line, *arguments)
     is_usage = arguments[0] in USAGE and "40s" not in arguments and "ambix" not in arguments[:2]
+    is_usage |= arguments in (["--tempo", "500"], ["--extras", "stingers,riffs"])
     assert (code, printed) == (2 if is_usage or "flac" in arguments else 1, "")
     assert words in one_sentence(said)
     assert not list(Path().rglob(".s2m-*"))

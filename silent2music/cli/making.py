@@ -246,8 +246,9 @@ def _infer_files(
     force: bool,
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
-    from silent2music.export.batch import passed_over, share
+    from silent2music.export.batch import passed_over
     from silent2music.export.infer import infer_many, plan
+    from silent2music.processes import share
 
     jobs = plan(rooms, seed, output, out, count)
     passed = passed_over(rooms)

@@ -27,7 +27,7 @@ from silent2music.export.delivery import delivered, in_front
 from silent2music.export.levelling import write_music
 from silent2music.export.models import LazyModel, Request, blend_of, described_blend
 from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
-from silent2music.processes import Progress
+from silent2music.processes import Progress, launched
 from silent2music.score import midi_bytes
 
 DEMO_ROOM = Path(silent2music.__file__).parent / "assets" / "walking_on_wood.flac"
@@ -111,7 +111,7 @@ def infer_many(
 
     with ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(claimed(folder, *batch.launched()))
+            stack.enter_context(claimed(folder, *launched()))
         for place in {job.out.parent for job in jobs}:
             remove_leavings(place)
         found = batch.outcomes(jobs, outcome)

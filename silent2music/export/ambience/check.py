@@ -181,10 +181,9 @@ def landing(samples: FloatArray, sample_rate: int, entry: int) -> float:
         True
     """
     strength = require("librosa.onset").onset_strength(
-        y=samples, sr=sample_rate, hop_length=LANDING_HOP, n_fft=LANDING_WINDOW, n_mels=32, center=False
+        y=samples, sr=sample_rate, hop_length=LANDING_HOP, n_fft=LANDING_WINDOW, n_mels=32
     )
-    # Without centring librosa's frame t begins at t hops, and an attack is strongest in it when it fills its middle.
-    times = (np.arange(len(strength)) * LANDING_HOP + LANDING_WINDOW / 2) / sample_rate
+    times = np.arange(len(strength)) * LANDING_HOP / sample_rate
     near = np.abs(times - entry / sample_rate) <= LANDING_REACH
     return float(times[near][np.argmax(strength[near])] - entry / sample_rate) if near.any() else np.inf
 

@@ -43,7 +43,7 @@ from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, find_placement, open_room
 from silent2music.files import atomic_folder, atomic_path, claimed, locked, read_json, remove_leavings
 from silent2music.keys import PITCH_NAMES, estimate_key
-from silent2music.processes import Progress
+from silent2music.processes import Progress, launched
 
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 """JSON schema (draft 2020-12) of the manifest, for whoever reads it."""
@@ -100,7 +100,7 @@ def ambience(
         check_sheet(contact_sheet)
         # Sheets of earlier runs are drawn anew, as the manifest is written anew.
         provenance.check_replaceable(contact_sheet, True, [job.room for job in jobs])
-    with claimed(out, *batch.launched()):
+    with claimed(out, *launched()):
         for place in {out, *(job.out.parent for job in jobs)}:
             remove_leavings(place)
         run = _Run(out, config, model, force, progress, tell, reading, asked)
