@@ -506,7 +506,7 @@ def ambience(
     ] = None,
     transitions: Annotated[
         str | None,
-        typer.Option("--transitions", metavar="FROM>TO,...|all", help="From one room's loop to another's."),
+        typer.Option("--transitions", metavar="FROM:TO,...|all", help="From one room's loop to another's."),
     ] = None,
     spatial: Annotated[str | None, typer.Option("--spatial", metavar="stereo|ambix|mono")] = None,
     order: Annotated[int | None, typer.Option("--order", metavar="1|2|3", help="Of AmbiX.")] = None,

@@ -85,7 +85,7 @@ def ambience(
         tell: called with sentences that a user should read while it goes on.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
         asked: what is to be composed, but for tempo and metre.
-        transitions: pairs of rooms as `FROM>TO`, by their folders below `out`; or `all`.
+        transitions: pairs of rooms as `FROM:TO`, by their folders below `out`; or `all`.
         engines: names in `engines.ENGINES`, whose import files are written too.
 
     Raises:

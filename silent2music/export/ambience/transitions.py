@@ -30,7 +30,7 @@ Pair = tuple[Job, Job]
 
 
 def pairs_of(transitions: Sequence[str], jobs: Sequence[Job], out: Path) -> list[Pair]:
-    """The pairs of rooms that are asked for, as `FROM>TO` by their folders below `out`, or `all`.
+    """The pairs of rooms that are asked for, as `FROM:TO` by their folders below `out`, or `all`.
 
     Raises:
         ConfigError: on something else, or a room that is not among those of this command.
@@ -40,10 +40,10 @@ def pairs_of(transitions: Sequence[str], jobs: Sequence[Job], out: Path) -> list
         return [(first, second) for first in known.values() for second in known.values() if first != second]
     found = []
     for text in transitions:
-        names = [name.strip() for name in text.split(">")]
+        names = [name.strip() for name in text.split(":")]
         if len(names) != 2 or not all(name in known for name in names) or names[0] == names[1]:
             rooms = ", ".join(sorted(known)[:8])
-            raise ConfigError(f"--transitions has '{text}'; expected FROM>TO of {rooms}, or all.")
+            raise ConfigError(f"--transitions has '{text}'; expected FROM:TO of {rooms}, or all.")
         found.append((known[names[0]], known[names[1]]))
     return found
 
