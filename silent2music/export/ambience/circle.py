@@ -139,7 +139,8 @@ def _closed(part: Part, begin: float, lap_seconds: float, zero: float = 0.0) -> 
     A note ends when its part strikes the same pitch again, which may be a lap later.
     """
     inside = (part.start_seconds > begin - NEAR) & (part.start_seconds < begin + lap_seconds - NEAR)
-    starts = np.maximum(np.mod(part.start_seconds[inside] - zero + NEAR, lap_seconds) - NEAR, 0.0)
+    starts = np.mod(part.start_seconds[inside] - zero + NEAR, lap_seconds) - NEAR
+    starts = np.maximum(np.round(starts, 9), 0.0)
     lasting = np.minimum((part.end_seconds - part.start_seconds)[inside], lap_seconds)
     order = np.argsort(starts, kind="stable")
     starts, lasting = starts[order], lasting[order]
