@@ -72,6 +72,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (ABOVE_0, 1, "top_p"),
         (0, 1, "following"),
         (1, 1024, "candidates variations workers"),
+        (1, 64, "stingers"),
+        (1, 3, "order"),
+        (30, 300, "tempo"),
         (1, 64, "beats_per_bar"),
         (0, 1024, "bars"),
         (0, 0.5, "tempo_tolerance"),
@@ -653,7 +656,11 @@ class AmbienceConfig:
         tempo_tolerance: how far the tempo may be moved for whole bars to fill `seconds`, as a share.
         layers: intensity layers, any of `calm`, `medium`, `intense`; none is one plain loop.
         variations: pieces by other seeds on the same grid.
-        spatial: `stereo`, `ambix` (first order, ACN, SN3D) or `mono`.
+        tempo: exact, in beats a minute; by default the room's pulse, or where there is none what is composed.
+        extras: any of `stingers`, `intro`, `ending`, what a game plays beside a loop.
+        stingers: how many, where `extras` has them.
+        spatial: `stereo`, `ambix` (ACN, SN3D) or `mono`.
+        order: of AmbiX, 1 to 3.
         fold_downs: beside AmbiX files, also write their stereo and mono fold-downs.
         room_format: `speakers`, or `ambix` for recordings that are first-order B-format already.
         formats: any of `wav`, `flac`, `ogg`.
@@ -672,7 +679,11 @@ class AmbienceConfig:
     tempo_tolerance: float = 0.06
     layers: tuple[str, ...] = ()
     variations: int = 1
+    tempo: float | None = None
+    extras: tuple[str, ...] = ()
+    stingers: int = 3
     spatial: str = "stereo"
+    order: int = 1
     fold_downs: bool = False
     room_format: str = "speakers"
     formats: tuple[str, ...] = ("wav",)
@@ -692,6 +703,7 @@ class AmbienceConfig:
             raise ConfigError("MP3 pads its ends and cannot loop; expected wav, flac or ogg.")
         choices = {
             "layers": ("calm", "medium", "intense"),
+            "extras": ("stingers", "intro", "ending"),
             "formats": ("wav", "flac", "ogg"),
             "spatial": ("stereo", "ambix", "mono"),
             "room_format": ("speakers", "ambix"),
@@ -703,11 +715,16 @@ class AmbienceConfig:
                     raise ConfigError(f"ambience.{name} holds '{word}'; expected {', '.join(known)}.")
         if not self.formats or len(set(self.formats)) < len(self.formats):
             raise ConfigError(f"ambience.formats is {list(self.formats)}; expected each format once.")
-        if len(set(self.layers)) < len(self.layers):
-            raise ConfigError(f"ambience.layers is {list(self.layers)}; expected each layer once.")
+        for name, what in (("layers", "layer"), ("extras", "extra")):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ConfigError(
+                    f"ambience.{name} is {list(getattr(self, name))}; expected each {what} once."
+                )
+        if self.order > 1 and self.spatial != "ambix":
+            raise ConfigError(f"ambience.order is {self.order}, which is of AmbiX; give --spatial ambix too.")
         if self.spatial == "ambix" and (self.formats != ("wav",) or self.sample_rate != 48_000):
             raise ConfigError(
-                "AmbiX is written as 4-channel WAV at 48 kHz; leave formats and sample_rate out."
+                f"AmbiX is written as {(self.order + 1) ** 2}-channel WAV at 48 kHz; leave formats and sample_rate out."
             )
 
 

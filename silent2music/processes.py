@@ -1,4 +1,4 @@
-"""How work is spread: one thread for torch's small steps, one pool of worker processes; and how it is ended early.
+"""How work is spread: one thread for torch's small steps, a pool of workers, shares of what a launcher started; its end.
 
 Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
 not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.
@@ -13,7 +13,7 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from silent2music.errors import S2MError
+from silent2music.errors import ConfigError, S2MError
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -32,6 +32,13 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 """Environment variables that limit the threads of numerical libraries, read when these are imported."""
+
+LAUNCHERS = (
+    ("RANK", "WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+)
+"""Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
 
 ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Names of the signals that ask a process to end: Ctrl-C, `kill`, a terminal that is closed, Ctrl-Break."""
@@ -49,6 +56,37 @@ FractionProgress = Callable[[str, float], None]
 """Called with the name of what is being done and the fraction of it done."""
 
 Item = TypeVar("Item")
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Which process this is, from 0, and of how many that a launcher started; (0, 1) without a launcher.
+
+    Raises:
+        ConfigError: if what the launcher says makes no sense.
+    """
+    for index, count in LAUNCHERS:
+        if index in environment and count in environment:
+            values = environment[index], environment[count]
+            if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[1]):
+                raise ConfigError(
+                    f"{index}={values[0]} and {count}={values[1]}; expected a process of so many."
+                )
+            return int(values[0]), int(values[1])
+    return 0, 1
+
+
+def share(items: Sequence[Item], environment: Mapping[str, str] = os.environ) -> Sequence[Item]:
+    """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
+
+    Raises:
+        ConfigError: as `launched`.
+
+    Example:
+        >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
+        'be'
+    """
+    index, count = launched(environment)
+    return items[index::count]
 
 
 class Interrupted(BaseException):

@@ -27,6 +27,7 @@ from silent2music.config import AmbienceConfig, load_recipe
 from silent2music.errors import ConfigError
 from silent2music.export.ambience.job import SCHEMA
 from silent2music.export.batch import plan_jobs
+from silent2music.score import read_midi
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--loop", "2s", "--set", "ambience.candidates=2"]
@@ -116,7 +117,94 @@ def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) ->
     assert "of loop 1 the seam or the fold stands out" in one_sentence(said)
     (file,) = json.loads(Path("out/manifest.json").read_text())["rooms"][0]["files"]
     assert file["stands_out"] >= 0.25
-    assert 0 <= file["fold"]["sample"] <= file["loop_end"]
+    (fold,) = file["folds"]
+    assert 0 <= fold["sample"] <= file["loop_end"]
+
+
+# ---- a model that composes ----
+
+
+@pytest.mark.slow
+def test_circular_loops_with_layers_extras_and_a_transition(s2m, sketched_folder: Path) -> None:
+    audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
+    hiss(Path("hiss.wav"), 1)
+    line = "--loop 1bar --tempo 120 --layers intense,calm --extras stingers,intro,ending --engines wwise"
+    line += " --transitions walk:hiss --set ambience.candidates=1 --set ambience.stingers=1"
+    words = ["ambience", "walk.wav", "hiss.wav", "--out", "out", "--model", sketched_folder, *line.split()]
+    assert s2m(*words)[0] == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    check_manifest(manifest)
+    for room in manifest["rooms"]:
+        assert (room["grid"]["bpm"], room["grid"]["bars"], room["grid"]["n_samples"]) == (120.0, 1, 96_000)
+        asked = {f["layer"]: f["lufs_asked"] for f in room["files"]}
+        assert asked == {"calm": -28.0, "intense": pytest.approx(-26.2, abs=0.1)}
+        for file in room["files"]:
+            assert file["nearly_nothing"] or file["lufs"] == pytest.approx(file["lufs_asked"], abs=0.1)
+        assert room["levels"]["sum_true_peak_dbtp"] < -1.0
+        (score,) = room["scores"]
+        assert 0 < score["onsets"]["calm"] < score["onsets"]["intense"]
+        folder = Path("out", room["folder"])
+        notes = read_midi(folder / score["file"])
+        assert notes.seconds == pytest.approx(2.0, abs=1e-3)
+        assert {part.name.rpartition("(")[2] for part in notes.parts} == {"calm)", "intense)"}
+        assert [e["name"] for e in room["extras"]] == ["stinger_1", "intro", "ending"]
+        for extra in room["extras"]:
+            sound = audio.read(folder / extra["file"])
+            assert 0 < extra["entry"] < extra["exit"] <= sound.n_samples == extra["n_samples"]
+        intro = room["extras"][1]
+        assert intro["exit"] - intro["entry"] == 96_000
+    (transition,) = manifest["transitions"]
+    assert (transition["from"], transition["to"]) == ("walk", "hiss")
+    (file,) = transition["files"]
+    assert file["exit"] - file["entry"] == 2 * 96_000
+    assert "transition_walk_to_hiss.wav" in Path("out/engines/wwise/silent2music.tsv").read_text()
+    before = bytes_below(Path("out"))
+    assert s2m(*words)[0] == 0
+    assert bytes_below(Path("out")) == before
+
+
+@pytest.mark.slow
+def test_parts_stand_in_a_field_of_second_order(s2m, sketched_folder: Path) -> None:
+    hiss(Path("a.wav"), 1)
+    line = "--loop 1bar --tempo 120 --spatial ambix --order 2 --set ambience.candidates=1"
+    assert s2m("ambience", "a.wav", "--out", "out", "--model", sketched_folder, *line.split())[0] == 0
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    check_manifest(manifest)
+    (room,) = manifest["rooms"]
+    (file,) = room["files"]
+    assert file["file"] == "a_loop_1_ambix2_acn_sn3d.wav"
+    stated = {"order": 2, "channel_order": "ACN", "normalisation": "SN3D"}
+    assert file["ambisonics"] == stated
+    path = Path("out/a", file["file"])
+    assert (audio.read(path).n_channels, file["channels"]) == (9, 9)
+    assert json.dumps(stated, separators=(",", ":"), sort_keys=True).encode() in path.read_bytes()
+    parts = {part["part"] for part in room["space"]["parts"]}
+    score = read_midi(Path("out/a", room["scores"][0]["file"]))
+    assert parts == {f"{part.name} {part.role}".strip() for part in score.parts}
+    assert len(file["folds"]) == len(parts)
+
+
+def test_wishes_that_a_loop_cannot_have_are_refused(s2m, sketched_folder: Path) -> None:
+    hiss(Path("a.wav"), 1)
+    line = ["ambience", "a.wav", "--out", "out", "--model", sketched_folder, "--controls", "scene.toml"]
+    for wish, words in (
+        ("ending = 'final'", "ending cannot be asked of a loop"),
+        ("cues = [1.0]", "cues cannot"),
+    ):
+        Path("scene.toml").write_text(wish + "\n", encoding="utf-8")
+        code, _, said = s2m(*line)
+        assert code == 1
+        assert words in one_sentence(said)
+    Path("scene.toml").write_text("key = 'C major'\n", encoding="utf-8")
+    for option, words in (
+        (["--transitions", "a:b"], "--transitions has 'a:b'; expected FROM:TO of a, or all."),
+        (["--loop", "12.3s", "--tempo", "120"], "holds 6.15 bars of 4 beats at 120.0 bpm, and whole bars"),
+        (["--loop", "130s", "--tempo", "120"], "is longer than loops are composed; expected at most 120 s"),
+    ):
+        code, _, said = s2m(*line, *option)
+        assert code == 1
+        assert words in one_sentence(said)
+        assert not list(Path("out").rglob("a*"))
 
 
 # ---- a folder ----
@@ -242,7 +330,7 @@ def test_what_is_there_is_not_overwritten_without_force(s2m, model_folder: Path)
 
 
 USAGE = ("--loop", "--room-format", "--layers", "--spatial", "--formats", "--rate", "--lufs", "--true-peak")
-USAGE += ("--variations",)
+USAGE += ("--variations", "--order")
 """Options that are wrong usage where they are out of range, whatever the recording."""
 
 
@@ -257,6 +345,14 @@ USAGE += ("--variations",)
         (["--spatial", "5.1"], "ambience.spatial holds '5.1'"),
         (["--formats", "mp3"], "MP3 pads its ends and cannot loop"),
         (["--spatial", "ambix", "--formats", "flac"], "AmbiX is written as 4-channel WAV at 48 kHz"),
+        (["--order", "3"], "ambience.order is 3, which is of AmbiX; give --spatial ambix too"),
+        (["--order", "4"], "ambience.order is 4; expected 1 to 3"),
+        (["--extras", "stingers,riffs"], "ambience.extras holds 'riffs'; expected stingers, intro, ending"),
+        (["--extras", "intro"], "composes no score, so extras cannot be asked of it; give --model"),
+        (["--tempo", "100"], "composes no score, so a tempo cannot be asked of it"),
+        (["--tempo", "500"], "ambience.tempo is 500.0; expected 30 to 300"),
+        (["--transitions", "all"], "composes no score, so transitions cannot be asked of it"),
+        (["--controls", "key.toml"], "composes no score, so what to compose cannot be asked of it"),
         (["--rate", "22050"], "ambience.sample_rate is 22050; expected 44100 or 48000"),
         (["--lufs", "3"], "The loudness is 3 LUFS; expected -70 to -5"),
         (["--true-peak", "3"], "ambience.true_peak is 3.0; expected -20 to 0"),
@@ -276,10 +372,12 @@ def test_an_impossible_request_gets_one_sentence(
     hiss(Path("a.wav"), 1)
     Path("file").write_text("kept")
     Path("preset.toml").write_text("[ambience]\nlouder = 3\n")
+    Path("key.toml").write_text('key = "C major"\n')
     line = ["ambience", "a.wav", *([] if "--out" in arguments else ["--out", "out"])]
     line += [] if "--model" in arguments else ["--model", model_folder]
     code, printed, said = s2m(*line, *arguments)
     is_usage = arguments[0] in USAGE and "40s" not in arguments and "ambix" not in arguments[:2]
+    is_usage |= arguments in (["--tempo", "500"], ["--extras", "stingers,riffs"])
     assert (code, printed) == (2 if is_usage or "flac" in arguments else 1, "")
     assert words in one_sentence(said)
     assert not list(Path().rglob(".s2m-*"))

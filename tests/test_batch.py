@@ -19,9 +19,10 @@ from silent2music import audio
 from silent2music.config import AmbienceConfig, ModelConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience.job import ambience
-from silent2music.export.batch import Manifest, passed_over, portable, share
+from silent2music.export.batch import Manifest, passed_over, portable
 from silent2music.export.infer import infer_many, plan
 from silent2music.export.models import LazyModel, Request
+from silent2music.processes import share
 
 
 def test_shares_cover_everything_once() -> None:

@@ -68,7 +68,7 @@ def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) ->
 
 
 def test_a_folder_in_which_all_failed_is_no_success(s2m, tmp_path: Path) -> None:
-    manifest = {"rooms": [], "failures": [{"file": "a.wav", "reason": "a.wav is empty."}]}
+    manifest = {"rooms": [], "transitions": [], "failures": [{"file": "a.wav", "reason": "a.wav is empty."}]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     code, printed, said = s2m("check-ambience", tmp_path)
     assert (code, printed) == (1, "")
@@ -113,8 +113,9 @@ def test_an_onset_that_only_the_cut_made_is_named(spoilt: Path, place: str, at: 
     wav = next(spoilt.rglob("*intense_1.wav"))
     record = json.loads((spoilt / "manifest.json").read_text())
     for file in record["rooms"][0]["files"]:
-        file["seam"]["onset_before"] = file["fold"]["onset_before"] = -1.0
-        file["fold"]["sample"] = 36_000
+        (fold,) = file["folds"]
+        file["seam"]["onset_before"] = fold["onset_before"] = -1.0
+        fold["sample"] = 36_000
     (spoilt / "manifest.json").write_text(json.dumps(record))
     t = np.arange(96_000) / 48_000
     tone = (0.1 * np.sin(2 * np.pi * 440 * t) * (1 + 0.3 * np.sin(2 * np.pi * t))).astype(np.float32)

@@ -432,6 +432,12 @@ def test_ambience_and_its_check(desk: Desk, model: Path) -> None:
         "ambience hall.wav --out halls/ --loop 1bars --layers calm --variations 1 --spatial ambix"
         " --loudness game --set ambience.candidates=1 --model run/model"
     )
+    if not (desk.folder / "circular").exists():
+        make_sketched(desk.folder / "circular", make_codec(desk.folder))
+    desk.drive(
+        "ambience hall.wav --out circles/ --loop 1bars --tempo 120 --extras stingers --engines wwise --model circular"
+        " --set ambience.candidates=1 --set ambience.stingers=1"
+    )
     assert json.loads(desk.drive("check-ambience ambience-made/ --json"))
     desk.drive("check-ambience ambience-made/")
 

@@ -291,6 +291,19 @@ def test_workers_change_no_byte(folder: Path, prepared: Path, codec: BundledCode
     assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
+def test_processes_of_a_launcher_change_no_byte(
+    folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, n_prepared = tmp_path / "out", []
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in ("1", "2", "0"):
+        monkeypatch.setenv("RANK", rank)
+        n_prepared.append(prepare(folder, out, codec, AMBIENT, pairs_per_shard=4).n_prepared)
+    assert sum(n_prepared) == N_PAIRS and n_prepared[0] > 0
+    assert shard_bytes(out) == shard_bytes(prepared)
+    assert not (out / "plan.json").exists()
+
+
 def test_torchs_threads_are_left_as_they_were(
     folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +351,7 @@ def test_a_full_disk_leaves_whole_shards_and_one_sentence(
 ) -> None:
     with full_disk(), pytest.raises(AudioError, match=r"train-00000\.parquet cannot be written"):
         prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=4)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["meta.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["meta.json", "plan.json"]
     prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=4)
     assert shard_bytes(tmp_path / "out") == shard_bytes(prepared)
 

@@ -23,6 +23,7 @@ from silent2music.export.space import (
     diffuse_response,
     find_placement,
     fold_down,
+    harmonics,
     omni,
     open_room,
     plane_wave,
@@ -64,6 +65,71 @@ def test_a_ring_is_loudest_where_the_music_was_placed(azimuth: float) -> None:
     wet = decode_to_ring(spatialised(NOISE, 48_000, Placement(azimuth, 0.0, 0.3, 0.6)), RING)
     for ring in (dry, wet):
         assert RING[np.square(ring).mean(axis=1).argmax()] == azimuth % 360
+
+
+DIRECTIONS = [
+    (a, e) for e, many in ((0, 6), (35, 3), (-40, 2), (80, 1)) for a in np.arange(many) * 360 / many + 17
+]
+"""Twelve places of a tone."""
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_tones_at_twelve_places_are_decoded_where_they_are(order: int) -> None:
+    """By the max-rE beam of the order, steered over the whole sphere in steps of four degrees."""
+    weights = {1: (1.0, 0.577), 2: (1.0, 0.775, 0.400), 3: (1.0, 0.861, 0.612, 0.305)}[order]
+    scale = np.repeat([(2 * n + 1) * w for n, w in enumerate(weights)], [2 * n + 1 for n in range(order + 1)])
+    sphere = [(a, e) for e in range(-88, 92, 4) for a in range(-180, 180, 4)]
+    beams = np.array([harmonics(a, e, order) for a, e in sphere]) * scale
+    points = np.array(
+        [
+            [
+                np.cos(np.radians(e)) * np.cos(np.radians(a)),
+                np.cos(np.radians(e)) * np.sin(np.radians(a)),
+                np.sin(np.radians(e)),
+            ]
+            for a, e in sphere
+        ]
+    )
+    for index, (azimuth, elevation) in enumerate(DIRECTIONS):
+        tone = (0.3 * np.sin(2 * np.pi * (300 + 70 * index) * np.arange(4_800) / 48_000)).astype(np.float32)
+        # What is diffuse interferes with a tone, by more than first order can tell.
+        share = 0.1 if order > 1 else 0.0
+        where = Placement(azimuth, elevation, share, 0.5)
+        field = spatialised(tone, 48_000, where, seed=index, order=order)
+        assert field.shape == ((order + 1) ** 2, 4_800)
+        covariance = field.astype(np.float64) @ field.T
+        found = points[np.einsum("pc,cd,pd->p", beams, covariance, beams, optimize=True).argmax()]
+        a, e = np.radians(azimuth), np.radians(elevation)
+        true = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+        assert np.degrees(np.arccos(np.clip(found @ true, -1, 1))) < 10.0, (azimuth, elevation)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_sn3d_ratios_are_exact(order: int) -> None:
+    """Schmidt semi-normalised: of each degree the squares of all channels add up to 1, wherever the wave is from."""
+    for azimuth, elevation in DIRECTIONS:
+        own = harmonics(azimuth, elevation, order)
+        assert len(own) == (order + 1) ** 2
+        for degree in range(order + 1):
+            assert np.square(own[degree**2 : (degree + 1) ** 2]).sum() == pytest.approx(1.0, abs=1e-12)
+    response = diffuse_response(9_600, 48_000, 0.5, seed=1, order=order)
+    energy = [np.square(response[d**2 : (d + 1) ** 2]).sum(axis=1) for d in range(order + 1)]
+    for degree, own in enumerate(energy):
+        assert own == pytest.approx(1.0 / (2 * degree + 1))
+
+
+def test_harmonics_are_those_of_scipy() -> None:
+    from scipy.special import lpmv
+
+    for azimuth, elevation in DIRECTIONS:
+        a, z, own = np.radians(azimuth), np.sin(np.radians(elevation)), []
+        for n in range(4):
+            for m in range(-n, n + 1):
+                factorials = np.prod(np.arange(n - abs(m) + 1, n + abs(m) + 1), dtype=float)
+                norm = (-1) ** m * np.sqrt((1 if m == 0 else 2) / factorials)
+                turn = np.cos(m * a) if m >= 0 else np.sin(-m * a)
+                own.append(norm * lpmv(abs(m), n, z) * turn)
+        assert harmonics(azimuth, elevation, 3) == pytest.approx(own, abs=1e-12)
 
 
 def test_diffuse_sound_comes_from_everywhere_and_decays_by_the_rt60() -> None:

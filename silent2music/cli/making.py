@@ -340,8 +340,9 @@ def _infer_files(
         if audition.suffix.lower() not in (".html", ".htm"):
             raise typer.BadParameter(f"--audition names {audition}; expected a file that ends in .html")
         check_replaceable(audition, force, [room for room in rooms if room.is_file()])
-    from silent2music.export.batch import passed_over, share
+    from silent2music.export.batch import passed_over
     from silent2music.export.infer import infer_many, plan
+    from silent2music.processes import share
 
     jobs = plan(rooms, seed, output, out, count)
     passed = passed_over(rooms)
@@ -631,7 +632,18 @@ def ambience(
         str | None, typer.Option("--layers", metavar="calm,medium,intense", help="Intensity layers to make.")
     ] = None,
     variations: Annotated[int | None, typer.Option("--variations", help="Pieces on the same grid.")] = None,
+    tempo: Tempo = None,
+    controls: ControlsFile = None,
+    extras: Annotated[
+        str | None,
+        typer.Option("--extras", metavar="stingers,intro,ending", help="What a game plays beside a loop."),
+    ] = None,
+    transitions: Annotated[
+        str | None,
+        typer.Option("--transitions", metavar="FROM:TO,...|all", help="From one room's loop to another's."),
+    ] = None,
     spatial: Annotated[str | None, typer.Option("--spatial", metavar="stereo|ambix|mono")] = None,
+    order: Annotated[int | None, typer.Option("--order", metavar="1|2|3", help="Of AmbiX.")] = None,
     room_format: Annotated[
         str | None, typer.Option("--room-format", metavar="speakers|ambix", help="What the channels are.")
     ] = None,
@@ -645,6 +657,12 @@ def ambience(
     download: Download = False,
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
+    ] = None,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            "--engines", metavar="unity,godot,unreal,wwise,fmod", help="Write their import files too."
+        ),
     ] = None,
     force: Force = False,
     strict: Strict = False,
@@ -662,11 +680,16 @@ def ambience(
     from silent2music.export.batch import passed_over
     from silent2music.export.models import LazyModel
 
+    asked = controls_of({"controls": controls, "cue": None, "melody": None})
     options: dict[str, Any] = {
         "layers": layers and tuple(layers.split(",")),
         "formats": formats and tuple(formats.split(",")),
+        "extras": extras and tuple(extras.split(",")),
         "variations": variations,
+        "tempo": tempo or (asked.tempo if asked else None),
+        "beats_per_bar": asked.beats_per_bar if asked and asked.metre else None,
         "spatial": spatial,
+        "order": order,
         "room_format": room_format,
         "sample_rate": sample_rate,
     }
@@ -691,6 +714,9 @@ def ambience(
             steps,
             complain,
             reading_of(strict, track, channel),
+            asked,
+            transitions.split(",") if transitions else (),
+            engines.split(",") if engines else (),
         )
     for outcome in outcomes:
         if outcome.record is not None and as_json:
@@ -711,12 +737,12 @@ def check_ambience(
     """Measure loops by ffmpeg, librosa and separate file parsers: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
 
-    checks, densities = check.check_ambience(folder)
+    checks, densities, extras = check.check_ambience(folder)
     if as_json:
-        print_json(checks)
+        print_json([*checks, *extras])
     else:
-        print(check.described(checks, densities))
-    if any(c["faults"] for c in checks):
+        print(check.described(checks, densities, extras))
+    if any(c["faults"] for c in [*checks, *extras]):
         raise typer.Exit(1)
 
 

@@ -22,6 +22,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require, shown
-from silent2music.files import atomic_path, claimed, read_json, remove_leavings
-from silent2music.processes import Pool, one_thread
+from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings
+from silent2music.processes import Pool, launched, one_thread, share
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
 
@@ -135,40 +136,109 @@ def prepare(
     marked = _fingerprints(root, read_pairs(root))
     if not marked:
         raise DataError(f"{root / MANIFEST} holds no pair; expected at least one line.")
-    with claimed(target):
-        remove_leavings(target, alone=True)
-        check_shards(target, meta)
-        kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked}, meta)
-        todo = [(pair, mark) for pair, mark in marked if pair.id not in kept]
+    index, count = launched()
+    with claimed(target, index, count):
+        with locked(target):
+            remove_leavings(target, alone=count == 1)
+            check_shards(target, meta)
+            kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked}, meta)
+            planned = _plan(target, marked, kept, pairs_per_shard)
+        own = [shard for shard in share(planned) if not _is_done(target, shard)]
+        items = {pair.id: (pair, mark) for pair, mark in marked}
         faults: list[str] = []
-        n_prepared = 0
+        n_prepared, n_todo = 0, sum(len(shard["ids"]) for shard in own)
         with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
-            for split in SPLITS:
+            results = pool.map(_encode_pair, [items[name] for shard in own for name in shard["ids"]])
+            for shard in own:
                 rows: list[Row] = []
-                for result in pool.map(_encode_pair, [item for item in todo if item[0].split == split]):
+                for result in islice(results, len(shard["ids"])):
                     if isinstance(result, str):
                         faults.append(result)
                     else:
                         rows.append(result)
                         n_prepared += 1
                     if progress is not None:
-                        progress(n_prepared + len(faults), len(todo))
-                    if len(rows) == pairs_per_shard:
-                        write_shard(target, split, rows, meta)
-                        rows = []
+                        progress(n_prepared + len(faults), n_todo)
                 if rows:
-                    write_shard(target, split, rows, meta)
-        if faults and not n_prepared and not kept:
+                    write_shard(target, shard["split"], rows, meta, shard["number"])
+                else:
+                    _note_done(target, shard)
+        _note_done(target)
+        if faults and not n_prepared and not kept and count == 1:
             raise DataError(
                 f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
             )
         shards = [shard for split in SPLITS for shard in _shards(target, split)]
         written = [row["seconds"] for row in _read_rows(shards, "seconds")]
-        if len(written) != len(kept) + n_prepared:
-            raise DataError(
-                f"{target} was removed or changed while it was written; run the same command again."
-            )
+        if len(written) < len(kept) + n_prepared:
+            raise _changed(target)
     return PrepareReport(n_prepared, len(kept), sum(written), tuple(faults))
+
+
+PLAN = "plan.json"
+"""While a folder is prepared: which pairs go into which shard, and which shards are done."""
+
+
+def _plan(
+    target: Path, marked: Sequence[tuple[Pair, str]], kept: set[str], pairs_per_shard: int
+) -> list[dict[str, Any]]:
+    """Which pairs go into which new shard, in the order of the manifest; the caller holds the folder's lock.
+
+    All processes that share the work, and one that goes on after a kill, follow the plan that was made first, so that
+    the shards are the same whatever their number, and whoever was killed.
+    """
+    names = json.dumps([pairs_per_shard, *([pair.id, mark] for pair, mark in marked)])
+    of = hashlib.sha256(names.encode()).hexdigest()
+    try:
+        plan = read_json(target / PLAN)
+        if plan["of"] == of:
+            return list(plan["shards"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    shards = []
+    for split in SPLITS:
+        todo = [pair.id for pair, _ in marked if pair.split == split and pair.id not in kept]
+        used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
+        for number, first in enumerate(range(0, len(todo), pairs_per_shard), max(used, default=-1) + 1):
+            ids = todo[first : first + pairs_per_shard]
+            shards.append({"split": split, "number": number, "ids": ids, "empty": False})
+    _write_plan(target, {"of": of, "shards": shards})
+    return shards
+
+
+def _is_done(target: Path, shard: Mapping[str, Any]) -> bool:
+    """Whether a planned shard is written; of one whose pairs are all faulty there is none."""
+    return bool(shard["empty"]) or shard_length(shard_path(target, shard["split"], shard["number"])) > 0
+
+
+def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
+    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed.
+
+    Raises:
+        DataError: if the folder was removed on the way.
+    """
+    if not target.is_dir():
+        raise _changed(target)
+    with locked(target):
+        if not (target / PLAN).exists():
+            return  # another process had nothing left to do
+        plan = read_json(target / PLAN)
+        for own in plan["shards"]:
+            if shard is not None and (own["split"], own["number"]) == (shard["split"], shard["number"]):
+                own["empty"] = True
+        if all(_is_done(target, own) for own in plan["shards"]):
+            (target / PLAN).unlink()
+        elif shard is not None:
+            _write_plan(target, plan)
+
+
+def _write_plan(target: Path, plan: Mapping[str, Any]) -> None:
+    with atomic_path(target / PLAN, force=True) as temporary:
+        temporary.write_text(json.dumps(plan), encoding="utf-8")
+
+
+def _changed(target: Path) -> DataError:
+    return DataError(f"{target} was removed or changed while it was written; run the same command again.")
 
 
 def read_meta(folder: Path | str) -> dict[str, Any]:
@@ -442,9 +512,7 @@ def shard_length(path: Path) -> int:
         return 0
 
 
-def write_shard(
-    target: Path, split: str, rows: Sequence[Row], meta: Mapping[str, Any], number: int | None = None
-) -> None:
+def write_shard(target: Path, split: str, rows: Sequence[Row], meta: Mapping[str, Any], number: int) -> None:
     """Write rows as a shard of a split, whole or not at all; before the first one what the folder holds.
 
     Args:
@@ -452,12 +520,9 @@ def write_shard(
         split: `train` or `validation`.
         rows: of the shard.
         meta: from `shards_meta`.
-        number: of the shard; by default the next.
+        number: of the shard.
     """
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
-    if number is None:
-        used = [int(path.stem.rpartition("-")[2]) for path in _shards(target, split)]
-        number = max(used, default=-1) + 1
     table = arrow.Table.from_pylist(rows, arrow.schema(_types()))
     if not (target / META).exists():
         with atomic_path(target / META, force=True) as temporary:

@@ -16,13 +16,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from silent2music import audio
 from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError, shown
 from silent2music.files import atomic_path, locked, parse_json
-
-T = TypeVar("T")
+from silent2music.processes import share
 
 MUSIC_SUFFIX = ".music.wav"
 """`room.wav` becomes `room.music.wav`: what was made is never taken for a recording, nor overwrites one."""
@@ -33,19 +32,15 @@ MADE = re.compile(r"\.music(\.[^.]+)?$")
 LOOPS_RECORD = "ambience.json"
 """In each folder of loops, written last: it says that the folder is complete, and how it was made."""
 
+TRANSITION_RECORD = "transition.json"
+"""The same in each folder of a transition between two rooms."""
+
 MUSIC_MANIFEST = "manifest.jsonl"
 
 LOOPS_MANIFEST = "manifest.json"
 
 MAX_NAME_BYTES = 254
 """The longest name of what is made: file systems have 255, and a record's suffix is one longer than its music's."""
-
-LAUNCHERS = (
-    ("RANK", "WORLD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-)
-"""Where launchers say which process this is: torch's, Open MPI's, MPICH's and Intel's."""
 
 WINDOWS_DEVICE = re.compile(r"^(?=(con|prn|aux|nul|com[1-9]|lpt[1-9])(\.|$))", re.IGNORECASE)
 """Before names that no file may have on Windows, whatever its suffix."""
@@ -176,7 +171,9 @@ def _found_below(folder: Path) -> audio.Found:
 
 def _is_made(path: Path) -> bool:
     """Whether a file, by its name and place, is music, loops, or a record of them."""
-    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or path.with_name(LOOPS_RECORD).exists():
+    if path.name in (MUSIC_MANIFEST, LOOPS_MANIFEST) or any(
+        path.with_name(record).exists() for record in (LOOPS_RECORD, TRANSITION_RECORD)
+    ):
         return True
     return MADE.search(path.stem) is not None
 
@@ -207,38 +204,7 @@ def portable(relative: Path) -> Path:
     return Path(*(WINDOWS_DEVICE.sub("_", part) for part in parts))
 
 
-# ---- shares ----
-
-
-def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Which process this is, from 0, and of how many that a launcher started; (0, 1) without a launcher.
-
-    Raises:
-        ConfigError: if what the launcher says makes no sense.
-    """
-    for index, count in LAUNCHERS:
-        if index in environment and count in environment:
-            values = environment[index], environment[count]
-            if not all(value.isdecimal() for value in values) or int(values[0]) >= int(values[1]):
-                raise ConfigError(
-                    f"{index}={values[0]} and {count}={values[1]}; expected a process of so many."
-                )
-            return int(values[0]), int(values[1])
-    return 0, 1
-
-
-def share(items: Sequence[T], environment: Mapping[str, str] = os.environ) -> Sequence[T]:
-    """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
-
-    Raises:
-        ConfigError: as `launched`.
-
-    Example:
-        >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
-        'be'
-    """
-    index, count = launched(environment)
-    return items[index::count]
+# ---- going through them ----
 
 
 def outcomes(jobs: Sequence[Job], make: Callable[[Job], Outcome]) -> Iterator[Outcome]:

@@ -33,7 +33,7 @@ from silent2music.export.models import LazyModel, Request, blend_of, described_b
 from silent2music.export.space import Placement
 from silent2music.export.stems import perform_stems, split
 from silent2music.files import atomic_paths, claimed, read_json, remove_leavings
-from silent2music.processes import Progress, StepProgress
+from silent2music.processes import Progress, StepProgress, launched
 
 if TYPE_CHECKING:
     from silent2music.listening import Measured
@@ -120,7 +120,7 @@ def infer_many(
 
     with ExitStack() as stack:
         if folder is not None:
-            stack.enter_context(claimed(folder, *batch.launched()))
+            stack.enter_context(claimed(folder, *launched()))
         for place in {job.out.parent for job in jobs}:
             remove_leavings(place)
         found = batch.outcomes(jobs, outcome)

@@ -1,9 +1,9 @@
-"""Music in a room: a first-order Ambisonic field, where its sound comes from, and its fold-downs.
+"""Music in a room: an Ambisonic field of up to third order, where its sound comes from, and its fold-downs.
 
-AmbiX (Nachbar, Zotter, Deleflie and Sontacchi, 2011): channels in ACN order W, Y, Z, X, SN3D normalised, so that a
+AmbiX (Nachbar, Zotter, Deleflie and Sontacchi, 2011): channels in ACN order W, Y, Z, X, ..., SN3D normalised, so that a
 plane wave from azimuth a (counter-clockwise, +90 degrees is left) and elevation e has
 
-    W = s,  Y = s sin(a) cos(e),  Z = s sin(e),  X = s cos(a) cos(e).
+    W = s,  Y = s sin(a) cos(e),  Z = s sin(e),  X = s cos(a) cos(e), and those of `harmonics`.
 """
 
 from __future__ import annotations
@@ -147,26 +147,49 @@ def find_placement(channels: DoubleArray, profile: AcousticProfile | None, room_
     )
 
 
-def plane_wave(samples: FloatArray, azimuth_degrees: float, elevation_degrees: float = 0.0) -> FloatArray:
-    """A plane wave: samples `[N]` to AmbiX `[4, N]`.
+def harmonics(azimuth_degrees: float, elevation_degrees: float = 0.0, order: int = 1) -> DoubleArray:
+    """Real spherical harmonics `[(order + 1) ** 2]` in ACN order, SN3D, of a direction; order 1 to 3.
+
+    Example:
+        >>> harmonics(90.0, order=2).round(3).tolist()
+        [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, -0.5, 0.0, -0.866]
+    """
+    a, e = np.radians(azimuth_degrees), np.radians(elevation_degrees)
+    x, y, z = np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)
+    third, middle = np.sqrt(5 / 8), np.sqrt(3 / 8) * (5 * z**2 - 1)
+    degrees = [
+        (1.0,),
+        (y, z, x),
+        np.sqrt(3) * np.array([x * y, y * z, (3 * z**2 - 1) / np.sqrt(12), x * z, (x**2 - y**2) / 2]),
+        (
+            *(third * y * (3 * x**2 - y**2), np.sqrt(15) * x * y * z, middle * y, z * (5 * z**2 - 3) / 2),
+            *(middle * x, np.sqrt(15) / 2 * z * (x**2 - y**2), third * x * (x**2 - 3 * y**2)),
+        ),
+    ]
+    return np.concatenate(degrees[: order + 1])
+
+
+def plane_wave(
+    samples: FloatArray, azimuth_degrees: float, elevation_degrees: float = 0.0, order: int = 1
+) -> FloatArray:
+    """A plane wave: samples `[N]` to AmbiX `[(order + 1) ** 2, N]`.
 
     Example:
         >>> plane_wave(np.ones(1, np.float32), 90.0)[:2, 0].round(6).tolist()
         [1.0, 1.0]
     """
-    a, e = np.radians(azimuth_degrees), np.radians(elevation_degrees)
-    gains = np.array([1.0, np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+    gains = harmonics(azimuth_degrees, elevation_degrees, order)
     return np.asarray(gains[:, None] * samples, dtype=np.float32)
 
 
 def reverberation(sample_rate: int, rt60_seconds: float, seed: int, n_channels: int = 4) -> DoubleArray:
-    """Late reverberation from everywhere as a response `[n_channels, n]`, the first channels of W, Y, Z, X.
+    """Late reverberation from everywhere as a response `[n_channels, n]`, the first channels in ACN order.
 
     Independent noise in each channel, decaying by 60 dB in the RT60, faster in the high band.
     """
     n = round(sample_rate * (PREDELAY_SECONDS + 1.2 * rt60_seconds))
     t = np.arange(n) / sample_rate - PREDELAY_SECONDS
-    noise = np.random.default_rng(seed).standard_normal((4, n))[:n_channels]
+    noise = np.random.default_rng(seed).standard_normal((max(4, n_channels), n))[:n_channels]
     # A Butterworth low-pass of second order by its magnitude alone: the phases of noise are noise.
     pass_band = 1.0 / np.sqrt(1.0 + (np.fft.rfftfreq(n, 1.0 / sample_rate) / HIGH_BAND_HZ) ** 4)
     low = np.fft.irfft(np.fft.rfft(noise, axis=1) * pass_band, n=n, axis=1)
@@ -174,26 +197,33 @@ def reverberation(sample_rate: int, rt60_seconds: float, seed: int, n_channels: 
     return np.asarray(low * decay[0] + (noise - low) * decay[1])
 
 
-def diffuse_response(n_samples: int, sample_rate: int, rt60_seconds: float, seed: int) -> DoubleArray:
-    """`reverberation` on the circle, `[4, n_samples]`: what is longer than the loop comes round again.
+def diffuse_response(
+    n_samples: int, sample_rate: int, rt60_seconds: float, seed: int, order: int = 1
+) -> DoubleArray:
+    """`reverberation` on the circle, `[(order + 1) ** 2, n_samples]`: what is longer than the loop comes round again.
 
-    So it is when the loop has played for long. W has unit energy, and Y, Z, X a third of it, as a diffuse field in
-    SN3D has.
+    So it is when the loop has played for long. W has unit energy, and of degree l each channel 1 / (2 l + 1) of it, as a
+    diffuse field in SN3D has.
     """
-    response = reverberation(sample_rate, rt60_seconds, seed)
+    n_channels = (order + 1) ** 2
+    response = reverberation(sample_rate, rt60_seconds, seed, n_channels)
     folded = np.pad(response, ((0, 0), (0, -response.shape[1] % n_samples)))
-    folded = folded.reshape(4, -1, n_samples).sum(axis=1)
+    folded = folded.reshape(n_channels, -1, n_samples).sum(axis=1)
     folded /= np.sqrt(np.square(folded).sum(axis=1, keepdims=True))
-    folded[1:] /= np.sqrt(3.0)
+    for degree in range(1, order + 1):
+        folded[degree**2 : (degree + 1) ** 2] /= np.sqrt(2.0 * degree + 1.0)
     return np.asarray(folded)
 
 
-def spatialised(samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0) -> FloatArray:
-    """A loop `[N]` as a field `[4, N]` in its room; a loop still, since the room is convolved on the circle."""
-    direct = plane_wave(samples, where.azimuth_degrees, where.elevation_degrees)
-    response = diffuse_response(len(samples), sample_rate, where.rt60_seconds, seed)
-    spectrum = np.fft.rfft(samples.astype(np.float64)) * np.fft.rfft(response, axis=1)
-    diffuse = np.fft.irfft(spectrum, n=len(samples), axis=1)
+def spatialised(
+    samples: FloatArray, sample_rate: int, where: Placement, seed: int = 0, order: int = 1
+) -> FloatArray:
+    """A loop `[N]` as a field `[(order + 1) ** 2, N]` in its room, a loop still: the room is circular too."""
+    direct = plane_wave(samples, where.azimuth_degrees, where.elevation_degrees, order)
+    response = diffuse_response(len(samples), sample_rate, where.rt60_seconds, seed, order)
+    spectrum, diffuse = np.fft.rfft(samples.astype(np.float64)), response
+    for channel in diffuse:  # one after another: sixteen spectra of a long loop take room
+        channel[:] = np.fft.irfft(spectrum * np.fft.rfft(channel), n=len(samples))
     power = [float(np.mean(np.square(s, dtype=np.float64))) for s in (samples, diffuse[W])]
     # Noise responses colour, so that the share of power is met by measuring.
     diffuse *= np.sqrt(power[0] / power[1]) if power[1] > 0 else 0.0
@@ -202,7 +232,7 @@ def spatialised(samples: FloatArray, sample_rate: int, where: Placement, seed: i
 
 
 def fold_down(field: FloatArray, spatial: str) -> FloatArray:
-    """A field `[4, N]` as `stereo` `[2, N]` or `mono` `[1, N]`, of the power that W has; `ambix` stays.
+    """A field `[C, N]` as `stereo` `[2, N]` or `mono` `[1, N]`, of the power that W has; `ambix` stays.
 
     Stereo is two virtual cardioids to the left and the right, whose sum is W again.
     """

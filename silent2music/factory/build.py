@@ -40,8 +40,8 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.sources import Library, open_library
-from silent2music.files import atomic_path, claimed, read_json, remove_leavings
-from silent2music.processes import Pool, StepProgress
+from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings
+from silent2music.processes import Pool, StepProgress, launched, share
 from silent2music.score import write_midi
 
 SETTINGS_FILE = "build.json"
@@ -110,14 +110,15 @@ def build(
     soundfonts(config)
     report = progress or (lambda done, total: None)
     with claimed_build(config, out, seed, ("audio", "scores", "labels", "library")) as factory:
-        missing = [index for index in range(n_pairs) if not _label_path(out, index).exists()]
-        n_done = n_pairs - len(missing)
-        report(n_done, n_pairs)
+        own = share(range(n_pairs))
+        missing = [index for index in own if not _label_path(out, index).exists()]
+        n_done = len(own) - len(missing)
+        report(n_done, len(own))
         renewed = monotonic()
         # A worker opens the sources for itself: sent to it, they would be copied.
         with Pool(min(workers, len(missing)), open_factory, (config, out, seed)) as pool:
             for count, _ in enumerate(pool.map(_save, missing), start=n_done + 1):
-                report(count, n_pairs)
+                report(count, len(own))
                 if monotonic() - renewed > MANIFEST_SECONDS:
                     _write_manifest(factory)
                     renewed = monotonic()
@@ -286,7 +287,7 @@ def _save(factory: Factory, index: int) -> None:
 
 @contextmanager
 def claimed_build(config: DataConfig, out: Path, seed: int, folders: Sequence[str]) -> Iterator[Factory]:
-    """Hold a folder, with some folders in it, for this build alone, and open its sources.
+    """Hold a folder, with some folders in it, for this build and its processes alone, and open its sources.
 
     What a killed build left is removed. A build that is refused leaves nothing.
 
@@ -294,14 +295,17 @@ def claimed_build(config: DataConfig, out: Path, seed: int, folders: Sequence[st
         DataError: if the folder holds what was built otherwise, or the sources cannot be used.
         S2MError: if another command writes to it.
     """
-    with claimed(out):
-        wanted = _check_unclaimed(config, out, seed)
-        for name in (".", *folders):
-            remove_leavings(out / name, alone=True)
-        factory = open_factory(config, out, seed)
-        if not (out / SETTINGS_FILE).exists():
-            with atomic_path(out / SETTINGS_FILE) as temporary:
-                temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    index, count = launched()
+    with claimed(out, index, count):
+        # The first of several processes decodes the sources, for which the others wait.
+        with locked(out):
+            wanted = _check_unclaimed(config, out, seed)
+            for name in (".", *folders):
+                remove_leavings(out / name, alone=count == 1)
+            factory = open_factory(config, out, seed)
+            if not (out / SETTINGS_FILE).exists():
+                with atomic_path(out / SETTINGS_FILE) as temporary:
+                    temporary.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
         yield factory
 
 
@@ -339,12 +343,16 @@ def _without_folders(value: Any) -> Any:
 
 
 def _write_manifest(factory: Factory) -> None:
-    """Renew the manifest and the attribution from all complete pairs, in order of index."""
-    lines = [path.read_text(encoding="utf-8") for path in sorted((factory.out / "labels").glob("*.json"))]
-    with atomic_path(factory.out / MANIFEST, force=True) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
-    with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
-        temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
+    """Renew the manifest and the attribution from all complete pairs, in order of index.
+
+    Each process of a launcher does so, and the last one finds all pairs.
+    """
+    with locked(factory.out):
+        lines = [path.read_text(encoding="utf-8") for path in sorted((factory.out / "labels").glob("*.json"))]
+        with atomic_path(factory.out / MANIFEST, force=True) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+        with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
+            temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
 
 
 def attribution(lines: list[str], refused: tuple[str, ...]) -> str:

@@ -42,8 +42,8 @@ from silent2music.factory.build import (
     split_of,
 )
 from silent2music.factory.scenes import Levels, Scene, free_truth, make_scene, muted_scene
-from silent2music.files import atomic_path
-from silent2music.processes import Pool, StepProgress, one_thread
+from silent2music.files import atomic_path, locked
+from silent2music.processes import Pool, StepProgress, one_thread, share
 from silent2music.score import midi_bytes
 
 SCORES_PER_ROOM = 6
@@ -92,14 +92,15 @@ def build_soundless(
     report = progress or (lambda done, total: None)
     with claimed_build(config, out, seed, (LABELS, "library")) as factory:
         check_shards(out, shards_meta(features))
-        blocks = _blocks(n_pairs)
+        blocks = share(_blocks(n_pairs))
         missing = [block for block in blocks if not _is_done(factory, block)]
-        n_done = n_pairs - sum(map(len, missing))
-        report(n_done, n_pairs)
+        n_own = sum(map(len, blocks))
+        n_done = n_own - sum(map(len, missing))
+        report(n_done, n_own)
         with Pool(min(workers, len(missing)), _open, (config, out, seed, features)) as pool:
             for block, _ in zip(missing, pool.map(_save_block, missing), strict=True):
                 n_done += len(block)
-                report(n_done, n_pairs)
+                report(n_done, n_own)
         _write_attribution(factory)
 
 
@@ -205,7 +206,8 @@ def _save_block(job: tuple[Factory, AmbientConfig], block: range) -> None:
 
 def _write_attribution(factory: Factory) -> None:
     """Name the sources of all pairs."""
-    files = sorted((factory.out / LABELS).glob("*.jsonl"))
-    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
-        temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
+    with locked(factory.out):
+        files = sorted((factory.out / LABELS).glob("*.jsonl"))
+        lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+        with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
+            temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")

@@ -2,12 +2,14 @@
 
 Sample counts come from ffprobe, chunks from a parser of this module's own, tags from mutagen, loudness and true peak
 from ffmpeg's ebur128, onsets from librosa. The figures of two places are measured anew on the files: the seam, where the
-file's end meets its beginning, and the fold, where the music was made to lead into its beginning.
+file's end meets its beginning, and the folds, where the music was made to lead into its beginning. Of layers that add,
+the sums are measured, and of extras where their attacks are.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -21,15 +23,27 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.audio import Waveform
 from silent2music.errors import AudioError, require
 from silent2music.export.ambience.lap import LAYERS
-from silent2music.export.ambience.seam import GREATEST_SHARE, LEAST_SHARE, N_LAPS, ONSET_SECONDS, measure_seam
+from silent2music.export.ambience.seam import (
+    CHANGE,
+    GREATEST_SHARE,
+    LEAST_SHARE,
+    N_LAPS,
+    ONSET_SECONDS,
+    measure_seam,
+)
 from silent2music.export.ambience.writing import loudness_of
 from silent2music.export.batch import LOOPS_MANIFEST
 from silent2music.export.space import omni, omni_of
 from silent2music.files import read_json
 
 MAX_LUFS_ERROR = 0.1
+MAX_LANDING_SECONDS = 0.01
+LANDING_REACH = 0.05
+"""Seconds around a stinger's entry in which its attack is looked for."""
+LANDING_HOP, LANDING_WINDOW = 48, 512
 PLACES = ("seam", "fold")
 
 
@@ -45,11 +59,16 @@ an onset: how often a place drawn by chance has one. `faults` are sentences.
 """
 
 
-def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float]]]:
+Layers = Mapping[str, Mapping[str, float]]
+"""Of each room with several layers what `layer_densities` gives."""
+
+
+def check_ambience(folder: Path) -> tuple[list[Check], Layers, list[Check]]:
     """Measure all files that the manifest of a folder lists.
 
     Returns:
-        The figures of each file, and of each room that has several layers their `layer_densities`.
+        The figures of each loop, of each room that has several layers their `layer_densities`, and the `file`,
+        `true_peak_dbtp`, `lands_seconds` (of stingers) and `faults` of each extra and transition.
 
     Raises:
         AudioError: if there is no manifest, a file cannot be read, or ffmpeg is not installed.
@@ -60,7 +79,7 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
     require("librosa")
     try:
         manifest = read_json(path)
-        rooms, failures = manifest["rooms"], manifest["failures"]
+        rooms, failures, transitions = manifest["rooms"], manifest["failures"], manifest["transitions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AudioError(f"{path} cannot be read ({error}); expected a folder of s2m ambience.") from error
     if not rooms:
@@ -69,24 +88,104 @@ def check_ambience(folder: Path) -> tuple[list[Check], dict[str, dict[str, float
         )
     checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
     densities = {room["folder"]: layer_densities(folder, room) for room in rooms}
-    return checks, {room: layers for room, layers in densities.items() if len(layers) > 1}
+    for room in rooms:
+        own = [check for check in checks if check["room"] == room["folder"]]
+        own[0]["faults"].extend(_layer_faults(folder, room, densities[room["folder"]]))
+    extras = [
+        _check_extra(folder, room["folder"], entry, room["levels"])
+        for room in rooms
+        for entry in room["extras"]
+    ]
+    levels = rooms[0]["levels"]
+    extras += [_check_extra(folder, t["folder"], entry, levels) for t in transitions for entry in t["files"]]
+    return checks, {room: layers for room, layers in densities.items() if len(layers) > 1}, extras
 
 
 def layer_densities(folder: Path, room: Mapping[str, Any]) -> dict[str, float]:
     """Onsets a second of the intensity layers of a room of the manifest, in its first variation.
 
-    The layers, which are equally loud, are joined before onsets are looked for: librosa's threshold is a share of the
-    strongest onset, so that a layer of its own would be measured by another scale.
+    Layers that add are heard with those before them. They are joined before onsets are looked for: librosa's threshold
+    is a share of the strongest onset, so that a layer of its own would be measured by another scale.
     """
-    first = {f["layer"]: f for f in reversed(room["files"]) if f["variation"] == 1}
-    names = [name for name in LAYERS if name in first]
-    laps = [omni_of(folder, room, first[name]) for name in names]
+    names, laps = _layers(folder, room)
     if not laps:
         return {}
     seconds, rate = laps[0].seconds, laps[0].sample_rate
     onsets = librosa_onsets(np.concatenate([lap.samples[0] for lap in laps]), rate)
     n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
     return {name: round(float(n) / seconds, 2) for name, n in zip(names, n_onsets, strict=True)}
+
+
+def _layers(folder: Path, room: Mapping[str, Any]) -> tuple[list[str], list[Waveform]]:
+    """Names and laps of a room's layers from calm to intense, of those that add each with those before it."""
+    first = {f["layer"]: f for f in reversed(room["files"]) if f["variation"] == 1}
+    names = [name for name in LAYERS if name in first]
+    laps = [omni_of(folder, room, first[name]) for name in names]
+    if room.get("composed"):
+        sums = np.cumsum([lap.samples for lap in laps], axis=0)
+        laps = [Waveform(sound, lap.sample_rate) for sound, lap in zip(sums, laps, strict=True)]
+    return names, laps
+
+
+def _layer_faults(folder: Path, room: Mapping[str, Any], densities: Mapping[str, float]) -> list[str]:
+    """What is wrong with layers that add: each must bring more onsets and more loudness, and all stay below the peak."""
+    if not room.get("composed") or len(densities) < 2:
+        return []
+    names, laps = _layers(folder, room)
+    faults = []
+    for score in room["scores"]:
+        counts = [score["onsets"][name] for name in names]
+        if min(counts) < 1:
+            faults.append(f"a layer of {score['file']} has no notes")
+    loudness = [loudness_of(lap.samples, lap.sample_rate) for lap in laps]
+    for what, values in (("onsets", list(densities.values())), ("loudness", loudness)):
+        if any(after <= before for before, after in itertools.pairwise(values)):
+            figures = ", ".join(f"{value:.2f}" for value in values)
+            faults.append(f"its layers do not rise in {what} ({figures})")
+    if room["levels"]["sum_true_peak_dbtp"] > room["levels"]["true_peak_dbtp"]:
+        faults.append(f"the sum of its layers reaches {room['levels']['sum_true_peak_dbtp']:.1f} dBTP")
+    return faults
+
+
+def _check_extra(
+    folder: Path, place: str, entry: Mapping[str, Any], levels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was found of a file that does not loop."""
+    path = folder / place / entry["file"]
+    sound, faults = audio.read(path), []
+    if sound.n_samples != entry["n_samples"] or not 0 <= entry["entry"] < entry["exit"] <= sound.n_samples:
+        faults.append(f"it has {sound.n_samples} samples, entry {entry['entry']} and exit {entry['exit']}")
+    lufs, true_peak = _ebur128(path, entry["spatial"])
+    if not entry["nearly_nothing"] and not abs(lufs - levels["lufs"]) <= MAX_LUFS_ERROR:
+        faults.append(f"it has {lufs:.2f} LUFS, not {levels['lufs']:g}")
+    if true_peak > levels["true_peak_dbtp"]:
+        faults.append(f"its true peak is {true_peak:.1f} dBTP")
+    lands = None
+    if entry["kind"] == "stinger" and not entry["nearly_nothing"]:
+        lands = landing(omni(sound, entry["spatial"]).samples[0], sound.sample_rate, entry["entry"])
+        if not abs(lands) <= MAX_LANDING_SECONDS:
+            faults.append(f"its attack is {1000 * lands:+.1f} ms from its entry")
+        if not 1.0 <= sound.seconds <= 4.0:
+            faults.append(f"it lasts {sound.seconds:.2f} s, not 1 to 4")
+    name = f"{place}/{entry['file']}"
+    return {"file": name, "true_peak_dbtp": true_peak, "lands_seconds": lands, "faults": faults}
+
+
+def landing(samples: FloatArray, sample_rate: int, entry: int) -> float:
+    """By how much the strongest onset near a sample is late, in seconds, by librosa's onset strength.
+
+    Example:
+        >>> click = np.zeros(48_000, np.float32)
+        >>> click[24_240:26_000] = 0.1 * np.random.default_rng(0).standard_normal(1_760)
+        >>> abs(landing(click, 48_000, 24_000) - 0.005) < 0.004
+        True
+    """
+    strength = require("librosa.onset").onset_strength(
+        y=samples, sr=sample_rate, hop_length=LANDING_HOP, n_fft=LANDING_WINDOW, n_mels=32
+    )
+    times = np.arange(len(strength)) * LANDING_HOP / sample_rate
+    near = np.abs(times - entry / sample_rate) <= LANDING_REACH
+    return float(times[near][np.argmax(strength[near])] - entry / sample_rate) if near.any() else np.inf
 
 
 def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
@@ -101,23 +200,31 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
     mono = omni(sound, entry["spatial"]).samples[0]
     onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
     faults = _container_faults(path, room["grid"])
-    places = {}
-    for name, at in zip(PLACES, (0, entry["fold"]["sample"]), strict=True):
-        figures = dataclasses.asdict(measure_seam(mono, sound.sample_rate, at))
-        del figures["onset"]
+    places: dict[str, Any] = {}
+    found = [("seam", entry["seam"]), *(("fold", fold) for fold in entry["folds"])]
+    for name, own in found:
+        at, before = own["sample"], own["before"]
+        seam = measure_seam(mono, sound.sample_rate, at)
+        figures = {key: value for key, value in dataclasses.asdict(seam).items() if key != "onset"}
         passes = (at + len(mono) * np.arange(1, N_LAPS)) / sound.sample_rate
         away = (onsets[None] - passes[:, None]).flatten()
         near = [round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS]
-        is_in_music = entry[name]["onset_before"] > 0
-        places[name] = {**figures, "onsets": near, "is_in_music": is_in_music}
-        for figure, share in figures.items():
-            if not LEAST_SHARE <= share <= GREATEST_SHARE:
+        is_in_music = own["onset_before"] > 0
+        # Of several voices' folds the one that is most unlike other places stands in the table.
+        if name not in places or seam.excess() > places[name]["excess"]:
+            places[name] = {**figures, "onsets": near, "is_in_music": is_in_music, "excess": seam.excess()}
+        for index, (figure, share) in enumerate(figures.items()):
+            # Where a bar line is struck, it was so before the loop was made.
+            low, high = LEAST_SHARE, GREATEST_SHARE
+            if before is not None:
+                low, high = min(low, before[index] - CHANGE), max(high, before[index] + CHANGE)
+            if not low <= share <= high:
                 faults.append(f"the {name}'s {figure.replace('_', ' ')} is at {share:.3f} of the loop's own")
         if near and not is_in_music:
             faults.append(f"an onset {near[0]:+.3f} s from the {name} was not in the music")
     lufs, true_peak = _ebur128(path, entry["spatial"])
-    if not entry["nearly_nothing"] and not abs(lufs - room["levels"]["lufs"]) <= MAX_LUFS_ERROR:
-        faults.append(f"it has {lufs:.2f} LUFS, not {room['levels']['lufs']:g}")
+    if not entry["nearly_nothing"] and not abs(lufs - entry["lufs_asked"]) <= MAX_LUFS_ERROR:
+        faults.append(f"it has {lufs:.2f} LUFS, not {entry['lufs_asked']:g}")
     if true_peak > room["levels"]["true_peak_dbtp"]:
         faults.append(f"its true peak is {true_peak:.1f} dBTP")
     inside = onsets[(onsets >= sound.seconds) & (onsets < 2 * sound.seconds)]
@@ -131,7 +238,7 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
         "lufs": None if entry["nearly_nothing"] else round(lufs, 3),
         "lufs_looped": round(loudness_of(np.tile(sound.samples, (1, 8)), sound.sample_rate), 3),
         "true_peak_dbtp": true_peak,
-        **places,
+        **{name: {k: v for k, v in own.items() if k != "excess"} for name, own in places.items()},
         "onset_cover": round(float(cover.mean()), 3),
         "onsets_per_second": round(len(inside) / sound.seconds, 2),
         "lufs_made": entry["lufs_made"],
@@ -199,7 +306,7 @@ def wav_loop(data: bytes) -> dict[str, Any]:
     return found
 
 
-def described(checks: Sequence[Check], densities: Mapping[str, Mapping[str, float]]) -> str:
+def described(checks: Sequence[Check], densities: Layers, extras: Sequence[Check] = ()) -> str:
     """The figures of all files as a table, a summary, and each fault in a line."""
     head = f"{'file':<44} {'LUFS':>7} {'looped':>7} {'peak':>6} {'onsets/s':>8}"
     lines = [head + "".join(f"  {name + ': jump, flux, deriv., onsets':<38}" for name in PLACES)]
@@ -224,5 +331,9 @@ def described(checks: Sequence[Check], densities: Mapping[str, Mapping[str, floa
     lines.append(
         f"{len(checks)} files, {' and '.join(found)}; at places drawn by chance {n_by_chance:.1f} would have one."
     )
-    lines += [f"{c['file']}: {fault}." for c in checks for fault in c["faults"]]
+    for extra in extras:
+        lands = extra["lands_seconds"]
+        landed = "" if lands is None else f", attack {1000 * lands:+.1f} ms from its beat"
+        lines.append(f"{extra['file']}: peak {extra['true_peak_dbtp']:.1f} dBTP{landed}")
+    lines += [f"{c['file']}: {fault}." for c in [*checks, *extras] for fault in c["faults"]]
     return "\n".join(lines)

@@ -17,34 +17,43 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
-from silent2music.acoustics import analyze
+from silent2music.acoustics import AcousticProfile, analyze
 from silent2music.acoustics.unsuited import room_warnings
 from silent2music.config import AmbienceConfig, SamplingConfig, to_dict
-from silent2music.errors import AudioError
+from silent2music.controls import Controls
+from silent2music.errors import AudioError, ConfigError
 from silent2music.export import batch, provenance
-from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, plan_grid, room_lap
-from silent2music.export.ambience.loops import Loop, close_set, write_takes
+from silent2music.export.ambience.circle import own_tempo
+from silent2music.export.ambience.composed import (
+    Composed,
+    check_wishes,
+    compose_room,
+    write_extras,
+    write_scores,
+)
+from silent2music.export.ambience.engines import check_engines, write_engines
+from silent2music.export.ambience.extras import Stage
+from silent2music.export.ambience.lap import LAYERS, MAX_LOOP_SECONDS, PLAIN, Grid, plan_grid, room_lap
+from silent2music.export.ambience.loops import Hear, close_set, write_takes
 from silent2music.export.ambience.sheet import check_sheet, draw_sheet
-from silent2music.export.ambience.writing import hearing, write_loops
+from silent2music.export.ambience.transitions import pairs_of, read_transitions, write_transition
+from silent2music.export.ambience.writing import Voices, hearing, write_loops
 from silent2music.export.batch import LOOPS_MANIFEST, LOOPS_RECORD, Job, Outcome
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, find_placement, open_room
 from silent2music.files import atomic_folder, atomic_path, claimed, locked, read_json, remove_leavings
 from silent2music.keys import PITCH_NAMES, estimate_key
-from silent2music.processes import Progress
+from silent2music.processes import Progress, launched
 
 SCHEMA = Path(__file__).with_name("manifest.schema.json")
 """JSON schema (draft 2020-12) of the manifest, for whoever reads it."""
 
-FORMAT, VERSION = "silent2music-ambience", 2
+FORMAT, VERSION = "silent2music-ambience", 3
 
 LICENCE = {
     "music": "yours: silent2music claims no rights in what it makes",
     "model": "Apache-2.0",
 }
-
-Loops = Mapping[tuple[str, int], Loop]
-"""By layer and variation."""
 
 
 def ambience(
@@ -58,6 +67,9 @@ def ambience(
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
     reading: Mapping[str, Any] = MappingProxyType({}),
+    asked: Controls | None = None,
+    transitions: Sequence[str] = (),
+    engines: Sequence[str] = (),
 ) -> list[Outcome]:
     """Make loops for rooms, or for this process's share of them; a bad one does not stop the rest.
 
@@ -72,27 +84,37 @@ def ambience(
         progress: told of every step.
         tell: called with sentences that a user should read while it goes on.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
+        asked: what is to be composed, but for tempo and metre.
+        transitions: pairs of rooms as `FROM:TO`, by their folders below `out`; or `all`.
+        engines: names in `engines.ENGINES`, whose import files are written too.
 
     Raises:
         AudioError: if the folder cannot be written.
-        CheckpointError, ConfigError: if the model or the device cannot be used.
+        CheckpointError, ConfigError: if the model or the device cannot be used, or something is asked for that the
+            model cannot do.
     """
+    check_engines(engines)
+    _check_composes(config, model, asked, transitions)
     jobs = batch.plan_jobs(rooms, seed, out, lambda relative: relative.with_suffix(""))
     if contact_sheet is not None:
         check_sheet(contact_sheet)
         # Sheets of earlier runs are drawn anew, as the manifest is written anew.
         provenance.check_replaceable(contact_sheet, True, [job.room for job in jobs])
-    with claimed(out, *batch.launched()):
+    with claimed(out, *launched()):
         for place in {out, *(job.out.parent for job in jobs)}:
             remove_leavings(place)
-        run = _Run(out, config, model, force, progress, tell, reading)
+        run = _Run(out, config, model, force, progress, tell, reading, asked)
+        pairs = pairs_of(transitions, jobs, out)
         outcomes = []
         for outcome in batch.outcomes(jobs, run.outcome):
             outcomes.append(outcome)
             if outcome.status == "failed":
                 tell(outcome.reason)
+        for pair in pairs:
+            write_transition(out, pair, config, model, seed, reading)
         with locked(out):
             manifest = _write_manifest(out, outcomes, {job.label for job in jobs})
+            write_engines(out, manifest, engines)
             if contact_sheet is not None:
                 draw_sheet(out, manifest, contact_sheet)
     return outcomes
@@ -109,6 +131,7 @@ class _Run:
     progress: Progress | None
     tell: Callable[[str], None]
     reading: Mapping[str, Any]
+    asked: Controls | None
 
     def outcome(self, job: Job) -> Outcome:
         """Keep a room's folder that is complete, else make it; errors say which recording they are about."""
@@ -140,6 +163,7 @@ class _Run:
             "settings": {
                 **json.loads(json.dumps(to_dict(self.config))),
                 **provenance.described_reading(self.reading),
+                "controls": json.loads(json.dumps(self.asked.to_dict() if self.asked else {})),
             },
             "versions": provenance.versions(),
         }
@@ -149,50 +173,49 @@ class _Run:
         config, model = self.config, self.model.model
         room, channels = open_room(job.room, config.room_format, self.reading)
         profile = analyze(room)
-        grid = plan_grid(profile, config, model.codec.frame_rate, model.config.decoder.attention_window)
-        if 0 < grid.bars < config.bars:
-            self.tell(
-                f"{job.label}: {config.bars} bars at {grid.bpm:.1f} bpm are longer than the model can hold together; "
-                f"made {grid.bars}, which are {grid.seconds:.2f} s."
-            )
+        grid = self._grid(job, room, profile)
         where = find_placement(channels, profile, config.room_format)
         lap = room_lap(room, profile, grid, model.codec.sample_rate)
-        loops = self._compose(job, lap, grid, where)
+        stem, as_made = str(partial / job.out.name), profile.level_dbfs <= audio.FLOOR_DBFS
         tag = {"input": job.label, "bpm": grid.bpm, "bars": grid.bars, **origin}
-        is_silence = profile.level_dbfs <= audio.FLOOR_DBFS
+        loops, composed = self._compose(job, lap, grid, where)
         files, sum_peak = write_loops(
-            str(partial / job.out.name),
-            loops,
-            model.codec.extension,
-            grid,
-            where,
-            config,
-            job.seed,
-            tag,
-            is_silence,
+            stem, loops, model.codec.extension, grid, config, job.seed, tag, as_made
         )
+        scores, extras = [], []
+        if composed is not None:
+            sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance, seed=job.seed)
+            stage = Stage(model, config, sampling, where, composed.places, as_made)
+            scores = write_scores(stem, composed, grid)
+            extras = write_extras(stem, composed, lap, grid, stage, tag)
+        key = scores[0]["key"] if scores else _key(loops, model.codec.sample_rate)
+        places = {} if composed is None else composed.places
         record = {
             "name": job.out.name,
             "folder": job.out.relative_to(self.out).as_posix(),
             "seed": job.seed,
-            "grid": {
-                "n_samples": grid.n_samples,
-                "sample_rate": grid.sample_rate,
-                "seconds": grid.seconds,
-                "bpm": grid.bpm,
-                "bars": grid.bars,
-                "beats_per_bar": grid.beats_per_bar,
-                "bar_samples": list(grid.bar_samples),
-                "key": _key(loops, model.codec.sample_rate),
-                "tuning_cents": grid.tuning_cents,
+            "composed": composed is not None,
+            "grid": described_grid(grid, key),
+            "space": {
+                "spatial": config.spatial,
+                **dataclasses.asdict(where),
+                "parts": [
+                    {
+                        "part": name,
+                        "azimuth_degrees": place.azimuth_degrees,
+                        "elevation_degrees": place.elevation_degrees,
+                    }
+                    for name, place in places.items()
+                ],
             },
-            "space": {"spatial": config.spatial, **dataclasses.asdict(where)},
             "levels": {
                 "lufs": config.lufs,
                 "true_peak_dbtp": config.true_peak,
                 "sum_true_peak_dbtp": sum_peak,
             },
             "files": files,
+            "scores": scores,
+            "extras": extras,
             "input": provenance.described_input(job.label, job.room, room, room_warnings(room, profile)),
             "profile": profile.to_dict(),
             "settings": origin["settings"],
@@ -201,24 +224,77 @@ class _Run:
             "licence": {**LICENCE, "room": config.licence},
         }
         (partial / LOOPS_RECORD).write_bytes(provenance.to_text(record).encode())
+        self._tell_of(job, record)
+        return record
+
+    def _tell_of(self, job: Job, record: Mapping[str, Any]) -> None:
+        """Sentences on what a user should know of a room that was made."""
         for note in record["input"]["notes"]:
             self.tell(f"{job.label} {note}.")
-        quiet = [f["file"] for f in files if f["nearly_nothing"]]
+        quiet = [f["file"] for f in record["files"] if f["nearly_nothing"]]
         if quiet:
             self.tell(
                 f"{job.label}: {', '.join(quiet)} nearly nothing, as this room is; level left as it is."
             )
-        for file in files:
-            if not file["nearly_nothing"] and abs(file["lufs"] - config.lufs) > 0.1:
+        for file in record["files"]:
+            if not file["nearly_nothing"] and abs(file["lufs"] - file["lufs_asked"]) > 0.1:
                 self.tell(f"{job.label}: {file['file']} came to {file['lufs']} LUFS under its true peak.")
-        return record
 
-    def _compose(self, job: Job, lap: audio.Waveform, grid: Grid, where: Placement) -> Loops:
-        """A closed loop for each layer and variation."""
+    def _grid(self, job: Job, room: audio.Recorded, profile: AcousticProfile) -> Grid:
+        """The room's lap; that it has fewer bars than were asked for is said."""
         config, model = self.config, self.model.model
-        sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
+        own_bpm, most = None, model.config.decoder.attention_window
+        if model.composes():
+            most = round(MAX_LOOP_SECONDS * model.codec.frame_rate)
+            own_bpm = config.tempo or profile.tempo_bpm or own_tempo(model, room, job.seed)
+        grid = plan_grid(profile, config, model.codec.frame_rate, most, own_bpm)
+        if 0 < grid.bars < config.bars:
+            limit = "loops are composed" if own_bpm else "the model can hold together"
+            self.tell(
+                f"{job.label}: {config.bars} bars at {grid.bpm:.1f} bpm are longer than {limit}; "
+                f"made {grid.bars}, which are {grid.seconds:.2f} s."
+            )
+        return grid
+
+    def _compose(
+        self, job: Job, lap: audio.Waveform, grid: Grid, where: Placement
+    ) -> tuple[Mapping[tuple[str, int], Voices], Composed | None]:
+        """The voices of each layer and variation, closed, and their scores if the model composes."""
+        config, model = self.config, self.model.model
         seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
         hear = hearing(config, grid, where, model.codec, job.seed)
+        composed = None
+        if model.composes():
+
+            def play_step(done: int, total: int) -> None:
+                if self.progress is not None:
+                    self.progress(job.label, done, total)
+
+            def say(sentence: str) -> None:
+                self.tell(f"{job.label}: {sentence}.")
+
+            composed = compose_room(model, lap, grid, config, seeds, where, hear, self.asked, play_step, say)
+            loops = composed.loops
+        else:
+            loops = self._for_the_room(job, lap, grid, where, seeds, hear)
+        standing_out = [
+            f"{name} {v}"
+            for (name, v), voices in loops.items()
+            if any(loop.stands_out > 0 for loop, _ in voices)
+        ]
+        if standing_out:
+            self.tell(
+                f"{job.label}: of {', '.join(standing_out)} the seam or the fold stands out, whatever ending was "
+                "tried; the best is kept. Another seed may have a better one."
+            )
+        return loops, composed
+
+    def _for_the_room(
+        self, job: Job, lap: audio.Waveform, grid: Grid, where: Placement, seeds: Sequence[int], hear: Hear
+    ) -> Mapping[tuple[str, int], Voices]:
+        """What a model without a score plays for the room alone; a layer is another way to hear it."""
+        config, model = self.config, self.model.model
+        sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
         layers = {name: LAYERS[name] for name in config.layers} or {"loop": PLAIN}
         takes = []
         for i, layer in enumerate(layers.values()):
@@ -229,20 +305,55 @@ class _Run:
 
             takes += write_takes(model, lap, grid, layer, sampling, seeds, hear, step)
         names = [(name, variation) for name in layers for variation in range(1, config.variations + 1)]
-        loops = dict(zip(names, close_set(model, takes, config.candidates, hear), strict=True))
-        standing_out = [f"{name} {v}" for (name, v), loop in loops.items() if loop.stands_out > 0]
-        if standing_out:
-            self.tell(
-                f"{job.label}: of {', '.join(standing_out)} the seam or the fold stands out, whatever ending was "
-                "tried; the best is kept. Another seed may have a better one."
+        closed = close_set(model, takes, config.candidates, hear)
+        return {name: [(loop, where)] for name, loop in zip(names, closed, strict=True)}
+
+
+def described_grid(grid: Grid, key: str | None) -> dict[str, Any]:
+    """What the manifest says of a lap."""
+    return {
+        "n_samples": grid.n_samples,
+        "sample_rate": grid.sample_rate,
+        "seconds": grid.seconds,
+        "bpm": grid.bpm,
+        "bars": grid.bars,
+        "beats_per_bar": grid.beats_per_bar,
+        "bar_samples": list(grid.bar_samples),
+        "key": key,
+        "tuning_cents": grid.tuning_cents,
+    }
+
+
+def _check_composes(
+    config: AmbienceConfig, model: LazyModel, asked: Controls | None, transitions: Sequence[str]
+) -> None:
+    """Refuse what only a model that composes can do of one that does not.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if model.composes:
+        check_wishes(asked)
+        return
+    wanted = {
+        "a tempo": config.tempo,
+        "what to compose": asked,
+        "extras": config.extras,
+        "transitions": transitions,
+    }
+    for what, value in wanted.items():
+        if value:
+            raise ConfigError(
+                f"{model.folder} composes no score, so {what} cannot be asked of it; give --model with one that has "
+                "composer and sketch, or leave it out."
             )
-        return loops
 
 
-def _key(loops: Loops, sample_rate: int) -> str | None:
+def _key(loops: Mapping[tuple[str, int], Voices], sample_rate: int) -> str | None:
     """The key that all loops of a room together are in, None of silence."""
-    spectra = [np.abs(np.fft.rfft(loop.samples.astype(np.float64))) for loop in loops.values()]
-    hz = np.fft.rfftfreq(len(next(iter(loops.values())).samples), 1.0 / sample_rate)
+    samples = [loop.samples for voices in loops.values() for loop, _ in voices]
+    spectra = [np.abs(np.fft.rfft(sound.astype(np.float64))) for sound in samples]
+    hz = np.fft.rfftfreq(len(samples[0]), 1.0 / sample_rate)
     tonal = (hz > 60) & (hz < 2000)
     pitches = np.round(69 + 12 * np.log2(hz[tonal] / 440.0)).astype(np.int64)
     power = np.bincount(pitches, weights=np.square(spectra).sum(axis=0)[tonal])
@@ -289,7 +400,7 @@ def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> di
         return None
     entry = _read_record(folder)
     if force:
-        names = {f["file"] for f in entry["files"]} | {LOOPS_RECORD}
+        names = {f["file"] for f in _files(entry)} | {LOOPS_RECORD}
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in names)
         if foreign:
             raise AudioError(
@@ -305,11 +416,16 @@ def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> di
         raise AudioError(
             f"{folder} was made of another recording, or with other settings; give --force to replace it."
         )
-    for file in entry["files"]:
+    for file in _files(entry):
         path = folder / file["file"]
         if not path.exists() or provenance.sha256(path) != file["sha256"]:
             raise AudioError(f"{path} is missing or was changed; give --force to make its folder again.")
     return entry
+
+
+def _files(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All files that a room's record lists."""
+    return [*entry["files"], *entry.get("scores", ()), *entry.get("extras", ())]
 
 
 def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -> dict[str, Any]:
@@ -350,6 +466,7 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
         "version": VERSION,
         "generator": provenance.SOFTWARE,
         "rooms": [_read_record(folder) for folder in records],
+        "transitions": read_transitions(out),
         "failures": [{"file": name, "reason": reason} for name, reason in sorted(failures.items())],
     }
     with atomic_path(path, force=True) as temporary:

@@ -20,6 +20,15 @@ from silent2music.errors import AudioError, ConfigError
 MIN_LOOP_SECONDS = 2.0
 """Shorter, an ending and the beginning that it must lead to would be the same music."""
 
+MAX_LOOP_SECONDS = 120.0
+"""The longest loop that is composed; one that a model plays for the room alone is as long as it looks back."""
+
+EXACT_SHARE = 1e-6
+"""Rounding of a tempo that is asked for."""
+
+MAX_WARP = 1.4
+"""A room whose pulse is another than the lap's tempo by more than this ratio is taken as it is."""
+
 BLEND_SECONDS = 0.25
 """Over this stretch a lap of the room turns into what comes before its own beginning."""
 
@@ -75,10 +84,24 @@ class Grid:
         return tuple(round(i * self.n_samples / max(1, self.bars)) for i in range(max(1, self.bars)))
 
     @property
+    def n_beats(self) -> int:
+        """Beats of a lap; 0 where there is no pulse."""
+        return self.bars * self.beats_per_bar
+
+    @property
+    def lap_seconds(self) -> float:
+        """Length of the whole codec frames."""
+        return self.n_frames / self.frame_rate
+
+    @property
+    def bar_seconds(self) -> float:
+        """Length of a bar in `lap_seconds`."""
+        return self.lap_seconds / self.bars
+
+    @property
     def beat_frames(self) -> tuple[int, ...]:
         """The nearest codec frame of each beat of a lap; none where there is no pulse."""
-        n_beats = self.bars * self.beats_per_bar
-        return tuple(round(i * self.n_frames / n_beats) for i in range(n_beats))
+        return tuple(round(i * self.n_frames / self.n_beats) for i in range(self.n_beats))
 
     def frames_of(self, seconds: float) -> int:
         """Codec frames, at least one and at most a quarter of a lap."""
@@ -107,65 +130,80 @@ def parse_loop(text: str) -> Mapping[str, Any]:
     raise ConfigError(f"--loop is '{text}'; expected seconds such as 12.5, or bars such as 8bars.")
 
 
-def plan_grid(profile: AcousticProfile, config: AmbienceConfig, frame_rate: float, max_frames: int) -> Grid:
-    """The lap for a room: by bars where it has a pulse, by seconds otherwise.
+def plan_grid(
+    profile: AcousticProfile,
+    config: AmbienceConfig,
+    frame_rate: float,
+    max_frames: int,
+    own_bpm: float | None = None,
+) -> Grid:
+    """The lap for a room: by bars where there is a tempo, by seconds otherwise.
 
-    Asked for bars, a bar is brought to the nearest whole codec frame, under 1 % of its length; where they are longer than
-    the model can hold together, half as many are made, and half of these, until they fit. Asked for seconds, the tempo
-    moves so that whole bars fill them.
+    The tempo is the one asked for, exact, else that of the room's pulse, else the composer's own. Asked for bars, a bar
+    of a pulse is brought to the nearest whole codec frame, under 1 % of its length; where they are longer than can be
+    made, half as many are made, and half of these, until they fit. Asked for seconds, the tempo of a pulse or of a
+    composer moves so that whole bars fill them.
 
     Args:
         profile: of the room.
         config: what is asked for.
         frame_rate: of the codec, in Hz.
-        max_frames: the longest lap that the model can hold together.
+        max_frames: the longest lap that can be made.
+        own_bpm: of what is composed for a room without a pulse.
 
     Raises:
         AudioError: if whole bars do not fit the length, or the loop is too long or too short.
     """
-    tempo, beats = profile.tempo_bpm, config.beats_per_bar
+    tempo, beats = config.tempo or profile.tempo_bpm or own_bpm, config.beats_per_bar
     bars, bpm, seconds = 0, None, config.seconds
     asked = f"A loop of {seconds:g} s"
     if tempo is not None and config.bars:
-        bars = config.bars
-        bar_frames = max(1, round(beats * 60.0 / tempo * frame_rate))
+        bars, bar_frames = config.bars, beats * 60.0 / tempo * frame_rate
+        if config.tempo is None:
+            bar_frames = max(1, round(bar_frames))
         while bars > 1 and bars * bar_frames > max_frames:
             bars //= 2
         seconds = bars * bar_frames / frame_rate
         bpm = 60.0 * beats * frame_rate / bar_frames
         asked = f"A loop of {bars} bars at {bpm:.1f} bpm, which is {seconds:.2f} s,"
     elif tempo is not None:
-        bar = beats * 60.0 / tempo
-        bars = max(1, round(seconds / bar))
+        bars = max(1, round(seconds / (beats * 60.0 / tempo)))
         bpm = 60.0 * beats * bars / seconds
-        if abs(bpm / tempo - 1.0) > config.tempo_tolerance:
-            fitting = sorted({max(1, int(seconds / bar)), int(seconds / bar) + 1})
-            n_least, bar_frames = math.ceil(MIN_LOOP_SECONDS * frame_rate), round(bar * frame_rate)
-            fitting = [
-                n
-                for n in fitting
-                if all(
-                    n_least <= n_frames <= max_frames for n_frames in (n * bar_frames, n * bar * frame_rate)
-                )
-            ]
-            advice = " or ".join(f"{n * bar:.2f} s ({n}bars)" for n in fitting)
-            raise AudioError(
-                f"A loop of {seconds:g} s holds {seconds / bar:.2f} bars of {beats} beats at {tempo:.1f} bpm, and "
-                f"whole bars would move the tempo by {100 * abs(bpm / tempo - 1):.0f} %, more than "
-                f"{100 * config.tempo_tolerance:g} %; "
-                + (f"ask for {advice}." if advice else "set ambience.beats_per_bar to fewer beats.")
-            )
+        tolerance = EXACT_SHARE if config.tempo else config.tempo_tolerance
+        if (config.tempo or profile.tempo_bpm) and abs(bpm / tempo - 1.0) > tolerance:
+            raise AudioError(_bars_that_fit(config, tempo, bpm, tolerance, frame_rate, max_frames))
     n_frames = round(seconds * frame_rate)
     if n_frames > max_frames:
-        raise AudioError(
-            f"{asked} is longer than the model can hold together; expected at most {max_frames / frame_rate:g} s."
-        )
+        limit = "than loops are composed" if own_bpm is not None else "than the model can hold together"
+        raise AudioError(f"{asked} is longer {limit}; expected at most {max_frames / frame_rate:g} s.")
     if seconds < MIN_LOOP_SECONDS:
         fits = MIN_LOOP_SECONDS <= 2 * seconds <= max_frames / frame_rate
         more = f", or {2 * bars}bars" if bars and fits else ""
         raise AudioError(f"{asked} is too short; expected at least {MIN_LOOP_SECONDS:g} s{more}.")
     n_samples = round(seconds * config.sample_rate)
     return Grid(n_frames, frame_rate, n_samples, config.sample_rate, bpm, bars, beats)
+
+
+def _bars_that_fit(
+    config: AmbienceConfig, tempo: float, bpm: float, tolerance: float, frame_rate: float, max_frames: int
+) -> str:
+    """A sentence on seconds that hold no whole bars at a tempo, with lengths that do."""
+    seconds, beats = config.seconds, config.beats_per_bar
+    bar = beats * 60.0 / tempo
+    n_least, bar_frames = math.ceil(MIN_LOOP_SECONDS * frame_rate), round(bar * frame_rate)
+    fitting = [
+        n
+        for n in sorted({max(1, int(seconds / bar)), int(seconds / bar) + 1})
+        if all(n_least <= n_frames <= max_frames for n_frames in (n * bar_frames, n * bar * frame_rate))
+    ]
+    exact = config.tempo is not None  # then seconds of two digits would be refused again
+    advice = " or ".join(f"{n}bars" if exact else f"{n * bar:.2f} s ({n}bars)" for n in fitting)
+    allowed = "and it was asked for" if exact else f"more than {100 * tolerance:g} %"
+    return (
+        f"A loop of {seconds:g} s holds {seconds / bar:.2f} bars of {beats} beats at {tempo:.1f} bpm, and "
+        f"whole bars would move the tempo by {100 * abs(bpm / tempo - 1):.0f} %, {allowed}; "
+        + (f"ask for {advice}." if advice else "set ambience.beats_per_bar to fewer beats.")
+    )
 
 
 def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: int) -> Waveform:
@@ -186,8 +224,9 @@ def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: 
     """
     seconds = grid.n_frames / grid.frame_rate
     n_samples = round(seconds * sample_rate)
-    if grid.bars:
-        beats = np.array(profile.pulse_seconds)
+    beats = np.array(profile.pulse_seconds)
+    pulse = 60.0 / float(np.median(np.diff(beats))) if len(beats) > 1 else 0.0
+    if grid.bpm is not None and 1 / MAX_WARP < pulse / grid.bpm < MAX_WARP:
         n_units, anchors = grid.bars * grid.beats_per_bar, beats
         n_whole = (len(beats) - 1) // grid.beats_per_bar * grid.beats_per_bar or len(beats) - 1
         cycle = float(min(n_units, n_whole))

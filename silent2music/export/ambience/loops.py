@@ -6,7 +6,8 @@ lap 1                    lap 2                            the circle           t
                 fold               tail  one lap later    fold           tail  start  fold
 ```
 
-The room's lap is repeated, so that the conditioning is periodic, and the model writes two laps of it: a take. A lap's
+The room's lap is repeated, and so is a circular score if there is one, so that the conditioning is periodic, and the
+model writes two laps of it: a take. A lap's
 worth of tokens is taken from where the second lap is most like the first and nothing is struck: the fold. Its last
 second, the tail, is written several times; those are tried first after which the model finds the loop's own beginning
 likeliest: sampling from the past, weighted by the future. The wave is closed on the circle, and what will be heard of
@@ -31,13 +32,22 @@ from silent2music.audio import Waveform
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
+from silent2music.export.ambience.circle import repeated_circle
 from silent2music.export.ambience.lap import Grid, Layer, lap_events, repeated_lap, steered
-from silent2music.export.ambience.seam import prominences, remarkable, stands_out, strongest_near
+from silent2music.export.ambience.seam import (
+    percentiles_at,
+    prominences,
+    remarkable,
+    stands_out,
+    strongest_near,
+)
 from silent2music.filters import mel_filters
 from silent2music.listening import listen_whole
 from silent2music.phase import inverse_stft, stft
 from silent2music.processes import one_thread
 from silent2music.sampling import generate_codes
+from silent2music.score import Score
+from silent2music.sketch import sketch_score
 
 if TYPE_CHECKING:
     from silent2music.model import Silent2Music
@@ -56,6 +66,9 @@ MAX_TAILS = 3
 """Endings that are listened to at one fold."""
 MAX_STARTS = 6
 """Places for a set of loops to begin at, tried one after the other until none is heard."""
+
+AROUND_SECONDS = 12.0
+"""Before and after a lap so much of it is decoded and measured again at most, as it comes round."""
 
 N_PROJECTIONS = 8
 HOPS_PER_FRAME, OVERLAPS = 2, 4
@@ -79,6 +92,7 @@ class Take:
         onsets: `[T]`, the prominences of what is heard.
         grid: the lap.
         sampling: with the guidance and the seed that they were drawn with.
+        is_scored: whether a circular score was played, whose strokes on bar lines are no faults.
     """
 
     conditioning: Conditioning
@@ -89,11 +103,28 @@ class Take:
     onsets: DoubleArray
     grid: Grid
     sampling: SamplingConfig
+    is_scored: bool = False
+
+    def figures_at(self, frame: int) -> tuple[float, ...]:
+        """What is usual there: the place's figures in the music before it is closed, as `seam.Seam` has them.
+
+        Nothing without a score, where no place has to be a striking one.
+        """
+        return figures_of([self], frame) if self.is_scored else ()
 
     def onset_at(self, frame: int) -> float:
         """The strongest onset near a codec frame, as `seam.Seam` has it."""
         at = self.grid.samples_of(np.array([frame]))
         return round(float(strongest_near(self.onsets, self.grid.sample_rate, at)[0]), 4)
+
+
+def figures_of(takes: Sequence[Take], frame: int) -> tuple[float, ...]:
+    """The figures, as `seam.Seam` has them, of a codec frame in what is heard of takes together before it is closed."""
+    grid = takes[0].grid
+    heard = np.sum([take.heard for take in takes], axis=0)
+    begin = int(grid.samples_of(np.array([max(0, frame - grid.n_frames // 2)]))[0])
+    lap = heard[begin : begin + grid.n_samples]
+    return percentiles_at(lap, grid.sample_rate, int(grid.samples_of(np.array([frame]))[0]) - begin)
 
 
 @dataclass(frozen=True)
@@ -145,6 +176,7 @@ def write_takes(
     seeds: Sequence[int],
     hear: Hear,
     progress: Callable[[int, int], None] | None = None,
+    circle: Score | None = None,
 ) -> list[Take]:
     """Draw two successive laps of tokens for each seed, and decode them.
 
@@ -157,13 +189,20 @@ def write_takes(
         seeds: one for each take.
         hear: what will be heard of the music.
         progress: called with codec frames done and codec frames in all.
+        circle: a circular score to play; then the room is heard as it is.
     """
-    room = repeated_lap(steered(lap, lap_events(lap), layer))
+    room = repeated_lap(lap if circle is not None else steered(lap, lap_events(lap), layer))
     guidance = cast(float, model.resolved(sampling).guidance) * layer.guidance
     sampling = dataclasses.replace(sampling, guidance=guidance)
     with torch.inference_mode():
         signals = listen_whole(room, room.seconds, model.config).to(model.device)
-        conditioning, null = model.steer(signals)
+        sketched = None
+        if circle is not None:
+            played = sketch_score(
+                model._own_sketch(), repeated_circle(circle, 3), [signals], signals.n_frames
+            )
+            sketched = torch.cat(list(played), dim=1), torch.ones(1, dtype=torch.bool, device=model.device)
+        conditioning, null = model.steer(signals, sketched=sketched)
         n_frames = 2 * grid.n_frames + grid.frames_of(LIKENESS_SECONDS)
         given, without = (c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null))
         codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
@@ -173,7 +212,8 @@ def write_takes(
         heard = next(iter(hear(sound)))
         onsets = prominences(heard, grid.sample_rate)
         own = dataclasses.replace(sampling, seed=seed)
-        takes.append(Take(conditioning, null, row, sound, heard, onsets, grid, own))
+        is_scored = circle is not None
+        takes.append(Take(conditioning, null, row, sound, heard, onsets, grid, own, is_scored))
     return takes
 
 
@@ -211,7 +251,8 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> L
             samples = circular_sound(model.codec, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = hear(np.roll(samples, len(samples) // 2))
-            out = stands_out(turned, take.grid.sample_rate, 0.5, take.onset_at(fold))
+            usual = take.onset_at(fold), take.figures_at(fold)
+            out = stands_out(turned, take.grid.sample_rate, 0.5, *usual)
             found.append(Loop(samples, take, fold, fold, nll[i], nll[0], out))
             if out == 0:
                 return found[-1]
@@ -275,10 +316,12 @@ def _write_tails(
 def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[int]:
     """Codec frames of the lap at which all loops of a set may begin, the least conspicuous first.
 
-    With a pulse it is a beat, and the loop's bars begin with it: the room tells beats, not which of them is the
-    first of a bar. Otherwise it is any frame.
+    With a score it is a bar line. With a pulse it is a beat, and the loop's bars begin with it: the room tells beats,
+    not which of them is the first of a bar. Otherwise it is any frame.
     """
     starts = np.array(grid.beat_frames if grid.bars else range(grid.n_frames))
+    if circles[0].take.is_scored:
+        starts = starts[:: grid.beats_per_bar]
     costs = np.zeros(len(starts))
     for circle in circles:
         heard = next(iter(hear(circle.samples)))
@@ -294,9 +337,11 @@ def _begun_at(start: int, circle: Loop, hear: Hear) -> Loop:
     offset = (start - circle.fold_frame) % grid.n_frames
     samples = np.roll(circle.samples, -round(offset / grid.n_frames * n))
     loop = dataclasses.replace(circle, samples=samples, begin_frame=circle.fold_frame + offset)
-    heard = list(hear(samples))
-    out = stands_out(heard, grid.sample_rate, 0.0, loop.onset_before)
-    out += stands_out(heard, grid.sample_rate, loop.fold, loop.fold_onset_before) if loop.fold > 0 else 0.0
+    heard, out = list(hear(samples)), 0.0
+    take = circle.take
+    for at, frame in ((0.0, loop.begin_frame), (loop.fold, loop.fold_frame))[: 1 + (loop.fold > 0)]:
+        usual = take.onset_at(frame), take.figures_at(frame)
+        out += stands_out(heard, grid.sample_rate, at, *usual)
     return dataclasses.replace(loop, stands_out=out)
 
 
@@ -307,15 +352,17 @@ def _begun_at(start: int, circle: Loop, hear: Hear) -> Loop:
 def circular_sound(codec: Codec, codes: Tensor) -> FloatArray:
     """The sound `[N]` of a lap of codes `[K, T]` that is repeated for ever, cut once.
 
-    Decoded three times over, the middle lap hears itself before and after. What sounds on through the seam then has
+    Decoded with what lies around it, the lap hears itself before and after. What sounds on through the seam then has
     another phase than the beginning, by `d`; from its last attack on, its phase is turned back steadily, by `d` in
     all, which detunes it by less than half a cycle over that stretch. Projections on the circle make a wave of it.
     """
-    sound = codec.decode(codes.repeat(1, 3)[None])[0, 0].float()
+    n_around = min(codes.shape[1], round(AROUND_SECONDS * codec.frame_rate))
+    around = torch.cat([codes[:, -n_around:], codes, codes[:, :n_around]], dim=1)
+    sound = codec.decode(around[None])[0, 0].float()
     hop = round(codec.sample_rate / codec.frame_rate) // HOPS_PER_FRAME
-    n = codes.shape[1] * HOPS_PER_FRAME
+    n, before = codes.shape[1] * HOPS_PER_FRAME, n_around * HOPS_PER_FRAME
     spectrum = stft(sound, OVERLAPS * hop, hop)
-    lap, follows = spectrum[n : 2 * n], spectrum[2 * n : 2 * n + OVERLAPS]
+    lap, follows = spectrum[before : before + n], spectrum[before + n : before + n + OVERLAPS]
     magnitudes = lap.abs()
     near = _over_lobe(follows * lap[:OVERLAPS].conj()).sum(dim=0)
     turn = torch.where(near.abs() > 0, near.angle(), torch.zeros_like(near.real))

@@ -8,7 +8,7 @@ a loop takes to be made: the spectral flux of a mel spectrogram in dB, and the p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ N_LAPS = 3
 
 SHARE_MARGIN, ONSET_MARGIN = 0.01, 0.02
 """A place is judged before levels are matched and dither is added, which moves its figures by less than this."""
+CHANGE = 0.02
+"""Levels, dither and the room's sound move the figures of a striking place by so much."""
 DOUBT = 0.1
 """A fold makes onsets of places that are nearer than this to the threshold of one, often."""
 STRUCK = 0.25
@@ -61,10 +63,18 @@ class Seam:
     derivative: float
     onset: float
 
-    def excess(self, margin: float = 0.0) -> float:
-        """How far the worst of the first three lies outside of the 5th to 95th percentile; 0 if none does."""
-        figures = (self.level_jump, self.spectral_flux, self.derivative)
-        return max(max(0.0, LEAST_SHARE + margin - p, p - GREATEST_SHARE + margin) for p in figures)
+    def excess(self, margin: float = 0.0, usual: Sequence[float] = ()) -> float:
+        """How far the worst of the first three lies outside of the 5th to 95th percentile; 0 if none does.
+
+        Args:
+            margin: how far inside it is to lie.
+            usual: the place's figures before the loop was made; so far out of range they may lie too, and `CHANGE` more.
+        """
+        figures = np.array([self.level_jump, self.spectral_flux, self.derivative])
+        known = np.array(usual) if len(usual) else np.full(3, 0.5)
+        low = np.minimum(LEAST_SHARE + margin, known - CHANGE)
+        high = np.maximum(GREATEST_SHARE - margin, known + CHANGE)
+        return float(np.maximum(0.0, np.maximum(low - figures, figures - high)).max())
 
 
 def place_figures(samples: FloatArray, sample_rate: int) -> DoubleArray:
@@ -105,15 +115,26 @@ def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: flo
         >>> measure_seam(np.cos(2 * np.pi * 441.5 * t).astype(np.float32), 48000).derivative
         1.0
     """
-    figures = place_figures(np.roll(samples, -at), sample_rate)
-    jump, flux, derivative = (round(float(_percentile(row[:1], row[1:])[0]), 4) for row in figures)
+    jump, flux, derivative = percentiles_at(samples, sample_rate, at)
     found = prominences(np.tile(samples, N_LAPS), sample_rate, margin)
     passes = at + len(samples) * np.arange(1, N_LAPS)
     onset = float(strongest_near(found, sample_rate, passes).max())
     return Seam(jump, flux, derivative, onset=round(onset, 4))
 
 
-def stands_out(sounds: Iterable[FloatArray], sample_rate: int, at: float, onset_before: float) -> float:
+def percentiles_at(samples: FloatArray, sample_rate: int, at: int) -> tuple[float, ...]:
+    """The first three figures of a `Seam` at a place."""
+    figures = place_figures(np.roll(samples, -at), sample_rate)
+    return tuple(round(float(_percentile(row[:1], row[1:])[0]), 4) for row in figures)
+
+
+def stands_out(
+    sounds: Iterable[FloatArray],
+    sample_rate: int,
+    at: float,
+    onset_before: float,
+    usual: Sequence[float] = (),
+) -> float:
     """By how much a place's figures lie outside of the loop's usual range, less a margin inside it; 0 if none does.
 
     Args:
@@ -122,11 +143,12 @@ def stands_out(sounds: Iterable[FloatArray], sample_rate: int, at: float, onset_
         at: the place, as a share of the lap.
         onset_before: the onset that the music had there before the loop was made, as `Seam` has it: if there was one,
             there may be one; how hard it is the flux says.
+        usual: as for `Seam.excess`.
     """
     total = 0.0
     for sound in sounds:
         seam = measure_seam(sound, sample_rate, round(at * len(sound)) % len(sound), ONSET_MARGIN)
-        total += seam.excess(SHARE_MARGIN)
+        total += seam.excess(SHARE_MARGIN, usual)
         total += max(0.0, seam.onset + ONSET_MARGIN) if onset_before <= 0 else 0.0
     return total
 

@@ -83,8 +83,8 @@ def _draw_seam(axes: Any, out: Path, room: Mapping[str, Any]) -> None:
     x = np.linspace(-half, half, len(columns))
     axes.fill_between(x, columns.min(axis=1), columns.max(axis=1), color=COLOURS[file["layer"]], linewidth=0)
     axes.axvline(0.0, color="black", linewidth=0.8, linestyle="--")
-    fold = file["fold"]["sample"] / room["grid"]["sample_rate"]
-    axes.axvline(fold if fold <= half else fold - 2 * half, color="black", linewidth=0.8, linestyle=":")
+    for fold in (own["sample"] / room["grid"]["sample_rate"] for own in file["folds"]):
+        axes.axvline(fold if fold <= half else fold - 2 * half, color="black", linewidth=0.8, linestyle=":")
     figures = ", ".join(
         f"{name} {100 * file['seam'][name]:.0f}" for name in ("level_jump", "spectral_flux", "derivative")
     )

@@ -5,7 +5,8 @@ tags LOOPSTART and LOOPLENGTH, in samples. There is no MP3: it pads its ends.
 
 Loudness is that of the file, played once, as every meter and every engine's importer reads it. Played for ever it
 differs by what lies around the seam, which is measured then and not before: up to 1 LU where few strokes
-make a lap's level and one lies there, less than 0.2 LU in most. Each layer of a set is at the target by itself.
+make a lap's level and one lies there, less than 0.2 LU in most. Of layers that are alternatives each is at the target
+by itself; of layers of one score their sum is, and each step adds the same number of LU.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from silent2music.config import AmbienceConfig
 from silent2music.errors import AudioError
 from silent2music.export import provenance
 from silent2music.export.ambience.lap import Grid
-from silent2music.export.ambience.loops import Hear, Loop
+from silent2music.export.ambience.loops import Hear, Loop, figures_of
 from silent2music.export.ambience.seam import measure_seam
 from silent2music.export.delivery import lap_at_rate
 from silent2music.export.levelling import NEARLY_NOTHING_LUFS, rounded_lufs
 from silent2music.export.space import Placement, fold_down, omni, spatialised
 
 LOSSY = ("ogg",)
+LAYER_STEP_LU = 4.0
+"""By which each layer of a score raises the loudness of those before it."""
 MIDDLE_C = 60
 MAX_REWRITES = 4
 
@@ -55,7 +58,7 @@ def loudness_of(samples: FloatArray, sample_rate: int) -> float:
 
 
 def _metered(samples: FloatArray) -> FloatArray:
-    return samples[:1] if len(samples) == 4 else samples
+    return samples[:1] if len(samples) > 2 else samples
 
 
 def off_the_gate(samples: FloatArray, sample_rate: int) -> FloatArray:
@@ -172,10 +175,9 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
         seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
-    lap_seconds = grid.n_frames / grid.frame_rate
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
-        n_samples = round(len(samples) / (lap_seconds * codec.sample_rate) * grid.n_samples)
+        n_samples = round(len(samples) / (grid.lap_seconds * codec.sample_rate) * grid.n_samples)
         field = spatialised(lap_at_rate(samples, codec.extension, n_samples), grid.sample_rate, where, seed)
         for is_lossy in codings:
             if is_lossy:
@@ -193,12 +195,46 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
 # ---- files ----
 
 
+Voices = Sequence[tuple[Loop, Placement]]
+"""What sounds together in one file, each voice at its place: the parts of a score, or all of the music."""
+
+
+def layer_loudness(lufs: float, n_layers: int) -> list[float]:
+    """LUFS of each of several layers that add to one another, so that all together come to `lufs`, each step alike.
+
+    Example:
+        >>> [round(own, 1) for own in layer_loudness(-24.0, 3)]
+        [-32.0, -30.2, -26.2]
+    """
+    sums = [10.0 ** ((lufs - LAYER_STEP_LU * (n_layers - 1 - i)) / 10.0) for i in range(n_layers)]
+    return [10.0 * math.log10(s - before) for before, s in zip([0.0, *sums], sums, strict=False)]
+
+
+def kinds_of(config: AmbienceConfig) -> list[str]:
+    """The channels of the files that are asked for, and of their fold-downs."""
+    folded = config.spatial == "ambix" and config.fold_downs
+    return [config.spatial, *(("stereo", "mono") if folded else ())]
+
+
+def suffix_of(kind: str, config: AmbienceConfig) -> str:
+    """What a file's name says of its channels: of AmbiX order, sequence and normalisation, as programs assume others."""
+    if kind == "ambix":
+        return f"_ambix{config.order}_acn_sn3d"
+    return "" if kind == config.spatial else f"_{kind}"
+
+
+def described_channels(kind: str, config: AmbienceConfig) -> dict[str, Any]:
+    """The same for tags and manifest."""
+    if kind != "ambix":
+        return {}
+    return {"ambisonics": {"order": config.order, "channel_order": "ACN", "normalisation": "SN3D"}}
+
+
 def write_loops(
     stem: str,
-    loops: Mapping[tuple[str, int], Loop],
+    loops: Mapping[tuple[str, int], Voices],
     extension: BandExtension | None,
     grid: Grid,
-    where: Placement,
     config: AmbienceConfig,
     seed: int,
     tag: Mapping[str, Any],
@@ -211,7 +247,6 @@ def write_loops(
         loops: by layer and variation.
         extension: of their band, if their codec has one.
         grid: the lap.
-        where: the music stands.
         config: the files that are asked for.
         seed: of the room's reverberation and of dither.
         tag: what all files say of themselves.
@@ -220,28 +255,47 @@ def write_loops(
     Returns:
         The files' entries in the manifest, and the highest true peak in dBTP of a sum of layers.
     """
-    kinds = [config.spatial]
-    if config.spatial == "ambix" and config.fold_downs:
-        kinds += ["stereo", "mono"]
     entries, sum_peaks = [], []
     for variation in range(1, config.variations + 1):
-        layers = {name: loop for (name, v), loop in loops.items() if v == variation}
-        fields = [
-            spatialised(lap_at_rate(loop.samples, extension, grid.n_samples), grid.sample_rate, where, seed)
-            for loop in layers.values()
-        ]
-        for kind, suffix in itertools.product(kinds, config.formats):
+        layers = {name: voices for (name, v), voices in loops.items() if v == variation}
+        fields = [_field(voices, extension, grid, config, seed) for voices in layers.values()]
+        adds = next(iter(layers.values()))[0][0].take.is_scored
+        targets = layer_loudness(config.lufs, len(layers)) if adds else [config.lufs] * len(layers)
+        for kind, suffix in itertools.product(kinds_of(config), config.formats):
             sounds = [fold_down(field, kind) for field in fields]
-            folded = "" if kind == config.spatial else f"_{kind}"
+            folded, channels = suffix_of(kind, config), described_channels(kind, config)
             paths = [Path(f"{stem}_{name}_{variation}{folded}.{suffix}") for name in layers]
-            tags = [{"layer": name, "variation": variation, **tag} for name in layers]
-            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, tags, seed, as_made)
+            tags = [{"layer": name, "variation": variation, **channels, **tag} for name in layers]
+            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, targets, tags, seed, as_made)
             sum_peaks.append(sum_peak)
-            for i, (name, loop) in enumerate(layers.items()):
+            for i, (name, voices) in enumerate(layers.items()):
                 made = rounded_lufs(loudness_of(sounds[i], grid.sample_rate))
-                facts = {"layer": name, "variation": variation, "spatial": kind, "lufs_made": made}
-                entries.append(_file_entry(paths[i], written[i], quiet[i], facts, loop))
+                facts = {
+                    "layer": name,
+                    "variation": variation,
+                    "spatial": kind,
+                    **channels,
+                    "lufs_made": made,
+                }
+                facts["lufs_asked"] = round(targets[i], 2)
+                entries.append(
+                    _file_entry(paths[i], written[i], quiet[i], facts, [loop for loop, _ in voices])
+                )
     return entries, round(max(sum_peaks), 2)
+
+
+def _field(
+    voices: Voices, extension: BandExtension | None, grid: Grid, config: AmbienceConfig, seed: int
+) -> FloatArray:
+    """The field `[C, N]` of voices, each at its place in their room."""
+    order = config.order if config.spatial == "ambix" else 1
+    total: FloatArray | None = None
+    for loop, where in voices:
+        sound = lap_at_rate(loop.samples, extension, grid.n_samples)
+        own = spatialised(sound, grid.sample_rate, where, seed, order)
+        total = own if total is None else total + own
+    assert total is not None
+    return total
 
 
 def _write_set(
@@ -249,18 +303,19 @@ def _write_set(
     sounds: Sequence[FloatArray],
     grid: Grid,
     config: AmbienceConfig,
+    lufs: Sequence[float],
     tags: Sequence[Mapping[str, Any]],
     seed: int,
     as_made: bool,
 ) -> tuple[list[Waveform], list[bool], float]:
-    """Write the layers of one variation, and read back what the files hold.
+    """Write the layers of one variation at a loudness each, and read back what the files hold.
 
     Lossy coding moves loudness and peaks, so that the set is written again until what comes back is as asked.
 
     Returns:
         What the files hold, for each whether it is nearly nothing, and the true peak in dBTP of their sum.
     """
-    limit, targets = config.true_peak, [config.lufs] * len(paths)
+    limit, targets = config.true_peak, list(lufs)
     is_lossy = paths[0].suffix[1:] in LOSSY
     for _ in range(MAX_REWRITES):
         levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit, as_made)
@@ -273,7 +328,7 @@ def _write_set(
                 raise AudioError(f"{path.name} holds {back[-1].n_samples} samples of {grid.n_samples}.")
         sum_peak = audio.true_peak_dbtp(Waveform(np.sum([w.samples for w in back], axis=0), grid.sample_rate))
         over_db = max(sum_peak, *(audio.true_peak_dbtp(w) for w in back)) - config.true_peak
-        missing = _missing_db([config.lufs] * len(back), [w.samples for w in back], quiet, grid.sample_rate)
+        missing = _missing_db(lufs, [w.samples for w in back], quiet, grid.sample_rate)
         if not is_lossy or (over_db < 0 and max(map(abs, missing)) < TOLERANCE_LU):
             break
         limit -= over_db + 0.1 if over_db >= 0 else 0.0
@@ -287,12 +342,24 @@ def write_loop(path: Path, sound: Waveform, bars: Sequence[int], record: Mapping
     Raises:
         AudioError: if the file cannot be written.
     """
+    loop = {"LOOPSTART": "0", "LOOPLENGTH": str(sound.n_samples), "BARS": " ".join(map(str, bars))}
+    _write_tagged(path, sound, loop_chunks(sound.n_samples, sound.sample_rate, bars), record, loop)
+
+
+def write_sound(path: Path, sound: Waveform, marks: Sequence[int], record: Mapping[str, Any]) -> None:
+    """As `write_loop`, of sound that does not loop, with marks in samples."""
+    _write_tagged(path, sound, cue_chunk(marks), record, {"MARKS": " ".join(map(str, marks))})
+
+
+def _write_tagged(
+    path: Path, sound: Waveform, chunks: bytes, record: Mapping[str, Any], comments: Mapping[str, str]
+) -> None:
     audio.write(path, sound, force=True)
     if path.suffix == ".wav":
         try:
             with path.open("r+b") as file:
                 end = file.seek(0, 2)
-                file.write(b"\0" * (end % 2) + loop_chunks(sound.n_samples, sound.sample_rate, bars))
+                file.write(b"\0" * (end % 2) + chunks)
                 size = file.tell()
                 file.seek(4)
                 file.write(struct.pack("<I", size - 8))
@@ -300,8 +367,14 @@ def write_loop(path: Path, sound: Waveform, bars: Sequence[int], record: Mapping
             raise AudioError(f"{path} cannot be written ({error.strerror}); is the disk full?") from error
         provenance.write_tags(path, record)
     else:
-        loop = {"LOOPSTART": "0", "LOOPLENGTH": str(sound.n_samples), "BARS": " ".join(map(str, bars))}
-        provenance.write_tags(path, record, loop)
+        provenance.write_tags(path, record, comments)
+
+
+def cue_chunk(marks: Sequence[int]) -> bytes:
+    """The `cue ` chunk of a WAV file with points at samples, numbered from 1."""
+    points = (struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(marks, 1))
+    body = struct.pack("<I", len(marks)) + b"".join(points)
+    return b"cue " + struct.pack("<I", len(body)) + body
 
 
 def loop_chunks(n_samples: int, sample_rate: int, bars: Sequence[int]) -> bytes:
@@ -310,43 +383,40 @@ def loop_chunks(n_samples: int, sample_rate: int, bars: Sequence[int]) -> bytes:
     `cue ` holds points at the bars, numbered from 1, and `smpl` one region over the whole file: forward, from 0 to
     the last sample, which is played (the end is inclusive), for ever.
     """
-    points = (struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(bars, 1))
-    sampler, region = (
-        (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0),
-        (1, 0, 0, n_samples - 1, 0, 0),
-    )
-    bodies = {
-        b"cue ": struct.pack("<I", len(bars)) + b"".join(points),
-        b"smpl": struct.pack("<9I6I", *sampler, *region),
-    }
-    return b"".join(name + struct.pack("<I", len(body)) + body for name, body in bodies.items())
+    sampler = (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0)
+    body = struct.pack("<9I6I", *sampler, 1, 0, 0, n_samples - 1, 0, 0)
+    return cue_chunk(bars) + b"smpl" + struct.pack("<I", len(body)) + body
 
 
 def _file_entry(
-    path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loop: Loop
+    path: Path, sound: Waveform, quiet: bool, facts: Mapping[str, Any], loops: Sequence[Loop]
 ) -> dict[str, Any]:
-    """The entry of a written file, measured on what it gives back."""
-    heard = omni(sound, facts["spatial"]).samples[0]
-    fold = round(loop.fold * sound.n_samples) % sound.n_samples
-    seam, folded = (dataclasses.asdict(measure_seam(heard, sound.sample_rate, at)) for at in (0, fold))
+    """The entry of a written file, measured on what it gives back; its voices have a fold each."""
+    heard, takes = omni(sound, facts["spatial"]).samples[0], [loop.take for loop in loops]
+
+    def place(at: int, frame: int) -> dict[str, Any]:
+        usual = list(figures_of(takes, frame)) if takes[0].is_scored else None
+        onset = max(take.onset_at(frame) for take in takes)
+        figures = dataclasses.asdict(measure_seam(heard, sound.sample_rate, at))
+        return {"sample": at, **figures, "onset_before": onset, "before": usual}
+
+    folds = []
+    for loop in loops:
+        at = round(loop.fold * sound.n_samples) % sound.n_samples
+        own = place(at, loop.fold_frame)
+        folds.append({**own, "head_nll": loop.head_nll, "natural_nll": loop.natural_nll})
     return {
         "file": path.name,
         "sha256": provenance.sha256(path),
         **facts,
-        "seed": loop.take.sampling.seed,
+        "seed": takes[0].sampling.seed,
         "channels": sound.n_channels,
         "loop_start": 0,
         "loop_end": sound.n_samples - 1,
         "lufs": rounded_lufs(loudness_of(sound.samples, sound.sample_rate)),
         "true_peak_dbtp": round(audio.true_peak_dbtp(sound), 2),
         "nearly_nothing": quiet,
-        "seam": {**seam, "onset_before": loop.onset_before},
-        "fold": {
-            "sample": fold,
-            **folded,
-            "onset_before": loop.fold_onset_before,
-            "head_nll": loop.head_nll,
-            "natural_nll": loop.natural_nll,
-        },
-        "stands_out": round(loop.stands_out, 4),
+        "seam": place(0, loops[0].begin_frame),
+        "folds": folds,
+        "stands_out": round(max(loop.stands_out for loop in loops), 4),
     }

@@ -1,0 +1,216 @@
+"""Import files for game engines, checked as far as that goes without the engines."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import one_sentence
+
+from silent2music.export.ambience.engines import ENGINES, IMPORTERS, WWISE_COLUMNS, write_engines
+
+DOCUMENTED = {
+    "Audio File",
+    "Object Path",
+    "Object Type",
+    "Notes",
+    "Event",
+    "Switch Assignation",
+    "Dialogue Event",
+}
+"""Headers of Wwise's tab delimited import, beside `Property[...]` and `Reference[...]`."""
+
+
+def entry(name: str, **more: Any) -> dict[str, Any]:
+    return {"file": name, "spatial": "stereo", "variation": 1, **more}
+
+
+GRID = {
+    "n_samples": 384_000, "sample_rate": 48_000, "seconds": 8.0, "bpm": 120.0, "bars": 4, "beats_per_bar": 4,
+    "bar_samples": [0, 96_000, 192_000, 288_000], "key": "C major",
+}  # fmt: skip
+EXTRA = entry("hall_intro.wav", name="intro", kind="intro", entry=24_000, exit=216_000)
+MANIFEST: dict[str, Any] = {
+    "format": "silent2music-ambience",
+    "version": 3,
+    "rooms": [
+        {
+            "name": "hall", "folder": "sub/hall", "composed": True, "grid": GRID, "space": {"spatial": "stereo"},
+            "files": [entry(f"hall_{x}_1.{s}", layer=x) for x in ("calm", "intense") for s in ("wav", "ogg")],
+            "extras": [EXTRA],
+        }
+    ],
+    "transitions": [{"from": "sub/hall", "to": "b", "folder": "transitions/hall_to_b", "files": [
+        entry("transition_hall_to_b.wav", name="hall_to_b", kind="transition", entry=4_800, exit=200_000)]}],
+}  # fmt: skip
+
+
+def test_each_engine_gets_its_files_whole(tmp_path: Path) -> None:
+    for _ in range(2):
+        write_engines(tmp_path, MANIFEST, list(ENGINES))
+    made = {p.relative_to(tmp_path / "engines").as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert made == {
+        "unity/Silent2MusicRoom.cs", "unity/Editor/Silent2MusicImporter.cs", "unreal/import_silent2music.py",
+        "godot/addons/silent2music/plugin.cfg", "godot/addons/silent2music/plugin.gd",
+        "godot/addons/silent2music/importer.gd", "godot/ambience.s2m", "wwise/silent2music.tsv", "fmod/silent2music.js",
+    }  # fmt: skip
+    named = json.loads((tmp_path / "engines/godot/ambience.s2m").read_text())["manifest"]
+    assert (tmp_path / "engines/godot" / named).resolve() == tmp_path.resolve() / "manifest.json"
+
+
+def test_an_unknown_engine_gets_one_sentence(
+    s2m, room_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    line = ("ambience", room_file, "--out", tmp_path / "out", "--model", model_folder, "--engines", "quake")
+    code, _, said = s2m(*line)
+    assert code == 1
+    assert "--engines has 'quake'; expected some of unity, godot" in one_sentence(said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wwises_table_has_documented_columns_and_paths(tmp_path: Path) -> None:
+    write_engines(tmp_path, MANIFEST, ["wwise"])
+    text = (tmp_path / "engines/wwise/silent2music.tsv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    for name in WWISE_COLUMNS:
+        assert name in DOCUMENTED or re.fullmatch(r"(Property|Reference)\[\w+\]", name)
+    types_of = {"Music Playlist Container", "Music Segment", "Music Track"}
+    for row in rows:
+        assert set(re.findall(r"<([^>]+)>", row["Object Path"])) <= types_of
+        assert row["Object Path"].split("\\<")[-1].startswith(f"{row['Object Type']}>")
+        assert bool(row["Audio File"]) == (row["Object Type"] == "Music Track")
+    tracks = [row for row in rows if row["Audio File"]]
+    assert [row["Audio File"] for row in tracks][:2] == [
+        r"..\..\sub/hall\hall_calm_1.wav".replace("/", "\\"),
+        r"..\..\sub\hall\hall_intense_1.wav",
+    ]
+    assert len(tracks) == 4, "two layers, the intro and the transition; OGG is not imported"
+    segments = {row["Object Path"].rpartition(">")[2]: row for row in rows if not row["Audio File"]}
+    assert segments["hall_1"]["Property[Tempo]"] == "120"
+    assert segments["hall_1"]["Property[TimeSignatureUpper]"] == "4"
+    assert "entry cue at 500.000 ms, exit cue at 4500.000 ms" in segments["intro"]["Notes"]
+
+
+class Unreal(types.ModuleType):
+    """What the script uses of Unreal's Python API, as it is documented; notes what is set."""
+
+    def __init__(self) -> None:
+        super().__init__("unreal")
+        self.waves: dict[str, dict[str, Any]] = {}
+        waves = self.waves
+
+        class Properties:
+            def __init__(self, values: dict[str, Any] | None = None) -> None:
+                self.values = {} if values is None else values
+
+            def set_editor_property(self, name: str, value: Any) -> None:
+                self.values[name] = value
+
+            def get_editor_property(self, name: str) -> Any:
+                return self.values[name]
+
+        class Tools:
+            def import_asset_tasks(self, tasks: list[Properties]) -> None:
+                for task in tasks:
+                    name = f"{task.values['destination_path']}/{Path(task.values['filename']).stem}"
+                    waves[name] = {"suffix": Path(task.values["filename"]).suffix}
+                    task.values["imported_object_paths"] = [name]
+
+        class Library:
+            @staticmethod
+            def load_asset(path: str) -> Properties:
+                return Properties(waves[path])
+
+            @staticmethod
+            def set_metadata_tag(wave: Properties, name: str, value: str) -> None:
+                assert isinstance(value, str)
+                wave.values[name] = value
+
+            @staticmethod
+            def save_loaded_asset(wave: Properties) -> None:
+                wave.values["saved"] = True
+
+        self.AssetImportTask = Properties
+        self.AssetToolsHelpers = types.SimpleNamespace(get_asset_tools=Tools)
+        self.EditorAssetLibrary = Library
+        self.log = self.log_warning = print
+
+
+def test_unreals_script_sets_loops_layers_tempo_and_marks(tmp_path: Path, monkeypatch) -> None:
+    unreal = Unreal()
+    monkeypatch.setitem(sys.modules, "unreal", unreal)
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
+    source = (IMPORTERS / "unreal/import_silent2music.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 9))  # what Unreal 5.1 brings
+    script: dict[str, Any] = {"__name__": "imported"}
+    exec(compile(source, "import_silent2music.py", "exec"), script)
+    assert script["import_ambience"](tmp_path / "manifest.json") == 6
+    calm = unreal.waves["/Game/silent2music/sub/hall/hall_calm_1"]
+    assert (calm["looping"], calm["S2M_Layer"], calm["S2M_Bpm"]) == (True, "calm", "120.0")
+    intro = unreal.waves["/Game/silent2music/sub/hall/hall_intro"]
+    assert (intro["looping"], intro["S2M_EntrySample"]) == (False, "24000")
+    assert all(wave["saved"] for wave in unreal.waves.values())
+
+
+FMOD = """
+var calls = [];
+function note(what) { return function () { calls.push([what].concat([].slice.call(arguments))); return thing(what); }; }
+function thing(name) {
+  return { addGroupTrack: note('track'), addMarkerTrack: note('markers'), addSound: note('sound'),
+           addRegion: note('region'), addNamedMarker: note('marker'), timeline: 'timeline', length: 8,
+           exists: function () { return true; }, open: function () {}, size: function () { return 0; },
+           close: function () {}, readText: function () { return MANIFEST; } };
+}
+var run;
+var studio = {
+  system: { getFile: note('file'), getText: function () { return 'C:\\\\a\\\\manifest.json'; }, openMode: {} },
+  menu: { addMenuItem: function (item) { run = item.execute; } },
+  project: { importAudioFile: note('import'), regionLoopMode: { Looping: 1 },
+             create: function (name) { var made = { kind: name }; calls.push(['create', made]); return made; },
+             workspace: { addEvent: note('event') } } };
+function alert() {}
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_fmods_script_makes_events_loops_and_markers(tmp_path: Path) -> None:
+    script = (IMPORTERS / "fmod/silent2music.js").read_text(encoding="utf-8")
+    program = f"var MANIFEST = {json.dumps(json.dumps(MANIFEST))};\n{FMOD}\n{script}\nrun();\n"
+    program += (
+        "console.log(JSON.stringify(calls.map(function (c) { return c.slice(0, 5).filter(function (x) {"
+    )
+    program += " return typeof x !== 'function'; }); })));"
+    (tmp_path / "run.js").write_text(program, encoding="utf-8")
+    done = subprocess.run(["node", tmp_path / "run.js"], capture_output=True, text=True, check=True)
+    calls = json.loads(done.stdout)
+    assert [c[1] for c in calls if c[0] == "event"] == ["hall_1", "hall_intro", "hall_to_b"]
+    assert [c[1] for c in calls if c[0] == "track"] == ["calm", "intense", "intro", "transition"]
+    assert [c[1:] for c in calls if c[0] == "region"] == [[0, 8, "Loop", 1]]
+    assert ["marker", "Bar 2", 2] in calls and ["marker", "Entry", 0.5] in calls
+    (tempo,) = [c[1] for c in calls if c[0] == "create"]
+    assert (tempo["kind"], tempo["tempo"], tempo["timeSignatureNumerator"]) == ("TempoMarker", 120, 4)
+    assert next(c[1] for c in calls if c[0] == "import") == "C:/a/sub/hall/hall_calm_1.wav"
+
+
+def test_unitys_scripts_are_c_sharp() -> None:
+    language = pytest.importorskip("tree_sitter_c_sharp")
+    tree_sitter = pytest.importorskip("tree_sitter")
+    parser = tree_sitter.Parser(tree_sitter.Language(language.language()))
+    for path in IMPORTERS.glob("unity/**/*.cs"):
+        assert not parser.parse(path.read_bytes()).root_node.has_error, path.name
+    assert parser.parse(b"class A { void b( { }").root_node.has_error
+
+
+def test_godots_plug_in_is_gdscript() -> None:
+    parser = pytest.importorskip("gdtoolkit.parser").parser
+    for path in IMPORTERS.glob("godot/**/*.gd"):
+        parser.parse(path.read_text(encoding="utf-8"))
