@@ -664,7 +664,10 @@ class TuneConfig:
     dropout: float = 0.05
     targets: dict[str, str] = field(
         default_factory=lambda: {
-            "composer": r"blocks\.\d+\.(qkv|out|gate_up|down)|state|to_\w+|writer\.\d+\.\w+_up|writer\.\d+\.down|heads\.\w+|habits\.\w+",
+            "composer": (
+                r"blocks\.\d+\.(qkv|out|gate_up|down)|state|to_\w+|writer\.\d+\.(gate_up|down)|"
+                r"heads\.\w+|habits\.\w+"
+            ),
             "sketch": r"notes\.(features|mix\.1)|levels|enter|layers\.\d+\.(widen|narrow)|leave",
             "decoder": r"blocks\.\d+\.(qkv|out|gate_up|down)",
         }

@@ -15,6 +15,7 @@ import typer
 from silent2music.cli.common import (
     DELIVERY,
     SAMPLING,
+    Adapters,
     Adherence,
     AsJson,
     Channel,
@@ -140,6 +141,7 @@ def infer(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -171,7 +173,7 @@ def infer(
         request = Request(
             sampling, seconds, options, reading_of(strict, track, channel), delivery, asked, other
         )
-    lazy = LazyModel(model, device, download)
+    lazy = LazyModel(model, device, download, adapter or ())
     if stream:
         from silent2music.export.streaming import send
 
@@ -317,6 +319,7 @@ def compose(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -336,7 +339,7 @@ def compose(
         records = write(
             room,
             output or Path(room.stem + ".mid"),
-            LazyModel(model, device),
+            LazyModel(model, device, adapters=adapter or ()),
             composing,
             seconds,
             count,
@@ -397,6 +400,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
     seed: Seed = SAMPLING.seed,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
 ) -> None:
@@ -406,7 +410,9 @@ def demo(
 
     with progress_bar() as steps:
         jobs = plan([DEMO_ROOM], seed, output)
-        (made,) = infer_many(jobs, LazyModel(model, device, download), force=True, progress=steps)
+        (made,) = infer_many(
+            jobs, LazyModel(model, device, download, adapter or ()), force=True, progress=steps
+        )
     if made.record is None:
         raise S2MError(made.reason)
     say(f"From {DEMO_ROOM}")
@@ -457,6 +463,7 @@ def perform(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -474,7 +481,10 @@ def perform(
         sampling = SamplingConfig(
             temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
         )
-    reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
+    reading, performer = (
+        reading_of(strict, track, channel),
+        soundfont or LazyModel(model, device, download, adapter or ()),
+    )
     with progress_bar() as steps:
         record = play(tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps)
     if as_json:
@@ -507,6 +517,7 @@ def ambience(
     true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
     seed: Seed = SAMPLING.seed,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     contact_sheet: Annotated[
@@ -550,7 +561,7 @@ def ambience(
             rooms,
             out,
             config,
-            LazyModel(model, device, download),
+            LazyModel(model, device, download, adapter or ()),
             seed,
             force,
             contact_sheet,

@@ -42,10 +42,14 @@ class LowRank:
             S2MError: if peft is not installed.
         """
         ensure_torchaudio()  # which peft imports by way of transformers
-        peft: Any = require("peft", "train")
+        peft: Any = require("peft", "tune")
         own, pattern = self.config, f"{self.prefix.replace('.', '[.]')}({self.config.targets[self.part]})"
         settings = peft.LoraConfig(
-            r=own.rank, lora_alpha=own.alpha, lora_dropout=own.dropout, target_modules=pattern, bias="lora_only"
+            r=own.rank,
+            lora_alpha=own.alpha,
+            lora_dropout=own.dropout,
+            target_modules=pattern,
+            bias="lora_only",
         )
         try:
             peft.inject_adapter_in_model(settings, model, adapter_name=NAME)

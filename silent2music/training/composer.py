@@ -14,8 +14,8 @@ from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, Tr
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
-from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.processes import StepProgress
+from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import (
     N_STATISTICS,
     Fitting,

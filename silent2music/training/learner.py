@@ -145,7 +145,9 @@ class Learner:
         # Of the validation of the lowest loss: that loss, the step, and how many have come after it.
         self.watch = torch.tensor([float("inf"), 0.0, 0.0])
         self.n_steps = 0
-        self.best = {name: x.clone() for name, x in self._own(self.average).items()} if config.patience else {}
+        self.best = (
+            {name: x.clone() for name, x in self._own(self.average).items()} if config.patience else {}
+        )
 
     def update(self, step: int) -> dict[str, float]:
         """One optimizer step over all its micro-batches."""

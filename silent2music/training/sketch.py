@@ -95,9 +95,7 @@ def train_sketch(
         if fitting is not None:
             fitting.prepare(sketch)
         task = _Sketching(accelerator, config, sketch, bundled)
-        learner = Learner(
-            accelerator, config, sketch, task, dataset, validation, folder, fitting=fitting
-        )
+        learner = Learner(accelerator, config, sketch, task, dataset, validation, folder, fitting=fitting)
         train_steps(learner, accelerator, config, out, resume, progress)
     return folder
 
