@@ -39,7 +39,7 @@ from silent2music.evaluation.following import (
 from silent2music.evaluation.notes import NOTE_STATISTICS, melody_moves, note_statistics, onset_times
 from silent2music.evaluation.originality import fingerprint, nearest, shared_runs
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
-from silent2music.factory.own_folder import N_ROOMS, made_ambience
+from silent2music.factory.made_sounds import N_ROOMS, made_ambience
 from silent2music.factory.rendering import render
 from silent2music.factory.scenes import make_scene, usable_kinds
 from silent2music.factory.sources import open_library

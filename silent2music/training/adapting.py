@@ -18,6 +18,16 @@ NAME = "default"
 """peft's name of the only adapter of a model in training."""
 
 
+def import_peft() -> Any:
+    """The package peft, which imports torchaudio by way of transformers.
+
+    Raises:
+        S2MError: if it is not installed.
+    """
+    ensure_torchaudio()
+    return require("peft", "tune")
+
+
 class LowRank:
     """Trains low-rank changes of one part of a model, as `learner.Fitting`.
 
@@ -41,8 +51,7 @@ class LowRank:
             ConfigError: if no layer fits the recipe's targets.
             S2MError: if peft is not installed.
         """
-        ensure_torchaudio()  # which peft imports by way of transformers
-        peft: Any = require("peft", "tune")
+        peft = import_peft()
         own, pattern = self.config, f"{self.prefix.replace('.', '[.]')}({self.config.targets[self.part]})"
         settings = peft.LoraConfig(
             r=own.rank,

@@ -55,7 +55,7 @@ from silent2music.factory.own_folder import (
 )
 from silent2music.files import atomic_folder, atomic_path, claimed, read_json
 from silent2music.processes import Progress
-from silent2music.training.adapting import AllWeights, LowRank
+from silent2music.training.adapting import AllWeights, LowRank, import_peft
 from silent2music.training.learner import Fitting
 from silent2music.training.running import LOG_FILE
 from silent2music.training.state import STATE_FILE
@@ -188,7 +188,7 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
         CheckpointError: if `out` was begun with other settings.
         S2MError: if another command writes to `out`.
     """
-    require("peft", "tune")
+    import_peft()
     require("pyarrow", "train")
     require("mir_eval", "eval")
     report = progress or (lambda stage, done, total: None)
