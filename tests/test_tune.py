@@ -45,7 +45,7 @@ from silent2music.training.tuning import TuneJob, loss_curve, tune
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 CONFIG = TuneConfig(
-    rank=2, alpha=4.0, seconds=4.0, pairs_per_minute=12.0, rooms_per_piece=2, max_steps=6, n_compared=2,
+    rank=2, alpha=4.0, seconds=4.0, pairs_per_minute=12.0, rooms_per_piece=2, max_steps=6, n_compared=2, n_followed=2,
     validation_share=0.25,
 )  # fmt: skip
 TRAINING = TrainingConfig(
@@ -163,7 +163,9 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
 
 def test_a_made_room_has_its_events_on_the_musics_onsets(shop):
     _, workshop = shop
-    pairs = [p for p in read_pairs(workshop.out) if p.labels.get("kind") == "steps" and p.music and not p.score]
+    pairs = [
+        p for p in read_pairs(workshop.out) if p.labels.get("kind") == "steps" and p.music and not p.score
+    ]
     assert pairs
     near = []
     for pair in pairs:
@@ -292,7 +294,6 @@ class _Killed(BaseException):
 def test_a_run_gives_an_adapter_and_a_killed_one_the_same(sketched_folder, folder, tmp_path, monkeypatch):
     import silent2music.training.tuning as tuning
 
-    monkeypatch.setattr("silent2music.evaluation.before_after.N_FOLLOWED", 2)
     said: list[str] = []
     out = tune(job_for(folder, tmp_path / "whole", sketched_folder), said.append)
     plan = json.loads((out / "work" / "plan.json").read_text())
@@ -336,8 +337,7 @@ def test_a_run_gives_an_adapter_and_a_killed_one_the_same(sketched_folder, folde
 
 @needs_peft
 @pytest.mark.slow
-def test_all_weights_make_a_model(sketched_folder, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("silent2music.evaluation.before_after.N_FOLLOWED", 2)
+def test_all_weights_make_a_model(sketched_folder, folder, tmp_path):
     out = tune(job_for(folder, tmp_path / "full", sketched_folder, full=True), lambda text: None)
     base, tuned = (states(Silent2Music.from_pretrained(f)) for f in (sketched_folder, out / "model"))
     assert any(

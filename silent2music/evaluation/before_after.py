@@ -50,9 +50,6 @@ from silent2music.score import ENERGY_RATE_HZ, Score
 N_PLAYED = 6
 """Rooms that the page has with sound and picture."""
 
-N_FOLLOWED = 24
-"""Rooms on which following is compared."""
-
 N_FAMILIES = 17
 """General MIDI's families of eight programs, and drums."""
 
@@ -71,7 +68,8 @@ class Comparison:
         base: model folder; adapter: what was tuned, or None; tuned: model folder that the adapter is added to.
         pairs: the user's pairs, with a split.
         rooms: other pairs for following, or None for rooms that are made here.
-        n: pieces by each model; seed: of all; soundfonts: for scores that no model plays.
+        n: pieces by each model; n_followed: rooms on which following is compared; seed: of all.
+        soundfonts: for scores that no model plays.
     """
 
     base: Path
@@ -82,6 +80,7 @@ class Comparison:
     n: int
     seed: int
     soundfonts: Sequence[str] = ()
+    n_followed: int = 24
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,8 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
         raise DataError(f"{job.pairs} holds no pair out; expected at least one.")
     rooms = _rooms_of(job.pairs, held_out, job.n)
     followed = _followed(job)
-    made, follows = {}, {}
+    made: dict[str, list[Made]] = {}
+    follows: dict[str, list[dict[str, float]]] = {}
     for name in ("base", "tuned"):
         model = Silent2Music.from_pretrained(job.base if name == "base" else job.tuned)
         if name == "tuned" and job.adapter is not None:
@@ -164,12 +164,12 @@ def _followed(job: Comparison) -> list[Room]:
     """Rooms for following: the held-out ones of some pairs, or scenes made here that no training uses."""
     if job.rooms is not None:
         pairs = [pair for pair in read_pairs(job.rooms) if pair.split == "validation"]
-        return _rooms_of(job.rooms, pairs, min(N_FOLLOWED, len(pairs)))
+        return _rooms_of(job.rooms, pairs, min(job.n_followed, len(pairs)))
     own = job.pairs.parent / "rooms"
     library = open_library(made_ambience(own, seed=1), None, own / "library", N_ROOMS)
     kinds = list(usable_kinds(library, {"steps": 1.0, "room": 1.0, "machine": 1.0, "weather": 1.0}))
     rooms = []
-    for index in range(N_FOLLOWED):
+    for index in range(job.n_followed):
         rng = np.random.default_rng([8675309, index])
         scene = make_scene(kinds[index % len(kinds)], library, rng, 20.0)
         labels = {"kind": scene.truth.kind, "event_seconds": scene.truth.event_seconds.tolist()}

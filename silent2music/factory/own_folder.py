@@ -128,9 +128,8 @@ def inspect_folder(folder: Path) -> Found:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with pairs, music, MIDI files or rooms.")
     if (folder / MANIFEST).exists():
-        faults = tuple(map(str, check(folder)))
-        sources = () if faults else tuple(_of_manifest(folder))
-        return Found(sources, faults)
+        listed = tuple(map(str, check(folder)))
+        return Found(() if listed else tuple(_of_manifest(folder)), listed)
     found = audio.search(folder)
     faults = [*found.faults.values()]
     midi = {path for path in found.others if path.suffix.lower() in MIDI_SUFFIXES}
@@ -333,8 +332,11 @@ def _pairs_of(shop: Workshop, source: Source, number: int, split: str, most: int
     """Make the pairs of one source and write their files."""
     name = f"{number:05d}"
     if source.kind == PERFORMANCES:
-        yield from _harvested(shop, source, name, split, most)
-        return
+        try:
+            yield from _harvested(shop, source, name, split, most)
+            return
+        except DataError:
+            source = replace(source, kind=MUSIC)  # what is quiet in it is too short, or no room
     makers = {PAIRS: _given, MUSIC: _with_rooms, SCORES: _with_rooms, ROOMS: _with_music}
     rng = np.random.default_rng([shop.seed, number])
     made = makers[source.kind](shop, source, rng, split)
@@ -490,13 +492,11 @@ def _sounding(score: Score) -> tuple[DoubleArray, DoubleArray, DoubleArray, Doub
 
 def onsets_of(sound: Waveform) -> tuple[DoubleArray, DoubleArray]:
     """Moments in seconds at which notes of music begin, and their strengths 0 to 1, by librosa's spectral flux."""
-    import librosa
+    from librosa import onset
 
     mono = sound.mono().resampled(SAMPLE_RATE).samples[0]
-    envelope = librosa.onset.onset_strength(y=mono, sr=SAMPLE_RATE, hop_length=240)
-    frames = librosa.onset.onset_detect(
-        onset_envelope=envelope, sr=SAMPLE_RATE, hop_length=240, backtrack=True
-    )
+    envelope = onset.onset_strength(y=mono, sr=SAMPLE_RATE, hop_length=240)
+    frames = onset.onset_detect(onset_envelope=envelope, sr=SAMPLE_RATE, hop_length=240, backtrack=True)
     peaks = np.array([envelope[f : f + 8].max(initial=0.0) for f in frames], np.float64)
     return np.asarray(frames * 0.01, np.float64), peaks / max(1e-9, float(peaks.max(initial=0.0)))
 

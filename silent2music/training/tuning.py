@@ -55,6 +55,7 @@ from silent2music.factory.own_folder import (
 )
 from silent2music.files import atomic_folder, atomic_path, claimed, read_json
 from silent2music.processes import Progress
+from silent2music.signals import CONTROLS
 from silent2music.training.adapting import AllWeights, LowRank, import_peft
 from silent2music.training.learner import Fitting
 from silent2music.training.running import LOG_FILE
@@ -162,8 +163,8 @@ class _Base:
     def recipe(self, part: str, recipe: RecipeConfig) -> RecipeConfig:
         """The recipe that trains a part, with the base's sizes."""
         if part == "composer" and self.composer is not None:
-            own, sizes = self.composer, {"composer": self.composer}
-            return replace(recipe, trains=part, controls=own.controls, ambient=own.ambient, **sizes)
+            own = self.composer
+            return replace(recipe, trains=part, controls=own.controls, ambient=own.ambient, composer=own)
         if part == "sketch" and self.sketch is not None:
             return replace(recipe, trains=part, ambient=self.sketch.ambient, sketch=self.sketch)
         model = self.model
@@ -422,7 +423,11 @@ def _run_loop(
         patience=PATIENCE,
         seed=job.seed,
     )
-    recipe = replace(base.recipe(part, job.recipe), training=training)
+    recipe = base.recipe(part, job.recipe)
+    controls = recipe.sketch.controls if part == "sketch" else recipe.controls
+    known = {*controls, *(CONTROLS[name].group for name in controls)}
+    dropped = {name: share for name, share in training.control_dropout.items() if name in known}
+    recipe = replace(recipe, training=replace(training, control_dropout=dropped))
     fitting: Fitting = (
         AllWeights(place / WHOLE[part]) if job.full else LowRank(part, tuned, place / f"{part}.safetensors")
     )
@@ -522,7 +527,7 @@ def _finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress)
             for part in plan:
                 _copy_part(job.work / part, part, temporary)
     else:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for part in plan:
             tensors |= read_weights(job.work / part / f"{part}.safetensors")
         write_adapter(job.out, _adapter_config(job, list(plan)), tensors)
@@ -535,6 +540,7 @@ def _finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress)
         n=job.recipe.tune.n_compared,
         seed=job.seed,
         soundfonts=job.recipe.data.soundfont,
+        n_followed=job.recipe.tune.n_followed,
     )
     figures, pieces = compare(comparison, report)
     curves = {part: loss_curve(job.work / part / LOG_FILE) for part in plan}
