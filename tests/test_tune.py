@@ -80,7 +80,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_scores(out / "midi", 4)
     for index in range(4):
         audio.write(out / f"song{index}.wav", Waveform(music(seed=index), RATE))
-    shutil.copy(out / "midi" / "piece0.mid", out / "song0.mid")
+    for name in ("song0", "song2"):  # the second one is held out
+        shutil.copy(out / "midi" / "piece0.mid", out / f"{name}.mid")
     audio.write(out / "kitchen.room.wav", Waveform(steps_room(9.0), RATE))
     audio.write(out / "kitchen.music.wav", Waveform(music(), RATE))
     audio.write(out / "hall" / "room.wav", Waveform(steps_room(9.0), RATE))
@@ -108,7 +109,7 @@ def test_every_file_is_told_for_what_it_is(folder):
         **{f"song{i}": "music" for i in range(4)},
     }
     assert not found.faults
-    assert {s.name for s in found.sources if s.kind == "music" and s.score is not None} == {"song0"}
+    assert {s.name for s in found.sources if s.kind == "music" and s.score is not None} == {"song0", "song2"}
     assert "4 scores (8." in str(found)
 
 

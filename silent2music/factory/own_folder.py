@@ -38,7 +38,7 @@ from silent2music.data.pairs import (
     silent_side,
     write_pairs,
 )
-from silent2music.errors import DataError, S2MError
+from silent2music.errors import DataError, S2MError, require
 from silent2music.factory.arrangement import Arrangement
 from silent2music.factory.arranging import automation
 from silent2music.factory.build import Stock, compose, score_folders
@@ -492,7 +492,7 @@ def _sounding(score: Score) -> tuple[DoubleArray, DoubleArray, DoubleArray, Doub
 
 def onsets_of(sound: Waveform) -> tuple[DoubleArray, DoubleArray]:
     """Moments in seconds at which notes of music begin, and their strengths 0 to 1, by librosa's spectral flux."""
-    from librosa import onset
+    onset = require("librosa").onset
 
     mono = sound.mono().resampled(SAMPLE_RATE).samples[0]
     envelope = onset.onset_strength(y=mono, sr=SAMPLE_RATE, hop_length=240)
