@@ -141,6 +141,8 @@ def train_steps(
     done = step >= config.max_steps or trained.turned
     if done and accelerator.is_main_process:
         trained.save()
+    if step == 0 and accelerator.is_main_process and isinstance(config, TrainingConfig) and config.patience:
+        _log(accelerator, out, 0, trained.validate())  # what is learned must beat what was there
     while not done:
         torch.manual_seed(config.seed * 1_000_003 + step * 1009 + accelerator.process_index)
         figures = trained.update(step)

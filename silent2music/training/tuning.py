@@ -393,7 +393,7 @@ def _probed(job: TuneJob, part: str, counts: Mapping[str, int]) -> float:
     place = job.work / f"probe-{part}"
     shutil.rmtree(place, ignore_errors=True)
     try:
-        _run_loop(job, part, N_PROBED + 1, place, note)
+        _run_loop(job, part, N_PROBED + 1, place, note, patience=0)
     except _TimedEnough:
         pass
     finally:
@@ -405,7 +405,12 @@ def _probed(job: TuneJob, part: str, counts: Mapping[str, int]) -> float:
 
 
 def _run_loop(
-    job: TuneJob, part: str, steps: int, place: Path, progress: Callable[[int, int], None] | None
+    job: TuneJob,
+    part: str,
+    steps: int,
+    place: Path,
+    progress: Callable[[int, int], None] | None,
+    patience: int = PATIENCE,
 ) -> None:
     """Train a part for some steps in a folder."""
     counts = _usable(read_pairs(job.work / "pairs"), part)
@@ -420,7 +425,7 @@ def _run_loop(
         max_minutes=0.0,
         validate_every=max(1, steps // N_VALIDATIONS),
         n_validation_pairs=min(own.n_validation_pairs, counts["validation"]),
-        patience=PATIENCE,
+        patience=patience,
         seed=job.seed,
     )
     recipe = base.recipe(part, job.recipe)
@@ -500,10 +505,11 @@ def loss_curve(log: Path) -> list[tuple[int, float]]:
 def _told_of(part: str, curve: list[tuple[int, float]]) -> str:
     """How a part's held-out loss went, in a sentence."""
     best_step, best = min(curve, key=lambda point: point[1])
-    text = f"{part}: held-out loss {curve[0][1]:.4f} at step {curve[0][0]}, lowest {best:.4f} at step {best_step}"
+    first = "of the base" if curve[0][0] == 0 else f"at step {curve[0][0]}"
+    text = f"{part}: held-out loss {curve[0][1]:.4f} {first}, lowest {best:.4f} at step {best_step}"
     if best_step < curve[-1][0]:
         text += (
-            f"; it turned after that, so training stopped at step {curve[-1][0]} and step {best_step} is kept"
+            f"; it turned after that, so training ended at step {curve[-1][0]} and step {best_step} is kept"
         )
     return text + "."
 
