@@ -121,6 +121,20 @@ validate_every = 2
 n_validation_pairs = 2
 """
 
+LOFI = """
+[tune]
+parts = ["composer"]
+rank = 8
+seconds = 4.0
+max_steps = 3
+n_compared = 2
+n_followed = 2
+
+[training]
+batch_size = 2
+crop_seconds = 2.0
+"""
+
 PRESET = """
 [ambience]
 seconds = 2.0
@@ -358,16 +372,13 @@ def test_the_example_is_tuned_heard_and_merged(desk: Desk) -> None:
     words = [script, "--out", desk.folder / "lofi", "--pieces", 4, "--seconds", 12]
     subprocess.run([sys.executable, *map(str, words)], check=True)
     make_sketched(desk.folder / "tunable", make_codec(desk.folder))
-    small = (
-        "--set tune.seconds=4 --set tune.max_steps=3 --set tune.n_compared=2 --set tune.n_followed=2"
-        " --set training.batch_size=2 --set training.crop_seconds=2"
-    )
+    (desk.folder / "lofi-muted").mkdir()
+    (desk.folder / "lofi-muted" / "recipe.toml").write_text(LOFI, encoding="utf-8")
     desk.drive(
-        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --prepare --model tunable "
-        + small
+        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --prepare --model tunable"
     )
     said = desk.drive(
-        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --model tunable " + small
+        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --model tunable"
     ).decode()
     assert "To be tuned: composer of 'tiny' (low-rank changes, rank 8)." in said
     assert "mylofi: an adapter of 0." in said

@@ -314,6 +314,8 @@ def _once(named: Sequence[tuple[str, Pair]], most: int = 48) -> list[Pair]:
     for name, pair in named:
         kept.setdefault((name, pair.start, pair.music or pair.score), pair)
     pairs = list(kept.values())
+    if len(pairs) <= most:
+        return pairs
     return [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, most).round().astype(int))]
 
 
