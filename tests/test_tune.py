@@ -40,7 +40,9 @@ from silent2music.factory.own_folder import (
 )
 from silent2music.model import Silent2Music
 from silent2music.score import read_midi, write_midi
-from silent2music.training.tuning import TuneJob, loss_curve, tune
+from silent2music.training.tune_job import TuneJob
+from silent2music.training.tuned import loss_curve
+from silent2music.training.tuning import tune
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 

@@ -59,7 +59,8 @@ def tune(
 
     The result is a small adapter for `s2m infer --adapter ADAPTER`, with a page that says what it changed.
     """
-    from silent2music.training.tuning import TuneJob, push_adapter
+    from silent2music.training.tune_job import TuneJob
+    from silent2music.training.tuned import push_adapter
     from silent2music.training.tuning import tune as carry_out
 
     names = tuple(name.strip() for name in instruments.split(",") if name.strip())

@@ -17,33 +17,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from silent2music.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    PARTS,
-    AdapterConfig,
-    TunedPart,
-    apply_adapters,
-    file_digest,
-    read_adapter,
-    write_adapter,
-)
-from silent2music.config import (
-    COMPOSER_FOLDER,
-    SKETCH_FOLDER,
-    ComposerConfig,
-    ModelConfig,
-    RecipeConfig,
-    SketchConfig,
-    from_dict,
-    read_values,
-    to_dict,
-)
+from silent2music.adapters import ADAPTER_CONFIG, PARTS, apply_adapters, read_adapter, write_adapter
+from silent2music.config import COMPOSER_FOLDER, SKETCH_FOLDER
 from silent2music.data.pairs import Pair, read_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError, require
 from silent2music.factory.own_folder import (
@@ -60,11 +40,11 @@ from silent2music.training.adapting import AllWeights, LowRank, import_peft
 from silent2music.training.learner import Fitting
 from silent2music.training.running import LOG_FILE
 from silent2music.training.state import STATE_FILE
-from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, read_weights
+from silent2music.training.tune_job import FOUND_FILE, WHOLE, Base, TuneJob, adapter_config
+from silent2music.training.tuned import REPORT_FILE, Tell, finish, loss_curve, told_of
+from silent2music.weights import read_weights
 
-WORK, PLAN_FILE, JOB_FILE, REPORT_FILE, PAGE_FILE = (
-    "work", "plan.json", "job.json", "report.json", "before-after.html",
-)  # fmt: skip
+PLAN_FILE, JOB_FILE = "plan.json", "job.json"
 
 SHARES = {"composer": 1.0, "sketch": 1.0, "decoder": 2.0}
 """Of the time for training, by part."""
@@ -80,97 +60,6 @@ N_VALIDATIONS, PATIENCE = 16, 4
 
 NEEDS = {"composer": ("score",), "sketch": ("score", "music"), "decoder": ("music",)}
 """What a pair must have to serve a part."""
-
-WHOLE = {"composer": COMPOSER_FOLDER, "sketch": SKETCH_FOLDER, "decoder": "model"}
-"""Where a part is that was trained with all weights, in the folder of its run."""
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TuneJob:
-    """What is asked for.
-
-    Attributes:
-        folder: the user's; out: where the adapter goes; base: model folder.
-        recipe: values of `tune`, `training` and `data`.
-        minutes: of the whole run; seed: of all.
-        full: train all weights, and write a model folder to `out/model` in place of an adapter.
-        instruments: what plays music that has no score; empty is left open.
-        licence: of the folder, for the card.
-        rooms: pairs on whose held-out rooms following is compared; by default rooms that are made here.
-    """
-
-    folder: Path
-    out: Path
-    base: Path
-    recipe: RecipeConfig
-    minutes: float = 60.0
-    seed: int = 0
-    full: bool = False
-    instruments: tuple[str, ...] = ()
-    licence: str = "not stated"
-    rooms: Path | None = None
-
-    @property
-    def work(self) -> Path:
-        """Folder of all that is only needed on the way."""
-        return self.out / WORK
-
-    def stated(self) -> dict[str, Any]:
-        """The settings that the adapter follows from."""
-        files = sorted(p for p in self.folder.rglob("*") if p.is_file()) if self.folder.is_dir() else []
-        listed = [f"{p.relative_to(self.folder).as_posix()} {p.stat().st_size}" for p in files]
-        bases = {
-            part: file_digest(self.base / name) for part, name in PARTS.items() if (self.base / name).exists()
-        }
-        values = {name: getattr(self, name) for name in ("minutes", "seed", "full", "instruments", "licence")}
-        stated = {**values, "recipe": to_dict(self.recipe), "files": listed, "bases": bases}
-        return dict(json.loads(json.dumps(stated)))
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The settings of the model that is tuned, by part; None where it has none."""
-
-    model: ModelConfig
-    composer: ComposerConfig | None
-    sketch: SketchConfig | None
-
-    @staticmethod
-    def of(folder: Path) -> _Base:
-        """Read from a model folder.
-
-        Raises:
-            CheckpointError: if it is none.
-        """
-        try:
-            model = from_dict(ModelConfig, read_values(folder / CONFIG_FILE))
-            own = [
-                from_dict(kind, read_values(folder / name / CONFIG_FILE))
-                if (folder / name).is_dir()
-                else None
-                for name, kind in ((COMPOSER_FOLDER, ComposerConfig), (SKETCH_FOLDER, SketchConfig))
-            ]
-        except ConfigError as error:
-            raise CheckpointError(f"{folder} is no model folder of this version ({error}).") from error
-        return _Base(model, *own)  # type: ignore[arg-type]
-
-    def has(self, part: str) -> bool:
-        """Whether the model has a part."""
-        return part == "decoder" or getattr(self, part) is not None
-
-    def recipe(self, part: str, recipe: RecipeConfig) -> RecipeConfig:
-        """The recipe that trains a part, with the base's sizes."""
-        if part == "composer" and self.composer is not None:
-            own = self.composer
-            return replace(recipe, trains=part, controls=own.controls, ambient=own.ambient, composer=own)
-        if part == "sketch" and self.sketch is not None:
-            return replace(recipe, trains=part, ambient=self.sketch.ambient, sketch=self.sketch)
-        model = self.model
-        return replace(
-            recipe, trains="model", controls=model.controls, ambient=model.ambient, decoder=model.decoder
-        )
 
 
 def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_only: bool = False) -> Path:
@@ -207,7 +96,7 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
             return job.out
         for part, steps in plan.items():
             _train(job, part, steps, tell, report)
-        _finish(job, plan, tell, report)
+        finish(job, plan, tell, report)
     return job.out
 
 
@@ -222,7 +111,7 @@ def _launched(job: TuneJob, tell: Tell, report: Progress) -> Path:
     for part, steps in plan.items():
         _train(job, part, steps, tell if is_main else lambda text: None, report)
     if is_main:
-        _finish(job, plan, tell, report)
+        finish(job, plan, tell, report)
     return job.out
 
 
@@ -263,7 +152,9 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
     if found.faults:
         n = len(found.faults)
         raise DataError(f"{job.folder} has {n} fault{'s' * (n > 1)}; mend or remove the files named.")
-    base, pairs, shards = _Base.of(job.base), job.work / "pairs", job.work / "shards"
+    base, pairs, shards = Base.of(job.base), job.work / "pairs", job.work / "shards"
+    with atomic_path(job.work / FOUND_FILE, force=True) as temporary:
+        temporary.write_text(str(found), encoding="utf-8")
     _announce(job, base, found, tell)
     config = job.recipe.tune
     splits = in_splits(found, config.validation_share)
@@ -293,7 +184,7 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
     return made
 
 
-def _announce(job: TuneJob, base: _Base, found: Found, tell: Tell) -> None:
+def _announce(job: TuneJob, base: Base, found: Found, tell: Tell) -> None:
     """Say what was found, what will be done, and what it takes."""
     tell(f"Found in {job.folder}: {found}.")
     kinds = found.kinds()
@@ -348,7 +239,7 @@ def _planned(job: TuneJob, pairs: list[Pair], begun: float, tell: Tell) -> dict[
     path = job.work / PLAN_FILE
     if path.exists():
         return dict(read_json(path))
-    base, counts = _Base.of(job.base), {part: _usable(pairs, part) for part in job.recipe.tune.parts}
+    base, counts = Base.of(job.base), {part: _usable(pairs, part) for part in job.recipe.tune.parts}
     parts = [part for part, n in counts.items() if base.has(part) and min(n["train"], n["validation"]) >= 1]
     if not parts:
         raise DataError(
@@ -414,7 +305,7 @@ def _run_loop(
 ) -> None:
     """Train a part for some steps in a folder."""
     counts = _usable(read_pairs(job.work / "pairs"), part)
-    base, tuned, own = _Base.of(job.base), job.recipe.tune, job.recipe.training
+    base, tuned, own = Base.of(job.base), job.recipe.tune, job.recipe.training
     training = replace(
         own,
         batch_size=min(own.batch_size, counts["train"]),
@@ -478,7 +369,7 @@ def _put_sketch(job: TuneJob, folder: Path) -> None:
     holder.sketch = Sketch.from_pretrained(job.base / SKETCH_FOLDER)
     alone = job.work / "sketch" / "alone"
     write_adapter(
-        alone, _adapter_config(job, ["sketch"]), read_weights(job.work / "sketch" / "sketch.safetensors")
+        alone, adapter_config(job, ["sketch"]), read_weights(job.work / "sketch" / "sketch.safetensors")
     )
     apply_adapters(holder, job.base, [read_adapter(alone)])
     holder.sketch.save_pretrained(folder)
@@ -492,132 +383,5 @@ def _train(job: TuneJob, part: str, steps: int, tell: Tell, report: Progress) ->
     _run_loop(job, part, steps, place, partial(report, part))
     if os.environ.get("RANK", "0") == "0":
         curve = loss_curve(place / LOG_FILE)
-        tell(_told_of(part, curve))
+        tell(told_of(part, curve))
         (place / "done").touch()
-
-
-def loss_curve(log: Path) -> list[tuple[int, float]]:
-    """Steps and held-out losses of a run's log."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [(line["step"], line["validation_true"]) for line in lines if "validation_true" in line]
-
-
-def _told_of(part: str, curve: list[tuple[int, float]]) -> str:
-    """How a part's held-out loss went, in a sentence."""
-    best_step, best = min(curve, key=lambda point: point[1])
-    first = "of the base" if curve[0][0] == 0 else f"at step {curve[0][0]}"
-    text = f"{part}: held-out loss {curve[0][1]:.4f} {first}, lowest {best:.4f} at step {best_step}"
-    if best_step < curve[-1][0]:
-        text += (
-            f"; it turned after that, so training ended at step {curve[-1][0]} and step {best_step} is kept"
-        )
-    return text + "."
-
-
-# --- what comes out ------------------------------------------------------------------------------------------
-
-
-def _adapter_config(job: TuneJob, parts: list[str]) -> AdapterConfig:
-    own = job.recipe.tune
-    stated = {part: TunedPart(file_digest(job.base / PARTS[part]), own.rank, own.alpha) for part in parts}
-    return AdapterConfig(_Base.of(job.base).model.name, stated, str(inspect_folder(job.folder)), job.licence)
-
-
-def _finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) -> None:
-    """Write the adapter, or with all weights the model, then the page, the figures and the card."""
-    from silent2music.evaluation.before_after import Comparison, compare, page, sentences
-
-    if job.full:
-        with atomic_folder(job.out / "model") as temporary:
-            shutil.copytree(job.base, temporary, dirs_exist_ok=True)
-            for part in plan:
-                _copy_part(job.work / part, part, temporary)
-    else:
-        tensors: dict[str, Any] = {}
-        for part in plan:
-            tensors |= read_weights(job.work / part / f"{part}.safetensors")
-        write_adapter(job.out, _adapter_config(job, list(plan)), tensors)
-    comparison = Comparison(
-        base=job.base,
-        adapter=None if job.full else job.out,
-        tuned=job.out / "model" if job.full else job.base,
-        pairs=job.work / "pairs",
-        rooms=job.rooms,
-        n=job.recipe.tune.n_compared,
-        seed=job.seed,
-        soundfonts=job.recipe.data.soundfont,
-        n_followed=job.recipe.tune.n_followed,
-    )
-    figures, pieces = compare(comparison, report)
-    curves = {part: loss_curve(job.work / part / LOG_FILE) for part in plan}
-    figures |= {
-        "base": _Base.of(job.base).model.name,
-        "data": str(inspect_folder(job.folder)),
-        "licence": job.licence,
-        "steps": dict(plan),
-        "held_out_loss": {part: [list(point) for point in curve] for part, curve in curves.items()},
-        "losses": [_told_of(part, curve) for part, curve in curves.items()],
-    }
-    lines = [*figures["losses"], *sentences(figures)]
-    for line in sentences(figures):
-        tell(line)
-    _write(job.out / "README.md", card(job, figures, lines))
-    _write(job.out / PAGE_FILE, page(figures, pieces, lines))
-    # The last: it says that all is there.
-    _write(job.out / REPORT_FILE, json.dumps(figures, indent=2) + "\n")
-    if not job.full:
-        size = (job.out / ADAPTER_FILE).stat().st_size
-        tell(
-            f"{job.out}: an adapter of {size / 2**20:.2f} MiB; hear what it changed in {job.out / PAGE_FILE}."
-        )
-
-
-def _copy_part(place: Path, part: str, folder: Path) -> None:
-    """A part as it was trained with all weights, to its place in a model folder."""
-    if part == "decoder":
-        shutil.copy(place / WHOLE[part] / WEIGHTS_FILE, folder / WEIGHTS_FILE)
-    else:
-        shutil.copytree(place / WHOLE[part], folder / part, dirs_exist_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path, force=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def card(job: TuneJob, figures: Mapping[str, Any], lines: list[str]) -> str:
-    """The text of an adapter's `README.md`: base, data, licence as stated, figures, and how to use it."""
-    name = job.out.resolve().name
-    return "\n".join(
-        [
-            "---", "library_name: silent2music", "tags: [music-generation, audio, lora]",
-            *([f"license: {json.dumps(job.licence)}"] if job.licence != "not stated" else []), "---", "",
-            f"# {name}", "",
-            f"An adapter of the silent2music model '{figures['base']}': `s2m infer room.wav --adapter {name}`.",
-            "`adapter.json` names the base's weights by checksum; another base is refused.", "",
-            "## Data", "", f"{figures['data']}. Licence, as stated by its owner: {job.licence}.", "",
-            "## What it changed", "", *(f"- {line}" for line in lines), "",
-            f"`{PAGE_FILE}` has the same rooms by base and tuned model, and `{REPORT_FILE}` all figures.", "",
-        ]
-    )  # fmt: skip
-
-
-SHARED = (ADAPTER_CONFIG, ADAPTER_FILE, "README.md", REPORT_FILE, PAGE_FILE)
-"""What of an adapter's folder is passed on."""
-
-
-def push_adapter(folder: Path, repo_id: str, **options: Any) -> str:
-    """Upload an adapter with card and page, and nothing of its data, to the Hugging Face hub; returns its address.
-
-    Args:
-        folder: written by `tune`.
-        repo_id: `owner/name`, created if it is not there.
-        options: as `huggingface_hub.upload_folder` takes them.
-
-    Raises:
-        CheckpointError: if the folder holds no adapter.
-    """
-    read_adapter(folder)
-    hub = require("huggingface_hub", "hub")
-    hub.create_repo(repo_id, exist_ok=True, token=options.get("token"))
-    return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(SHARED), **options))
