@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -196,6 +198,24 @@ def test_merged_weights_play_as_the_adapter_does_and_records_name_it(
     code, _, refusal = s2m(*common)
     assert code == 1
     assert "exists already" in refusal
+
+
+def test_what_is_uploaded_holds_none_of_the_data(adapter, tmp_path, monkeypatch):
+    from silent2music.training.tuned import push_adapter
+
+    asked: dict[str, dict] = {}
+    hub = SimpleNamespace(
+        create_repo=lambda repo, **options: asked.update(created=options | {"repo": repo}),
+        upload_folder=lambda **options: asked.update(sent=options) or "https://example.org/mine",
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert push_adapter(adapter, "me/mine", token="t") == "https://example.org/mine"
+    assert asked["created"] == {"repo": "me/mine", "exist_ok": True, "token": "t"}
+    sent = set(asked["sent"]["allow_patterns"])
+    assert {"adapter.json", "adapter.safetensors", "README.md"} <= sent
+    assert not any("work" in pattern or "*" in pattern for pattern in sent)
+    with pytest.raises(CheckpointError, match=r"is no adapter of this version"):
+        push_adapter(tmp_path, "me/mine")
 
 
 def test_names_on_the_command_line_are_read_in_order(adapter):

@@ -133,6 +133,12 @@ def test_faults_are_listed_and_end_the_run(tmp_path, model_folder, s2m):
     found = inspect_folder(tmp_path / "mine")
     assert len(found.faults) == 3
     assert any("loud.room.wav has" in fault and "near-silent" in fault for fault in found.faults)
+    if find_spec("peft") is not None:
+        code, listed, said = s2m("tune", tmp_path / "mine", "-o", tmp_path / "out", "--model", model_folder)
+        assert code == 1
+        assert listed.splitlines() == list(found.faults)
+        assert said == f"{tmp_path / 'mine'} has 3 faults; mend or remove the files named.\n"
+        assert not (tmp_path / "out" / "adapter.json").exists()
     with pytest.raises(DataError, match="is no folder"):
         inspect_folder(tmp_path / "nowhere")
     (tmp_path / "bare").mkdir()

@@ -185,7 +185,7 @@ def _play(job: Comparison, model: Silent2Music, room: Room, seed: int, render_to
     tuned = set() if job.adapter is None else set(read_adapter(job.adapter).config.parts)
     if model.composer is None or "decoder" in tuned:
         piece = model.generate(room.sound, seed=seed)
-        score = None if model.composer is None else model.compose(room.sound, seed=seed)
+        score = model.compose(room.sound, seed=seed) if model.composer and "composer" in tuned else None
         return Made(score, Waveform(piece.samples, piece.sample_rate), True)
     score = model.compose(room.sound, seed=seed)
     fonts = [Path(name) for name in job.soundfonts if Path(name).is_file()]

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from silent2music.factory.own_folder import (
 from silent2music.files import atomic_folder, atomic_path, claimed, read_json
 from silent2music.processes import Progress
 from silent2music.signals import CONTROLS
-from silent2music.training.adapting import AllWeights, LowRank, import_peft
+from silent2music.training.adapting import AllWeights, LowRank
 from silent2music.training.learner import Fitting
 from silent2music.training.running import LOG_FILE
 from silent2music.training.state import STATE_FILE
@@ -78,7 +79,10 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
         CheckpointError: if `out` was begun with other settings.
         S2MError: if another command writes to `out`.
     """
-    import_peft()
+    if (
+        find_spec("peft") is None
+    ):  # importing it takes seconds, and what is wrong with the folder is told before
+        require("peft", "tune")
     require("pyarrow", "train")
     require("mir_eval", "eval")
     report = progress or (lambda stage, done, total: None)
