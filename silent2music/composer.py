@@ -65,6 +65,10 @@ LIMIT_QUANTILE = 0.999
 have their limits."""
 
 
+LIMITS = ("known_symbols", "known_pitches", "longest", "polyphony", "repeats")
+"""Buffers of a composer that hold the limits of sampling."""
+
+
 @dataclass(frozen=True)
 class Pages:
     """A batch of stretches of scores, as the composer is trained on them.
@@ -329,11 +333,16 @@ class Composer(nn.Module):
         self.register_buffer("polyphony", torch.tensor(255, dtype=torch.uint8))
         self.register_buffer("repeats", torch.tensor(255, dtype=torch.uint8))
 
-    def set_limits(self, scores: Sequence[Score]) -> None:
+    def set_limits(self, scores: Sequence[Score], widen: bool = False) -> None:
         """Set the limits of `composing.CONSTRAINTS` from training scores.
 
         Pitches, as they sound, are all between an instrument's lowest and highest; of drums those that there are.
+
+        Args:
+            scores: all that is to be allowed.
+            widen: allow what was allowed before, too.
         """
+        before = {name: getattr(self, name).clone() for name in LIMITS} if widen else {}
         rate = self.config.ambient.frame_rate
         counts = torch.zeros(N_SYMBOLS, 128, dtype=torch.int64)
         sounding, runs = [np.zeros(1, np.int64)], [np.ones(1, np.int64)]
@@ -362,6 +371,9 @@ class Composer(nn.Module):
         self.known_symbols.copy_(known.any(dim=1) | (torch.arange(N_SYMBOLS) < FIRST_PART))
         for limit, found in ((self.polyphony, sounding), (self.repeats, runs)):
             limit.fill_(min(255, round(float(np.quantile(np.concatenate(found), LIMIT_QUANTILE))) + 1))
+        for name, limit in before.items():
+            own = getattr(self, name)
+            own.copy_(torch.maximum(own, limit))
 
     # ---- the transformer ----
 

@@ -486,6 +486,9 @@ class TrainingConfig:
 
     `control_dropout` gives the conditioning dropout of a control or of a group, as a share of the rows, where it differs
     from `signals.CONTROLS` and `signals.GROUP_DROPOUT`; `sketch_dropout` is that of the decoder's sketch.
+
+    With a `patience` above 0 the weights of the lowest held-out loss are kept, and the run ends when that many
+    validations in a row have not lowered it.
     """
 
     batch_size: int = 16
@@ -506,6 +509,7 @@ class TrainingConfig:
     validate_every: int = 500
     checkpoint_minutes: float = 5.0
     n_validation_pairs: int = 64
+    patience: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -646,6 +650,57 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """Fine-tuning of a model on a user's folder.
+
+    Attributes:
+        rank, alpha: of the low-rank changes, which count `alpha / rank` times; dropout: on their input.
+        targets: by part of the model, a regular expression for each of the layers that change.
+        parts: which parts are tuned, of those that the base has and the material serves.
+        learning_rate: by part.
+        seconds: length of a pair; pairs_per_minute: how many are made at most for a minute of the whole run.
+        rooms_per_piece: rooms made for each stretch of music that comes without one.
+        validation_share: of the sources, if no split is given.
+        max_steps: of each part; fewer if the time does not suffice.
+        n_compared: pieces made by base and tuned model for the page; n_followed: further rooms for following.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: dict[str, str] = field(
+        default_factory=lambda: {
+            "composer": (
+                r"blocks\.\d+\.(qkv|out|gate_up|down)|state|to_\w+|writer\.\d+\.(gate_up|down)|"
+                r"heads\.\w+|habits\.\w+"
+            ),
+            "sketch": r"notes\.(features|mix\.1)|levels|enter|layers\.\d+\.(widen|narrow)|leave",
+            "decoder": r"blocks\.\d+\.(qkv|out|gate_up|down)",
+        }
+    )
+    parts: tuple[str, ...] = ("composer", "sketch", "decoder")
+    learning_rate: dict[str, float] = field(
+        default_factory=lambda: {"composer": 2e-3, "sketch": 1e-3, "decoder": 1e-3}
+    )
+    seconds: float = 20.0
+    pairs_per_minute: float = 5.0
+    rooms_per_piece: int = 2
+    validation_share: float = 0.2
+    max_steps: int = 3000
+    n_compared: int = 16
+    n_followed: int = 24
+
+    def __post_init__(self) -> None:
+        _check_bounds(
+            self, "tune.", rank=(1, 256), alpha=(0, 1024), seconds=(2, 120), rooms_per_piece=(1, 64),
+            max_steps=(1, MOST), n_compared=(2, 1024), n_followed=(1, 1024),
+        )  # fmt: skip
+        for name in self.parts:
+            if name not in self.targets or name not in self.learning_rate:
+                raise ConfigError(f"tune.parts names '{name}'; expected some of {', '.join(self.targets)}.")
+
+
+@dataclass(frozen=True)
 class AmbienceConfig:
     """Loops and layers for a game engine; the values of `recipes/vr`.
 
@@ -744,6 +799,7 @@ class RecipeConfig:
     composer: ComposerConfig = field(default_factory=ComposerConfig)
     sketch: SketchConfig = field(default_factory=SketchConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tune: TuneConfig = field(default_factory=TuneConfig)
     ambience: AmbienceConfig = field(default_factory=AmbienceConfig)
 
 

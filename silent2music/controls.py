@@ -249,8 +249,8 @@ class Controls:
     def programs(self) -> FloatArray | None:
         """`[129]` 1 for programs, and drums, that may play; None for all."""
         names = self.instruments or tuple(STYLES[self.style][0].split(", ") if self.style else ())
-        wanted, barred = (_programs(some) for some in (names, self.without))
-        if both := _programs(self.instruments) & barred if self.instruments else set():
+        wanted, barred = (programs_of(some) for some in (names, self.without))
+        if both := programs_of(self.instruments) & barred if self.instruments else set():
             raise ConfigError(
                 f"The instruments have {INSTRUMENT_NAMES[min(both)]} and so has without; leave out one."
             )
@@ -445,7 +445,7 @@ def parse_chord(text: str) -> tuple[int | None, tuple[int, ...]]:
     return root, tuple((root + step) % 12 for step in QUALITIES[match[2]])
 
 
-def _programs(names: Iterable[str]) -> set[int]:
+def programs_of(names: Iterable[str]) -> set[int]:
     """The programs of instruments in words, drums being 128."""
     found: set[int] = set()
     lowered = [name.lower() for name in INSTRUMENT_NAMES]

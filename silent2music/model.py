@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.adapters import apply_adapters, read_adapters
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.bundled_codec import BundledCodec
@@ -1079,7 +1080,11 @@ class Silent2Music(nn.Module):
 
 
 def load(
-    name: Path | str | None = None, device: str = "cpu", download: bool = False, **options: Any
+    name: Path | str | None = None,
+    device: str = "cpu",
+    download: bool = False,
+    adapters: Sequence[Path | str] = (),
+    **options: Any,
 ) -> Silent2Music:
     """Load a model, ready to generate.
 
@@ -1087,12 +1092,16 @@ def load(
         name: a model folder, or with `download` a name on the Hugging Face hub; the model that ships by default.
         device: as torch names it.
         download: ask the hub if there is no such folder; without it no socket is opened.
+        adapters: folders that `s2m tune` wrote, each maybe with its strength, as in "lofi=0.5".
         options: as for `Silent2Music.from_pretrained`.
 
     Raises:
         CheckpointError: if there is none, or a file of it is missing or does not fit.
     """
-    return Silent2Music.from_pretrained(name or default_model(), download, **options).to(device)
+    folder = find_folder(name or default_model(), "model", download, **options)
+    model = Silent2Music.from_pretrained(folder)
+    apply_adapters(model, folder, read_adapters(adapters, download))
+    return model.to(device)
 
 
 def read_sketch(folder: Path) -> Sketch | None:

@@ -10,6 +10,9 @@ import contextlib
 import json
 import shlex
 import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +119,20 @@ crop_seconds = 1.0
 max_steps = 2
 validate_every = 2
 n_validation_pairs = 2
+"""
+
+LOFI = """
+[tune]
+parts = ["composer"]
+rank = 8
+seconds = 4.0
+max_steps = 3
+n_compared = 2
+n_followed = 2
+
+[training]
+batch_size = 2
+crop_seconds = 2.0
 """
 
 PRESET = """
@@ -349,6 +366,35 @@ def test_infer(desk: Desk, model: Path) -> None:
     assert wav[:4] == b"RIFF" and len(wav) > 3 * 2 * 2 * 48_000
     desk.drive("infer room.wav --of room.music.wav --redo 0.5:1.2 -o other.wav --model run/model")
     assert json.loads((desk.folder / "other.json").read_text(encoding="utf-8"))["redone"][0]["end"] == 1.2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
+def test_the_example_is_tuned_heard_and_merged(desk: Desk) -> None:
+    """The recipe `lofi-muted` as its README has it, with few and short pieces."""
+    script = Path(__file__).parent.parent / "recipes" / "lofi-muted" / "make.py"
+    words = [script, "--out", desk.folder / "lofi", "--pieces", 4, "--seconds", 12]
+    subprocess.run([sys.executable, *map(str, words)], check=True)
+    make_sketched(desk.folder / "tunable", make_codec(desk.folder))
+    (desk.folder / "lofi-muted").mkdir()
+    (desk.folder / "lofi-muted" / "recipe.toml").write_text(LOFI, encoding="utf-8")
+    desk.drive(
+        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --prepare --model tunable"
+    )
+    said = desk.drive(
+        "tune lofi -o mylofi --recipe lofi-muted --minutes 10 --licence CC0-1.0 --model tunable"
+    ).decode()
+    assert "To be tuned: composer of 'tiny' (low-rank changes, rank 8)." in said
+    assert "mylofi: an adapter of 0." in said
+    assert (desk.folder / "mylofi" / "before-after.html").stat().st_size > 10_000
+    desk.drive("infer room.wav -o tuned.wav --adapter mylofi --model tunable")
+    desk.drive("infer room.wav -o half.wav --adapter mylofi=0.7 --adapter mylofi=0.3 --model tunable")
+    desk.drive("compose room.wav --adapter mylofi -o tuned.mid --model tunable")
+    desk.drive("merge mylofi -o merged --model tunable")
+    desk.drive("infer room.wav -o merged.wav --model merged")
+    # Two shares of one adapter are the whole of it.
+    tuned, half = (audio.read(desk.folder / f"{name}.wav").samples for name in ("tuned", "half"))
+    assert np.abs(tuned - half).max() < 1e-3
 
 
 def test_score_clip(desk: Desk, model: Path) -> None:

@@ -25,6 +25,7 @@ from silent2music.score import Part, Score, write_midi
 from silent2music.training import learner
 from silent2music.training.composer import train_composer
 from silent2music.training.recipe import train_recipe
+from silent2music.weights import as_stored
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.0)
 SECONDS = 3.0
@@ -72,6 +73,31 @@ def shards(tmp_path_factory, codec_folder):
     write_pairs(folder, pairs)
     prepare(folder, folder / "shards", load_codec(codec_folder), AMBIENT)
     return folder / "shards"
+
+
+def test_where_the_held_out_loss_turns_the_best_weights_are_kept(shards, tmp_path, monkeypatch) -> None:
+    """Of losses 5, 4, 3, 6, 6 and patience 2, the run ends at step 4 with the weights of step 2."""
+    losses = [5.0, 4.0, 3.0, 6.0, 6.0, 1.0]
+
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def contrast(self, average, batch):
+        seen.append({name: value.clone() for name, value in average.own_state().items()})
+        return {"true": torch.full((2,), losses[len(seen) - 1])}
+
+    monkeypatch.setattr("silent2music.training.composer._Composing.contrast", contrast)
+    recipe = with_training(max_steps=20, validate_every=1, patience=2, checkpoint_minutes=0.0)
+    folder = train_composer(recipe, shards, tmp_path / "run")
+    assert len(seen) == 5
+    kept = load_file(folder / "model.safetensors")
+    assert all(torch.equal(kept[name].float(), as_stored(value).float()) for name, value in seen[2].items())
+    assert any(not torch.equal(seen[2][name], seen[4][name]) for name in seen[2])
+    # Resumed after its end, it stays ended.
+    train_composer(recipe, shards, tmp_path / "run", resume=True)
+    assert len(seen) == 5
+    assert all(
+        torch.equal(load_file(folder / "model.safetensors")[name], value) for name, value in kept.items()
+    )
 
 
 def test_events_met_by_notes_are_learned(shards, tmp_path) -> None:

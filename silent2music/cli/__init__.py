@@ -25,6 +25,7 @@ from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, valida
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
 from silent2music.cli.picture import score_clip
 from silent2music.cli.training import run_recipe, train
+from silent2music.cli.tuning import merge, tune
 from silent2music.errors import S2MError, shown
 from silent2music.processes import Interrupted, interruptible
 
@@ -62,6 +63,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ambience": ambience,
     "check-ambience": check_ambience,
     "analyze": analyze,
+    "tune": tune,
+    "merge": merge,
     "train": train,
     "run": run_recipe,
     "validate": validate,

@@ -124,6 +124,14 @@ TopP = Annotated[
     float, typer.Option("--top-p", help="Draw among the likeliest tokens of this total probability.")
 ]
 Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="ADAPTER[=STRENGTH]",
+        help="Add what `s2m tune` made, at a strength of 0 to 2; may be repeated.",
+    ),
+]
 Download = Annotated[
     bool,
     typer.Option(

@@ -15,6 +15,7 @@ import typer
 from silent2music.cli.common import (
     DELIVERY,
     SAMPLING,
+    Adapters,
     Adherence,
     AsJson,
     Certificate,
@@ -171,6 +172,7 @@ def infer(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -209,7 +211,7 @@ def infer(
         raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
     if audition is not None and (stream or file == STDOUT):
         raise typer.BadParameter("--audition plays files; give -o FILE or --out FOLDER")
-    lazy = LazyModel(model, device, download)
+    lazy = LazyModel(model, device, download, adapter or ())
     if stream:
         from silent2music.export.streaming import send
 
@@ -441,6 +443,7 @@ def compose(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -460,7 +463,7 @@ def compose(
         records = write(
             room,
             output or Path(room.stem + ".mid"),
-            LazyModel(model, device),
+            LazyModel(model, device, adapters=adapter or ()),
             composing,
             seconds,
             count,
@@ -522,6 +525,7 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
     seed: Seed = SAMPLING.seed,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
 ) -> None:
@@ -531,7 +535,9 @@ def demo(
 
     with progress_bar() as steps:
         jobs = plan([DEMO_ROOM], seed, output)
-        (made,) = infer_many(jobs, LazyModel(model, device, download), force=True, progress=steps)
+        (made,) = infer_many(
+            jobs, LazyModel(model, device, download, adapter or ()), force=True, progress=steps
+        )
     if made.record is None:
         raise S2MError(made.reason)
     say(f"From {DEMO_ROOM}")
@@ -589,6 +595,7 @@ def perform(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -607,7 +614,10 @@ def perform(
         sampling = SamplingConfig(
             temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
         )
-    reading, performer = reading_of(strict, track, channel), soundfont or LazyModel(model, device, download)
+    reading, performer = (
+        reading_of(strict, track, channel),
+        soundfont or LazyModel(model, device, download, adapter or ()),
+    )
     with progress_bar() as steps:
         record = play(
             tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps, beside
@@ -653,6 +663,7 @@ def ambience(
     true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
     seed: Seed = SAMPLING.seed,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     contact_sheet: Annotated[
@@ -707,7 +718,7 @@ def ambience(
             rooms,
             out,
             config,
-            LazyModel(model, device, download),
+            LazyModel(model, device, download, adapter or ()),
             seed,
             force,
             contact_sheet,

@@ -10,6 +10,7 @@ import typer
 from silent2music.cli.common import (
     DELIVERY,
     SAMPLING,
+    Adapters,
     AsJson,
     Certificate,
     Channel,
@@ -88,6 +89,7 @@ def score_clip(
     track: Track = 1,
     channel: Channel = None,
     model: Model = None,
+    adapter: Adapters = None,
     device: Device = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -115,7 +117,16 @@ def score_clip(
             beside=Beside(signing=signing_of(sign, certificate)),
         )
     with progress_bar() as steps:
-        record = score(clip, output, LazyModel(model, device, download), request, settings, wav, force, steps)
+        record = score(
+            clip,
+            output,
+            LazyModel(model, device, download, adapter or ()),
+            request,
+            settings,
+            wav,
+            force,
+            steps,
+        )
     if as_json:
         print_json(record)
     else:

@@ -368,6 +368,7 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
             all(record["settings"][name] == value for name, value in wanted.items())
             and record["input"]["sha256"] == provenance.sha256(job.room)
             and record["model"]["sha256"] == model.sha256
+            and record["model"].get("adapters", []) == model.adapters_described()
             and record["settings"].get("beside") == wanted.get("beside")
             and ("score" in record) == model.composes
             and all(

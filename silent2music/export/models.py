@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +26,11 @@ from silent2music.controls import Controls
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.export.beside import Beside
 from silent2music.export.provenance import sha256
+from silent2music.files import atomic_folder
 from silent2music.hub import find_folder
 
 if TYPE_CHECKING:
+    from silent2music.adapters import Adapter
     from silent2music.model import Blend, Silent2Music
 
 
@@ -86,12 +88,19 @@ class LazyModel:
         folder: a model folder, by default the one that ships.
         device: `cpu`, `cuda` or `mps`, by default CUDA if there is one, else the CPU.
         download: ask the Hugging Face hub if there is no such folder.
+        adapters: what is added to it, as `adapters.parse_adapter` takes it.
 
     Raises:
-        CheckpointError: if the folder is none.
+        CheckpointError: if the folder is none, or an adapter cannot be read.
     """
 
-    def __init__(self, folder: Path | None = None, device: str | None = None, download: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        device: str | None = None,
+        download: bool = False,
+        adapters: Sequence[str] = (),
+    ) -> None:
         self.folder = find_folder(folder, "model", download) if folder else default_model()
         self._device = device
         for name in ("config.json", "model.safetensors"):
@@ -100,6 +109,11 @@ class LazyModel:
                     f"{self.folder} is no model folder: it has no {name}; expected config.json, "
                     "model.safetensors and a codec."
                 )
+        self.adapters: tuple[Adapter, ...] = ()
+        if adapters:
+            from silent2music.adapters import read_adapters
+
+            self.adapters = read_adapters(adapters, download)
 
     @cached_property
     def sha256(self) -> str:
@@ -153,16 +167,56 @@ class LazyModel:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         from silent2music.model import Silent2Music
 
-        return Silent2Music.from_pretrained(self.folder).to(self.device)
+        model = Silent2Music.from_pretrained(self.folder)
+        if self.adapters:
+            from silent2music.adapters import apply_adapters
+
+            apply_adapters(model, self.folder, self.adapters)
+        return model.to(self.device)
+
+    def adapters_described(self) -> list[dict[str, Any]]:
+        """What a record says of the adapters."""
+        return [adapter.described() for adapter in self.adapters]
 
     def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:
         """Sampling by a seed, with the model's own strengths where none were asked for."""
         return dataclasses.replace(sampling.resolved(self.config), seed=seed)
 
-    def described(self) -> dict[str, str]:
+    def described(self) -> dict[str, Any]:
         """What a record says of the model."""
         return {
             "name": self.model.config.name,
             "sha256": self.sha256,
             "codec_checksum": self.model.codec_checksum,
+            **({"adapters": self.adapters_described()} if self.adapters else {}),
         }
+
+
+def merge_adapters(base: Path, adapters: Sequence[Adapter], out: Path) -> None:
+    """Write a model folder with adapters added to its weights; its card says which.
+
+    Args:
+        base: model folder that the adapters were tuned from.
+        adapters: from `adapters.read_adapters`.
+        out: the new folder, which must not be there.
+
+    Raises:
+        CheckpointError: if an adapter does not belong to the base, or there is such a folder.
+    """
+    from silent2music.adapters import apply_adapters
+    from silent2music.model import Silent2Music
+
+    if out.exists():
+        raise CheckpointError(f"{out} exists already; choose another folder.")
+    model = Silent2Music.from_pretrained(base)
+    apply_adapters(model, base, adapters)
+    with atomic_folder(out) as temporary:
+        model.save_pretrained(temporary)
+        lines = [
+            f"- {one['name']} at {one['strength']:g}: {adapter.config.data or 'data not stated'}, licence "
+            f"{adapter.config.licence} (sha256 {one['sha256'][:12]})"
+            for adapter in adapters
+            for one in [adapter.described()]
+        ]
+        text = f"# {out.name}\n\nThe silent2music model '{model.config.name}' with these adapters merged:\n\n"
+        (temporary / "README.md").write_text(text + "\n".join(lines) + "\n", encoding="utf-8")

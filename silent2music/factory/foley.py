@@ -273,6 +273,29 @@ def scatter(draft: SceneDraft, gap_seconds: Range, above_db: Range) -> None:
         time += 0.25 + float(rng.exponential(gap))
 
 
+def strike(
+    draft: SceneDraft, times: DoubleArray, strengths: DoubleArray, above_db: Range, gap_seconds: Range
+) -> None:
+    """Put one-shots on given times, louder where these are stronger, and at least a drawn gap apart.
+
+    Args:
+        draft: gets the events.
+        times, strengths: `[n]` seconds, ascending, and 0 to 1.
+        above_db: range of the strongest events' loudest 10 ms over the background.
+        gap_seconds: range of the gap.
+    """
+    if not draft.library.find(draft.kind, EVENT):
+        return
+    rng = draft.rng
+    gap, above = float(rng.uniform(*gap_seconds)), float(rng.uniform(*above_db))
+    shots, last = _one_shots(draft), -np.inf
+    for number, (time, strength) in enumerate(zip(times, strengths, strict=True)):
+        if time - last >= gap:
+            quieter = 9.0 * (1.0 - float(np.clip(strength, 0.0, 1.0)))
+            _hit(draft, shots[number % len(shots)], float(time), above - quieter, above)
+            last = float(time)
+
+
 def _pulse(
     rng: np.random.Generator, start: float, end: float, bpm: float, is_steady: bool, is_regular: bool
 ) -> list[float]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from silent2music.acoustics import AcousticProfile, analyze
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, db_to_gain, rms_dbfs
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
@@ -38,6 +38,7 @@ from silent2music.factory.foley import (
     noisy_place,
     quiet_room,
     scatter,
+    strike,
     swell,
     swelling,
     take_notes,
@@ -192,6 +193,46 @@ def leak_scene(
     return _record(draft, levels, level_dbfs=rms_dbfs(draft.background[None] + leaked[None]))
 
 
+def met_scene(
+    arrangement: Arrangement,
+    onset_seconds: DoubleArray,
+    strengths: DoubleArray,
+    library: Library,
+    rng: np.random.Generator,
+    levels: Levels = DEFAULT_LEVELS,
+) -> Scene:
+    """Steps, ticks or knocks on some of the music's own onsets, in a room tone that follows its loudness.
+
+    Args:
+        arrangement: of the music; its beats and its loudness count, and it may be without notes.
+        onset_seconds: `[n]` moments at which notes begin, ascending.
+        strengths: `[n]` 0 to 1.
+        library: of the split; without one-shots nothing but the room tone is left.
+        rng: decides everything.
+        levels: range of levels and strength of the recording chain.
+    """
+    draft = SceneDraft("steps", library, rng, arrangement.seconds)
+    quiet_room(draft)
+    draft.background *= _gain_of(arrangement, draft.n_samples, slope=0.8)
+    draft.room = library.pick_room(rng, 0.2, 1.2)
+    strike(draft, onset_seconds, strengths, above_db=(14, 28), gap_seconds=(0.2, 0.9))
+    draft.beat_seconds = [float(t) for t in arrangement.beat_seconds]
+    draft.boundary_seconds = [float(t) for t in arrangement.boundary_seconds]
+    return _record(draft, levels)
+
+
+def recorded_scene(audio: Waveform, credit: Credit, kind: str = "field") -> Scene:
+    """A near-silent recording as it is, at its own level; its truth is what `acoustics` hears in it.
+
+    Args:
+        audio: any rate and channels.
+        credit: of the recording.
+        kind: of the scene.
+    """
+    audio = audio.mono().resampled(SAMPLE_RATE)
+    return _as_heard(audio, (credit,), kind)
+
+
 def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
     """Ground truth before there is a scene, for kinds that are made from the music: an energy curve alone.
 
@@ -336,12 +377,19 @@ def field(library: Library, rng: np.random.Generator, seconds: float, levels: Le
     samples = quantised(
         np.clip(samples * np.float32(db_to_gain(target_dbfs) / rms(samples)), -0.99, 0.99), rng
     )
-    audio = Waveform(samples[None], SAMPLE_RATE)
-    profile = analyze(audio)
+    credits = {clip.credit for clip in used}
+    return _as_heard(
+        Waveform(samples[None], SAMPLE_RATE), tuple(sorted(credits, key=lambda credit: credit.path))
+    )
+
+
+def _as_heard(audio: Waveform, sources: tuple[Credit, ...], kind: str = "field") -> Scene:
+    """A scene of mono audio at `SAMPLE_RATE`, with what is heard in it as its truth."""
+    profile, samples = analyze(audio), audio.samples[0]
     strengths = np.array([event.strength_db for event in profile.events]) / LOUDEST_EVENT_DB
     truth = SceneTruth(
-        kind="field",
-        seconds=seconds,
+        kind=kind,
+        seconds=audio.seconds,
         energy_db=measured_energy_db(samples),
         event_seconds=np.array([event.seconds for event in profile.events]),
         event_strengths=np.clip(strengths, 0.05, 1.0),
@@ -350,7 +398,6 @@ def field(library: Library, rng: np.random.Generator, seconds: float, levels: Le
         rt60_seconds=profile.rt60_seconds,
         level_dbfs=rms_dbfs(samples[None]),
     )
-    sources = tuple(sorted({clip.credit for clip in used}, key=lambda credit: credit.path))
     return Scene(audio, truth, sources, None, profile)
 
 

@@ -163,6 +163,8 @@ def take_correction(codec: TrainableCodec, folder: Path) -> None:
 class _TrainedCodec:
     """A codec in training, as `running.Trained`."""
 
+    turned = False  # a codec is trained for as long as it was asked to be
+
     def __init__(
         self,
         accelerator: Any,

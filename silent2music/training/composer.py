@@ -14,8 +14,16 @@ from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, Tr
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
+from silent2music.processes import StepProgress
 from silent2music.signals import CONTROLS, STEER, draw_kept
-from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
+from silent2music.training.learner import (
+    N_STATISTICS,
+    Fitting,
+    Learner,
+    check_features,
+    check_number,
+    spread,
+)
 from silent2music.training.running import open_run, train_steps
 
 if TYPE_CHECKING:
@@ -29,7 +37,13 @@ SLOWER = {f"embedder.{part}.{name}": 0.3 for part in ("controls", "nulls") for n
 
 
 def train_composer(
-    recipe: RecipeConfig, shards: Path, out: Path, resume: bool = False, start: Path | None = None
+    recipe: RecipeConfig,
+    shards: Path,
+    out: Path,
+    resume: bool = False,
+    start: Path | None = None,
+    fitting: Fitting | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """Train a composer on prepared pairs that have scores; their sound is not needed.
 
@@ -40,6 +54,8 @@ def train_composer(
         resume: go on from the state in `out`.
         start: a composer folder whose weights to start from, with fewer controls maybe, or a model folder whose encoder
             of the room to start from; of the recipe's sizes. Fresh weights without.
+        fitting: what is trained and written in place of all weights; limits of sampling are then widened.
+        progress: see `processes.StepProgress`.
 
     Returns:
         The composer folder, with the averaged weights of the last checkpoint.
@@ -66,15 +82,17 @@ def train_composer(
     folder = out / COMPOSER_FOLDER
     with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
         check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores")
-        composer = _composer_to_train(recipe, dataset, start)
+        composer = _composer_to_train(recipe, dataset, start, fitting)
         task = _Composing(accelerator, config, composer)
         factors = {} if start is None else SLOWER
-        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, factors)
-        train_steps(learner, accelerator, config, out, resume)
+        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, factors, fitting)
+        train_steps(learner, accelerator, config, out, resume, progress)
     return folder
 
 
-def _composer_to_train(recipe: RecipeConfig, dataset: PairDataset, start: Path | None) -> Composer:
+def _composer_to_train(
+    recipe: RecipeConfig, dataset: PairDataset, start: Path | None, fitting: Fitting | None
+) -> Composer:
     """The composer as training begins with it, its statistics and limits measured on the pairs."""
     composer = Composer(replace(recipe.composer, controls=recipe.controls, ambient=recipe.ambient))
     if start is None:
@@ -84,7 +102,10 @@ def _composer_to_train(recipe: RecipeConfig, dataset: PairDataset, start: Path |
         read_embedder(start, composer.embedder)
     else:
         composer.load_weights(start, may_lack=True)
-    composer.set_limits([dataset.score(i) for i in spread(len(dataset), N_LIMITS)])
+    scores = [dataset.score(i) for i in spread(len(dataset), N_LIMITS)]
+    composer.set_limits(scores, widen=fitting is not None)
+    if fitting is not None:
+        fitting.prepare(composer)
     return composer
 
 

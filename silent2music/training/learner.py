@@ -80,6 +80,22 @@ class Task(Protocol):
         ...
 
 
+class Fitting(Protocol):
+    """What of a model is trained and written, where that is not all of it."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Make the model, its weights loaded, ready to be trained."""
+        ...
+
+    def own(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is trained, by name."""
+        ...
+
+    def write(self, model: nn.Module) -> None:
+        """Write what was trained."""
+        ...
+
+
 class Learner:
     """A model in training, as `running.Trained`.
 
@@ -91,6 +107,7 @@ class Learner:
         dataset, validation: the pairs.
         folder: where the averaged weights are written.
         factors: on the learning rate of weights, by what their names begin with.
+        fitting: what is trained and written in place of all weights.
     """
 
     def __init__(
@@ -103,6 +120,7 @@ class Learner:
         validation: PairDataset,
         folder: Path,
         factors: Mapping[str, float] | None = None,
+        fitting: Fitting | None = None,
     ) -> None:
         self.accelerator, self.config, self.folder, self.task = accelerator, config, folder, task
         self.dataset, self.validation = dataset, validation
@@ -123,6 +141,13 @@ class Learner:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.plain: Any = accelerator.unwrap_model(self.model, keep_torch_compile=False)
         self.average: Any = deepcopy(self.plain).requires_grad_(False).eval()
+        self.fitting = fitting
+        # Of the validation of the lowest loss: that loss, the step, and how many have come after it.
+        self.watch = torch.tensor([float("inf"), 0.0, 0.0])
+        self.n_steps = 0
+        self.best = (
+            {name: x.clone() for name, x in self._own(self.average).items()} if config.patience else {}
+        )
 
     def update(self, step: int) -> dict[str, float]:
         """One optimizer step over all its micro-batches."""
@@ -145,6 +170,7 @@ class Learner:
                 share = value.detach().cpu() / config.gradient_accumulation
                 total[name] = total[name] + share if name in total else share
         update_ema(self.average, self.plain, step, config.ema_decay)
+        self.n_steps = step + 1
         return {name: float(value) for name, value in total.items()} | {"rate": rate}
 
     def _batch(self, index: int) -> Batch:
@@ -169,13 +195,51 @@ class Learner:
                 contrast = self.task.contrast(self.average, batch)
             for name, values in contrast.items():
                 found.setdefault(name, []).append(values.cpu())
-        return {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
+        figures = {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}
+        if self.config.patience:
+            self._watch(figures["validation_true"])
+            figures["validation_best"] = float(self.watch[0])
+        return figures
+
+    def _watch(self, loss: float) -> None:
+        """Keep the averaged weights if no validation had a lower loss."""
+        if loss < float(self.watch[0]):
+            self.watch.copy_(torch.tensor([loss, self.n_steps, 0.0]))
+            for name, value in self._own(self.average).items():
+                self.best[name].copy_(value)
+        else:
+            self.watch[2] += 1
+
+    @property
+    def turned(self) -> bool:
+        """Whether as many validations as are waited for have not lowered the loss."""
+        return 0 < self.config.patience <= float(self.watch[2])
+
+    def _own(self, model: Any) -> dict[str, Tensor]:
+        """What is trained of a model."""
+        if self.fitting is None:
+            return dict(model.own_state())
+        return {name: value.detach() for name, value in self.fitting.own(model).items()}
 
     def state(self) -> tuple[Parts, Optimizers]:
-        """Weights, averaged weights and the optimizer."""
-        parts = {"model": self.plain.own_state(), "average": self.average.own_state()}
+        """Weights, averaged weights and the optimizer, and where the best are kept those with their loss."""
+        parts = {"model": self._own(self.plain), "average": self._own(self.average)}
+        if self.config.patience:
+            parts |= {"best": self.best, "watch": {"figures": self.watch}}
         return parts, {"model": (self.plain, self.optimizer)}
 
+    @torch.no_grad()
     def save(self) -> None:
-        """The averaged weights as a model folder."""
-        self.average.save_pretrained(self.folder)
+        """The averaged weights, of the lowest held-out loss where that is watched, as a model folder or as `fitting` has
+        it."""
+        own = self._own(self.average)
+        latest = {name: value.clone() for name, value in own.items()} if self.config.patience else {}
+        if latest:
+            for name, value in self.best.items():
+                own[name].copy_(value)
+        if self.fitting is None:
+            self.average.save_pretrained(self.folder)
+        else:
+            self.fitting.write(self.average)
+        for name, value in latest.items():
+            own[name].copy_(value)

@@ -23,10 +23,18 @@ from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, Train
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music, Sketched, read_sketch
+from silent2music.processes import StepProgress
 from silent2music.sampling import generate_codes
 from silent2music.signals import ROOM, Signals, draw_kept, members
 from silent2music.sketch import Sketch, SketchNotes
-from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
+from silent2music.training.learner import (
+    N_STATISTICS,
+    Fitting,
+    Learner,
+    check_features,
+    check_number,
+    spread,
+)
 from silent2music.training.running import open_run, train_steps
 
 MODEL_FOLDER = "model"
@@ -45,6 +53,8 @@ def train(
     out: Path,
     resume: bool = False,
     start: Path | None = None,
+    fitting: Fitting | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """Train a model on prepared pairs.
 
@@ -56,6 +66,8 @@ def train(
         resume: go on from the state in `out`.
         start: model folder whose weights to start from, see `Silent2Music.start_from`, and whose sketch the decoder
             learns to follow if it has one; fresh weights and no sketch without.
+        fitting: what is trained and written in place of all weights.
+        progress: see `processes.StepProgress`.
 
     Returns:
         The model folder, with the averaged weights of the last checkpoint.
@@ -106,11 +118,11 @@ def train(
     }
     with open_run(config, out, resume, **options) as accelerator:
         check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs")
-        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start, sketch)
+        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start, sketch, fitting)
         folder = out / MODEL_FOLDER
         task = _Playing(accelerator, config, model, former)
-        learner = Learner(accelerator, config, model, task, dataset, validation, folder, FACTORS)
-        train_steps(learner, accelerator, config, out, resume)
+        learner = Learner(accelerator, config, model, task, dataset, validation, folder, FACTORS, fitting)
+        train_steps(learner, accelerator, config, out, resume, progress)
     return folder
 
 
@@ -121,6 +133,7 @@ def _model_to_train(
     dataset: PairDataset,
     start: Path | None,
     sketch: Sketch | None,
+    fitting: Fitting | None = None,
 ) -> tuple[Silent2Music, Silent2Music | None]:
     """The model as training begins with it, its statistics measured on the pairs, and its opponent in self-play."""
     model = build_model(recipe, codec, n_codebooks, sketch is not None)
@@ -131,6 +144,9 @@ def _model_to_train(
     if start is not None:
         model.start_from(start)
     former = deepcopy(model) if recipe.training.selfplay_weight > 0 else None
+    if fitting is not None:
+        fitting.prepare(model)
+        return model, former
     pieces = [example.codes[0, :n_codebooks] for example in examples]
     model.decoder.set_cell_radii(torch.cat(pieces, dim=1))
     model.decoder.set_rests(pieces)

@@ -20,6 +20,7 @@ import torch
 from silent2music.config import CodecTrainingConfig, TrainingConfig, to_dict
 from silent2music.errors import CheckpointError, ConfigError, S2MError, require
 from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.processes import StepProgress
 from silent2music.training.state import (
     STATE_FILE,
     Optimizers,
@@ -39,7 +40,12 @@ Settings = TrainingConfig | CodecTrainingConfig
 
 
 class Trained(Protocol):
-    """What a run trains."""
+    """What a run trains; `turned` says that what is held out has not been learned better for as long as is waited."""
+
+    @property
+    def turned(self) -> bool:
+        """Whether the run is to end."""
+        ...
 
     def update(self, step: int) -> dict[str, float]:
         """One step of the optimizers; losses and other figures by name."""
@@ -104,9 +110,14 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Itera
 
 
 def train_steps(
-    trained: Trained, accelerator: Accelerator, config: Settings, out: Path, resume: bool
+    trained: Trained,
+    accelerator: Accelerator,
+    config: Settings,
+    out: Path,
+    resume: bool,
+    progress: StepProgress | None = None,
 ) -> None:
-    """Train until `max_steps` or `max_minutes`, whichever is first, with a checkpoint at the end and on the way.
+    """Train until `max_steps`, `max_minutes` or the held-out loss turns, with a checkpoint at the end and on the way.
 
     A run that is resumed after its end is saved again from its state, in case its folder was lost.
 
@@ -114,6 +125,7 @@ def train_steps(
         trained: what is trained.
         accelerator: from `open_run`.
         config, out, resume: as for `open_run`.
+        progress: see `processes.StepProgress`.
 
     Raises:
         CheckpointError: if the run is to be resumed and the state does not fit.
@@ -126,9 +138,11 @@ def train_steps(
     with mock.patch("socket.gethostname", return_value="host"):
         accelerator.init_trackers("tensorboard")
     begun = saved = time.monotonic()
-    done = step >= config.max_steps
+    done = step >= config.max_steps or trained.turned
     if done and accelerator.is_main_process:
         trained.save()
+    if step == 0 and accelerator.is_main_process and isinstance(config, TrainingConfig) and config.patience:
+        _log(accelerator, out, 0, trained.validate())  # what is learned must beat what was there
     while not done:
         torch.manual_seed(config.seed * 1_000_003 + step * 1009 + accelerator.process_index)
         figures = trained.update(step)
@@ -142,12 +156,17 @@ def train_steps(
         now = time.monotonic()
         is_over = config.max_minutes > 0 and _as_main(accelerator, (now - begun) / 60 >= config.max_minutes)
         done = is_over or step >= config.max_steps
-        if not accelerator.is_main_process:
-            continue
-        if step % LOG_EVERY == 0 or done:
+        is_main = accelerator.is_main_process
+        if is_main and (step % LOG_EVERY == 0 or done):
             _log(accelerator, out, step, figures)
         if step % config.validate_every == 0 or done:
-            _log(accelerator, out, step, trained.validate())
+            if is_main:
+                _log(accelerator, out, step, trained.validate())
+            done = done or _as_main(accelerator, trained.turned)
+        if is_main and progress is not None:
+            progress(step, config.max_steps)
+        if not is_main:
+            continue
         if done or now - saved > 60 * config.checkpoint_minutes:
             saved = now
             # A kill between the two leaves an older state, from which this folder is made again.

@@ -16,9 +16,17 @@ from silent2music.correction import SILENCE_NORM
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import CODEC_FOLDER
+from silent2music.processes import StepProgress
 from silent2music.signals import draw_kept
 from silent2music.sketch import Sketch, SketchNotes
-from silent2music.training.learner import N_STATISTICS, Learner, check_features, check_number, spread
+from silent2music.training.learner import (
+    N_STATISTICS,
+    Fitting,
+    Learner,
+    check_features,
+    check_number,
+    spread,
+)
 from silent2music.training.running import open_run, train_steps
 
 if TYPE_CHECKING:
@@ -35,6 +43,8 @@ def train_sketch(
     out: Path,
     resume: bool = False,
     start: Path | None = None,
+    fitting: Fitting | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """Train a sketch on prepared pairs that have scores and codes.
 
@@ -46,6 +56,8 @@ def train_sketch(
         resume: go on from the state in `out`.
         start: a sketch folder whose weights to start from, or a model folder, from whose sketch training starts if it
             has one. Fresh weights without.
+        fitting: what is trained and written in place of all weights.
+        progress: see `processes.StepProgress`.
 
     Returns:
         The sketch folder, with the averaged weights of the last checkpoint.
@@ -80,9 +92,11 @@ def train_sketch(
             dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores and codes"
         )
         sketch = _sketch_to_train(recipe, dataset, bundled, start)
+        if fitting is not None:
+            fitting.prepare(sketch)
         task = _Sketching(accelerator, config, sketch, bundled)
-        learner = Learner(accelerator, config, sketch, task, dataset, validation, folder)
-        train_steps(learner, accelerator, config, out, resume)
+        learner = Learner(accelerator, config, sketch, task, dataset, validation, folder, fitting=fitting)
+        train_steps(learner, accelerator, config, out, resume, progress)
     return folder
 
 
