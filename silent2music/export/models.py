@@ -76,6 +76,16 @@ class Request:
             raise ConfigError(f"--seconds is {self.seconds}; expected at least {MIN_SECONDS}.")
 
 
+kept: dict[tuple[Any, ...], Silent2Music] | None = None
+"""A model that stays loaded, where a process that runs many commands makes this a dict."""
+
+
+def _loaded(folder: Path, device: str) -> Silent2Music:
+    from silent2music.model import Silent2Music
+
+    return Silent2Music.from_pretrained(folder).to(device)
+
+
 class LazyModel:
     """A model folder whose weights are loaded on first use, so that a bad recording is told before.
 
@@ -148,9 +158,16 @@ class LazyModel:
         if self.device == "cuda":
             # Launchers number the processes of a machine: each takes its own card.
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        from silent2music.model import Silent2Music
+        return _loaded(self.folder, self.device) if kept is None else self._kept(kept)
 
-        return Silent2Music.from_pretrained(self.folder).to(self.device)
+    def _kept(self, models: dict[tuple[Any, ...], Silent2Music]) -> Silent2Music:
+        """The model of this folder as it is now, loaded once in the life of the process."""
+        times = sorted((str(file), file.stat().st_mtime_ns) for file in self.folder.rglob("*") if file.is_file())
+        key = (self.device, *times)
+        if key not in models:
+            models.clear()  # one at a time: they are large
+            models[key] = _loaded(self.folder, self.device)
+        return models[key]
 
     def settled(self, sampling: SamplingConfig, seed: int) -> SamplingConfig:
         """Sampling by a seed, with the model's own strengths where none were asked for."""

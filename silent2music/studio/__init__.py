@@ -1,0 +1,5 @@
+"""A page on this machine that runs the command line's own commands, for people who would rather see than type.
+
+`worker` runs commands in a warm process, `project` keeps what they read and write, `commands` says which command a
+choice on the page is, `page` lays the page out, and `server` serves it, with sound and files.
+"""
