@@ -1,4 +1,4 @@
-"""The studio without a browser: which command a choice is, what a name may be, the warm process, the folder of a piece."""
+"""The studio without a browser: which command a choice is, names, the warm process, the folder of a piece."""
 
 from __future__ import annotations
 
@@ -76,7 +76,18 @@ def test_a_take_of_several_is_made_again_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "..", "", "-rf.wav", "a\0b.wav", "C:\\x\\con.wav", "studio.json", "é/ü.wav", "x" * 400]
+    "name",
+    [
+        "../../etc/passwd",
+        "..",
+        "",
+        "-rf.wav",
+        "a\0b.wav",
+        "C:\\x\\con.wav",
+        "studio.json",
+        "é/ü.wav",
+        "x" * 400,
+    ],
 )
 def test_a_name_stays_in_its_folder(name: str, tmp_path: Path) -> None:
     safe = safe_name(name)
@@ -109,7 +120,16 @@ def test_a_piece_is_found_again(tmp_path: Path) -> None:
 
 
 def tune() -> Score:
-    part = Part("piano", 0, False, "melody", np.array([0.0, 0.5]), np.array([0.4, 1.0]), np.array([60, 64]), np.array([80, 90]))
+    part = Part(
+        "piano",
+        0,
+        False,
+        "melody",
+        np.array([0.0, 0.5]),
+        np.array([0.4, 1.0]),
+        np.array([60, 64]),
+        np.array([80, 90]),
+    )
     return Score(2.0, (part,), beat_seconds=np.arange(0, 2, 0.5), bar_seconds=np.array([0.0]), key="C major")
 
 
@@ -119,7 +139,9 @@ def test_an_edited_roll_is_the_score_of_its_notes(tmp_path: Path) -> None:
     assert score_of(roll, base).parts[0].pitches.tolist() == [60, 64]
     roll["parts"][0]["notes"][1][2] = 67
     roll["parts"][0]["notes"].append([1.0, 9.0, 48, 70])
-    roll["parts"].append({"name": "cello", "program": 42, "drum": False, "role": "", "notes": [[0.0, 1.0, 40, 60]]})
+    roll["parts"].append(
+        {"name": "cello", "program": 42, "drum": False, "role": "", "notes": [[0.0, 1.0, 40, 60]]}
+    )
     score = score_of(roll, base)
     assert score.parts[0].pitches.tolist() == [60, 67, 48]
     assert score.parts[0].end_seconds[-1] == 2.0
@@ -196,7 +218,7 @@ def worker() -> Iterator[Worker]:
 
 
 def ended(job: Job) -> Job:
-    assert job.ended.wait(60)
+    assert job.ended.wait(300)
     return job
 
 

@@ -20,7 +20,9 @@ def studio(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65_535, help="Of this machine; 0 takes any that is free.")
     ] = 7860,
-    is_opened: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
+    is_opened: Annotated[
+        bool, typer.Option("--open", help="Open the page in this machine's browser.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     soundfont: Annotated[

@@ -162,7 +162,9 @@ class LazyModel:
 
     def _kept(self, models: dict[tuple[Any, ...], Silent2Music]) -> Silent2Music:
         """The model of this folder as it is now, loaded once in the life of the process."""
-        times = sorted((str(file), file.stat().st_mtime_ns) for file in self.folder.rglob("*") if file.is_file())
+        times = sorted(
+            (str(file), file.stat().st_mtime_ns) for file in self.folder.rglob("*") if file.is_file()
+        )
         key = (self.device, *times)
         if key not in models:
             models.clear()  # one at a time: they are large

@@ -97,7 +97,9 @@ def option(name: str, value: str) -> list[str]:
     return [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
 
 
-def wish_words(wishes: Mapping[str, Any], known: frozenset[str], only: Sequence[str] | None = None) -> list[str]:
+def wish_words(
+    wishes: Mapping[str, Any], known: frozenset[str], only: Sequence[str] | None = None
+) -> list[str]:
     """Options of all wishes that a command has.
 
     Args:
@@ -109,7 +111,11 @@ def wish_words(wishes: Mapping[str, Any], known: frozenset[str], only: Sequence[
     words: list[str] = []
     for knob in KNOBS:
         value = wishes.get(knob.name)
-        if value in (None, "", []) or f"--{knob.name}" not in known or (only is not None and knob.name not in only):
+        if (
+            value in (None, "", [])
+            or f"--{knob.name}" not in known
+            or (only is not None and knob.name not in only)
+        ):
             continue
         if knob.kind == "range":
             text = number(value)

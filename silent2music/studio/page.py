@@ -37,7 +37,9 @@ View = dict[str, Any]
 
 def said(text: str, is_wrong: bool = False, fraction: float | None = None) -> str:
     """A line of status, as the page shows it."""
-    bar = "" if fraction is None else f'<progress max="1" value="{fraction:.3f}" aria-label="done"></progress>'
+    bar = (
+        "" if fraction is None else f'<progress max="1" value="{fraction:.3f}" aria-label="done"></progress>'
+    )
     kind = "wrong" if is_wrong else "news"
     return f'<p class="{kind}">{html.escape(text)}</p>{bar}' if text or bar else ""
 
@@ -76,21 +78,23 @@ class Page:
 
     def _waited(self, job: Job, worker: Worker, where: str, stage: Callable[[Job], str]) -> Iterator[View]:
         """News of a command until it ends, for the line of status `where`."""
-        before = ""
+        before = ("", False)
         while not job.ended.is_set():
             ahead = worker.ahead(job)
-            name, done, total = job.steps
+            _, done, total = job.steps
             fraction = None if ahead or not total else done / total
             text = f"Waiting for {ahead} other command{'s' * (ahead > 1)}." if ahead else stage(job)
-            now = said(text, fraction=fraction if fraction is not None else 0.0)
+            now = said(text, fraction=fraction or 0.0), bool(job.sound)
             if now != before:
-                yield {where: now}
+                yield {where: now[0]}
             before = now
             with job.news:
                 if not job.ended.is_set():
                     job.news.wait(WAIT_SECONDS)
 
-    def _player(self, session: Session, current: str = "", job: Job | None = None, seconds: float = 0.0) -> View:
+    def _player(
+        self, session: Session, current: str = "", job: Job | None = None, seconds: float = 0.0
+    ) -> View:
         """What the player shows: all takes, and the sound of one that is being made."""
         takes = session.project.takes() if session.project else []
         current = current or (takes[-1]["file"] if takes else "")
@@ -231,7 +235,11 @@ class Page:
 
         def stage(job: Job) -> str:
             _, done, total = job.steps
-            which = f" {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[min(job.n_pieces, n) - 1]} of {n}" if n > 1 and job.n_pieces else ""
+            which = (
+                f" {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[min(job.n_pieces, n) - 1]} of {n}"
+                if n > 1 and job.n_pieces
+                else ""
+            )
             return STAGES[0 if not total else 2 if done >= total else 1] + which
 
         is_heard = False
@@ -245,7 +253,8 @@ class Page:
             yield {"player": self._player(session, first), where: said(told(job, project.folder) or "Made.")}
             yield self._shown(session, first) | {"pieces": self._choices(project.folder.name)}
         else:
-            yield {where: said(told(job, project.folder), True), "player": self._player(session)}
+            text = said(told(job, project.folder), not job.is_cancelled)
+            yield {where: text, "player": self._player(session)}
 
     def pick(self, token: str, file: str) -> Iterator[View]:
         """Another take is listened to."""
@@ -325,7 +334,13 @@ class Page:
         begin, end = (float(t) for t in stretch)
         seeds = ["--seed", str(int(seed or 0) + 1)]
         take = self._current(project, player)
-        if take and take["score"] == roll.get("file") and not roll.get("changed") and self.desk.composes and self._has("infer", "--redo"):
+        if (
+            take
+            and take["score"] == roll.get("file")
+            and not roll.get("changed")
+            and self.desk.composes
+            and self._has("infer", "--redo")
+        ):
             stem = project.next_stem("take")
             words = ["infer", project.room, "-o", f"{stem}.wav", *seeds]
             words += ["--redo", f"{commands.number(begin)}:{commands.number(end)}", "--of", take["file"]]
@@ -334,7 +349,15 @@ class Page:
             return
         name, stem = self._saved(session, roll), project.next_stem("notes")
         score = read_midi(project.folder / name)
-        words = ["compose", project.room, "-o", f"{stem}.mid", *seeds, "--seconds", commands.number(score.seconds)]
+        words = [
+            "compose",
+            project.room,
+            "-o",
+            f"{stem}.mid",
+            *seeds,
+            "--seconds",
+            commands.number(score.seconds),
+        ]
         if begin > 0:
             first = f"{project.next_stem('begin')}.mid"
             write_midi(project.folder / first, score.slice(0.0, begin))
@@ -355,7 +378,11 @@ class Page:
         project = self._project(session)
         if name not in project.scores():
             raise DataError(f"{name} has no suffix of a MIDI file; expected .mid or .midi.")
-        yield {"roll": read_roll(project.folder / name), "edited": said(f"{name} is shown."), "files": self._files(session)}
+        yield {
+            "roll": read_roll(project.folder / name),
+            "edited": said(f"{name} is shown."),
+            "files": self._files(session),
+        }
 
     # ---- Take ----
 
@@ -380,7 +407,10 @@ class Page:
             stem = project.next_stem("picture")
             words = ["analyze", project.room, "--plot", f"{stem}.png"]
             if known is not None and what != "picture of the room":
-                words += ["--music", known["score"] if what == "picture of the score" and known["score"] else known["file"]]
+                words += [
+                    "--music",
+                    known["score"] if what == "picture of the score" and known["score"] else known["file"],
+                ]
         else:
             file, seed = (known["file"], known["seed"]) if known else ("", 0)
             suffix = ".wav" if what == "stems" else f".{what.lower()}"
@@ -406,7 +436,15 @@ class Page:
         if Path(name).name != name or name not in project.files():
             raise AudioError("The clip has not arrived; send it again.")
         stem = project.next_stem("scored")
-        words = ["score-clip", name, "-o", f"{stem}.mp4", "--seed", str(int(seed or 0)), *self.desk.model_words]
+        words = [
+            "score-clip",
+            name,
+            "-o",
+            f"{stem}.mp4",
+            "--seed",
+            str(int(seed or 0)),
+            *self.desk.model_words,
+        ]
         yield from self._played(session, stem, words, f"{stem}.wav", "taken")
 
 
@@ -499,7 +537,9 @@ def build(desk: Desk) -> Any:
         with gr.Column(elem_id="desk"):
             with gr.Row(elem_id="top"):
                 gr.HTML("<h1>silent2music <span>studio</span></h1>", elem_id="title", apply_default_css=False)
-                parts["pieces"] = gr.Dropdown([], label="Pieces in this folder", elem_id="pieces", interactive=True)
+                parts["pieces"] = gr.Dropdown(
+                    [], label="Pieces in this folder", elem_id="pieces", interactive=True
+                )
             with gr.Column(elem_id="hear"):
                 parts["room"] = custom("room", "Room")
                 parts["heard"] = status("heard")
@@ -523,16 +563,28 @@ def build(desk: Desk) -> Any:
                             "Perform", variant="primary", elem_id="perform",
                             interactive=desk.plays_scores or desk.soundfont is not None,
                         )  # fmt: skip
-                        again = gr.Button("Write stretch again", elem_id="again", interactive=desk.writes_scores)
-                        compose = gr.Button("Compose notes", elem_id="compose", interactive=desk.writes_scores)
+                        again = gr.Button(
+                            "Write stretch again", elem_id="again", interactive=desk.writes_scores
+                        )
+                        compose = gr.Button(
+                            "Compose notes", elem_id="compose", interactive=desk.writes_scores
+                        )
                         save = gr.Button("Keep as MIDI", elem_id="save")
                     parts["edited"] = status("edited")
                     gr.HTML(f"<p class='note'>{html.escape(_of_playing(desk))}</p>", apply_default_css=False)
                 with gr.Tab("Take", id="take"):
                     with gr.Row(elem_classes=["buttons"]):
-                        kinds = [*SUFFIXES, "loop", "picture of the room", "picture of the music", "picture of the score"]
+                        kinds = [
+                            *SUFFIXES,
+                            "loop",
+                            "picture of the room",
+                            "picture of the music",
+                            "picture of the score",
+                        ]
                         kinds += ["stems"] if desk.composes and page._has("infer", "--stems") else []
-                        what = gr.Dropdown(kinds, value="FLAC", label="Make also", elem_id="what", interactive=True)
+                        what = gr.Dropdown(
+                            kinds, value="FLAC", label="Make also", elem_id="what", interactive=True
+                        )
                         length = gr.Textbox(label="Length of a loop", placeholder="8bars or 12s", max_lines=1)
                         take = gr.Button("Make it", elem_id="make-it")
                     clip = custom("clip", "Clip to score")
@@ -565,7 +617,9 @@ def build(desk: Desk) -> Any:
                 trigger_mode="multiple", api_visibility="private",
             )  # fmt: skip
 
-        def from_script(component: Any, handler: Callable[..., Iterator[View]], where: str, fields: tuple[str, ...]) -> None:
+        def from_script(
+            component: Any, handler: Callable[..., Iterator[View]], where: str, fields: tuple[str, ...]
+        ) -> None:
             """A handler of what the page's script tells by an event with data; `token` is among these."""
 
             def run(event: Any, request: Any) -> Iterator[list[Any]]:

@@ -75,7 +75,9 @@ class Project:
         """What an earlier session left; None if it is no piece."""
         try:
             known = read_json(folder / NOTES_FILE)
-            project = cls(folder, str(known["room"]), {k: list(map(str, v)) for k, v in known["commands"].items()})
+            project = cls(
+                folder, str(known["room"]), {k: list(map(str, v)) for k, v in known["commands"].items()}
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         is_plain = safe_name(project.room) == project.room and (folder / project.room).is_file()
@@ -120,7 +122,11 @@ class Project:
     def command_of(self, file: str) -> list[str]:
         """The words that made a file: of `take-1.2.wav` those of `take-1.2` or of `take-1`."""
         stem = Path(file).stem
-        return self.commands.get(file) or self.commands.get(stem) or self.commands.get(stem.rpartition(".")[0], [])
+        return (
+            self.commands.get(file)
+            or self.commands.get(stem)
+            or self.commands.get(stem.rpartition(".")[0], [])
+        )
 
     def takes(self) -> list[dict[str, Any]]:
         """Music in the folder, oldest first, by the records beside it."""
@@ -140,10 +146,8 @@ class Project:
                         "seconds": float(output["seconds"]),
                         "lufs": output.get("lufs"),
                         "seed": settings.get("seed"),
-                        "key": tune.get("key") or "",
-                        "parts": [str(part.get("name", "")) for part in tune.get("parts", ()) if isinstance(part, dict)],
+                        "parts": [str(part) for part in tune.get("parts", ())],
                         "score": self._score_of(music, record),
-                        "asked": sorted(settings.get("controls") or {}),
                     }
                 )
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -164,7 +168,9 @@ class Project:
 
     def files(self) -> list[str]:
         """All that can be taken away, by name."""
-        return sorted(p.name for p in self.folder.iterdir() if p.is_file() and p.name[0] != "." and p.name != NOTES_FILE)
+        return sorted(
+            p.name for p in self.folder.iterdir() if p.is_file() and p.name[0] != "." and p.name != NOTES_FILE
+        )
 
 
 # ---- scores as the piano roll has them ----

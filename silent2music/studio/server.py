@@ -96,7 +96,9 @@ def routes(desk: Desk) -> list[Any]:
                 async for chunk in request.stream():
                     n_bytes += len(chunk)
                     if n_bytes > most:
-                        raise AudioError(f"{path.name} has more than {most / 1e6:,.0f} MB, too large for this page or disk.")
+                        raise AudioError(
+                            f"{path.name} has more than {most / 1e6:,.0f} MB, too large for this page or disk."
+                        )
                     file.write(chunk)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -150,7 +152,9 @@ def routes(desk: Desk) -> list[Any]:
 
     def own(name: str, kind: str) -> Callable[..., Any]:
         async def endpoint(request: Any) -> Any:
-            return FileResponse(Path(__file__).parent / name, media_type=kind, headers={"cache-control": "no-cache"})
+            return FileResponse(
+                Path(__file__).parent / name, media_type=kind, headers={"cache-control": "no-cache"}
+            )
 
         return endpoint
 
@@ -207,7 +211,9 @@ def serve(desk: Desk, port: int, is_opened: bool, tell: Callable[[str], None]) -
         try:
             listener = socket.create_server((HOST, port), reuse_port=False)
         except OSError as error:
-            raise AudioError(f"Port {port} cannot be used ({error.strerror}); give --port with another one.") from error
+            raise AudioError(
+                f"Port {port} cannot be used ({error.strerror}); give --port with another one."
+            ) from error
         with listener:
             address = f"http://{HOST}:{listener.getsockname()[1]}"
             app = application(desk)
@@ -215,7 +221,7 @@ def serve(desk: Desk, port: int, is_opened: bool, tell: Callable[[str], None]) -
             if is_opened:
                 webbrowser.open(address)
             config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(config).run([listener])
     finally:
         desk.close()
         sys.stdout.flush()

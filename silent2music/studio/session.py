@@ -115,13 +115,17 @@ class Desk:
         with self._lock:
             others = [s.project.folder for s in self.sessions.values() if s is not session and s.project]
             if project.folder in others:
-                raise AudioError(f"The piece '{name}' is open in another tab; close that one, or choose another piece.")
+                raise AudioError(
+                    f"The piece '{name}' is open in another tab; close that one, or choose another piece."
+                )
             session.project = project
         return project
 
     # ---- commands ----
 
-    def run(self, session: Session, words: Sequence[str], worker: Worker, folder: Path, live: bool = False) -> Job:
+    def run(
+        self, session: Session, words: Sequence[str], worker: Worker, folder: Path, live: bool = False
+    ) -> Job:
         """Put a command of a tab into the queue."""
         job = worker.run(words, folder, live)
         session.jobs = {n: j for n, j in session.jobs.items() if not j.ended.is_set()} | {job.number: job}

@@ -330,7 +330,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     function group(name) {
       if (!groups[name]) {
         groups[name] = make("div", { class: "knobs" });
-        const open = !["Files", "How it is drawn"].includes(name);
+        const open = innerWidth > 900 && !["Files", "How it is drawn"].includes(name);
         root.append(make("details", { open }, make("summary", {}, name), groups[name]));
       }
       return groups[name];
@@ -340,13 +340,17 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       control.id = id;
       const free = make("button", { type: "button", class: "free-it", "aria-label": `Let the room decide: ${label}`, title: "Let the room decide", onclick: () => set(name, null) }, "×");
       const state = make("output", { for: id });
-      const line = make("div", { class: "knob" }, make("label", { for: id }, label), control, state, free);
+      const line = make("div", { class: control.type === "range" ? "knob range" : "knob" }, make("label", { for: id }, label), control, state, free);
       of.append(line);
       rows[name] = () => {
         const value = S.wishes[name], is_set = value !== undefined;
         line.classList.toggle("set", is_set);
         free.hidden = !is_set;
-        state.textContent = is_set ? show(value) : decided(name);
+        if (control.type === "range") {
+          state.textContent = is_set ? show(value) : S.decided[name] || "room";
+          state.title = is_set ? "" : decided(name);
+          control.setAttribute("aria-valuetext", is_set ? show(value) : decided(name));
+        } else state.textContent = is_set ? show(value) : "";
       };
       return line;
     }
@@ -386,20 +390,20 @@ if (typeof AudioWorkletProcessor !== "undefined") {
         const show = rows[k.name];
         rows[k.name] = () => { input.value = S.wishes[k.name] ?? (k.low + k.high) / 2; show(); };
       } else if (k.kind === "choice") {
-        const input = make("select", { title }, make("option", { value: "" }, "–"), ...k.choices.map((c) => make("option", { value: c }, c)));
+        const input = make("select", { title }, make("option", { value: "" }, "the room decides"), ...k.choices.map((c) => make("option", { value: c }, c)));
         input.addEventListener("change", () => set(k.name, input.value));
         row(k.name, k.label, input, () => "", of);
         const show = rows[k.name];
-        rows[k.name] = () => { input.value = S.wishes[k.name] ?? ""; show(); };
+        rows[k.name] = () => { input.value = S.wishes[k.name] ?? ""; input.options[0].textContent = decided(k.name); show(); };
       } else if (k.kind === "text") {
-        const input = make("input", { type: "text", placeholder: k.hint, maxlength: 2000 });
+        const input = make("input", { type: "text", placeholder: "the room decides", title, maxlength: 2000 });
         input.addEventListener("change", () => set(k.name, input.value.trim()));
         row(k.name, k.label, input, () => "", of);
         const show = rows[k.name];
         rows[k.name] = () => { input.value = S.wishes[k.name] ?? ""; show(); };
       } else if (k.kind === "chips") {
         const chips = make("span", { class: "chips" }), id = `s2m-list-${k.name}`;
-        const input = make("input", { type: "text", list: id, placeholder: k.hint });
+        const input = make("input", { type: "text", list: id, title });
         const list = make("datalist", { id }, ...k.choices.map((c) => make("option", { value: c })));
         input.addEventListener("change", () => {
           const words = input.value.split(",").map((word) => word.trim()).filter(Boolean);
@@ -410,6 +414,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
         line.append(chips, list);
         const show = rows[k.name];
         rows[k.name] = () => {
+          input.placeholder = S.wishes[k.name] ? "add another" : k.name === "instruments" ? decided(k.name) : "the room decides";
           chips.replaceChildren(...(S.wishes[k.name] || []).map((word) => make("span", { class: "chip" }, word,
             make("button", { type: "button", "aria-label": `Remove ${word}`, onclick: () => set(k.name, S.wishes[k.name].filter((w) => w !== word)) }, "×"))));
           show();
@@ -461,9 +466,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     function describe() {
       const take = shown.takes.find((t) => t.file === shown.current);
       if (!take) return;
-      about.textContent = [take.file, `seed ${take.seed}`, `${take.seconds.toFixed(2)} s`, take.lufs == null ? "" : `${take.lufs.toFixed(1)} LUFS`, take.key, take.parts.join(", ")].filter(Boolean).join(" · ");
-      S.decided = { key: take.key, instruments: take.parts.join(", "), tempo: S.scene?.tempo_bpm ? `${S.scene.tempo_bpm.toFixed(0)} bpm` : "" };
-      S.emit("decided");
+      about.textContent = [take.file, `seed ${take.seed}`, `${take.seconds.toFixed(2)} s`, take.lufs == null ? "" : `${take.lufs.toFixed(1)} LUFS`, take.parts.join(", ")].filter(Boolean).join(" · ");
     }
     function select(file) {
       if (file === shown.current) return;
@@ -587,7 +590,11 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     const canvas = board(HEIGHT, "Piano roll, empty", (pen, width, height, colour) => {
       pen.fillStyle = colour("field");
       pen.fillRect(GUTTER, 0, width - GUTTER, height);
-      if (!score) return;
+      if (!score?.parts.length) {
+        pen.fillStyle = colour("quiet");
+        pen.fillText("Notes stand here: make a piece, compose, or drop a MIDI file.", GUTTER + 12, height / 2);
+        return;
+      }
       const tall = (HEIGHT - RULER) / (high - low + 1);
       for (let p = low; p <= high; p++) {
         if ([1, 3, 6, 8, 10].includes(p % 12)) {
@@ -766,6 +773,11 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       score = { bars: [], beats: [], boundaries: [], selected: null, changed: false, ...JSON.parse(JSON.stringify(value)) };
       [part, note, undo, redo] = [0, null, [], []];
       const pitches = score.parts.flatMap((p) => p.notes.map((n) => n[2]));
+      S.decided = pitches.length ? {
+        key: score.key, instruments: score.parts.map((p) => p.name).join(", "), density: `${(pitches.length / score.seconds).toFixed(1)} notes/s`,
+        tempo: score.beats.length > 1 ? `${(15 / grid()).toFixed(0)} bpm` : "", metre: "",
+      } : {};
+      S.emit("decided");
       const least = Math.min(60, ...pitches) - 3, most = Math.max(72, ...pitches) + 3;
       low = clamp(least, 0, 127);
       high = clamp(Math.max(most, least + 24), 0, 127);

@@ -7,6 +7,7 @@ have: the model stays loaded, the music is heard while it is made, and a command
 from __future__ import annotations
 
 import _thread
+import contextlib
 import io
 import itertools
 import multiprocessing
@@ -88,7 +89,8 @@ class Job:
         done = 0
         while True:
             with self.news:
-                self.news.wait_for(lambda: len(self.sound) > done or self.is_over, timeout=1.0)
+                if len(self.sound) == done and not self.is_over:
+                    self.news.wait(timeout=1.0)
                 new, is_over = self.sound[done:], self.is_over
             yield from new
             done += len(new)
@@ -135,8 +137,10 @@ class Worker:
     def ahead(self, job: Job) -> int:
         """How many commands are before this one."""
         with self._lock:
-            return 0 if job.has_begun or job not in self._waiting else self._waiting.index(job) + (
-                self._current is not None
+            return (
+                0
+                if job.has_begun or job not in self._waiting
+                else self._waiting.index(job) + (self._current is not None)
             )
 
     @property
@@ -176,10 +180,8 @@ class Worker:
 
     def _send(self, message: tuple[Any, ...]) -> None:
         if self._pipe is not None:
-            try:
+            with contextlib.suppress(OSError):  # the process has ended, which `_follow` tells
                 self._pipe.send(message)
-            except OSError:
-                pass  # the process has ended, which `_follow` tells
 
     def _end(self, job: Job) -> None:
         if not job.ended.is_set() and self._process is not None:
@@ -207,7 +209,11 @@ class Worker:
             try:
                 self._follow(job)
             except (EOFError, OSError):
-                why = "Cancelled." if job.is_cancelled else "The process that makes music has ended; make it again."
+                why = (
+                    "Cancelled."
+                    if job.is_cancelled
+                    else "The process that makes music has ended; make it again."
+                )
                 self._process.join(PATIENCE_SECONDS)
                 with self._lock:
                     self._current = None
@@ -346,7 +352,11 @@ def _work(pipe: Connection, command: Command) -> None:
 
 
 def _run(
-    command: Command, words: Sequence[str], folder: str, microphone: _Microphone | None, send: Callable[..., None]
+    command: Command,
+    words: Sequence[str],
+    folder: str,
+    microphone: _Microphone | None,
+    send: Callable[..., None],
 ) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command."""
     out, err, code = io.BytesIO(), io.BytesIO(), 0
