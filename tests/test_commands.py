@@ -429,7 +429,6 @@ def test_studio(desk: Desk, model: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     printed = desk.drive("studio --open --folder pieces --port 0 --model run/model").decode()
     assert opened[0].startswith("http://127.0.0.1:")
     assert opened[0] in printed
-    desk.drive("studio --open --port 0")
 
 
 # ---- evaluation ----

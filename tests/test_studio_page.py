@@ -205,6 +205,24 @@ def test_a_recording_of_the_microphone_is_a_room(window: Window) -> None:
     tab.close()
 
 
+def test_live_sound_is_answered_until_the_tab_is_closed(window: Window) -> None:
+    tab = window.tab()
+    tab.locator("#tabs button[role=tab]", has_text="Live").click()
+    tab.locator(".s2m-live button").click()
+    tab.wait_for_function("document.querySelector('.s2m-live .news').textContent.includes('answered')")
+    assert not window.desk.is_idle
+    tab.close()
+    idle(window)
+
+
+def idle(window: Window) -> None:
+    """Nothing is made any more, soon."""
+    ends = time.monotonic() + WAIT / 1000
+    while not window.desk.is_idle and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert window.desk.is_idle
+
+
 def test_tabs_do_not_mix_and_a_closed_one_stops(window: Window, page: Any) -> None:
     mine = page.evaluate("window.studio.scene.project")
     tab = window.tab()
@@ -229,10 +247,7 @@ def test_tabs_do_not_mix_and_a_closed_one_stops(window: Window, page: Any) -> No
         time.sleep(0.01)
     theirs = window.desk.folder / tab.evaluate("window.studio.scene.project")
     tab.close(run_before_unload=False)
-    ends = time.monotonic() + 30
-    while not window.desk.is_idle and time.monotonic() < ends:
-        time.sleep(0.02)
-    assert window.desk.is_idle
+    idle(window)
     assert len(list(theirs.glob("take-1.*.wav"))) < 26
     assert not [path for path in theirs.iterdir() if path.name.startswith(".s2m")]
     assert page.evaluate("window.studio.scene.project") == mine

@@ -31,12 +31,12 @@ def studio(
 ) -> None:
     """Open a page on this machine to listen, steer, make, edit and take away; nothing leaves the machine."""
     from silent2music.cli import main
-    from silent2music.errors import DataError, require
+    from silent2music.errors import DataError
     from silent2music.export.infer import DEMO_ROOM
-    from silent2music.studio.server import serve
+    from silent2music.studio.server import quiet_gradio, serve
     from silent2music.studio.session import Desk
 
-    require("gradio", "studio")
+    quiet_gradio(folder)
     if soundfont is not None and not soundfont.is_file():
         raise DataError(f"{soundfont} is no file; expected a soundfont, SF2 or SF3.")
     warm = ["infer", str(DEMO_ROOM), "-o", "warm.wav", "--seconds", "1"]

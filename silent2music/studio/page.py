@@ -150,26 +150,32 @@ class Page:
         if folder is None or not (folder / name).is_file() or Path(name).name != name:
             raise AudioError("The recording has not arrived; send it again.")
         before, session.project, session.pending = session.project, Project(folder, name), None
-        yield from self._listened(session, before)
+        yield from self._listened(session, before, is_new=True)
 
     def open(self, token: str, name: str) -> Iterator[View]:
         """An earlier piece is wanted."""
         session = self._session(token)
         if session.project is not None and session.project.folder.name == name:
             return
+        before = session.project
         self.desk.opened(session, name)
-        yield from self._listened(session)
+        yield from self._listened(session, before)
 
-    def _listened(self, session: Session, before: Project | None = None) -> Iterator[View]:
-        """Measure the room of the tab's piece and show all that is there."""
+    def _listened(
+        self, session: Session, before: Project | None = None, is_new: bool = False
+    ) -> Iterator[View]:
+        """Measure the room of the tab's piece and show all that is there.
+
+        Where that fails the tab has the piece `before` again, and a new recording that is none is dropped.
+        """
         project = self._project(session)
         words = ["analyze", project.room, "--json"]
         job = self.desk.run(session, words, self.desk.ears, project.folder)
         yield from self._waited(job, self.desk.ears, "heard", lambda job: "Listening to the room")
         if job.code != 0:
-            if before is not project:
-                shutil.rmtree(project.folder, ignore_errors=True)
             session.project = before
+            if is_new and not job.is_cancelled:
+                shutil.rmtree(project.folder, ignore_errors=True)
             yield {"heard": said(told(job, project.folder), True)}
             return
         project.note("room", words)
@@ -230,6 +236,7 @@ class Page:
     ) -> Iterator[View]:
         """Run a command that makes music, let its first sound be heard at once, and show what came of it."""
         project = self._project(session)
+        project.commands[stem] = words  # so that nothing else takes this name
         job = self.desk.run(session, words, self.desk.hands, project.folder)
         yield {"command": shown(words, project.folder)}
 
@@ -253,6 +260,7 @@ class Page:
             yield {"player": self._player(session, first), where: said(told(job, project.folder) or "Made.")}
             yield self._shown(session, first) | {"pieces": self._choices(project.folder.name)}
         else:
+            project.commands.pop(stem, None)
             text = said(told(job, project.folder), not job.is_cancelled)
             yield {where: text, "player": self._player(session)}
 

@@ -16,6 +16,7 @@ from silent2music.export.streaming import wav_header
 from silent2music.files import atomic_path
 from silent2music.studio import session as sessions
 from silent2music.studio.page import build
+from silent2music.studio.project import Project
 from silent2music.studio.session import Desk
 
 HOST = "127.0.0.1"
@@ -100,8 +101,12 @@ def routes(desk: Desk) -> list[Any]:
                             f"{path.name} has more than {most / 1e6:,.0f} MB, too large for this page or disk."
                         )
                     file.write(chunk)
-        except ClientDisconnect:
-            return Response(status_code=400)
+        except (ClientDisconnect, S2MError) as error:
+            if is_room:
+                shutil.rmtree(path.parent, ignore_errors=True)
+            return JSONResponse({"error": str(error)}, 400)
+        if is_room:
+            Project(path.parent, path.name).save()  # from now on it is not lost
         return JSONResponse({"name": path.name})
 
     async def file(request: Any, tab: Any) -> Any:
@@ -170,12 +175,20 @@ def routes(desk: Desk) -> list[Any]:
     ]
 
 
+def quiet_gradio(folder: Path) -> Any:
+    """Gradio, which sends nothing to anybody and keeps its files in a folder: it reads both when it is imported.
+
+    Raises:
+        S2MError: if it is not installed.
+    """
+    os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.absolute() / ".gradio")
+    return require("gradio", "studio")
+
+
 def application(desk: Desk) -> Any:
     """The whole as an ASGI application."""
-    # Read by Gradio while it is imported, and before every request that it might send.
-    os.environ.update({"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
-    os.environ["GRADIO_TEMP_DIR"] = str(desk.folder / ".gradio")
-    gr: Any = require("gradio", "studio")
+    gr = quiet_gradio(desk.folder)
     from fastapi import FastAPI
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -205,7 +218,7 @@ def serve(desk: Desk, port: int, is_opened: bool, tell: Callable[[str], None]) -
         S2MError: if gradio is not installed, or the port is taken.
     """
     try:
-        require("gradio", "studio")
+        quiet_gradio(desk.folder)
         import uvicorn
 
         try:

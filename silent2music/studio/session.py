@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from silent2music.config import COMPOSER_FOLDER
 from silent2music.errors import AudioError
 from silent2music.export.models import LazyModel
 from silent2music.studio.project import Project, safe_name
@@ -65,7 +66,7 @@ class Desk:
         lazy = LazyModel(model, device)
         self.model_folder = lazy.folder
         self.composes, self.plays_scores = lazy.composes, lazy.plays_scores
-        self.writes_scores = (lazy.folder / "composer").is_dir()
+        self.writes_scores = (lazy.folder / COMPOSER_FOLDER).is_dir()
         self.model_words = ["--model", str(model.absolute())] if model else []
         self.model_words += ["--device", device] if device else []
         self.sessions: dict[str, Session] = {}
@@ -95,12 +96,12 @@ class Desk:
         return session
 
     def leave(self, token: str) -> None:
-        """Forget a tab that was closed, end what it was making, and drop a recording that nothing was made of."""
+        """Forget a tab that was closed, end what it was making, and drop a recording that has not arrived as a whole."""
         with self._lock:
             session = self.sessions.pop(token, None)
         if session is not None:
             self.cancel(session)
-            if session.pending is not None:
+            if session.pending is not None and Project.found(session.pending) is None:
                 shutil.rmtree(session.pending, ignore_errors=True)
 
     def opened(self, session: Session, name: str) -> Project:
@@ -153,8 +154,6 @@ class Desk:
             AudioError: if there is no recording yet.
         """
         if is_room:
-            if session.pending is not None:
-                shutil.rmtree(session.pending, ignore_errors=True)
             session.pending = Project.begun(self.folder).folder
             return session.pending / safe_name(name)
         if session.project is None:
