@@ -1,4 +1,4 @@
-"""The page: what stands on it, and which command each of its buttons runs.
+"""Handlers of the page: which command each of its buttons runs, and what is on the screen then.
 
 Every handler takes what the page holds, builds the words of a command (`commands`), lets a worker run them, and gives
 back what is on the screen after each bit of news. Handlers are generators, so a page is never blocked.
@@ -16,7 +16,6 @@ from typing import Any
 from silent2music.errors import AudioError, DataError, S2MError, require
 from silent2music.export.infer import DEMO_ROOM
 from silent2music.files import atomic_path
-from silent2music.notation import INSTRUMENT_NAMES
 from silent2music.score import read_midi, write_midi
 from silent2music.studio import commands
 from silent2music.studio.commands import KNOBS, option, shown, wish_words
@@ -73,7 +72,8 @@ class Page:
             raise AudioError("There is no room yet; drop or record one first.")
         return session.project
 
-    def _has(self, command: str, name: str) -> bool:
+    def has(self, command: str, name: str) -> bool:
+        """Whether a command has an option."""
         return name in self.desk.options.get(command, frozenset())
 
     def _waited(self, job: Job, worker: Worker, where: str, stage: Callable[[Job], str]) -> Iterator[View]:
@@ -347,7 +347,7 @@ class Page:
             and take["score"] == roll.get("file")
             and not roll.get("changed")
             and self.desk.composes
-            and self._has("infer", "--redo")
+            and self.has("infer", "--redo")
         ):
             stem = project.next_stem("take")
             words = ["infer", project.room, "-o", f"{stem}.wav", *seeds]
@@ -485,178 +485,3 @@ def spliced(old: Mapping[str, Any], new: Mapping[str, Any], begin: float, end: f
         else:
             own["notes"] = sorted([*own["notes"], *notes])
     return dict(old, parts=parts)
-
-
-# ---- what stands on the page ----
-
-
-def _knobs(desk: Desk) -> list[dict[str, Any]]:
-    """The controls that the command line has, for the page's script."""
-    known = desk.options.get("infer", frozenset()) | desk.options.get("compose", frozenset())
-    return [vars(knob) | {"choices": list(knob.choices)} for knob in KNOBS if f"--{knob.name}" in known]
-
-
-def _statement(desk: Desk) -> str:
-    """What this model can do of what stands on the page."""
-    if desk.composes:
-        return ""
-    if desk.writes_scores:
-        return (
-            "This model plays for the room alone: what is asked for here goes into the notes that Edit composes. "
-            "Of the music it follows only how it is drawn."
-        )
-    return "This model plays for the room alone; it has no composer that could be asked for anything."
-
-
-def _of_playing(desk: Desk) -> str:
-    if desk.soundfont is not None:
-        return f"Notes are played by fluidsynth with {desk.soundfont.name}."
-    if desk.plays_scores:
-        return "Notes are played by the model."
-    return (
-        "This model has no sketch, so it cannot play notes; they can be edited and taken as MIDI. "
-        "Start the studio with --model and one that plays scores, or with --soundfont."
-    )
-
-
-def build(desk: Desk) -> Any:
-    """The page as Gradio's Blocks."""
-    gr: Any = require("gradio", "studio")
-    page = Page(desk)
-    names: list[str] = []
-    parts: dict[str, Any] = {}
-
-    def custom(name: str, label: str, value: Any = None, **props: Any) -> Any:
-        return gr.HTML(
-            value=value,
-            html_template=f'<div class="s2m-{name}" role="group" aria-label="{label}"></div>',
-            js_on_load=f'window.studio.mount("{name}", element, props, trigger, watch)',
-            head='<link rel="stylesheet" href="/studio/studio.css"><script src="/studio/studio.js"></script>',
-            elem_id=name,
-            apply_default_css=False,
-            **props,
-        )
-
-    def status(name: str) -> Any:
-        return gr.HTML("", elem_id=name, elem_classes=["status"], apply_default_css=False)
-
-    with gr.Blocks(title="silent2music studio", analytics_enabled=False, fill_width=True) as blocks:
-        parts["token"] = gr.State("")
-        with gr.Column(elem_id="desk"):
-            with gr.Row(elem_id="top"):
-                gr.HTML("<h1>silent2music <span>studio</span></h1>", elem_id="title", apply_default_css=False)
-                parts["pieces"] = gr.Dropdown(
-                    [], label="Pieces in this folder", elem_id="pieces", interactive=True
-                )
-            with gr.Column(elem_id="hear"):
-                parts["room"] = custom("room", "Room")
-                parts["heard"] = status("heard")
-            with gr.Column(elem_id="listen"):
-                parts["player"] = custom("player", "Takes")
-            with gr.Column(elem_id="wish"):
-                with gr.Row(elem_id="making"):
-                    make = gr.Button("Make", variant="primary", elem_id="make")
-                    cancel = gr.Button("Cancel", elem_id="cancel")
-                with gr.Row(elem_id="numbers"):
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=70)
-                    count = gr.Number(1, label="Candidates", precision=0, minimum=1, maximum=26, min_width=70)
-                    seconds = gr.Textbox(label="Length", placeholder="as the room", max_lines=1, min_width=90)
-                parts["made"] = status("made")
-                parts["steer"] = custom("steer", "Steer", {}, knobs=_knobs(desk), statement=_statement(desk))
-            with gr.Tabs(elem_id="tabs"):
-                with gr.Tab("Edit", id="edit"):
-                    parts["roll"] = custom("roll", "Piano roll", {}, instruments=list(INSTRUMENT_NAMES))
-                    with gr.Row(elem_classes=["buttons"]):
-                        perform = gr.Button(
-                            "Perform", variant="primary", elem_id="perform",
-                            interactive=desk.plays_scores or desk.soundfont is not None,
-                        )  # fmt: skip
-                        again = gr.Button(
-                            "Write stretch again", elem_id="again", interactive=desk.writes_scores
-                        )
-                        compose = gr.Button(
-                            "Compose notes", elem_id="compose", interactive=desk.writes_scores
-                        )
-                        save = gr.Button("Keep as MIDI", elem_id="save")
-                    parts["edited"] = status("edited")
-                    gr.HTML(f"<p class='note'>{html.escape(_of_playing(desk))}</p>", apply_default_css=False)
-                with gr.Tab("Take", id="take"):
-                    with gr.Row(elem_classes=["buttons"]):
-                        kinds = [
-                            *SUFFIXES,
-                            "loop",
-                            "picture of the room",
-                            "picture of the music",
-                            "picture of the score",
-                        ]
-                        kinds += ["stems"] if desk.composes and page._has("infer", "--stems") else []
-                        what = gr.Dropdown(
-                            kinds, value="FLAC", label="Make also", elem_id="what", interactive=True
-                        )
-                        length = gr.Textbox(label="Length of a loop", placeholder="8bars or 12s", max_lines=1)
-                        take = gr.Button("Make it", elem_id="make-it")
-                    clip = custom("clip", "Clip to score")
-                    parts["taken"] = status("taken")
-                    parts["command"] = gr.Textbox(
-                        label="The command that gives the same bytes", lines=3, interactive=False,
-                        buttons=["copy"], elem_id="command",
-                    )  # fmt: skip
-                    parts["files"] = gr.HTML("<p>Nothing yet.</p>", elem_id="files", apply_default_css=False)
-                with gr.Tab("Live", id="live"):
-                    custom("live", "Live")
-        names = list(parts)
-        outputs = [parts[name] for name in names]
-
-        def shows(handler: Callable[..., Iterator[View]], where: str) -> Callable[..., Any]:
-            """A handler as Gradio calls it: with the changes in the order of the outputs, and errors in their place."""
-
-            def run(*values: Any) -> Iterator[list[Any]]:
-                try:
-                    for view in handler(*values):
-                        yield [view.get(name, gr.skip()) for name in names]
-                except S2MError as error:
-                    yield [said(str(error), True) if name == where else gr.skip() for name in names]
-
-            return run
-
-        def on(event: Any, handler: Callable[..., Iterator[View]], where: str, inputs: list[Any]) -> None:
-            event(
-                shows(handler, where), inputs, outputs, show_progress="hidden", concurrency_limit=None,
-                trigger_mode="multiple", api_visibility="private",
-            )  # fmt: skip
-
-        def from_script(
-            component: Any, handler: Callable[..., Iterator[View]], where: str, fields: tuple[str, ...]
-        ) -> None:
-            """A handler of what the page's script tells by an event with data; `token` is among these."""
-
-            def run(event: Any, request: Any) -> Iterator[list[Any]]:
-                data = {**(event._data or {}), "tab": request.session_hash}
-                yield from shows(handler, where)(*(data.get(name, "") for name in fields))
-
-            run.__annotations__ = {"event": gr.EventData, "request": gr.Request}
-            component(
-                run, None, outputs, show_progress="hidden", concurrency_limit=None, trigger_mode="multiple",
-                api_visibility="private",
-            )  # fmt: skip
-
-        def left(request: Any) -> None:
-            desk.leave(desk.tabs.pop(request.session_hash, ""))
-
-        left.__annotations__ = {"request": gr.Request}
-        blocks.unload(left)
-        token, roll, steer, player = (parts[name] for name in ("token", "roll", "steer", "player"))
-        from_script(parts["room"].submit, page.room, "heard", ("token", "name", "kind"))
-        from_script(parts["room"].focus, page.enter, "heard", ("known", "tab"))
-        from_script(parts["roll"].submit, page.tune, "edited", ("token", "name"))
-        from_script(parts["player"].select, page.pick, "made", ("token", "file"))
-        from_script(clip.submit, page.clip, "taken", ("token", "name", "seed"))
-        on(parts["pieces"].input, page.open, "heard", [token, parts["pieces"]])
-        on(make.click, page.make, "made", [token, steer, seed, count, seconds])
-        on(cancel.click, page.cancel, "made", [token])
-        on(compose.click, page.compose, "edited", [token, steer, seed, seconds])
-        on(save.click, page.save, "edited", [token, roll])
-        on(perform.click, page.perform, "edited", [token, roll, steer, seed])
-        on(again.click, page.again, "edited", [token, roll, steer, seed, player])
-        on(take.click, page.take, "taken", [token, player, what, length])
-    return blocks

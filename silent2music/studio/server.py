@@ -15,9 +15,10 @@ from silent2music.errors import AudioError, S2MError, require
 from silent2music.export.streaming import wav_header
 from silent2music.files import atomic_path
 from silent2music.studio import session as sessions
-from silent2music.studio.page import build
+from silent2music.studio.layout import build
 from silent2music.studio.project import Project
-from silent2music.studio.session import Desk
+from silent2music.studio.session import Desk, Session
+from silent2music.studio.worker import Job
 
 HOST = "127.0.0.1"
 
@@ -69,15 +70,38 @@ class Guard:
         await self._app(scope, receive, answer)
 
 
-def routes(desk: Desk) -> list[Any]:
-    """What the page's script asks for beside Gradio's own: files in and out, sound, and to be forgotten."""
-    from starlette.requests import ClientDisconnect
-    from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-    from starlette.routing import Route
+class Doors:
+    """What the page's script asks for beside Gradio's own: files in and out, sound, and to be forgotten.
 
-    def of_tab(answer: Callable[..., Any]) -> Callable[..., Any]:
+    Args:
+        desk: whose files and sound these are.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def routes(self) -> list[Any]:
+        """Of an ASGI application."""
+        from starlette.routing import Route
+
+        own = Path(__file__).parent
+        return [
+            Route("/studio/studio.js", _own(own / "studio.js", "text/javascript")),
+            Route("/studio/studio.css", _own(own / "studio.css", "text/css")),
+            Route("/studio/{token}/upload", self._of_tab(self._upload), methods=["POST"]),
+            Route("/studio/{token}/file/{name}", self._of_tab(self._file)),
+            Route("/studio/{token}/stream/{number:int}", self._of_tab(self._stream)),
+            Route("/studio/{token}/live", self._of_tab(self._begin_live), methods=["POST"]),
+            Route("/studio/{token}/live/{number:int}", self._of_tab(self._live), methods=["POST"]),
+            Route("/studio/{token}/leave", self._of_tab(self._leave), methods=["POST"]),
+        ]
+
+    def _of_tab(self, answer: Callable[..., Any]) -> Callable[..., Any]:
+        """An endpoint for a tab that is open; errors are sentences."""
+        from starlette.responses import JSONResponse
+
         async def endpoint(request: Any) -> Any:
-            tab = desk.sessions.get(request.path_params["token"])
+            tab = self._desk.sessions.get(request.path_params["token"])
             if tab is None:
                 return JSONResponse({"error": "The page has been closed meanwhile; load it again."}, 404)
             try:
@@ -87,9 +111,12 @@ def routes(desk: Desk) -> list[Any]:
 
         return endpoint
 
-    async def upload(request: Any, tab: Any) -> Any:
+    async def _upload(self, request: Any, tab: Session) -> Any:
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import JSONResponse
+
         name, is_room = request.query_params.get("name", ""), request.query_params.get("kind") == "room"
-        path = desk.place(tab, name, is_room)
+        path = self._desk.place(tab, name, is_room)
         most = min(sessions.MAX_UPLOAD_BYTES, shutil.disk_usage(path.parent).free - sessions.SPARE_BYTES)
         n_bytes = 0
         try:
@@ -109,70 +136,74 @@ def routes(desk: Desk) -> list[Any]:
             Project(path.parent, path.name).save()  # from now on it is not lost
         return JSONResponse({"name": path.name})
 
-    async def file(request: Any, tab: Any) -> Any:
-        path = desk.file_of(tab, request.path_params["name"])
+    async def _file(self, request: Any, tab: Session) -> Any:
+        from starlette.responses import FileResponse, JSONResponse
+
+        path = self._desk.file_of(tab, request.path_params["name"])
         if path is None:
             return JSONResponse({"error": "There is no such file in this piece."}, 404)
         return FileResponse(path, filename=path.name, content_disposition_type="inline")
 
-    async def stream(request: Any, tab: Any) -> Any:
-        job = tab.jobs.get(int(request.path_params["number"]))
+    async def _stream(self, request: Any, tab: Session) -> Any:
+        from starlette.concurrency import iterate_in_threadpool
+        from starlette.responses import JSONResponse, StreamingResponse
+
+        job = tab.jobs.get(request.path_params["number"])
         if job is None:
             return JSONResponse({"error": "There is no such music."}, 404)
 
-        def sound() -> Iterator[bytes]:
-            is_first = not job.live
-            for block in job.heard():
-                if is_first:
-                    n = round(float(request.query_params.get("seconds", 0)) * job.sample_rate) or None
-                    yield wav_header(job.sample_rate, job.n_channels, n)
-                    is_first = False
-                yield block
-
         async def until_gone() -> AsyncIterator[bytes]:
-            from starlette.concurrency import iterate_in_threadpool
-
             try:
-                async for block in iterate_in_threadpool(sound()):
+                async for block in iterate_in_threadpool(sound_of(job)):
                     yield block
             finally:
                 if job.live:
-                    desk.hands.cancel(job)
+                    self._desk.hands.cancel(job)
 
         return StreamingResponse(until_gone(), media_type="audio/wav")
 
-    async def live(request: Any, tab: Any) -> Any:
-        if "number" not in request.path_params:
-            words = ["infer", "-", "--stream", "--raw", *desk.model_words]
-            job = desk.run(tab, words, desk.hands, desk.folder, live=True)
-            return JSONResponse({"number": job.number, "words": words})
-        job = tab.jobs.get(int(request.path_params["number"]))
-        if job is not None:
-            desk.hands.hear(job, await request.body())
-        return JSONResponse({"said": job.said, "over": True} if job is None or job.ended.is_set() else {})
+    async def _begin_live(self, request: Any, tab: Session) -> Any:
+        from starlette.responses import JSONResponse
 
-    async def leave(request: Any, tab: Any) -> Any:
-        desk.leave(tab.token)
+        words = ["infer", "-", "--stream", "--raw", *self._desk.model_words]
+        job = self._desk.run(tab, words, self._desk.hands, self._desk.folder, live=True)
+        return JSONResponse({"number": job.number})
+
+    async def _live(self, request: Any, tab: Session) -> Any:
+        from starlette.responses import JSONResponse
+
+        job = tab.jobs.get(request.path_params["number"])
+        if job is None or job.ended.is_set():
+            return JSONResponse({"said": job.said if job else "", "over": True})
+        self._desk.hands.hear(job, await request.body())
+        return JSONResponse({})
+
+    async def _leave(self, request: Any, tab: Session) -> Any:
+        from starlette.responses import Response
+
+        self._desk.leave(tab.token)
         return Response(status_code=204)
 
-    def own(name: str, kind: str) -> Callable[..., Any]:
-        async def endpoint(request: Any) -> Any:
-            return FileResponse(
-                Path(__file__).parent / name, media_type=kind, headers={"cache-control": "no-cache"}
-            )
 
-        return endpoint
+def sound_of(job: Job) -> Iterator[bytes]:
+    """The sound of a command while it is made: live sound as samples, other as a WAV file of unknown length."""
+    is_first = not job.live
+    for block in job.heard():
+        if is_first:
+            yield wav_header(job.sample_rate, job.n_channels, None)
+            is_first = False
+        yield block
 
-    return [
-        Route("/studio/studio.js", own("studio.js", "text/javascript")),
-        Route("/studio/studio.css", own("studio.css", "text/css")),
-        Route("/studio/{token}/upload", of_tab(upload), methods=["POST"]),
-        Route("/studio/{token}/file/{name}", of_tab(file)),
-        Route("/studio/{token}/stream/{number:int}", of_tab(stream)),
-        Route("/studio/{token}/live", of_tab(live), methods=["POST"]),
-        Route("/studio/{token}/live/{number:int}", of_tab(live), methods=["POST"]),
-        Route("/studio/{token}/leave", of_tab(leave), methods=["POST"]),
-    ]
+
+def _own(path: Path, kind: str) -> Callable[..., Any]:
+    """A file of the package."""
+
+    async def endpoint(request: Any) -> Any:
+        from starlette.responses import FileResponse
+
+        return FileResponse(path, media_type=kind, headers={"cache-control": "no-cache"})
+
+    return endpoint
 
 
 def quiet_gradio(folder: Path) -> Any:
@@ -192,7 +223,7 @@ def application(desk: Desk) -> Any:
     from fastapi import FastAPI
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.routes.extend(routes(desk))
+    app.router.routes.extend(Doors(desk).routes())
     fonts = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=("ui-monospace", "monospace"),
