@@ -256,7 +256,7 @@ def test_tabs_do_not_mix_and_a_closed_one_stops(window: Window, page: Any) -> No
 def test_a_page_that_is_loaded_again_has_its_piece(page: Any) -> None:
     before = page.evaluate("window.studio.scene.project")
     page.reload()
-    page.wait_for_function("window.studio.scene && document.querySelectorAll('.takes button').length === 2")
+    page.wait_for_function("window.studio?.scene && document.querySelectorAll('.takes button').length === 2")
     assert page.evaluate("window.studio.scene.project") == before
     assert page.locator(".takes button").all_inner_texts() == ["1", "2"]
 

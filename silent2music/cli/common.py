@@ -177,7 +177,7 @@ Workers = Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help=
 def progress_bar() -> Iterator[Progress | None]:
     """A progress bar on standard error with rate and time left; nothing where that is no terminal."""
     if processes.follower is not None or not sys.stderr.isatty():
-        yield processes.follower and processes.follower.progress
+        yield None if processes.follower is None else processes.follower.progress
         return
     from rich import progress
     from rich.console import Console

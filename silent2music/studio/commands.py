@@ -42,7 +42,7 @@ class Knob:
     high: float = 1.0
     step: float = 0.05
     unit: str = ""
-    choices: tuple[str, ...] = ()
+    choices: Sequence[str] = ()
     hint: str = ""
     draws: bool = False
 
@@ -135,7 +135,7 @@ def wish_words(
 
 def curve_text(points: Sequence[Sequence[float]]) -> str:
     """The CSV file of a mood curve."""
-    rows = [",".join(map(number, point)) for point in sorted(points)]
+    rows = [",".join(map(number, point)) for point in sorted(points, key=lambda point: point[0])]
     return "\n".join(["seconds,valence,arousal", *rows]) + "\n"
 
 

@@ -222,7 +222,7 @@ def score_of(roll: Mapping[str, Any], base: Score) -> Score:
             name = str(part["name"])[:MAX_NAME] if is_drum else INSTRUMENT_NAMES[program]
             own = base.parts[index] if index < len(base.parts) else None
             same = own is not None and own.program == program and own.is_drum == is_drum
-            columns = {
+            columns: dict[str, Any] = {
                 "start_seconds": table[:, 0],
                 "end_seconds": np.minimum(table[:, 1], base.seconds),
                 "pitches": table[:, 2].astype(np.int64),
