@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from silent2music.errors import ConfigError, S2MError
 
@@ -51,6 +51,22 @@ Progress = Callable[[str, int, int], None]
 
 StepProgress = Callable[[int, int], None]
 """Called with steps done and steps in all."""
+
+Followed = TypeVar("Followed")
+
+
+class Follower(Protocol):
+    """Who follows commands from within the process that runs them."""
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """As `Progress`."""
+
+    def music(self, pieces: Iterator[Followed]) -> Iterator[Followed]:
+        """The same pieces of music, heard while they are made, before their level is set."""
+
+
+follower: Follower | None = None
+"""Set once by a process that runs commands for others."""
 
 FractionProgress = Callable[[str, float], None]
 """Called with the name of what is being done and the fraction of it done."""

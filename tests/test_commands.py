@@ -488,6 +488,17 @@ def test_ambience_and_its_check(desk: Desk, model: Path) -> None:
     desk.drive("check-ambience ambience-made/")
 
 
+def test_studio(desk: Desk, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command alone; its page is driven in `test_studio_page`."""
+    uvicorn = pytest.importorskip("uvicorn", reason="gradio is not installed (extra studio)")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    printed = desk.drive("studio --open --folder pieces --port 0 --model run/model").decode()
+    assert opened[0].startswith("http://127.0.0.1:")
+    assert opened[0] in printed
+
+
 # ---- evaluation ----
 
 

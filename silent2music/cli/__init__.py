@@ -24,6 +24,7 @@ from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
 from silent2music.cli.picture import score_clip
+from silent2music.cli.studio import studio
 from silent2music.cli.training import run_recipe, train
 from silent2music.cli.tuning import merge, tune
 from silent2music.errors import S2MError, shown
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "perform": perform,
     "compose": compose,
     "demo": demo,
+    "studio": studio,
     "ambience": ambience,
     "check-ambience": check_ambience,
     "analyze": analyze,

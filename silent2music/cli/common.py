@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silent2music import processes
 from silent2music.config import (
     DeliveryConfig,
     RecipeConfig,
@@ -220,8 +221,8 @@ Workers = Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help=
 @contextmanager
 def progress_bar() -> Iterator[Progress | None]:
     """A progress bar on standard error with rate and time left; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
+    if processes.follower is not None or not sys.stderr.isatty():
+        yield None if processes.follower is None else processes.follower.progress
         return
     from rich import progress
     from rich.console import Console

@@ -81,6 +81,10 @@ class Request:
             raise ConfigError(f"--seconds is {self.seconds}; expected at least {MIN_SECONDS}.")
 
 
+kept: dict[tuple[Any, ...], Silent2Music] | None = None
+"""A model that stays loaded, where a process that runs many commands makes this a dict."""
+
+
 class LazyModel:
     """A model folder whose weights are loaded on first use, so that a bad recording is told before.
 
@@ -165,6 +169,20 @@ class LazyModel:
         if self.device == "cuda":
             # Launchers number the processes of a machine: each takes its own card.
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return self._loaded() if kept is None else self._kept(kept)
+
+    def _kept(self, models: dict[tuple[Any, ...], Silent2Music]) -> Silent2Music:
+        """The model of this folder, with its adapters, as it is now: loaded once in the life of the process."""
+        times = sorted(
+            (str(file), file.stat().st_mtime_ns) for file in self.folder.rglob("*") if file.is_file()
+        )
+        key = (self.device, *((a.sha256, a.strength) for a in self.adapters), *times)
+        if key not in models:
+            models.clear()  # one at a time: they are large
+            models[key] = self._loaded()
+        return models[key]
+
+    def _loaded(self) -> Silent2Music:
         from silent2music.model import Silent2Music
 
         model = Silent2Music.from_pretrained(self.folder)
