@@ -7,10 +7,10 @@ import numpy as np
 from silent2music.audio import Waveform
 from silent2music.controls import programs_of
 from silent2music.evaluation.following import onset_scores
-from silent2music.evaluation.transcription import transcribe
 from silent2music.factory.own_folder import onsets_of, with_roles
 from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.score import Part, Score
+from silent2music.transcription import transcribe
 
 MIN_AGREEMENT = 0.5
 """F measure of the onsets heard in the notes against those heard in the sound, below which notes are not trusted."""

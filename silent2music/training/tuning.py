@@ -223,7 +223,7 @@ def transcriber_of(instruments: tuple[str, ...]) -> Callable[[Any], Any] | None:
     Notes of one instrument go to it, of several by pitch, the highest to the first named. Where notes begin elsewhere
     than the sound does, they are not trusted and the function gives None.
     """
-    from silent2music.evaluation.transcription import can_transcribe
+    from silent2music.transcription import can_transcribe
 
     if not can_transcribe():
         return None
