@@ -54,7 +54,7 @@ PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 
-DENSITY_SECONDS, DENSITY_GAIN = 6.0, 1.5
+DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
 HANDED = 6.0

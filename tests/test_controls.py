@@ -234,7 +234,7 @@ def test_a_hummed_line_is_heard_as_notes(tmp_path: Path, monkeypatch) -> None:
     assert [note[0] for note in melody] == pytest.approx(starts.tolist(), abs=0.06)
     assert all(note[1] > note[0] and 60 < note[3] <= 110 for note in melody)
     for nothing in (np.zeros((1, RATE)), 0.01 * np.random.default_rng(0).standard_normal((1, RATE))):
-        audio.write(tmp_path / "noise.wav", Waveform(nothing.astype(np.float32), RATE))
+        audio.write(tmp_path / "noise.wav", Waveform(nothing.astype(np.float32), RATE), force=True)
         with pytest.raises(DataError, match=r"No line is heard in .*noise\.wav; expected one voice"):
             Controls.of({"melody": "noise.wav"}, tmp_path)
 

@@ -126,7 +126,7 @@ def _melody_heard(asked: Controls, sound: Waveform) -> float:
     wanted = asked.signals(sound.seconds, n_frames, RATE / HOP)["melody"][:, :12]
     wanted = np.roll(wanted, asked.transposition or 0, axis=1)
     heard = np.eye(12)[chroma.argmax(axis=0)] * np.asarray(chroma.max(axis=0) > 0)[:, None]
-    heard = heard * wanted.any(axis=1)[:, None]
+    heard = heard * np.asarray(wanted.any(axis=1))[:, None]
     return float((heard * wanted).sum() / max(np.linalg.norm(heard) * np.linalg.norm(wanted), 1e-9))
 
 
