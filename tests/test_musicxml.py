@@ -132,6 +132,15 @@ def test_notation_and_midi_agree_and_the_grid_is_seen(is_free) -> None:
     ]
 
 
+def test_beats_of_any_length_keep_the_times() -> None:
+    """A note beside a beat of 10 ms is not moved to where beats are long."""
+    beats = np.array([0.03, 0.08, 0.15, 0.21, 0.35, 0.59, 0.61, 0.71, 0.75, 0.87, 0.88, 0.92, 0.96])
+    starts = np.array([0.09, 0.27, 0.43, 0.59, 0.65, 0.70, 0.79, 0.87])
+    drums = Part("kit", 0, True, "", starts, starts + 0.05, np.arange(36, 44), np.full(8, 80))
+    score = Score(1.0, (drums,), beat_seconds=beats, bar_seconds=beats[[0, 4, 5, 7, 9]])
+    check_agreement(score, musicxml_bytes(score))
+
+
 def test_chords_voices_and_upbeats_are_written() -> None:
     starts = np.array([0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0])
     ends = np.array([1.0, 1.0, 2.0, 1.5, 3.0, 1.1, 1.2, 1.4, 1.6, 1.9])

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 
-from silent2music.arrays import IntArray
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.score import Part, Score, key_signature
 from silent2music.tempo_map import DEFAULT_QUARTER_US, TempoMap, map_of_beats
@@ -136,14 +135,9 @@ def _divisions(tempo_map: TempoMap, ticks: IntArray) -> IntArray:
 
 def _written(part: Part, tempo_map: TempoMap) -> list[_Note]:
     """A part's notes as they are written, chords joined, in order."""
-    on, off = (tempo_map.ticks(times) for times in (part.start_seconds, part.end_seconds))
-    index = np.searchsorted(tempo_map.tempo_ticks, on, "right") - 1
-    quarter_seconds = tempo_map.quarter_us[index] * 1e-6
-    starts = _snapped(on / tempo_map.ticks_per_quarter, TOLERANCE_SECONDS / quarter_seconds)
     allowed = END_TOLERANCE * (part.end_seconds - part.start_seconds)
-    ends = _snapped(
-        off / tempo_map.ticks_per_quarter, np.maximum(allowed, TOLERANCE_SECONDS) / quarter_seconds
-    )
+    starts = _snapped(tempo_map, part.start_seconds, np.full(len(allowed), TOLERANCE_SECONDS))
+    ends = _snapped(tempo_map, part.end_seconds, np.maximum(allowed, TOLERANCE_SECONDS))
     ends = np.maximum(ends, starts + DIVISIONS // GRIDS[-1])
     notes: dict[tuple[int, int], _Note] = {}
     for start, end, pitch, velocity in zip(
@@ -155,13 +149,17 @@ def _written(part: Part, tempo_map: TempoMap) -> list[_Note]:
     return sorted(notes.values(), key=lambda note: (note.start, note.end))
 
 
-def _snapped(quarters: NDArray[np.floating], tolerance: NDArray[np.floating]) -> IntArray:
-    """Positions `[n]` in quarters as divisions, each on the first of `GRIDS` that is near enough, else the nearest."""
+def _snapped(tempo_map: TempoMap, seconds: DoubleArray, tolerance: DoubleArray) -> IntArray:
+    """Times `[n]` as divisions, each on the first of `GRIDS` that is near enough in seconds, else the nearest."""
+    ticks, quarter = tempo_map.ticks(seconds), tempo_map.ticks_per_quarter
+    quarters, true = ticks / quarter, tempo_map.seconds(ticks)
     found = np.rint(quarters * DIVISIONS).astype(np.int64)
     left = np.ones(len(quarters), bool)
     for grid in GRIDS:
         near = np.rint(quarters * grid) / grid
-        fits = left & (np.abs(near - quarters) <= tolerance)
+        # Tempi may change between the two.
+        error = tempo_map.seconds(np.rint(near * quarter).astype(np.int64)) - true
+        fits = left & (np.abs(error) <= tolerance)
         found[fits] = np.rint(near[fits] * DIVISIONS).astype(np.int64)
         left &= ~fits
     return np.asarray(found, np.int64)
