@@ -30,8 +30,8 @@ DOCUMENTED = {
 """Headers of Wwise's tab delimited import, beside `Property[...]` and `Reference[...]`."""
 
 
-def entry(name: str, **more: Any) -> dict[str, Any]:
-    return {"file": name, "spatial": "stereo", "variation": 1, **more}
+def entry(file: str, **more: Any) -> dict[str, Any]:
+    return {"file": file, "spatial": "stereo", "variation": 1, **more}
 
 
 GRID = {

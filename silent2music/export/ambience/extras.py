@@ -369,7 +369,8 @@ def _performed(extra: Extra, room: Waveform, stage: Stage) -> tuple[FloatArray, 
     """The field `[C, N]` of a piece with the room's reverberation after it, and by how much it is late, in seconds."""
     model, config, rate = stage.model, stage.config, stage.config.sample_rate
     order = config.order if config.spatial == "ambix" else 1
-    voices = single_parts(extra.score) if config.spatial == "ambix" else {"": extra.score}
+    in_parts = config.spatial == "ambix" and bool(extra.score.parts)
+    voices = single_parts(extra.score) if in_parts else {"": extra.score}
     total: FloatArray | None = None
     dry: FloatArray | None = None
     for name, score in voices.items():

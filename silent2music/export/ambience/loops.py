@@ -192,8 +192,8 @@ def write_takes(
         circle: a circular score to play; then the room is heard as it is.
     """
     room = repeated_lap(lap if circle is not None else steered(lap, lap_events(lap), layer))
-    guidance = cast(float, model.resolved(sampling).guidance) * layer.guidance
-    sampling = dataclasses.replace(sampling, guidance=guidance)
+    sampling = model.resolved(sampling)
+    sampling = dataclasses.replace(sampling, guidance=cast(float, sampling.guidance) * layer.guidance)
     with torch.inference_mode():
         signals = listen_whole(room, room.seconds, model.config).to(model.device)
         sketched = None
