@@ -201,7 +201,7 @@ class Page:
         """Options of what is wished for; a drawn mood curve becomes a file of the piece."""
         wishes = dict(wishes or {}) if isinstance(wishes, Mapping) else {}
         project = self._project(session)
-        only = None
+        only: tuple[str, ...] | None = None
         if command == "perform":
             only = commands.OF_PERFORMANCE
         elif command == "infer" and not self.desk.composes:
