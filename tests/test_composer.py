@@ -435,14 +435,14 @@ def test_loudness_follows_the_room_by_the_rule_of_the_training_scores() -> None:
 
 
 def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() -> None:
-    memory, melody, rate = Memory(RATE), symbol_of("melody", 0, False), round(RATE)
+    memory, melody = Memory(RATE), symbol_of("melody", 0, False)
     hiss, _ = heard_of(0.001 * np.random.default_rng(0).standard_normal(96_000))
     steps, _ = heard_of(steps_room(6.0)[0])
     assert hiss.is_empty and not steps.is_empty
 
     def masked(rests: Rests, seconds: float) -> np.ndarray:
         logits = np.zeros(FIELDS["symbol"], np.float32)
-        memory.advance(round(seconds * rate))
+        memory.advance(round(seconds * RATE))
         rests.mask("symbol", logits, ())
         return logits
 
@@ -454,7 +454,7 @@ def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() ->
         assert np.isfinite(logits[FIRST_PART:]).all() == allowed and not logits[:FIRST_PART].any()
     memory = Memory(RATE)
     rests = Rests(steps, memory, RATE)
-    assert not masked(rests, RESTLESS_SECONDS).any()
+    assert not masked(rests, RESTLESS_SECONDS - 0.1).any()
     later = masked(rests, RESTLESS_SECONDS + 2.0)
     assert (later[FIRST_PART:] > 5.0).all() and not later[:FIRST_PART].any()
     rests.write((melody, 0, 60, 0, 0))
