@@ -454,7 +454,11 @@ def sounded(score: Score) -> Waveform:
         for start, end, pitch in zip(own.start_seconds, own.end_seconds, own.pitches, strict=True):
             time = np.arange(round((end - start) * heard.RATE)) / heard.RATE
             hz = 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
-            tone = sum(0.08 / k * np.sin(2 * np.pi * k * hz * time) for k in (1, 2, 3)) * np.exp(-3.0 * time)
+            tone = (
+                sum(0.08 / k * np.sin(2 * np.pi * k * hz * time) for k in (1, 2, 3))
+                * np.exp(-3.0 * time)
+                * (1.0 - time / (end - start))
+            )
             first = round(start * heard.RATE)
             samples[first : first + len(time)] += tone[: len(samples) - first]
     return Waveform(samples[None].astype(np.float32), heard.RATE)
