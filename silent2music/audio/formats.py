@@ -271,8 +271,10 @@ def ogg_coded(sound: Waveform) -> Waveform:
     return Waveform(back.T, sound.sample_rate)
 
 
-def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:
+def read_blocks(path: Path | str, n_samples: int, dtype: str = "float32") -> Iterator[FloatArray]:
     """Samples `[C, n]` of a file that `write` wrote, in blocks of at most `n_samples`.
+
+    As `int32` the upper bits are those that the file has, which `write_blocks` writes again as they are.
 
     Raises:
         AudioError: if it cannot be read.
@@ -291,7 +293,7 @@ def read_blocks(path: Path | str, n_samples: int) -> Iterator[FloatArray]:
         return
     try:
         with soundfile.SoundFile(path) as file:
-            for block in file.blocks(n_samples, dtype="float32", always_2d=True):
+            for block in file.blocks(n_samples, dtype=dtype, always_2d=True):
                 yield np.ascontiguousarray(block.T)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise AudioError(f"{path} cannot be read back ({error}); is the disk full?") from error

@@ -21,7 +21,7 @@ from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
 from silent2music.export import provenance
 from silent2music.export.delivery import delivered
-from silent2music.export.levelling import figures_of, limited_blocks, rounded_lufs
+from silent2music.export.levelling import BLOCK_SECONDS, figures_of, limited_blocks, rounded_lufs
 from silent2music.export.models import LazyModel, Other, blend_of, described_blend
 from silent2music.export.space import Placement
 from silent2music.files import atomic_paths, read_json
@@ -214,8 +214,6 @@ def _write_joined(
     stretch: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write the samples of a piece, those of a stretch from codes; figures of the file as `write_music` gives them."""
-    import soundfile
-
     settings, output = record["settings"], record["output"]
     delivery = from_dict(DeliveryConfig, settings["delivery"])
     where = from_dict(Placement, output["space"]) if "space" in output else Placement(0.0, 0.0, 0.0, 0.4)
@@ -231,14 +229,12 @@ def _write_joined(
 
     def joined() -> Iterator[Any]:
         at = 0
-        with soundfile.SoundFile(piece) as file:
-            for block in blocks:
-                old = file.read(block.shape[1], dtype="int32", always_2d=True).T
-                weight = share(at, at + old.shape[1])
-                # Of 24 bits; where nothing is new the file's own numbers stay.
-                sound = weight * np.clip(block, -1.0, 1.0) * (2**23 - 1) + (1.0 - weight) * (old / 256)
-                yield np.where(weight > 0, np.rint(sound).astype(np.int32) * 256, old)
-                at += old.shape[1]
+        for block, old in zip(blocks, audio.read_blocks(piece, BLOCK_SECONDS * rate, "int32"), strict=True):
+            weight = share(at, at + old.shape[1])
+            # Of 24 bits; where nothing is new the file's own numbers stay.
+            sound = weight * np.clip(block, -1.0, 1.0) * (2**23 - 1) + (1.0 - weight) * (old / 256)
+            yield np.where(weight > 0, np.rint(sound).astype(np.int32) * 256, old)
+            at += old.shape[1]
 
     audio.write_blocks(path, joined(), rate, n_channels, force=True)
     n_samples, lufs, peak = figures_of(path, rate, n_channels)
