@@ -433,7 +433,7 @@ def test_perform(desk: Desk) -> None:
     desk.drive("infer room.wav --adherence 2 --score-guidance 1.5 -o played.wav --model sketched")
     desk.drive("infer room.wav --of played.wav --keep-melody -o around.wav --model sketched")
     desk.drive(
-        "perform scores/piece0.mid -o tune.wav --stems --project dawproject --model sketched --seconds 1"
+        "perform scores/piece0.mid -o staged.wav --stems --project dawproject --model sketched --seconds 1"
     )
     desk.drive(
         f"perform scores/piece0.mid --soundfont {soundfont} --room room.wav -o parts.wav --stems-by part --seconds 1"
@@ -441,8 +441,8 @@ def test_perform(desk: Desk) -> None:
     desk.drive(
         "infer room.wav -o session.wav --stems --musicxml --project reaper --seconds 1 --model sketched"
     )
-    desk.drive("infer room.wav -o idea.wav --count 2 --audition audition.html --seconds 1 --model sketched")
-    made = ("tune.dawproject", "session.rpp", "session.musicxml", "session.mid", "audition.html")
+    desk.drive("infer room.wav -o heard.wav --count 2 --audition audition.html --seconds 1 --model sketched")
+    made = ("staged.dawproject", "session.rpp", "session.musicxml", "session.mid", "audition.html")
     for name in ("alone.wav", "fitted.wav", "near.wav", "played.mid", *made):
         assert (desk.folder / name).is_file()
     desk.drive("analyze room.wav --music scores/piece0.mid --plot roll.png")

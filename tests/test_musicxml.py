@@ -98,7 +98,7 @@ def free_score(seed: int = 0, is_free: bool = True) -> Score:
     starts = score.seconds_at(places)
     starts = np.sort(starts + rng.uniform(-0.03, 0.03, 24)) if is_free else starts
     parts = []
-    for name, program, is_drum in (("cello", 42, False), ("flute", 73, False), ("kit", 0, True)):
+    for name, program, is_drum in (("cello", 42, False), ("fl\x00ute", 73, False), ("kit", 0, True)):
         ends = starts + rng.uniform(0.1, 0.9, 24)
         pitches = rng.permutation(24) + (36 if is_drum else 50)
         parts.append(
@@ -106,7 +106,7 @@ def free_score(seed: int = 0, is_free: bool = True) -> Score:
                 name, program, is_drum, "", starts, np.minimum(ends, score.seconds), pitches, np.full(24, 80)
             )
         )
-    cues = (Cue(float(beats[5]), "door"),)
+    cues = (Cue(float(beats[5]), "do\x01or"),)
     return dataclasses.replace(
         score, parts=tuple(parts), key="Eb major", cues=cues, boundary_seconds=beats[8:9]
     )

@@ -95,7 +95,7 @@ def musicxml_bytes(score: Score, title: str = "") -> bytes:
     bars = list(_bars(tempo_map, int(last)))
     root = ElementTree.Element("score-partwise", version="4.0")
     if title:
-        ElementTree.SubElement(ElementTree.SubElement(root, "work"), "work-title").text = title
+        ElementTree.SubElement(ElementTree.SubElement(root, "work"), "work-title").text = readable(title)
     encoding = ElementTree.SubElement(ElementTree.SubElement(root, "identification"), "encoding")
     ElementTree.SubElement(encoding, "software").text = "silent2music"
     listed = ElementTree.SubElement(root, "part-list")
@@ -115,6 +115,16 @@ def musicxml_bytes(score: Score, title: str = "") -> bytes:
     ElementTree.indent(root)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
     return (head + ElementTree.tostring(root, encoding="unicode") + "\n").encode()
+
+
+def readable(text: str) -> str:
+    """A text without what XML cannot hold, such as control characters in the names of MIDI files.
+
+    Example:
+        >>> readable("Flute\\x00 1")
+        'Flute 1'
+    """
+    return "".join(c for c in text if c.isprintable())
 
 
 def _heard_key(score: Score) -> tuple[int, int]:
@@ -213,20 +223,22 @@ def _marks(score: Score, tempo_map: TempoMap) -> list[tuple[int, tuple[str, str]
     boundaries = _divisions(tempo_map, tempo_map.ticks(score.boundary_seconds))
     found += [(int(at), ("rehearsal", str(n))) for n, at in enumerate(boundaries.tolist(), start=2)]
     cues = _divisions(tempo_map, tempo_map.ticks(np.array([cue.seconds for cue in score.cues])))
-    found += [(int(at), ("words", cue.name)) for at, cue in zip(cues.tolist(), score.cues, strict=True)]
+    found += [
+        (int(at), ("words", readable(cue.name))) for at, cue in zip(cues.tolist(), score.cues, strict=True)
+    ]
     return sorted(found, key=lambda mark: mark[0])
 
 
 def _list_part(listed: ElementTree.Element, part: Part, name: str, index: int) -> None:
     """Name and instruments of a part; of drums each key is an instrument."""
     own = ElementTree.SubElement(listed, "score-part", id=name)
-    ElementTree.SubElement(own, "part-name").text = part.name or f"Part {index + 1}"
+    ElementTree.SubElement(own, "part-name").text = readable(part.name) or f"Part {index + 1}"
     keys = sorted(set(part.pitches.tolist())) if part.is_drum else [None]
     ids = [f"{name}-I{1 if key is None else key + 1}" for key in keys]
     for one, key in zip(ids, keys, strict=True):
         instrument = ElementTree.SubElement(own, "score-instrument", id=one)
         ElementTree.SubElement(instrument, "instrument-name").text = (
-            part.name if key is None else f"{part.name} {key}"
+            readable(part.name) if key is None else f"{readable(part.name)} {key}"
         )
     # Channel 10 is the drums'.
     channel = 10 if part.is_drum else (index % 15 + 1) + (index % 15 >= 9)

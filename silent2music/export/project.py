@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from silent2music import __version__
+from silent2music.export.musicxml import readable
 from silent2music.score import Part, Score
 from silent2music.tempo_map import TempoMap, map_of_beats
 
@@ -55,7 +56,7 @@ class Session:
     def markers(self) -> list[tuple[float, str]]:
         """Sections and cues in seconds."""
         sections = [(float(t), f"section {n}") for n, t in enumerate(self.score.boundary_seconds, start=2)]
-        return sorted([*sections, *((cue.seconds, cue.name) for cue in self.score.cues)])
+        return sorted([*sections, *((cue.seconds, readable(cue.name)) for cue in self.score.cues)])
 
     def tempi(self) -> list[tuple[int, float]]:
         """Ticks and quarters a minute."""
@@ -147,7 +148,7 @@ def _reaper_notes(session: Session, part: Part) -> Iterator[str]:
 
 def _quoted(text: str) -> str:
     """A text as REAPER's projects have it, in quotes that it does not hold itself."""
-    text = " ".join(text.split())
+    text = readable(" ".join(text.split()))
     quote = next((mark for mark in "\"'`" if mark not in text), None)
     return f"{quote}{text}{quote}" if quote else f"`{text.replace('`', chr(39))}`"
 
@@ -179,7 +180,7 @@ def _entry(name: str, compression: int) -> zipfile.ZipInfo:
 
 def _metadata_xml(session: Session) -> ElementTree.Element:
     root = ElementTree.Element("MetaData")
-    ElementTree.SubElement(root, "Title").text = session.title
+    ElementTree.SubElement(root, "Title").text = readable(session.title)
     ElementTree.SubElement(root, "Comment").text = f"Made by silent2music {__version__}"
     return root
 
@@ -238,7 +239,7 @@ def _parameter(
 def _track(structure: ElementTree.Element, name: str, title: str, content: str, n_channels: int) -> None:
     """A track with its channel, which leads to the master's."""
     track = ElementTree.SubElement(
-        structure, "Track", contentType=content, id=name, loaded="true", name=title
+        structure, "Track", contentType=content, id=name, loaded="true", name=readable(title)
     )
     leads = {"role": "master"} if name == "master" else {"role": "regular", "destination": "master-channel"}
     channel = ElementTree.SubElement(

@@ -35,6 +35,9 @@ STEMS_BY = ("auto", "role", "part")
 SMOOTHED_SECONDS = 1.0
 """Over which a stem's level is compared with what it is to be: its notes keep the shape that they were played with."""
 
+MOST_LETTERS = 60
+"""Of a stem's name: a file's has 255 bytes at most."""
+
 MOST_GAIN_DB = 12.0
 """A stem is turned up by no more; turned down it may be to silence."""
 
@@ -72,7 +75,7 @@ def split(score: Score, by: str = "auto") -> dict[str, Score]:
     by_role = by == "role" or (by == "auto" and not without)
     groups: dict[str, list[Any]] = {}
     for part in sounding:
-        own = " ".join((part.role if by_role else part.name).split()) or "part"
+        own = " ".join((part.role if by_role else part.name).split())[:MOST_LETTERS] or "part"
         name, number = own, 1
         while not by_role and name in groups:
             number += 1
