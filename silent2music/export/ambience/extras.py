@@ -13,7 +13,6 @@ starts what follows so that it begins at the exit. The sound before and after ri
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
