@@ -87,11 +87,13 @@ def check_ambience(folder: Path) -> tuple[list[Check], Layers, list[Check]]:
             f"{folder} holds no loops: {len(failures)} recordings failed; see the reasons in {path.name}."
         )
     checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
-    densities = {room["folder"]: layer_densities(folder, room) for room in rooms}
+    densities: dict[str, Mapping[str, float]] = {
+        room["folder"]: layer_densities(folder, room) for room in rooms
+    }
     for room in rooms:
         own = [check for check in checks if check["room"] == room["folder"]]
         own[0]["faults"].extend(_layer_faults(folder, room, densities[room["folder"]]))
-    extras = [
+    extras: list[Check] = [
         _check_extra(folder, room["folder"], entry, room["levels"])
         for room in rooms
         for entry in room["extras"]
@@ -147,9 +149,7 @@ def _layer_faults(folder: Path, room: Mapping[str, Any], densities: Mapping[str,
     return faults
 
 
-def _check_extra(
-    folder: Path, place: str, entry: Mapping[str, Any], levels: Mapping[str, Any]
-) -> dict[str, Any]:
+def _check_extra(folder: Path, place: str, entry: Mapping[str, Any], levels: Mapping[str, Any]) -> Check:
     """What was found of a file that does not loop."""
     path = folder / place / entry["file"]
     sound, faults = audio.read(path), []

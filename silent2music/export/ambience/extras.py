@@ -13,7 +13,6 @@ starts what follows so that it begins at the exit. The sound before and after ri
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,9 +178,9 @@ def _extra(
 
 def _merged(parts: Sequence[Part]) -> Part:
     names = ("start_seconds", "end_seconds", "pitches", "velocities")
-    columns = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    order = np.lexsort((columns[2], columns[0]))
-    return dataclasses.replace(parts[0], **{n: c[order] for n, c in zip(names, columns, strict=True)})
+    starts, ends, pitches, velocities = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
+    order = np.lexsort((pitches, starts))
+    return _part(parts[0], starts[order], ends[order], pitches[order], velocities[order])
 
 
 def _excerpt(
@@ -211,9 +210,17 @@ def _excerpt(
 
 
 def _part(part: Part, starts: Any, ends: Any, pitches: Any, velocities: Any) -> Part:
-    notes = (np.asarray(x, np.float64) for x in (starts, ends))
-    numbers = (np.asarray(x, np.int64) for x in (pitches, velocities))
-    return Part(part.name, part.program, part.is_drum, part.role, *notes, *numbers)
+    """An instrument with other notes."""
+    return Part(
+        part.name,
+        part.program,
+        part.is_drum,
+        part.role,
+        np.asarray(starts, np.float64),
+        np.asarray(ends, np.float64),
+        np.asarray(pitches, np.int64),
+        np.asarray(velocities, np.int64),
+    )
 
 
 def _scale(circle: Score) -> tuple[int, tuple[int, ...]]:
@@ -325,9 +332,9 @@ def write_extra(
     )
     first = round((extra.begin + late) * rate)
     field = field[:, first : first + end]
-    field = np.pad(field, ((0, 0), (0, end - field.shape[1]))) * _fades(end, rate)
+    field = np.pad(field, ((0, 0), (0, end - field.shape[1]))) * _fades(end, rate).astype(np.float32)
     for kind in kinds_of(config):
-        sound = fold_down(field.astype(np.float32), kind)
+        sound = fold_down(field, kind)
         (held,), (quiet,) = levelled_set([sound], rate, [config.lufs], config.true_peak, stage.as_made)
         channels = described_channels(kind, config)
         for suffix in config.formats:

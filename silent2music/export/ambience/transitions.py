@@ -64,7 +64,11 @@ def write_transition(
         return
     names = [record["folder"].replace("/", "_") for record in records]
     name = f"{names[0]}_to_{names[1]}"
-    origin = {"from": records[0]["folder"], "to": records[1]["folder"], "seed": batch.hashed_seed(seed, name)}
+    origin: dict[str, Any] = {
+        "from": records[0]["folder"],
+        "to": records[1]["folder"],
+        "seed": batch.hashed_seed(seed, name),
+    }
     origin["made_of"] = [provenance.sha256(job.out / LOOPS_RECORD) for job in pair]
     folder = out / FOLDER / name
     if _is_complete(folder, origin):
