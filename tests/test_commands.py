@@ -389,7 +389,7 @@ def test_the_example_is_tuned_heard_and_merged(desk: Desk) -> None:
     assert (desk.folder / "mylofi" / "before-after.html").stat().st_size > 10_000
     desk.drive("infer room.wav -o tuned.wav --adapter mylofi --model tunable")
     desk.drive("infer room.wav -o half.wav --adapter mylofi=0.7 --adapter mylofi=0.3 --model tunable")
-    desk.drive("compose room.wav --adapter mylofi -o tuned.mid --model tunable")
+    desk.drive("compose room.wav --adapter mylofi -o noted.mid --model tunable")
     desk.drive("merge mylofi -o merged --model tunable")
     desk.drive("infer room.wav -o merged.wav --model merged")
     # Two shares of one adapter are the whole of it.

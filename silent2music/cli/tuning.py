@@ -59,12 +59,13 @@ def tune(
 
     The result is a small adapter for `s2m infer --adapter ADAPTER`, with a page that says what it changed.
     """
+    from silent2music.config import shipped
     from silent2music.training.tune_job import TuneJob
     from silent2music.training.tuned import push_adapter
     from silent2music.training.tuning import tune as carry_out
 
     names = tuple(name.strip() for name in instruments.split(",") if name.strip())
-    settings = settings_of(recipe or Path("tune"), overrides)
+    settings = settings_of(recipe or shipped("recipes", "tune"), overrides)
     base = model_folder(model, download)
     job = TuneJob(folder, output, base, settings, minutes, seed, full, names, licence, rooms)
     with progress_bar() as steps:

@@ -34,7 +34,7 @@ from silent2music.factory.own_folder import (
     make_pairs,
     open_workshop,
 )
-from silent2music.files import atomic_folder, atomic_path, claimed, read_json
+from silent2music.files import atomic_folder, atomic_path, claimed, read_json, remove_leavings
 from silent2music.processes import Progress
 from silent2music.signals import CONTROLS
 from silent2music.training.adapting import AllWeights, LowRank
@@ -89,6 +89,8 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _launched(job, tell, report)
     with claimed(job.out):
+        for place in (job.out, job.work):
+            remove_leavings(place, alone=True)
         if _is_done(job):
             tell(f"{job.out} is finished; remove it to begin anew.")
             return job.out
