@@ -38,7 +38,7 @@ from silent2music.signals import Signals
 from silent2music.stepping import Linear, PackedBlocks, SpanStepper, pack
 from silent2music.traits import SILENT_DBFS, SILENT_GAIN_DB, following_db
 
-AHEAD = 5
+SPAN_FRAMES = 5
 """Frames that are computed at once."""
 
 N_PITCHES = FIELDS["pitch"]
@@ -430,7 +430,7 @@ class Scribe:
         constraints: Sequence[str] = (),
         transposition: int = 0,
         rules: Sequence[MadeConstraint] = (),
-        n_ahead: int = AHEAD,
+        n_ahead: int = SPAN_FRAMES,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -610,7 +610,7 @@ def write_frames(
     begun: Written | None = None,
     n_begun: int = 0,
     rules: Sequence[MadeConstraint] = (),
-    n_ahead: int = AHEAD,
+    n_ahead: int = SPAN_FRAMES,
 ) -> Iterator[tuple[tuple[Event, ...], float]]:
     """The events of one codec frame after another, each with the music's loudness in dB.
 

@@ -229,7 +229,7 @@ class Silent2Music(nn.Module):
         Raises:
             CheckpointError: if its weights are read only now, since the model has no sketch, and do not fit.
         """
-        if self._composer_folder is not None:
+        if self._composer_folder is not None and self._modules["composer"] is None:
             with torch.inference_mode(False):
                 self._modules["composer"] = Composer.from_pretrained(self._composer_folder).to(self.device)
             self._composer_folder = None
@@ -865,7 +865,8 @@ class Silent2Music(nn.Module):
 
     def _packed_once(self, name: str, module: nn.Module, pack: Callable[[Any, Precision | None], Any]) -> Any:
         """A part's weights packed, again only when they have changed."""
-        state = (self.device, self.precision, [weight._version for weight in module.parameters()])
+        versions = [weight._version for weight in module.parameters()]
+        state = (module, self.device, self.precision, versions)
         if name not in self._packed or self._packed[name][0] != state:
             self._packed[name] = (state, pack(module, self.precision))
         return self._packed[name][1]
