@@ -386,7 +386,7 @@ def _packed_norm(norm: nn.RMSNorm) -> Linear:
 
     def normed(x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return (x * weight).div_(length.hypot_(epsilon))
+        return cast(Tensor, (x * weight).div_(length.hypot_(epsilon)))
 
     return normed
 
@@ -505,7 +505,8 @@ class Scribe:
         """
         packed, first = self._packed, self.n_frames - self._begun
         n_known = min(self._n_ahead, self._frames.shape[1] - first)
-        memory, keys, weights, starts, scalars = self.memory.ahead(), [], [], [], []
+        memory = self.memory.ahead()
+        keys, weights, starts, scalars = list[int](), list[float](), [], []
         for frame in range(self.n_frames, self.n_frames + self._n_ahead):
             memory.advance(frame)
             own, counts = memory.keys()
