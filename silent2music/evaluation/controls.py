@@ -294,8 +294,7 @@ def evaluate_controls(
             tested = TESTED[name]
             rng = np.random.default_rng([config.seed, *tested.draw.__qualname__.encode()])
             values = [tested.draw(rng, room.seconds, instrument_names) for room in rooms]
-            asked = [Controls.of(value) for value in values]
-            known = str(values)
+            asked, known = [Controls.of(value) for value in values], str(values)
             try:
                 if known not in made:
                     made[known] = composed(name, asked)
