@@ -264,16 +264,11 @@ def evaluate_controls(
     if model.composer is None:
         raise CheckpointError(f"The model '{model.config.name}' has no composer to evaluate.")
     config = config or EvalConfig()
-    pairs = [pair for pair in read_pairs(folder) if pair.split == "validation"]
-    if len(pairs) < 2:
-        raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
-    rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
-    references = [_reference(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
+    rooms, references = _rooms_of(folder, config)
     report: dict[str, Any] = {"n": len(rooms), "controls": {}}
     symbols = np.flatnonzero(model.composer.known_symbols.cpu().numpy())
-    programs = sorted({part_of(int(symbol))[1] for symbol in symbols if symbol >= FIRST_PART})
-    instrument_names = [INSTRUMENT_NAMES[program] for program in programs]
+    programs = {part_of(int(symbol))[1] for symbol in symbols if symbol >= FIRST_PART}
+    instrument_names = [INSTRUMENT_NAMES[program] for program in sorted(programs)]
     with one_thread():
         made: dict[str, list[Score]] = {}
 
@@ -299,8 +294,7 @@ def evaluate_controls(
             tested = TESTED[name]
             rng = np.random.default_rng([config.seed, *tested.draw.__qualname__.encode()])
             values = [tested.draw(rng, room.seconds, instrument_names) for room in rooms]
-            asked = [Controls.of(value) for value in values]
-            known = str(values)
+            asked, known = [Controls.of(value) for value in values], str(values)
             try:
                 if known not in made:
                     made[known] = composed(name, asked)
@@ -317,6 +311,16 @@ def evaluate_controls(
             }
             report["controls"][name] = found
     return report
+
+
+def _rooms_of(folder: Path, config: EvalConfig) -> tuple[list[Waveform], list[RoomReference]]:
+    """Held-out rooms, `config.n` spread over the manifest, and what is to be followed of each."""
+    pairs = [pair for pair in read_pairs(folder) if pair.split == "validation"]
+    if len(pairs) < 2:
+        raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
+    rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
+    return rooms, [_reference(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
 
 
 def _room(room: Waveform, seconds: float | None) -> Waveform:
