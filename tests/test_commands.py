@@ -480,8 +480,10 @@ def test_ambience_and_its_check(desk: Desk, model: Path) -> None:
     )
     if not (desk.folder / "circular").exists():
         make_sketched(desk.folder / "circular", make_codec(desk.folder))
+    (desk.folder / "key.toml").write_text('key = "C major"\n', encoding="utf-8")
     desk.drive(
-        "ambience hall.wav --out circles/ --loop 1bars --tempo 120 --extras stingers --engines wwise --model circular"
+        "ambience hall.wav --out circles/ --loop 1bars --tempo 120 --layers calm --extras stingers --transitions all"
+        " --engines wwise --spatial ambix --order 2 --controls key.toml --model circular"
         " --set ambience.candidates=1 --set ambience.stingers=1"
     )
     assert json.loads(desk.drive("check-ambience ambience-made/ --json"))
