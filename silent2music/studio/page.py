@@ -91,6 +91,8 @@ class Page:
             with job.news:
                 if not job.ended.is_set():
                     job.news.wait(WAIT_SECONDS)
+            if job.sound:  # whose beginning is told at once, and the rest four times a second
+                job.ended.wait(WAIT_SECONDS)
 
     def _player(
         self, session: Session, current: str = "", job: Job | None = None, seconds: float = 0.0
