@@ -386,7 +386,8 @@ def _packed_norm(norm: nn.RMSNorm) -> Linear:
 
     def normed(x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return (x * weight).div_(length.hypot_(epsilon))
+        out: Tensor = (x * weight).div_(length.hypot_(epsilon))
+        return out
 
     return normed
 
@@ -505,7 +506,8 @@ class Scribe:
         """
         packed, first = self._packed, self.n_frames - self._begun
         n_known = min(self._n_ahead, self._frames.shape[1] - first)
-        memory, keys, weights, starts, scalars = self.memory.ahead(), [], [], [], []
+        memory, starts, scalars = self.memory.ahead(), list[int](), list[list[float]]()
+        keys, weights = list[int](), list[float]()
         for frame in range(self.n_frames, self.n_frames + self._n_ahead):
             memory.advance(frame)
             own, counts = memory.keys()
