@@ -168,17 +168,30 @@ class Heard:
 
     Args:
         n_mels: of the room's features.
-
-    Attributes:
-        is_empty: whether the latest stretch is of a room with nothing in it; None where there is no room.
-        loudness: of the frames that were heard and are not written yet, in dB and at most 0, as `traits.following_db` has
-            it; None where there is no room.
+        other: another room that is mixed into this one.
+        shares: `[T]` its share in each frame, 0 to 1.
     """
 
-    def __init__(self, n_mels: int) -> None:
-        self._n_mels = n_mels
-        self.is_empty: bool | None = None
-        self.loudness: deque[float | None] = deque()
+    def __init__(self, n_mels: int, other: Heard | None = None, shares: FloatArray | None = None) -> None:
+        self._n_mels, self._other, self._shares = n_mels, other, shares
+        self._frames: deque[tuple[float | None, bool | None]] = deque()
+        self._n_written = 0
+
+    def here(self) -> tuple[float | None, bool | None]:
+        """Loudness of the music in the next frame in dB, at most 0, as `traits.following_db` has it, and whether the room
+        has nothing in it; None where there is no room."""
+        loudness, is_empty = self._frames[0]
+        if self._other is None or self._shares is None or loudness is None:
+            return loudness, is_empty
+        (theirs, is_other_empty), share = self._other.here(), float(self._shares[self._n_written])
+        mixed = (1.0 - share) * loudness + share * (loudness if theirs is None else theirs)
+        return mixed, is_empty if share < 0.5 else is_other_empty
+
+    def _go_on(self) -> None:
+        self._frames.popleft()
+        self._n_written += 1
+        if self._other is not None:
+            self._other._go_on()
 
     def hear(self, signals: Iterable[Signals], without: Sequence[str]) -> Iterator[Signals]:
         """Signals of successive stretches of frames, one row, as they come; heard are they without some controls."""
@@ -189,27 +202,28 @@ class Heard:
     def _note(self, piece: Signals) -> None:
         """Add what a stretch says."""
         if "room_frames" not in piece.along or "room_scalars" not in piece.whole:
-            self.is_empty = None
-            self.loudness += [None] * piece.n_frames
+            self._frames += [(None, None)] * piece.n_frames
             return
         curves = piece.along["room_frames"][0, :, -len(PROFILE_CURVES) :].double().cpu().numpy()
         scalars = piece.whole["room_scalars"][0, self._n_mels :].double().cpu().numpy()
         known = dict(zip(PROFILE_SCALARS, scalars.tolist(), strict=True))
         spread = 20.0 * known["energy_range"]
-        self.is_empty = spread < STEADY_DB and known["event_rate"] == 0.0
+        is_empty = spread < STEADY_DB and known["event_rate"] == 0.0
         level = 20.0 * curves[:, PROFILE_CURVES.index("energy_absolute")] - 60.0
         # The loudness that a frame is given is that of the middle of a tenth of a second which begins with it.
         level = np.append(level[1:], level[-1:])
         low, mean = (20.0 * known[name] - 60.0 for name in ("noise_floor", "level"))
         gain, _ = following_db(level, low, low + spread, mean)
-        self.loudness += np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB).tolist()
+        loudness = np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB)
+        self._frames += [(value, is_empty) for value in loudness.tolist()]
 
     def follow(
         self, frames: Iterable[tuple[tuple[Event, ...], float]], share: float
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Composed frames, each of which was heard, their own loudness replaced by the room's by some share."""
         for events, gain in frames:
-            wanted = self.loudness.popleft()
+            wanted, _ = self.here()
+            self._go_on()
             yield events, gain if wanted is None else gain + share * (wanted - gain)
 
 
@@ -229,13 +243,14 @@ class Rests:
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Forbid notes, or make them the likelier the longer the rest."""
-        if field != "symbol" or self._heard.is_empty is None:
+        if field != "symbol":
             return
         rested = (self._memory.frame - self._last) / self._rate
-        if self._heard.is_empty:
+        loudness, is_empty = self._heard.here()
+        if is_empty:
             if self._has_played and rested < EMPTY_SECONDS:
                 logits[FIRST_PART:] = -np.inf
-        elif self._heard.loudness[0] != SILENT_GAIN_DB:
+        elif loudness not in (None, SILENT_GAIN_DB):
             logits[FIRST_PART:] += RESTLESS * max(0.0, rested - RESTLESS_SECONDS)
 
     def write(self, event: Event | None) -> None:
@@ -386,7 +401,8 @@ def _packed_norm(norm: nn.RMSNorm) -> Linear:
 
     def normed(x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        return cast(Tensor, (x * weight).div_(length.hypot_(epsilon)))
+        out: Tensor = (x * weight).div_(length.hypot_(epsilon))
+        return out
 
     return normed
 
@@ -505,8 +521,8 @@ class Scribe:
         """
         packed, first = self._packed, self.n_frames - self._begun
         n_known = min(self._n_ahead, self._frames.shape[1] - first)
-        memory = self.memory.ahead()
-        keys, weights, starts, scalars = list[int](), list[float](), [], []
+        memory, starts, scalars = self.memory.ahead(), list[int](), list[list[float]]()
+        keys, weights = list[int](), list[float]()
         for frame in range(self.n_frames, self.n_frames + self._n_ahead):
             memory.advance(frame)
             own, counts = memory.keys()

@@ -129,6 +129,10 @@ class Blend:
             if not 0.0 <= share <= 1.0:
                 raise ConfigError(f"The other room's share is {share:g}; expected 0 to 1.")
 
+    def shares(self, n_frames: int) -> FloatArray:
+        """The share in each of the frames `[T]`."""
+        return np.linspace(self.begin, self.end, n_frames, dtype=np.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
@@ -666,11 +670,13 @@ class Silent2Music(nn.Module):
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
         composer, config = self._own_composer(), self.config
-        room, rules = Heard(config.ambient.n_mels), list[MadeConstraint]()
-        if blend is None:
-            # Between two rooms both are what the composer hears.
-            signals = room.hear(signals, without)
-            rules.append(lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate))
+        room = Heard(config.ambient.n_mels)
+        if blend is not None:
+            other = Heard(config.ambient.n_mels)
+            others = other.hear(others, without)
+            room = Heard(config.ambient.n_mels, other, blend.shares(n_frames))
+        signals = room.hear(signals, without)
+        rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate)]
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
@@ -710,8 +716,7 @@ class Silent2Music(nn.Module):
             rules,
             **({} if n_frames else {"n_ahead": 1}),
         )
-        if blend is None:
-            written = room.follow(written, composing.following)
+        written = room.follow(written, composing.following)
         if redo is not None:
             written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
         return written if asked is None else heard(written, asked, seconds, rate)
@@ -1132,7 +1137,7 @@ def _blended(
     first: Iterator[Steered], second: Iterator[Steered], blend: Blend, n_frames: int
 ) -> Iterator[Steered]:
     """Two rooms' conditioning mixed, in stretches in which both are known."""
-    shares = np.linspace(blend.begin, blend.end, n_frames, dtype=np.float32)
+    shares = blend.shares(n_frames)
     here, there, done = next(first, None), next(second, None), 0
     while here is not None and there is not None:
         n = min(here[0].frames.shape[1], there[0].frames.shape[1])

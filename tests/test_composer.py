@@ -421,24 +421,24 @@ def test_loudness_follows_the_room_by_the_rule_of_the_training_scores() -> None:
     mean = 10.0 * np.log10(np.mean(10.0 ** (level / 10.0)))
     wanted, relative = following_db(level, float(low), float(high), float(mean))
     assert wanted.max() <= 0.0 and np.ptp(wanted) > 5.0 and relative.min() >= -0.3
-    given = np.array(heard.loudness)[np.round(np.arange(60) * 2.5).astype(int)]
+    given = np.array([loudness for loudness, _ in heard._frames])[np.round(np.arange(60) * 2.5).astype(int)]
     assert np.corrcoef(given, wanted)[0, 1] > 0.95
-    frames = [((), -1.0)] * len(heard.loudness)
+    frames = [((), -1.0)] * len(heard._frames)
     own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0)]
     assert own == [-1.0] * len(frames)
-    assert [gain for _, gain in heard.follow(frames, 1.0)][:10] != own[:10] and not heard.loudness
+    assert [gain for _, gain in heard.follow(frames, 1.0)][:10] != own[:10] and not heard._frames
     silent, _ = heard_of(np.zeros(48_000))
-    assert silent.is_empty and set(silent.loudness) == {SILENT_GAIN_DB}
+    assert set(silent._frames) == {(SILENT_GAIN_DB, True)}
     nowhere = Heard(AMBIENT.n_mels)
     list(nowhere.hear([make_signals(3)], ("room",)))
-    assert nowhere.is_empty is None and list(nowhere.loudness) == [None] * 3
+    assert list(nowhere._frames) == [(None, None)] * 3
 
 
 def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() -> None:
     memory, melody = Memory(RATE), symbol_of("melody", 0, False)
     hiss, _ = heard_of(0.001 * np.random.default_rng(0).standard_normal(96_000))
     steps, _ = heard_of(steps_room(6.0)[0])
-    assert hiss.is_empty and not steps.is_empty
+    assert hiss.here()[1] and not steps.here()[1]
 
     def masked(rests: Rests, seconds: float) -> np.ndarray:
         logits = np.zeros(FIELDS["symbol"], np.float32)
