@@ -450,7 +450,7 @@ def test_a_manifest_that_does_not_fit_is_refused(s2m, model_folder: Path) -> Non
         lambda m: m["rooms"][0]["grid"].update(bpm="fast"),
         lambda m: m["rooms"][0]["files"][0].pop("loop_end"),
         lambda m: m["rooms"][0].update(extra=1),
-        lambda m: m.update(version=3),
+        lambda m: m.update(version=2),
     ):
         spoilt = copy.deepcopy(manifest)
         spoil(spoilt)

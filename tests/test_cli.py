@@ -15,8 +15,8 @@ from rooms import RATE, steps_room
 
 from silent2music import __version__, audio
 from silent2music.cli import making
+from silent2music.export import beside, levelling
 from silent2music.export import infer as job
-from silent2music.export import levelling
 
 
 @pytest.fixture(autouse=True)
@@ -483,7 +483,7 @@ def test_wrong_usage_exits_with_2(s2m, arguments: list[str]) -> None:
 
 
 def test_faults_of_ours_keep_their_traceback(s2m, room_file: Path, model_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(job, "write_music", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(beside, "write_music", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         s2m("infer", room_file, "-o", "out.wav", "--model", model_folder)
     assert not Path("out.wav").exists()
@@ -495,7 +495,7 @@ def test_an_interruption_ends_quietly_and_leaves_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "write_music", interrupted)
+    monkeypatch.setattr(beside, "write_music", interrupted)
     code, printed, said = s2m("infer", room_file, "--out", "out", "--model", model_folder)
     assert code == 130
     assert printed == ""

@@ -151,6 +151,7 @@ NEEDED_BY = [
     ("eval", "matplotlib", "eval --pairs pairs --out report --quick --model MODEL"),
     ("provenance", "c2pa", "infer room.wav --sign room.wav --certificate room.wav --model MODEL"),
     ("studio", "gradio", "studio --folder pieces"),
+    ("tune", "peft", "tune pairs -o mymodel --model MODEL"),
     (None, "accelerate", "train recipe.toml --shards shards --codec CODEC --out run"),
     (None, "accelerate", "codec train recipe.toml pairs --out run --start CODEC"),
     (None, "librosa", "check-ambience loops"),

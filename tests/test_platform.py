@@ -120,6 +120,8 @@ def _strange_call(call: ast.Call) -> Iterator[str]:
         "wave",
         "tarfile",
         "gzip",
+        "webbrowser",
+        "archive",  # a file within a ZIP file is bytes
     ):
         mode = [*call.args[1 if owner is None else 0 :], None][0]
         mode = next((keyword.value for keyword in call.keywords if keyword.arg == "mode"), mode)
