@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def _of_s2m(command: list[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(command[command.index("silent2music.cli") + 1 :])
 
 
+@lru_cache
+def command_line() -> Any:
+    """The tree of commands, whose making takes longer than parsing a line by it."""
+    return typer.main.get_command(app)
+
+
 def parsed(words: tuple[str, ...], whole: bool = True) -> tuple[str, frozenset[str]]:
     """A command line taken apart by the real command line, and not run.
 
@@ -99,7 +106,7 @@ def parsed(words: tuple[str, ...], whole: bool = True) -> tuple[str, frozenset[s
     Raises:
         UsageError: of click, if a command or an option does not exist or, in a whole line, something is missing.
     """
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     context = None
     names, rest = [], list(words)
     while hasattr(command, "commands"):
@@ -118,6 +125,7 @@ def parsed(words: tuple[str, ...], whole: bool = True) -> tuple[str, frozenset[s
     return " ".join(names), frozenset(given & known)
 
 
+@lru_cache
 def driven() -> list[tuple[str, frozenset[str]]]:
     """The commands with their options that `test_commands` runs: the first argument of each call of `drive`."""
     source = (ROOT / "tests" / "test_commands.py").read_text(encoding="utf-8")
