@@ -11,14 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from rooms import RATE, steps_room
 
 from silent2music import audio
-from silent2music.cli import app
+from silent2music.cli import command_line
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -89,12 +87,6 @@ def _of_s2m(command: list[str]) -> Iterator[tuple[str, ...]]:
         yield tuple(command[1:])
     elif "silent2music.cli" in command:
         yield tuple(command[command.index("silent2music.cli") + 1 :])
-
-
-@lru_cache
-def command_line() -> Any:
-    """The tree of commands, whose making takes longer than parsing a line by it."""
-    return typer.main.get_command(app)
 
 
 def parsed(words: tuple[str, ...], whole: bool = True) -> tuple[str, frozenset[str]]:

@@ -13,6 +13,7 @@ import gc
 import io
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import typer
@@ -114,6 +115,12 @@ def _is_interruption(error: BaseException | None) -> bool:
     return error is not None
 
 
+@lru_cache
+def command_line() -> Any:
+    """All commands with their options, made once: that takes longer than parsing a line by them."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what is wrong becomes one sentence on standard error: exit 1, or 2 for wrong usage.
 
@@ -132,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     try:
         with interruptible():
-            code = app(arguments, prog_name="s2m", standalone_mode=False)
+            code = command_line()(arguments, prog_name="s2m", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message(), file=sys.stderr)
