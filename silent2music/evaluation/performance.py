@@ -238,7 +238,7 @@ def judge_performance(
     n = min(config.n_performed, len(items))
     items, n_nulls = items[:n], min(config.n_contrasted, n)
     # Partners together, and spread over the items, so that every kind has a share.
-    twos = np.unique(np.linspace(0, max(0, n // 2 - 1), max(1, n_nulls // 2)).astype(int))
+    twos = np.unique(np.linspace(0, max(0, n // 2 - 1), max(1, n_nulls // 2)).astype(int)).tolist()
     nulls = [i for k in twos for i in (2 * k, 2 * k + 1) if i < n]
     scores = [item.score for item in items if item.score is not None]
     partners = partners_of(n)
