@@ -259,7 +259,11 @@ class Page:
             yield view
         if job.code == 0:
             project.note(stem, words)
-            yield {"player": self._player(session, first), where: said(told(job, project.folder) or "Made.")}
+            # What is short may be made before its sound was asked for: the page plays the file then.
+            yield {
+                "player": {**self._player(session, first), "made": job.number},
+                where: said(told(job, project.folder) or "Made."),
+            }
             yield self._shown(session, first) | {"pieces": self._choices(project.folder.name)}
         else:
             project.commands.pop(stem, None)

@@ -506,8 +506,14 @@ if (typeof AudioWorkletProcessor !== "undefined") {
         audio.play().catch(() => {});
         about.textContent = "Heard while it is made, at the level that the model chose.";
       } else if (!next.stream && next.current && (next.current !== before || is_stream)) {
-        if (is_stream && !audio.paused && !audio.ended) audio.addEventListener("ended", () => { if (is_stream) { audio.currentTime = 0; load(next.current, false); } }, { once: true });
-        else load(next.current, false);
+        // What is short may be made before its stream has sounded at all: then the file plays in its place.
+        const is_new = next.made !== undefined && (is_stream || next.made !== streamed);
+        streamed = next.made ?? streamed;
+        const sounds = is_stream && !audio.error && audio.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+        if (sounds && !audio.paused && !audio.ended) {
+          audio.addEventListener("ended", () => { if (is_stream) { audio.currentTime = 0; load(next.current, false); } }, { once: true });
+          audio.addEventListener("error", () => { if (is_stream) load(next.current, true); }, { once: true });
+        } else load(next.current, is_new && !sounds);
       } else if (!next.current) {
         audio.removeAttribute("src");
         about.textContent = "Music will be here.";
