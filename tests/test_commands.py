@@ -479,7 +479,8 @@ def test_ambience_and_its_check(desk: Desk, model: Path) -> None:
         " --loudness game --set ambience.candidates=1 --model run/model"
     )
     if not (desk.folder / "circular").exists():
-        make_sketched(desk.folder / "circular", make_codec(desk.folder))
+        (desk.folder / "workshop").mkdir()
+        make_sketched(desk.folder / "circular", make_codec(desk.folder / "workshop"))
     (desk.folder / "key.toml").write_text('key = "C major"\n', encoding="utf-8")
     desk.drive(
         "ambience hall.wav --out circles/ --loop 1bars --tempo 120 --layers calm --extras stingers --transitions all"
