@@ -127,10 +127,10 @@ def test_a_seam_that_stands_out_is_said(s2m, model_folder: Path, monkeypatch) ->
 @pytest.mark.slow
 def test_circular_loops_with_layers_extras_and_a_transition(s2m, sketched_folder: Path) -> None:
     audio.write("walk.wav", Waveform(steps_room(4.0), RATE))
-    hiss(Path("hiss.wav"), 1)
+    audio.write("hall.wav", Waveform(steps_room(3.0), RATE))
     line = "--loop 1bar --tempo 120 --layers intense,calm --extras stingers,intro,ending --engines wwise"
-    line += " --transitions walk:hiss --set ambience.candidates=1 --set ambience.stingers=1"
-    words = ["ambience", "walk.wav", "hiss.wav", "--out", "out", "--model", sketched_folder, *line.split()]
+    line += " --transitions walk:hall --set ambience.candidates=1 --set ambience.stingers=1"
+    words = ["ambience", "walk.wav", "hall.wav", "--out", "out", "--model", sketched_folder, *line.split()]
     assert s2m(*words)[0] == 0
     manifest = json.loads(Path("out/manifest.json").read_text())
     check_manifest(manifest)
@@ -154,10 +154,10 @@ def test_circular_loops_with_layers_extras_and_a_transition(s2m, sketched_folder
         intro = room["extras"][1]
         assert intro["exit"] - intro["entry"] == 96_000
     (transition,) = manifest["transitions"]
-    assert (transition["from"], transition["to"]) == ("walk", "hiss")
+    assert (transition["from"], transition["to"]) == ("walk", "hall")
     (file,) = transition["files"]
     assert file["exit"] - file["entry"] == 2 * 96_000
-    assert "transition_walk_to_hiss.wav" in Path("out/engines/wwise/silent2music.tsv").read_text()
+    assert "transition_walk_to_hall.wav" in Path("out/engines/wwise/silent2music.tsv").read_text()
     before = bytes_below(Path("out"))
     assert s2m(*words)[0] == 0
     assert bytes_below(Path("out")) == before
@@ -165,7 +165,7 @@ def test_circular_loops_with_layers_extras_and_a_transition(s2m, sketched_folder
 
 @pytest.mark.slow
 def test_parts_stand_in_a_field_of_second_order(s2m, sketched_folder: Path) -> None:
-    hiss(Path("a.wav"), 1)
+    audio.write("a.wav", Waveform(steps_room(4.0), RATE))
     line = "--loop 1bar --tempo 120 --spatial ambix --order 2 --set ambience.candidates=1"
     assert s2m("ambience", "a.wav", "--out", "out", "--model", sketched_folder, *line.split())[0] == 0
     manifest = json.loads(Path("out/manifest.json").read_text())

@@ -143,6 +143,12 @@ def test_layers_of_drums_alone_are_divided_too() -> None:
     assert (layers["calm"].parts[0].start_seconds % 2.0 == 0).any(), "the bar lines come first"
 
 
+def test_layers_of_nothing_are_nothing() -> None:
+    """A room in which nothing happens may be given no note."""
+    found = layered(circle_of(), ["calm", "intense"], GRID)
+    assert [score.parts for score in found.values()] == [(), ()]
+
+
 def test_loudness_of_layers_adds_up_in_equal_steps() -> None:
     for n in (1, 2, 3):
         own = layer_loudness(-24.0, n)

@@ -262,8 +262,10 @@ def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]
 
 def _rises(layers: Sequence[IntArray], places: Sequence[IntArray], n_layers: int) -> bool:
     """Whether each layer has onsets, and adds as many as those before it or more, but for a third."""
+    nowhere = np.zeros(0, np.int64)  # of a room for which nothing is played
+    both = list(zip(layers, places, strict=True))
     counts = [
-        len(np.unique(np.concatenate([at[layer <= i] for layer, at in zip(layers, places, strict=True)])))
+        len(np.unique(np.concatenate([nowhere, *(at[layer <= i] for layer, at in both)])))
         for i in range(n_layers)
     ]
     return counts[0] > 0 and all(3 * after >= 4 * before for before, after in itertools.pairwise(counts))
