@@ -8,7 +8,6 @@ drawing, such as the instruments that a composer knows, become the wider of both
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from silent2music.config import COMPOSER_FOLDER, SKETCH_FOLDER, from_dict, read_values
 from silent2music.errors import CheckpointError, ConfigError, shown
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, sha256
 from silent2music.hub import find_folder
 from silent2music.weights import WEIGHTS_FILE, read_weights, write_weights
 
@@ -108,8 +107,7 @@ def file_digest(path: Path) -> str:
         CheckpointError: if it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); get it again.") from error
 

@@ -52,6 +52,12 @@ SMALL_BYTES = 2**22
 """What a file of settings, or a record, has at most."""
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_small(path: Path, most: int = SMALL_BYTES) -> bytes:
     """The bytes of a regular file that is not large: never waits for a pipe, never reads a device.
 

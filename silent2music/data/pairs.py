@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -150,6 +150,12 @@ def sounding_pairs(folder: Path | str) -> list[Pair]:
         DataError: as `read_pairs`.
     """
     return [pair for pair in read_pairs(folder) if pair.music is not None]
+
+
+def spread_pairs(pairs: Sequence[Pair], most: int) -> list[Pair]:
+    """At most so many of the pairs, evenly spread over all of them."""
+    places = np.linspace(0, len(pairs) - 1, min(most, len(pairs)))
+    return [pairs[i] for i in np.unique(places.round().astype(int))]
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:

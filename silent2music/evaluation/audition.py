@@ -25,6 +25,9 @@ MOST_SECONDS = 300.0
 """Of a longer piece the page has the beginning."""
 
 PAGE_RATE = 44_100
+
+MEDIA_TYPES = {".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
+
 WIDTH, HEIGHT = 1000, 180
 """Of a picture, in its own units."""
 
@@ -169,19 +172,19 @@ def _section(number: int, piece: Auditioned, near: NearMelody | None, melodies: 
     return f"""<section aria-labelledby="piece{number}">
 <h2 id="piece{number}">{number}. {name}</h2>
 <audio controls preload="metadata" aria-label="Play piece {number}, {name}" data-seconds="{seconds:.3f}"
-src="data:audio/mpeg;base64,{_mp3(heard)}"></audio>
+src="{data_url(heard, ".mp3")}"></audio>
 {picture}
 <dl>{rows}</dl>
 </section>
 """
 
 
-def _mp3(sound: audio.Waveform) -> str:
-    """A sound as MP3 in base 64."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "piece.mp3"
+def data_url(sound: audio.Waveform, suffix: str) -> str:
+    """A sound as a file of a suffix in `MEDIA_TYPES`, inside a page's address."""
+    with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
+        path = Path(folder) / f"sound{suffix}"
         audio.write(path, sound)
-        return base64.b64encode(path.read_bytes()).decode()
+        return f"data:{MEDIA_TYPES[suffix]};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _loudness(record: Mapping[str, Any]) -> str:

@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from silent2music import audio
 from silent2music.acoustics import analyze
 from silent2music.adapters import apply_adapters, read_adapter
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, normalised
-from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side
+from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
 from silent2music.errors import DataError
+from silent2music.evaluation.audition import data_url
 from silent2music.evaluation.features import MusicFeatures, music_features, quality_features
 from silent2music.evaluation.following import (
     energy_correlation,
@@ -153,10 +151,9 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
 
 def _rooms_of(folder: Path, pairs: Sequence[Pair], most: int) -> list[Room]:
     """The silent sides of pairs spread over all, each once."""
-    chosen = [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, most).round().astype(int))]
     return [
         Room(str(pair.labels.get("piece", pair.id)), silent_side(folder, pair), pair.labels)
-        for pair in chosen
+        for pair in spread_pairs(pairs, most)
     ]
 
 
@@ -313,10 +310,7 @@ def _once(named: Sequence[tuple[str, Pair]], most: int = 48) -> list[Pair]:
     kept: dict[Any, Pair] = {}
     for name, pair in named:
         kept.setdefault((name, pair.start, pair.music or pair.score), pair)
-    pairs = list(kept.values())
-    if len(pairs) <= most:
-        return pairs
-    return [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, most).round().astype(int))]
+    return spread_pairs(list(kept.values()), most)
 
 
 def _both(
@@ -456,11 +450,8 @@ def _player(sound: Waveform | None) -> str:
     """Sound inside the page, as Ogg Vorbis."""
     if sound is None or not sound.samples.any():
         return ""
-    with tempfile.TemporaryDirectory(prefix="s2m-") as folder:
-        file = Path(folder) / "sound.ogg"
-        audio.write(file, normalised(sound.mono(), -20.0, -1.0).resampled(24_000))
-        data = base64.b64encode(file.read_bytes()).decode("ascii")
-    return f'<audio controls preload=none src="data:audio/ogg;base64,{data}"></audio>'
+    inside = data_url(normalised(sound.mono(), -20.0, -1.0).resampled(24_000), ".ogg")
+    return f'<audio controls preload=none src="{inside}"></audio>'
 
 
 def roll(score: Score) -> str:

@@ -19,7 +19,7 @@ from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
-from silent2music.data.pairs import read_pairs, silent_side
+from silent2music.data.pairs import read_pairs, silent_side, spread_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.evaluation import heard
 from silent2music.evaluation.following import (
@@ -318,9 +318,9 @@ def _rooms_of(folder: Path, config: EvalConfig) -> tuple[list[Waveform], list[Ro
     pairs = [pair for pair in read_pairs(folder) if pair.split == "validation"]
     if len(pairs) < 2:
         raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
-    rooms = [_room(silent_side(folder, pairs[i]), config.seconds) for i in chosen]
-    return rooms, [_reference(room, pairs[i].labels) for room, i in zip(rooms, chosen, strict=True)]
+    chosen = spread_pairs(pairs, config.n)
+    rooms = [_room(silent_side(folder, pair), config.seconds) for pair in chosen]
+    return rooms, [_reference(room, pair.labels) for room, pair in zip(rooms, chosen, strict=True)]
 
 
 def _room(room: Waveform, seconds: float | None) -> Waveform:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from silent2music.config import ComposingConfig
-from silent2music.data.pairs import Pair, read_pairs, score_of
+from silent2music.data.pairs import Pair, read_pairs, score_of, spread_pairs
 from silent2music.errors import CheckpointError, DataError
 from silent2music.evaluation import baselines, probing
 from silent2music.evaluation.following import MIN_EVENTS, onset_scores
@@ -91,8 +91,7 @@ def evaluate_scores(
             raise CheckpointError(f"The model '{subject.model.config.name}' has no composer to evaluate.")
         if len(pairs) < 2:
             raise DataError(f"{folder} has {len(pairs)} held-out pairs with scores; expected 2 or more.")
-        chosen = np.unique(np.linspace(0, len(pairs) - 1, min(config.n, len(pairs))).round().astype(int))
-        held_out = [pairs[i] for i in chosen]
+        held_out = spread_pairs(pairs, config.n)
         items = stages.run("pairs", partial(read_room, folder, config.seconds), held_out)
         items.sort(key=lambda item: not item.references["measured"].rhythmic)
         composed = subject.scores_of(items, composing)

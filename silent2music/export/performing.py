@@ -28,7 +28,7 @@ from silent2music.export.infer import LONG_SECONDS
 from silent2music.export.levelling import summed
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, placed
-from silent2music.export.stems import perform_stems, recorded, split
+from silent2music.export.stems import on_disk, perform_stems, split
 from silent2music.files import atomic_paths
 from silent2music.listening import Measured
 from silent2music.processes import Progress, StepProgress
@@ -211,7 +211,7 @@ def _synthesised(
         return Take(in_place(score, seconds), lambda: score)
     scores = split(score, beside.stems)
     length, levelling = heard_as(score, soundfont, rate, not is_dry, seconds)
-    stems = [recorded(in_place(own, length, levelling)) for own in scores.values()]
+    stems = [on_disk(in_place(own, length, levelling)) for own in scores.values()]
     return Take(summed(stems), lambda: score, dict(zip(scores, stems, strict=True)), scores)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from silent2music import audio
 from silent2music.arrays import FloatArray, IntArray
-from silent2music.audio import Recorded, Recording
+from silent2music.audio import Recorded
 from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, from_dict
 from silent2music.controls import Controls
 from silent2music.errors import AudioError, ConfigError, DataError
@@ -24,6 +24,7 @@ from silent2music.export.delivery import delivered
 from silent2music.export.levelling import BLOCK_SECONDS, figures_of, limited_blocks, rounded_lufs
 from silent2music.export.models import LazyModel, Other, blend_of, described_blend
 from silent2music.export.space import Placement
+from silent2music.export.stems import on_disk
 from silent2music.files import atomic_paths, read_json
 from silent2music.processes import Progress
 from silent2music.score import midi_bytes, read_midi
@@ -219,9 +220,8 @@ def _write_joined(
     where = from_dict(Placement, output["space"]) if "space" in output else Placement(0.0, 0.0, 0.0, 0.4)
     codec, rate, n_channels = model.model.codec, output["sample_rate"], output["channels"]
     pieces = model.model.play_codes(codes, settings["seconds"])
-    new = Recording(n_channels, rate, path.parent)
-    for part in delivered(pieces, codec, delivery, where, settings["seed"], settings["seconds"]):
-        new.append(part.samples)
+    parts = delivered(pieces, codec, delivery, where, settings["seed"], settings["seconds"])
+    new = on_disk(parts, path.parent)
     quiet = output["nearly_nothing"]
     blocks = limited_blocks(new, 10.0 ** (output["gain_db"] / 20.0), None if quiet else delivery.true_peak)
     begin, end = (round(stretch[name] * rate) for name in ("begin", "end"))

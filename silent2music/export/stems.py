@@ -144,24 +144,24 @@ def perform_stems(
             progress=step,
             **(controls or {}),
         )
-        played.append(recorded(pieces))
+        played.append(on_disk(pieces))
     wanted = model.sketched_powers(room, score, scores, seconds, measured)
     frame_rate = model.config.ambient.frame_rate
     hop = rate / frame_rate
     powers = np.stack([powers_of(stem, hop, wanted.shape[1]) for stem in played])
     gains = level_gains(powers, wanted, frame_rate)
     return [
-        recorded(delivered(_levelled(stem, gain, hop), model.codec, delivery, where, sampling.seed, seconds))
+        on_disk(delivered(_levelled(stem, gain, hop), model.codec, delivery, where, sampling.seed, seconds))
         for stem, gain in zip(played, gains, strict=True)
     ]
 
 
-def recorded(pieces: Iterable[Waveform]) -> Recording:
-    """Pieces of sound joined, on disk if they are long."""
+def on_disk(pieces: Iterable[Waveform], folder: Path | None = None) -> Recording:
+    """Pieces of sound joined, on disk if they are long: in a folder, by default the system's."""
     recording: Recording | None = None
     for piece in pieces:
         if recording is None:
-            recording = Recording(piece.n_channels, piece.sample_rate)
+            recording = Recording(piece.n_channels, piece.sample_rate, folder)
         recording.append(piece.samples)
     if recording is None:
         raise ConfigError("There is no music to write.")
