@@ -205,12 +205,14 @@ def test_of_a_model_for_rooms_alone_the_sound_is_written_again(s2m, here, model_
         (("-o", "new.mp3"), "new.mp3 is of a kind that cannot keep its samples; expected .wav or .flac"),
         (("--blend", "room.wav"), "was made without another room; leave --blend and --morph out"),
         (("--tempo", "90"), "Bars and sections stand, so tempo cannot be asked of a stretch"),
+        (("--adapter", "none"), "none is no adapter folder"),
     ):
         redo = () if "--redo" in more else ("--redo", "1:1.6")
         code, _, wrong = s2m("infer", "room.wav", "--model", model_folder, "--force", *redo, *more)
         assert code == 1 and said in wrong, wrong
     for more, said in (
         (("--redo", "1:2", "--seconds", "3"), "--seconds is of all the music"),
+        (("--redo", "1:2", "--stems"), "--stems is of all the music"),
         (("--redo", "soon"), "'soon' is no stretch of time; expected one such as 12:20"),
         (("--redo", "1:2:3"), "no stretch of time"),
     ):

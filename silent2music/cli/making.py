@@ -230,7 +230,7 @@ AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_
 
 STANDING = (
     "out", "seconds", "count", "control", "loudness", "mono", "sample_rate", "fade_in", "fade_out", "track", "channel",
-    "stream", "raw",
+    "stream", "raw", "stems", "stems_by", "musicxml", "project", "sign", "certificate", "audition",
 )  # fmt: skip
 """Options that say what the rest is like, which stands."""
 
@@ -264,7 +264,7 @@ def _redo(context: typer.Context, rooms: Sequence[Path], output: str | None) -> 
             controls_of(params),
             blend_of(params["blend"], params["morph"], params["amount"]),
         )
-    model = LazyModel(params["model"], params["device"], params["download"])
+    model = LazyModel(params["model"], params["device"], params["download"], params["adapter"] or ())
     with progress_bar() as steps:
         record = write(room, piece, out, model, again, params["force"], steps)
     if params["as_json"]:
