@@ -3,7 +3,7 @@
 `s2m tune` writes a folder with `adapter.json` and `adapter.safetensors`. The first names, for each part of the model that
 was tuned, the checksum of the weights' file that the changes belong to. A change of a matrix W `[N, M]` is the product
 `alpha / rank * B A` of B `[N, rank]` and A `[rank, M]` (Hu et al., "LoRA", 2021); biases change by a vector. Limits of
-drawing, such as the instruments that a composer knows, become the wider of both.
+drawing, such as the instruments that a composer knows, become the wider of both; its ensembles become the adapter's.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ PARTS = {
 }
 """What can be tuned: attributes of `Silent2Music`, with the file of a model folder that holds its weights."""
 
-DOWN, UP, SHIFT, LIMIT = ".lora_A", ".lora_B", ".delta", ".limit"
-"""Ends of names in the file, after the name of a weight: A, B, the change of a bias, the value of a limit."""
+DOWN, UP, SHIFT, LIMIT, TAKEN = ".lora_A", ".lora_B", ".delta", ".limit", ".taken"
+"""Ends of names in the file, after the name of a weight: A, B, the change of a bias, the value of a limit, and of what is
+taken in place of the base's."""
 
 MAX_STRENGTH = 2.0
 
@@ -184,7 +185,7 @@ def _check_tensor(
     """Raise an error if a tensor is of no known kind, of another rank than stated, alone, or not finite."""
     part = parts.get(name.partition(".")[0])
     weight, _, end = name.rpartition(".")
-    if part is None or f".{end}" not in (DOWN, UP, SHIFT, LIMIT):
+    if part is None or f".{end}" not in (DOWN, UP, SHIFT, LIMIT, TAKEN):
         raise CheckpointError(
             f"{file} holds {shown(name)}, which no adapter of this version has; get it again or update silent2music."
         )
@@ -232,7 +233,9 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
                 )
             jobs += _changes(adapter, part, tuned, dict(module.state_dict()))
     for own, change, kind in jobs:
-        if kind == LIMIT:
+        if kind == TAKEN:
+            own.copy_(change)
+        elif kind == LIMIT:
             own.copy_(torch.maximum(own, change.to(own)))
         else:
             own.add_(change.to(own))
@@ -251,14 +254,18 @@ def _changes(
             change, kind = scale * (tensors[weight + UP].float() @ tensor.float()), UP
         elif kind == SHIFT:
             change = adapter.strength * tensor.float()
-        elif kind == LIMIT:
+        elif kind in (LIMIT, TAKEN):
             if adapter.strength == 0:
                 continue
             change = tensor
         else:
             continue
         target = own.get(weight)
-        if target is None or target.shape != change.shape or target.is_floating_point() is (kind == LIMIT):
+        if (
+            target is None
+            or target.shape != change.shape
+            or target.is_floating_point() is (kind in (LIMIT, TAKEN))
+        ):
             raise CheckpointError(
                 f"{adapter.folder / ADAPTER_FILE} changes {part}.{weight} of shape {list(change.shape)}, which its base "
                 "does not have; get the adapter again."

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.acoustics import PROFILE_SCALARS
 from silent2music.arrays import IntArray
 from silent2music.config import ComposerConfig, ModelConfig
 from silent2music.decoder import Conditioning, make_blocks, run_blocks
@@ -67,6 +68,13 @@ have their limits."""
 
 LIMITS = ("known_symbols", "known_pitches", "longest", "polyphony", "repeats")
 """Buffers of a composer that hold the limits of sampling."""
+
+N_ENSEMBLES = 1024
+ENSEMBLES = ("ensemble_rooms", "ensemble_programs", "ensemble_amounts")
+"""Buffers of a composer that hold who plays in so many training scores, how much, and for which room; see `players`."""
+
+ROOM_STEPS = 32
+"""By which a room's scalars are stored, as whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +312,9 @@ class Composer(nn.Module):
     longest: Tensor
     polyphony: Tensor
     repeats: Tensor
+    ensemble_rooms: Tensor
+    ensemble_programs: Tensor
+    ensemble_amounts: Tensor
 
     def __init__(self, config: ComposerConfig) -> None:
         super().__init__()
@@ -332,6 +343,11 @@ class Composer(nn.Module):
         self.register_buffer("longest", torch.full((N_SYMBOLS,), len(LENGTHS_SECONDS) - 1, dtype=torch.uint8))
         self.register_buffer("polyphony", torch.tensor(255, dtype=torch.uint8))
         self.register_buffer("repeats", torch.tensor(255, dtype=torch.uint8))
+        # Rows without programs are unused.
+        n_scalars = len(PROFILE_SCALARS)
+        self.register_buffer("ensemble_rooms", torch.zeros(N_ENSEMBLES, n_scalars, dtype=torch.int8))
+        self.register_buffer("ensemble_programs", torch.zeros(N_ENSEMBLES, N_PROGRAMS, dtype=torch.bool))
+        self.register_buffer("ensemble_amounts", torch.zeros(N_ENSEMBLES, 4, dtype=torch.uint8))
 
     def set_limits(self, scores: Sequence[Score], widen: bool = False) -> None:
         """Set the limits of `composing.CONSTRAINTS` from training scores.

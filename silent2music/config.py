@@ -456,7 +456,8 @@ class ComposingConfig:
     says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
     or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
     `constraints` are names in `composing.CONSTRAINTS`. `following` is the share of the rule `traits.following_db` in the
-    loudness, 0 to 1; the rest is what the composer foretells.
+    loudness, 0 to 1; the rest is what the composer foretells. With `ensembles`, who plays and how much is drawn from the
+    training scores of rooms that are alike, where nobody asks for anything else.
     """
 
     temperature: float = 1.0
@@ -468,6 +469,7 @@ class ComposingConfig:
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
     following: float = 1.0
+    ensembles: bool = True
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")

@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice, tee
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,6 +68,7 @@ from silent2music.listening import (
     n_steps_of,
 )
 from silent2music.notation import Event, home_shift, joined, read_back, write_down
+from silent2music.players import Ensemble, choose, rule_of
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
@@ -676,18 +677,26 @@ class Silent2Music(nn.Module):
             others = other.hear(others, without)
             room = Heard(config.ambient.n_mels, other, blend.shares(n_frames))
         signals = room.hear(signals, without)
+        wished = asked or Controls()
+        if redo is not None:
+            begun = redo.score
+        ensemble, signals = self._ensemble(signals, without, composing, wished, begun)
+        if ensemble is not None:
+            others = map(ensemble.tell, others)
         rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate)]
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate
         key, seconds = composing.transposition, n_frames / config.ambient.frame_rate
+        if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
+            rules.append(players)
         if asked is not None or redo is not None:
-            wished = asked or Controls()
-            rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo)))
+            programs = None if ensemble is None else ensemble.programs
+            rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo, programs)))
             key = wished.transposition if key is None else key
         n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
         if redo is not None:
-            begun, n_copied = redo.score, int(redo.begin * rate + 1e-6)
+            n_copied = int(redo.begin * rate + 1e-6)
         copied = None if begun is None else write_down(begun, rate)
         if key is None:
             # That of what was begun, or else any.
@@ -720,6 +729,22 @@ class Silent2Music(nn.Module):
         if redo is not None:
             written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
         return written if asked is None else heard(written, asked, seconds, rate)
+
+    def _ensemble(
+        self,
+        signals: Iterator[Signals],
+        without: Sequence[str],
+        composing: ComposingConfig,
+        wished: Controls,
+        begun: Score | None,
+    ) -> tuple[Ensemble | None, Iterator[Signals]]:
+        """Who plays, by the first stretch of a room's signals; and the signals with that told."""
+        first = next(signals, None)
+        if first is None:
+            return None, signals
+        chosen = choose(self._own_composer(), first.without(*without), composing, wished, begun)
+        signals = chain([first], signals)
+        return chosen, signals if chosen is None else map(chosen.tell, signals)
 
     @torch.inference_mode()
     def _sketched(

@@ -6,7 +6,6 @@ The composer is told of every wish (`signals.CONTROLS`); what it may still get w
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,12 +38,11 @@ from silent2music.notation import (
     part_of,
     write_down,
 )
+from silent2music.players import IS_NOTE, PROGRAM_OF
 from silent2music.score import Part, Score
-from silent2music.traits import DENSITY_SCALE, MODES, chords, melody
+from silent2music.traits import MODES, chords, melody
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
-PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
-IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
 BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", "melody"))
 
 FOREIGN = 4.0
@@ -53,12 +51,6 @@ FOREIGN = 4.0
 PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
-
-DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
-"""Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
-
-HANDED = 6.0
-"""At most by so many nats the notes of those who play are preferred in place of others' notes."""
 
 REFERENCE_DB, QUIETER_DB = -6.0, 10.0
 """Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
@@ -191,7 +183,6 @@ class Plan:
         n_places: `[T]` of a frame's first places, those that come to stand under its chord.
         starts: frames in which a chord must start.
         last: the frame of the last chord, after which nothing starts; T if there is none.
-        density: `[T]` notes a second; not a number where the composer decides.
         key: index of the key in `keys.KEY_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
@@ -208,21 +199,26 @@ class Plan:
     n_places: IntArray
     starts: frozenset[int]
     last: int
-    density: DoubleArray
     key: int
     beats: int
     loudness: DoubleArray
 
 
 def plan_of(
-    controls: Controls, seconds: float, n_frames: int, frame_rate: float, redo: Redo | None = None
+    controls: Controls,
+    seconds: float,
+    n_frames: int,
+    frame_rate: float,
+    redo: Redo | None = None,
+    programs: FloatArray | None = None,
 ) -> Plan:
-    """The plan for a piece, or for a stretch of one that is there.
+    """The plan for a piece, or for a stretch of one that is there; `programs` play, or else those wished.
 
     Raises:
         ConfigError: if something asked for does not fit into it.
     """
     controls.check(seconds)
+    programs = controls.programs if programs is None else programs
     cues = np.array([cue.seconds for cue in controls.cue_marks])
     starts_of_chords = controls.harmony(seconds, n_frames, frame_rate)[2] if controls.chords else np.zeros(0)
     beats, bars = (
@@ -249,7 +245,6 @@ def plan_of(
     if controls.ending == "cut":
         late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
         starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
-    wanted = controls.curve(controls.density_points, n_frames, frame_rate)
     mood = controls.curve(controls.mood, n_frames, frame_rate)
     mode = "" if controls.chords else controls.mode
     return Plan(
@@ -257,14 +252,13 @@ def plan_of(
         is_free=not controls.has_grid and redo is None,
         given=given,
         taken=frozenset(taken),
-        programs=np.ones(N_PROGRAMS, np.float32) if controls.programs is None else controls.programs,
+        programs=np.ones(N_PROGRAMS, np.float32) if programs is None else programs,
         roots=roots,
         classes=classes,
         until=until,
         n_places=n_places,
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
-        density=np.full(n_frames, np.nan) if wanted is None else np.expm1(DENSITY_SCALE * wanted[:, 0]),
         key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
@@ -370,7 +364,6 @@ class Steering:
         }
         allowed[np.isin(ROLE_OF, list(plan.taken))] = False
         self._barred = IS_NOTE & ~allowed
-        self._silent = known & IS_NOTE & (plan.programs[np.maximum(PROGRAM_OF, 0)] == 0)
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
         self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
@@ -381,8 +374,6 @@ class Steering:
         if plan.key >= 0:
             self._scale[np.isin((np.arange(128) - plan.key) % 12, SCALES[MODES[plan.key // 12]])] = 0.0
         self._played = np.zeros(12)
-        self._recent: deque[int] = deque()
-        self._own_rate, self._chord_size = 0.0, 2.0
         self._n_beats = 0
         self._written: list[Event] = []
 
@@ -428,7 +419,6 @@ class Steering:
             logits[SECTION:FIRST_PART] = -np.inf
         elif plan.beats and self._n_beats:
             logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
-        self._hand_over(logits)
         logits[self._barred] = -np.inf
         due = self._due()
         if due is not None:
@@ -449,41 +439,6 @@ class Steering:
             logits[END] = -np.inf
         elif frame > plan.last and due is None:
             logits[FIRST_PART:] = -np.inf
-        elif np.isfinite(plan.density[frame]) and np.isfinite(logits[END]):
-            logits[END] -= self._towards_density(logits) * (
-                0.5 if any(e[0] >= FIRST_PART for e in self._written) else 1.0
-            )
-
-    def _hand_over(self, logits: FloatArray) -> None:
-        """Let those who play begin a note where one who does not would have, so that the music stays as dense.
-
-        The odds of a note against none are kept; of more notes at a time they are the composer's own.
-        """
-        if (
-            any(event[0] >= FIRST_PART for event in self._written)
-            or not np.isfinite(logits[self._silent]).any()
-        ):
-            return
-        own = ~self._barred & IS_NOTE
-        others, silent = _log_sum(logits[own]), _log_sum(logits[self._silent])
-        logits[own] += min(HANDED, float(np.logaddexp(others, silent)) - others)
-
-    def _towards_density(self, logits: FloatArray) -> float:
-        """Nats by which notes are preferred, so that there are as many as wanted.
-
-        What the composer would write on its own is measured as it goes; the rest is feedback from what was written.
-        """
-        frame = self._memory.frame
-        rate, share = float(self._plan.density[frame]), 2.0 / (DENSITY_SECONDS * self._rate)
-        if not self._written:
-            odds = np.exp(np.clip(_log_sum(logits[FIRST_PART:]) - logits[END], -50.0, 50.0))
-            own = self._rate * float(odds / (1.0 + odds)) * self._chord_size
-            self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
-        while self._recent and self._recent[0] <= frame - DENSITY_SECONDS * self._rate:
-            self._recent.popleft()
-        expected = rate * min(DENSITY_SECONDS, (frame + 1) / self._rate)
-        feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
-        return float(np.log((rate + 0.02) / (self._own_rate + 0.02)) + feedback)
 
     def _mask_pitch(self, logits: FloatArray, symbol: int) -> None:
         plan, frame = self._plan, self._memory.frame
@@ -530,23 +485,13 @@ class Steering:
     def write(self, event: Event | None) -> None:
         """Count what is written."""
         if event is None:
-            n_notes = sum(written[0] >= FIRST_PART for written in self._written)
-            self._chord_size += 0.05 * (n_notes - self._chord_size) * (n_notes > 0)
             self._written = []
             return
         self._written.append(event)
         if event[0] in (BAR, BEAT):
             self._n_beats = 1 if event[0] == BAR else self._n_beats + (self._n_beats > 0)
-        elif event[0] >= FIRST_PART:
-            self._recent.append(self._memory.frame)
-            if part_of(event[0])[1] != DRUMS:
-                self._played[event[2] % 12] += float(LENGTHS_SECONDS[event[3]])
-
-
-def _log_sum(logits: FloatArray) -> float:
-    """The logarithm of the sum of exponentials."""
-    highest = max(float(logits.max()), -1e3)
-    return highest + float(np.log(np.exp(logits - highest).sum() + 1e-30))
+        elif event[0] >= FIRST_PART and part_of(event[0])[1] != DRUMS:
+            self._played[event[2] % 12] += float(LENGTHS_SECONDS[event[3]])
 
 
 def _force(logits: FloatArray, value: int) -> None:

@@ -8,8 +8,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from silent2music._torchaudio import ensure_torchaudio
-from silent2music.adapters import DOWN, LIMIT, SHIFT, UP
-from silent2music.composer import LIMITS
+from silent2music.adapters import DOWN, LIMIT, SHIFT, TAKEN, UP
+from silent2music.composer import ENSEMBLES, LIMITS
 from silent2music.config import TuneConfig
 from silent2music.errors import ConfigError, require
 from silent2music.weights import write_weights
@@ -97,6 +97,7 @@ class LowRank:
         buffers = dict(model.named_buffers())
         if self.part == "composer":
             found |= {f"composer.{name}{LIMIT}": buffers[name] for name in LIMITS}
+            found |= {f"composer.{name}{TAKEN}": buffers[name] for name in ENSEMBLES}
         return found
 
 

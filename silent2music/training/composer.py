@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from silent2music.composer import Composer, Pages
+from silent2music.acoustics import PROFILE_SCALARS
+from silent2music.composer import N_ENSEMBLES, Composer, Pages
 from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
+from silent2music.players import gather
 from silent2music.processes import StepProgress
 from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import (
@@ -104,6 +106,9 @@ def _composer_to_train(
         composer.load_weights(start, may_lack=True)
     scores = [dataset.score(i) for i in spread(len(dataset), N_LIMITS)]
     composer.set_limits(scores, widen=fitting is not None)
+    chosen = [dataset.crop(i) for i in spread(len(dataset), N_ENSEMBLES)]
+    rooms = [row.signals.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].numpy() for row in chosen]
+    gather(composer, [dataset.score(i) for i in spread(len(dataset), N_ENSEMBLES)], rooms)
     if fitting is not None:
         fitting.prepare(composer)
     return composer

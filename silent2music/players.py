@@ -1,0 +1,295 @@
+"""Who plays, and how much: taken from a training score of a room that sounds alike, where the user does not say.
+
+Whether an instrument plays is one decision for a piece. Drawn note by note, ensembles wander and music thins out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from silent2music.acoustics import PROFILE_SCALARS
+from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.composer import N_ENSEMBLES, ROOM_STEPS, Composer
+from silent2music.config import ComposingConfig
+from silent2music.controls import Controls
+from silent2music.notation import (
+    DRUMS,
+    END,
+    FIRST_PART,
+    N_PROGRAMS,
+    N_SYMBOLS,
+    PART_ROLES,
+    Event,
+    Memory,
+)
+from silent2music.score import Score
+from silent2music.signals import Signals, from_arrays
+from silent2music.traits import DENSITY_SCALE
+
+PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
+IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
+
+N_ALIKE = 12
+"""An ensemble is drawn from those of so many rooms, the most alike."""
+
+DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
+"""Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
+
+WHOLE_SECONDS = 20.0
+"""As the first, where a density is of a piece as a whole, within which the room decides."""
+
+CHORD_GAIN = 4.0
+"""Nats by which further notes of a chord are preferred where chords were e times as small, above one note, as wanted."""
+
+ONSET_SECONDS = 0.04
+"""Notes that begin nearer to one another are one chord."""
+
+LENGTH_GAIN, MOST_LONGER = 0.6, 1.0
+"""Nats by which each step of length is preferred where e times too few notes sound at once, or it is silent e times too
+often; and the most."""
+
+AMOUNT_STEPS = np.array([10.0, 10.0, 10.0, 255.0])
+"""By which the numbers of an ensemble are stored, as whole ones."""
+
+HANDED = 6.0
+"""At most by so many nats the notes of those who play are preferred in place of others' notes."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Who plays, and how much, over the whole piece.
+
+    Attributes:
+        programs: `[129]` 1 for programs, and drums, that play.
+        notes_hz: notes a second.
+        onsets_hz: moments a second in which any begin.
+        polyphony: notes that sound at once.
+        rest_share: of the time, that in which none sounds.
+    """
+
+    programs: FloatArray
+    notes_hz: float
+    onsets_hz: float
+    polyphony: float
+    rest_share: float
+
+    @staticmethod
+    def of(score: Score) -> Ensemble | None:
+        """That of a score; None of one without notes."""
+        programs = np.zeros(N_PROGRAMS, np.float32)
+        programs[[DRUMS if part.is_drum else part.program for part in score.parts if len(part.pitches)]] = 1.0
+        if not score.n_notes:
+            return None
+        starts, ends = (
+            np.concatenate([getattr(part, side) for part in score.parts])
+            for side in ("start_seconds", "end_seconds")
+        )
+        n_onsets = len(np.unique(np.rint(starts / ONSET_SECONDS)))
+        at = np.arange(0.0, score.seconds, ONSET_SECONDS)
+        sounding = np.searchsorted(np.sort(starts), at, "right") - np.searchsorted(np.sort(ends), at, "right")
+        return Ensemble(
+            programs,
+            score.n_notes / score.seconds,
+            n_onsets / score.seconds,
+            float(sounding.mean()),
+            float((sounding == 0).mean()),
+        )
+
+    def tell(self, piece: Signals) -> Signals:
+        """Signals with what the composer is told of it, but for what they have already."""
+        density = np.full((piece.n_frames, 1), np.log1p(self.notes_hz) / DENSITY_SCALE, np.float32)
+        told = {"instruments": self.programs, "density": density}
+        new = {name: x for name, x in told.items() if name not in piece.whole and name not in piece.along}
+        return piece.exchanged(from_arrays(new, piece.n_frames), *new) if new else piece
+
+
+def gather(composer: Composer, scores: Sequence[Score], rooms: Sequence[FloatArray]) -> None:
+    """Give a composer the ensembles of training scores, and the rooms `[len(PROFILE_SCALARS)]` that they are for.
+
+    Scores without notes are passed over; of more than `N_ENSEMBLES` the first count.
+    """
+    found = [(Ensemble.of(score), room) for score, room in zip(scores, rooms, strict=True)]
+    known = [(ensemble, room) for ensemble, room in found if ensemble is not None][:N_ENSEMBLES]
+    for name in ("ensemble_rooms", "ensemble_programs", "ensemble_amounts"):
+        getattr(composer, name).zero_()
+    for row, (ensemble, room) in enumerate(known):
+        steps = np.clip(np.rint(room * ROOM_STEPS), -127, 127)
+        composer.ensemble_rooms[row] = torch.from_numpy(steps.astype(np.int8))
+        composer.ensemble_programs[row] = torch.from_numpy(ensemble.programs > 0)
+        amounts = np.array([ensemble.notes_hz, ensemble.onsets_hz, ensemble.polyphony, ensemble.rest_share])
+        stored = np.clip(np.rint(AMOUNT_STEPS * amounts), [1, 1, 1, 0], 255).astype(np.uint8)
+        composer.ensemble_amounts[row] = torch.from_numpy(stored)
+
+
+def choose(
+    composer: Composer,
+    piece: Signals,
+    composing: ComposingConfig,
+    wished: Controls,
+    begun: Score | None = None,
+) -> Ensemble | None:
+    """Who plays and how much, where the user does not say.
+
+    Args:
+        composer: whose training scores to choose from.
+        piece: signals of the room, one row; where there is none, nothing is chosen.
+        composing: its `seed` decides, and its `ensembles` whether there is anything to choose.
+        wished: by the user; of listed instruments nobody else plays, and none of those plays who are not to.
+        begun: a score that is gone on with, whose players go on.
+    """
+    if not composing.ensembles or "room_scalars" not in piece.whole:
+        return None
+    wanted = wished.programs
+    if begun is not None and (own := Ensemble.of(begun)) is not None:
+        return own if wanted is None else replace(own, programs=wanted)
+    rows = composer.ensemble_programs.cpu().numpy()
+    may_play = np.ones(N_PROGRAMS, np.float32) if wanted is None else wanted
+    fits = rows.any(axis=1) & ~(rows & (may_play == 0)).any(axis=1)
+    if wished.melody or wished.chords or wished.cues or wished.ending:
+        # Somebody has to play the line or the chord.
+        known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
+        heard = known[PART_ROLES.index("melody")] if wished.melody else known.any(axis=0)
+        fits &= (rows & heard & (np.arange(N_PROGRAMS) != DRUMS)).any(axis=1)
+    own = _drawn(composer, piece, composing.seed, fits)
+    if own is not None and (wished.instruments or wished.style):
+        return replace(own, programs=may_play)
+    return own
+
+
+def _drawn(composer: Composer, piece: Signals, seed: int, fits: np.ndarray) -> Ensemble | None:
+    """That of a training score for a room like this one, of those that fit: the seed chooses among the nearest."""
+    if not fits.any():
+        return None
+    room = piece.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].double().cpu().numpy()
+    rooms = composer.ensemble_rooms.cpu().numpy()[fits] / ROOM_STEPS
+    distance = (((rooms - room) / (rooms.std(axis=0) + 0.1)) ** 2).sum(axis=1)
+    nearest = np.argsort(distance, kind="stable")[:N_ALIKE]
+    chosen = np.flatnonzero(fits)[np.random.default_rng((seed, 1)).choice(nearest)]
+    amounts = composer.ensemble_amounts.cpu().numpy()[chosen] / AMOUNT_STEPS
+    programs = composer.ensemble_programs.cpu().numpy()[chosen].astype(np.float32)
+    return Ensemble(programs, *amounts.tolist())
+
+
+def rule_of(
+    ensemble: Ensemble | None, wished: Controls, n_frames: int, frame_rate: float
+) -> Callable[[Composer, Memory, int], Players] | None:
+    """The constraint by which an ensemble, or what is wished, is kept to; None if nothing is to be kept to."""
+    programs = wished.programs if ensemble is None else ensemble.programs
+    curve = Controls.curve(wished.density_points, n_frames, frame_rate)
+    everybody = np.ones(N_PROGRAMS, np.float32)
+    who = partial(Players, everybody if programs is None else programs)
+    if curve is not None:
+        notes_hz = np.expm1(DENSITY_SCALE * curve[:, 0].astype(np.float64))
+        return partial(who, notes_hz, None)
+    if ensemble is not None:
+        return partial(who, np.array([ensemble.notes_hz]), ensemble)
+    return None if programs is None else partial(who, np.array([np.nan]), None)
+
+
+class Players:
+    """A constraint (`composing.Constraint`): only some play, and about as many notes as wanted.
+
+    Args:
+        programs: `[129]`, 1 for those who play.
+        notes_hz: `[T]` notes a second; one for all frames, or not a number where the composer decides.
+        amounts: whose chords, lengths and rests the music has as a whole; without one it is `notes_hz` from moment to
+            moment that counts.
+        composer, memory, transposition: as for all constraints.
+    """
+
+    def __init__(
+        self,
+        programs: FloatArray,
+        notes_hz: DoubleArray,
+        amounts: Ensemble | None,
+        composer: Composer,
+        memory: Memory,
+        transposition: int,
+    ) -> None:
+        self._notes_hz, self._amounts = notes_hz, amounts
+        self._seconds = DENSITY_SECONDS if amounts is None else WHOLE_SECONDS
+        self._memory, self._rate = memory, composer.config.ambient.frame_rate
+        known = composer.known_symbols.cpu().numpy() & IS_NOTE
+        plays = programs[np.maximum(PROGRAM_OF, 0)] > 0
+        self._playing, self._silent = known & plays, known & ~plays
+        self._barred = IS_NOTE & ~plays
+        self._recent: deque[int] = deque()
+        self._own_rate, self._n_here = 0.0, 0
+        self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)
+        self._chord_wanted = self._chord_size
+        self._sounding, self._silent_share = (
+            (0.0, 0.0) if amounts is None else (amounts.polyphony, amounts.rest_share)
+        )
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Bar who does not play, and prefer notes or the end of the frame, and long notes or short ones."""
+        if field == "length" and self._amounts is not None:
+            logits += self._longer() * np.arange(len(logits))
+        if field != "symbol":
+            return
+        if not self._n_here:
+            self._hand_over(logits)
+        logits[self._barred] = -np.inf
+        wanted = float(self._notes_hz[min(self._memory.frame, len(self._notes_hz) - 1)])
+        if not (np.isfinite(wanted) and np.isfinite(logits[END])):
+            return
+        if self._n_here and self._amounts is not None:
+            found, asked = (size - 1.0 + 0.1 for size in (self._chord_size, self._chord_wanted))
+            logits[END] -= CHORD_GAIN * float(np.log(asked / found))
+        else:
+            logits[END] -= self._towards(wanted, logits) * (0.5 if self._n_here else 1.0)
+
+    def _longer(self) -> float:
+        """Nats by which each step of length is preferred."""
+        assert self._amounts is not None
+        too_thin = np.log((self._amounts.polyphony + 0.2) / (self._sounding + 0.2))
+        too_silent = np.log((self._silent_share + 0.03) / (self._amounts.rest_share + 0.03))
+        return float(np.clip(LENGTH_GAIN * (too_thin + too_silent), -MOST_LONGER, MOST_LONGER))
+
+    def _hand_over(self, logits: FloatArray) -> None:
+        """Let those who play begin a note where one who does not would have, so that the music stays as dense.
+
+        The odds of a note against none are kept; of more notes at a time they are the composer's own.
+        """
+        if np.isfinite(logits[self._silent]).any():
+            others, silent = _log_sum(logits[self._playing]), _log_sum(logits[self._silent])
+            logits[self._playing] += min(HANDED, float(np.logaddexp(others, silent)) - others)
+
+    def _towards(self, wanted: float, logits: FloatArray) -> float:
+        """Nats by which notes are preferred, so that there are as many as wanted.
+
+        What the composer would write on its own is measured as it goes; the rest is feedback from what was written.
+        """
+        frame, share = self._memory.frame, 2.0 / (self._seconds * self._rate)
+        if not self._n_here:
+            odds = np.exp(np.clip(_log_sum(logits[FIRST_PART:]) - logits[END], -50.0, 50.0))
+            own = self._rate * float(odds / (1.0 + odds)) * self._chord_size
+            self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
+        while self._recent and self._recent[0] <= frame - self._seconds * self._rate:
+            self._recent.popleft()
+        expected = wanted * min(self._seconds, (frame + 1) / self._rate)
+        feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
+        return float(np.log((wanted + 0.02) / (self._own_rate + 0.02)) + feedback)
+
+    def write(self, event: Event | None) -> None:
+        """Count the notes of a frame."""
+        if event is None:
+            self._chord_size += 0.05 * (self._n_here - self._chord_size) * (self._n_here > 0)
+            self._n_here, share = 0, 1.0 / (WHOLE_SECONDS / 2.0 * self._rate)
+            self._sounding += share * (len(self._memory.held) - self._sounding)
+            self._silent_share += share * ((not self._memory.held) - self._silent_share)
+        elif event[0] >= FIRST_PART:
+            self._n_here += 1
+            self._recent.append(self._memory.frame)
+
+
+def _log_sum(logits: FloatArray) -> float:
+    """The logarithm of the sum of exponentials."""
+    highest = max(float(logits.max()), -1e3)
+    return highest + float(np.log(np.exp(logits - highest).sum() + 1e-30))

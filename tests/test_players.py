@@ -1,0 +1,133 @@
+"""Who plays, and how much, where nobody says: ensembles of training scores for rooms that are alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, steps_room
+from test_compose import make_composer
+
+from silent2music.acoustics import PROFILE_SCALARS
+from silent2music.audio import Waveform
+from silent2music.composer import ENSEMBLES
+from silent2music.config import ComposingConfig
+from silent2music.controls import Controls
+from silent2music.model import Silent2Music
+from silent2music.notation import DRUMS, END, Memory, symbol_of
+from silent2music.players import N_ALIKE, Ensemble, Players, choose, gather
+from silent2music.score import Part, Score
+from silent2music.signals import from_arrays
+
+QUIET, LOUD = np.full(len(PROFILE_SCALARS), -1.0), np.full(len(PROFILE_SCALARS), 1.0)
+HOW = ComposingConfig(seed=1)
+
+
+def played(*players: tuple[int, bool], n: int = 4) -> Score:
+    """A score of two seconds in which each plays some notes at once."""
+    starts = np.arange(n) * 2.0 / n
+    notes = (starts, starts + 0.1, np.full(n, 60), np.full(n, 80))
+    return Score(2.0, tuple(Part("", program, is_drum, "melody", *notes) for program, is_drum in players))
+
+
+def signals(room: np.ndarray):
+    return from_arrays({"room_scalars": np.concatenate([np.zeros(16), room])}, 50)
+
+
+@pytest.fixture(scope="module")
+def composer():
+    composer = make_composer()
+    quiet, loud = (
+        played((46, False)),
+        played((46, False), (0, True)),
+    )
+    gather(
+        composer,
+        [played(n=0), *[quiet] * N_ALIKE, *[loud] * N_ALIKE],
+        [QUIET] * (N_ALIKE + 1) + [LOUD] * N_ALIKE,
+    )
+    return composer
+
+
+def test_an_ensemble_says_who_plays_how_much() -> None:
+    found = Ensemble.of(played((46, False), (0, True)))
+    assert np.flatnonzero(found.programs).tolist() == [46, DRUMS]
+    assert (found.notes_hz, found.onsets_hz) == (4.0, 2.0)
+    assert Ensemble.of(played(n=0)) is None
+
+
+def test_a_room_has_the_ensemble_of_rooms_like_it(composer) -> None:
+    for room, players, notes_hz in ((QUIET, [46], 2.0), (LOUD, [46, DRUMS], 4.0)):
+        for seed in range(4):
+            found = choose(composer, signals(room), ComposingConfig(seed=seed), Controls())
+            assert np.flatnonzero(found.programs).tolist() == players and found.notes_hz == notes_hz
+
+
+def test_there_is_none_without_a_room_or_scores_or_where_none_is_wanted(composer) -> None:
+    assert choose(composer, from_arrays({}, 50), HOW, Controls()) is None
+    assert choose(make_composer(), signals(LOUD), HOW, Controls()) is None
+    assert choose(composer, signals(LOUD), ComposingConfig(ensembles=False), Controls()) is None
+
+
+def test_the_user_s_wish_comes_first(composer) -> None:
+    # Listed instruments play as much as those do who are among them; where there are none, nothing is said of it.
+    listed = choose(composer, signals(LOUD), HOW, Controls.of({"instruments": "piano, harp"}))
+    assert np.flatnonzero(listed.programs).tolist() == [0, 46] and listed.notes_hz == 2.0
+    assert choose(composer, signals(LOUD), HOW, Controls.of({"instruments": "piano"})) is None
+    barred = choose(composer, signals(LOUD), HOW, Controls.of({"without": "drums"}))
+    assert np.flatnonzero(barred.programs).tolist() == [46]
+    # Whoever has to play a line is no drum.
+    alone = make_composer()
+    gather(alone, [played((0, True)), played((46, False))], [LOUD, QUIET])
+    found = choose(alone, signals(LOUD), HOW, Controls.of({"chords": "C"}))
+    assert np.flatnonzero(found.programs).tolist() == [46]
+
+
+def test_who_played_goes_on(composer) -> None:
+    found = choose(composer, signals(QUIET), HOW, Controls(), begun=played((0, True), n=8))
+    assert np.flatnonzero(found.programs).tolist() == [DRUMS] and found.notes_hz == 4.0
+
+
+def test_only_those_play_who_are_chosen(composer, sketched_folder) -> None:
+    model = Silent2Music.from_pretrained(sketched_folder)
+    room = Waveform(steps_room(3.0), RATE)
+    both, alone = make_composer(), make_composer()
+    gather(alone, [played((46, False))], [QUIET])
+    for own, programs in ((both, {46, DRUMS}), (alone, {46})):
+        model.composer = own
+        score = model.compose(room, seed=2)
+        assert {DRUMS if p.is_drum else p.program for p in score.parts if len(p.pitches)} == programs
+
+
+@pytest.mark.parametrize("chord_size", [1.0, 3.0])
+def test_chords_come_to_be_as_large_as_wanted(composer, chord_size) -> None:
+    memory, rng, everybody = Memory(25.0), np.random.default_rng(0), np.ones(129, np.float32)
+    rule = Players(
+        everybody, np.array([6.0]), Ensemble(everybody, 6.0, 6.0 / chord_size, 3.0, 0.1), composer, memory, 0
+    )
+    note = symbol_of("melody", 46, False)
+    sizes = []
+    for frame in range(1000):
+        memory.advance(frame)
+        n_notes = 0
+        while n_notes < 20:
+            logits = np.full(len(composer.known_symbols), -30.0)
+            logits[END], logits[note] = 0.0, -2.0 if not n_notes else 0.0
+            rule.mask("symbol", logits, ())
+            if rng.random() >= 1.0 / (1.0 + np.exp(logits[END] - logits[note])):
+                break
+            rule.write((note, 0, 60, 5, 8))
+            n_notes += 1
+        rule.write(None)
+        sizes.append(n_notes)
+    played_hz = sum(sizes) / 40.0
+    found = np.mean([size for size in sizes if size])
+    assert played_hz == pytest.approx(6.0, rel=0.25)
+    assert found == pytest.approx(chord_size, abs=0.35)
+
+
+def test_ensembles_are_saved_with_the_composer(composer, tmp_path) -> None:
+    composer.save_pretrained(tmp_path)
+    again = type(composer).from_pretrained(tmp_path)
+    for name in ENSEMBLES:
+        assert torch.equal(getattr(again, name), getattr(composer, name))
