@@ -432,6 +432,7 @@ class Scribe:
         transposition: semitones by which all that is written is moved, from C major or A minor.
         rules: make constraints of this piece alone, which come last.
         n_ahead: frames that are computed at once.
+        echo: a factor on the habit that bars come again.
 
     Raises:
         ConfigError: if a constraint is unknown.
@@ -447,6 +448,7 @@ class Scribe:
         transposition: int = 0,
         rules: Sequence[MadeConstraint] = (),
         n_ahead: int = SPAN_FRAMES,
+        echo: float = 1.0,
     ) -> None:
         for name in constraints:
             if name not in CONSTRAINTS:
@@ -455,6 +457,8 @@ class Scribe:
                 )
         composer = packed.composer
         self._packed, self._guidance, self._guided = packed, guidance, guidance != 1
+        self._echo = echo
+        self._strengths = np.array([echo if "ago" in habit else 1.0 for habit in HABITS], np.float32)
         self.memory = Memory(composer.config.ambient.frame_rate)
         self._transposition = transposition
         made = [*(CONSTRAINTS[name] for name in constraints), *rules]
@@ -573,7 +577,8 @@ class Scribe:
         """Logits of symbols with their habits, as `Habits.symbols`, of the few symbols that have any."""
         logits, weights = scored
         for symbol, values in habits:
-            logits[symbol] += weights[self._packed.roles[symbol]] @ np.array(values, np.float32)
+            strong = np.array(values, np.float32) * self._strengths
+            logits[symbol] += weights[self._packed.roles[symbol]] @ strong
         return logits
 
     def _event(self, context: Tensor, symbols: FloatArray, choose: Chooser) -> tuple[Event, Tensor] | None:
@@ -612,7 +617,7 @@ class Scribe:
                     own = tables[packed.roles[before[0]], N_PITCHES - 1 - reference :][:N_PITCHES]
                     added += weight * own
             for bar, pitch in echoes:
-                added[pitch] += weights[len(references) + bar]
+                added[pitch] += self._echo * weights[len(references) + bar]
             logits += added
         return logits
 
@@ -652,7 +657,7 @@ def write_frames(
     scribe: Scribe | None = None
     for given, null in conditioning:
         if scribe is None:
-            how = (composing.guidance, composing.constraints, transposition, rules, n_ahead)
+            how = (composing.guidance, composing.constraints, transposition, rules, n_ahead, composing.echo)
             scribe = Scribe(packed, given, null, *how)
         else:
             scribe.begin(given, null)

@@ -68,7 +68,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (-70, -5, "lufs"),
         (-20, 0, "true_peak"),
         # Drawing, loops, and how much of all.
-        (0, 100, "adherence guidance score_guidance temperature"),
+        (0, 100, "adherence echo guidance score_guidance temperature"),
         (ABOVE_0, 1, "top_p"),
         (0, 1, "following"),
         (1, 1024, "candidates variations workers"),
@@ -457,7 +457,8 @@ class ComposingConfig:
     or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
     `constraints` are names in `composing.CONSTRAINTS`. `following` is the share of the rule `traits.following_db` in the
     loudness, 0 to 1; the rest is what the composer foretells. With `ensembles`, who plays and how much is drawn from the
-    training scores of rooms that are alike, where nobody asks for anything else.
+    training scores of rooms that are alike, where nobody asks for anything else. `echo` is a factor on the learned habit
+    that bars come again.
     """
 
     temperature: float = 1.0
@@ -468,8 +469,9 @@ class ComposingConfig:
     guidance: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
-    following: float = 1.0
+    following: float = 0.5
     ensembles: bool = True
+    echo: float = 2.0
 
     def __post_init__(self) -> None:
         _check_bounds(self, "")
