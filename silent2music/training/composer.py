@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from silent2music.arrays import evenly
 from silent2music.composer import Composer, Pages
 from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
@@ -22,7 +23,6 @@ from silent2music.training.learner import (
     Learner,
     check_features,
     check_number,
-    spread,
 )
 from silent2music.training.running import open_run, train_steps
 
@@ -96,13 +96,13 @@ def _composer_to_train(
     """The composer as training begins with it, its statistics and limits measured on the pairs."""
     composer = Composer(replace(recipe.composer, controls=recipe.controls, ambient=recipe.ambient))
     if start is None:
-        examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
+        examples = [dataset.crop(i) for i in evenly(len(dataset), N_STATISTICS)]
         composer.embedder.set_statistics(Batch.collate(examples).signals)
     elif (start / CODEC_FOLDER).exists():
         read_embedder(start, composer.embedder)
     else:
         composer.load_weights(start, may_lack=True)
-    scores = [dataset.score(i) for i in spread(len(dataset), N_LIMITS)]
+    scores = [dataset.score(i) for i in evenly(len(dataset), N_LIMITS)]
     composer.set_limits(scores, widen=fitting is not None)
     if fitting is not None:
         fitting.prepare(composer)
