@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import RATE, reset_accelerate, steps_room
+from resuming import assert_resumes, assert_same_states
 from safetensors.torch import load_file
 from test_cli import full_disk
 
@@ -84,27 +86,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(shards, codec_folder, tmp_pat
     monkeypatch.setattr("socket.gethostname", lambda: "my-own-machine")
     # Steps that straddle the end of an epoch of two batches.
     settings = {"gradient_accumulation": 3, "checkpoint_minutes": 0.0}
-    train(with_training(**settings), shards, codec_folder, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    update = loop.Learner.update
-
-    def die_after_four(trained, step):
-        if step == 4:
-            raise Killed
-        return update(trained, step)
-
-    monkeypatch.setattr(loop.Learner, "update", die_after_four)
-    with pytest.raises(Killed):
-        train(with_training(**settings), shards, codec_folder, tmp_path / "parts")
-    monkeypatch.setattr(loop.Learner, "update", update)
-    train(with_training(**settings), shards, codec_folder, tmp_path / "parts", resume=True)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        assert torch.equal(value, parts[name]), name
+    assert_resumes(partial(train, with_training(**settings), shards, codec_folder), tmp_path, step=4)
     assert log(tmp_path / "parts", "loss") == log(tmp_path / "whole", "loss")
     events = list((tmp_path / "whole").rglob("events.*"))
     assert events
@@ -406,9 +388,7 @@ def test_two_processes_resume_as_they_would_have_gone_on(shards, codec_folder, t
         steps = ["--set", f"training.max_steps={n_steps}"]
         line = [*launcher, *command, "--out", out, *steps, *more]
         subprocess.run(line, cwd=tmp_path, env=environment, check=True, timeout=300)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert_same_states(tmp_path)
 
 
 def test_a_model_of_the_first_codebooks(shards, codec_folder, tmp_path):
