@@ -38,7 +38,7 @@ def test_pairs_are_built_checked_counted_and_prepared(s2m, tmp_path: Path, codec
     command += ["--set", "data.seconds=6", "--set", "data.rooms=my/rooms"]
     assert s2m(*command, "--hours", 2 * 6 / 3600) == (0, "", "")
     assert len(read_pairs("pairs")) == 2
-    assert s2m(*command, "--hours", 4 * 6 / 3600, "--workers", 2) == (0, "", "")
+    assert s2m(*command, "--hours", 4 * 6 / 3600) == (0, "", "")
     assert [pair.split for pair in read_pairs("pairs")] == ["train", "train", "train", "validation"]
     code, _, said = s2m(*command, "--hours", 0.01, "--seed", 4)
     assert (code, said.count("\n")) == (1, 1)
