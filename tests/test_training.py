@@ -386,11 +386,13 @@ def test_two_processes_resume_as_they_would_have_gone_on(shards, codec_folder, t
         [*command, "--out", out, "--set", f"training.max_steps={n_steps}", *more]
         for out, n_steps, more in (("whole", 4, []), ("parts", 2, []), ("parts", 4, ["--resume"]))
     ]
-    # Forked by a process that has loaded what they need, and has trained nothing yet, which torch requires.
+    # Forked by a process that has loaded what they need, and has trained nothing yet, which torch requires; one run
+    # after the other in the same two, as the parts of a model are tuned.
     code = (
         "import json, sys\nfrom accelerate import debug_launcher\nfrom torch.utils import tensorboard\n"
         "from silent2music.cli import main\nfrom silent2music.training import loop, recipe\n"
-        "for line in json.loads(sys.argv[1]): debug_launcher(main, (line,), num_processes=2)"
+        "def all_of(lines):\n    for line in lines: main(line)\n"
+        "debug_launcher(all_of, (json.loads(sys.argv[1]),), num_processes=2)"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(
