@@ -340,8 +340,8 @@ def beside_of(options: Mapping[str, Any]) -> Beside:
     by = options["stems_by"]
     if by not in (None, "role", "part"):
         raise typer.BadParameter(f"--stems-by is '{by}'; expected role or part.")
-    stems = by or ("auto" if options["stems"] else "")
-    return Beside(stems, options["musicxml"], options["project"] or "", signing_of(options))
+    stems, project = by or ("auto" if options["stems"] else ""), options.get("project") or ""
+    return Beside(stems, options.get("musicxml", False), project, signing_of(options))
 
 
 def signing_of(options: Mapping[str, Any]) -> Signing | None:
