@@ -1,4 +1,4 @@
-"""Types of NumPy arrays, by precision. What their axes are stands in docstrings."""
+"""Types of NumPy arrays, by precision, and indices spread over one. What their axes are stands in docstrings."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ DoubleArray = NDArray[np.float64]
 
 IntArray = NDArray[np.int64]
 """Indices, codes and counts."""
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """At most so many of the indices below n, evenly spread, the first and the last among them.
+
+    Example:
+        >>> evenly(5, 3), evenly(2, 3)
+        ([0, 2, 4], [0, 1])
+    """
+    return [int(i) for i in np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))]

@@ -49,6 +49,9 @@ def _none() -> IntArray:
     return np.zeros(0, np.int64)
 
 
+NOTE_COLUMNS = ("start_seconds", "end_seconds", "pitches", "velocities")
+
+
 @dataclass(frozen=True)
 class Cue:
     """A named moment, such as a cut of a film; a marker in MIDI files.
@@ -112,6 +115,10 @@ class Part:
         if len(self.control_seconds):
             _check_times(self.control_seconds, f"{what} has controls")
             _check_range(self.control_numbers, 0, PITCH_BEND, f"{what} has controllers")
+
+    def where(self, which: np.ndarray) -> Part:
+        """The part with some of its notes, by `[n]` bool, and all its controllers."""
+        return replace(self, **{name: getattr(self, name)[which] for name in NOTE_COLUMNS})
 
     def slice(self, begin: float, end: float) -> Part:
         """What sounds from `begin` to `end`, in seconds after `begin`, with the controllers as they stand there."""
@@ -202,6 +209,15 @@ class Score:
     def n_notes(self) -> int:
         """How many notes all parts have."""
         return sum(len(part.pitches) for part in self.parts)
+
+    def notes(self, pitched: bool = False) -> tuple[DoubleArray, DoubleArray, IntArray, IntArray]:
+        """Starts, ends, pitches and velocities `[n]` of all notes, or of all but drums, by start."""
+        parts = [part for part in self.parts if not (pitched and part.is_drum)]
+        starts, ends, pitches, velocities = (
+            np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]) for name in NOTE_COLUMNS
+        )
+        order = np.argsort(starts, kind="stable")
+        return starts[order], ends[order], pitches[order].astype(np.int64), velocities[order].astype(np.int64)
 
     def beats_at(self, seconds: DoubleArray) -> DoubleArray:
         """Positions `[n]` in beats of times `[n]`, 0 at the first beat; tempi go on beyond both ends.

@@ -39,7 +39,7 @@ from silent2music.notation import (
     write_down,
 )
 from silent2music.players import IS_NOTE, PROGRAM_OF
-from silent2music.score import Part, Score
+from silent2music.score import NOTE_COLUMNS, Part, Score
 from silent2music.traits import MODES, chords, melody
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
@@ -64,8 +64,6 @@ AROUSED, SHORTER = 0.5, 0.2
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
-
-NOTE_COLUMNS = ("start_seconds", "end_seconds", "pitches", "velocities")
 
 LEAST_STRETCH_SECONDS = 0.5
 """A shorter stretch is not written again."""
@@ -119,7 +117,7 @@ class Redo:
         for part in self.score.parts:
             outside = (part.start_seconds < self.begin) | (part.start_seconds >= self.end)
             found.setdefault((part.program, part.is_drum, part.role), []).append(
-                part if part.role in self.roles else _chosen(part, outside)
+                part if part.role in self.roles else part.where(outside)
             )
         for part in composed.parts:
             if part.role in self.roles:
@@ -129,12 +127,12 @@ class Redo:
                 (int(p), float(e)) for o in own for p, e in zip(o.pitches, o.end_seconds, strict=True)
                 if e > self.begin
             }  # fmt: skip
-            new = _chosen(part, (part.start_seconds >= self.begin) & (part.start_seconds < self.end))
+            new = part.where((part.start_seconds >= self.begin) & (part.start_seconds < self.end))
             free = [
                 all(p != pitch or e <= start or e > self.end for p, e in sounding)
                 for start, pitch in zip(new.start_seconds, new.pitches, strict=True)
             ]
-            new = _chosen(new, np.array(free, bool))
+            new = new.where(np.array(free, bool))
             new = replace(new, end_seconds=np.minimum(new.end_seconds, self.end))
             own[:] = [_joined(own[0], new), *own[1:]] if own else [new]
         parts = tuple(part for own in found.values() for part in own if len(part.pitches))
@@ -152,12 +150,6 @@ def check_stretch(begin: float, end: float, seconds: float) -> None:
             f"The stretch from {begin:g} to {end:g} s cannot be written again; expected at least "
             f"{LEAST_STRETCH_SECONDS:g} s within the {seconds:g} s of the piece."
         )
-
-
-def _chosen(part: Part, which: np.ndarray) -> Part:
-    """Some notes of a part."""
-    chosen: dict[str, Any] = {name: getattr(part, name)[which] for name in NOTE_COLUMNS}
-    return replace(part, **chosen)
 
 
 def _joined(part: Part, other: Part) -> Part:

@@ -103,3 +103,11 @@ def run_without(
     return [
         Ran(int(out[i + 1]), out[i], said[i].decode(encoding).strip()) for i in range(0, 2 * len(commands), 2)
     ]
+
+
+def add_many(folder: Path, start: int) -> None:
+    """Add fifty entries to a manifest; here, since a process that is spawned imports its function's module."""
+    from silent2music.export.batch import Manifest
+
+    for number in range(start, start + 50):
+        Manifest(folder).add(f"{number:03}", {"n": number})

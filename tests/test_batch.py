@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from elsewhere import add_many
 from rooms import RATE, steps_room
 
 from silent2music import audio
@@ -40,14 +41,9 @@ def test_the_launcher_says_which_process_this_is() -> None:
         share("abcdefg", {"RANK": "3", "WORLD_SIZE": "3"})
 
 
-def _add_many(folder: Path, start: int) -> None:
-    for i in range(start, start + 50):
-        Manifest(folder).add(f"{i:03}", {"n": i})
-
-
 def test_processes_share_a_manifest(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_add_many, args=(tmp_path, 50 * i)) for i in range(3)]
+    workers = [context.Process(target=add_many, args=(tmp_path, 50 * i)) for i in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from silent2music import audio
 from silent2music.cli import app
 from silent2music.config import DataConfig
+from silent2music.evaluation import bench
 
 SECONDS = 4.0
 HOURS = 8 * SECONDS / 3600  # eight pairs
@@ -264,7 +265,9 @@ def test_codec_bench(desk: Desk, pairs: Path, codec: Path) -> None:
 
 def test_codec_music(desk: Desk) -> None:
     desk.drive("codec music scores --out music --seed 1 --pieces 2")
-    assert len(list((desk.folder / "music").rglob("*.flac"))) == 2
+    files = sorted((desk.folder / "music").rglob("*.flac"))
+    assert [path.name for path in files] == ["mallets-0001.flac", "piano-0000.flac"]
+    assert all(audio.read(path).seconds == 20.0 and audio.read(path).samples.any() for path in files)
 
 
 def test_codec_fit_band_and_bench_band(desk: Desk, codec: Path) -> None:
@@ -527,6 +530,15 @@ def test_run_does_all_of_it_and_keeps_what_is_there(desk: Desk, pairs: Path) -> 
 
 
 @pytest.mark.slow
-def test_bench(desk: Desk, model: Path) -> None:
-    desk.drive("bench --out speed --rounds 1 --model run/model")
-    assert list((desk.folder / "speed").iterdir())
+def test_bench(desk: Desk, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("STEP_SECONDS", 0.2), ("BATCHES", (2,)), ("PIECE_SECONDS", 0.6)):
+        monkeypatch.setattr(bench, name, value)
+    printed = desk.drive("bench --out speed --rounds 1 --model run/model --room room.wav").decode()
+    report = json.loads((desk.folder / "speed" / "speed.json").read_text(encoding="utf-8"))
+    names = {"conditioning", "steps", "steps of MusicGen", "codec", "whole", "steps, 2 rows"}
+    assert set(report["stages"]) == names
+    assert all(f["seconds"] > 0 and f["times_real_time"] > 0 for f in report["stages"].values())
+    assert 0 < report["first_audio_seconds"] < report["command_seconds"]
+    assert (desk.folder / "speed" / "speed.md").read_text(encoding="utf-8") == printed
+    assert "as fast as those of MusicGen" in printed and "| steps, 2 rows |" in printed
+    assert {line.count("|") for line in printed.splitlines() if line.startswith("|")} == {4}

@@ -148,3 +148,23 @@ def test_harvest_refuses_a_used_folder_and_says_when_nothing_was_found(tmp_path:
     (tmp_path / "out" / "pairs.jsonl").write_text("")
     with pytest.raises(DataError, match="choose another folder"):
         harvest([tmp_path / "busy.wav"], tmp_path / "out")
+
+
+def test_recordings_are_harvested_and_those_without_a_pause_are_named(s2m, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("takes/take.wav", take(nothing(3), notes(8)))
+    write("takes/busy.wav", Waveform(notes(8), RATE))
+    code, printed, said = s2m(
+        "data", "harvest", "takes", "--out", "pairs", "--licence", "CC0", "--author", "Me"
+    )
+    assert code == 0
+    assert printed == "1 pairs harvested into pairs\n"
+    assert "busy.wav gave no pair" in said
+    (pair,) = read_pairs("pairs")
+    assert pair.labels["sources"] == [
+        {"path": "take.wav", "licence": "CC0", "author": "Me", "role": "recording"}
+    ]
+    assert s2m("data", "check", "pairs") == (0, "", "")
+    code, _, said = s2m("data", "harvest", "takes", "--out", "pairs")
+    assert code == 1
+    assert "choose another folder" in said

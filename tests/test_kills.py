@@ -30,10 +30,11 @@ def run(folder: Path, *words: object) -> list[str]:
 
 
 @posix
-@pytest.mark.parametrize("name", ["infer", "prepare", pytest.param("train", marks=pytest.mark.slow)])
-def test_stopped_wherever_it_writes_a_job_gives_the_same(tmp_path: Path, name: str) -> None:
-    (sentence,) = run(tmp_path, "stops", name)
-    assert int(sentence.split()[3]) >= 5, sentence
+@pytest.mark.parametrize("names", ["infer prepare", pytest.param("train", marks=pytest.mark.slow)])
+def test_stopped_wherever_it_writes_a_job_gives_the_same(tmp_path: Path, names: str) -> None:
+    sentences = run(tmp_path, "stops", *names.split())
+    assert [sentence.split(":")[0] for sentence in sentences] == names.split()
+    assert all(int(sentence.split()[3]) >= 5 for sentence in sentences), sentences
 
 
 @pytest.mark.slow

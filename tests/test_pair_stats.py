@@ -97,6 +97,8 @@ def test_json_summary_and_picture_by_the_command(s2m, folder: Path, tmp_path: Pa
     code, _, told = s2m(*line)
     assert (code, told.count("\n"), picture.read_text()) == (1, 1, "mine")
     picture.unlink()
+    code, _, told = s2m(*line[:-1], 9, "--n", 2)
+    assert code == 1 and "--pair is 9 and" in told and "holds 5 pairs" in told
     code, printed, told = s2m(*line, "--json")
     assert code == 0, told
     values = json.loads(printed)

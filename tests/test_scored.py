@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_compose import made_score
 from silent2music.audio import Waveform, write
 from silent2music.config import SamplingConfig
 from silent2music.errors import CheckpointError, ConfigError
+from silent2music.export.models import LazyModel
 from silent2music.export.provenance import sha256
 from silent2music.model import Silent2Music
 from silent2music.score import read_midi, write_midi
@@ -143,6 +145,18 @@ def test_a_folders_music_is_kept_only_with_its_score(s2m, here, sketched_folder)
     code, said, wrong = s2m(*command, "--force")
     assert code == 0 and "there already" not in said, wrong
     assert (here / "made" / "room.music.mid").is_file()
+
+
+def test_a_record_names_the_weights_of_composer_and_sketch_too(sketched_folder, tmp_path):
+    folder = shutil.copytree(sketched_folder, tmp_path / "model")
+    model = LazyModel(folder)
+    record = {"model": {"sha256": model.sha256, "parts": model.parts}}
+    assert {name.split("/")[0] for name in model.parts} == {"codec", "composer", "sketch"}
+    assert model.made(record) and not model.made({"model": record["model"] | {"adapters": [{"name": "a"}]}})
+    weights = folder / "sketch" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert not LazyModel(folder).made(record)
+    assert LazyModel(folder).made({"model": {"sha256": model.sha256}})  # as 0.2.0 wrote it
 
 
 def test_the_model_performs_a_tune_in_a_room_or_in_none(s2m, here, sketched_folder):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from library import write_scores
 from torch import Tensor
-from typer.testing import CliRunner
 
 from silent2music import audio, distances
 from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
-from silent2music.cli import app
 from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
 from silent2music.errors import CheckpointError, ConfigError, DataError
@@ -571,41 +566,3 @@ def test_the_recipe_does_a_step(music: list[Path], start: Path, tmp_path: Path) 
     ]
     shipped = load_recipe(folder, small)
     assert isinstance(load_codec(train_codec(shipped, music, music, tmp_path / "run", start)), BundledCodec)
-
-
-def test_the_commands_of_the_recipe(
-    music: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commands that stand first in its README, in their order, on tiny data."""
-    readme = Path(__file__).parents[1] / "recipes" / "codec" / "README.md"
-    block = readme.read_text(encoding="utf-8").split("```\n")[1].replace("\\\n", " ")
-    commands = [shlex.split(line, comments=True) for line in block.splitlines()]
-    assert [command[2] for command in commands] == ["music", "fit", "train", "train", "roundtrip"]
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(music[0], "in.wav")
-    places = {
-        "SCORES": str(write_scores(tmp_path / "scores")),
-        "MUSIC...": str(music[0].parent),
-        "recipes/codec": str(readme.parent),
-    }
-    # One process has one precision.
-    steps = [
-        "mixed_precision=auto",
-        "cached_minutes=0.3",
-        "max_steps=1",
-        "batch_size=1",
-        "n_validation_crops=1",
-        "crop_seconds=0.4",
-    ]
-    small = {
-        "music": ["--pieces", "1"],
-        "fit": [f"--set=codec.{each}" for each in ("n_fft=960", "n_components=16", "codebook_size=16")],
-        "train": [f"--set=codec_training.{each}" for each in steps],
-    }
-    for command in commands:
-        words = [places.get(word, word) for word in command[1:]]
-        result = CliRunner().invoke(app, [*words, *small.get(command[2], [])])
-        assert result.exit_code == 0, (command, result.output, result.exception)
-        if command[2] == "music":  # one piece is of the first family, for training
-            shutil.copytree("music/train", "music/validation")
-    assert audio.read("out.wav").n_samples == audio.read("in.wav").n_samples

@@ -25,11 +25,11 @@ from silent2music.evaluation.before_after import (
     Room,
     distances,
     page,
-    score_level_db,
     sentences,
     sound_of,
     style_of,
 )
+from silent2music.evaluation.notes import score_level_db
 from silent2music.factory.own_folder import (
     in_splits,
     inspect_folder,
@@ -281,7 +281,7 @@ def test_the_page_is_one_file_of_sound_and_pictures(tmp_path):
     room = Room("a <b>", Waveform(steps_room(), RATE), {})
     text = page(figures(0.5, 0.0, False), [(room, made, made)], ["A & B"])
     assert text.count("<audio") == 3
-    assert text.count("<svg") == 2
+    assert text.count("<svg") == text.count('aria-label="Piano roll') == 2
     assert "<script" not in text
     assert "A &amp; B" in text
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text)

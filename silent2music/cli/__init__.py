@@ -24,6 +24,7 @@ from silent2music.cli.common import complain
 from silent2music.cli.data import data_app
 from silent2music.cli.evaluation import bench, evaluate, evaluate_scores, validate
 from silent2music.cli.making import ambience, analyze, check_ambience, compose, demo, infer, perform
+from silent2music.cli.options import DELIVERED, DRAW, HEARD, PLAYED_BY, WISHES, taking
 from silent2music.cli.picture import score_clip
 from silent2music.cli.studio import studio
 from silent2music.cli.training import run_recipe, train
@@ -57,23 +58,35 @@ def _main(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "infer": infer,
-    "score-clip": score_clip,
-    "perform": perform,
-    "compose": compose,
-    "demo": demo,
+    "infer": taking(
+        infer,
+        "seconds count control score_guidance adherence redo of keep_melody keep_harmony as_json force",
+        *(DRAW, WISHES, DELIVERED, HEARD, PLAYED_BY),
+    ),
+    "score-clip": taking(
+        score_clip, DRAW, HEARD, PLAYED_BY, "control loudness sign certificate as_json force"
+    ),
+    "perform": taking(perform, "score_guidance adherence as_json force", DRAW, DELIVERED, HEARD, PLAYED_BY),
+    "compose": taking(
+        compose,
+        "seconds seed count musicxml guidance temperature control model adapter device as_json force",
+        *(WISHES, HEARD),
+    ),
+    "demo": taking(demo, "seed", PLAYED_BY),
     "studio": studio,
-    "ambience": ambience,
+    "ambience": taking(
+        ambience, "tempo controls loudness seed as_json force overrides", HEARD, PLAYED_BY, loudness=None
+    ),
     "check-ambience": check_ambience,
-    "analyze": analyze,
+    "analyze": taking(analyze, HEARD),
     "tune": tune,
     "merge": merge,
     "train": train,
     "run": run_recipe,
     "validate": validate,
     "bench": bench,
-    "eval": evaluate,
-    "eval-scores": evaluate_scores,
+    "eval": taking(evaluate, "guidance temperature top_k top_p"),
+    "eval-scores": taking(evaluate_scores, "guidance temperature"),
 }
 """In the order of the help."""
 

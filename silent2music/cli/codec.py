@@ -8,22 +8,8 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import (
-    MAX_HOURS,
-    SAMPLING,
-    Download,
-    Force,
-    Recipe,
-    Resume,
-    Seed,
-    Set,
-    fractions,
-    named,
-    progress_bar,
-    say,
-    settings_of,
-    within,
-)
+from silent2music.cli.common import fractions, named, progress_bar, say, settings_of
+from silent2music.cli.options import MAX_HOURS, SAMPLING, Download, Force, Recipe, Resume, Seed, Set, within
 from silent2music.errors import S2MError, require
 
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)

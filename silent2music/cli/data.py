@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import (
+from silent2music.cli.common import complain, named, print_json, progress_bar, say, settings_of
+from silent2music.cli.options import (
     MAX_HOURS,
     SAMPLING,
     AsJson,
@@ -17,12 +18,6 @@ from silent2music.cli.common import (
     Seed,
     Set,
     Workers,
-    complain,
-    named,
-    print_json,
-    progress_bar,
-    say,
-    settings_of,
     within,
 )
 from silent2music.errors import S2MError, require

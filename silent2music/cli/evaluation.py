@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from silent2music.cli.common import (
+from silent2music.cli.common import named, print_json, progress_bar
+from silent2music.cli.options import (
     SAMPLING,
     AsJson,
     Download,
     Force,
-    Guidance,
     Model,
     Seed,
-    Temperature,
-    TopK,
-    TopP,
     Workers,
     model_folder,
-    named,
     options_checked,
-    print_json,
-    progress_bar,
+    sampling_of,
     within,
 )
-from silent2music.config import ComposingConfig, Precision, SamplingConfig
+from silent2music.config import ComposingConfig, Precision
 from silent2music.errors import require
 
 Scores = Annotated[
@@ -105,11 +100,8 @@ def evaluate(
         typer.Option("--precision", help="How weights are held while it plays; the fastest by default."),
     ] = None,
     seed: Seed = SAMPLING.seed,
-    guidance: Guidance = None,
-    temperature: Temperature = SAMPLING.temperature,
-    top_k: TopK = SAMPLING.top_k,
-    top_p: TopP = SAMPLING.top_p,
     workers: Workers = 2,
+    **options: Any,
 ) -> None:
     """Measure whether the music follows the room, how it sounds, and whether it is the model's own.
 
@@ -124,7 +116,7 @@ def evaluate(
     from silent2music.evaluation import benchmark
 
     with options_checked():
-        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+        sampling = sampling_of(options)
     config = benchmark.EvalConfig(
         n=n_pairs,
         seed=seed,
@@ -162,8 +154,6 @@ def evaluate_scores(
         ),
     ] = None,
     seed: Seed = SAMPLING.seed,
-    guidance: Guidance = None,
-    temperature: Temperature = SAMPLING.temperature,
     workers: Workers = 2,
     controls: Annotated[
         str | None,
@@ -180,6 +170,7 @@ def evaluate_scores(
         ),
     ] = None,
     as_json: AsJson = False,
+    **options: Any,
 ) -> None:
     """Measure whether composed scores follow their rooms, and how like real ones they are."""
     from silent2music.evaluation.pieces import EvalConfig
@@ -188,7 +179,7 @@ def evaluate_scores(
 
     require("mir_eval", "eval")
     config = EvalConfig(n=n_pairs, seed=seed, seconds=seconds, workers=workers)
-    composing = ComposingConfig(temperature=temperature, guidance=guidance)
+    composing = ComposingConfig(**options)
     if controls:
         from silent2music.evaluation.controls import TESTED, controls_text, evaluate_controls
         from silent2music.model import load

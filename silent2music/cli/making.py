@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,82 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from silent2music.cli.common import (
-    DELIVERY,
-    SAMPLING,
-    Adapters,
-    Adherence,
-    AsJson,
-    Certificate,
-    Channel,
-    Control,
-    Count,
-    Device,
-    Download,
-    FadeIn,
-    FadeOut,
-    Force,
-    Guidance,
-    Loudness,
-    Model,
-    Mono,
-    MusicXml,
-    Project,
-    Rooms,
-    SampleRate,
-    ScoreGuidance,
-    Seconds,
-    Seed,
-    Set,
-    Sign,
-    Stems,
-    StemsBy,
-    Strict,
-    Temperature,
-    TopK,
-    TopP,
-    Track,
-    beside_of,
     complain,
-    options_checked,
-    parse_seconds,
+    described_music,
     print_json,
     progress_bar,
-    reading_of,
     say,
     settings_of,
+    warn,
+)
+from silent2music.cli.options import (
+    AsJson,
+    Force,
+    Rooms,
+    beside_of,
+    delivery_of,
+    levels_of,
+    model_of,
+    options_checked,
+    parse_seconds,
+    reading_of,
+    sampling_of,
     within,
 )
-from silent2music.cli.steering import (
-    Amount,
-    BlendWith,
-    Chords,
-    ControlsFile,
-    Cue,
-    Density,
-    Dynamics,
-    Ending,
-    Instruments,
-    KeepHarmony,
-    KeepMelody,
-    Key,
-    Loose,
-    Melody,
-    Metre,
-    Mood,
-    MorphTo,
-    Of,
-    Prompt,
-    Redo,
-    Style,
-    Swing,
-    Tempo,
-    Without,
-    blend_of,
-    controls_of,
-    kept_roles,
-    parse_stretch,
-)
-from silent2music.config import ComposingConfig, DeliveryConfig, SamplingConfig, apply_overrides
+from silent2music.cli.steering import blend_of, controls_of, kept_roles, parse_stretch
+from silent2music.config import ComposingConfig, apply_overrides
 from silent2music.errors import S2MError, require
 
 if TYPE_CHECKING:
@@ -117,70 +65,17 @@ def infer(
         Path | None,
         typer.Option("--out", help="Output folder, by default the current one; trees are mirrored."),
     ] = None,
-    seconds: Seconds = None,
-    seed: Seed = SAMPLING.seed,
-    count: Count = 1,
     audition: Annotated[
         Path | None,
         typer.Option(
             "--audition", metavar="FILE.html", help="A page with a player and a picture for each piece."
         ),
     ] = None,
-    guidance: Guidance = None,
-    score_guidance: ScoreGuidance = None,
-    adherence: Adherence = None,
-    temperature: Temperature = SAMPLING.temperature,
-    top_k: TopK = SAMPLING.top_k,
-    top_p: TopP = SAMPLING.top_p,
-    control: Control = None,
-    tempo: Tempo = None,
-    metre: Metre = None,
-    swing: Swing = None,
-    loose: Loose = None,
-    key: Key = None,
-    mood: Mood = None,
-    cue: Cue = None,
-    ending: Ending = None,
-    instruments: Instruments = None,
-    without: Without = None,
-    style: Style = None,
-    density: Density = None,
-    dynamics: Dynamics = None,
-    melody: Melody = None,
-    chords: Chords = None,
-    prompt: Prompt = None,
-    controls: ControlsFile = None,
-    blend: BlendWith = None,
-    morph: MorphTo = None,
-    amount: Amount = None,
-    redo: Redo = None,
-    of: Of = None,
-    keep_melody: KeepMelody = False,
-    keep_harmony: KeepHarmony = False,
-    loudness: Loudness = DELIVERY.lufs,
-    mono: Mono = DELIVERY.mono,
-    sample_rate: SampleRate = DELIVERY.sample_rate,
-    fade_in: FadeIn = DELIVERY.fade_in,
-    fade_out: FadeOut = DELIVERY.fade_out,
-    stems: Stems = False,
-    stems_by: StemsBy = None,
-    musicxml: MusicXml = False,
-    project: Project = None,
-    sign: Sign = None,
-    certificate: Certificate = None,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    download: Download = False,
-    as_json: AsJson = False,
-    force: Force = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Write 16-bit WAV to standard output as it is made.")
     ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="With --stream: samples without a header.")] = False,
+    **options: Any,
 ) -> None:
     """Make music for a recording of a room.
 
@@ -190,39 +85,42 @@ def infer(
     With --stream the music is played while it is made, at the level that the model chose: `s2m infer room.wav
     --stream | aplay`; the room - is live sound, `arecord -t raw -f S16_LE -r 24000 | s2m infer - --stream | aplay`.
     """
-    if redo is not None or of is not None or keep_melody or keep_harmony:
+    if any(options[name] for name in ("redo", "of", "keep_melody", "keep_harmony")):
         _redo(context, rooms, output)
         return
     file, folder = _place(output, out)
+    seed, count, as_json, force = (options[name] for name in ("seed", "count", "as_json", "force"))
     _check_infer(rooms, file, folder, count, stream, raw, as_json)
-    from silent2music.export.models import LazyModel, Request
+    from silent2music.export.models import Request
 
     with options_checked():
-        delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-        sampling = SamplingConfig(
-            temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
+        beside = beside_of(options)
+        request = Request(
+            sampling_of(options),
+            options["seconds"],
+            apply_overrides({}, options["control"] or ()),
+            reading_of(options),
+            delivery_of(options),
+            controls_of(options),
+            blend_of(options),
+            beside,
         )
-        options = apply_overrides({}, control or ())
-        asked, other = controls_of(context.params), blend_of(blend, morph, amount)
-        beside = beside_of(context.params)
-        reading = reading_of(strict, track, channel)
-        request = Request(sampling, seconds, options, reading, delivery, asked, other, beside)
     if (beside and file == STDOUT) or ((beside or beside.signing) and stream):
         raise typer.BadParameter("what is written beside the music needs a file for the music; give -o FILE")
     if audition is not None and (stream or file == STDOUT):
         raise typer.BadParameter("--audition plays files; give -o FILE or --out FOLDER")
-    lazy = LazyModel(model, device, download, adapter or ())
+    model = model_of(options)
     if stream:
         from silent2music.export.streaming import send
 
-        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, lazy, request, raw, complain)
+        send(rooms[0], sys.stdin.buffer, sys.stdout.buffer, model, request, raw, complain)
     elif file == STDOUT:
         from silent2music.export.infer import infer_to
 
         with progress_bar() as steps:
-            _warn(infer_to(sys.stdout.buffer, rooms[0], lazy, request, steps, force))
+            warn(infer_to(sys.stdout.buffer, rooms[0], model, request, steps, force))
     else:
-        _infer_files(rooms, seed, count, file, folder, lazy, request, as_json, force, audition)
+        _infer_files(rooms, seed, count, file, folder, model, request, as_json, force, audition)
 
 
 AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_k", "top_p")
@@ -237,7 +135,6 @@ STANDING = (
 
 def _redo(context: typer.Context, rooms: Sequence[Path], output: str | None) -> None:
     """Write finished music again in a stretch, or as far as it is not kept."""
-    from silent2music.export.models import LazyModel
     from silent2music.export.redo import Again
     from silent2music.export.redo import redo as write
 
@@ -262,16 +159,16 @@ def _redo(context: typer.Context, rooms: Sequence[Path], output: str | None) -> 
             kept_roles(params["keep_melody"], params["keep_harmony"]),
             {name: params[name] for name in AGAIN if name in given},
             controls_of(params),
-            blend_of(params["blend"], params["morph"], params["amount"]),
+            blend_of(params),
         )
-    model = LazyModel(params["model"], params["device"], params["download"], params["adapter"] or ())
+    model = model_of(params)
     with progress_bar() as steps:
         record = write(room, piece, out, model, again, params["force"], steps)
     if params["as_json"]:
         print_json(record)
     else:
         last = record["redone"][-1]
-        say(f"{out}: {last['begin']:g} to {last['end']:g} s of {_described_music(record)}, written again")
+        say(f"{out}: {last['begin']:g} to {last['end']:g} s of {described_music(record)}, written again")
 
 
 def _place(output: str | None, out: Path | None) -> tuple[Path | None, Path | None]:
@@ -317,12 +214,6 @@ def _check_infer(
             check_pipes(rooms[0], "--stream" if stream else "-o -", sys.stdin, sys.stdout)
 
 
-def _levels(loudness: Any) -> dict[str, float]:
-    """Settings of a loudness option, which its parser made a pair, or left a number by default."""
-    lufs, true_peak = loudness if isinstance(loudness, tuple) else (loudness, None)
-    return {"lufs": lufs} | ({} if true_peak is None else {"true_peak": true_peak})
-
-
 def _infer_files(
     rooms: Sequence[Path],
     seed: int,
@@ -365,9 +256,9 @@ def _infer_files(
             else:
                 place = f"{number} of {n_jobs}: " if sys.stdout.isatty() and n_jobs > 1 else ""
                 there = ", there already" if outcome.status == "kept" else ""
-                say(f"{place}{outcome.job.out}: {_described_music(record)}{there}")
+                say(f"{place}{outcome.job.out}: {described_music(record)}{there}")
             if record is not None and outcome.status == "made":
-                _warn(record)
+                warn(record)
     if folder is not None and (sys.stderr.isatty() or any(o.status == "kept" for o in outcomes)):
         _count(outcomes, folder / "manifest.jsonl")
     for sentence in passed:
@@ -401,7 +292,6 @@ def _audition(path: Path, outcomes: Sequence[Outcome], model: LazyModel, force: 
 
 
 def compose(
-    context: typer.Context,
     room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
     output: Annotated[
         Path | None,
@@ -409,44 +299,10 @@ def compose(
             "-o", "--output", help="File (.mid, .midi, .musicxml); by default ROOM.mid in the current folder."
         ),
     ] = None,
-    musicxml: MusicXml = False,
-    seconds: Seconds = None,
-    seed: Seed = SAMPLING.seed,
-    count: Count = 1,
     begun: Annotated[
         Path | None, typer.Option("--continue", help="MIDI file to go on from; its notes stand.")
     ] = None,
-    guidance: Guidance = None,
-    temperature: Temperature = SAMPLING.temperature,
-    control: Control = None,
-    tempo: Tempo = None,
-    metre: Metre = None,
-    swing: Swing = None,
-    loose: Loose = None,
-    key: Key = None,
-    mood: Mood = None,
-    cue: Cue = None,
-    ending: Ending = None,
-    instruments: Instruments = None,
-    without: Without = None,
-    style: Style = None,
-    density: Density = None,
-    dynamics: Dynamics = None,
-    melody: Melody = None,
-    chords: Chords = None,
-    prompt: Prompt = None,
-    controls: ControlsFile = None,
-    blend: BlendWith = None,
-    morph: MorphTo = None,
-    amount: Amount = None,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    as_json: AsJson = False,
-    force: Force = False,
+    **options: Any,
 ) -> None:
     """Compose a score for a recording of a room, as a MIDI file.
 
@@ -454,52 +310,36 @@ def compose(
     ROOM.1.mid to ROOM.4.mid.
     """
     from silent2music.export.compose import compose as write
-    from silent2music.export.models import LazyModel
 
     with options_checked():
-        composing = ComposingConfig(temperature=temperature, guidance=guidance, seed=seed)
-        asked, other = controls_of(context.params), blend_of(blend, morph, amount)
+        own = {name: options[name] for name in ("temperature", "guidance", "seed")}
+        composing, asked, other = ComposingConfig(**own), controls_of(options), blend_of(options)
     with progress_bar() as steps:
         records = write(
             room,
             output or Path(room.stem + ".mid"),
-            LazyModel(model, device, adapters=adapter or ()),
+            model_of(options),
             composing,
-            seconds,
-            count,
+            options["seconds"],
+            options["count"],
             begun,
-            apply_overrides({}, control or ()),
-            reading_of(strict, track, channel),
-            force,
+            apply_overrides({}, options["control"] or ()),
+            reading_of(options),
+            options["force"],
             steps,
             asked,
             other,
-            musicxml,
+            options["musicxml"],
         )
     for note in records[0]["input"]["notes"]:
         complain(f"{records[0]['input']['file']} {note}.")
     for record in records:
-        if as_json:
-            print_json(record, count == 1)
+        if options["as_json"]:
+            print_json(record, options["count"] == 1)
         else:
             made = record["output"]
             parts = ", ".join(made["parts"]) or "no instrument"
             say(f"{made['file']}: {made['seconds']:.2f} s, {made['notes']} notes of {parts}")
-
-
-def _warn(record: Mapping[str, Any]) -> None:
-    """Say what is odd about a recording or its music."""
-    output = record["output"]
-    for note in record["input"]["notes"]:
-        complain(f"{record['input']['file']} {note}.")
-    if output["nearly_nothing"]:
-        complain(f"{output['file']} is nearly nothing, as this room is; its level was left as it is.")
-
-
-def _described_music(record: Mapping[str, Any]) -> str:
-    output = record["output"]
-    level = "below -70 LUFS" if output["lufs"] is None else f"{output['lufs']:.1f} LUFS"
-    return f"{output['seconds']:.2f} s, {level}, seed {record['settings']['seed']}"
 
 
 def _count(outcomes: Sequence[Outcome], manifest: Path) -> None:
@@ -523,29 +363,21 @@ def _end(outcomes: Sequence[Outcome], what: str) -> None:
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
-    seed: Seed = SAMPLING.seed,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    download: Download = False,
+    **options: Any,
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
     from silent2music.export.infer import DEMO_ROOM, infer_many, plan
-    from silent2music.export.models import LazyModel
 
     with progress_bar() as steps:
-        jobs = plan([DEMO_ROOM], seed, output)
-        (made,) = infer_many(
-            jobs, LazyModel(model, device, download, adapter or ()), force=True, progress=steps
-        )
+        jobs = plan([DEMO_ROOM], options["seed"], output)
+        (made,) = infer_many(jobs, model_of(options), force=True, progress=steps)
     if made.record is None:
         raise S2MError(made.reason)
     say(f"From {DEMO_ROOM}")
-    say(f"{made.job.out}: {_described_music(made.record)}")
+    say(f"{made.job.out}: {described_music(made.record)}")
 
 
 def perform(
-    context: typer.Context,
     tune: Annotated[Path, typer.Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
@@ -573,59 +405,25 @@ def perform(
             help="Length of the music; by default until the last note has died away.",
         ),
     ] = None,
-    seed: Seed = SAMPLING.seed,
-    guidance: Guidance = None,
-    score_guidance: ScoreGuidance = None,
-    adherence: Adherence = None,
-    temperature: Temperature = SAMPLING.temperature,
-    top_k: TopK = SAMPLING.top_k,
-    top_p: TopP = SAMPLING.top_p,
-    loudness: Loudness = DELIVERY.lufs,
-    mono: Mono = DELIVERY.mono,
-    sample_rate: SampleRate = DELIVERY.sample_rate,
-    fade_in: FadeIn = DELIVERY.fade_in,
-    fade_out: FadeOut = DELIVERY.fade_out,
-    stems: Stems = False,
-    stems_by: StemsBy = None,
-    musicxml: MusicXml = False,
-    project: Project = None,
-    sign: Sign = None,
-    certificate: Certificate = None,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    download: Download = False,
-    as_json: AsJson = False,
-    force: Force = False,
+    **options: Any,
 ) -> None:
     """Play a score, in a room if one is given; the record goes beside the music.
 
     The model plays it, or with --soundfont fluidsynth.
     """
-    from silent2music.export.models import LazyModel
     from silent2music.export.performing import perform as play
 
     with options_checked():
-        beside = beside_of(context.params)
-        delivery = DeliveryConfig(sample_rate, mono, **_levels(loudness), fade_in=fade_in, fade_out=fade_out)
-        sampling = SamplingConfig(
-            temperature, top_k, top_p, guidance, seed, score_guidance=score_guidance, adherence=adherence
-        )
-    reading, performer = (
-        reading_of(strict, track, channel),
-        soundfont or LazyModel(model, device, download, adapter or ()),
-    )
+        beside, delivery, sampling = beside_of(options), delivery_of(options), sampling_of(options)
+    reading, performer, force = reading_of(options), soundfont or model_of(options), options["force"]
     with progress_bar() as steps:
         record = play(
             tune, output, performer, room, delivery, seconds, sampling, reading, force, fit, steps, beside
         )
-    if as_json:
+    if options["as_json"]:
         print_json(record)
     else:
-        say(f"{output}: {_described_music(record)}")
+        say(f"{output}: {described_music(record)}")
     for note in record["input"]["notes"] if record["input"] else ():
         complain(f"{record['input']['file']} {note}.")
 
@@ -642,8 +440,6 @@ def ambience(
         str | None, typer.Option("--layers", metavar="calm,medium,intense", help="Intensity layers to make.")
     ] = None,
     variations: Annotated[int | None, typer.Option("--variations", help="Pieces on the same grid.")] = None,
-    tempo: Tempo = None,
-    controls: ControlsFile = None,
     extras: Annotated[
         str | None,
         typer.Option("--extras", metavar="stingers,intro,ending", help="What a game plays beside a loop."),
@@ -659,13 +455,7 @@ def ambience(
     ] = None,
     formats: Annotated[str | None, typer.Option("--formats", metavar="wav,flac,ogg")] = None,
     sample_rate: Annotated[int | None, typer.Option("--sample-rate", "--rate", metavar="44100|48000")] = None,
-    loudness: Loudness = None,
     true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
-    seed: Seed = SAMPLING.seed,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    download: Download = False,
     contact_sheet: Annotated[
         Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
     ] = None,
@@ -675,12 +465,7 @@ def ambience(
             "--engines", metavar="unity,godot,unreal,wwise,fmod", help="Write their import files too."
         ),
     ] = None,
-    force: Force = False,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
-    as_json: AsJson = False,
-    overrides: Set = None,
+    **options: Any,
 ) -> None:
     """Make seamless loops and layers for a game engine; a run that was stopped continues with the same command.
 
@@ -689,15 +474,14 @@ def ambience(
     from silent2music.export.ambience.job import ambience as make_loops
     from silent2music.export.ambience.lap import parse_loop
     from silent2music.export.batch import passed_over
-    from silent2music.export.models import LazyModel
 
-    asked = controls_of({"controls": controls, "cue": None, "melody": None})
-    options: dict[str, Any] = {
+    asked = controls_of({"controls": options["controls"], "cue": None, "melody": None})
+    wanted: dict[str, Any] = {
         "layers": layers and tuple(layers.split(",")),
         "formats": formats and tuple(formats.split(",")),
         "extras": extras and tuple(extras.split(",")),
         "variations": variations,
-        "tempo": tempo or (asked.tempo if asked else None),
+        "tempo": options["tempo"] or (asked.tempo if asked else None),
         "beats_per_bar": asked.beats_per_bar if asked and asked.metre else None,
         "spatial": spatial,
         "order": order,
@@ -705,11 +489,11 @@ def ambience(
         "sample_rate": sample_rate,
     }
     with options_checked():
-        options |= {} if loudness is None else _levels(loudness)
-        options |= {} if true_peak is None else {"true_peak": true_peak}
-        options |= parse_loop(loop) if loop else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    preset_config = settings_of(preset, overrides).ambience
+        wanted |= {} if options["loudness"] is None else levels_of(options["loudness"])
+        wanted |= {} if true_peak is None else {"true_peak": true_peak}
+        wanted |= parse_loop(loop) if loop else {}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    preset_config = settings_of(preset, options["overrides"]).ambience
     with options_checked():
         config = dataclasses.replace(preset_config, **given)
     passed = passed_over(rooms)
@@ -718,19 +502,19 @@ def ambience(
             rooms,
             out,
             config,
-            LazyModel(model, device, download, adapter or ()),
-            seed,
-            force,
+            model_of(options),
+            options["seed"],
+            options["force"],
             contact_sheet,
             steps,
             complain,
-            reading_of(strict, track, channel),
+            reading_of(options),
             asked,
             transitions.split(",") if transitions else (),
             engines.split(",") if engines else (),
         )
     for outcome in outcomes:
-        if outcome.record is not None and as_json:
+        if outcome.record is not None and options["as_json"]:
             print_json(outcome.record, len(outcomes) == 1)
         elif outcome.record is not None:
             n_files, seconds = len(outcome.record["files"]), outcome.record["grid"]["seconds"]
@@ -765,10 +549,8 @@ def analyze(
         Path | None,
         typer.Option("--music", help="Draw this music, sound or MIDI, under the room, with --plot."),
     ] = None,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
     force: Force = False,
+    **options: Any,
 ) -> None:
     """Measure what is audible in recordings of rooms."""
     from silent2music.export.batch import outcomes as go_through
@@ -799,9 +581,7 @@ def analyze(
         check_replaceable(plot, force, [*rooms, *([music] if music else [])])
     jobs = plan(rooms)
     outcomes = []
-    for outcome in go_through(
-        jobs, profiled(reading_of(strict, track, channel), draw if plot is not None else None)
-    ):
+    for outcome in go_through(jobs, profiled(reading_of(options), draw if plot is not None else None)):
         outcomes.append(outcome)
         if outcome.record is None:
             complain(outcome.reason)

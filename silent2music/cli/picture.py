@@ -7,37 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from silent2music.cli.common import (
-    DELIVERY,
-    SAMPLING,
-    Adapters,
-    AsJson,
-    Certificate,
-    Channel,
-    Control,
-    Device,
-    Download,
-    Force,
-    Guidance,
-    Loudness,
-    Model,
-    Seed,
-    Sign,
-    Strict,
-    Temperature,
-    TopK,
-    TopP,
-    Track,
-    complain,
+from silent2music.cli.common import complain, described_music, print_json, progress_bar, say, warn
+from silent2music.cli.options import (
+    levels_of,
+    model_of,
     options_checked,
-    print_json,
-    progress_bar,
     reading_of,
-    say,
+    sampling_of,
     signing_of,
 )
-from silent2music.cli.making import _described_music, _levels, _warn
-from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
+from silent2music.config import DeliveryConfig, apply_overrides
 
 
 def score_clip(
@@ -72,66 +51,40 @@ def score_clip(
     silent: Annotated[
         bool, typer.Option("--silent", help="Score a clip without sound, from silence and its cues.")
     ] = False,
-    seed: Seed = SAMPLING.seed,
-    guidance: Guidance = None,
-    temperature: Temperature = SAMPLING.temperature,
-    top_k: TopK = SAMPLING.top_k,
-    top_p: TopP = SAMPLING.top_p,
-    control: Control = None,
-    loudness: Loudness = DELIVERY.lufs,
     fade_in: Annotated[
         str | None, typer.Option("--fade-in", metavar="TIME", help="As 2 or 00:00:02:00.")
     ] = None,
     fade_out: Annotated[str | None, typer.Option("--fade-out", metavar="TIME", help="As --fade-in.")] = None,
-    sign: Sign = None,
-    certificate: Certificate = None,
-    strict: Strict = False,
-    track: Track = 1,
-    channel: Channel = None,
-    model: Model = None,
-    adapter: Adapters = None,
-    device: Device = None,
-    download: Download = False,
-    as_json: AsJson = False,
-    force: Force = False,
+    **options: Any,
 ) -> None:
     """Make music of a video clip's length, and put it under its picture.
 
     The picture is copied as it is. The music lies beside the clip as Broadcast Wave too, and so does the record.
     """
     from silent2music.export.beside import Beside
-    from silent2music.export.models import LazyModel, Request
+    from silent2music.export.models import Request
     from silent2music.export.picture.job import ClipSettings, parse_gain
     from silent2music.export.picture.job import score_clip as score
 
     with options_checked():
-        levels: dict[str, Any] = dict(_levels(loudness))
+        levels: dict[str, Any] = dict(levels_of(options["loudness"]))
         settings = ClipSettings(
             tuple(cue or ("cuts",)), fps, timecode, parse_gain(under), duck, silent, fade_in, fade_out
         )
         request = Request(
-            SamplingConfig(temperature, top_k, top_p, guidance, seed),
-            controls=apply_overrides({}, control or ()),
-            reading=reading_of(strict, track, channel),
+            sampling_of(options),
+            controls=apply_overrides({}, options["control"] or ()),
+            reading=reading_of(options),
             delivery=DeliveryConfig(**levels),
-            beside=Beside(signing=signing_of(sign, certificate)),
+            beside=Beside(signing=signing_of(options)),
         )
     with progress_bar() as steps:
-        record = score(
-            clip,
-            output,
-            LazyModel(model, device, download, adapter or ()),
-            request,
-            settings,
-            wav,
-            force,
-            steps,
-        )
-    if as_json:
+        record = score(clip, output, model_of(options), request, settings, wav, options["force"], steps)
+    if options["as_json"]:
         print_json(record)
     else:
         n_frames, n_cues = record["clip"]["frames"], len(record["cues"])
-        say(f"{output}: {_described_music(record)}, {n_frames} frames, {n_cues} cues")
-    _warn(record)
+        say(f"{output}: {described_music(record)}, {n_frames} frames, {n_cues} cues")
+    warn(record)
     if record["cues"] and "score" not in record:
         complain("The cues are marked in the music's file and in the record; the model does not follow them.")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from silent2music.cli.common import Device, Model, say
+from silent2music.cli.common import say
+from silent2music.cli.options import Device, Model
 
 STUDIO = Path("s2m-studio")
 

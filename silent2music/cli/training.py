@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import Download, Recipe, Resume, Set, progress_bar, settings_of
+from silent2music.cli.common import progress_bar, settings_of
+from silent2music.cli.options import Download, Recipe, Resume, Set
 from silent2music.errors import require
 
 

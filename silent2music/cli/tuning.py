@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from silent2music.cli.common import (
-    SAMPLING,
-    Download,
-    Model,
-    Seed,
-    Set,
-    model_folder,
-    progress_bar,
-    say,
-    settings_of,
-    within,
-)
+from silent2music.cli.common import progress_bar, say, settings_of
+from silent2music.cli.options import SAMPLING, Download, Model, Seed, Set, model_folder, within
 
 
 def tune(

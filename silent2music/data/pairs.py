@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from silent2music import audio
+from silent2music.arrays import evenly
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError, shown
 from silent2music.files import atomic_path, parse_json
@@ -154,8 +155,7 @@ def sounding_pairs(folder: Path | str) -> list[Pair]:
 
 def spread_pairs(pairs: Sequence[Pair], most: int) -> list[Pair]:
     """At most so many of the pairs, evenly spread over all of them."""
-    places = np.linspace(0, len(pairs) - 1, min(most, len(pairs)))
-    return [pairs[i] for i in np.unique(places.round().astype(int))]
+    return [pairs[i] for i in evenly(len(pairs), most)]
 
 
 def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:

@@ -55,8 +55,10 @@ svg { width: 100%; height: auto; display: block; border: 1px solid var(--line); 
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem; margin: 0; }
 dt { opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
 .near { font-weight: bold; }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em; }
 """
+
+KEY_STYLE = ".key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em; }"
+"""Of `legend`."""
 
 SCRIPT = """
 const players = [...document.querySelectorAll('audio')];
@@ -126,12 +128,12 @@ def write_audition(
 <meta name="generator" content="{escape(provenance.SOFTWARE)}">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>Audition of {escape(room)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{KEY_STYLE}</style>
 </head>
 <body>
 <main>
 <h1>{len(pieces)} {"piece" if len(pieces) == 1 else "pieces"} for {escape(room)}</h1>
-<p>{_legend()}</p>
+<p>{legend()}</p>
 {"".join(sections)}
 </main>
 <script>{SCRIPT}</script>
@@ -143,7 +145,7 @@ def write_audition(
     return near
 
 
-def _legend() -> str:
+def legend() -> str:
     """Which colour is which role."""
     return "".join(
         f'<span class="key" style="background:{colour}"></span>{role or "other parts"}'
@@ -157,7 +159,7 @@ def _section(number: int, piece: Auditioned, near: NearMelody | None, melodies: 
     seconds = min(sound.seconds, MOST_SECONDS)
     part = sound.slice(0, round(seconds * sound.sample_rate))
     heard = audio.Waveform(part, sound.sample_rate).resampled(PAGE_RATE)
-    picture = _level(heard) if piece.score is None else _roll(piece.score, seconds)
+    picture = _level(heard) if piece.score is None else roll(piece.score, seconds)
     name = escape(piece.path.name)
     facts = {
         "file": name,
@@ -216,7 +218,7 @@ def _svg(title: str, description: str, inside: str) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {label}><title>{escape(title)}</title>{inside}{head}</svg>'
 
 
-def _roll(score: Score, seconds: float) -> str:
+def roll(score: Score, seconds: float) -> str:
     """The piano roll of a score."""
     pitches = np.concatenate([np.array([60]), *(part.pitches for part in score.parts)])
     low, high = int(pitches.min()) - 1, int(pitches.max()) + 1

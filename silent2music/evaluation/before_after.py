@@ -26,7 +26,7 @@ from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, normalised
 from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
 from silent2music.errors import DataError
-from silent2music.evaluation.audition import data_url
+from silent2music.evaluation.audition import KEY_STYLE, data_url, legend, roll
 from silent2music.evaluation.features import MusicFeatures, music_features, quality_features
 from silent2music.evaluation.following import (
     energy_correlation,
@@ -34,7 +34,13 @@ from silent2music.evaluation.following import (
     onset_scores,
     references_of,
 )
-from silent2music.evaluation.notes import NOTE_STATISTICS, melody_moves, note_statistics, onset_times
+from silent2music.evaluation.notes import (
+    NOTE_STATISTICS,
+    melody_moves,
+    note_statistics,
+    onset_times,
+    score_level_db,
+)
 from silent2music.evaluation.originality import fingerprint, nearest, shared_runs
 from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
 from silent2music.factory.made_sounds import N_ROOMS, made_ambience
@@ -43,7 +49,7 @@ from silent2music.factory.scenes import make_scene, usable_kinds
 from silent2music.factory.sources import open_library
 from silent2music.model import Silent2Music
 from silent2music.processes import Progress
-from silent2music.score import ENERGY_RATE_HZ, Score
+from silent2music.score import Score
 
 N_PLAYED = 6
 """Rooms that the page has with sound and picture."""
@@ -215,24 +221,6 @@ def _follow(room: Room, piece: Made) -> dict[str, float]:
             level = score_level_db(piece.score)
             found["energy"] = energy_correlation(reference.energy_db, level, ranked=False).pearson
     return found
-
-
-def score_level_db(score: Score) -> DoubleArray:
-    """Level `[seconds * ENERGY_RATE_HZ]` in dB of the notes that sound, as powers of General MIDI's velocity, with the
-    score's loudness automation; 60 dB under the loudest where nothing sounds."""
-    n = max(1, round(score.seconds * ENERGY_RATE_HZ))
-    at = (np.arange(n) + 0.5) / ENERGY_RATE_HZ
-    power = np.full(n, 1e-6)
-    for part in score.parts:
-        for start, end, velocity in zip(part.start_seconds, part.end_seconds, part.velocities, strict=True):
-            own = slice(*np.searchsorted(at, (start - 0.5 / ENERGY_RATE_HZ, end)))
-            power[own] += (velocity / 127.0) ** 4
-    gain = (
-        np.interp(at, np.arange(len(score.gain_db)) / ENERGY_RATE_HZ, score.gain_db)
-        if len(score.gain_db)
-        else 0
-    )
-    return np.asarray(10.0 * np.log10(power) + gain, np.float64)
 
 
 def _mean(found: Sequence[Mapping[str, float]], key: str) -> Any:
@@ -428,7 +416,7 @@ def page(figures: Figures, pieces: Sequence[tuple[Room, Made, Made]], lines: Seq
     rows = []
     for room, before, after in pieces:
         cells = "".join(
-            f"<td>{_player(piece.sound)}{roll(piece.score) if piece.score else ''}</td>"
+            f"<td>{_player(piece.sound)}{roll(piece.score, piece.score.seconds) if piece.score else ''}</td>"
             for piece in (before, after)
         )
         heard = normalised(room.sound.mono(), -30.0, -3.0) if room.sound.samples.any() else None
@@ -438,10 +426,11 @@ def page(figures: Figures, pieces: Sequence[tuple[Room, Made, Made]], lines: Seq
         "<!doctype html><html lang=en><meta charset=utf-8><title>Before and after</title><style>"
         "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
         "table{border-collapse:collapse;width:100%}td,th{border-top:1px solid #ccc;padding:.6rem;vertical-align:top;"
-        "text-align:left}audio{width:100%}svg{width:100%;height:7rem;background:#f4f4f1}</style>"
+        f"text-align:left}}audio{{width:100%}}svg{{width:100%;height:auto;background:#f4f4f1}}{KEY_STYLE}</style>"
         f"<h1>Before and after</h1><p>{html.escape(figures['base'])}, tuned on {html.escape(figures['data'])} "
         f"(licence as stated: {html.escape(figures['licence'])}).</p><ul>{items}</ul>"
         "<p>The same rooms and the same seeds. The rooms, which are near-silent, are turned up to be heard.</p>"
+        f"<p>{legend()}</p>"
         f"<table><tr><th>room</th><th>before</th><th>after</th></tr>{''.join(rows)}</table></html>\n"
     )
 
@@ -452,24 +441,3 @@ def _player(sound: Waveform | None) -> str:
         return ""
     inside = data_url(normalised(sound.mono(), -20.0, -1.0).resampled(24_000), ".ogg")
     return f'<audio controls preload=none src="{inside}"></audio>'
-
-
-def roll(score: Score) -> str:
-    """Notes as a piano roll in SVG: time to the right, pitch upward, a colour for each family of instruments."""
-    bars, pitched = [], [part for part in score.parts if len(part.pitches)]
-    if not pitched:
-        return ""
-    low = min(int(part.pitches.min()) for part in pitched) - 1
-    high = max(int(part.pitches.max()) for part in pitched) + 2
-    for part in pitched:
-        hue = 0 if part.is_drum else 40 + part.program // 8 * 21
-        for start, end, pitch in zip(part.start_seconds, part.end_seconds, part.pitches, strict=True):
-            bars.append(
-                f'<rect x="{start:.2f}" y="{high - 1 - pitch}" width="{max(0.05, end - start):.2f}" height="1" '
-                f'fill="hsl({hue},60%,45%)"/>'
-            )
-    names = ", ".join(dict.fromkeys(part.name for part in pitched))
-    return (
-        f'<svg viewBox="0 0 {score.seconds:.2f} {high - low}" preserveAspectRatio="none">{"".join(bars)}</svg>'
-        f"<small>{html.escape(names)}</small>"
-    )

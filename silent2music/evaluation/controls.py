@@ -27,16 +27,17 @@ from silent2music.evaluation.following import (
     RoomReference,
     energy_correlation,
     onset_scores,
+    rank_correlation,
     references_of,
 )
-from silent2music.evaluation.notes import onset_times
+from silent2music.evaluation.notes import onset_times, score_level_db
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
 from silent2music.keys import PITCH_NAMES
 from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
-from silent2music.score import ENERGY_RATE_HZ, Score
+from silent2music.score import Score
 from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood, notes_of
 
 RATE = 25.0
@@ -388,36 +389,23 @@ def _hits(room: RoomReference, score: Score) -> float:
 
 def _follows(room: RoomReference, score: Score) -> float:
     """Spearman's correlation of the room's level with the loudness that the score has: its notes' and its curve."""
-    power = np.full(len(score.gain_db), 1e-6)
-    for part in score.parts:
-        edges = zip(part.start_seconds, part.end_seconds, part.velocities, strict=True)
-        for start, end, velocity in edges:
-            first, last = (round(t * ENERGY_RATE_HZ) for t in (start, end))
-            power[first : max(last, first + 1)] += (velocity / 127.0) ** 2
-    return energy_correlation(room.energy_db, 10.0 * np.log10(power) + score.gain_db).spearman
+    return energy_correlation(room.energy_db, score_level_db(score)).spearman
 
 
 def _rank_correlation(values: DoubleArray, seed: int) -> Interval:
     """Spearman's correlation of two columns `[n, 2]`, with its 95 % bootstrap interval over the rows."""
     rng = np.random.default_rng(seed)
-    drawn = np.array([_spearman(values[rng.integers(0, len(values), len(values))]) for _ in range(1000)])
+    drawn = np.array(
+        [rank_correlation(*values[rng.integers(0, len(values), len(values))].T) for _ in range(1000)]
+    )
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return {
-        "mean": _spearman(values),
+        "mean": rank_correlation(*values.T),
         "low": float(low),
         "high": float(high),
         "n": len(values),
         "excludes_zero": bool(low > 0 or high < 0),
     }
-
-
-def _spearman(values: DoubleArray) -> float:
-    ranks = [
-        np.searchsorted(np.sort(x), x, "left") + np.searchsorted(np.sort(x), x, "right") for x in values.T
-    ]
-    if min(float(np.std(x)) for x in ranks) == 0:
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def controls_text(report: Mapping[str, Any]) -> str:

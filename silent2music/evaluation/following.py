@@ -198,7 +198,7 @@ def energy_correlation(
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
     overlaps = [_shifted(reference, estimated, lag) for lag in lags]
     pearson = [_pearson(*overlap) for overlap in overlaps]
-    spearman = max(_pearson(*map(_rank, overlap)) for overlap in overlaps) if ranked else float("nan")
+    spearman = max(rank_correlation(*overlap) for overlap in overlaps) if ranked else float("nan")
     best = int(np.argmax(pearson))
     return EnergyCorrelation(pearson[best], spearman, lags[best] / rate_hz)
 
@@ -209,10 +209,11 @@ def _shifted(reference: DoubleArray, estimated: DoubleArray, lag: int) -> tuple[
     return reference[max(0, -lag) : n - max(0, lag)], estimated[max(0, lag) : n - max(0, -lag)]
 
 
-def _rank(values: DoubleArray) -> DoubleArray:
-    """Ranks, ties sharing their mean."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - 0.5 * (counts - 1))[inverse], np.float64)
+def rank_correlation(x: DoubleArray, y: DoubleArray) -> float:
+    """Spearman's correlation, ties sharing their mean rank; 0 where one is constant."""
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(x), rankdata(y))
 
 
 def _pearson(x: DoubleArray, y: DoubleArray) -> float:

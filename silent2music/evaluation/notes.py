@@ -10,7 +10,7 @@ import numpy as np
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.keys import PITCH_NAMES
 from silent2music.notation import home_shift
-from silent2music.score import Score
+from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.traits import TRIADS
 
 CHORD_SECONDS = 0.5
@@ -44,21 +44,9 @@ NOTE_STATISTICS = (
 """What `note_statistics` gives, in the order of a report."""
 
 
-def _notes(score: Score, pitched: bool) -> tuple[DoubleArray, DoubleArray, IntArray, IntArray]:
-    """Starts, ends, pitches and velocities of all notes, or of all but drums, by start."""
-    parts = [part for part in score.parts if not (pitched and part.is_drum)]
-    columns = [
-        np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)])
-        for name in ("start_seconds", "end_seconds", "pitches", "velocities")
-    ]
-    order = np.argsort(columns[0], kind="stable")
-    starts, ends, pitches, velocities = (column[order] for column in columns)
-    return starts, ends, pitches.astype(np.int64), velocities.astype(np.int64)
-
-
 def onset_times(score: Score) -> DoubleArray:
     """Times at which notes start, those within `SAME_ONSET_SECONDS` of the one before taken as one, ascending."""
-    starts, _, _, _ = _notes(score, pitched=False)
+    starts, _, _, _ = score.notes()
     kept: list[float] = []
     for start in starts:
         if not kept or start - kept[-1] > SAME_ONSET_SECONDS:
@@ -76,7 +64,7 @@ def note_statistics(score: Score) -> dict[str, float]:
     `bar_repetition` the mean similarity of a bar with the most similar one before it; `instruments` counts those that
     play, and `stray_instruments` is the share of them that have fewer than `MIN_PART_NOTES` notes.
     """
-    starts, ends, _, velocities = _notes(score, pitched=False)
+    starts, ends, _, velocities = score.notes()
     onsets = onset_times(score)
     found = {
         "onsets_hz": len(onsets) / score.seconds,
@@ -86,7 +74,7 @@ def note_statistics(score: Score) -> dict[str, float]:
     }
     if len(starts):
         found["mean_velocity"] = float(velocities.mean())
-    starts, ends, pitches, _ = _notes(score, pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True)
     if len(starts):
         weights = np.bincount(pitches % 12, weights=ends - starts, minlength=12)
         shares = weights[weights > 0] / weights.sum()
@@ -108,6 +96,21 @@ def note_statistics(score: Score) -> dict[str, float]:
     if repetition is not None:
         found["bar_repetition"] = repetition
     return found
+
+
+def score_level_db(score: Score) -> DoubleArray:
+    """Level `[seconds * ENERGY_RATE_HZ]` in dB of the notes that sound, with the score's loudness automation.
+
+    Velocity v counts as 40 log10(v / 127) dB (General MIDI 2, 1999); -60 dB where nothing sounds.
+    """
+    n = max(1, round(score.seconds * ENERGY_RATE_HZ))
+    at = (np.arange(n) + 0.5) / ENERGY_RATE_HZ
+    power = np.full(n, 1e-6)
+    for start, end, _, velocity in zip(*score.notes(), strict=True):
+        power[slice(*np.searchsorted(at, (start - 0.5 / ENERGY_RATE_HZ, end)))] += (velocity / 127.0) ** 4
+    gain = score.gain_db if len(score.gain_db) else np.zeros(1)
+    curve = np.interp(at, np.arange(len(gain)) / ENERGY_RATE_HZ, gain)
+    return np.asarray(10.0 * np.log10(power) + curve)
 
 
 def _rests(starts: DoubleArray, ends: DoubleArray, seconds: float) -> dict[str, float]:
@@ -141,7 +144,7 @@ def chord_shares(scores: Sequence[Score]) -> dict[str, float]:
     """Share of the time of each triad, the commonest first, all music moved to C major or A minor."""
     counts = np.zeros(24)
     for score in scores:
-        starts, ends, pitches, _ = _notes(score, pitched=True)
+        starts, ends, pitches, _ = score.notes(pitched=True)
         if len(starts):
             found = _chords(starts, ends, pitches + home_shift(score), score.seconds)
             counts += np.bincount(found, minlength=24)
@@ -165,7 +168,7 @@ def melody(score: Score) -> IntArray:
 def _melody(score: Score) -> tuple[DoubleArray, IntArray]:
     """Starts and pitches of the melody."""
     own = [part for part in score.parts if part.role == "melody" and not part.is_drum]
-    starts, _, pitches, _ = _notes(Score(score.seconds, tuple(own)) if own else score, pitched=True)
+    starts, _, pitches, _ = (Score(score.seconds, tuple(own)) if own else score).notes(pitched=True)
     found: list[tuple[float, int]] = []
     for start, pitch in zip(starts.tolist(), pitches.tolist(), strict=True):
         if not found or start - found[-1][0] > SAME_ONSET_SECONDS:

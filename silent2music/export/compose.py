@@ -16,7 +16,7 @@ from silent2music.export.models import LazyModel, Other, blend_of, described_ble
 from silent2music.export.musicxml import MUSICXML_SUFFIX, musicxml_bytes
 from silent2music.files import atomic_paths
 from silent2music.processes import Progress
-from silent2music.score import MIDI_SUFFIXES, midi_bytes, read_midi
+from silent2music.score import MIDI_SUFFIXES, Score, midi_bytes, read_midi
 
 
 def compose(
@@ -42,15 +42,11 @@ def compose(
         out: the MIDI or MusicXML file; of several scores the first one's name is `out.1.mid`.
         model: a model with a composer.
         composing: how notes are drawn, with the seed of the first score; each next one has the next seed.
-        seconds: length of the score, by default the room's.
-        count: how many scores.
+        seconds, count: length of each score, by default the room's, and how many there are.
         begun: MIDI file that is gone on with.
-        controls: what steers the composer beside the room, by name.
-        reading: as `audio.open_recording` takes it.
+        controls, reading, asked, other: as in `models.Request`.
         force: replace files that exist.
         progress: told of every step.
-        asked: what the music is to be, beside what the room says.
-        other: another room that is mixed in.
         musicxml: write notation beside a MIDI file.
 
     Returns:
@@ -63,53 +59,28 @@ def compose(
         DataError: if `begun` is no MIDI file, or longer than what is asked for.
     """
     composing = composing or ComposingConfig()
-    if count < 1:
-        raise ConfigError(f"--count is {count}; expected 1 or more.")
     if seconds is not None and not audio.MIN_SECONDS <= seconds < float("inf"):
         raise ConfigError(f"--seconds is {seconds}; expected at least {audio.MIN_SECONDS}.")
-    numbers = [batch.take_number(take, count) for take in range(count)]
-    outs = [out.with_name(out.stem + number + out.suffix) for number in numbers]
-    inputs = [room] if begun is None else [room, begun]
-    for path in outs:
-        _check_target(path, musicxml, force, inputs)
+    outs = _targets(out, count, musicxml, force, [room] if begun is None else [room, begun])
     recorded = audio.open_recording(room, **(reading or {}))
-    first = None if begun is None else read_midi(begun)
     wanted = seconds or recorded.seconds
     if asked is not None:
         asked.check(wanted)
-    if first is not None and first.seconds >= wanted:
-        raise DataError(
-            f"{begun} lasts {first.seconds:.1f} s and the score is to last {wanted:.1f} s; give --seconds with more."
-        )
+    first = None if begun is None else _begun(begun, wanted)
     from silent2music.acoustics.unsuited import room_warnings
     from silent2music.listening import Measured
 
     measured = Measured(recorded, model.model.config.ambient)
-    blend = blend_of(other, reading or {})
+    told = {"measured": measured, "asked": asked, "blend": blend_of(other, reading or {}), **(controls or {})}
     records = []
     for take, path in enumerate(outs):
         settings = dataclasses.replace(composing, seed=composing.seed + take)
         label = path.name
         step = None if progress is None else lambda done, total, label=label: progress(label, done, total)
-        score = model.model.compose(
-            recorded,
-            wanted,
-            settings,
-            begun=first,
-            progress=step,
-            measured=measured,
-            asked=asked,
-            blend=blend,
-            **(controls or {}),
-        )
+        score = model.model.compose(recorded, wanted, settings, begun=first, progress=step, **told)
         profile = measured.profile()
         record = {
-            "output": {
-                "file": path.name,
-                "seconds": score.seconds,
-                "notes": score.n_notes,
-                "parts": [part.name for part in score.parts],
-            },
+            "output": {"file": path.name, **provenance.described_score(score)},
             "input": provenance.described_input(room.name, room, recorded, room_warnings(recorded, profile)),
             "model": model.described(),
             "settings": {
@@ -124,23 +95,35 @@ def compose(
             "versions": provenance.versions(),
             "room": profile.to_dict(),
         }
-        with atomic_paths(*_places(path, musicxml), force=force) as (first_path, sidecar, *notation):
-            if path.suffix.lower() == MUSICXML_SUFFIX:
-                notation.append(first_path)
-            else:
-                first_path.write_bytes(midi_bytes(score))
-            for file in notation:
-                file.write_bytes(musicxml_bytes(score, path.stem))
-            record["output"]["sha256"] = provenance.sha256(first_path)
-            if musicxml and notation[0] != first_path:
-                own = {
-                    "file": path.with_suffix(MUSICXML_SUFFIX).name,
-                    "sha256": provenance.sha256(notation[0]),
-                }
-                record["musicxml"] = own
-            sidecar.write_bytes(provenance.to_text(record).encode())
+        _write(path, score, record, musicxml, force)
         records.append(record)
     return records
+
+
+def _begun(path: Path, seconds: float) -> Score:
+    """The score that is gone on with, which must end before the whole does."""
+    first = read_midi(path)
+    if first.seconds >= seconds:
+        raise DataError(
+            f"{path} lasts {first.seconds:.1f} s and the score is to last {seconds:.1f} s; give --seconds with more."
+        )
+    return first
+
+
+def _write(path: Path, score: Score, record: dict[str, Any], musicxml: bool, force: bool) -> None:
+    """Write a score, notation beside it if that is asked for, and the record, which learns the digests of both."""
+    with atomic_paths(*_places(path, musicxml), force=force) as (first_path, sidecar, *notation):
+        if path.suffix.lower() == MUSICXML_SUFFIX:
+            notation.append(first_path)
+        else:
+            first_path.write_bytes(midi_bytes(score))
+        for file in notation:
+            file.write_bytes(musicxml_bytes(score, path.stem))
+        record["output"]["sha256"] = provenance.sha256(first_path)
+        if musicxml and notation[0] != first_path:
+            place = path.with_suffix(MUSICXML_SUFFIX).name
+            record["musicxml"] = {"file": place, "sha256": provenance.sha256(notation[0])}
+        sidecar.write_bytes(provenance.to_text(record).encode())
 
 
 def _places(out: Path, musicxml: bool) -> list[Path]:
@@ -149,10 +132,14 @@ def _places(out: Path, musicxml: bool) -> list[Path]:
     return [out, provenance.sidecar_path(out), *([notation] if musicxml and notation != out else [])]
 
 
-def _check_target(out: Path, musicxml: bool, force: bool, inputs: Sequence[Path]) -> None:
-    """Refuse an output that is no score's file, or that exists, before any work is done for it."""
+def _targets(out: Path, count: int, musicxml: bool, force: bool, inputs: Sequence[Path]) -> list[Path]:
+    """The scores to write; none may be no score's file, or there already, before any work is done for it."""
+    if count < 1:
+        raise ConfigError(f"--count is {count}; expected 1 or more.")
     suffixes = (*MIDI_SUFFIXES, MUSICXML_SUFFIX)
     if out.suffix.lower() not in suffixes:
         raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {', '.join(suffixes)}.")
-    for path in _places(out, musicxml):
+    outs = [out.with_name(out.stem + batch.take_number(n, count) + out.suffix) for n in range(count)]
+    for path in (place for one in outs for place in _places(one, musicxml)):
         provenance.check_replaceable(path, force, inputs)
+    return outs

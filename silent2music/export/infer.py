@@ -367,8 +367,7 @@ def _kept(job: Job, model: LazyModel, request: Request) -> dict[str, Any] | None
         is_same = (
             all(record["settings"][name] == value for name, value in wanted.items())
             and record["input"]["sha256"] == provenance.sha256(job.room)
-            and record["model"]["sha256"] == model.sha256
-            and record["model"].get("adapters", []) == model.adapters_described()
+            and model.made(record)
             and record["settings"].get("beside") == wanted.get("beside")
             and ("score" in record) == model.composes
             and all(

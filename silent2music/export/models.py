@@ -125,6 +125,18 @@ class LazyModel:
         return sha256(self.folder / "model.safetensors")
 
     @cached_property
+    def parts(self) -> dict[str, str]:
+        """The digests of all other weights (codec, composer, sketch), by path within the folder."""
+        files = sorted(self.folder.glob("*/*.safetensors"))
+        return {file.relative_to(self.folder).as_posix(): sha256(file) for file in files}
+
+    def made(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is of music by these weights and adapters; one without `parts` is of 0.2.0 or older."""
+        own = record["model"]
+        is_same: bool = own["sha256"] == self.sha256 and own.get("parts", self.parts) == self.parts
+        return is_same and own.get("adapters", []) == self.adapters_described()
+
+    @cached_property
     def config(self) -> ModelConfig:
         """The model's settings, read without its weights."""
         return from_dict(ModelConfig, read_values(self.folder / "config.json"))
@@ -205,6 +217,7 @@ class LazyModel:
         return {
             "name": self.model.config.name,
             "sha256": self.sha256,
+            "parts": self.parts,
             "codec_checksum": self.model.codec_checksum,
             **({"adapters": self.adapters_described()} if self.adapters else {}),
         }

@@ -55,7 +55,7 @@ def perform(
     progress: Progress | None = None,
     beside: Beside | None = None,
 ) -> dict[str, Any]:
-    """Play a MIDI file and write the music, with its tags and its record, whole or not at all.
+    """Play a MIDI file and write the music, with its tags and its record, which is returned; whole or not at all.
 
     Args:
         tune: the MIDI file, with any General MIDI instruments, of any length.
@@ -63,33 +63,70 @@ def perform(
         performer: a model, or an SF2 or SF3 file for the synthesiser.
         room: a recording of the room that the music stands in, and that a model follows; without one it has the
             synthesiser's reverberation, or that of the music that the model has learned.
-        delivery: rate, channels, loudness and fades.
         seconds: length of the music; by default until the last note has died away.
         sampling: how a model draws tokens; its seed is the room's reverberation's, too.
-        reading: options of `audio.open_recording` for the room.
+        delivery, reading, beside: as in `models.Request`.
         force: replace what this program made before, and play more than `LONG_SECONDS`.
         fit: set the score to the room first, see `fitting.set_to_room`.
         progress: told of every step.
-        beside: what is written beside the music.
-
-    Returns:
-        The record, as written beside the music.
 
     Raises:
         DataError: if the tune is no MIDI file or has no notes, or soundfont or synthesiser do not serve.
         AudioError: if the room cannot be read or the music not be written.
-        CheckpointError: if the model has no sketch.
-        ConfigError: if there is no room to fit the score to.
+        CheckpointError, ConfigError: if the model has no sketch, or there is no room to fit the score to.
     """
-    delivery, sampling, beside = (
-        delivery or DeliveryConfig(),
-        sampling or SamplingConfig(),
-        beside or Beside(),
-    )
+    delivery, sampling = delivery or DeliveryConfig(), sampling or SamplingConfig()
+    beside = beside or Beside()
     beside.check(out, has_score=True)
-    if fit and room is None:
-        raise ConfigError("--fit sets the score to a room, and there is none; give --room.")
+    score = _playable(tune, performer, fit and room is None)
     soundfont = performer if isinstance(performer, Path) else None
+    recording = None if room is None else audio.open_recording(room, **(reading or {}))
+    profile = None if recording is None else Measured(recording, AmbientConfig()).profile()
+    described = {"file": tune.name, "sha256": provenance.sha256(tune), **provenance.described_score(score)}
+    if fit and profile is not None:
+        score = set_to_room(score, profile, sampling.seed)
+        described["fitted"] = provenance.described_score(score)
+    length = score.seconds if seconds is None else seconds
+    _check_length(tune, out, delivery, length, force)
+    inputs, places = [file for file in (tune, soundfont, room) if file], beside.places(out, with_midi=False)
+    for path in places.values():
+        provenance.check_replaceable(path, force, inputs)
+    where = None if profile is None or delivery.mono else in_front(profile)
+    if isinstance(performer, LazyModel):
+        sampling = performer.settled(sampling, sampling.seed)
+    made = {
+        "input": _heard(room, recording, profile),
+        "score": {"by": "given", **described},
+        "performer": _performer(performer),
+        "settings": {
+            **({"seed": sampling.seed} if soundfont else dataclasses.asdict(sampling)),
+            "seconds": seconds,
+            "fit": fit,
+            **provenance.described_reading(reading or {}),
+            "delivery": dataclasses.asdict(delivery),
+            **beside.described(),
+        },
+        "versions": provenance.versions(),
+    }
+    with atomic_paths(*places.values(), force=force) as opened:
+        temporary = dict(zip(places, opened, strict=True))
+        step = None if progress is None else lambda done, total: progress(tune.name, done, total)
+        take = _take(score, performer, recording, sampling, seconds, delivery, where, profile, beside, step)
+        output = write_take(
+            take, places, temporary, made, delivery,
+            as_made=profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS,
+            signing=beside.signing, comment=COMMENT if soundfont else PLAYED_COMMENT, force=force, inputs=inputs,
+        )  # fmt: skip
+        output |= {} if where is None else {"space": dataclasses.asdict(where)}
+        record = {"output": output, **made, "room": None if profile is None else profile.to_dict()}
+        temporary["record"].write_text(provenance.to_text(record), encoding="utf-8")
+    return record
+
+
+def _playable(tune: Path, performer: Path | LazyModel, fits_nothing: bool) -> Score:
+    """The score of a MIDI file that has notes, for a performer that plays scores."""
+    if fits_nothing:
+        raise ConfigError("--fit sets the score to a room, and there is none; give --room.")
     if isinstance(performer, LazyModel) and not performer.plays_scores:
         raise CheckpointError(
             f"{performer.folder} has no {SKETCH_FOLDER}/, so it plays for rooms and no score; give --model with one that "
@@ -98,61 +135,37 @@ def perform(
     score = read_midi(tune)
     if not score.n_notes:
         raise DataError(f"{tune} holds no notes; expected a MIDI file with at least one.")
-    recording = None if room is None else audio.open_recording(room, **(reading or {}))
-    profile = None if recording is None else Measured(recording, AmbientConfig()).profile()
-    described = {"file": tune.name, "sha256": provenance.sha256(tune), **provenance.described_score(score)}
-    if fit and profile is not None:
-        score = set_to_room(score, profile, sampling.seed)
-        described["fitted"] = provenance.described_score(score)
-    length = score.seconds if seconds is None else seconds
-    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, length)
-    inputs, places = [file for file in (tune, soundfont, room) if file], beside.places(out, with_midi=False)
-    for path in places.values():
-        provenance.check_replaceable(path, force, inputs)
-    if length > LONG_SECONDS and not force:
-        raise AudioError(
-            f"{tune} gives {length / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
-        )
-    where = None if profile is None or delivery.mono else in_front(profile)
+    return score
+
+
+def _take(
+    score: Score,
+    performer: Path | LazyModel,
+    room: Recorded | None,
+    sampling: SamplingConfig,
+    seconds: float | None,
+    delivery: DeliveryConfig,
+    where: Placement | None,
+    profile: AcousticProfile | None,
+    beside: Beside,
+    step: StepProgress | None,
+) -> Take:
+    """A score as its performer plays it."""
     if isinstance(performer, Path):
-        who: dict[str, str] = _performer(performer)
-    else:
-        sampling = performer.settled(sampling, sampling.seed)
-        who = {**performer.described(), "device": performer.device}
-    with atomic_paths(*places.values(), force=force) as opened:
-        temporary = dict(zip(places, opened, strict=True))
-        made = {
-            "input": None if room is None or recording is None else _heard(room, recording, profile),
-            "score": {"by": "given", **described},
-            "performer": who,
-            "settings": {
-                **({"seed": sampling.seed} if soundfont else dataclasses.asdict(sampling)),
-                "seconds": seconds,
-                "fit": fit,
-                **provenance.described_reading(reading or {}),
-                "delivery": dataclasses.asdict(delivery),
-                **beside.described(),
-            },
-            "versions": provenance.versions(),
-        }
-        if isinstance(performer, Path):
-            take = _synthesised(
-                score, performer, delivery, where, seconds, sampling.seed, profile is not None, beside
-            )
-        else:
-            step = None if progress is None else lambda done, total: progress(tune.name, done, total)
-            place = where or in_front(profile)
-            take = _played(score, performer, recording, sampling, length, delivery, place, beside, step)
-        output = write_take(
-            take, places, temporary, made, delivery,
-            as_made=profile is not None and profile.level_dbfs <= audio.FLOOR_DBFS,
-            signing=beside.signing, comment=COMMENT if soundfont else PLAYED_COMMENT, force=force, inputs=inputs,
-        )  # fmt: skip
-        if where is not None:
-            output["space"] = dataclasses.asdict(where)
-        record = {"output": output, **made, "room": None if profile is None else profile.to_dict()}
-        temporary["record"].write_text(provenance.to_text(record), encoding="utf-8")
-    return record
+        is_dry = profile is not None
+        return _synthesised(score, performer, delivery, where, seconds, sampling.seed, is_dry, beside)
+    length = score.seconds if seconds is None else seconds
+    place = where or in_front(profile)
+    return _played(score, performer, room, sampling, length, delivery, place, beside, step)
+
+
+def _check_length(tune: Path, out: Path, delivery: DeliveryConfig, seconds: float, force: bool) -> None:
+    """Refuse music that is longer than its file can be, or so long that it needs to be confirmed."""
+    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, seconds)
+    if seconds > LONG_SECONDS and not force:
+        raise AudioError(
+            f"{tune} gives {seconds / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
+        )
 
 
 def _played(
@@ -240,18 +253,20 @@ def in_room(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iter
         dry = dry[:, n:]
 
 
-def _heard(path: Path, recording: Recorded, profile: AcousticProfile | None) -> dict[str, Any]:
-    """What the record says of the room's recording."""
-    notes = () if profile is None else room_warnings(recording, profile)
-    return provenance.described_input(path.name, path, recording, notes)
+def _heard(
+    path: Path | None, recording: Recorded | None, profile: AcousticProfile | None
+) -> dict[str, Any] | None:
+    """What the record says of the room's recording, if there is one."""
+    if path is None or recording is None or profile is None:
+        return None
+    return provenance.described_input(path.name, path, recording, room_warnings(recording, profile))
 
 
-def _performer(soundfont: Path) -> dict[str, str]:
-    """What the record says of synthesiser and soundfont."""
+def _performer(performer: Path | LazyModel) -> dict[str, Any]:
+    """What the record says of the model, or of synthesiser and soundfont."""
+    if isinstance(performer, LazyModel):
+        return {**performer.described(), "device": performer.device}
     from silent2music.factory.rendering import synthesiser_version
 
-    return {
-        "synthesiser": synthesiser_version(soundfont),
-        "soundfont": soundfont.name,
-        "sha256": provenance.sha256(soundfont),
-    }
+    version, digest = synthesiser_version(performer), provenance.sha256(performer)
+    return {"synthesiser": version, "soundfont": performer.name, "sha256": digest}

@@ -472,22 +472,11 @@ def _room_for(
     if kind == "leak" and sound is not None:
         return leak_scene(arrangement, sound.resampled(SAMPLE_RATE), library, rng)
     if arrangement.parts:
-        starts, _, _, velocities = _sounding(arrangement)
+        starts, _, _, velocities = arrangement.notes()
         return met_scene(arrangement, starts, velocities / 127, library, rng)
     assert sound is not None
     times, strengths = onsets_of(sound)
     return met_scene(arrangement, times, strengths, library, rng)
-
-
-def _sounding(score: Score) -> tuple[DoubleArray, DoubleArray, DoubleArray, DoubleArray]:
-    """Starts, ends, pitches and velocities of all notes, by start."""
-    columns = [
-        np.concatenate([np.asarray(getattr(part, name), np.float64) for part in score.parts])
-        for name in ("start_seconds", "end_seconds", "pitches", "velocities")
-    ]
-    order = np.argsort(columns[0], kind="stable")
-    starts, ends, pitches, velocities = (column[order] for column in columns)
-    return starts, ends, pitches, velocities
 
 
 def onsets_of(sound: Waveform) -> tuple[DoubleArray, DoubleArray]:

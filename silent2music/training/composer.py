@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.acoustics import PROFILE_SCALARS
+from silent2music.arrays import evenly
 from silent2music.composer import N_ENSEMBLES, Composer, Pages
 from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
@@ -24,7 +25,6 @@ from silent2music.training.learner import (
     Learner,
     check_features,
     check_number,
-    spread,
 )
 from silent2music.training.running import open_run, train_steps
 
@@ -98,17 +98,19 @@ def _composer_to_train(
     """The composer as training begins with it, its statistics and limits measured on the pairs."""
     composer = Composer(replace(recipe.composer, controls=recipe.controls, ambient=recipe.ambient))
     if start is None:
-        examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
+        examples = [dataset.crop(i) for i in evenly(len(dataset), N_STATISTICS)]
         composer.embedder.set_statistics(Batch.collate(examples).signals)
     elif (start / CODEC_FOLDER).exists():
         read_embedder(start, composer.embedder)
     else:
         composer.load_weights(start, may_lack=True)
-    scores = [dataset.score(i) for i in spread(len(dataset), N_LIMITS)]
+    scores = [dataset.score(i) for i in evenly(len(dataset), N_LIMITS)]
     composer.set_limits(scores, widen=fitting is not None)
-    chosen = [dataset.crop(i) for i in spread(len(dataset), N_ENSEMBLES)]
-    rooms = [row.signals.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].numpy() for row in chosen]
-    gather(composer, [dataset.score(i) for i in spread(len(dataset), N_ENSEMBLES)], rooms)
+    chosen = evenly(len(dataset), N_ENSEMBLES)
+    rooms = [
+        dataset.crop(i).signals.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].numpy() for i in chosen
+    ]
+    gather(composer, [dataset.score(i) for i in chosen], rooms)
     if fitting is not None:
         fitting.prepare(composer)
     return composer

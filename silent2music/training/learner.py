@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
 
 N_STATISTICS = 256
 """Pairs that standardisation and the limits of sampling are measured on."""
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` of the indices below n, evenly spread."""
-    return [int(i) for i in np.unique(np.linspace(0, n - 1, most).astype(int))]
 
 
 def check_features(dataset: PairDataset, ambient: AmbientConfig, shards: Path) -> None:

@@ -18,6 +18,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn import functional
 
+from silent2music.arrays import evenly
 from silent2music.codec import Codec, load_codec
 from silent2music.config import ModelConfig, RecipeConfig, SamplingConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
@@ -33,7 +34,6 @@ from silent2music.training.learner import (
     Learner,
     check_features,
     check_number,
-    spread,
 )
 from silent2music.training.running import open_run, train_steps
 
@@ -139,7 +139,7 @@ def _model_to_train(
     model = build_model(recipe, codec, n_codebooks, sketch is not None)
     if sketch is not None:
         model.set_sketch(sketch.requires_grad_(False).eval())
-    examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
+    examples = [dataset.crop(i) for i in evenly(len(dataset), N_STATISTICS)]
     model.embedder.set_statistics(Batch.collate(examples).signals)
     if start is not None:
         model.start_from(start)

@@ -6,6 +6,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import time
@@ -89,6 +90,10 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Itera
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
         **options,
     )
+    if accelerator.num_processes > 1:
+        # Not where a run ends: the next one of these processes, of the next part that is tuned, needs the group too, and
+        # a process that left it while another one still waits in it would be waited for.
+        atexit.register(accelerator.state.destroy_process_group)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(claimed(out))
@@ -173,7 +178,8 @@ def train_steps(
             trained.save()
             write_state(out / STATE_FILE, step, to_dict(config), *trained.state())
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 def _forget_after(log: Path, step: int) -> None:

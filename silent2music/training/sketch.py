@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from silent2music.arrays import evenly
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import load_codec
 from silent2music.config import SKETCH_FOLDER, RecipeConfig, TrainingConfig
@@ -25,7 +26,6 @@ from silent2music.training.learner import (
     Learner,
     check_features,
     check_number,
-    spread,
 )
 from silent2music.training.running import open_run, train_steps
 
@@ -133,7 +133,7 @@ def _sketch_to_train(
     if start is not None:
         sketch.load_weights(start)
     else:
-        examples = [dataset.crop(i) for i in spread(len(dataset), N_STATISTICS)]
+        examples = [dataset.crop(i) for i in evenly(len(dataset), N_STATISTICS)]
         sketch.embedder.set_statistics(Batch.collate(examples).signals)
     return sketch
 

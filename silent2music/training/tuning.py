@@ -17,6 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -334,7 +335,8 @@ def _run_loop(
         AllWeights(place / WHOLE[part]) if job.full else LowRank(part, tuned, place / f"{part}.safetensors")
     )
     resume, shards = (place / STATE_FILE).exists(), job.work / "shards"
-    start = _start_of(job, part)
+    with _first_process_first():
+        start = _start_of(job, part)
     if part == "composer":
         from silent2music.training.composer import train_composer
 
@@ -391,3 +393,15 @@ def _train(job: TuneJob, part: str, steps: int, tell: Tell, report: Progress) ->
         curve = loss_curve(place / LOG_FILE)
         tell(told_of(part, curve))
         (place / "done").touch()
+    with _first_process_first():
+        pass  # what is done is known before any process asks for the next part
+
+
+def _first_process_first() -> AbstractContextManager[None]:
+    """The first of several processes passes the block before the others enter it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    from accelerate import PartialState
+
+    first: AbstractContextManager[None] = PartialState().main_process_first()
+    return first

@@ -159,6 +159,7 @@ class _Run:
         return {
             "input_sha256": provenance.sha256(job.room),
             "model_sha256": self.model.sha256,
+            "model_parts": self.model.parts,
             "seed": job.seed,
             "settings": {
                 **json.loads(json.dumps(to_dict(self.config))),
@@ -410,6 +411,7 @@ def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> di
     made_of = {
         "input_sha256": entry["input"]["sha256"],
         "model_sha256": entry["model"]["sha256"],
+        "model_parts": entry["model"].get("parts", origin["model_parts"]),  # a record of 0.2.0 has none
         **{name: entry[name] for name in ("seed", "settings", "versions")},
     }
     if made_of != origin:

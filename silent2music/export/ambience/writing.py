@@ -139,7 +139,8 @@ def _held(sounds: Sequence[FloatArray], sample_rate: int, true_peak: float) -> l
 
 def _true_peak(sounds: Sequence[FloatArray]) -> float:
     """The highest true peak in dBTP of sounds and of their sum, repeated endlessly."""
-    return audio.peak_dbtp(audio.oversampled_peaks(np.tile(_with_sum(sounds), 2)))
+    twice = np.tile(_with_sum(sounds), 2)
+    return audio.peak_dbtp(audio.oversampled_peaks(twice, float(np.abs(twice).max())))
 
 
 def _with_sum(sounds: Sequence[FloatArray]) -> FloatArray:
