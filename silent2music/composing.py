@@ -234,10 +234,12 @@ class Rests:
         heard: says which of the two the room is.
         memory: says which frame it is.
         frame_rate: in Hz.
+        may_be_empty: whether there are to be hardly any notes where there is nothing.
     """
 
-    def __init__(self, heard: Heard, memory: Memory, frame_rate: float) -> None:
+    def __init__(self, heard: Heard, memory: Memory, frame_rate: float, may_be_empty: bool = True) -> None:
         self._heard, self._memory, self._rate = heard, memory, frame_rate
+        self._may_be_empty = may_be_empty
         self._last = 0
         self._has_played = False
 
@@ -247,7 +249,7 @@ class Rests:
             return
         rested = (self._memory.frame - self._last) / self._rate
         loudness, is_empty = self._heard.here()
-        if is_empty:
+        if is_empty and self._may_be_empty:
             if self._has_played and rested < EMPTY_SECONDS:
                 logits[FIRST_PART:] = -np.inf
         elif loudness not in (None, SILENT_GAIN_DB):

@@ -683,7 +683,11 @@ class Silent2Music(nn.Module):
         ensemble, signals = self._ensemble(signals, without, composing, wished, begun)
         if ensemble is not None:
             others = map(ensemble.tell, others)
-        rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate)]
+        # Who asks for notes has them, whatever the room.
+        may_be_empty = not (wished.density_points or wished.chords or wished.melody)
+        rules: list[MadeConstraint] = [
+            lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate, may_be_empty)
+        ]
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
         rate = config.ambient.frame_rate

@@ -50,6 +50,9 @@ CHORD_GAIN = 4.0
 ONSET_SECONDS = 0.04
 """Notes that begin nearer to one another are one chord."""
 
+LEAST_CHORD = 2.0
+"""Ensembles for wishes of harmony have at least so many notes at a time."""
+
 LENGTH_GAIN, MOST_LONGER = 0.6, 1.0
 """Nats by which each step of length is preferred where e times too few notes sound at once, or it is silent e times too
 often; and the most."""
@@ -151,11 +154,14 @@ def choose(
     rows = composer.ensemble_programs.cpu().numpy()
     may_play = np.ones(N_PROGRAMS, np.float32) if wanted is None else wanted
     fits = rows.any(axis=1) & ~(rows & (may_play == 0)).any(axis=1)
-    if wished.melody or wished.chords or wished.cues or wished.ending:
-        # Somebody has to play the line or the chord.
+    # Somebody has to play the line, and another one the rest; chords want some notes at a time.
+    pitched = np.arange(N_PROGRAMS) != DRUMS
+    if wished.melody:
         known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
-        heard = known[PART_ROLES.index("melody")] if wished.melody else known.any(axis=0)
-        fits &= (rows & heard & (np.arange(N_PROGRAMS) != DRUMS)).any(axis=1)
+        fits &= (rows & pitched & known[PART_ROLES.index("melody")]).any(axis=1) & (rows.sum(axis=1) > 1)
+    if wished.chords or wished.cues or wished.ending:
+        notes, onsets = composer.ensemble_amounts.cpu().numpy().astype(np.float32).T[:2]
+        fits &= (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):
         return replace(own, programs=may_play)

@@ -76,11 +76,17 @@ def test_the_user_s_wish_comes_first(composer) -> None:
     assert choose(composer, signals(LOUD), HOW, Controls.of({"instruments": "piano"})) is None
     barred = choose(composer, signals(LOUD), HOW, Controls.of({"without": "drums"}))
     assert np.flatnonzero(barred.programs).tolist() == [46]
-    # Whoever has to play a line is no drum.
-    alone = make_composer()
-    gather(alone, [played((0, True)), played((46, False))], [LOUD, QUIET])
-    found = choose(alone, signals(LOUD), HOW, Controls.of({"chords": "C"}))
-    assert np.flatnonzero(found.programs).tolist() == [46]
+    # Chords are played by several at a time, lines by somebody beside others, and neither by drums.
+    several = make_composer()
+    gather(
+        several,
+        [played((0, True)), played((46, False)), played((46, False), (0, False))],
+        [LOUD, LOUD, QUIET],
+    )
+    melody = [[0.0, 0.5, 60, 80]]
+    for wish in ({"chords": "C"}, {"melody": melody}):
+        found = choose(several, signals(LOUD), HOW, Controls.of(wish))
+        assert np.flatnonzero(found.programs).tolist() == [0, 46]
 
 
 def test_who_played_goes_on(composer) -> None:
