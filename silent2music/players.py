@@ -44,6 +44,9 @@ DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
 WHOLE_SECONDS = 20.0
 """As the first, where a density is of a piece as a whole, within which the room decides."""
 
+MILDLY = (-1.0, 2.0)
+"""Nats, least and most, by which notes are preferred for the sake of a whole piece's density, so that events are met."""
+
 CHORD_GAIN = 4.0
 """Nats by which further notes of a chord are preferred where chords were e times as small, above one note, as wanted."""
 
@@ -105,11 +108,14 @@ class Ensemble:
         )
 
     def tell(self, piece: Signals) -> Signals:
-        """Signals with what the composer is told of it, but for what they have already."""
-        density = np.full((piece.n_frames, 1), np.log1p(self.notes_hz) / DENSITY_SCALE, np.float32)
-        told = {"instruments": self.programs, "density": density}
-        new = {name: x for name, x in told.items() if name not in piece.whole and name not in piece.along}
-        return piece.exchanged(from_arrays(new, piece.n_frames), *new) if new else piece
+        """Signals with who plays, where they do not say so already.
+
+        Of how much is played the composer is not told: it then plays where nothing happens in the room, too.
+        """
+        if "instruments" in piece.whole:
+            return piece
+        told = from_arrays({"instruments": self.programs}, piece.n_frames)
+        return piece.exchanged(told, "instruments")
 
 
 def gather(composer: Composer, scores: Sequence[Score], rooms: Sequence[FloatArray]) -> None:
@@ -249,7 +255,8 @@ class Players:
             found, asked = (size - 1.0 + 0.1 for size in (self._chord_size, self._chord_wanted))
             logits[END] -= CHORD_GAIN * float(np.log(asked / found))
         else:
-            logits[END] -= self._towards(wanted, logits) * (0.5 if self._n_here else 1.0)
+            towards = self._towards(wanted, logits) * (0.5 if self._n_here else 1.0)
+            logits[END] -= towards if self._amounts is None else np.clip(0.5 * towards, *MILDLY)
 
     def _longer(self) -> float:
         """Nats by which each step of length is preferred."""
