@@ -547,6 +547,14 @@ def safetensors_header(values: Any) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
+def no_files(file: str, name: str) -> Iterator[tuple[str, Setup, str]]:
+    """What may stand in the place of a file."""
+    yield "a folder", both(lambda f: (f / file).unlink(), lambda f: (f / file).mkdir()), name
+    yield "a pipe", both(lambda f: (f / file).unlink(), fifo(file)), name
+    yield "a device", link(file, "/dev/zero"), name
+    yield "missing", lambda f: (f / file).unlink(), name
+
+
 def weights_files(rng: random.Random, where: str) -> Iterator[tuple[str, Setup, str]]:
     """What may be wrong with a file of weights, and what must be said."""
     import torch
@@ -579,10 +587,7 @@ def weights_files(rng: random.Random, where: str) -> Iterator[tuple[str, Setup, 
     yield "one missing", tensors_of(file, lambda found: dict(sorted(found.items())[1:])), "missing from"
     yield "one more", tensors_of(file, lambda found: {**found, "x": torch.zeros(1)}), "not known"
     yield "foreign weights", tensors_of(file, lambda _: {"w": torch.zeros(3)}), name
-    yield "a folder", both(lambda f: (f / file).unlink(), lambda f: (f / file).mkdir()), name
-    yield "a pipe", both(lambda f: (f / file).unlink(), fifo(file)), name
-    yield "a device", link(file, "/dev/zero"), name
-    yield "missing", lambda f: (f / file).unlink(), name
+    yield from no_files(file, name)
     for number in range(8):
         seed = rng.randrange(2**32)
 
@@ -601,10 +606,7 @@ def config_files(where: str) -> Iterator[tuple[str, Setup, str]]:
     yield "cut", bytes_of(file, lambda data: data[: len(data) // 2]), name
     yield "UTF-16", bytes_of(file, lambda data: data.decode().encode("utf-16")), name
     yield "nested", written(file, b"[" * NESTED), name
-    yield "a folder", both(lambda f: (f / file).unlink(), lambda f: (f / file).mkdir()), name
-    yield "a pipe", both(lambda f: (f / file).unlink(), fifo(file)), name
-    yield "a device", link(file, "/dev/zero"), name
-    yield "missing", lambda f: (f / file).unlink(), name
+    yield from no_files(file, name)
 
 
 MODEL_VALUES = {

@@ -340,35 +340,27 @@ def _silent_wav(path: Path, samples: np.ndarray) -> None:
 
 
 def _bad_rooms(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Rooms that cannot be used, each with the words that must be said of it."""
+    """Rooms that cannot be used, each with the words that must be said of it; more are in `hostile.py`."""
     good = steps_room(1.0)[0]
     (folder / "no_audio").mkdir()
     (folder / "no_audio" / "notes.txt").write_text("x")
-    (folder / "empty.wav").write_bytes(b"")
-    (folder / "text.wav").write_text("this is no sound\n" * 100)
     soundfile.write(folder / "whole.wav", good, RATE)
     (folder / "truncated.wav").write_bytes((folder / "whole.wav").read_bytes()[:20_000])
-    _silent_wav(folder / "nan.wav", np.where(np.arange(RATE) == 99, np.nan, good))
     _silent_wav(folder / "short.wav", good[: RATE // 4])
     _silent_wav(folder / "none.wav", good[:0])
     return {
         "missing": (folder / "missing.wav", "does not exist"),
         "folder": (folder / "no_audio", "holds no audio file"),
-        "empty": (folder / "empty.wav", "is empty"),
         "truncated": (
             folder / "truncated.wav",
             "is cut: 0.58 of 1.00 s are missing; expected at least 0.5 s",
         ),
-        "text": (folder / "text.wav", "cannot be read as audio"),
-        "nan": (folder / "nan.wav", "not finite"),
         "short": (folder / "short.wav", "at least 0.5 s"),
         "no samples": (folder / "none.wav", "holds no samples"),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["missing", "folder", "empty", "truncated", "text", "nan", "short", "no samples"]
-)
+@pytest.mark.parametrize("name", ["missing", "folder", "truncated", "short", "no samples"])
 def test_a_bad_room_gets_one_sentence_and_no_output(
     s2m, tmp_path: Path, model_folder: Path, name: str
 ) -> None:
