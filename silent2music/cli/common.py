@@ -272,8 +272,8 @@ def beside_of(options: Mapping[str, Any]) -> Beside:
         raise typer.BadParameter(f"--stems-by is '{by}'; expected role or part.")
     return Beside(
         by or ("auto" if options["stems"] else ""),
-        options["musicxml"],
-        options["project"] or "",
+        options.get("musicxml", False),
+        options.get("project") or "",
         signing_of(options["sign"], options["certificate"]),
     )
 

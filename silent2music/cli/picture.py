@@ -23,24 +23,27 @@ from silent2music.cli.common import (
     Model,
     Seed,
     Sign,
+    Stems,
+    StemsBy,
     Strict,
     Temperature,
     TopK,
     TopP,
     Track,
+    beside_of,
     complain,
     options_checked,
     print_json,
     progress_bar,
     reading_of,
     say,
-    signing_of,
 )
 from silent2music.cli.making import _described_music, _levels, _warn
 from silent2music.config import DeliveryConfig, SamplingConfig, apply_overrides
 
 
 def score_clip(
+    context: typer.Context,
     clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video clip, whose own sound is the room.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The scored clip (.mp4, .m4v, .mov, .mkv).")],
     wav: Annotated[
@@ -83,6 +86,8 @@ def score_clip(
         str | None, typer.Option("--fade-in", metavar="TIME", help="As 2 or 00:00:02:00.")
     ] = None,
     fade_out: Annotated[str | None, typer.Option("--fade-out", metavar="TIME", help="As --fade-in.")] = None,
+    stems: Stems = False,
+    stems_by: StemsBy = None,
     sign: Sign = None,
     certificate: Certificate = None,
     strict: Strict = False,
@@ -99,7 +104,6 @@ def score_clip(
 
     The picture is copied as it is. The music lies beside the clip as Broadcast Wave too, and so does the record.
     """
-    from silent2music.export.beside import Beside
     from silent2music.export.models import LazyModel, Request
     from silent2music.export.picture.job import ClipSettings, parse_gain
     from silent2music.export.picture.job import score_clip as score
@@ -114,7 +118,7 @@ def score_clip(
             controls=apply_overrides({}, control or ()),
             reading=reading_of(strict, track, channel),
             delivery=DeliveryConfig(**levels),
-            beside=Beside(signing=signing_of(sign, certificate)),
+            beside=beside_of(context.params),
         )
     with progress_bar() as steps:
         record = score(

@@ -175,10 +175,12 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
         seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
+    order = int(any(codings))  # W alone, where nothing is folded down
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
         n_samples = round(len(samples) / (grid.lap_seconds * codec.sample_rate) * grid.n_samples)
-        field = spatialised(lap_at_rate(samples, codec.extension, n_samples), grid.sample_rate, where, seed)
+        sound = lap_at_rate(samples, codec.extension, n_samples)
+        field = spatialised(sound, grid.sample_rate, where, seed, order)
         for is_lossy in codings:
             if is_lossy:
                 sound = fold_down(field, config.spatial)
