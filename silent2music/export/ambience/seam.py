@@ -68,12 +68,13 @@ class Seam:
 
         Args:
             margin: how far inside it is to lie.
-            usual: the place's figures before the loop was made; so far out of range they may lie too, and `CHANGE` more.
+            usual: the place's figures before the loop was made; so far out of range they may lie too, and `CHANGE` more,
+                less the margin.
         """
         figures = np.array([self.level_jump, self.spectral_flux, self.derivative])
         known = np.array(usual) if len(usual) else np.full(3, 0.5)
-        low = np.minimum(LEAST_SHARE + margin, known - CHANGE)
-        high = np.maximum(GREATEST_SHARE - margin, known + CHANGE)
+        low = np.minimum(LEAST_SHARE, known - CHANGE) + margin
+        high = np.maximum(GREATEST_SHARE, known + CHANGE) - margin
         return float(np.maximum(0.0, np.maximum(low - figures, figures - high)).max())
 
 
