@@ -46,6 +46,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
         (1, 1e6, "attention_window"),
         (1000, 768_000, "sample_rate"),
         (ABOVE_0, 1000, "frame_rate"),
+        (-11, 11, "transposition"),
         (ABOVE_0, 64, "ffn_multiple"),
         (ABOVE_0, 1e12, "rope_base"),
         (ABOVE_0, 1, "power"),

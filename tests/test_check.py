@@ -16,6 +16,7 @@ from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.export.ambience import seam as onsets
 from silent2music.export.ambience.check import (
+    _layer_faults,
     check_ambience,
     described,
     layer_densities,
@@ -90,6 +91,28 @@ def test_layers_are_counted_on_one_scale(tmp_path: Path) -> None:
     # One more onset each may be found where the sounds are joined.
     found = layer_densities(tmp_path, room)
     assert found == {"calm": pytest.approx(1.5, abs=0.5), "intense": pytest.approx(5.0, abs=0.5)}
+
+
+def test_layers_that_add_have_the_onsets_of_those_before_them_too(tmp_path: Path) -> None:
+    """Faint strokes count beside strong ones, where they fall together once, and a layer that adds none is named."""
+    rate = 48_000
+    t = np.arange(4 * rate) / rate
+    room = {"folder": "a", "files": [], "composed": True, "scores": [], "levels": {}}
+    room["levels"] = {"true_peak_dbtp": -1.0, "sum_true_peak_dbtp": -3.0}
+    strokes = {
+        "calm": (0.01, [0.5, 2.5]),
+        "medium": (0.05, [1.5, 2.5, 3.5]),
+        "intense": (0.2, [1.5, 2.5, 3.5]),
+    }
+    for layer, (gain, times) in strokes.items():
+        lap = sum(
+            gain * (t >= s) * np.exp(-(t - s).clip(0) / 0.1) * np.sin(2 * np.pi * 660 * t) for s in times
+        )
+        audio.write(tmp_path / "a" / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        room["files"].append({"file": f"{layer}.wav", "layer": layer, "variation": 1, "spatial": "mono"})
+    found = layer_densities(tmp_path, room)
+    assert found == {"calm": 0.5, "medium": 1.0, "intense": 1.0}
+    assert _layer_faults(tmp_path, room, found) == ["its layers do not rise in onsets (0.50, 1.00, 1.00)"]
 
 
 def test_spoilt_loops_are_named(spoilt: Path) -> None:

@@ -413,6 +413,8 @@ def test_score_clip(desk: Desk, model: Path) -> None:
         " --cue marks.edl --timecode 01:00:00:00 --fps 29.97 --model run/model"
     )
     desk.drive("score-clip mute.mp4 -o mute.scored.mp4 --silent --cue 0:00.2=reveal --model run/model")
+    make_sketched(desk.folder / "scorer", make_codec(desk.folder))
+    desk.drive("score-clip scene.mp4 -o staged.mp4 --stems --model scorer")
     assert audio.read(desk.folder / "scored.wav").n_samples == round(0.8 * 48_000)
     assert (desk.folder / "mute.scored.mp4").is_file()
 

@@ -2,6 +2,7 @@ import pytest
 
 from silent2music.config import (
     AmbienceConfig,
+    ComposingConfig,
     DataConfig,
     DecoderConfig,
     ModelConfig,
@@ -21,6 +22,12 @@ from silent2music.errors import ConfigError
 def test_round_trip():
     config = ModelConfig(name="x", decoder=DecoderConfig(dim=64))
     assert from_dict(ModelConfig, to_dict(config)) == config
+
+
+def test_music_may_be_moved_down_as_well_as_up():
+    assert [ComposingConfig(transposition=moved).transposition for moved in (-11, 11)] == [-11, 11]
+    with pytest.raises(ConfigError, match="transposition is 12; expected -11 to 11"):
+        ComposingConfig(transposition=12)
 
 
 def test_unknown_key_is_named_with_its_place():

@@ -173,6 +173,19 @@ def test_places_have_the_figures_of_known_signals() -> None:
     assert remarkable(step, RATE, np.array([0, 12_000])).min() > 0.9
 
 
+def test_where_a_loop_rests_dither_is_no_figure() -> None:
+    """Half of the loop is silence but for the last digits of 24 bits: no place in it is unlike the others."""
+    rng = np.random.default_rng(6)
+    sound = 2.0**-23 * rng.uniform(-1, 1, 2 * RATE)
+    sound[:RATE] += 0.1 * rng.standard_normal(RATE)
+    places = [
+        measure_seam(sound.astype(np.float32), RATE, at)
+        for at in range(RATE + 2_000, 2 * RATE - 2_000, 7_001)
+    ]
+    assert len({p.spectral_flux for p in places}) == len({p.derivative for p in places}) == 1
+    assert max(p.excess() for p in places) == 0
+
+
 def test_a_place_stands_out_by_its_figures_or_by_an_onset_that_the_music_has_not() -> None:
     rng = np.random.default_rng(5)
     struck = 0.01 * rng.standard_normal(2 * RATE).astype(np.float32)

@@ -454,6 +454,26 @@ class TestCommand:
         assert s2m(*command, *asked, "--force")[0] == 0
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
+    def test_its_stems_add_up_and_bear_its_time(self, s2m, sketched_folder: Path, tmp_path: Path) -> None:
+        path = make_clip(tmp_path / "scene.mov", frames_of(30), sound=room(1.2), timecode="01:00:00:00")
+        command = ("score-clip", path, "-o", tmp_path / "out.mov", "--model", sketched_folder)
+        code, _, complained = s2m(*command, "--stems-by", "part", "--cue", "0.5=door")
+        assert code == 0, complained
+        record = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+        stems = [tmp_path / stem["file"] for stem in record["stems"]]
+        assert len(stems) > 1 and all(stem.name.startswith("out.") for stem in stems)
+        total = np.sum([audio.read(stem).samples.astype(np.float64) for stem in stems], axis=0)
+        assert np.abs(total - audio.read(tmp_path / "out.wav").samples).max() <= 2.0**-24
+        for stem, said in zip(stems, record["stems"], strict=True):
+            data = stem.read_bytes()
+            assert hashlib.sha256(data).hexdigest() == said["sha256"]
+            at = data.index(b"bext") + 8
+            assert struct.unpack("<Q", data[at + 338 : at + 346]) == (3600 * RATE,)
+            assert [cue.name for cue in read_markers(stem, CLOCK)] == ["door"]
+        assert s2m(*command, "--stems-by", "part")[0] == 1
+        code, _, complained = s2m(*command, "--stems-by", "voice", "--force")
+        assert (code, complained.count("\n")) == (2, 1) and "expected role or part" in complained
+
     def test_a_clip_without_sound(self, s2m, model_folder: Path, tmp_path: Path) -> None:
         path = make_clip(tmp_path / "mute.mp4", frames_of(24))
         command = ("score-clip", path, "-o", tmp_path / "out.mp4", "--model", model_folder)

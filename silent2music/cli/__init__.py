@@ -64,7 +64,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         *(DRAW, WISHES, DELIVERED, HEARD, PLAYED_BY),
     ),
     "score-clip": taking(
-        score_clip, DRAW, HEARD, PLAYED_BY, "control loudness sign certificate as_json force"
+        score_clip, DRAW, HEARD, PLAYED_BY, "control loudness stems stems_by sign certificate as_json force"
     ),
     "perform": taking(perform, "score_guidance adherence as_json force", DRAW, DELIVERED, HEARD, PLAYED_BY),
     "compose": taking(

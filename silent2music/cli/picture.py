@@ -9,12 +9,12 @@ import typer
 
 from silent2music.cli.common import complain, described_music, print_json, progress_bar, say, warn
 from silent2music.cli.options import (
+    beside_of,
     levels_of,
     model_of,
     options_checked,
     reading_of,
     sampling_of,
-    signing_of,
 )
 from silent2music.config import DeliveryConfig, apply_overrides
 
@@ -61,7 +61,6 @@ def score_clip(
 
     The picture is copied as it is. The music lies beside the clip as Broadcast Wave too, and so does the record.
     """
-    from silent2music.export.beside import Beside
     from silent2music.export.models import Request
     from silent2music.export.picture.job import ClipSettings, parse_gain
     from silent2music.export.picture.job import score_clip as score
@@ -76,7 +75,7 @@ def score_clip(
             controls=apply_overrides({}, options["control"] or ()),
             reading=reading_of(options),
             delivery=DeliveryConfig(**levels),
-            beside=Beside(signing=signing_of(options)),
+            beside=beside_of(options),
         )
     with progress_bar() as steps:
         record = score(clip, output, model_of(options), request, settings, wav, options["force"], steps)

@@ -148,7 +148,7 @@ def find_placement(channels: DoubleArray, profile: AcousticProfile | None, room_
 
 
 def harmonics(azimuth_degrees: float, elevation_degrees: float = 0.0, order: int = 1) -> DoubleArray:
-    """Real spherical harmonics `[(order + 1) ** 2]` in ACN order, SN3D, of a direction; order 1 to 3.
+    """Real spherical harmonics `[(order + 1) ** 2]` in ACN order, SN3D, of a direction; order 0 to 3.
 
     Example:
         >>> harmonics(90.0, order=2).round(3).tolist()

@@ -106,27 +106,30 @@ def check_ambience(folder: Path) -> tuple[list[Check], Layers, list[Check]]:
 def layer_densities(folder: Path, room: Mapping[str, Any]) -> dict[str, float]:
     """Onsets a second of the intensity layers of a room of the manifest, in its first variation.
 
-    Layers that add are heard with those before them. They are joined before onsets are looked for: librosa's threshold
-    is a share of the strongest onset, so that a layer of its own would be measured by another scale.
+    Of layers that add these are the moments at which one or another is struck that sounds then, found in each file by
+    itself: in their sum the blurred onsets of some hide behind those of others. Other layers are joined before onsets
+    are looked for: librosa's threshold is a share of the strongest onset, so that a layer of its own would be measured
+    by another scale.
     """
     names, laps = _layers(folder, room)
     if not laps:
         return {}
     seconds, rate = laps[0].seconds, laps[0].sample_rate
-    onsets = librosa_onsets(np.concatenate([lap.samples[0] for lap in laps]), rate)
-    n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))
+    if room.get("composed"):
+        struck = [librosa_onsets(lap.samples[0], rate) for lap in laps]
+        heard = (np.sort(np.concatenate(struck[: i + 1])) for i in range(len(laps)))
+        n_onsets = [int((np.diff(times, prepend=-1.0) > ONSET_SECONDS).sum()) for times in heard]
+    else:
+        onsets = librosa_onsets(np.concatenate([lap.samples[0] for lap in laps]), rate)
+        n_onsets = np.bincount((onsets / seconds).astype(int), minlength=len(names))[: len(names)].tolist()
     return {name: round(float(n) / seconds, 2) for name, n in zip(names, n_onsets, strict=True)}
 
 
 def _layers(folder: Path, room: Mapping[str, Any]) -> tuple[list[str], list[Waveform]]:
-    """Names and laps of a room's layers from calm to intense, of those that add each with those before it."""
+    """Names and laps of a room's layers, from calm to intense."""
     first = {f["layer"]: f for f in reversed(room["files"]) if f["variation"] == 1}
     names = [name for name in LAYERS if name in first]
-    laps = [omni_of(folder, room, first[name]) for name in names]
-    if room.get("composed"):
-        sums = np.cumsum([lap.samples for lap in laps], axis=0)
-        laps = [Waveform(sound, lap.sample_rate) for sound, lap in zip(sums, laps, strict=True)]
-    return names, laps
+    return names, [omni_of(folder, room, first[name]) for name in names]
 
 
 def _layer_faults(folder: Path, room: Mapping[str, Any], densities: Mapping[str, float]) -> list[str]:
@@ -139,7 +142,8 @@ def _layer_faults(folder: Path, room: Mapping[str, Any], densities: Mapping[str,
         counts = [score["onsets"][name] for name in names]
         if min(counts) < 1:
             faults.append(f"a layer of {score['file']} has no notes")
-    loudness = [loudness_of(lap.samples, lap.sample_rate) for lap in laps]
+    sums = np.cumsum([lap.samples for lap in laps], axis=0)
+    loudness = [loudness_of(sound, laps[0].sample_rate) for sound in sums]
     for what, values in (("onsets", list(densities.values())), ("loudness", loudness)):
         if any(after <= before for before, after in itertools.pairwise(values)):
             figures = ", ".join(f"{value:.2f}" for value in values)

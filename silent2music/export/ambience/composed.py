@@ -125,15 +125,9 @@ def compose_room(
         for place, voice in ((in_parts and single_parts(circle)) or {"": circle}).items()
     ]
     sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
-    takes = []
-    for done, (_, variation, _, voice) in enumerate(jobs):
-
-        def step(frames: int, total: int, before: int = done) -> None:
-            if progress is not None:
-                progress(before * total + frames, len(jobs) * total)
-
-        seed = seeds[variation - 1]
-        takes += write_takes(model, lap, grid, PLAIN, sampling, [seed], hear, step, voice)
+    voices = [voice for *_, voice in jobs]
+    own_seeds = [seeds[variation - 1] for _, variation, *_ in jobs]
+    takes = write_takes(model, lap, grid, PLAIN, sampling, own_seeds, hear, progress, voices)
     closed = close_set(model, takes, config.candidates, hear)
     loops: dict[tuple[str, int], list[Any]] = {}
     for (name, variation, place, _), loop in zip(jobs, closed, strict=True):

@@ -56,8 +56,10 @@ FADE_IN_SECONDS, FADE_OUT_SECONDS = 0.005, 0.4
 STINGER_SECONDS = (1.0, 4.0)
 CHORD_PARTS = 4
 """So many instruments strike a chord, those that play most."""
-ATTACK_REACH = 0.08
-"""Seconds around a beat in which the attack of a stinger is looked for."""
+ATTACK_REACH, ATTACK_SECONDS = 0.08, 0.05
+"""Seconds around a beat in which the attack of a stinger is looked for, and how much is compared with as much."""
+SPARED_SECONDS, SPARED_DB = 0.04, -24.0
+"""So long before a stinger's beat the sound goes down by this: its attack is as long otherwise."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,8 @@ def write_extra(
     )
     first = round((extra.begin + late) * rate)
     field = field[:, first : first + end]
-    field = np.pad(field, ((0, 0), (0, end - field.shape[1]))) * _fades(end, rate).astype(np.float32)
+    gains = _fades(end, rate) * (landed(end, entry, rate) if extra.kind == "stinger" else 1.0)
+    field = np.pad(field, ((0, 0), (0, end - field.shape[1]))) * gains.astype(np.float32)
     for kind in kinds_of(config):
         sound = fold_down(field, kind)
         (held,), (quiet,) = levelled_set([sound], rate, [config.lufs], config.true_peak, stage.as_made)
@@ -394,20 +397,38 @@ def _performed(extra: Extra, room: Waveform, stage: Stage) -> tuple[FloatArray, 
 
 
 def attack_near(samples: FloatArray, sample_rate: int, seconds: float, reach: float = ATTACK_REACH) -> float:
-    """When the level of a sound `[N]` rises most steeply near a time, in seconds.
+    """When most is struck near a time in a sound `[N]`, in seconds: half-way up, where an attack takes its time.
+
+    Mean magnitudes of a stretch after and as much before are compared, so that neither noise nor a codec's slow attacks
+    move what is found.
 
     Example:
         >>> click = np.zeros(48_000, np.float32)
         >>> click[24_480:30_000] = 0.1
-        >>> round(attack_near(click, 48_000, 0.5), 3)
+        >>> round(attack_near(click, 48_000, 0.5), 2)
         0.51
     """
-    width, step = round(0.004 * sample_rate), round(0.0005 * sample_rate)
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    at = np.arange(round((seconds - reach) * sample_rate), round((seconds + reach) * sample_rate), step)
-    at = at[(at >= width) & (at + width < len(total))]
-    before, after = (total[at] - total[at - width]), (total[at + width] - total[at])
-    floor = 1e-4 * float(max(before.max(initial=0.0), after.max(initial=0.0))) + 1e-12
-    rise = np.log(after + floor) - np.log(before + floor)
-    # A rise counts by how loud it leads, too: noise before an attack rises and falls.
-    return float(at[np.argmax(rise * np.sqrt(after))]) / sample_rate if len(at) else seconds
+    width, step = round(0.01 * sample_rate), round(0.001 * sample_rate)
+    n, first = round(ATTACK_SECONDS * 1000), round((seconds - reach - ATTACK_SECONDS) * sample_rate)
+    n_frames = 2 * n + round(2000 * reach)
+    begins = first - width // 2 + step * np.arange(n_frames) + width
+    padded = np.pad(samples, (width, width + n_frames * step))[begins.clip(0)[:, None] + np.arange(width)]
+    levels = np.abs(np.fft.rfft(padded * np.hanning(width), axis=1))
+    total = np.cumsum(levels, axis=0)
+    rise = np.square(np.maximum(total[2 * n :] - 2.0 * total[n:-n] + total[: -2 * n], 0.0)).sum(axis=1)
+    return (first + (n + 0.5 + int(np.argmax(rise))) * step) / sample_rate
+
+
+def landed(n_samples: int, entry: int, rate: int) -> DoubleArray:
+    """Gains `[N]` that spare the moment before a stinger's beat, so that what a codec's attack does early is not heard.
+
+    Example:
+        >>> gains = landed(48_000, 24_000, 48_000)
+        >>> gains[[20_000, 23_000, 24_000]].round(2).tolist()
+        [1.0, 0.06, 1.0]
+    """
+    away = (entry - np.arange(n_samples)) / rate
+    gain_db = np.interp(
+        away, [0.0, 0.003, SPARED_SECONDS, 1.5 * SPARED_SECONDS], [0.0, SPARED_DB, SPARED_DB, 0.0]
+    )
+    return np.asarray(10.0 ** (gain_db / 20.0))

@@ -42,6 +42,7 @@ from silent2music.export.ambience.seam import (
     strongest_near,
 )
 from silent2music.filters import mel_filters
+from silent2music.guide import Guide
 from silent2music.listening import listen_whole
 from silent2music.phase import inverse_stft, stft
 from silent2music.processes import one_thread
@@ -176,9 +177,9 @@ def write_takes(
     seeds: Sequence[int],
     hear: Hear,
     progress: Callable[[int, int], None] | None = None,
-    circle: Score | None = None,
+    circles: Sequence[Score] = (),
 ) -> list[Take]:
-    """Draw two successive laps of tokens for each seed, and decode them.
+    """Draw two successive laps of tokens for each seed, all side by side, and decode them.
 
     Args:
         model: in evaluation mode.
@@ -189,31 +190,38 @@ def write_takes(
         seeds: one for each take.
         hear: what will be heard of the music.
         progress: called with codec frames done and codec frames in all.
-        circle: a circular score to play; then the room is heard as it is.
+        circles: for each seed a circular score to play; then the room is heard as it is.
     """
-    room = repeated_lap(lap if circle is not None else steered(lap, lap_events(lap), layer))
+    room = repeated_lap(lap if circles else steered(lap, lap_events(lap), layer))
     sampling = model.resolved(sampling)
     sampling = dataclasses.replace(sampling, guidance=cast(float, sampling.guidance) * layer.guidance)
     with torch.inference_mode():
         signals = listen_whole(room, room.seconds, model.config).to(model.device)
-        sketched = None
-        if circle is not None:
-            played = sketch_score(
-                model._own_sketch(), repeated_circle(circle, 3), [signals], signals.n_frames
+        conditioning, null = model.steer(signals)
+        own = [conditioning] * len(seeds)
+        together = conditioning.expand(len(seeds))
+        if circles:
+            sketch, one = model._own_sketch(), torch.ones(1, dtype=torch.bool, device=model.device)
+            played = (
+                torch.cat(
+                    list(sketch_score(sketch, repeated_circle(c, 3), [signals], signals.n_frames)), dim=1
+                )
+                for c in circles
             )
-            sketched = torch.cat(list(played), dim=1), torch.ones(1, dtype=torch.bool, device=model.device)
-        conditioning, null = model.steer(signals, sketched=sketched)
+            guides = [model.decoder.guided(vectors, one) for vectors in played]
+            own = [dataclasses.replace(conditioning, guide=guide) for guide in guides]
+            joined = (torch.cat([getattr(g, f.name) for g in guides]) for f in dataclasses.fields(Guide))
+            together = dataclasses.replace(together, guide=Guide(*joined))
         n_frames = 2 * grid.n_frames + grid.frames_of(LIKENESS_SECONDS)
-        given, without = (c.slice(0, n_frames).expand(len(seeds)) for c in (conditioning, null))
+        given, without = together.slice(0, n_frames), null.slice(0, n_frames).expand(len(seeds))
         codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
         sounds = [model.codec.decode(row[None])[0, 0].cpu().numpy() for row in codes]
     takes = []
-    for row, sound, seed in zip(codes, sounds, seeds, strict=True):
+    for heeded, row, sound, seed in zip(own, codes, sounds, seeds, strict=True):
         heard = next(iter(hear(sound)))
         onsets = prominences(heard, grid.sample_rate)
-        own = dataclasses.replace(sampling, seed=seed)
-        is_scored = circle is not None
-        takes.append(Take(conditioning, null, row, sound, heard, onsets, grid, own, is_scored))
+        drawn = dataclasses.replace(sampling, seed=seed)
+        takes.append(Take(heeded, null, row, sound, heard, onsets, grid, drawn, bool(circles)))
     return takes
 
 

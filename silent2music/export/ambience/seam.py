@@ -20,6 +20,7 @@ PLACE_SECONDS = 0.01
 WINDOW_SECONDS = 0.02
 NEAR_SECONDS = 0.001
 FLOOR = 1e-5
+"""What is quieter is silence: where a loop rests, the last digits of dither are no figures."""
 LEAST_SHARE, GREATEST_SHARE = 0.05, 0.95
 N_LAPS = 3
 
@@ -68,12 +69,13 @@ class Seam:
 
         Args:
             margin: how far inside it is to lie.
-            usual: the place's figures before the loop was made; so far out of range they may lie too, and `CHANGE` more.
+            usual: the place's figures before the loop was made; so far out of range they may lie too, and `CHANGE` more,
+                less the margin.
         """
         figures = np.array([self.level_jump, self.spectral_flux, self.derivative])
         known = np.array(usual) if len(usual) else np.full(3, 0.5)
-        low = np.minimum(LEAST_SHARE + margin, known - CHANGE)
-        high = np.maximum(GREATEST_SHARE - margin, known + CHANGE)
+        low = np.minimum(LEAST_SHARE, known - CHANGE) + margin
+        high = np.maximum(GREATEST_SHARE, known + CHANGE) - margin
         return float(np.maximum(0.0, np.maximum(low - figures, figures - high)).max())
 
 
@@ -93,12 +95,13 @@ def place_figures(samples: FloatArray, sample_rate: int) -> DoubleArray:
     rms = [np.sqrt(np.mean(np.square(part), axis=1)) + FLOOR for part in (before, after)]
     jump = np.abs(20.0 * np.log10(rms[1] / rms[0]))
     hann = np.hanning(window)
-    spectra = [np.abs(np.fft.rfft(part * hann, axis=1)) for part in (before, after)]
+    least = FLOOR * np.sqrt(window)
+    spectra = [np.maximum(np.abs(np.fft.rfft(part * hann, axis=1)), least) for part in (before, after)]
     flux = np.maximum(spectra[1] - spectra[0], 0.0).sum(axis=1)
     near = max(1, round(NEAR_SECONDS * sample_rate))
     steps = np.abs(np.diff(circle))
     derivative = steps[at[:, None] + window - 1 + np.arange(-near, near + 1)].max(axis=1)
-    return np.stack([jump, flux, derivative])
+    return np.stack([jump, flux, np.maximum(derivative, FLOOR)])
 
 
 def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: float = 0.0) -> Seam:

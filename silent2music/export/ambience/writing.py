@@ -176,10 +176,12 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
         seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
+    order = int(any(codings))  # W alone, where nothing is folded down
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
         n_samples = round(len(samples) / (grid.lap_seconds * codec.sample_rate) * grid.n_samples)
-        field = spatialised(lap_at_rate(samples, codec.extension, n_samples), grid.sample_rate, where, seed)
+        sound = lap_at_rate(samples, codec.extension, n_samples)
+        field = spatialised(sound, grid.sample_rate, where, seed, order)
         for is_lossy in codings:
             if is_lossy:
                 sound = fold_down(field, config.spatial)
@@ -209,6 +211,21 @@ def layer_loudness(lufs: float, n_layers: int) -> list[float]:
     """
     sums = [10.0 ** ((lufs - LAYER_STEP_LU * (n_layers - 1 - i)) / 10.0) for i in range(n_layers)]
     return [10.0 * math.log10(s - before) for before, s in zip([0.0, *sums], sums, strict=False)]
+
+
+def _adding_up(sounds: Sequence[FloatArray], sample_rate: int, lufs: float) -> list[float]:
+    """LUFS of each of several layers `[C, N]` that add, in the steps of `layer_loudness`, at which their sum has `lufs`.
+
+    Gated loudness does not add up as power does, so that the sum is measured.
+    """
+    targets = layer_loudness(lufs, len(sounds))
+    loudness = [loudness_of(sound, sample_rate) for sound in sounds]
+    gains = [
+        db_to_gain(t - own) if math.isfinite(own) else 1.0 for t, own in zip(targets, loudness, strict=True)
+    ]
+    total: FloatArray = sum((s * g for s, g in zip(sounds, gains, strict=True)), np.zeros_like(sounds[0]))
+    missing = lufs - loudness_of(total, sample_rate)
+    return [target + missing for target in targets] if math.isfinite(missing) else targets
 
 
 def kinds_of(config: AmbienceConfig) -> list[str]:
@@ -261,9 +278,11 @@ def write_loops(
         layers = {name: voices for (name, v), voices in loops.items() if v == variation}
         fields = [_field(voices, extension, grid, config, seed) for voices in layers.values()]
         adds = next(iter(layers.values()))[0][0].take.is_scored
-        targets = layer_loudness(config.lufs, len(layers)) if adds else [config.lufs] * len(layers)
         for kind, suffix in itertools.product(kinds_of(config), config.formats):
             sounds = [fold_down(field, kind) for field in fields]
+            targets = [config.lufs] * len(layers)
+            if adds and len(layers) > 1 and not as_made:
+                targets = _adding_up(sounds, grid.sample_rate, config.lufs)
             folded, channels = suffix_of(kind, config), described_channels(kind, config)
             paths = [Path(f"{stem}_{name}_{variation}{folded}.{suffix}") for name in layers]
             tags = [{"layer": name, "variation": variation, **channels, **tag} for name in layers]

@@ -32,6 +32,8 @@ from silent2music.export.picture.sound import (
     write_broadcast,
 )
 from silent2music.export.picture.timecode import Clock, frame_number, is_timecode, parse_rate
+from silent2music.export.signing import Signing
+from silent2music.export.stems import stem_path
 from silent2music.files import atomic_paths, remove_leavings
 from silent2music.processes import Progress
 from silent2music.score import Cue
@@ -107,7 +109,7 @@ def score_clip(
     Args:
         path: of the clip.
         out: the scored clip, with a suffix of `SOUND_CODECS`.
-        model, request: as for `infer`, but that the music is as long as the clip.
+        model, request: as for `infer`, but that the music is as long as the clip, and its stems lie beside `wav`.
         settings: what is asked for of the clip.
         wav: the music alone; by default beside the scored clip.
         force: replace what this program made before.
@@ -123,40 +125,36 @@ def score_clip(
     """
     request, settings = request or Request(), settings or ClipSettings()
     signing = request.beside.signing
-    request = dataclasses.replace(request, beside=Beside())
+    request = dataclasses.replace(request, beside=Beside(request.beside.stems))
     if signing is not None:
         signing.check(out)
     wav = wav or out.with_suffix(".wav")
-    _check_places(path, out, wav, force, [Path(cue) for cue in settings.cues if Path(cue).is_file()])
-    clip = inspect(path, request.reading.get("track", 0))
-    has_sound = clip.sound_begin is not None
-    if not has_sound and not settings.silent:
-        raise AudioError(
-            f"{path} has no sound to take for the room; give --silent to score silence and its cues."
-        )
-    if has_sound and settings.silent:
-        raise AudioError(f"{path} has sound, which is the room; leave out --silent.")
+    inputs = [path, *(Path(cue) for cue in settings.cues if Path(cue).is_file())]
+    _check_places(out, wav, force, inputs)
+    request.beside.check(wav, model.composes)
+    clip = _heard_clip(path, request.reading.get("track", 0), settings.silent)
     clock = clock_of(clip, settings)
     request = _timed(request, clip, clock, settings)
     cues, notes = _cues(clip, clock, settings.cues, progress)
     scores = [provenance.score_path(out)] if model.composes else []
     for place in scores:
         provenance.check_replaceable(place, force, [path])
-    if model.composes:
         request = dataclasses.replace(request, asked=_with_cues(request.asked, cues, float(clip.seconds)))
-    room = room_of(clip, dict(request.reading)) if has_sound else silence(clip)
+    room = silence(clip) if settings.silent else room_of(clip, dict(request.reading))
     remove_leavings(out.parent)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(path, Path(folder) / "music.wav", request.sampling.seed, path.name)
         record = infer(job, room, model, request, force, progress)
         made = record["output"]
         mix, speech = _mixed(job.out, clip, room, settings, request.reading, made["sample_rate"])
-        sidecar = provenance.sidecar_path(out)
-        with atomic_paths(out, wav, sidecar, *scores, force=force) as places:
-            clip_path, music_path, record_path, *score_paths = places
-            for place in score_paths:
-                place.write_bytes(provenance.score_path(job.out).read_bytes())
-                record["score"]["file"] = scores[0].name
+        stems = [stem_path(wav, stem["name"]) for stem in record.get("stems", ())]
+        for place in stems:
+            provenance.check_replaceable(place, force, inputs)
+        with atomic_paths(out, provenance.sidecar_path(out), wav, *stems, *scores, force=force) as places:
+            clip_path, record_path, *sounds = places
+            for place in scores:
+                sounds.pop().write_bytes(provenance.score_path(job.out).read_bytes())
+                record["score"]["file"] = place.name
             step = None if progress is None else lambda done, total: progress("picture", done, total)
             digest = mux(clip, clip_path, mix, request.delivery.true_peak, step)
             if not clip.shows(inspect(clip_path)):
@@ -164,13 +162,9 @@ def score_clip(
                     f"{path} does not keep its length to the frame as {out.suffix}; choose another of "
                     f"{', '.join(SOUND_CODECS)}."
                 )
-            loudness = made["lufs"], made["true_peak_dbtp"]
-            write_broadcast(job.out, music_path, cues, clock.start_seconds, *loudness)
+            _write_sounds(job.out, record, [wav, *stems], sounds, cues, clock, signing)
             if signing is not None:
-                record["settings"]["beside"] = {"signed": signing.described()}
                 signing.sign(clip_path, out.name, record, is_composite=True)
-                signing.sign(music_path, wav.name, record)
-            made["music"] = {"file": wav.name, "sha256": provenance.sha256(music_path)}
             made |= {"file": out.name, "sha256": provenance.sha256(clip_path)}
             # That silence is silent was asked for.
             record["input"]["notes"] = [*([] if settings.silent else record["input"]["notes"]), *notes]
@@ -181,14 +175,51 @@ def score_clip(
     return record
 
 
-def _check_places(path: Path, out: Path, wav: Path, force: bool, markers: Sequence[Path]) -> None:
+def _heard_clip(path: Path, track: int, silent: bool) -> Clip:
+    """A clip with the sound that it is to have, or without as it is said to be."""
+    clip = inspect(path, track)
+    has_sound = clip.sound_begin is not None
+    if not has_sound and not silent:
+        raise AudioError(
+            f"{path} has no sound to take for the room; give --silent to score silence and its cues."
+        )
+    if has_sound and silent:
+        raise AudioError(f"{path} has sound, which is the room; leave out --silent.")
+    return clip
+
+
+def _write_sounds(
+    music: Path,
+    record: dict[str, Any],
+    places: Sequence[Path],
+    temporary: Sequence[Path],
+    cues: Sequence[Cue],
+    clock: Clock,
+    signing: Signing | None,
+) -> None:
+    """Write music and stems with cues and time, sign them if that is asked for, and name them in the record."""
+    made, stems = record["output"], record.get("stems", ())
+    made["music"] = {}
+    if signing is not None:
+        record["settings"].setdefault("beside", {})["signed"] = signing.described()
+    sources = [music, *(music.with_name(stem["file"]) for stem in stems)]
+    for named, source, place, path in zip([made["music"], *stems], sources, places, temporary, strict=True):
+        loudness = (made["lufs"], made["true_peak_dbtp"]) if source == music else ()
+        write_broadcast(source, path, cues, clock.start_seconds, *loudness)
+        named["file"] = place.name
+        if signing is not None:
+            signing.sign(path, place.name, record)
+        named["sha256"] = provenance.sha256(path)
+
+
+def _check_places(out: Path, wav: Path, force: bool, inputs: Sequence[Path]) -> None:
     """Refuse outputs that cannot be, before any work is done for them."""
     if out.suffix.lower() not in SOUND_CODECS:
         raise AudioError(f"{out} has the suffix '{out.suffix}'; expected one of {', '.join(SOUND_CODECS)}.")
     if wav.suffix.lower() != ".wav":
         raise AudioError(f"--wav names {wav}; expected a file that ends in .wav.")
     for place in (out, wav, provenance.sidecar_path(out)):
-        provenance.check_replaceable(place, force, [path, *markers])
+        provenance.check_replaceable(place, force, inputs)
 
 
 def clock_of(clip: Clip, settings: ClipSettings) -> Clock:

@@ -215,8 +215,8 @@ def write_broadcast(
     target: Path,
     cues: Sequence[Cue],
     start_seconds: Fraction | None,
-    lufs: float | None,
-    peak_dbtp: float,
+    lufs: float | None = None,
+    peak_dbtp: float | None = None,
 ) -> None:
     """Copy a WAV file with its cues as cue points and, if its time is known, a `bext` chunk (EBU Tech 3285, version 2).
 
@@ -224,8 +224,8 @@ def write_broadcast(
         source, target: paths.
         cues: ascending.
         start_seconds: from midnight to its first sample; None where nobody knows.
-        lufs: its integrated loudness, None for silence.
-        peak_dbtp: its true peak.
+        lufs: its integrated loudness, None for silence or if not known.
+        peak_dbtp: its true peak, None if not known.
 
     Raises:
         AudioError: if it cannot be written.
@@ -248,11 +248,11 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
-def _broadcast_chunk(reference: int, lufs: float | None, peak_dbtp: float) -> bytes:
+def _broadcast_chunk(reference: int, lufs: float | None, peak_dbtp: float | None) -> bytes:
     """The `bext` chunk: where the first sample lies after midnight, and loudness. No date, since bytes tell no time."""
     unknown = 0x7FFF
     loudness = unknown if lufs is None else round(100 * lufs)
-    peak = max(-32768, min(32766, round(100 * peak_dbtp)))
+    peak = unknown if peak_dbtp is None else max(-32768, min(32766, round(100 * peak_dbtp)))
     body = struct.pack("<256s32s32s10s8s", b"", SOFTWARE.encode(), b"", b"", b"")
     body += struct.pack("<QH64s5h", reference, 2, b"", loudness, unknown, peak, unknown, unknown)
     return _chunk(b"bext", body + bytes(180))
