@@ -78,29 +78,23 @@ class Page:
 
     def _waited(self, job: Job, worker: Worker, where: str, stage: Callable[[Job], str]) -> Iterator[View]:
         """News of a command until it ends, for the line of status `where`."""
-        before = ("", False)
+        before = ""
         while not job.ended.is_set():
             ahead = worker.ahead(job)
             _, done, total = job.steps
             fraction = None if ahead or not total else done / total
             text = f"Waiting for {ahead} other command{'s' * (ahead > 1)}." if ahead else stage(job)
-            now = said(text, fraction=fraction or 0.0), bool(job.sound)
+            now = said(text, fraction=fraction or 0.0)
             if now != before:
-                yield {where: now[0]}
+                yield {where: now}
             before = now
-            with job.news:
-                if not job.ended.is_set():
-                    job.news.wait(WAIT_SECONDS)
-            if job.sound:  # whose beginning is told at once, and the rest four times a second
-                job.ended.wait(WAIT_SECONDS)
+            job.ended.wait(WAIT_SECONDS)
 
-    def _player(
-        self, session: Session, current: str = "", job: Job | None = None, seconds: float = 0.0
-    ) -> View:
-        """What the player shows: all takes, and the sound of one that is being made."""
+    def _player(self, session: Session, current: str = "", job: Job | None = None) -> View:
+        """What the player shows: all takes, and the command whose sound is heard as it is made."""
         takes = session.project.takes() if session.project else []
         current = current or (takes[-1]["file"] if takes else "")
-        stream = None if job is None else {"number": job.number, "seconds": seconds}
+        stream = None if job is None else job.number
         return {"token": session.token, "takes": takes, "current": current, "stream": stream}
 
     def _shown(self, session: Session, file: str) -> View:
@@ -240,7 +234,8 @@ class Page:
         project = self._project(session)
         project.commands[stem] = words  # so that nothing else takes this name
         job = self.desk.run(session, words, self.desk.hands, project.folder)
-        yield {"command": shown(words, project.folder)}
+        # The page asks for the sound before there is any, so that it is heard as soon as there is.
+        yield {"command": shown(words, project.folder), "player": self._player(session, job=job)}
 
         def stage(job: Job) -> str:
             _, done, total = job.steps
@@ -251,17 +246,11 @@ class Page:
             )
             return STAGES[0 if not total else 2 if done >= total else 1] + which
 
-        is_heard = False
-        for view in self._waited(job, self.desk.hands, where, stage):
-            if job.sound and not is_heard:
-                is_heard = True
-                view["player"] = self._player(session, job=job, seconds=0.0)
-            yield view
+        yield from self._waited(job, self.desk.hands, where, stage)
         if job.code == 0:
             project.note(stem, words)
-            # What is short may be made before its sound was asked for: the page plays the file then.
             yield {
-                "player": {**self._player(session, first), "made": job.number},
+                "player": self._player(session, first, job),
                 where: said(told(job, project.folder) or "Made."),
             }
             yield self._shown(session, first) | {"pieces": self._choices(project.folder.name)}
