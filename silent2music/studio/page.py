@@ -72,10 +72,6 @@ class Page:
             raise AudioError("There is no room yet; drop or record one first.")
         return session.project
 
-    def has(self, command: str, name: str) -> bool:
-        """Whether a command has an option."""
-        return name in self.desk.options.get(command, frozenset())
-
     def _waited(self, job: Job, worker: Worker, where: str, stage: Callable[[Job], str]) -> Iterator[View]:
         """News of a command until it ends, for the line of status `where`."""
         before = ""
@@ -342,7 +338,7 @@ class Page:
             and take["score"] == roll.get("file")
             and not roll.get("changed")
             and self.desk.composes
-            and self.has("infer", "--redo")
+            and project.command_of(take["file"])[:1] == ["infer"]
         ):
             stem = project.next_stem("take")
             words = ["infer", project.room, "-o", f"{stem}.wav", *seeds]
@@ -417,14 +413,15 @@ class Page:
         else:
             file, seed = (known["file"], known["seed"]) if known else ("", 0)
             suffix = ".wav" if what == "stems" else f".{what.lower()}"
-            stem = project.next_stem("stems") if what == "stems" else Path(file).stem
+            # A name of its own, since notes and record beside it would have those of the take.
+            stem = project.next_stem("stems") if what == "stems" else f"{Path(file).stem}-{suffix[1:]}"
             words = repeated(project.command_of(file), f"{stem}{suffix}", seed)
             words += ["--stems"] if what == "stems" else []
         job = self.desk.run(session, words, self.desk.hands, project.folder)
         yield {"command": shown(words, project.folder)}
         yield from self._waited(job, self.desk.hands, "taken", lambda job: f"Making {what}")
         if job.code == 0:
-            project.note(f"{stem}.{what.lower()}" if what in SUFFIXES else stem, words)
+            project.note(stem, words)
         if what == "loop" and job.code == 0:
             for path in sorted((project.folder / stem).rglob("*")):
                 if path.is_file():

@@ -158,7 +158,9 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     const abort = new AbortController(), sound = { seconds: 0, next: 0, stop: () => abort.abort() };
     sound.left = () => Math.max(0, sound.next - context.currentTime);
     sound.done = (async () => {
-      const reader = (await fetch(url(`stream/${number}`), { signal: abort.signal })).body.getReader();
+      const answer = await fetch(url(`stream/${number}`), { signal: abort.signal });
+      if (!answer.ok) throw new Error((await answer.json()).error);
+      const reader = answer.body.getReader();
       let rest = new Uint8Array(0);
       for (;;) {
         const { value, done } = await reader.read();
@@ -185,10 +187,14 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     })();
     return sound;
   }
-  // Made by the first gesture, without which a browser lets nothing sound.
+  // Made by the first gesture, without which a browser lets nothing sound; it runs while it is needed.
   let speaker = null;
   for (const gesture of ["pointerdown", "keydown"]) {
-    addEventListener(gesture, () => { speaker ||= new AudioContext({ sampleRate: RATE }); }, true);
+    addEventListener(gesture, () => {
+      if (speaker) return;
+      speaker = new AudioContext({ sampleRate: RATE });
+      speaker.suspend();
+    }, true);
   }
 
   // ---- Listen: the room and its time axis ----
@@ -494,11 +500,10 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     const label = (file) => {
       const [, number, letter] = file.match(/-(\d+)(?:\.(\d+))?\.(\w+)$/) || [];
       if (!number) return file;
-      const suffix = file.endsWith(".wav") ? "" : ` ${file.split(".").pop()}`;
-      return (file.startsWith("take-") ? "" : `${file.split("-")[0]} `) + number + (letter ? "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[letter - 1] || `.${letter}` : "") + suffix;
+      return (file.startsWith("take-") ? "" : `${file.split("-")[0]} `) + number + (letter ? "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[letter - 1] || `.${letter}` : "");
     };
     function load(file, play) {
-      const t = stream ? 0 : audio.currentTime || 0;
+      const t = stream ? stream.left() && S.cursor : audio.currentTime || 0;
       silence();
       audio.src = url(`file/${encodeURIComponent(file)}`);
       audio.addEventListener("loadedmetadata", () => { audio.currentTime = Math.min(t, audio.duration || 0); }, { once: true });
@@ -506,6 +511,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     }
     function silence() {
       stream?.stop();
+      speaker?.suspend();
       stream = audio.srcObject = null;
     }
     // The music of a command while it is made, and its file afterwards.
@@ -565,8 +571,8 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       render();
       if (next.stream && next.stream !== streamed) begin(next.stream);
       else if (next.stream && stream) {
-        // What does not sound as it is made, or has sounded already, is played from its file.
-        if (stream.is_over) load(next.current, !stream.seconds);
+        // What does not sound as it is made, or no longer, is played from its file.
+        if (stream.is_over || (audio.srcObject && audio.paused)) load(next.current, !stream.seconds);
       } else if (next.current && (next.current !== before || stream)) load(next.current, false);
       else if (!next.current) {
         silence();
@@ -581,12 +587,15 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       if (audio.src && !stream) audio.currentTime = S.cursor;
       S.emit("cursor");
     };
+    // Fifteen times a second: drawing more often would take the processor that makes the music.
+    let timer = 0;
     const follow = () => {
+      clearTimeout(timer);
       if (stream || audio.src) {
         S.cursor = clamp(stream ? stream.seconds - stream.left() : audio.currentTime, 0, S.seconds);
         S.emit("cursor");
       }
-      if (!audio.paused) requestAnimationFrame(follow);
+      if (!audio.paused) timer = setTimeout(follow, 66);
     };
     for (const name of ["play", "seeked", "pause"]) audio.addEventListener(name, follow);
     document.addEventListener("keydown", (event) => {

@@ -51,7 +51,7 @@ class Job:
         printed, said: what it wrote on standard output and on standard error.
         steps: what it is doing, steps done and steps in all.
         n_pieces: pieces of music begun.
-        sound: of the first piece as it was made, 16-bit samples of two channels at 48 kHz.
+        sound: of the first piece, what nobody has heard yet: 16-bit samples of two channels at 48 kHz.
     """
 
     words: tuple[str, ...]
@@ -83,15 +83,13 @@ class Job:
         self.tell()
 
     def heard(self) -> Iterator[bytes]:
-        """The sound of the first piece from its beginning, as it is made."""
-        done = 0
+        """The sound of the first piece as it is made, for one who listens: it is not kept."""
         while True:
             with self.news:
-                if len(self.sound) == done and not self.is_over:
+                if not self.sound and not self.is_over:
                     self.news.wait(timeout=1.0)
-                new, is_over = self.sound[done:], self.is_over
+                new, self.sound, is_over = self.sound, [], self.is_over
             yield from new
-            done += len(new)
             if is_over and not new:
                 return
 
