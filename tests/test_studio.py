@@ -68,6 +68,8 @@ def test_a_take_of_several_is_made_again_alone() -> None:
     words = ["infer", "r.wav", "-o", "take-1.wav", "--seed", "3", "--count", "4", "--tempo", "90"]
     one = repeated(words, "take-1.3.flac", 5)
     assert one == ["infer", "r.wav", "-o", "take-1.3.flac", "--seed", "5", "--tempo", "90"]
+    again = ["infer", "r.wav", "-o", "take-2.wav", "--seed", "1", "--redo", "0:1", "--of", "take-1.wav"]
+    assert repeated(again, "x.ogg", 0) == [*again[:3], "x.ogg", *again[4:]]  # its record has the first seed
     with pytest.raises(DataError, match="not known any more"):
         repeated([], "take-1.flac", 0)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from silent2music.errors import AudioError, DataError, S2MError, require
 from silent2music.export.infer import DEMO_ROOM
+from silent2music.export.redo import OF_THE_WHOLE
 from silent2music.files import atomic_path
 from silent2music.score import read_midi, write_midi
 from silent2music.studio import commands
@@ -189,9 +190,11 @@ class Page:
 
     # ---- Make ----
 
-    def _wishes(self, session: Session, wishes: Any, command: str, stem: str) -> list[str]:
+    def _wishes(
+        self, session: Session, wishes: Any, command: str, stem: str, without: Sequence[str] = ()
+    ) -> list[str]:
         """Options of what is wished for; a drawn mood curve becomes a file of the piece."""
-        wishes = dict(wishes or {}) if isinstance(wishes, Mapping) else {}
+        wishes = {k: v for k, v in wishes.items() if k not in without} if isinstance(wishes, Mapping) else {}
         project = self._project(session)
         only: tuple[str, ...] | None = None
         if command == "perform":
@@ -343,7 +346,7 @@ class Page:
             stem = project.next_stem("take")
             words = ["infer", project.room, "-o", f"{stem}.wav", *seeds]
             words += ["--redo", f"{commands.number(begin)}:{commands.number(end)}", "--of", take["file"]]
-            words += self._wishes(session, wishes, "infer", stem) + self.desk.model_words
+            words += self._wishes(session, wishes, "infer", stem, OF_THE_WHOLE) + self.desk.model_words
             yield from self._played(session, stem, words, f"{stem}.wav", "edited")
             return
         name, stem = self._saved(session, roll), project.next_stem("notes")
@@ -449,7 +452,7 @@ class Page:
 
 
 def repeated(words: list[str], out: str, seed: int) -> list[str]:
-    """A command that made several takes, as the one that makes one of them into another file.
+    """A command that made one take, or several by as many seeds, as the one that makes it into another file.
 
     Example:
         >>> repeated(["infer", "a.wav", "-o", "take-1.wav", "--seed", "4", "--count", "3"], "take-1.2.flac", 5)
@@ -459,8 +462,8 @@ def repeated(words: list[str], out: str, seed: int) -> list[str]:
         raise DataError("The command that made this take is not known any more; make it again.")
     words = list(words)
     words[words.index("-o") + 1] = out
-    words[words.index("--seed") + 1] = str(seed)
     if "--count" in words:
+        words[words.index("--seed") + 1] = str(seed)
         at = words.index("--count")
         del words[at : at + 2]
     return words

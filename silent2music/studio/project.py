@@ -130,7 +130,7 @@ class Project:
             try:
                 record = read_json(record_path)
                 output, settings = record["output"], record["settings"]
-                music = self.folder / output["file"]
+                music = self.folder / output.get("music", output)["file"]  # beside a clip, or alone
                 if music.parent != self.folder or music.suffix != ".wav" or not music.is_file():
                     continue
                 tune = record.get("score") or {}
