@@ -21,7 +21,7 @@ from silent2music.config import LOUDNESS, DeliveryConfig, loudness_target
 from silent2music.errors import ConfigError
 from silent2music.export.delivery import at_rate, delivered, faded, in_front, lap_at_rate
 from silent2music.export.space import Placement, fold_down, placed, spatialised
-from silent2music.studio.worker import Teller, pcm
+from silent2music.studio.worker import _Teller, pcm
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(60_123)).astype(np.float32)
 
@@ -101,7 +101,7 @@ def test_who_follows_hears_music_before_its_band_is_extended_and_changes_nothing
     plain, soon = whole(delivered(cut(NOISE, places), *options, seconds)), delivered(pieces(), *options, None)
     heard = b"".join(pcm(piece) for piece in soon)
     came.clear()
-    monkeypatch.setattr(processes, "follower", Teller(lambda kind, *values: sent.extend(values)))
+    monkeypatch.setattr(processes, "follower", _Teller(lambda kind, *values: sent.extend(values)))
     assert np.array_equal(whole(delivered(pieces(), *options, seconds)), plain)
     assert b"".join(sent) == heard
     assert came[2] > 0  # 0.4 s of music were enough

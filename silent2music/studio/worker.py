@@ -247,7 +247,7 @@ def pcm(piece: Waveform) -> bytes:
     return np.round(np.clip(piece.samples.T, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
 
 
-class Teller:
+class _Teller:
     """The `processes.Follower` of a worker's process."""
 
     def __init__(self, send: Callable[..., None]) -> None:
@@ -347,7 +347,7 @@ def _work(pipe: Connection, command: Command) -> None:
     # Between two commands Ctrl-C, which a terminal sends to all its processes, is the main process's affair.
     signal.signal(signal.SIGINT, lambda *_: None)
     threading.Thread(target=listen, daemon=True).start()
-    processes.follower = Teller(send)
+    processes.follower = _Teller(send)
     while True:
         number, words, folder, live = jobs.get()
         current["number"], current["microphone"] = number, _Microphone() if live else None
