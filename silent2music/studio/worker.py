@@ -260,9 +260,7 @@ class _Teller:
             self._told = monotonic()
             self._send("progress", (name, done, total))
 
-    def music(
-        self, pieces: Iterable[Any], heard: Callable[[Iterator[Any]], Iterator[Waveform]]
-    ) -> Iterator[Any]:
+    def music(self, pieces: Iterable[Any], heard: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Any]:
         self._send("piece")
         made: deque[Any] = deque()
 
