@@ -61,8 +61,10 @@ class Follower(Protocol):
     def progress(self, name: str, done: int, total: int) -> None:
         """As `Progress`."""
 
-    def music(self, pieces: Iterator[Followed]) -> Iterator[Followed]:
-        """The same pieces of music, heard while they are made, before their level is set."""
+    def music(
+        self, pieces: Iterable[Followed], heard: Callable[[Iterator[Followed]], Iterator[Followed]]
+    ) -> Iterator[Followed]:
+        """The same pieces of music, each after what `heard` makes of it was listened to."""
 
 
 follower: Follower | None = None

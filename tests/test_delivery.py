@@ -11,7 +11,7 @@ import pytest
 import torch
 from rooms import RATE, steps_room
 
-from silent2music import audio
+from silent2music import audio, processes
 from silent2music.acoustics import analyze
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
@@ -21,6 +21,7 @@ from silent2music.config import LOUDNESS, DeliveryConfig, loudness_target
 from silent2music.errors import ConfigError
 from silent2music.export.delivery import at_rate, delivered, faded, in_front, lap_at_rate
 from silent2music.export.space import Placement, fold_down, placed, spatialised
+from silent2music.studio.worker import _Teller, pcm
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(60_123)).astype(np.float32)
 
@@ -83,6 +84,27 @@ def test_the_band_is_extended_where_there_is_an_extension() -> None:
     # What is live does not wait for it.
     live = whole(delivered(cut(NOISE, []), *options, None))
     assert np.array_equal(live, whole(at_rate(cut(NOISE, []), None, 48_000)))
+
+
+def test_who_follows_hears_music_before_its_band_is_extended_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extension = BandExtension(torch.zeros(2 * N_LOW_BANDS + 1, len(HIGH_HZ) - 1))
+    options: Any = (SimpleNamespace(channels=1, extension=extension), DeliveryConfig(), in_front(), 3)
+    seconds, places, sent, came = len(NOISE) / RATE, range(4800, len(NOISE), 4800), [], []
+
+    def pieces() -> Iterator[Waveform]:
+        for piece in cut(NOISE, places):
+            came.append(len(sent))
+            yield piece
+
+    plain, soon = whole(delivered(cut(NOISE, places), *options, seconds)), delivered(pieces(), *options, None)
+    heard = b"".join(pcm(piece) for piece in soon)
+    came.clear()
+    monkeypatch.setattr(processes, "follower", _Teller(lambda kind, *values: sent.extend(values)))
+    assert np.array_equal(whole(delivered(pieces(), *options, seconds)), plain)
+    assert b"".join(sent) == heard
+    assert came[2] > 0  # 0.4 s of music were enough
 
 
 def test_a_lap_is_extended_on_the_circle() -> None:

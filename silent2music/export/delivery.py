@@ -12,9 +12,11 @@ model's pieces -> at_rate -> space.placed -> faded -> levelling.write_music, or 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
+from silent2music import processes
 from silent2music.acoustics import AcousticProfile
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
@@ -50,7 +52,10 @@ def delivered(
     Yields:
         `[C, n]` at the rate asked for.
     """
-    # What comes live is not kept waiting by an extension, which looks ahead by a second.
+    if processes.follower is not None and seconds is not None:
+        soon = partial(delivered, codec=codec, config=config, where=where, seed=seed, seconds=None)
+        pieces = processes.follower.music(pieces, soon)
+    # What is heard at once is not kept waiting by an extension, which looks ahead by a second.
     sound = at_rate(pieces, None if seconds is None else codec.extension, config.sample_rate)
     if not config.mono and codec.channels == 1:
         sound = placed(sound, where, seed)

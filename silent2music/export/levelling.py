@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from silent2music import audio, processes
+from silent2music import audio
 from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import LoudnessMeter, Recording, Waveform
 from silent2music.config import DeliveryConfig
@@ -58,7 +58,7 @@ def write_music(
     Raises:
         AudioError: if it cannot be written.
     """
-    pieces = iter(pieces) if processes.follower is None else processes.follower.music(iter(pieces))
+    pieces = iter(pieces)
     first = next(pieces, None)
     if first is None:
         raise AudioError("There is no music to write.")

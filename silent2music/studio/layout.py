@@ -121,10 +121,10 @@ def _editing(gr: Any, desk: Desk, parts: Parts) -> None:
         gr.HTML(f"<p class='note'>{html.escape(_of_playing(desk))}</p>", apply_default_css=False)
 
 
-def _taking(gr: Any, page: Page, parts: Parts) -> None:
+def _taking(gr: Any, desk: Desk, parts: Parts) -> None:
     """Files, and the command that makes them."""
     kinds = [*SUFFIXES, "loop", "picture of the room", "picture of the music", "picture of the score"]
-    kinds += ["stems"] if page.desk.composes and page.has("infer", "--stems") else []
+    kinds += ["stems"] if desk.composes else []
     with gr.Tab("Take", id="take"):
         with gr.Row(elem_classes=["buttons"]):
             parts["what"] = gr.Dropdown(
@@ -153,7 +153,7 @@ def build(desk: Desk) -> Any:
             _wishing(gr, desk, parts)
             with gr.Tabs(elem_id="tabs"):
                 _editing(gr, desk, parts)
-                _taking(gr, page, parts)
+                _taking(gr, desk, parts)
                 with gr.Tab("Live", id="live"):
                     _custom(gr, "live", "Live")
 

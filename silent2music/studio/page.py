@@ -9,12 +9,13 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from silent2music.errors import AudioError, DataError, S2MError, require
 from silent2music.export.infer import DEMO_ROOM
+from silent2music.export.redo import OF_THE_WHOLE
 from silent2music.files import atomic_path
 from silent2music.score import read_midi, write_midi
 from silent2music.studio import commands
@@ -72,35 +73,25 @@ class Page:
             raise AudioError("There is no room yet; drop or record one first.")
         return session.project
 
-    def has(self, command: str, name: str) -> bool:
-        """Whether a command has an option."""
-        return name in self.desk.options.get(command, frozenset())
-
     def _waited(self, job: Job, worker: Worker, where: str, stage: Callable[[Job], str]) -> Iterator[View]:
         """News of a command until it ends, for the line of status `where`."""
-        before = ("", False)
+        before = ""
         while not job.ended.is_set():
             ahead = worker.ahead(job)
             _, done, total = job.steps
             fraction = None if ahead or not total else done / total
             text = f"Waiting for {ahead} other command{'s' * (ahead > 1)}." if ahead else stage(job)
-            now = said(text, fraction=fraction or 0.0), bool(job.sound)
+            now = said(text, fraction=fraction or 0.0)
             if now != before:
-                yield {where: now[0]}
+                yield {where: now}
             before = now
-            with job.news:
-                if not job.ended.is_set():
-                    job.news.wait(WAIT_SECONDS)
-            if job.sound:  # whose beginning is told at once, and the rest four times a second
-                job.ended.wait(WAIT_SECONDS)
+            job.ended.wait(WAIT_SECONDS)
 
-    def _player(
-        self, session: Session, current: str = "", job: Job | None = None, seconds: float = 0.0
-    ) -> View:
-        """What the player shows: all takes, and the sound of one that is being made."""
+    def _player(self, session: Session, current: str = "", job: Job | None = None) -> View:
+        """What the player shows: all takes, and the command whose sound is heard as it is made."""
         takes = session.project.takes() if session.project else []
         current = current or (takes[-1]["file"] if takes else "")
-        stream = None if job is None else {"number": job.number, "seconds": seconds}
+        stream = None if job is None else job.number
         return {"token": session.token, "takes": takes, "current": current, "stream": stream}
 
     def _shown(self, session: Session, file: str) -> View:
@@ -199,9 +190,11 @@ class Page:
 
     # ---- Make ----
 
-    def _wishes(self, session: Session, wishes: Any, command: str, stem: str) -> list[str]:
+    def _wishes(
+        self, session: Session, wishes: Any, command: str, stem: str, without: Sequence[str] = ()
+    ) -> list[str]:
         """Options of what is wished for; a drawn mood curve becomes a file of the piece."""
-        wishes = dict(wishes or {}) if isinstance(wishes, Mapping) else {}
+        wishes = {k: v for k, v in wishes.items() if k not in without} if isinstance(wishes, Mapping) else {}
         project = self._project(session)
         only: tuple[str, ...] | None = None
         if command == "perform":
@@ -240,7 +233,8 @@ class Page:
         project = self._project(session)
         project.commands[stem] = words  # so that nothing else takes this name
         job = self.desk.run(session, words, self.desk.hands, project.folder)
-        yield {"command": shown(words, project.folder)}
+        # The page asks for the sound before there is any, so that it is heard as soon as there is.
+        yield {"command": shown(words, project.folder), "player": self._player(session, job=job)}
 
         def stage(job: Job) -> str:
             _, done, total = job.steps
@@ -251,17 +245,11 @@ class Page:
             )
             return STAGES[0 if not total else 2 if done >= total else 1] + which
 
-        is_heard = False
-        for view in self._waited(job, self.desk.hands, where, stage):
-            if job.sound and not is_heard:
-                is_heard = True
-                view["player"] = self._player(session, job=job, seconds=0.0)
-            yield view
+        yield from self._waited(job, self.desk.hands, where, stage)
         if job.code == 0:
             project.note(stem, words)
-            # What is short may be made before its sound was asked for: the page plays the file then.
             yield {
-                "player": {**self._player(session, first), "made": job.number},
+                "player": self._player(session, first, job),
                 where: said(told(job, project.folder) or "Made."),
             }
             yield self._shown(session, first) | {"pieces": self._choices(project.folder.name)}
@@ -353,12 +341,12 @@ class Page:
             and take["score"] == roll.get("file")
             and not roll.get("changed")
             and self.desk.composes
-            and self.has("infer", "--redo")
+            and project.command_of(take["file"])[:1] == ["infer"]
         ):
             stem = project.next_stem("take")
             words = ["infer", project.room, "-o", f"{stem}.wav", *seeds]
             words += ["--redo", f"{commands.number(begin)}:{commands.number(end)}", "--of", take["file"]]
-            words += self._wishes(session, wishes, "infer", stem) + self.desk.model_words
+            words += self._wishes(session, wishes, "infer", stem, OF_THE_WHOLE) + self.desk.model_words
             yield from self._played(session, stem, words, f"{stem}.wav", "edited")
             return
         name, stem = self._saved(session, roll), project.next_stem("notes")
@@ -428,14 +416,15 @@ class Page:
         else:
             file, seed = (known["file"], known["seed"]) if known else ("", 0)
             suffix = ".wav" if what == "stems" else f".{what.lower()}"
-            stem = project.next_stem("stems") if what == "stems" else Path(file).stem
+            # A name of its own, since notes and record beside it would have those of the take.
+            stem = project.next_stem("stems") if what == "stems" else f"{Path(file).stem}-{suffix[1:]}"
             words = repeated(project.command_of(file), f"{stem}{suffix}", seed)
             words += ["--stems"] if what == "stems" else []
         job = self.desk.run(session, words, self.desk.hands, project.folder)
         yield {"command": shown(words, project.folder)}
         yield from self._waited(job, self.desk.hands, "taken", lambda job: f"Making {what}")
         if job.code == 0:
-            project.note(f"{stem}.{what.lower()}" if what in SUFFIXES else stem, words)
+            project.note(stem, words)
         if what == "loop" and job.code == 0:
             for path in sorted((project.folder / stem).rglob("*")):
                 if path.is_file():
@@ -463,7 +452,7 @@ class Page:
 
 
 def repeated(words: list[str], out: str, seed: int) -> list[str]:
-    """A command that made several takes, as the one that makes one of them into another file.
+    """A command that made one take, or several by as many seeds, as the one that makes it into another file.
 
     Example:
         >>> repeated(["infer", "a.wav", "-o", "take-1.wav", "--seed", "4", "--count", "3"], "take-1.2.flac", 5)
@@ -473,8 +462,8 @@ def repeated(words: list[str], out: str, seed: int) -> list[str]:
         raise DataError("The command that made this take is not known any more; make it again.")
     words = list(words)
     words[words.index("-o") + 1] = out
-    words[words.index("--seed") + 1] = str(seed)
     if "--count" in words:
+        words[words.index("--seed") + 1] = str(seed)
         at = words.index("--count")
         del words[at : at + 2]
     return words

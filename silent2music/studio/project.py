@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from silent2music.audio import SUFFIX_SUBTYPES
 from silent2music.errors import DataError
 from silent2music.files import atomic_path, read_json
 from silent2music.notation import INSTRUMENT_NAMES
@@ -122,22 +121,17 @@ class Project:
     def command_of(self, file: str) -> list[str]:
         """The words that made a file: of `take-1.2.wav` those of `take-1.2` or of `take-1`."""
         stem = Path(file).stem
-        return (
-            self.commands.get(file)
-            or self.commands.get(stem)
-            or self.commands.get(stem.rpartition(".")[0], [])
-        )
+        return self.commands.get(stem) or self.commands.get(stem.rpartition(".")[0], [])
 
     def takes(self) -> list[dict[str, Any]]:
-        """Music in the folder, oldest first, by the records beside it."""
+        """Music that was made in the folder, oldest first, by the records beside it; not its copies in other formats."""
         found = []
         for record_path in sorted(self.folder.glob("*.json")):
             try:
                 record = read_json(record_path)
                 output, settings = record["output"], record["settings"]
-                music = self.folder / output["file"]
-                suffix = music.suffix.lower()
-                if music.parent != self.folder or suffix not in SUFFIX_SUBTYPES or not music.is_file():
+                music = self.folder / output.get("music", output)["file"]  # beside a clip, or alone
+                if music.parent != self.folder or music.suffix != ".wav" or not music.is_file():
                     continue
                 tune = record.get("score") or {}
                 found.append(

@@ -7,18 +7,16 @@ import shutil
 import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from silent2music.errors import AudioError, S2MError, require
-from silent2music.export.streaming import wav_header
 from silent2music.files import atomic_path
 from silent2music.studio import session as sessions
 from silent2music.studio.layout import build
 from silent2music.studio.project import Project
 from silent2music.studio.session import Desk, Session
-from silent2music.studio.worker import Job
 
 HOST = "127.0.0.1"
 
@@ -154,13 +152,13 @@ class Doors:
 
         async def until_gone() -> AsyncIterator[bytes]:
             try:
-                async for block in iterate_in_threadpool(sound_of(job)):
+                async for block in iterate_in_threadpool(job.heard()):
                     yield block
             finally:
                 if job.live:
                     self._desk.hands.cancel(job)
 
-        return StreamingResponse(until_gone(), media_type="audio/wav")
+        return StreamingResponse(until_gone(), media_type="application/octet-stream")
 
     async def _begin_live(self, request: Any, tab: Session) -> Any:
         from starlette.responses import JSONResponse
@@ -183,16 +181,6 @@ class Doors:
 
         self._desk.leave(tab.token)
         return Response(status_code=204)
-
-
-def sound_of(job: Job) -> Iterator[bytes]:
-    """The sound of a command while it is made: live sound as samples, other as a WAV file of unknown length."""
-    is_first = not job.live
-    for block in job.heard():
-        if is_first:
-            yield wav_header(job.sample_rate, job.n_channels, None)
-            is_first = False
-        yield block
 
 
 def _own(path: Path, kind: str) -> Callable[..., Any]:

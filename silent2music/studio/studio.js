@@ -150,6 +150,53 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     return new Blob([view.buffer], { type: "audio/wav" });
   }
 
+  // Sound of a command as it comes, 16-bit samples of two channels at 48 kHz; `told` of every bit of it. `left` says for
+  // how many seconds there is sound, `done` is there when all was heard. A media element would wait for a third of a
+  // megabyte before it begins.
+  const RATE = 48000;
+  function hear(number, context, to, lead, told) {
+    const abort = new AbortController(), sound = { seconds: 0, next: 0, stop: () => abort.abort() };
+    sound.left = () => Math.max(0, sound.next - context.currentTime);
+    sound.done = (async () => {
+      const answer = await fetch(url(`stream/${number}`), { signal: abort.signal });
+      if (!answer.ok) throw new Error((await answer.json()).error);
+      const reader = answer.body.getReader();
+      let rest = new Uint8Array(0);
+      for (;;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const bytes = new Uint8Array(rest.length + value.length);
+        bytes.set(rest);
+        bytes.set(value, rest.length);
+        const n = Math.floor(bytes.length / 4);
+        rest = bytes.slice(4 * n);
+        if (!n) continue;
+        const samples = new Int16Array(bytes.buffer, 0, 2 * n), buffer = context.createBuffer(2, n, RATE);
+        for (let c = 0; c < 2; c++) buffer.getChannelData(c).forEach((_, i, out) => { out[i] = samples[2 * i + c] / 32768; });
+        const source = context.createBufferSource();
+        source.buffer = buffer;
+        source.connect(to);
+        abort.signal.addEventListener("abort", () => source.disconnect());
+        if (sound.next <= context.currentTime) sound.next = context.currentTime + lead;
+        source.start(sound.next);
+        sound.next += n / RATE;
+        sound.seconds += n / RATE;
+        told(sound);
+      }
+      while (sound.left() && !abort.signal.aborted) await new Promise((resolve) => setTimeout(resolve, 50));
+    })();
+    return sound;
+  }
+  // Made by the first gesture, without which a browser lets nothing sound; it runs while it is needed.
+  let speaker = null;
+  for (const gesture of ["pointerdown", "keydown"]) {
+    addEventListener(gesture, () => {
+      if (speaker) return;
+      speaker = new AudioContext({ sampleRate: RATE });
+      speaker.suspend();
+    }, true);
+  }
+
   // ---- Listen: the room and its time axis ----
 
   S.kinds.room = (root, props, trigger, watch) => {
@@ -448,20 +495,43 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     const audio = make("audio", { controls: true, preload: "auto", "aria-label": "Music" });
     const takes = make("div", { class: "takes", role: "radiogroup", "aria-label": "Takes" });
     const about = make("p", { class: "about" }, "Music will be here.");
-    let shown = null, streamed = 0, is_stream = false;
+    let shown = null, streamed = 0, stream = null;
     root.append(takes, audio, about);
     const label = (file) => {
       const [, number, letter] = file.match(/-(\d+)(?:\.(\d+))?\.(\w+)$/) || [];
       if (!number) return file;
-      const suffix = file.endsWith(".wav") ? "" : ` ${file.split(".").pop()}`;
-      return (file.startsWith("take-") ? "" : `${file.split("-")[0]} `) + number + (letter ? "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[letter - 1] || `.${letter}` : "") + suffix;
+      return (file.startsWith("take-") ? "" : `${file.split("-")[0]} `) + number + (letter ? "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[letter - 1] || `.${letter}` : "");
     };
     function load(file, play) {
-      const t = audio.currentTime || 0;
-      is_stream = false;
+      const t = stream ? stream.left() && S.cursor : audio.currentTime || 0;
+      silence();
       audio.src = url(`file/${encodeURIComponent(file)}`);
       audio.addEventListener("loadedmetadata", () => { audio.currentTime = Math.min(t, audio.duration || 0); }, { once: true });
       if (play) audio.play().catch(() => {});
+    }
+    function silence() {
+      stream?.stop();
+      speaker?.suspend();
+      stream = audio.srcObject = null;
+    }
+    // The music of a command while it is made, and its file afterwards.
+    function begin(number) {
+      audio.pause();
+      silence();
+      streamed = number;
+      speaker ||= new AudioContext({ sampleRate: RATE });
+      speaker.resume();
+      const to = speaker.createMediaStreamDestination(), own = stream = hear(number, speaker, to, 0.2, () => {
+        if (audio.srcObject === to.stream) return;
+        audio.srcObject = to.stream;
+        audio.play().catch(() => {});
+        about.textContent = "Heard while it is made, at the level that the model chose.";
+      });
+      own.done.catch(() => {}).then(() => {
+        own.is_over = true;
+        if (own === stream && shown.current !== own.before) load(shown.current, !own.seconds);
+      });
+      own.before = shown.current;
     }
     function describe() {
       const take = shown.takes.find((t) => t.file === shown.current);
@@ -499,41 +569,37 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       const before = shown?.current;
       shown = next;
       render();
-      if (next.stream && next.stream.number !== streamed) {
-        streamed = next.stream.number;
-        is_stream = true;
-        audio.src = url(`stream/${streamed}?seconds=${next.stream.seconds || 0}`);
-        audio.play().catch(() => {});
-        about.textContent = "Heard while it is made, at the level that the model chose.";
-      } else if (!next.stream && next.current && (next.current !== before || is_stream)) {
-        // What is short may be made before its stream has sounded at all: then the file plays in its place.
-        const is_new = next.made !== undefined && (is_stream || next.made !== streamed);
-        streamed = next.made ?? streamed;
-        const sounds = is_stream && !audio.error && audio.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
-        if (sounds && !audio.paused && !audio.ended) {
-          audio.addEventListener("ended", () => { if (is_stream) { audio.currentTime = 0; load(next.current, false); } }, { once: true });
-          audio.addEventListener("error", () => { if (is_stream) load(next.current, true); }, { once: true });
-        } else load(next.current, is_new && !sounds);
-      } else if (!next.current) {
+      if (next.stream && next.stream !== streamed) begin(next.stream);
+      else if (next.stream && stream) {
+        // What does not sound as it is made, or no longer, is played from its file.
+        if (stream.is_over || (audio.srcObject && audio.paused)) load(next.current, !stream.seconds);
+      } else if (next.current && (next.current !== before || stream)) load(next.current, false);
+      else if (!next.current) {
+        silence();
         audio.removeAttribute("src");
         about.textContent = "Music will be here.";
       }
     });
+    audio.addEventListener("pause", () => { if (audio.srcObject) speaker.suspend(); });
+    audio.addEventListener("play", () => { if (audio.srcObject) speaker.resume(); });
     S.seek = (t) => {
       S.cursor = clamp(t, 0, S.seconds);
-      if (audio.src && !is_stream) audio.currentTime = S.cursor;
+      if (audio.src && !stream) audio.currentTime = S.cursor;
       S.emit("cursor");
     };
+    // Fifteen times a second: drawing more often would take the processor that makes the music.
+    let timer = 0;
     const follow = () => {
-      if (audio.src) {
-        S.cursor = clamp(audio.currentTime, 0, S.seconds);
+      clearTimeout(timer);
+      if (stream || audio.src) {
+        S.cursor = clamp(stream ? stream.seconds - stream.left() : audio.currentTime, 0, S.seconds);
         S.emit("cursor");
       }
-      if (!audio.paused) requestAnimationFrame(follow);
+      if (!audio.paused) timer = setTimeout(follow, 66);
     };
     for (const name of ["play", "seeked", "pause"]) audio.addEventListener(name, follow);
     document.addEventListener("keydown", (event) => {
-      if (event.key === " " && (event.target === document.body || event.target.tagName === "CANVAS") && audio.src) {
+      if (event.key === " " && (event.target === document.body || event.target.tagName === "CANVAS") && (stream || audio.src)) {
         event.preventDefault();
         if (audio.paused) audio.play().catch(() => {});
         else audio.pause();
@@ -815,7 +881,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
     const meter = make("meter", { min: -90, max: -10, low: -78, high: -38, optimum: -60, value: -90, "aria-label": "Level in dBFS" });
     let running = null;
     async function start() {
-      const state = { stopped: false, sent: 0, played: 0 };
+      const state = { stopped: false, sent: 0 };
       running = state;
       button.textContent = "Stop";
       button.setAttribute("aria-pressed", "true");
@@ -823,7 +889,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       try {
         const job = await (await fetch(url("live"), { method: "POST" })).json();
         if (job.error) throw new Error(job.error);
-        state.output = new AudioContext({ sampleRate: 48000 });
+        state.output = new AudioContext({ sampleRate: RATE });
         let pile = [], busy = false;
         const flush = async () => {
           if (busy || state.stopped || pile.length < LIVE_RATE / 25 / 128) return;
@@ -838,30 +904,11 @@ if (typeof AudioWorkletProcessor !== "undefined") {
           if (answer.over) stop(answer.said || "");
         };
         state.input = await microphone(LIVE_RATE, (chunk) => { pile.push(chunk); flush(); });
-        state.abort = new AbortController();
-        const reader = (await fetch(url(`stream/${job.number}`), { signal: state.abort.signal })).body.getReader();
-        let rest = new Uint8Array(0), next = 0;
-        for (;;) {
-          const { value, done } = await reader.read();
-          if (done || state.stopped) break;
-          const bytes = new Uint8Array(rest.length + value.length);
-          bytes.set(rest);
-          bytes.set(value, rest.length);
-          const n = Math.floor(bytes.length / 4);
-          rest = bytes.slice(4 * n);
-          if (!n) continue;
-          const samples = new Int16Array(bytes.buffer, 0, 2 * n), buffer = state.output.createBuffer(2, n, 48000);
-          for (let c = 0; c < 2; c++) buffer.getChannelData(c).forEach((_, i, out) => { out[i] = samples[2 * i + c] / 32768; });
-          const source = state.output.createBufferSource(), now = state.output.currentTime;
-          source.buffer = buffer;
-          source.connect(state.output.destination);
-          next = Math.max(next, now + 0.05);
-          source.start(next);
-          next += n / 48000;
-          state.played += n / 48000;
-          const latency = state.sent - state.played + next - now + state.output.baseLatency;
+        state.sound = hear(job.number, state.output, state.output.destination, 0.05, (sound) => {
+          const latency = state.sent - sound.seconds + sound.left() + state.output.baseLatency;
           news.tell(`What is heard now is answered ${latency.toFixed(1)} s later.`);
-        }
+        });
+        await state.sound.done;
       } catch (error) {
         if (!state.stopped) stop(`Live sound is not possible (${error.message}).`);
       }
@@ -870,7 +917,7 @@ if (typeof AudioWorkletProcessor !== "undefined") {
       if (!running) return;
       running.stopped = true;
       running.input?.stop();
-      running.abort?.abort();
+      running.sound?.stop();
       running.output?.close();
       running = null;
       button.textContent = "Start";

@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,8 +51,7 @@ class Job:
         printed, said: what it wrote on standard output and on standard error.
         steps: what it is doing, steps done and steps in all.
         n_pieces: pieces of music begun.
-        sample_rate, n_channels: of `sound`, 0 before there is any.
-        sound: of the first piece, 16-bit samples as they were made.
+        sound: of the first piece, what nobody has heard yet: 16-bit samples of two channels at 48 kHz.
     """
 
     words: tuple[str, ...]
@@ -64,8 +64,6 @@ class Job:
     said: str = ""
     steps: tuple[str, int, int] = ("", 0, 0)
     n_pieces: int = 0
-    sample_rate: int = 0
-    n_channels: int = 0
     sound: list[bytes] = field(default_factory=list)
     has_begun: bool = False
     is_cancelled: bool = False
@@ -85,15 +83,13 @@ class Job:
         self.tell()
 
     def heard(self) -> Iterator[bytes]:
-        """The sound of the first piece from its beginning, as it is made."""
-        done = 0
+        """The sound of the first piece as it is made, for one who listens: it is not kept."""
         while True:
             with self.news:
-                if len(self.sound) == done and not self.is_over:
+                if not self.sound and not self.is_over:
                     self.news.wait(timeout=1.0)
-                new, is_over = self.sound[done:], self.is_over
+                new, self.sound, is_over = self.sound, [], self.is_over
             yield from new
-            done += len(new)
             if is_over and not new:
                 return
 
@@ -233,8 +229,7 @@ class Worker:
             elif kind == "sound":
                 if job.n_pieces <= 1 or job.live:
                     with job.news:
-                        job.sample_rate, job.n_channels = values[0], values[1]
-                        job.sound.append(values[2])
+                        job.sound.append(values[0])
                         job.news.notify_all()
             elif kind == "end":
                 code, job.printed, said = values
@@ -265,12 +260,20 @@ class _Teller:
             self._told = monotonic()
             self._send("progress", (name, done, total))
 
-    def music(self, pieces: Iterator[Any]) -> Iterator[Any]:
+    def music(self, pieces: Iterable[Any], heard: Callable[[Iterator[Any]], Iterator[Any]]) -> Iterator[Any]:
         self._send("piece")
-        for piece in pieces:
-            if isinstance(piece, Waveform):
-                self._send("sound", piece.sample_rate, piece.n_channels, pcm(piece))
-            yield piece
+        made: deque[Any] = deque()
+
+        def passing() -> Iterator[Any]:
+            for piece in pieces:
+                made.append(piece)
+                yield piece
+
+        for block in heard(passing()):
+            self._send("sound", pcm(block))
+            while made:
+                yield made.popleft()
+        yield from made
 
 
 class _Microphone(io.RawIOBase):
@@ -308,7 +311,7 @@ class _Loudspeaker(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        self._send("sound", 0, 0, bytes(data))
+        self._send("sound", bytes(data))
         return len(data)
 
 
