@@ -92,7 +92,7 @@ def place_figures(samples: FloatArray, sample_rate: int) -> DoubleArray:
     circle = samples[(np.arange(-window, n + window)) % n].astype(np.float64)
     before = circle[at[:, None] + np.arange(window)]
     after = circle[at[:, None] + window + np.arange(window)]
-    rms = [np.sqrt(np.mean(np.square(part), axis=1)) + FLOOR for part in (before, after)]
+    rms = [np.maximum(np.sqrt(np.mean(np.square(part), axis=1)), FLOOR) for part in (before, after)]
     jump = np.abs(20.0 * np.log10(rms[1] / rms[0]))
     hann = np.hanning(window)
     least = FLOOR * np.sqrt(window)
