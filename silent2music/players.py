@@ -182,7 +182,9 @@ def _drawn(composer: Composer, piece: Signals, seed: int, fits: np.ndarray) -> E
     rooms = composer.ensemble_rooms.cpu().numpy()[fits] / ROOM_STEPS
     distance = (((rooms - room) / (rooms.std(axis=0) + 0.1)) ** 2).sum(axis=1)
     nearest = np.argsort(distance, kind="stable")[:N_ALIKE]
-    chosen = np.flatnonzero(fits)[np.random.default_rng((seed, 1)).choice(nearest)]
+    # Of many rooms and one seed not all have the first, or the second.
+    own = np.rint(ROOM_STEPS * (room + 4.0)).astype(np.int64).clip(0)
+    chosen = np.flatnonzero(fits)[np.random.default_rng((seed, *own)).choice(nearest)]
     amounts = composer.ensemble_amounts.cpu().numpy()[chosen] / AMOUNT_STEPS
     programs = composer.ensemble_programs.cpu().numpy()[chosen].astype(np.float32)
     return Ensemble(programs, *amounts.tolist())
