@@ -428,7 +428,9 @@ def test_perform(desk: Desk) -> None:
     assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
     printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
     assert json.loads(printed)["score"]["file"] == "piece0.mid"
-    make_sketched(desk.folder / "sketched", make_codec(desk.folder))
+    # Other tests have music of their own here.
+    (desk.folder / "material").mkdir()
+    make_sketched(desk.folder / "sketched", make_codec(desk.folder / "material"))
     desk.drive("perform scores/piece0.mid -o alone.wav --model sketched --seconds 1")
     desk.drive("perform scores/piece0.mid --room room.wav --fit -o fitted.wav --model sketched --seconds 1")
     desk.drive(
