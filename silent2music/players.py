@@ -165,8 +165,13 @@ def choose(
     if wished.melody:
         known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
         fits &= (rows & pitched & known[PART_ROLES.index("melody")]).any(axis=1) & (rows.sum(axis=1) > 1)
+    notes, onsets = (composer.ensemble_amounts.cpu().numpy() / AMOUNT_STEPS).T[:2]
+    if wished.density_points:
+        # Who is asked for many notes, or few, plays about as many anyway.
+        wanted_hz = np.expm1(DENSITY_SCALE * np.mean([value for _, value in wished.density_points]))
+        near = fits & (np.abs(np.log((notes + 0.1) / (wanted_hz + 0.1))) < np.log(2.0))
+        fits = near if near.any() else fits
     if wished.chords or wished.cues or wished.ending:
-        notes, onsets = composer.ensemble_amounts.cpu().numpy().astype(np.float32).T[:2]
         fits &= (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):

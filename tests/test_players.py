@@ -76,6 +76,9 @@ def test_the_user_s_wish_comes_first(composer) -> None:
     assert choose(composer, signals(LOUD), HOW, Controls.of({"instruments": "piano"})) is None
     barred = choose(composer, signals(LOUD), HOW, Controls.of({"without": "drums"}))
     assert np.flatnonzero(barred.programs).tolist() == [46]
+    # Who is asked for many notes plays many anyway.
+    dense = choose(composer, signals(QUIET), HOW, Controls.of({"density": 0.62}))
+    assert np.flatnonzero(dense.programs).tolist() == [46, DRUMS] and dense.notes_hz == 4.0
     # Chords are played by several at a time, lines by somebody beside others, and neither by drums.
     several = make_composer()
     gather(
