@@ -373,12 +373,7 @@ class Composer(nn.Module):
                 if (symbol - FIRST_PART) % N_PROGRAMS != DRUMS:
                     changes = np.flatnonzero(np.diff(own[:, 2].numpy(), prepend=-1, append=-1))
                     runs.append(np.repeat(np.diff(changes), np.diff(changes)))
-            starts, ends = (
-                np.sort(np.concatenate([getattr(part, side) for part in score.parts] or [np.zeros(0)]))
-                for side in ("start_seconds", "end_seconds")
-            )
-            at = np.arange(0.0, score.seconds, 1.0 / rate)
-            sounding.append(np.searchsorted(starts, at, "right") - np.searchsorted(ends, at, "right"))
+            sounding.append(score.sounding(1.0 / rate))
         known, pitch = counts > 0, torch.arange(128)
         is_drum = (torch.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS == DRUMS
         low = torch.where(known, pitch, 255).amin(dim=1, keepdim=True)

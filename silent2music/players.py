@@ -15,7 +15,7 @@ import torch
 
 from silent2music.acoustics import PROFILE_SCALARS
 from silent2music.arrays import DoubleArray, FloatArray
-from silent2music.composer import N_ENSEMBLES, ROOM_STEPS, Composer
+from silent2music.composer import ENSEMBLES, N_ENSEMBLES, ROOM_STEPS, Composer
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.notation import (
@@ -92,13 +92,8 @@ class Ensemble:
         programs[[DRUMS if part.is_drum else part.program for part in score.parts if len(part.pitches)]] = 1.0
         if not score.n_notes:
             return None
-        starts, ends = (
-            np.concatenate([getattr(part, side) for part in score.parts])
-            for side in ("start_seconds", "end_seconds")
-        )
-        n_onsets = len(np.unique(np.rint(starts / ONSET_SECONDS)))
-        at = np.arange(0.0, score.seconds, ONSET_SECONDS)
-        sounding = np.searchsorted(np.sort(starts), at, "right") - np.searchsorted(np.sort(ends), at, "right")
+        n_onsets = len(np.unique(np.rint(score.notes()[0] / ONSET_SECONDS)))
+        sounding = score.sounding(ONSET_SECONDS)
         return Ensemble(
             programs,
             score.n_notes / score.seconds,
@@ -118,14 +113,20 @@ class Ensemble:
         return piece.exchanged(told, "instruments")
 
 
-def gather(composer: Composer, scores: Sequence[Score], rooms: Sequence[FloatArray]) -> None:
-    """Give a composer the ensembles of training scores, and the rooms `[len(PROFILE_SCALARS)]` that they are for.
+def scalars_of(piece: Signals) -> DoubleArray:
+    """The scalars `[len(PROFILE_SCALARS)]` of the profile of the room in signals of one row."""
+    found: DoubleArray = piece.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].double().cpu().numpy()
+    return found
+
+
+def gather(composer: Composer, scores: Sequence[Score], rooms: Sequence[DoubleArray]) -> None:
+    """Give a composer the ensembles of training scores, and the rooms that they are for, as `scalars_of` gives them.
 
     Scores without notes are passed over; of more than `N_ENSEMBLES` the first count.
     """
     found = [(Ensemble.of(score), room) for score, room in zip(scores, rooms, strict=True)]
     known = [(ensemble, room) for ensemble, room in found if ensemble is not None][:N_ENSEMBLES]
-    for name in ("ensemble_rooms", "ensemble_programs", "ensemble_amounts"):
+    for name in ENSEMBLES:
         getattr(composer, name).zero_()
     for row, (ensemble, room) in enumerate(known):
         steps = np.clip(np.rint(room * ROOM_STEPS), -127, 127)
@@ -183,7 +184,7 @@ def _drawn(composer: Composer, piece: Signals, seed: int, fits: np.ndarray) -> E
     """That of a training score for a room like this one, of those that fit: the seed chooses among the nearest."""
     if not fits.any():
         return None
-    room = piece.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].double().cpu().numpy()
+    room = scalars_of(piece)
     rooms = composer.ensemble_rooms.cpu().numpy()[fits] / ROOM_STEPS
     distance = (((rooms - room) / (rooms.std(axis=0) + 0.1)) ** 2).sum(axis=1)
     nearest = np.argsort(distance, kind="stable")[:N_ALIKE]

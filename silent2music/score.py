@@ -219,6 +219,19 @@ class Score:
         order = np.argsort(starts, kind="stable")
         return starts[order], ends[order], pitches[order].astype(np.int64), velocities[order].astype(np.int64)
 
+    def sounding(self, step_seconds: float) -> IntArray:
+        """How many notes sound `[n]` at the beginning and each step after it, before the end.
+
+        Example:
+            >>> notes = np.array([0.0, 0.4]), np.array([1.0, 0.6]), np.array([60, 64]), np.array([80, 80])
+            >>> part = Part("", 0, False, "", *notes)
+            >>> Score(1.5, (part,)).sounding(0.5).tolist()
+            [1, 2, 0]
+        """
+        starts, ends, _, _ = self.notes()
+        at = np.arange(0.0, self.seconds, step_seconds)
+        return np.searchsorted(starts, at, "right") - np.searchsorted(np.sort(ends), at, "right")
+
     def beats_at(self, seconds: DoubleArray) -> DoubleArray:
         """Positions `[n]` in beats of times `[n]`, 0 at the first beat; tempi go on beyond both ends.
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from silent2music.acoustics import PROFILE_SCALARS
 from silent2music.arrays import evenly
 from silent2music.composer import N_ENSEMBLES, Composer, Pages
 from silent2music.config import COMPOSER_FOLDER, ROOM_CONTROLS, RecipeConfig, TrainingConfig
 from silent2music.data.shards import Batch, PairDataset
 from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
-from silent2music.players import gather
+from silent2music.players import gather, scalars_of
 from silent2music.processes import StepProgress
 from silent2music.signals import CONTROLS, STEER, draw_kept
 from silent2music.training.learner import (
@@ -106,11 +105,10 @@ def _composer_to_train(
         composer.load_weights(start, may_lack=True)
     scores = [dataset.score(i) for i in evenly(len(dataset), N_LIMITS)]
     composer.set_limits(scores, widen=fitting is not None)
-    chosen = evenly(len(dataset), N_ENSEMBLES)
-    rooms = [
-        dataset.crop(i).signals.whole["room_scalars"][0, -len(PROFILE_SCALARS) :].numpy() for i in chosen
-    ]
-    gather(composer, [dataset.score(i) for i in chosen], rooms)
+    rows = (dataset.crop(i) for i in evenly(len(dataset), N_ENSEMBLES))
+    # Scores come whole with a crop, and rooms are described as wholes.
+    found = [(row.scores[0], scalars_of(row.signals)) for row in rows]
+    gather(composer, [score for score, _ in found], [room for _, room in found])
     if fitting is not None:
         fitting.prepare(composer)
     return composer

@@ -4,7 +4,7 @@
 OUT/adapter.json, adapter.safetensors   what `--adapter OUT` adds to the base
 OUT/README.md, report.json              the card, and all figures
 OUT/before-after.html                   the same rooms by base and tuned model
-OUT/work/                               pairs, tokens and states of training; may be removed in the end
+OUT/work                                pairs, tokens and states of training; may be removed in the end
 ```
 A killed run goes on with the same command and gives the same adapter: how many steps there are is measured once and kept
 in `work/plan.json`.
