@@ -414,7 +414,7 @@ def test_score_clip(desk: Desk, model: Path) -> None:
     )
     desk.drive("score-clip mute.mp4 -o mute.scored.mp4 --silent --cue 0:00.2=reveal --model run/model")
     make_sketched(desk.folder / "scorer", make_codec(desk.folder))
-    desk.drive("score-clip scene.mp4 -o staged.mp4 --stems --model scorer")
+    desk.drive("score-clip scene.mp4 -o stemmed.mp4 --stems --model scorer")
     assert audio.read(desk.folder / "scored.wav").n_samples == round(0.8 * 48_000)
     assert (desk.folder / "mute.scored.mp4").is_file()
 
@@ -428,7 +428,7 @@ def test_perform(desk: Desk) -> None:
     assert audio.read(desk.folder / "tune.flac").samples.shape == (1, 3 * 44_100)
     printed = desk.drive(f"perform scores/piece0.mid --soundfont {soundfont} -o dry.wav --seconds 2 --json")
     assert json.loads(printed)["score"]["file"] == "piece0.mid"
-    # Other tests have music of their own here.
+    # The test of clips has made a codec here.
     (desk.folder / "material").mkdir()
     make_sketched(desk.folder / "sketched", make_codec(desk.folder / "material"))
     desk.drive("perform scores/piece0.mid -o alone.wav --model sketched --seconds 1")
