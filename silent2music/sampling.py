@@ -160,7 +160,8 @@ class Rests:
 class Nearness:
     """Prefers codes that bring their frame near to the sketch, as `guide.GuideInput` says; in force where there is one.
 
-    The vector of the frame that a column begins is told by `begin` before the column is drawn.
+    The vector of the frame that a column begins is told by `begin` before the column is drawn. A sketch is zero where
+    no note sounds or rings; such a frame has the codes of silence.
 
     Args:
         packed: of a decoder that takes a sketch.
@@ -180,6 +181,8 @@ class Nearness:
             books.flatten(0, 1),
             torch.arange(k, device=books.device) * books.shape[1],
         )
+        silence = functional.one_hot(port.energies.argmin(dim=1), port.energies.shape[1])
+        self._silence, self._given = silence.to(books.dtype).log(), guide.given[:, None]
         # Of the frame that each codebook writes next: what is left of the sketch, scale of the first code, energy.
         self._left = books.new_zeros(len(guide.given), k, books.shape[2])
         self._scale, self._level = books.new_ones(2, len(guide.given), k)
@@ -190,12 +193,13 @@ class Nearness:
         self._level[:, 0] = vectors.square().sum(dim=-1)
 
     def mask(self, logits: Tensor) -> Tensor:
-        """The logits, those of nearer codes higher."""
+        """The logits, those of nearer codes higher, and of silence alone where nothing is to be heard."""
         weights = self._port.weights(self._left[:, :, None], self._scale[..., None], self._level[..., None])
         a, b = (factor * self._strength[..., None] for factor in weights)
         scaled = self._left * a
         products = [product(scaled[:, k]).float() for k, product in enumerate(self._products)]
-        return logits + torch.stack(products, dim=1) - b * self._port.energies
+        biased = logits + torch.stack(products, dim=1) - b * self._port.energies
+        return torch.where((self._given & (self._level == 0.0))[..., None], self._silence, biased)
 
     def write(self, candidates: Tensor) -> Tensor:
         """All candidates."""
@@ -379,7 +383,9 @@ def _begin(
     guidance = cast(float, sampling.guidance)
     score_guidance = 1.0 if sampling.score_guidance is None else sampling.score_guidance
     stepper = Stepper(packed, given, null, guidance, sketch_guidance=score_guidance)
-    constraints = constraints_of(packed, sampling.constraints, len(given.mask))
+    # Under a score it is the score that says where rests end.
+    names = [name for name in sampling.constraints if given.guide is None or name != "rests"]
+    constraints = constraints_of(packed, names, len(given.mask))
     if given.guide is None:
         return stepper, None, constraints
     near = Nearness(packed, given.guide, 1.0 if sampling.adherence is None else sampling.adherence)

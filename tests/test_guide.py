@@ -128,6 +128,22 @@ def test_codes_keep_to_the_sketch_the_closer_the_more_they_adhere():
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_where_the_sketch_is_zero_the_codes_are_those_of_silence_for_as_long_as_it_lasts():
+    decoder, room = make_decoder(), make_conditioning(2, 60)
+    silence = decoder.guide.energies.argmin(dim=1)[:, None]
+    decoder.rest_loudness.fill_(float(decoder.first_loudness()[silence[0]]) + 1e-4)
+    decoder.rest_limits.fill_(3.0)
+    vectors = torch.randn(2, 60, 5, generator=torch.Generator().manual_seed(5))
+    vectors[:, 20:50] = 0.0
+    given = dataclasses.replace(room, guide=decoder.guided(vectors, torch.tensor([True, False])))
+    sampling = SamplingConfig(guidance=1.0, score_guidance=1.0, adherence=1.0)
+    codes = generate_codes(PackedDecoder(decoder), given, room, sampling, [1, 2])
+    is_silence = (codes == silence).all(dim=1)
+    assert is_silence[0, 20:50].all()
+    assert not is_silence[0, :20].all() and not is_silence[0, 50:].all()
+    assert not is_silence[1].all()  # without a sketch nothing is said to be silent
+
+
 def test_a_column_sees_the_sketch_of_its_frame_and_no_later_than_ahead():
     decoder, room = make_decoder(), make_conditioning(1, 16)
     grid = decoder.pattern.apply(torch.randint(0, 11, (1, 3, 16)))
