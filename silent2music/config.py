@@ -470,7 +470,7 @@ class ComposingConfig:
     guidance: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
-    following: float = 0.5
+    following: float = 0.25
     ensembles: bool = True
     echo: float = 2.0
 
