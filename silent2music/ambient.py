@@ -62,9 +62,7 @@ def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientCo
     """Compute the features of a recording on the codec's time axis.
 
     Args:
-        room: the recording, any rate and channels.
         profile: `acoustics.analyze` of the same recording.
-        config: mel bins, rates.
 
     Returns:
         `S = ceil(seconds * frame_rate)` steps. Log-mel is clipped to 60 dB around the recording's median and
@@ -165,7 +163,6 @@ class FrameEncoder(nn.Module):
     input works with that much delay.
 
     Args:
-        config: sizes.
         out_dim: D, the decoder's width.
 
     Attributes:
@@ -207,7 +204,6 @@ class ScalarEncoder(nn.Module):
     """Embeds the scalars of a whole recording as global tokens.
 
     Args:
-        config: sizes.
         out_dim: D, the decoder's width.
     """
 

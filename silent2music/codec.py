@@ -293,11 +293,7 @@ def _make_encodec(values: Mapping[str, Any]) -> nn.Module:
 
 
 def _encodec_model(settings: Mapping[str, Any]) -> Any:
-    """EnCodec of `transformers` by its config, with weights at random.
-
-    Raises:
-        ConfigError: if a number in the config cannot be meant.
-    """
+    """EnCodec of `transformers` by its config, with weights at random."""
     from transformers import EncodecConfig, EncodecModel
 
     for name, value in settings.items():
@@ -384,7 +380,6 @@ def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> 
 
     Args:
         codec: only the bundled codec can stream; another one decodes everything at the end.
-        codes: of one frame after another.
         live: give sound after each frame, with fewer iterations of phase reconstruction.
     """
     if not isinstance(codec, BundledCodec):

@@ -300,9 +300,6 @@ class Habits(nn.Module):
 class Composer(nn.Module):
     """Writes a score for a room, note after note, under the room's signals.
 
-    Args:
-        config: sizes.
-
     Raises:
         ConfigError: if they do not fit one another.
     """
@@ -355,7 +352,6 @@ class Composer(nn.Module):
         Pitches, as they sound, are all between an instrument's lowest and highest; of drums those that there are.
 
         Args:
-            scores: all that is to be allowed.
             widen: allow what was allowed before, too.
         """
         before = {name: getattr(self, name).clone() for name in LIMITS} if widen else {}
@@ -427,7 +423,6 @@ class Composer(nn.Module):
         """Negative log-likelihood of every choice, by field: the row `row * T + frame` of each, and its nats.
 
         Args:
-            pages: the scores.
             states: `[B, T, D]`, from `states`.
         """
         context = self.state(states).flatten(0, 1)
@@ -477,7 +472,6 @@ class Composer(nn.Module):
         """Losses `[B]` of a batch by field, in nats a second, with that of the loudness automation as `gain`.
 
         Args:
-            pages: the scores.
             signals: of the same frames, those that are dropped in this step absent; their mask says which count.
         """
         conditioning = self.condition(signals)

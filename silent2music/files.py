@@ -287,7 +287,6 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
     The folder is made if missing, and removed again if it is left empty. A killed process holds nothing.
 
     Args:
-        folder: where the command writes.
         index, count: this process is the `index`-th of `count` that share one command's work, and so the folder.
 
     Raises:
@@ -333,12 +332,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def _held(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file, which is removed afterwards.
-
-    Raises:
-        TimeoutError: if another process holds it for longer than `timeout` seconds.
-        AudioError: if it cannot be written.
-    """
+    """Hold a lock file, which is removed afterwards."""
     from filelock import FileLock
 
     lock = FileLock(path, timeout=timeout)

@@ -605,11 +605,7 @@ class Silent2Music(nn.Module):
         asked: Controls | None = None,
         redo: Redo | None = None,
     ) -> tuple[Iterator[Signals], int]:
-        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound.
-
-        Raises:
-            ConfigError: if something is asked for that the model lacks, or of live sound.
-        """
+        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
         config = self._config_of_all(composes)
         check_controls(config, controls)
         if asked is not None:
@@ -641,11 +637,7 @@ class Silent2Music(nn.Module):
         composes: bool,
         asked: Controls | None,
     ) -> tuple[Iterator[Signals], ...]:
-        """Signals of the other room, twice; none without one.
-
-        Raises:
-            ConfigError: if the first room is live sound.
-        """
+        """Signals of the other room, twice; none without one."""
         if blend is None:
             return iter(()), iter(())
         if not n_frames:
@@ -1194,11 +1186,7 @@ def _rest(steered: Steered, begin: int) -> Steered:
 
 
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
-    """A room, given as a path, recording or array, as a recording.
-
-    Raises:
-        AudioError: if a file cannot be read, or samples come without their rate or as integers.
-    """
+    """A room, given as a path, recording or array, as a recording."""
     if isinstance(room, Path | str):
         return open_recording(room)
     if isinstance(room, Waveform | Recording):

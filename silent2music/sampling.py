@@ -163,7 +163,6 @@ class Nearness:
     The vector of the frame that a column begins is told by `begin` before the column is drawn.
 
     Args:
-        packed: of a decoder that takes a sketch.
         guide: of B rows, of which it counts whether they have a sketch.
         adherence: multiplies the learned strength.
     """
@@ -335,11 +334,9 @@ def stream_codes(
     """Codes `[B, K, 1]` of one frame after another, each K - 1 columns after its conditioning.
 
     Args:
-        packed: the decoder.
         conditioning: of successive stretches of frames, each with its null, "no room", of the same shapes. Columns
             attend to the global tokens of their own stretch.
         sampling: settings, with a number for guidance; its `seed` is not used here.
-        seeds: one for each row.
         lengths, prefix: as for `TokenLoop`.
 
     Raises:
@@ -402,7 +399,6 @@ def generate_codes(
         packed, sampling, seeds: as for `stream_codes`.
         conditioning: `frames [B, T, D]`, valid up to each row's length.
         null: the same shapes, for "no room".
-        progress: called with frames done and frames in all.
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     lengths = conditioning.mask.sum(dim=1).tolist()

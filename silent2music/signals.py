@@ -274,7 +274,6 @@ def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end
     """Read one row of signals, codec frames `begin` to before `end`; controls that are not given are absent.
 
     Args:
-        names: of controls, those of a model.
         known: see `Control.read`.
         begin, end: in codec frames.
     """
@@ -318,10 +317,8 @@ def draw_kept(
     Drawn from torch's generator.
 
     Args:
-        names: of the controls.
         shares: dropped shares by control or group, where they differ from the tables above.
         n_rows: B.
-        device: of the result.
 
     Raises:
         ConfigError: if `shares` names what is no control of these, nor a group of them.
@@ -350,7 +347,6 @@ class Embedder(nn.Module):
     Embeddings along time are summed; those of the whole piece are concatenated as global tokens.
 
     Args:
-        config: of the model.
         dim: D, by default the decoder's width.
 
     Attributes:

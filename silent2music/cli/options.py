@@ -266,7 +266,6 @@ def taking(command: Callable[..., None], *names: str, **defaults: Any) -> Callab
     Args:
         command: with `**options`, which gets their values by name.
         names: of `OPTIONS` or `SCENE`, some in a text with spaces between them.
-        defaults: of options that have another one here.
     """
     hints = get_type_hints(command, include_extras=True)
     own = inspect.signature(command).parameters.values()

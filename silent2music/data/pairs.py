@@ -145,11 +145,7 @@ def read_pairs(folder: Path | str) -> list[Pair]:
 
 
 def sounding_pairs(folder: Path | str) -> list[Pair]:
-    """Those pairs of a folder that have music as sound.
-
-    Raises:
-        DataError: as `read_pairs`.
-    """
+    """Those pairs of a folder that have music as sound."""
     return [pair for pair in read_pairs(folder) if pair.music is not None]
 
 
@@ -185,11 +181,7 @@ def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
 
 
 def silent_side(folder: Path | str, pair: Pair) -> Waveform:
-    """Read the near-silent side of a pair, cut to `start` and `end`.
-
-    Raises:
-        AudioError, DataError: as `load_pair`.
-    """
+    """Read the near-silent side of a pair, cut to `start` and `end`."""
     return _cut(audio.read(_inside(Path(folder), pair.silent)), pair, pair.silent)
 
 
@@ -208,11 +200,7 @@ def score_of(folder: Path | str, pair: Pair) -> Score | None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file of a name in a folder.
-
-    Raises:
-        DataError: if it is a link that leads out of the folder.
-    """
+    """The file of a name in a folder."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"'{name}' links out of the folder; copy the file itself.")

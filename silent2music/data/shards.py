@@ -114,13 +114,9 @@ def prepare(
     shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
 
     Args:
-        folder: a pair folder.
         out: where the shards go; created if needed.
         codec: the codec that the model will speak; sent to the workers.
         ambient: settings of the ambient features; by default at the codec's frame rate.
-        workers: processes, each on one thread.
-        pairs_per_shard: rows of a full shard.
-        progress: called with (pairs done, pairs to do) after each pair of this run.
         n_codebooks: how many of the codec's codebooks the model will write; all by default.
 
     Raises:
@@ -212,11 +208,7 @@ def _is_done(target: Path, shard: Mapping[str, Any]) -> bool:
 
 
 def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
-    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed.
-
-    Raises:
-        DataError: if the folder was removed on the way.
-    """
+    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed."""
     if not target.is_dir():
         raise _changed(target)
     with locked(target):
@@ -270,9 +262,7 @@ def shards_meta(config: AmbientConfig, codec: Codec | None = None, n_codebooks: 
     """What a folder of shards states in its `meta.json`.
 
     Args:
-        config: of the ambient features.
         codec: whose codes the pairs have, or None for pairs without sound.
-        n_codebooks: that the pairs have codes of.
 
     Raises:
         DataError: if codec and features do not fit each other.
@@ -343,11 +333,7 @@ def _read_rows(shards: Iterable[Path], *columns: str) -> list[Row]:
 
 
 def _read_shard(shard: Path, names: Sequence[str], meta: Mapping[str, Any]) -> Any:
-    """Some columns of a shard as a table that was checked: checksums, types, lengths, and values in their range.
-
-    Raises:
-        DataError: naming the shard and what is wrong with it.
-    """
+    """Some columns of a shard as a table that was checked: checksums, types, lengths, and values in their range."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     types = _types()
     try:
@@ -516,11 +502,8 @@ def write_shard(target: Path, split: str, rows: Sequence[Row], meta: Mapping[str
     """Write rows as a shard of a split, whole or not at all; before the first one what the folder holds.
 
     Args:
-        target: the folder.
         split: `train` or `validation`.
-        rows: of the shard.
         meta: from `shards_meta`.
-        number: of the shard.
     """
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     table = arrow.Table.from_pylist(rows, arrow.schema(_types()))
@@ -576,10 +559,8 @@ class PairDataset:
     20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
 
     Args:
-        folder: a prepared folder.
         split: `train` or `validation`.
         crop_seconds: length of the crops; None gives whole recordings.
-        seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default. Those that follow from a score need scores.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
         wants: the same, where pairs that lack it are kept.

@@ -39,9 +39,7 @@ def pair_stats(
     Args:
         folder: with `pairs.jsonl`.
         n_max: pairs to measure at most, drawn from the whole manifest.
-        seed: of the draw and the bootstrap.
         workers: processes; the result does not depend on their number.
-        progress: called with the stage, pairs done and pairs in all.
 
     Returns:
         `n_pairs` in the manifest; `n_scores`, those with a score; `n_soundless`, those with a score and no music;

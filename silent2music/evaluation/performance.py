@@ -113,7 +113,6 @@ def note_level_correlation(score: Score, magnitude: FloatArray) -> float | None:
     loudness, so that even perfect playing is below 1: compare with fluidsynth's.
 
     Args:
-        score: what was to be played.
         magnitude: `[84, F]` of the sound, see `Performed`.
 
     Returns:
@@ -146,13 +145,7 @@ def note_level_correlation(score: Score, magnitude: FloatArray) -> float | None:
 
 
 def performance_scores(score: Score, real: Performed, played: Performed) -> dict[str, float]:
-    """The `FIGURES` of a performance; those that the score leaves no room for are missing.
-
-    Args:
-        score: what was to be played.
-        real: the music that the score comes with.
-        played: the performance.
-    """
+    """The `FIGURES` of a performance; those that the score leaves no room for are missing."""
     found = {}
     if score.n_notes:
         found["chroma"] = chroma_cosine(real.chroma, played.chroma)
@@ -174,9 +167,7 @@ def performance_table(
     """The figures of each system and their differences, with intervals.
 
     Args:
-        scores: of the pairs.
         systems: `real`, `codec`, `own` (its score), `other` (its partner's) and `none`, for each pair where it played.
-        seed: of the intervals.
 
     Returns:
         `n`; `systems`: by system (`chance`, another pair's real music, added) and figure; `differences` of what is
@@ -230,7 +221,6 @@ def judge_performance(
     """Let a model perform the scores of pairs, and judge it by `performance_table`.
 
     Args:
-        subject: a model that performs.
         items: rooms with scores, of which `n_performed` count, and `n_contrasted` of them for the nulls.
         sounds: the real music of each; through_codec: that after the model's codec.
     """

@@ -93,7 +93,6 @@ def check_report(out: Path, name: str, force: bool = True) -> None:
     """Refuse to write a report of this name to a folder, before the work for it.
 
     Args:
-        out: the folder, which need not be there.
         name: of the figures, a JSON file, and of the text beside them.
         force: replace a report that is there, if this program made it.
 

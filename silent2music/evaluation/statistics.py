@@ -44,7 +44,6 @@ def bootstrap_mean(values: DoubleArray, seed: int = 0) -> Interval:
 
     Args:
         values: `[n]`, one per item.
-        seed: of the resampling.
     """
     if not validate_values(values):
         return _interval(float("nan"), np.full(1, np.nan), 0)
@@ -57,7 +56,6 @@ def paired_difference(values: DoubleArray, null_values: DoubleArray, seed: int =
     Args:
         values: `[n]` scores under the true condition.
         null_values: `[n]` scores of the same items under the null.
-        seed: of the resampling.
 
     Raises:
         ValueError: if the lengths differ.
@@ -74,7 +72,6 @@ def bootstrap_ratio(values: DoubleArray, other_values: DoubleArray, seed: int = 
 
     Args:
         values: `[n]`; other_values: `[n]`, not negative, of a mean above 0.
-        seed: of the resampling.
 
     Raises:
         ValueError: if the lengths differ.
@@ -95,7 +92,6 @@ def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 
 
     Args:
         values: `[n]`; other_values: `[m]`, of other items.
-        seed: of the resampling.
     """
     if not (validate_values(values) and validate_values(other_values)):
         return _interval(float("nan"), np.full(1, np.nan), 0)

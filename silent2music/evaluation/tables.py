@@ -94,7 +94,6 @@ def follow_tables(
     Args:
         references: for each room `measured`, and `labelled` where there are labels.
         systems: for each system its music for these rooms, where it played.
-        seed: of the intervals.
 
     Returns:
         `follow`: by side and system the mean of every score; `differences`: by side the mean of every score of a

@@ -59,8 +59,6 @@ def arrange(
     the energy curve. For the kinds `muted` and `leak` the scene has no time of its own and the music goes first.
 
     Args:
-        score: where the notes come from.
-        truth: the scene.
         rng: decides everything that is free; the same state gives the same arrangement.
         style: one of the scene kind's; drawn by default.
         drumming: what a drum kit plays where the score has no drums of its own.

@@ -93,12 +93,9 @@ def build(
     settings need another folder.
 
     Args:
-        config: the data section of the recipe.
         out: pair folder, made if missing.
-        hours: how much to have in all.
         seed: 0 or more.
         workers: processes; 1 builds in this one.
-        progress: see `processes.StepProgress`.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.

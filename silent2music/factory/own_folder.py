@@ -181,11 +181,7 @@ def _grouped(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, Path]]:
 
 
 def _source_of(folder: Path, name: str, files: Mapping[str, Path]) -> Source:
-    """What the files of one name are.
-
-    Raises:
-        S2MError: if one cannot be read or does not fit the others.
-    """
+    """What the files of one name are."""
     score = files.get("score")
     if score is not None:
         notes = read_midi(score)
@@ -251,9 +247,6 @@ def open_workshop(found: Found, out: Path, config: TuneConfig, data: DataConfig,
     """Open what rooms are made of: the recordings of `data.ambience`, or sounds that are made here.
 
     Args:
-        found: for what it is needed.
-        out: pair folder.
-        config, data: settings.
         settings: further fields of `Workshop`.
 
     Raises:
@@ -283,10 +276,6 @@ def make_pairs(
 
     Args:
         shop: from `open_workshop`.
-        found: the sources.
-        splits: of each source by name.
-        most: how many pairs at most.
-        progress: called with sources done and sources in all.
 
     Raises:
         DataError: if there is no pair to train on.

@@ -104,10 +104,6 @@ def make_scene(
     """Make a scene of one of `KINDS` or of `RECORDED`.
 
     Args:
-        kind: name of the kind.
-        library: of the split that the pair belongs to.
-        rng: decides everything.
-        seconds: duration.
         levels: range of levels and strength of the recording chain.
 
     Raises:
@@ -132,9 +128,6 @@ def muted_scene(
     """The mechanical noise of the arrangement's instruments played silently.
 
     Args:
-        arrangement: what is played.
-        library: of the split.
-        rng: decides everything.
         levels: range of levels and strength of the recording chain.
         played_in: the room, or None for a dry one.
     """
@@ -164,10 +157,7 @@ def leak_scene(
     """The music through a wall: low-passed, 45 to 65 dB down, under the room's own noise.
 
     Args:
-        arrangement: of the music.
         music: rendered, any channel count; its rate is 24 kHz.
-        library: of the split.
-        rng: decides everything.
         levels: range of levels.
     """
     from scipy.signal import butter, sosfilt
@@ -208,7 +198,6 @@ def met_scene(
         onset_seconds: `[n]` moments at which notes begin, ascending.
         strengths: `[n]` 0 to 1.
         library: of the split; without one-shots nothing but the room tone is left.
-        rng: decides everything.
         levels: range of levels and strength of the recording chain.
     """
     draft = SceneDraft("steps", library, rng, arrangement.seconds)
@@ -222,13 +211,7 @@ def met_scene(
 
 
 def recorded_scene(audio: Waveform, credit: Credit, kind: str = "field") -> Scene:
-    """A near-silent recording as it is, at its own level; its truth is what `acoustics` hears in it.
-
-    Args:
-        audio: any rate and channels.
-        credit: of the recording.
-        kind: of the scene.
-    """
+    """A near-silent recording as it is, at its own level; its truth is what `acoustics` hears in it."""
     audio = audio.mono().resampled(SAMPLE_RATE)
     return _as_heard(audio, (credit,), kind)
 
@@ -238,8 +221,6 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
 
     Args:
         kind: one of `FROM_MUSIC`.
-        rng: decides the curve and its jumps.
-        seconds: duration.
         room: where the scene is going to be, if that is known.
     """
     n = round(seconds * ENERGY_RATE_HZ)

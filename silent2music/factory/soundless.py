@@ -75,11 +75,8 @@ def build_soundless(
     Args:
         config: the data section of the recipe; its soundfonts are not used.
         out: folder of shards, made if missing.
-        hours: how much to have in all.
         seed: 0 or more.
-        ambient: settings of the room's features.
         workers: processes; 1 builds in this one.
-        progress: called with pairs done and pairs in all.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.

@@ -45,8 +45,6 @@ def train_codec(
 
     Args:
         recipe: `codec_training` is the loop's; `seanet` the network's; of `codec` the sizes of what is learned.
-        files: music to train on.
-        validation_files: other music.
         out: where state, log, TensorBoard events and the codec folder go.
         start: codec folder to start from: a fitted bundled codec (needed), or a trained SEANet.
         resume: go on from the state in `out`.

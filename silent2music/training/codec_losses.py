@@ -40,7 +40,6 @@ class Balancer:
 
     Args:
         weights: share of each loss, by name.
-        decay: of the running means.
     """
 
     def __init__(self, weights: Mapping[str, float], decay: float = 0.99) -> None:

@@ -56,7 +56,6 @@ def train_composer(
         start: a composer folder whose weights to start from, with fewer controls maybe, or a model folder whose encoder
             of the room to start from; of the recipe's sizes. Fresh weights without.
         fitting: what is trained and written in place of all weights; limits of sampling are then widened.
-        progress: see `processes.StepProgress`.
 
     Returns:
         The composer folder, with the averaged weights of the last checkpoint.

@@ -20,7 +20,6 @@ def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
     """The notes of music by basic-pitch, given to instruments by pitch; None where they are not to be trusted.
 
     Args:
-        music: of any rate.
         instruments: in words, from the highest to the lowest; each gets as many notes as the others.
 
     Raises:

@@ -41,12 +41,6 @@ def check_features(dataset: PairDataset, ambient: AmbientConfig, shards: Path) -
 def check_number(dataset: PairDataset, config: TrainingConfig, accelerator: Accelerator, found: str) -> None:
     """Raise an error if there are fewer pairs than a step uses.
 
-    Args:
-        dataset: the pairs.
-        config: of the loop.
-        accelerator: of the run.
-        found: what there is, as the sentence begins.
-
     Raises:
         ConfigError: saying how many.
     """
@@ -61,12 +55,7 @@ class Task(Protocol):
     """What a model learns."""
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Figures for the log, by name, and the loss to be minimised.
-
-        Args:
-            model: as accelerate has prepared it.
-            batch: on its device.
-        """
+        """Figures for the log, by name, and the loss to be minimised."""
         ...
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -95,11 +84,7 @@ class Learner:
 
     Args:
         accelerator: from `running.open_run`.
-        config: of the loop.
         model: with `own_state` and `save_pretrained`.
-        task: what it learns.
-        dataset, validation: the pairs.
-        folder: where the averaged weights are written.
         factors: on the learning rate of weights, by what their names begin with.
         fitting: what is trained and written in place of all weights.
     """

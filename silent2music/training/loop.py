@@ -61,13 +61,11 @@ def train(
     Args:
         recipe: sizes and training settings; the decoder's codebook settings follow the codec.
         shards: folder written by `data.shards.prepare`.
-        codec_folder: the codec that the shards were prepared with.
         out: where state, log, TensorBoard events and the model folder go.
         resume: go on from the state in `out`.
         start: model folder whose weights to start from, see `Silent2Music.start_from`, and whose sketch the decoder
             learns to follow if it has one; fresh weights and no sketch without.
         fitting: what is trained and written in place of all weights.
-        progress: see `processes.StepProgress`.
 
     Returns:
         The model folder, with the averaged weights of the last checkpoint.
@@ -174,14 +172,7 @@ def build_model(
 
 
 class _Playing:
-    """What the model learns, as `learner.Task`: real music, and with self-play to tell it from the opponent's.
-
-    Args:
-        accelerator: gives the precision of products.
-        config: of the loop.
-        model: whose controls are dropped.
-        former: the opponent in self-play.
-    """
+    """What the model learns, as `learner.Task`: real music, and with self-play to tell it from the opponent's."""
 
     def __init__(
         self,

@@ -33,7 +33,6 @@ def train_recipe(
     """Train what a recipe trains, the model, the composer or the sketch, on prepared pairs; returns its folder.
 
     Args:
-        recipe: all values.
         shards, out, resume, start: as for `loop.train`, `composer.train_composer` and `sketch.train_sketch`.
         codec: that the shards were prepared with; a composer needs none, and a sketch that starts from a model none
             beside that one's.
@@ -88,10 +87,7 @@ def run_recipe(
     `accelerate launch` give the stage `model` alone: the others need one process.
 
     Args:
-        recipe: all values.
-        out: folder of everything that is made.
         stages: which of `STAGES`, in their order; all by default.
-        progress: see `processes.Progress`.
 
     Returns:
         The model folder, `out/model`.

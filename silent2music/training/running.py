@@ -70,8 +70,6 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Itera
     """The accelerator of a run, which holds the folder `out` within the block; seeds torch.
 
     Args:
-        config: of the loop.
-        out: where state, log and events go.
         resume: whether `out` may hold a run.
         options: for `accelerate.Accelerator`.
 
@@ -127,10 +125,8 @@ def train_steps(
     A run that is resumed after its end is saved again from its state, in case its folder was lost.
 
     Args:
-        trained: what is trained.
         accelerator: from `open_run`.
         config, out, resume: as for `open_run`.
-        progress: see `processes.StepProgress`.
 
     Raises:
         CheckpointError: if the run is to be resumed and the state does not fit.

@@ -57,7 +57,6 @@ def train_sketch(
         start: a sketch folder whose weights to start from, or a model folder, from whose sketch training starts if it
             has one. Fresh weights without.
         fitting: what is trained and written in place of all weights.
-        progress: see `processes.StepProgress`.
 
     Returns:
         The sketch folder, with the averaged weights of the last checkpoint.

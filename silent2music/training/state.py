@@ -42,9 +42,6 @@ def write_state(
     """Write everything that resuming a run needs, replacing the file whole or not at all.
 
     Args:
-        file: where to.
-        step: steps done.
-        settings: JSON-ready values, for a reader.
         tensors: see `Parts`.
         optimizers: see `Optimizers`.
     """

@@ -70,10 +70,7 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
     Under `accelerate launch` the pairs must have been made before, by `prepare_only` in one process.
 
     Args:
-        job: what is asked for.
         tell: told, in sentences, what was found, what is done and what came of it.
-        progress: see `processes.Progress`.
-        prepare_only: make the pairs and the plan, and stop.
 
     Raises:
         DataError: if the folder has faults, or does not serve any part of the base.
@@ -123,11 +120,7 @@ def _launched(job: TuneJob, tell: Tell, report: Progress) -> Path:
 
 
 def _is_done(job: TuneJob) -> bool:
-    """Whether a run of the very same settings has come to its end.
-
-    Raises:
-        CheckpointError: if the folder is of a run with other settings.
-    """
+    """Whether a run of the very same settings has come to its end."""
     stated, path = job.stated(), job.work / JOB_FILE
     if path.exists():
         before = read_json(path)
