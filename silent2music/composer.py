@@ -46,7 +46,7 @@ from silent2music.notation import (
     write_down,
 )
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals
+from silent2music.signals import ROOM, Embedder, Signals, contrasts
 from silent2music.weights import WEIGHTS_FILE, fill, load_module, read_weights, save_module
 
 GAIN_SCALE_DB = 6.0
@@ -115,12 +115,7 @@ class Pages:
         return replace(self, held=(indices, offsets, weights), **moved)
 
     @staticmethod
-    def of(
-        scores: Sequence[Score],
-        starts: Sequence[int],
-        n_frames: int,
-        frame_rate: float,
-    ) -> Pages:
+    def of(scores: Sequence[Score], starts: Sequence[int], n_frames: int, frame_rate: float) -> Pages:
         """Frames `start` to before `start + n_frames` of each score, with what came before them remembered.
 
         Scores are moved to C major or A minor.
@@ -486,15 +481,9 @@ class Composer(nn.Module):
         losses["gain"] = GAIN_WEIGHT * error.sum(dim=1) / n_seconds
         return losses
 
-    def room_contrast(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
-        """Nats a second `[B]` of the scores under the `true` room, the next row's (`shuffled`) and none (`dropped`)."""
-        next_rows = signals.rows([*range(1, signals.n_rows), 0])
-        rooms = {
-            "true": signals,
-            "shuffled": signals.exchanged(next_rows, ROOM),
-            "dropped": signals.without(ROOM),
-        }
-        found = {name: self(pages, room) for name, room in rooms.items()}
+    def contrast(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
+        """Nats a second `[B]` of the scores under the rooms of `signals.contrasts`."""
+        found = {name: self(pages, room) for name, room in contrasts(signals).items()}
         return {name: torch.stack([own[f] for f in FIELDS]).sum(dim=0) for name, own in found.items()}
 
     # ---- files ----

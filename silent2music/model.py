@@ -72,7 +72,7 @@ from silent2music.players import Ensemble, choose, rule_of
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
+from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
 from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
 from silent2music.steering import Redo, Steering, check_stretch, heard, plan_of, settled
 from silent2music.stepping import PackedDecoder
@@ -104,6 +104,9 @@ OF_TOKENS = frozenset(
 
 Sketched = tuple[Tensor, Tensor]
 """A batch of sketches `[B, S, P]`, and which rows have one `[B]`."""
+
+Steered = tuple[Conditioning, Conditioning]
+"""Conditioning of successive frames, and its null."""
 
 RecordingLike = Recorded | Path | str | FloatArray
 """A recording, its file, or its samples `[C, N]` or `[N]`, whose rate must then be given too."""
@@ -148,30 +151,72 @@ class Piece(Waveform):
     score: Score | None = None
 
 
+Frame = tuple[tuple[Event, ...], float]
+"""What is composed for a codec frame: its events, and the music's loudness there, in dB and at most 0."""
+
+
 @dataclasses.dataclass
 class Manuscript:
     """What is composed, and what codes are drawn, while music streams.
 
     Attributes:
-        frames: of each codec frame its events and the music's loudness, as `compose_frames` yields them.
+        frames: of each codec frame, as `compose_frames` yields them.
         codes: of each codec frame its K codes, as unsigned numbers of two bytes, the lower one first.
     """
 
-    frames: list[tuple[tuple[Event, ...], float]] = dataclasses.field(default_factory=list)
+    frames: list[Frame] = dataclasses.field(default_factory=list)
     codes: bytearray = dataclasses.field(default_factory=bytearray)
 
-    def kept(
-        self, frames: Iterable[tuple[tuple[Event, ...], float]]
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+    def kept(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """The same frames, each noted as it passes."""
         for frame in frames:
             self.frames.append(frame)
             yield frame
 
-    def score(self, seconds: float, frame_rate: float) -> Score:
-        """All that was noted, as a score of `seconds`."""
+    def score(self, seconds: float, frame_rate: float, asked: Controls | None) -> Score:
+        """All that was noted, as a score of `seconds`, settled as it was asked for."""
         written = joined(events for events, _ in self.frames)
-        return read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
+        score = read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
+        return score if asked is None else settled(score, asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Brief:
+    """What one piece is made for and of; arguments of `Silent2Music.stream` and `compose` by their names.
+
+    Attributes:
+        seconds: length; None for live sound.
+        controls: by name, what else steers the model.
+    """
+
+    room: Recorded | Iterable[Waveform] | None
+    seconds: float | None
+    controls: Mapping[str, Any]
+    score: Score | None = None
+    composing: ComposingConfig | None = None
+    asked: Controls | None = None
+    blend: Blend | None = None
+    without: Sequence[str] = ()
+    begun: Score | None = None
+    redo: Redo | None = None
+    measured: Measured | None = None
+
+    @staticmethod
+    def of(room: Recorded | Iterable[Waveform] | None, seconds: float | None, **more: Any) -> Brief:
+        """A brief whose length is by default that of the recording, or of the score without one.
+
+        Raises:
+            ConfigError: if there is neither room nor score.
+        """
+        if room is None:
+            if more.get("score") is None:
+                raise ConfigError("There is neither a room nor a score; expected at least one of them.")
+            seconds = seconds or more["score"].seconds
+        elif isinstance(room, Waveform | Recording):
+            seconds = seconds or room.seconds
+        else:
+            seconds = None
+        return Brief(room, seconds, **more)
 
 
 class Silent2Music(nn.Module):
@@ -289,18 +334,16 @@ class Silent2Music(nn.Module):
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
         recorded = None if room is None else _recorded(room, sample_rate)
-        seconds = seconds or _seconds_of(recorded, score)
-        manuscript = Manuscript()
-        frames = self._write(
-            recorded, sampling, seconds, controls, progress,
-            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        brief = Brief.of(
+            recorded, seconds,
+            score=score, composing=composing, asked=asked, blend=blend, without=without, controls=controls,
         )  # fmt: skip
-        codes = list(frames)
-        sound = [piece.samples for piece in self._play(iter(codes), seconds)]
-        written = torch.cat(codes, dim=2)[0].cpu().numpy()
+        manuscript = Manuscript()
+        codes = list(self._write(brief, sampling, manuscript, progress))
+        sound = [piece.samples for piece in self._play(iter(codes), brief.seconds)]
         if score is None and self.composes(without):
-            score = manuscript.score(seconds, self.config.ambient.frame_rate)
-            score = score if asked is None else settled(score, asked)
+            score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
+        written = torch.cat(codes, dim=2)[0].cpu().numpy()
         return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
 
     @torch.inference_mode()
@@ -330,38 +373,27 @@ class Silent2Music(nn.Module):
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
-            sampling, seconds, score, composing, asked, blend, without, progress, controls: as for `generate`; `seconds`
-                is for recordings and scores alone.
-            manuscript: what is composed is added to it.
+            seconds: for recordings and scores alone; this and the others as for `generate`.
+            manuscript: what is composed and drawn is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
-        room = open_recording(room) if isinstance(room, Path | str) else room
-        is_whole = room is None or isinstance(room, Waveform | Recording)
-        length = (seconds or _seconds_of(cast(Recorded | None, room), score)) if is_whole else None
-        codes = self._write(
-            room, sampling or SamplingConfig(), length, controls, progress, measured,
-            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        brief = Brief.of(
+            open_recording(room) if isinstance(room, Path | str) else room, seconds,
+            score=score, composing=composing, asked=asked, blend=blend, without=without, measured=measured,
+            controls=controls,
         )  # fmt: skip
-        yield from each_on_one_thread(self._play(codes, length))
+        codes = self._write(brief, sampling or SamplingConfig(), manuscript, progress)
+        yield from each_on_one_thread(self._play(codes, brief.seconds))
 
     def _write(
         self,
-        room: Recorded | Iterable[Waveform] | None,
+        brief: Brief,
         sampling: SamplingConfig,
-        seconds: float | None,
-        controls: Mapping[str, Any],
+        manuscript: Manuscript | None = None,
         progress: StepProgress | None = None,
-        measured: Measured | None = None,
-        *,
-        score: Score | None,
-        composing: ComposingConfig | None,
-        manuscript: Manuscript | None,
-        asked: Controls | None,
-        blend: Blend | None,
-        without: Sequence[str],
         prefix: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`, `prefix` as for `stream_codes`.
@@ -369,28 +401,27 @@ class Silent2Music(nn.Module):
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
         """
-        composes = score is None and self.composes(without)
-        without = [name for name in without if name != SCORE]
-        signals, n_frames = self._heard(room, seconds, controls, measured, composes, asked)
+        composes = brief.score is None and self.composes(brief.without)
+        without = [name for name in brief.without if name != SCORE]
+        signals, n_frames = self._heard(brief, composes)
         for_decoder, for_composer, for_sketch = tee(signals, 3)
-        others = self._heard_other(blend, seconds, n_frames, controls, composes, asked)
+        sketched = (piece.to(self.device).without(*without) for piece in for_sketch)
+        others = self._heard_other(brief, composes)
         guide: Iterator[Tensor] | None = None
-        if score is not None:
-            guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
+        if brief.score is not None:
+            guide = sketch_score(self._own_sketch(), brief.score, sketched, n_frames)
         elif composes:
-            composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
-            events = self._composed(for_composer, composing, without, None, n_frames, asked, blend, others[0])
+            composing = dataclasses.replace(brief.composing or ComposingConfig(), seed=sampling.seed)
+            brief = dataclasses.replace(brief, composing=composing, without=without)
+            events = self._composed(for_composer, brief, n_frames, others[0])
             events = events if manuscript is None else manuscript.kept(events)
             n_at_once = {} if n_frames else {"n_frames": 1}
-            guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
+            guide = sketch_stream(self._own_sketch(), events, sketched, **n_at_once)
 
-        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
+        def embed(piece: Signals) -> Steered:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(for_decoder, embed, self.embedder.lookahead_frames, live=n_frames == 0)
-        if blend is not None:
-            other = embed_stream(others[1], embed, self.embedder.lookahead_frames)
-            conditioning = _blended(conditioning, other, blend, n_frames)
+        conditioning = self._embedded(for_decoder, embed, self.embedder, brief.blend, others[1], n_frames)
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
         sampling = self.resolved(sampling)
@@ -443,7 +474,7 @@ class Silent2Music(nn.Module):
             codes: `[K, T]` of the whole music, as `Piece.codes`.
             begin, end: of the stretch, in seconds; of its codec frames those are drawn that lie within.
             sampling: as for `generate`; by the seed that the music was drawn by, it comes out as it was.
-            room, seconds, score, blend, progress, measured, controls: as for `stream`, `score` that of the whole.
+            score: that of the whole; this and the others as for `stream`.
 
         Returns:
             `[K, T]`.
@@ -460,12 +491,10 @@ class Silent2Music(nn.Module):
             )
         first = int(np.ceil(begin * rate - 1e-6))
         last = n_frames if end > seconds - 1e-6 else int(end * rate + 1e-6)
-        frames = self._write(
-            None if room is None else _recorded(room),
-            sampling, seconds, controls, progress, measured, score=score, composing=None, manuscript=None,
-            asked=None, blend=blend, without=(SCORE,) if score is None else (),
-            prefix=torch.as_tensor(codes[None, :, :first], device=self.device),
-        )  # fmt: skip
+        recorded, without = None if room is None else _recorded(room), (SCORE,) if score is None else ()
+        brief = Brief(recorded, seconds, controls, score, None, None, blend, without, measured=measured)
+        prefix = torch.as_tensor(codes[None, :, :first], device=self.device)
+        frames = self._write(brief, sampling, None, progress, prefix)
         drawn = torch.cat(list(islice(frames, last)), dim=2)[0].cpu().numpy()
         return np.concatenate([drawn, codes[:, last:]], axis=1)
 
@@ -477,15 +506,10 @@ class Silent2Music(nn.Module):
         composing: ComposingConfig | None = None,
         *,
         seed: int | None = None,
-        without: Sequence[str] = (),
-        begun: Score | None = None,
-        sample_rate: int | None = None,
-        progress: StepProgress | None = None,
-        measured: Measured | None = None,
         asked: Controls | None = None,
-        blend: Blend | None = None,
         redo: Redo | None = None,
-        **controls: Any,
+        sample_rate: int | None = None,
+        **options: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
 
@@ -494,12 +518,10 @@ class Silent2Music(nn.Module):
             seconds: length of the score, by default that of the room; a shorter room is repeated.
             composing: how notes are drawn.
             seed: of the draws; by default that of `composing`, which is 0 by default.
-            begun: a score that is gone on with: its notes stand up to its end.
-            without, sample_rate, progress, controls: as for `generate`.
-            measured: profiles of the room that are known already; new ones are added to it.
             asked: what the user wishes, beside what the room says.
-            blend: another room that is heard too.
             redo: a stretch of a score that is composed again; the rest of the score is given back as it is.
+            sample_rate: in Hz, of a room that is given as samples.
+            options: further ones of `compose_frames`, and controls of the model by name.
 
         Raises:
             CheckpointError: if the model has no composer.
@@ -509,20 +531,9 @@ class Silent2Music(nn.Module):
         if seed is not None:
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
-        seconds = seconds or recorded.seconds
-        options: dict[str, Any] = {
-            "without": without,
-            "begun": begun,
-            "progress": progress,
-            "asked": asked,
-            "blend": blend,
-            "redo": redo,
-        }
-        frames = list(
-            self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
-        )
-        score = Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
-        score = score if asked is None else settled(score, asked)
+        frames = self.compose_frames(recorded, composing, seconds, asked=asked, redo=redo, **options)
+        written = Manuscript([*frames])
+        score = written.score(seconds or recorded.seconds, self.config.ambient.frame_rate, asked)
         return score if redo is None else redo.merged(score)
 
     def compose_frames(
@@ -539,23 +550,23 @@ class Silent2Music(nn.Module):
         blend: Blend | None = None,
         redo: Redo | None = None,
         **controls: Any,
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+    ) -> Iterator[Frame]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
 
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
-            composing, seconds, without, begun, progress, measured, controls: as for `compose`.
-            asked, blend: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
+            begun: a score that is gone on with: its notes stand up to its end.
+            asked, blend: as for `generate`, for a recording alone; notes are on their grid to 10 ms.
             redo: as for `compose`; the last frame is that of the stretch's end.
-
-        Yields:
-            The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
+            composing, seconds, without, progress, measured, controls: as for `stream`.
         """
         self._own_composer()
-        signals, n_frames = self._heard(room, seconds, controls, measured, True, asked, redo)
-        how = composing or ComposingConfig()
-        others = self._heard_other(blend, seconds, n_frames, controls, True, asked)
-        written = self._composed(signals, how, without, begun, n_frames, asked, blend, others[0], redo)
+        brief = Brief.of(
+            room, seconds, composing=composing, without=without, begun=begun, measured=measured, asked=asked, blend=blend,
+            redo=redo, controls=controls,
+        )  # fmt: skip
+        signals, n_frames = self._heard(brief, True)
+        written = self._composed(signals, brief, n_frames, self._heard_other(brief, True)[0])
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)
@@ -595,136 +606,101 @@ class Silent2Music(nn.Module):
         own = self._own_composer().config.controls
         return dataclasses.replace(self.config, controls=tuple(dict.fromkeys((*self.config.controls, *own))))
 
-    def _heard(
-        self,
-        room: Recorded | Iterable[Waveform] | None,
-        seconds: float | None,
-        controls: Mapping[str, Any],
-        measured: Measured | None,
-        composes: bool,
-        asked: Controls | None = None,
-        redo: Redo | None = None,
-    ) -> tuple[Iterator[Signals], int]:
+    def _heard(self, brief: Brief, composes: bool) -> tuple[Iterator[Signals], int]:
         """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
-        config = self._config_of_all(composes)
+        config, controls, seconds = self._config_of_all(composes), brief.controls, brief.seconds
         check_controls(config, controls)
-        if asked is not None:
-            if not (room is None or isinstance(room, Waveform | Recording)):
+        if seconds is None:
+            if brief.asked is not None:
                 raise ConfigError("What the music is to be can be asked for a recording; this is live sound.")
-            length = seconds or cast(Recorded, room).seconds
-            self.check_asked(asked, length, composes)
-            told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
-            controls = {**told, **controls}
-        if redo is not None and composes:
-            n_told = n_steps_of(seconds or cast(Recorded, room).seconds, config.ambient)
-            controls = {**redo.traits(n_told, config.ambient.frame_rate), **controls}
-        if room is None:
-            assert seconds is not None
-            n_frames = n_steps_of(seconds, config.ambient)
+            return listen_live(cast(Iterable[Waveform], brief.room), config, controls), 0
+        rate, n_frames = config.ambient.frame_rate, n_steps_of(seconds, config.ambient)
+        if brief.asked is not None:
+            self.check_asked(brief.asked, seconds, composes)
+            controls = {**brief.asked.signals(seconds, n_frames, rate), **controls}
+        if brief.redo is not None and composes:
+            controls = {**brief.redo.traits(n_frames, rate), **controls}
+        if brief.room is None:
             begins = range(0, n_frames, PIECE_STEPS)
             return (from_arrays({}, min(PIECE_STEPS, n_frames - begin)) for begin in begins), n_frames
-        if isinstance(room, Waveform | Recording):
-            seconds = seconds or room.seconds
-            return listen(room, seconds, config, controls, measured), n_steps_of(seconds, config.ambient)
-        return listen_live(room, config, controls), 0
+        return listen(cast(Recorded, brief.room), seconds, config, controls, brief.measured), n_frames
 
-    def _heard_other(
-        self,
-        blend: Blend | None,
-        seconds: float | None,
-        n_frames: int,
-        controls: Mapping[str, Any],
-        composes: bool,
-        asked: Controls | None,
-    ) -> tuple[Iterator[Signals], ...]:
+    def _heard_other(self, brief: Brief, composes: bool) -> tuple[Iterator[Signals], ...]:
         """Signals of the other room, twice; none without one."""
-        if blend is None:
+        if brief.blend is None:
             return iter(()), iter(())
-        if not n_frames:
+        if brief.seconds is None:
             raise ConfigError("Another room can be mixed into a recording; this is live sound.")
-        seconds = seconds or n_frames / self.config.ambient.frame_rate
-        return tee(self._heard(blend.room, seconds, controls, None, composes, asked)[0])
+        other = dataclasses.replace(brief, room=brief.blend.room, measured=None, redo=None)
+        return tee(self._heard(other, composes)[0])
 
-    def _without(self, signals: Iterable[Signals], names: Sequence[str]) -> Iterator[Signals]:
-        """The signals on the model's device without some controls."""
-        return (piece.to(self.device).without(*names) for piece in signals)
-
-    def _composed(
+    def _embedded(
         self,
         signals: Iterable[Signals],
-        composing: ComposingConfig,
-        without: Sequence[str],
-        begun: Score | None,
+        embed: Callable[[Signals], Steered],
+        embedder: Embedder,
+        blend: Blend | None,
+        others: Iterable[Signals],
         n_frames: int,
-        asked: Controls | None = None,
-        blend: Blend | None = None,
-        others: Iterable[Signals] = (),
-        redo: Redo | None = None,
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
-        """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
-        composer, config = self._own_composer(), self.config
-        room = Heard(config.ambient.n_mels)
-        if blend is not None:
-            other = Heard(config.ambient.n_mels)
-            others = other.hear(others, without)
-            room = Heard(config.ambient.n_mels, other, blend.shares(n_frames))
-        signals = room.hear(signals, without)
-        wished = asked or Controls()
-        if redo is not None:
-            begun = redo.score
-        ensemble, signals = self._ensemble(signals, without, composing, wished, begun)
+    ) -> Iterator[Steered]:
+        """Conditioning of successive stretches of a room, mixed with that of another one if there is one."""
+        ahead = embedder.lookahead_frames
+        conditioning = embed_stream(signals, embed, ahead, live=n_frames == 0)
+        if blend is None:
+            return conditioning
+        return _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
+
+    def _composed(
+        self, signals: Iterable[Signals], brief: Brief, n_frames: int, others: Iterable[Signals]
+    ) -> Iterator[Frame]:
+        """One codec frame after another, `n_frames` or 0 if live, for the signals of the room and of the other one."""
+        composer, config, redo, begun = self._own_composer(), self.config.ambient, brief.redo, brief.begun
+        composing, wished = brief.composing or ComposingConfig(), brief.asked or Controls()
+        rate, seconds = config.frame_rate, n_frames / config.frame_rate
+        room = Heard(config.n_mels)
+        if brief.blend is not None:
+            other = Heard(config.n_mels)
+            others = other.hear(others, brief.without)
+            room = Heard(config.n_mels, other, brief.blend.shares(n_frames))
+        signals = room.hear(signals, brief.without)
+        begun = begun if redo is None else redo.score
+        ensemble, signals = self._ensemble(signals, brief.without, composing, wished, begun)
         if ensemble is not None:
             others = map(ensemble.tell, others)
         # Who asks for notes has them, whatever the room.
         may_be_empty = not (wished.density_points or wished.chords or wished.melody)
-        rules: list[MadeConstraint] = [
-            lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate, may_be_empty)
-        ]
+        rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty)]
         if composing.guidance is None:
             composing = dataclasses.replace(composing, guidance=composer.config.guidance)
-        rate = config.ambient.frame_rate
-        key, seconds = composing.transposition, n_frames / config.ambient.frame_rate
+        key = composing.transposition
         if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
             rules.append(players)
-        if asked is not None or redo is not None:
+        if brief.asked is not None or redo is not None:
             programs = None if ensemble is None else ensemble.programs
             rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo, programs)))
             key = wished.transposition if key is None else key
-        n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
+        n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
         if redo is not None:
             n_copied = int(redo.begin * rate + 1e-6)
         copied = None if begun is None else write_down(begun, rate)
         if key is None:
             # That of what was begun, or else any.
-            key = (
-                int(np.random.default_rng(composing.seed).integers(-6, 6))
-                if begun is None
-                else -home_shift(begun)
-            )
+            drawn = np.random.default_rng(composing.seed)
+            key = int(drawn.integers(-6, 6)) if begun is None else -home_shift(begun)
 
         @torch.inference_mode()
-        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
-            return composer.steer(piece.to(self.device), without)
+        def embed(piece: Signals) -> Steered:
+            return composer.steer(piece.to(self.device), brief.without)
 
-        ahead = composer.embedder.lookahead_frames
-        conditioning = embed_stream(signals, embed, ahead, live=n_frames == 0)
-        if blend is not None:
-            conditioning = _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
         written = write_frames(
             self._packed_once("composer", composer, PackedComposer),
-            conditioning,
-            composing,
-            composing.seed,
-            key,
-            copied,
-            n_copied,
-            rules,
-            **({} if n_frames else {"n_ahead": 1}),
-        )
+            self._embedded(signals, embed, composer.embedder, brief.blend, others, n_frames),
+            composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
+        )  # fmt: skip
         written = room.follow(written, composing.following)
         if redo is not None:
             written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
-        return written if asked is None else heard(written, asked, seconds, rate)
+        return written if brief.asked is None else heard(written, brief.asked, seconds, rate)
 
     def _ensemble(
         self,
@@ -743,9 +719,7 @@ class Silent2Music(nn.Module):
         return chosen, signals if chosen is None else map(chosen.tell, signals)
 
     @torch.inference_mode()
-    def _sketched(
-        self, conditioning: Iterable[tuple[Conditioning, Conditioning]], guide: Iterator[Tensor]
-    ) -> Iterator[tuple[Conditioning, Conditioning]]:
+    def _sketched(self, conditioning: Iterable[Steered], guide: Iterator[Tensor]) -> Iterator[Steered]:
         """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
         assert self.decoder.guide is not None
         given = torch.ones(1, dtype=torch.bool, device=self.device)
@@ -827,7 +801,7 @@ class Silent2Music(nn.Module):
 
     def steer(
         self, signals: Signals, without: Sequence[str] = (), sketched: Sketched | None = None
-    ) -> tuple[Conditioning, Conditioning]:
+    ) -> Steered:
         """Conditioning without some controls, and the null of guidance: the same without room and sketch."""
         given = signals.without(*without)
         return self.condition(given, sketched), self.condition(given.without(ROOM))
@@ -855,7 +829,7 @@ class Silent2Music(nn.Module):
             measured: as for `stream`.
         """
         sketch, codec = self._own_sketch(), cast(BundledCodec, self.codec)  # the only one that has sketches
-        signals, n_frames = self._heard(room, seconds, {}, measured, composes=False)
+        signals, n_frames = self._heard(Brief(room, seconds, {}, measured=measured), composes=False)
         rate, found, begin = self.config.ambient.frame_rate, [np.zeros((len(parts), 0))], 0
         for vectors in sketch_score(sketch, score, (piece.to(self.device) for piece in signals), n_frames):
             n = vectors.shape[1]
@@ -960,28 +934,16 @@ class Silent2Music(nn.Module):
     def contrast(
         self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
     ) -> dict[str, Tensor]:
-        """Losses as `room_contrast`, and under the true room with the next row's score and with none."""
-        found = self.room_contrast(codes, signals, sketched)
+        """Losses `[B]` in nats a token under the rooms of `signals.contrasts`, and under the true room with other scores.
+
+        Arguments as in `forward`. With a sketch also `other_score`, the next row's, and `no_score`.
+        """
+        found = {name: self(codes, room, sketched).mean(dim=1) for name, room in contrasts(signals).items()}
         if sketched is not None:
             vectors, given = sketched
             found["other_score"] = self(codes, signals, (vectors.roll(-1, dims=0), given)).mean(dim=1)
             found["no_score"] = self(codes, signals).mean(dim=1)
         return found
-
-    def room_contrast(
-        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
-    ) -> dict[str, Tensor]:
-        """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
-
-        Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
-        """
-        next_rows = signals.rows([*range(1, signals.n_rows), 0])
-        rooms = {
-            "true": signals,
-            "shuffled": signals.exchanged(next_rows, ROOM),
-            "dropped": signals.without(ROOM),
-        }
-        return {name: self(codes, room, sketched).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 
@@ -1150,10 +1112,6 @@ def read_embedder(folder: Path, embedder: Embedder) -> None:
     fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
 
 
-Steered = tuple[Conditioning, Conditioning]
-"""Conditioning of successive frames, and its null."""
-
-
 def _blended(
     first: Iterator[Steered], second: Iterator[Steered], blend: Blend, n_frames: int
 ) -> Iterator[Steered]:
@@ -1199,15 +1157,6 @@ def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
             f"Samples are {samples.dtype}; expected floats in [-1, 1], scale them by full scale."
         )
     return Waveform(samples.astype(np.float32), sample_rate)
-
-
-def _seconds_of(room: Recorded | None, score: Score | None) -> float:
-    """The length of a room, or of a score without one."""
-    if room is not None:
-        return room.seconds
-    if score is None:
-        raise ConfigError("There is neither a room nor a score; expected at least one of them.")
-    return score.seconds
 
 
 def _check_codec(stated: str, own: str, whose: str) -> None:

@@ -270,6 +270,12 @@ class Signals:
         )
 
 
+def contrasts(signals: Signals) -> dict[str, Signals]:
+    """Signals with the `true` room, with the next row's (`shuffled`) and with none (`dropped`); of two rows or more."""
+    following = signals.rows([*range(1, signals.n_rows), 0])
+    return {"true": signals, "shuffled": signals.exchanged(following, ROOM), "dropped": signals.without(ROOM)}
+
+
 def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end: int) -> Signals:
     """Read one row of signals, codec frames `begin` to before `end`; controls that are not given are absent.
 

@@ -61,7 +61,7 @@ def room_contrast(
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
         batch = batch.to(model.device)
-        losses = model.room_contrast(batch.codes, batch.signals)
+        losses = model.contrast(batch.codes, batch.signals)
         for name in ROOMS:
             found[name] += losses[name].float().cpu().tolist()
         kinds += batch.kinds

@@ -28,11 +28,7 @@ COUNTED = ("kinds", "splits", "licences")
 
 
 def pair_stats(
-    folder: Path | str,
-    n_max: int = 200,
-    seed: int = 0,
-    workers: int = 1,
-    progress: Progress | None = None,
+    folder: Path | str, n_max: int = 200, seed: int = 0, workers: int = 1, progress: Progress | None = None
 ) -> Figures:
     """Count the pairs of a folder, and measure how far their music follows their rooms.
 

@@ -142,11 +142,7 @@ def judge_scores(
     """
     seed = subject.config.seed
     reals = [item.score for item in items if item.score is not None]
-    scores = {
-        "real": reals,
-        "model": composed,
-        "dropped": subject.scores_of(items, composing, (ROOM,)),
-    }
+    scores = {"real": reals, "model": composed, "dropped": subject.scores_of(items, composing, (ROOM,))}
     chosen = [pair for pair in training if pair.score is not None][: MOST_TRAINING * subject.config.n_train]
     read = subject.stages.run("training scores", partial(score_of, folder), chosen)
     library = {pair.id: score for pair, score in zip(chosen, read, strict=True) if score is not None}

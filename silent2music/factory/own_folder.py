@@ -46,14 +46,7 @@ from silent2music.factory.chain import in_16_bits, measured_energy_db
 from silent2music.factory.made_sounds import N_ROOMS, made_ambience
 from silent2music.factory.repertoire import open_repertoire
 from silent2music.factory.rooms import SAMPLE_RATE
-from silent2music.factory.scenes import (
-    Scene,
-    free_truth,
-    leak_scene,
-    met_scene,
-    muted_scene,
-    recorded_scene,
-)
+from silent2music.factory.scenes import Scene, free_truth, leak_scene, met_scene, muted_scene, recorded_scene
 from silent2music.factory.sources import Credit, Library, held_out, open_library
 from silent2music.files import atomic_path
 from silent2music.processes import StepProgress

@@ -371,10 +371,7 @@ class Library:
 
 
 def open_library(
-    ambience: Path,
-    rooms: Path | None,
-    cache: Path,
-    n_simulated: int = N_SIMULATED_ROOMS,
+    ambience: Path, rooms: Path | None, cache: Path, n_simulated: int = N_SIMULATED_ROOMS
 ) -> Library:
     """Read the library of a folder, from the cache if it was made from the same files.
 
