@@ -48,27 +48,22 @@ class Codec(Protocol):
 
     def token_checksum(self, n_codebooks: int = 0) -> str:
         """Identifies all that decides the codes of the first `n_codebooks`, 0 for all; the decoder may change."""
-        ...
 
     @property
     def decoder_version(self) -> str:
         """Identifies the decoder, which may improve while tokens stay the same."""
-        ...
 
     def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`.
 
         With `n_codebooks` only those of so many first codebooks.
         """
-        ...
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `[B, K, T]`, or those of the first codebooks alone, to samples `[B, C, T * samples per frame]`."""
-        ...
 
     def codebook_vectors(self) -> Tensor:
         """The vector of each code, `[K, V, D]` float32, on which a token model builds its embeddings."""
-        ...
 
 
 # Codecs of others, behind the same protocol

@@ -68,7 +68,6 @@ class Constraint(Protocol):
 
     def mask(self, logits: Tensor) -> Tensor:
         """The logits `[B, K, V]`, with forbidden tokens at minus infinity."""
-        ...
 
     def write(self, candidates: Tensor) -> Tensor:
         """Choose among the candidates, and record that the first of those chosen is written.
@@ -79,7 +78,6 @@ class Constraint(Protocol):
         Returns:
             `[B, K, m]`, the chosen ones, m from 1 to n.
         """
-        ...
 
 
 class Cells:
@@ -235,7 +233,6 @@ class Steps(Protocol):
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Logits `[B, K, V]`, which the caller may overwrite, after the column `[B, K]` (filler at first)."""
-        ...
 
 
 class TokenLoop:

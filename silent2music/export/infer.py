@@ -273,7 +273,7 @@ def _performed(
 ) -> Take:
     """The music for a room: whole and as it is made, or stem by stem and made already."""
     from silent2music.listening import n_steps_of
-    from silent2music.model import Manuscript
+    from silent2music.writing import Manuscript
 
     rate, asked, delivery = model.config.ambient.frame_rate, request.asked, request.delivery
     heard: dict[str, Any] = {"measured": measured, "blend": blend_of(request.other, request.reading)}

@@ -68,11 +68,9 @@ class Task(Protocol):
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Figures for the log, by name, and the loss to be minimised."""
-        ...
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Losses `[B]` of the averaged weights under the `true` room, another (`shuffled`) and none (`dropped`)."""
-        ...
 
 
 class Fitting(Protocol):
@@ -80,15 +78,12 @@ class Fitting(Protocol):
 
     def prepare(self, model: nn.Module) -> None:
         """Make the model, its weights loaded, ready to be trained."""
-        ...
 
     def own(self, model: nn.Module) -> dict[str, Tensor]:
         """What is trained, by name."""
-        ...
 
     def write(self, model: nn.Module) -> None:
         """Write what was trained."""
-        ...
 
 
 def train_on(

@@ -148,23 +148,18 @@ class Trained(Protocol):
     @property
     def turned(self) -> bool:
         """Whether the run is to end."""
-        ...
 
     def update(self, step: int) -> dict[str, float]:
         """One step of the optimizers; losses and other figures by name."""
-        ...
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on data that is not trained on, by name."""
-        ...
 
     def state(self) -> tuple[Parts, Optimizers]:
         """What a checkpoint holds."""
-        ...
 
     def save(self) -> None:
         """Write the averaged weights as the folder that the run is for."""
-        ...
 
 
 @contextmanager
