@@ -22,7 +22,7 @@ from silent2music.bandwidth import BandExtension
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError, shown
-from silent2music.files import atomic_path, remove_leavings
+from silent2music.files import remove_leavings, write_text
 from silent2music.hub import find_folder
 from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
 
@@ -221,8 +221,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     write_weights(cast(nn.Module, codec).state_dict(), folder / WEIGHTS_FILE)
     if codec.extension is not None:
         codec.extension.save(folder)
-    with atomic_path(folder / CONFIG_FILE, force=True) as file:
-        file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_FILE, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def load_codec(name: Path | str, download: bool = False) -> Codec:

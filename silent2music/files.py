@@ -124,6 +124,12 @@ def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
         yield temporary
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, in place of one that is there; errors as of `atomic_paths`."""
+    with atomic_path(path, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_paths(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
     """Temporary neighbours of `paths` to write to, which come to their places together if the block ends well.

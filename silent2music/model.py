@@ -53,7 +53,7 @@ from silent2music.config import (
 from silent2music.controls import Controls
 from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
-from silent2music.files import atomic_path, remove_leavings
+from silent2music.files import atomic_path, remove_leavings, write_text
 from silent2music.guide import AHEAD
 from silent2music.hub import find_folder
 from silent2music.listening import (
@@ -793,8 +793,7 @@ class Silent2Music(nn.Module):
             self.sketch.save_pretrained(folder / SKETCH_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        with atomic_path(folder / CONFIG_FILE, force=True) as file:
-            file.write_text(text, encoding="utf-8")
+        write_text(folder / CONFIG_FILE, text)
         card = folder / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())

@@ -338,6 +338,7 @@ def test_codebooks_follow_the_vectors(fitted: BundledCodec, music: list[Path]) -
     assert (codec.scales >= 0.0).all()
 
 
+@pytest.mark.slow
 def test_learning_tokens_helps_and_keeps_vectors_near(
     fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
 ) -> None:

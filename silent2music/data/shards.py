@@ -36,7 +36,7 @@ from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require, shown
-from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings
+from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings, write_text
 from silent2music.processes import Pool, launched, one_thread, share
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
@@ -198,7 +198,7 @@ def _plan(
         for number, first in enumerate(range(0, len(todo), pairs_per_shard), max(used, default=-1) + 1):
             ids = todo[first : first + pairs_per_shard]
             shards.append({"split": split, "number": number, "ids": ids, "empty": False})
-    _write_plan(target, {"of": of, "shards": shards})
+    write_text(target / PLAN, json.dumps({"of": of, "shards": shards}))
     return shards
 
 
@@ -221,12 +221,7 @@ def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
         if all(_is_done(target, own) for own in plan["shards"]):
             (target / PLAN).unlink()
         elif shard is not None:
-            _write_plan(target, plan)
-
-
-def _write_plan(target: Path, plan: Mapping[str, Any]) -> None:
-    with atomic_path(target / PLAN, force=True) as temporary:
-        temporary.write_text(json.dumps(plan), encoding="utf-8")
+            write_text(target / PLAN, json.dumps(plan))
 
 
 def _changed(target: Path) -> DataError:
@@ -508,8 +503,7 @@ def write_shard(target: Path, split: str, rows: Sequence[Row], meta: Mapping[str
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     table = arrow.Table.from_pylist(rows, arrow.schema(_types()))
     if not (target / META).exists():
-        with atomic_path(target / META, force=True) as temporary:
-            temporary.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        write_text(target / META, json.dumps(meta, indent=2) + "\n")
     with atomic_path(shard_path(target, split, number), force=True) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
 

@@ -48,7 +48,7 @@ from silent2music.factory.repertoire import open_repertoire
 from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.factory.scenes import Scene, free_truth, leak_scene, met_scene, muted_scene, recorded_scene
 from silent2music.factory.sources import Credit, Library, held_out, open_library
-from silent2music.files import atomic_path
+from silent2music.files import write_text
 from silent2music.processes import StepProgress
 from silent2music.score import MIDI_SUFFIXES, Score, read_midi, write_midi
 
@@ -285,8 +285,7 @@ def make_pairs(
         else:
             made = list(_pairs_of(shop, source, number, splits[source.name], per_source))
             lines = [json.loads(pair.to_line()) for pair in made]
-            with atomic_path(own, force=True) as temporary:
-                temporary.write_text(json.dumps(lines), encoding="utf-8")
+            write_text(own, json.dumps(lines))
         pairs += [Pair(**line) for line in lines]
         if progress is not None:
             progress(number + 1, len(found.sources))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from silent2music.config import CodecTrainingConfig, TrainingConfig, to_dict
 from silent2music.errors import CheckpointError, ConfigError, S2MError, require
-from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.files import claimed, remove_leavings, write_text
 from silent2music.processes import StepProgress
 from silent2music.weights import fill, read_metadata, read_weights, write_tensors
 
@@ -286,8 +286,7 @@ def _forget_after(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut by a kill
-    with atomic_path(log, force=True) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    write_text(log, "".join(kept))
 
 
 def _as_main(accelerator: Accelerator, answer: bool) -> bool:

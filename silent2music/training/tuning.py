@@ -42,7 +42,7 @@ from silent2music.factory.own_folder import (
     open_workshop,
     with_roles,
 )
-from silent2music.files import atomic_folder, atomic_path, claimed, read_json, remove_leavings
+from silent2music.files import atomic_folder, claimed, read_json, remove_leavings, write_text
 from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.processes import Progress
 from silent2music.score import Part, Score
@@ -143,8 +143,7 @@ def _is_done(job: TuneJob) -> bool:
         raise CheckpointError(f"{job.out} holds an adapter already; choose another folder.")
     else:
         job.work.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path, force=True) as temporary:
-            temporary.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(stated, indent=2) + "\n")
     return (job.out / REPORT_FILE).exists()
 
 
@@ -163,8 +162,7 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
         n = len(found.faults)
         raise DataError(f"{job.folder} has {n} fault{'s' * (n > 1)}; mend or remove the files named.")
     base, pairs, shards = Base.of(job.base), job.work / "pairs", job.work / "shards"
-    with atomic_path(job.work / FOUND_FILE, force=True) as temporary:
-        temporary.write_text(str(found), encoding="utf-8")
+    write_text(job.work / FOUND_FILE, str(found))
     _announce(job, base, found, tell)
     config = job.recipe.tune
     splits = in_splits(found, config.validation_share)
@@ -268,8 +266,7 @@ def _planned(job: TuneJob, pairs: list[Pair], begun: float, tell: Tell) -> dict[
     for part, steps in plan.items():
         tell(f"{part}: up to {steps} steps of {costs[part]:.2f} s.")
     tell(f"Peak memory so far {_memory_gib():.1f} GiB.")
-    with atomic_path(path, force=True) as temporary:
-        temporary.write_text(json.dumps(plan) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(plan) + "\n")
     return plan
 
 
