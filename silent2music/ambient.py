@@ -27,6 +27,9 @@ from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
 from silent2music.filters import mel_filters
 
+FEATURE_SETTINGS = ("sample_rate", "frame_rate", "n_mels", "n_fft")
+"""Settings that decide what a room's features are: pairs, composer and model must have the same."""
+
 FEATURE_VERSION = 1
 """Raised when the meaning or the order of the features changes; shards and checkpoints state it."""
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.adapters import apply_adapters, read_adapters
+from silent2music.ambient import FEATURE_SETTINGS
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.bundled_codec import BundledCodec
@@ -583,7 +584,6 @@ class Silent2Music(nn.Module):
         seeds: Sequence[int],
         seconds: float | None = None,
         without: Sequence[str] = (),
-        progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
         """Generate music for several rooms in one batch, with a seed for each; long rooms, and scores, one after another.
@@ -593,8 +593,8 @@ class Silent2Music(nn.Module):
         lengths = [seconds or room.seconds for room in rooms]
         longest = max([*lengths, *(room.seconds for room in rooms)])
         if self.composes(without) or longest > WINDOW_SECONDS:
-            options: dict[str, Any] = {"without": without, "progress": progress, **controls}
             own = zip(rooms, seeds, strict=True)
+            options: dict[str, Any] = {"without": without, **controls}
             return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
         check_controls(self.config, controls)
         without = [name for name in without if name != SCORE]
@@ -604,7 +604,7 @@ class Silent2Music(nn.Module):
         ]
         given, null = self.steer(Signals.collate(heard).to(self.device), without)
         sampling = self.resolved(sampling)
-        written = generate_codes(self.packed_decoder(), given, null, sampling, seeds, progress)
+        written = generate_codes(self.packed_decoder(), given, null, sampling, seeds)
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
@@ -958,7 +958,7 @@ def _check_codec(stated: str, own: str, whose: str) -> None:
 
 def _check_features(config: ModelConfig, composer: ComposerConfig) -> None:
     """Raise an error if a composer hears other features of a room than its model measures."""
-    for name in ("sample_rate", "frame_rate", "n_mels", "n_fft"):
+    for name in FEATURE_SETTINGS:
         own, theirs = getattr(config.ambient, name), getattr(composer.ambient, name)
         if own != theirs:
             raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -86,8 +86,7 @@ def infer(
         _redo(context, rooms, output)
         return
     file, folder = _place(output, out)
-    seed, count, as_json, force = (options[name] for name in ("seed", "count", "as_json", "force"))
-    _check_infer(rooms, file, folder, count, stream, raw, as_json)
+    _check_infer(rooms, file, folder, stream, raw, options)
     from silent2music.export.models import Request
 
     with options_checked():
@@ -115,9 +114,9 @@ def infer(
         from silent2music.export.infer import infer_to
 
         with progress_bar() as steps:
-            warn(infer_to(sys.stdout.buffer, rooms[0], model, request, steps, force))
+            warn(infer_to(sys.stdout.buffer, rooms[0], model, request, steps, options["force"]))
     else:
-        _infer_files(rooms, seed, count, file, folder, model, request, as_json, force, audition)
+        _infer_files(rooms, file, folder, model, request, audition, options)
 
 
 AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_k", "top_p")
@@ -187,18 +186,18 @@ def _check_infer(
     rooms: Sequence[Path],
     output: Path | None,
     out: Path | None,
-    count: int,
     stream: bool,
     raw: bool,
-    as_json: bool,
+    options: Mapping[str, Any],
 ) -> None:
     """Refuse combinations of options that mean nothing, and sound to a terminal."""
     is_single = len(rooms) == 1 and not rooms[0].is_dir()
+    is_plain = options["count"] == 1 and not options["as_json"]
     if output is not None and (out is not None or not is_single):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder")
-    if output == STDOUT and (count > 1 or as_json):
+    if output == STDOUT and not is_plain:
         raise typer.BadParameter("-o - writes one file to standard output and nothing else there")
-    if stream and not (is_single and output is None and out is None and count == 1 and not as_json):
+    if stream and not (is_single and output is None and out is None and is_plain):
         raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output")
     if raw and not stream:
         raise typer.BadParameter("--raw belongs to --stream")
@@ -213,15 +212,12 @@ def _check_infer(
 
 def _infer_files(
     rooms: Sequence[Path],
-    seed: int,
-    count: int,
     output: Path | None,
     out: Path | None,
     model: LazyModel,
     request: Request,
-    as_json: bool,
-    force: bool,
     audition: Path | None,
+    options: Mapping[str, Any],
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
     if audition is not None:
@@ -229,23 +225,26 @@ def _infer_files(
 
         if audition.suffix.lower() not in (".html", ".htm"):
             raise typer.BadParameter(f"--audition names {audition}; expected a file that ends in .html")
-        check_replaceable(audition, force, [room for room in rooms if room.is_file()])
+        check_replaceable(audition, options["force"], [room for room in rooms if room.is_file()])
     from silent2music.export.batch import passed_over
     from silent2music.export.infer import infer_many, plan
     from silent2music.processes import share
 
-    jobs = plan(rooms, seed, output, out, count)
+    jobs = plan(rooms, options["seed"], output, out, options["count"])
     passed = passed_over(rooms)
     n_jobs = len(share(jobs))
     folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
     outcomes = []
-    with progress_bar() as steps, closing(infer_many(jobs, model, request, force, steps, folder)) as made:
+    with (
+        progress_bar() as steps,
+        closing(infer_many(jobs, model, request, options["force"], steps, folder)) as made,
+    ):
         for number, outcome in enumerate(made, 1):
             outcomes.append(outcome)
             record = outcome.record
             if record is None:
                 complain(outcome.reason)
-            elif as_json:
+            elif options["as_json"]:
                 print_json(record, n_jobs == 1)
             else:
                 place = f"{number} of {n_jobs}: " if sys.stdout.isatty() and n_jobs > 1 else ""
@@ -258,7 +257,7 @@ def _infer_files(
     for sentence in passed:
         complain(sentence)
     if audition is not None and any(o.record is not None for o in outcomes):
-        _audition(audition, outcomes, model, force)
+        _audition(audition, outcomes, model, options["force"])
     _end(outcomes, "music")
 
 

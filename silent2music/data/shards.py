@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_features
+from silent2music.ambient import FEATURE_SETTINGS, FEATURE_VERSION, AmbientFeatures, ambient_features
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
@@ -271,12 +271,7 @@ def shards_meta(config: AmbientConfig, codec: Codec | None = None, n_codebooks: 
         "n_codebooks": n_codebooks,
         "codebook_size": codec.codebook_size if codec else 0,
         "feature_version": FEATURE_VERSION,
-        "feature_settings": {
-            "sample_rate": config.sample_rate,
-            "frame_rate": config.frame_rate,
-            "n_mels": config.n_mels,
-            "n_fft": config.n_fft,
-        },
+        "feature_settings": {name: getattr(config, name) for name in FEATURE_SETTINGS},
         "controls": prepared_controls(),
     }
 

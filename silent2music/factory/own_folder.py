@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -483,11 +483,10 @@ def _with_music(shop: Workshop, source: Source, rng: np.random.Generator, split:
 
 
 def _labels_of(scene: Scene) -> dict[str, Any]:
-    credits = [{"path": c.path, "licence": c.licence, "author": c.author} for c in scene.sources]
     return {
         "kind": scene.truth.kind,
         "event_seconds": [round(float(t), 4) for t in scene.truth.event_seconds],
-        "sources": [{**credit, "role": "instrument"} for credit in credits],
+        "sources": [{**asdict(credit), "role": "instrument"} for credit in scene.sources],
     }
 
 

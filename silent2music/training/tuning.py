@@ -53,7 +53,7 @@ from silent2music.training.recipe import train_recipe
 from silent2music.training.running import LOG_FILE, STATE_FILE
 from silent2music.training.tune_job import FOUND_FILE, WHOLE, Base, TuneJob, adapter_config
 from silent2music.training.tuned import REPORT_FILE, Tell, finish, loss_curve, told_of
-from silent2music.transcription import transcribe
+from silent2music.transcription import can_transcribe, transcribe
 from silent2music.weights import read_weights
 
 PLAN_FILE, JOB_FILE = "plan.json", "job.json"
@@ -227,12 +227,8 @@ def transcriber_of(instruments: tuple[str, ...]) -> Callable[[Any], Any] | None:
     Notes of one instrument go to it, of several by pitch, the highest to the first named. Where notes begin elsewhere
     than the sound does, they are not trusted and the function gives None.
     """
-    from silent2music.transcription import can_transcribe
-
     if not can_transcribe():
         return None
-    from silent2music.training.tuning import heard_score
-
     return partial(heard_score, instruments=instruments or ("acoustic grand piano",))
 
 
@@ -265,14 +261,10 @@ def _planned(job: TuneJob, pairs: list[Pair], begun: float, tell: Tell) -> dict[
     }
     for part, steps in plan.items():
         tell(f"{part}: up to {steps} steps of {costs[part]:.2f} s.")
-    tell(f"Peak memory so far {_memory_gib():.1f} GiB.")
+    held = require("psutil").Process().memory_info().rss
+    tell(f"Peak memory so far {held / 2**30:.1f} GiB.")
     write_text(path, json.dumps(plan) + "\n")
     return plan
-
-
-def _memory_gib() -> float:
-    """What this process holds in memory."""
-    return float(require("psutil").Process().memory_info().rss) / 2**30
 
 
 class _TimedEnough(Exception):
