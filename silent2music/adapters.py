@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from silent2music.config import COMPOSER_FOLDER, SKETCH_FOLDER, from_dict, read_values
 from silent2music.errors import CheckpointError, ConfigError, shown
-from silent2music.files import atomic_path, sha256
+from silent2music.files import sha256, write_text
 from silent2music.hub import find_folder
 from silent2music.weights import WEIGHTS_FILE, read_weights, write_weights
 
@@ -287,5 +287,4 @@ def write_adapter(folder: Path, config: AdapterConfig, tensors: Mapping[str, Ten
             "name fewer tune.targets."
         )
     write_weights(tensors, folder / ADAPTER_FILE)
-    with atomic_path(folder / ADAPTER_CONFIG, force=True) as file:
-        file.write_text(json.dumps(asdict(config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(folder / ADAPTER_CONFIG, json.dumps(asdict(config), indent=2, sort_keys=True) + "\n")

@@ -27,6 +27,9 @@ from silent2music.config import AmbientConfig
 from silent2music.errors import ConfigError
 from silent2music.filters import mel_filters
 
+FEATURE_SETTINGS = ("sample_rate", "frame_rate", "n_mels", "n_fft")
+"""Settings that decide what a room's features are: pairs, composer and model must have the same."""
+
 FEATURE_VERSION = 1
 """Raised when the meaning or the order of the features changes; shards and checkpoints state it."""
 
@@ -62,9 +65,7 @@ def ambient_features(room: Waveform, profile: AcousticProfile, config: AmbientCo
     """Compute the features of a recording on the codec's time axis.
 
     Args:
-        room: the recording, any rate and channels.
         profile: `acoustics.analyze` of the same recording.
-        config: mel bins, rates.
 
     Returns:
         `S = ceil(seconds * frame_rate)` steps. Log-mel is clipped to 60 dB around the recording's median and
@@ -165,7 +166,6 @@ class FrameEncoder(nn.Module):
     input works with that much delay.
 
     Args:
-        config: sizes.
         out_dim: D, the decoder's width.
 
     Attributes:
@@ -207,7 +207,6 @@ class ScalarEncoder(nn.Module):
     """Embeds the scalars of a whole recording as global tokens.
 
     Args:
-        config: sizes.
         out_dim: D, the decoder's width.
     """
 

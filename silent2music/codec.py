@@ -22,7 +22,7 @@ from silent2music.bandwidth import BandExtension
 from silent2music.bundled_codec import DECODE_BLOCK, BundledCodec, digest
 from silent2music.config import CodecConfig, SeanetConfig, from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError, shown
-from silent2music.files import atomic_path, remove_leavings
+from silent2music.files import remove_leavings, write_text
 from silent2music.hub import find_folder
 from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, build, fill, read_weights, write_weights
 
@@ -48,27 +48,22 @@ class Codec(Protocol):
 
     def token_checksum(self, n_codebooks: int = 0) -> str:
         """Identifies all that decides the codes of the first `n_codebooks`, 0 for all; the decoder may change."""
-        ...
 
     @property
     def decoder_version(self) -> str:
         """Identifies the decoder, which may improve while tokens stay the same."""
-        ...
 
     def encode(self, audio: Tensor, n_codebooks: int = 0) -> Tensor:
         """Samples `[B, C, N]` in [-1, 1] to codes `[B, K, T]` int64, `T = ceil(N / samples per frame)`.
 
         With `n_codebooks` only those of so many first codebooks.
         """
-        ...
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `[B, K, T]`, or those of the first codebooks alone, to samples `[B, C, T * samples per frame]`."""
-        ...
 
     def codebook_vectors(self) -> Tensor:
         """The vector of each code, `[K, V, D]` float32, on which a token model builds its embeddings."""
-        ...
 
 
 # Codecs of others, behind the same protocol
@@ -226,8 +221,7 @@ def save_codec(codec: Codec, folder: Path | str) -> None:
     write_weights(cast(nn.Module, codec).state_dict(), folder / WEIGHTS_FILE)
     if codec.extension is not None:
         codec.extension.save(folder)
-    with atomic_path(folder / CONFIG_FILE, force=True) as file:
-        file.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_FILE, json.dumps(values, indent=2, default=str) + "\n")
 
 
 def load_codec(name: Path | str, download: bool = False) -> Codec:
@@ -293,11 +287,7 @@ def _make_encodec(values: Mapping[str, Any]) -> nn.Module:
 
 
 def _encodec_model(settings: Mapping[str, Any]) -> Any:
-    """EnCodec of `transformers` by its config, with weights at random.
-
-    Raises:
-        ConfigError: if a number in the config cannot be meant.
-    """
+    """EnCodec of `transformers` by its config, with weights at random."""
     from transformers import EncodecConfig, EncodecModel
 
     for name, value in settings.items():
@@ -384,7 +374,6 @@ def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> 
 
     Args:
         codec: only the bundled codec can stream; another one decodes everything at the end.
-        codes: of one frame after another.
         live: give sound after each frame, with fewer iterations of phase reconstruction.
     """
     if not isinstance(codec, BundledCodec):

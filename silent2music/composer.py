@@ -46,7 +46,7 @@ from silent2music.notation import (
     write_down,
 )
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals
+from silent2music.signals import ROOM, Embedder, Signals, contrasts
 from silent2music.weights import WEIGHTS_FILE, fill, load_module, read_weights, save_module
 
 GAIN_SCALE_DB = 6.0
@@ -115,12 +115,7 @@ class Pages:
         return replace(self, held=(indices, offsets, weights), **moved)
 
     @staticmethod
-    def of(
-        scores: Sequence[Score],
-        starts: Sequence[int],
-        n_frames: int,
-        frame_rate: float,
-    ) -> Pages:
+    def of(scores: Sequence[Score], starts: Sequence[int], n_frames: int, frame_rate: float) -> Pages:
         """Frames `start` to before `start + n_frames` of each score, with what came before them remembered.
 
         Scores are moved to C major or A minor.
@@ -300,9 +295,6 @@ class Habits(nn.Module):
 class Composer(nn.Module):
     """Writes a score for a room, note after note, under the room's signals.
 
-    Args:
-        config: sizes.
-
     Raises:
         ConfigError: if they do not fit one another.
     """
@@ -355,7 +347,6 @@ class Composer(nn.Module):
         Pitches, as they sound, are all between an instrument's lowest and highest; of drums those that there are.
 
         Args:
-            scores: all that is to be allowed.
             widen: allow what was allowed before, too.
         """
         before = {name: getattr(self, name).clone() for name in LIMITS} if widen else {}
@@ -427,7 +418,6 @@ class Composer(nn.Module):
         """Negative log-likelihood of every choice, by field: the row `row * T + frame` of each, and its nats.
 
         Args:
-            pages: the scores.
             states: `[B, T, D]`, from `states`.
         """
         context = self.state(states).flatten(0, 1)
@@ -477,7 +467,6 @@ class Composer(nn.Module):
         """Losses `[B]` of a batch by field, in nats a second, with that of the loudness automation as `gain`.
 
         Args:
-            pages: the scores.
             signals: of the same frames, those that are dropped in this step absent; their mask says which count.
         """
         conditioning = self.condition(signals)
@@ -492,15 +481,9 @@ class Composer(nn.Module):
         losses["gain"] = GAIN_WEIGHT * error.sum(dim=1) / n_seconds
         return losses
 
-    def room_contrast(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
-        """Nats a second `[B]` of the scores under the `true` room, the next row's (`shuffled`) and none (`dropped`)."""
-        next_rows = signals.rows([*range(1, signals.n_rows), 0])
-        rooms = {
-            "true": signals,
-            "shuffled": signals.exchanged(next_rows, ROOM),
-            "dropped": signals.without(ROOM),
-        }
-        found = {name: self(pages, room) for name, room in rooms.items()}
+    def contrast(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
+        """Nats a second `[B]` of the scores under the rooms of `signals.contrasts`."""
+        found = {name: self(pages, room) for name, room in contrasts(signals).items()}
         return {name: torch.stack([own[f] for f in FIELDS]).sum(dim=0) for name, own in found.items()}
 
     # ---- files ----

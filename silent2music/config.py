@@ -91,12 +91,7 @@ def _check_bounds(config: Any, section: str, **own: tuple[float, float]) -> None
     """Refuse settings that are out of `_BOUNDS`, NaN among them; those that are None are not given and not checked.
 
     Args:
-        config: the settings.
-        section: what their names begin with in the error.
         own: bounds that mean something else in this config.
-
-    Raises:
-        ConfigError: naming the first such number and what was expected.
     """
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
@@ -815,11 +810,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a config, strictly.
-
-    Args:
-        cls: a config dataclass.
-        values: nested plain values.
-        where: what to call the place in an error.
 
     Raises:
         ConfigError: on an unknown key (the valid ones are listed) or a value of the wrong type.

@@ -43,9 +43,7 @@ class FrameNetwork(nn.Module):
     """ConvNeXt blocks (Liu et al., 2022) with pre-normalisation over the vectors of successive codec frames.
 
     Args:
-        config: of the codec.
         dim: width.
-        n_layers: blocks.
         behind: frames before that each block sees more.
         ahead: frames after that each block sees more.
     """
@@ -77,7 +75,6 @@ class FrameNetwork(nn.Module):
         Args:
             vectors: of successive frames.
             length: `[B, T, 1]`, theirs.
-            offset: added after the first layer.
         """
         # Entries of a direction are small: brought to about 1.
         direction = vectors / length.clamp(min=1e-6) * vectors.shape[-1] ** 0.5
@@ -158,9 +155,7 @@ class SpectrumCorrection(FrameNetwork):
         """Compressed magnitudes `[B, T, F]`, 0 or more, of vectors `[B, T, P]` and their uncorrected features.
 
         Args:
-            vectors: quantised.
             features: `[B, T, F]`, the magnitudes that the components make of them.
-            n_codebooks: how many codebooks the vectors are the sum of.
         """
         length: Tensor = vectors.norm(dim=-1, keepdim=True)
         hidden = self.hidden(vectors, length, self.known.weight[n_codebooks - 1])

@@ -109,7 +109,6 @@ def sound_distances(
     Args:
         reference, estimate: samples `[B, N]`.
         sample_rate: in Hz.
-        names: which distances to compute.
 
     Returns:
         `mel`, that of `log_mel_distance`; `slope`, the mean absolute change of its errors from frame to frame at each
@@ -228,7 +227,6 @@ def magnitude_distances(
 
     Args:
         reference, estimate: `[B, L, n_fft / 2 + 1]`, magnitudes to the power given, 0 or more.
-        power: of the compression.
         sample_rate: in Hz.
 
     Returns:

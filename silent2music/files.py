@@ -124,6 +124,12 @@ def atomic_path(path: Path, force: bool = False) -> Iterator[Path]:
         yield temporary
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, in place of one that is there; errors as of `atomic_paths`."""
+    with atomic_path(path, force=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_paths(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
     """Temporary neighbours of `paths` to write to, which come to their places together if the block ends well.
@@ -287,7 +293,6 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
     The folder is made if missing, and removed again if it is left empty. A killed process holds nothing.
 
     Args:
-        folder: where the command writes.
         index, count: this process is the `index`-th of `count` that share one command's work, and so the folder.
 
     Raises:
@@ -333,12 +338,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 @contextmanager
 def _held(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file, which is removed afterwards.
-
-    Raises:
-        TimeoutError: if another process holds it for longer than `timeout` seconds.
-        AudioError: if it cannot be written.
-    """
+    """Hold a lock file, which is removed afterwards."""
     from filelock import FileLock
 
     lock = FileLock(path, timeout=timeout)

@@ -33,7 +33,6 @@ class Biquads:
     """A cascade of second-order IIR sections that keeps its state from block to block.
 
     Args:
-        sections: in their order.
         n_channels: C.
     """
 
@@ -194,7 +193,6 @@ def mel_filters(
     Args:
         sample_rate: in Hz.
         n_fft: window of the spectra that they are for, in samples.
-        n_mels: number of bands.
         low_hz, high_hz: outer edges of the first and the last band; None is the Nyquist frequency.
         scale: `htk` is `2595 log10(1 + f / 700)` (O'Shaughnessy, Speech Communication, 1987); `slaney` is linear up
             to 1 kHz, 15 mels of 200/3 Hz, and logarithmic beyond, 27 mels for a factor of 6.4 (Auditory Toolbox, 1998).

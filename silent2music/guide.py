@@ -60,7 +60,6 @@ class GuideInput(nn.Module):
     is the energy of the sketch, or for later codebooks the mean energy of their entries at this scale and that of r.
 
     Args:
-        config: of the decoder.
         vectors: `[K, V, P]` of the codec.
         scales: `[V]`, by the first code; ones for a codec without.
     """

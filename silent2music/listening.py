@@ -83,7 +83,6 @@ class Measured:
     """A room and the profiles of its windows, each measured once, for the music and for the record.
 
     Args:
-        room: the recording.
         config: gives the frame rate; windows begin at a step.
     """
 
@@ -136,14 +135,7 @@ def _window_steps(config: AmbientConfig) -> tuple[int, int]:
 def listen_whole(
     room: Recorded, seconds: float, config: ModelConfig, known: Mapping[str, Any] | None = None
 ) -> Signals:
-    """Signals for `seconds` of music, one row, from the room (cut, or looped if too short) measured as a whole.
-
-    Args:
-        room: the recording.
-        seconds: of music.
-        config: rates, mel bins, controls.
-        known: the user's options for the other controls, by name.
-    """
+    """Signals for `seconds` of music, one row, from the room (cut, or looped if too short) measured as a whole."""
     room = repeated(room, seconds)
     features = ambient_features(room, analyze(room), config.ambient)
     features = AmbientFeatures(features.frames[: n_steps_of(seconds, config.ambient)], features.scalars)
@@ -288,7 +280,6 @@ def embed_stream(
     """Embeds a stream of signals, one row, piece by piece as soon as no later signal can change the embeddings.
 
     Args:
-        signals: of successive stretches.
         embed: from signals to conditioning under them and under none of the room.
         context: how far an embedding depends on signals to either side, in codec frames.
         live: do not wait for what lies ahead: the newest signals are held in its place.

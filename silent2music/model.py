@@ -20,9 +20,8 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from itertools import chain, islice, tee
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,12 +31,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from silent2music.adapters import apply_adapters, read_adapters
+from silent2music.ambient import FEATURE_SETTINGS
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
-from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, write_frames
+from silent2music.composing import PackedComposer
 from silent2music.config import (
     COMPOSER_FOLDER,
     SKETCH_FOLDER,
@@ -54,27 +54,24 @@ from silent2music.config import (
 from silent2music.controls import Controls
 from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
-from silent2music.files import atomic_path, remove_leavings
+from silent2music.files import atomic_path, remove_leavings, write_text
 from silent2music.guide import AHEAD
 from silent2music.hub import find_folder
 from silent2music.listening import (
     PIECE_STEPS,
     WINDOW_SECONDS,
     Measured,
-    embed_stream,
     listen,
     listen_live,
     listen_whole,
     n_steps_of,
 )
-from silent2music.notation import Event, home_shift, joined, read_back, write_down
-from silent2music.players import Ensemble, choose, rule_of
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
-from silent2music.signals import ROOM, Embedder, Signals, check_controls, from_arrays
+from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
 from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
-from silent2music.steering import Redo, Steering, check_stretch, heard, plan_of, settled
+from silent2music.steering import Redo, check_stretch
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import (
     CONFIG_FILE,
@@ -85,11 +82,9 @@ from silent2music.weights import (
     read_weights,
     write_weights,
 )
+from silent2music.writing import SCORE, Blend, Brief, Frame, Manuscript, Steered, composed, embedded
 
 CODEC_FOLDER = "codec"
-
-SCORE = "score"
-"""In `without`: the music is not composed."""
 
 GUIDED_FRAMES = 16
 """Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
@@ -110,32 +105,6 @@ RecordingLike = Recorded | Path | str | FloatArray
 
 
 @dataclasses.dataclass(frozen=True)
-class Blend:
-    """Another room whose embeddings are mixed into the first one's.
-
-    Attributes:
-        room: the recording; a shorter one is repeated.
-        begin, end: 0 to 1, its share at the beginning and at the end.
-
-    Raises:
-        ConfigError: if a share is out of range.
-    """
-
-    room: Recorded
-    begin: float = 0.5
-    end: float = 0.5
-
-    def __post_init__(self) -> None:
-        for share in (self.begin, self.end):
-            if not 0.0 <= share <= 1.0:
-                raise ConfigError(f"The other room's share is {share:g}; expected 0 to 1.")
-
-    def shares(self, n_frames: int) -> FloatArray:
-        """The share in each of the frames `[T]`."""
-        return np.linspace(self.begin, self.end, n_frames, dtype=np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
     """Generated music, with the codes that it was decoded from.
 
@@ -146,32 +115,6 @@ class Piece(Waveform):
 
     codes: IntArray
     score: Score | None = None
-
-
-@dataclasses.dataclass
-class Manuscript:
-    """What is composed, and what codes are drawn, while music streams.
-
-    Attributes:
-        frames: of each codec frame its events and the music's loudness, as `compose_frames` yields them.
-        codes: of each codec frame its K codes, as unsigned numbers of two bytes, the lower one first.
-    """
-
-    frames: list[tuple[tuple[Event, ...], float]] = dataclasses.field(default_factory=list)
-    codes: bytearray = dataclasses.field(default_factory=bytearray)
-
-    def kept(
-        self, frames: Iterable[tuple[tuple[Event, ...], float]]
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
-        """The same frames, each noted as it passes."""
-        for frame in frames:
-            self.frames.append(frame)
-            yield frame
-
-    def score(self, seconds: float, frame_rate: float) -> Score:
-        """All that was noted, as a score of `seconds`."""
-        written = joined(events for events, _ in self.frames)
-        return read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
 
 
 class Silent2Music(nn.Module):
@@ -289,18 +232,16 @@ class Silent2Music(nn.Module):
         if seed is not None:
             sampling = dataclasses.replace(sampling, seed=seed)
         recorded = None if room is None else _recorded(room, sample_rate)
-        seconds = seconds or _seconds_of(recorded, score)
-        manuscript = Manuscript()
-        frames = self._write(
-            recorded, sampling, seconds, controls, progress,
-            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        brief = Brief.of(
+            recorded, seconds,
+            score=score, composing=composing, asked=asked, blend=blend, without=without, controls=controls,
         )  # fmt: skip
-        codes = list(frames)
-        sound = [piece.samples for piece in self._play(iter(codes), seconds)]
-        written = torch.cat(codes, dim=2)[0].cpu().numpy()
+        manuscript = Manuscript()
+        codes = list(self._write(brief, sampling, manuscript, progress))
+        sound = [piece.samples for piece in self._play(iter(codes), brief.seconds)]
         if score is None and self.composes(without):
-            score = manuscript.score(seconds, self.config.ambient.frame_rate)
-            score = score if asked is None else settled(score, asked)
+            score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
+        written = torch.cat(codes, dim=2)[0].cpu().numpy()
         return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
 
     @torch.inference_mode()
@@ -330,38 +271,27 @@ class Silent2Music(nn.Module):
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
                 it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
-            sampling, seconds, score, composing, asked, blend, without, progress, controls: as for `generate`; `seconds`
-                is for recordings and scores alone.
-            manuscript: what is composed is added to it.
+            seconds: for recordings and scores alone; this and the others as for `generate`.
+            manuscript: what is composed and drawn is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
 
         Yields:
             `[C, n]` at the codec's rate.
         """
-        room = open_recording(room) if isinstance(room, Path | str) else room
-        is_whole = room is None or isinstance(room, Waveform | Recording)
-        length = (seconds or _seconds_of(cast(Recorded | None, room), score)) if is_whole else None
-        codes = self._write(
-            room, sampling or SamplingConfig(), length, controls, progress, measured,
-            score=score, composing=composing, manuscript=manuscript, asked=asked, blend=blend, without=without,
+        brief = Brief.of(
+            open_recording(room) if isinstance(room, Path | str) else room, seconds,
+            score=score, composing=composing, asked=asked, blend=blend, without=without, measured=measured,
+            controls=controls,
         )  # fmt: skip
-        yield from each_on_one_thread(self._play(codes, length))
+        codes = self._write(brief, sampling or SamplingConfig(), manuscript, progress)
+        yield from each_on_one_thread(self._play(codes, brief.seconds))
 
     def _write(
         self,
-        room: Recorded | Iterable[Waveform] | None,
+        brief: Brief,
         sampling: SamplingConfig,
-        seconds: float | None,
-        controls: Mapping[str, Any],
+        manuscript: Manuscript | None = None,
         progress: StepProgress | None = None,
-        measured: Measured | None = None,
-        *,
-        score: Score | None,
-        composing: ComposingConfig | None,
-        manuscript: Manuscript | None,
-        asked: Controls | None,
-        blend: Blend | None,
-        without: Sequence[str],
         prefix: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`, `prefix` as for `stream_codes`.
@@ -369,28 +299,27 @@ class Silent2Music(nn.Module):
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
         """
-        composes = score is None and self.composes(without)
-        without = [name for name in without if name != SCORE]
-        signals, n_frames = self._heard(room, seconds, controls, measured, composes, asked)
+        composes = brief.score is None and self.composes(brief.without)
+        without = [name for name in brief.without if name != SCORE]
+        signals, n_frames = self._heard(brief, composes)
         for_decoder, for_composer, for_sketch = tee(signals, 3)
-        others = self._heard_other(blend, seconds, n_frames, controls, composes, asked)
+        sketched = (piece.to(self.device).without(*without) for piece in for_sketch)
+        others = self._heard_other(brief, composes)
         guide: Iterator[Tensor] | None = None
-        if score is not None:
-            guide = sketch_score(self._own_sketch(), score, self._without(for_sketch, without), n_frames)
+        if brief.score is not None:
+            guide = sketch_score(self._own_sketch(), brief.score, sketched, n_frames)
         elif composes:
-            composing = dataclasses.replace(composing or ComposingConfig(), seed=sampling.seed)
-            events = self._composed(for_composer, composing, without, None, n_frames, asked, blend, others[0])
+            composing = dataclasses.replace(brief.composing or ComposingConfig(), seed=sampling.seed)
+            brief = dataclasses.replace(brief, composing=composing, without=without)
+            events = self._composed(for_composer, brief, n_frames, others[0])
             events = events if manuscript is None else manuscript.kept(events)
             n_at_once = {} if n_frames else {"n_frames": 1}
-            guide = sketch_stream(self._own_sketch(), events, self._without(for_sketch, without), **n_at_once)
+            guide = sketch_stream(self._own_sketch(), events, sketched, **n_at_once)
 
-        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
+        def embed(piece: Signals) -> Steered:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embed_stream(for_decoder, embed, self.embedder.lookahead_frames, live=n_frames == 0)
-        if blend is not None:
-            other = embed_stream(others[1], embed, self.embedder.lookahead_frames)
-            conditioning = _blended(conditioning, other, blend, n_frames)
+        conditioning = embedded(for_decoder, embed, self.embedder, brief.blend, others[1], n_frames)
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
         sampling = self.resolved(sampling)
@@ -443,7 +372,7 @@ class Silent2Music(nn.Module):
             codes: `[K, T]` of the whole music, as `Piece.codes`.
             begin, end: of the stretch, in seconds; of its codec frames those are drawn that lie within.
             sampling: as for `generate`; by the seed that the music was drawn by, it comes out as it was.
-            room, seconds, score, blend, progress, measured, controls: as for `stream`, `score` that of the whole.
+            score: that of the whole; this and the others as for `stream`.
 
         Returns:
             `[K, T]`.
@@ -460,12 +389,10 @@ class Silent2Music(nn.Module):
             )
         first = int(np.ceil(begin * rate - 1e-6))
         last = n_frames if end > seconds - 1e-6 else int(end * rate + 1e-6)
-        frames = self._write(
-            None if room is None else _recorded(room),
-            sampling, seconds, controls, progress, measured, score=score, composing=None, manuscript=None,
-            asked=None, blend=blend, without=(SCORE,) if score is None else (),
-            prefix=torch.as_tensor(codes[None, :, :first], device=self.device),
-        )  # fmt: skip
+        recorded, without = None if room is None else _recorded(room), (SCORE,) if score is None else ()
+        brief = Brief(recorded, seconds, controls, score, None, None, blend, without, measured=measured)
+        prefix = torch.as_tensor(codes[None, :, :first], device=self.device)
+        frames = self._write(brief, sampling, None, progress, prefix)
         drawn = torch.cat(list(islice(frames, last)), dim=2)[0].cpu().numpy()
         return np.concatenate([drawn, codes[:, last:]], axis=1)
 
@@ -477,15 +404,10 @@ class Silent2Music(nn.Module):
         composing: ComposingConfig | None = None,
         *,
         seed: int | None = None,
-        without: Sequence[str] = (),
-        begun: Score | None = None,
-        sample_rate: int | None = None,
-        progress: StepProgress | None = None,
-        measured: Measured | None = None,
         asked: Controls | None = None,
-        blend: Blend | None = None,
         redo: Redo | None = None,
-        **controls: Any,
+        sample_rate: int | None = None,
+        **options: Any,
     ) -> Score:
         """Compose a score for a room, as notes.
 
@@ -494,12 +416,10 @@ class Silent2Music(nn.Module):
             seconds: length of the score, by default that of the room; a shorter room is repeated.
             composing: how notes are drawn.
             seed: of the draws; by default that of `composing`, which is 0 by default.
-            begun: a score that is gone on with: its notes stand up to its end.
-            without, sample_rate, progress, controls: as for `generate`.
-            measured: profiles of the room that are known already; new ones are added to it.
             asked: what the user wishes, beside what the room says.
-            blend: another room that is heard too.
             redo: a stretch of a score that is composed again; the rest of the score is given back as it is.
+            sample_rate: in Hz, of a room that is given as samples.
+            options: further ones of `compose_frames`, and controls of the model by name.
 
         Raises:
             CheckpointError: if the model has no composer.
@@ -509,20 +429,9 @@ class Silent2Music(nn.Module):
         if seed is not None:
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
-        seconds = seconds or recorded.seconds
-        options: dict[str, Any] = {
-            "without": without,
-            "begun": begun,
-            "progress": progress,
-            "asked": asked,
-            "blend": blend,
-            "redo": redo,
-        }
-        frames = list(
-            self.compose_frames(recorded, composing, seconds, **options, measured=measured, **controls)
-        )
-        score = Manuscript(frames).score(seconds, self.config.ambient.frame_rate)
-        score = score if asked is None else settled(score, asked)
+        frames = self.compose_frames(recorded, composing, seconds, asked=asked, redo=redo, **options)
+        written = Manuscript([*frames])
+        score = written.score(seconds or recorded.seconds, self.config.ambient.frame_rate, asked)
         return score if redo is None else redo.merged(score)
 
     def compose_frames(
@@ -539,23 +448,23 @@ class Silent2Music(nn.Module):
         blend: Blend | None = None,
         redo: Redo | None = None,
         **controls: Any,
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
+    ) -> Iterator[Frame]:
         """Compose codec frame by codec frame, each as soon as what the composer hears of the room ahead is known.
 
         Args:
             room: the recording, or for live input its sound as it comes, as for `stream`.
-            composing, seconds, without, begun, progress, measured, controls: as for `compose`.
-            asked, blend: as for `compose`, for a recording alone; notes are on their grid to 10 ms.
+            begun: a score that is gone on with: its notes stand up to its end.
+            asked, blend: as for `generate`, for a recording alone; notes are on their grid to 10 ms.
             redo: as for `compose`; the last frame is that of the stretch's end.
-
-        Yields:
-            The events of a frame (`notation.Event`), and the music's loudness there, in dB and at most 0.
+            composing, seconds, without, progress, measured, controls: as for `stream`.
         """
         self._own_composer()
-        signals, n_frames = self._heard(room, seconds, controls, measured, True, asked, redo)
-        how = composing or ComposingConfig()
-        others = self._heard_other(blend, seconds, n_frames, controls, True, asked)
-        written = self._composed(signals, how, without, begun, n_frames, asked, blend, others[0], redo)
+        brief = Brief.of(
+            room, seconds, composing=composing, without=without, begun=begun, measured=measured, asked=asked, blend=blend,
+            redo=redo, controls=controls,
+        )  # fmt: skip
+        signals, n_frames = self._heard(brief, True)
+        written = self._composed(signals, brief, n_frames, self._heard_other(brief, True)[0])
         for done, frame in enumerate(each_on_one_thread(written), start=1):
             if progress is not None:
                 progress(done, n_frames)
@@ -595,165 +504,43 @@ class Silent2Music(nn.Module):
         own = self._own_composer().config.controls
         return dataclasses.replace(self.config, controls=tuple(dict.fromkeys((*self.config.controls, *own))))
 
-    def _heard(
-        self,
-        room: Recorded | Iterable[Waveform] | None,
-        seconds: float | None,
-        controls: Mapping[str, Any],
-        measured: Measured | None,
-        composes: bool,
-        asked: Controls | None = None,
-        redo: Redo | None = None,
-    ) -> tuple[Iterator[Signals], int]:
-        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound.
-
-        Raises:
-            ConfigError: if something is asked for that the model lacks, or of live sound.
-        """
-        config = self._config_of_all(composes)
+    def _heard(self, brief: Brief, composes: bool) -> tuple[Iterator[Signals], int]:
+        """Signals of a room in successive stretches, and the number of codec frames in all, 0 for live sound."""
+        config, controls, seconds = self._config_of_all(composes), brief.controls, brief.seconds
         check_controls(config, controls)
-        if asked is not None:
-            if not (room is None or isinstance(room, Waveform | Recording)):
+        if seconds is None:
+            if brief.asked is not None:
                 raise ConfigError("What the music is to be can be asked for a recording; this is live sound.")
-            length = seconds or cast(Recorded, room).seconds
-            self.check_asked(asked, length, composes)
-            told = asked.signals(length, n_steps_of(length, config.ambient), config.ambient.frame_rate)
-            controls = {**told, **controls}
-        if redo is not None and composes:
-            n_told = n_steps_of(seconds or cast(Recorded, room).seconds, config.ambient)
-            controls = {**redo.traits(n_told, config.ambient.frame_rate), **controls}
-        if room is None:
-            assert seconds is not None
-            n_frames = n_steps_of(seconds, config.ambient)
+            return listen_live(cast(Iterable[Waveform], brief.room), config, controls), 0
+        rate, n_frames = config.ambient.frame_rate, n_steps_of(seconds, config.ambient)
+        if brief.asked is not None:
+            self.check_asked(brief.asked, seconds, composes)
+            controls = {**brief.asked.signals(seconds, n_frames, rate), **controls}
+        if brief.redo is not None and composes:
+            controls = {**brief.redo.traits(n_frames, rate), **controls}
+        if brief.room is None:
             begins = range(0, n_frames, PIECE_STEPS)
             return (from_arrays({}, min(PIECE_STEPS, n_frames - begin)) for begin in begins), n_frames
-        if isinstance(room, Waveform | Recording):
-            seconds = seconds or room.seconds
-            return listen(room, seconds, config, controls, measured), n_steps_of(seconds, config.ambient)
-        return listen_live(room, config, controls), 0
+        return listen(cast(Recorded, brief.room), seconds, config, controls, brief.measured), n_frames
 
-    def _heard_other(
-        self,
-        blend: Blend | None,
-        seconds: float | None,
-        n_frames: int,
-        controls: Mapping[str, Any],
-        composes: bool,
-        asked: Controls | None,
-    ) -> tuple[Iterator[Signals], ...]:
-        """Signals of the other room, twice; none without one.
-
-        Raises:
-            ConfigError: if the first room is live sound.
-        """
-        if blend is None:
+    def _heard_other(self, brief: Brief, composes: bool) -> tuple[Iterator[Signals], ...]:
+        """Signals of the other room, twice; none without one."""
+        if brief.blend is None:
             return iter(()), iter(())
-        if not n_frames:
+        if brief.seconds is None:
             raise ConfigError("Another room can be mixed into a recording; this is live sound.")
-        seconds = seconds or n_frames / self.config.ambient.frame_rate
-        return tee(self._heard(blend.room, seconds, controls, None, composes, asked)[0])
-
-    def _without(self, signals: Iterable[Signals], names: Sequence[str]) -> Iterator[Signals]:
-        """The signals on the model's device without some controls."""
-        return (piece.to(self.device).without(*names) for piece in signals)
+        other = dataclasses.replace(brief, room=brief.blend.room, measured=None, redo=None)
+        return tee(self._heard(other, composes)[0])
 
     def _composed(
-        self,
-        signals: Iterable[Signals],
-        composing: ComposingConfig,
-        without: Sequence[str],
-        begun: Score | None,
-        n_frames: int,
-        asked: Controls | None = None,
-        blend: Blend | None = None,
-        others: Iterable[Signals] = (),
-        redo: Redo | None = None,
-    ) -> Iterator[tuple[tuple[Event, ...], float]]:
-        """Events and loudness of one codec frame after another, `n_frames` or 0 if live; else as for `compose_frames`."""
-        composer, config = self._own_composer(), self.config
-        room = Heard(config.ambient.n_mels)
-        if blend is not None:
-            other = Heard(config.ambient.n_mels)
-            others = other.hear(others, without)
-            room = Heard(config.ambient.n_mels, other, blend.shares(n_frames))
-        signals = room.hear(signals, without)
-        wished = asked or Controls()
-        if redo is not None:
-            begun = redo.score
-        ensemble, signals = self._ensemble(signals, without, composing, wished, begun)
-        if ensemble is not None:
-            others = map(ensemble.tell, others)
-        # Who asks for notes has them, whatever the room.
-        may_be_empty = not (wished.density_points or wished.chords or wished.melody)
-        rules: list[MadeConstraint] = [
-            lambda _, memory, __: Rests(room, memory, config.ambient.frame_rate, may_be_empty)
-        ]
-        if composing.guidance is None:
-            composing = dataclasses.replace(composing, guidance=composer.config.guidance)
-        rate = config.ambient.frame_rate
-        key, seconds = composing.transposition, n_frames / config.ambient.frame_rate
-        if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
-            rules.append(players)
-        if asked is not None or redo is not None:
-            programs = None if ensemble is None else ensemble.programs
-            rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo, programs)))
-            key = wished.transposition if key is None else key
-        n_copied = 0 if begun is None else n_steps_of(begun.seconds, config.ambient)
-        if redo is not None:
-            n_copied = int(redo.begin * rate + 1e-6)
-        copied = None if begun is None else write_down(begun, rate)
-        if key is None:
-            # That of what was begun, or else any.
-            key = (
-                int(np.random.default_rng(composing.seed).integers(-6, 6))
-                if begun is None
-                else -home_shift(begun)
-            )
+        self, signals: Iterable[Signals], brief: Brief, n_frames: int, others: Iterable[Signals]
+    ) -> Iterator[Frame]:
+        """As `writing.composed`, by the model's composer."""
+        composer = self._own_composer()
+        packed = self._packed_once("composer", composer, PackedComposer)
+        return composed(composer, packed, signals, brief, n_frames, others)
 
-        @torch.inference_mode()
-        def embed(piece: Signals) -> tuple[Conditioning, Conditioning]:
-            return composer.steer(piece.to(self.device), without)
-
-        ahead = composer.embedder.lookahead_frames
-        conditioning = embed_stream(signals, embed, ahead, live=n_frames == 0)
-        if blend is not None:
-            conditioning = _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
-        written = write_frames(
-            self._packed_once("composer", composer, PackedComposer),
-            conditioning,
-            composing,
-            composing.seed,
-            key,
-            copied,
-            n_copied,
-            rules,
-            **({} if n_frames else {"n_ahead": 1}),
-        )
-        written = room.follow(written, composing.following)
-        if redo is not None:
-            written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
-        return written if asked is None else heard(written, asked, seconds, rate)
-
-    def _ensemble(
-        self,
-        signals: Iterator[Signals],
-        without: Sequence[str],
-        composing: ComposingConfig,
-        wished: Controls,
-        begun: Score | None,
-    ) -> tuple[Ensemble | None, Iterator[Signals]]:
-        """Who plays, by the first stretch of a room's signals; and the signals with that told."""
-        first = next(signals, None)
-        if first is None:
-            return None, signals
-        chosen = choose(self._own_composer(), first.without(*without), composing, wished, begun)
-        signals = chain([first], signals)
-        return chosen, signals if chosen is None else map(chosen.tell, signals)
-
-    @torch.inference_mode()
-    def _sketched(
-        self, conditioning: Iterable[tuple[Conditioning, Conditioning]], guide: Iterator[Tensor]
-    ) -> Iterator[tuple[Conditioning, Conditioning]]:
+    def _sketched(self, conditioning: Iterable[Steered], guide: Iterator[Tensor]) -> Iterator[Steered]:
         """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
         assert self.decoder.guide is not None
         given = torch.ones(1, dtype=torch.bool, device=self.device)
@@ -797,7 +584,6 @@ class Silent2Music(nn.Module):
         seeds: Sequence[int],
         seconds: float | None = None,
         without: Sequence[str] = (),
-        progress: StepProgress | None = None,
         **controls: Any,
     ) -> list[Piece]:
         """Generate music for several rooms in one batch, with a seed for each; long rooms, and scores, one after another.
@@ -807,8 +593,8 @@ class Silent2Music(nn.Module):
         lengths = [seconds or room.seconds for room in rooms]
         longest = max([*lengths, *(room.seconds for room in rooms)])
         if self.composes(without) or longest > WINDOW_SECONDS:
-            options: dict[str, Any] = {"without": without, "progress": progress, **controls}
             own = zip(rooms, seeds, strict=True)
+            options: dict[str, Any] = {"without": without, **controls}
             return [self.generate(room, sampling, seconds, seed=seed, **options) for room, seed in own]
         check_controls(self.config, controls)
         without = [name for name in without if name != SCORE]
@@ -818,7 +604,7 @@ class Silent2Music(nn.Module):
         ]
         given, null = self.steer(Signals.collate(heard).to(self.device), without)
         sampling = self.resolved(sampling)
-        written = generate_codes(self.packed_decoder(), given, null, sampling, seeds, progress)
+        written = generate_codes(self.packed_decoder(), given, null, sampling, seeds)
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
@@ -835,7 +621,7 @@ class Silent2Music(nn.Module):
 
     def steer(
         self, signals: Signals, without: Sequence[str] = (), sketched: Sketched | None = None
-    ) -> tuple[Conditioning, Conditioning]:
+    ) -> Steered:
         """Conditioning without some controls, and the null of guidance: the same without room and sketch."""
         given = signals.without(*without)
         return self.condition(given, sketched), self.condition(given.without(ROOM))
@@ -863,7 +649,7 @@ class Silent2Music(nn.Module):
             measured: as for `stream`.
         """
         sketch, codec = self._own_sketch(), cast(BundledCodec, self.codec)  # the only one that has sketches
-        signals, n_frames = self._heard(room, seconds, {}, measured, composes=False)
+        signals, n_frames = self._heard(Brief(room, seconds, {}, measured=measured), composes=False)
         rate, found, begin = self.config.ambient.frame_rate, [np.zeros((len(parts), 0))], 0
         for vectors in sketch_score(sketch, score, (piece.to(self.device) for piece in signals), n_frames):
             n = vectors.shape[1]
@@ -968,28 +754,16 @@ class Silent2Music(nn.Module):
     def contrast(
         self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
     ) -> dict[str, Tensor]:
-        """Losses as `room_contrast`, and under the true room with the next row's score and with none."""
-        found = self.room_contrast(codes, signals, sketched)
+        """Losses `[B]` in nats a token under the rooms of `signals.contrasts`, and under the true room with other scores.
+
+        Arguments as in `forward`. With a sketch also `other_score`, the next row's, and `no_score`.
+        """
+        found = {name: self(codes, room, sketched).mean(dim=1) for name, room in contrasts(signals).items()}
         if sketched is not None:
             vectors, given = sketched
             found["other_score"] = self(codes, signals, (vectors.roll(-1, dims=0), given)).mean(dim=1)
             found["no_score"] = self(codes, signals).mean(dim=1)
         return found
-
-    def room_contrast(
-        self, codes: Tensor, signals: Signals, sketched: Sketched | None = None
-    ) -> dict[str, Tensor]:
-        """Loss `[B]` in nats a token under the `true` room, the next row's (`shuffled`) and none (`dropped`).
-
-        Arguments as in `forward`; at least two rows, or `shuffled` would be `true`.
-        """
-        next_rows = signals.rows([*range(1, signals.n_rows), 0])
-        rooms = {
-            "true": signals,
-            "shuffled": signals.exchanged(next_rows, ROOM),
-            "dropped": signals.without(ROOM),
-        }
-        return {name: self(codes, room, sketched).mean(dim=1) for name, room in rooms.items()}
 
     # ---- files ----
 
@@ -1019,8 +793,7 @@ class Silent2Music(nn.Module):
             self.sketch.save_pretrained(folder / SKETCH_FOLDER)
         values = to_dict(self.config) | {"codec_checksum": self.codec_checksum}
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        with atomic_path(folder / CONFIG_FILE, force=True) as file:
-            file.write_text(text, encoding="utf-8")
+        write_text(folder / CONFIG_FILE, text)
         card = folder / "README.md"
         if not card.exists():
             n_weights = sum(v.numel() for v in state.values())
@@ -1158,47 +931,8 @@ def read_embedder(folder: Path, embedder: Embedder) -> None:
     fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
 
 
-Steered = tuple[Conditioning, Conditioning]
-"""Conditioning of successive frames, and its null."""
-
-
-def _blended(
-    first: Iterator[Steered], second: Iterator[Steered], blend: Blend, n_frames: int
-) -> Iterator[Steered]:
-    """Two rooms' conditioning mixed, in stretches in which both are known."""
-    shares = blend.shares(n_frames)
-    here, there, done = next(first, None), next(second, None), 0
-    while here is not None and there is not None:
-        n = min(here[0].frames.shape[1], there[0].frames.shape[1])
-        share = torch.from_numpy(shares[done : done + n]).to(here[0].frames)[None, :, None]
-        given, null = (
-            dataclasses.replace(
-                own.slice(0, n),
-                frames=torch.lerp(own.frames[:, :n], other.frames[:, :n], share),
-                tokens=torch.lerp(own.tokens, other.tokens, share.mean()),
-            )
-            for own, other in zip(here, there, strict=True)
-        )
-        yield given, null
-        done += n
-        here, there = (
-            next(stream, None) if left[0].frames.shape[1] == n else _rest(left, n)
-            for left, stream in ((here, first), (there, second))
-        )
-
-
-def _rest(steered: Steered, begin: int) -> Steered:
-    """What comes after some frames."""
-    given, null = (part.slice(begin, part.frames.shape[1]) for part in steered)
-    return given, null
-
-
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
-    """A room, given as a path, recording or array, as a recording.
-
-    Raises:
-        AudioError: if a file cannot be read, or samples come without their rate or as integers.
-    """
+    """A room, given as a path, recording or array, as a recording."""
     if isinstance(room, Path | str):
         return open_recording(room)
     if isinstance(room, Waveform | Recording):
@@ -1213,15 +947,6 @@ def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:
     return Waveform(samples.astype(np.float32), sample_rate)
 
 
-def _seconds_of(room: Recorded | None, score: Score | None) -> float:
-    """The length of a room, or of a score without one."""
-    if room is not None:
-        return room.seconds
-    if score is None:
-        raise ConfigError("There is neither a room nor a score; expected at least one of them.")
-    return score.seconds
-
-
 def _check_codec(stated: str, own: str, whose: str) -> None:
     """Raise an error if a codec makes other tokens than a config states."""
     if stated not in ("", own):
@@ -1233,7 +958,7 @@ def _check_codec(stated: str, own: str, whose: str) -> None:
 
 def _check_features(config: ModelConfig, composer: ComposerConfig) -> None:
     """Raise an error if a composer hears other features of a room than its model measures."""
-    for name in ("sample_rate", "frame_rate", "n_mels", "n_fft"):
+    for name in FEATURE_SETTINGS:
         own, theirs = getattr(config.ambient, name), getattr(composer.ambient, name)
         if own != theirs:
             raise CheckpointError(

@@ -205,8 +205,6 @@ def read_back(written: Written, seconds: float, frame_rate: float, gain_db: Sequ
     A note ends when its part strikes the same pitch again, and at the end of the piece.
 
     Args:
-        written: the events.
-        seconds: length of the piece.
         frame_rate: in Hz.
         gain_db: loudness automation of each frame, if there is any.
     """

@@ -167,7 +167,6 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor, n_fft: int, hop: int, n_iter
         magnitudes: `[B, L, n_fft / 2 + 1]`, scaled as `stft` does.
         phases: unit phasors of the same shape to start from.
         n_fft, hop: as for `stft`.
-        n_iterations: projections.
     """
     previous: Tensor | None = None
     for _ in range(n_iterations):
@@ -192,7 +191,6 @@ def rebuild(blocks: Iterable[Tensor], n_fft: int, hop: int, n_iterations: int) -
     Args:
         blocks: of magnitudes `[B, L_i, n_fft / 2 + 1]`, in order.
         n_fft, hop: as for `stft`.
-        n_iterations: projections.
 
     Yields:
         Samples `[B, n]`, all that are final after each block; those of the last `context_frames` and one more

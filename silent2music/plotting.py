@@ -51,7 +51,6 @@ def plot_profile(room: Waveform, profile: AcousticProfile, path: Path | str) -> 
     """Draw a recording's spectrogram, events, pulse, energy and boundaries on one picture, and `save` it.
 
     Args:
-        room: the recording.
         profile: `acoustics.analyze` of it.
         path: a PNG, PDF or SVG file.
     """
@@ -115,7 +114,6 @@ def plot_score(score: Score, path: Path | str, room: AcousticProfile | None = No
     """Draw a score as a piano roll: parts in colours, bars, boundaries and cues, over a room's events if one is given.
 
     Args:
-        score: the music.
         path: a PNG, PDF or SVG file.
         room: `acoustics.analyze` of the recording that the music belongs to.
     """
@@ -182,7 +180,6 @@ def plot_losses(log: Path, path: Path | str) -> None:
         path: a PNG, PDF or SVG file.
 
     Raises:
-        AudioError: as `save`.
         DataError: if the log cannot be read.
     """
     try:
@@ -236,7 +233,6 @@ def draw_spectrogram(
 
     Args:
         figure: gets a colour bar beside `axes`, which are drawn on.
-        sound: what is heard.
         range_dbfs: of the colours; from the quiet to the loud parts of the sound if None.
     """
     power_db = _spectrogram_db(sound)

@@ -96,9 +96,6 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 def share(items: Sequence[Item], environment: Mapping[str, str] = os.environ) -> Sequence[Item]:
     """The items of this process, every n-th of n that a launcher started; all of them without a launcher.
 
-    Raises:
-        ConfigError: as `launched`.
-
     Example:
         >>> share("abcdefg", {"RANK": "1", "WORLD_SIZE": "3"})
         'be'

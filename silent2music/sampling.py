@@ -68,7 +68,6 @@ class Constraint(Protocol):
 
     def mask(self, logits: Tensor) -> Tensor:
         """The logits `[B, K, V]`, with forbidden tokens at minus infinity."""
-        ...
 
     def write(self, candidates: Tensor) -> Tensor:
         """Choose among the candidates, and record that the first of those chosen is written.
@@ -79,7 +78,6 @@ class Constraint(Protocol):
         Returns:
             `[B, K, m]`, the chosen ones, m from 1 to n.
         """
-        ...
 
 
 class Cells:
@@ -164,7 +162,6 @@ class Nearness:
     no note sounds or rings; such a frame has the codes of silence.
 
     Args:
-        packed: of a decoder that takes a sketch.
         guide: of B rows, of which it counts whether they have a sketch.
         adherence: multiplies the learned strength.
     """
@@ -240,7 +237,6 @@ class Steps(Protocol):
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Logits `[B, K, V]`, which the caller may overwrite, after the column `[B, K]` (filler at first)."""
-        ...
 
 
 class TokenLoop:
@@ -339,11 +335,9 @@ def stream_codes(
     """Codes `[B, K, 1]` of one frame after another, each K - 1 columns after its conditioning.
 
     Args:
-        packed: the decoder.
         conditioning: of successive stretches of frames, each with its null, "no room", of the same shapes. Columns
             attend to the global tokens of their own stretch.
         sampling: settings, with a number for guidance; its `seed` is not used here.
-        seeds: one for each row.
         lengths, prefix: as for `TokenLoop`.
 
     Raises:
@@ -408,7 +402,6 @@ def generate_codes(
         packed, sampling, seeds: as for `stream_codes`.
         conditioning: `frames [B, T, D]`, valid up to each row's length.
         null: the same shapes, for "no room".
-        progress: called with frames done and frames in all.
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     lengths = conditioning.mask.sum(dim=1).tolist()

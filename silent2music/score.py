@@ -439,12 +439,7 @@ def read_midi(path: Path | str) -> Score:
 
 
 def parse_midi(data: bytes, name: str = "The MIDI data") -> Score:
-    """The score in the bytes of a MIDI file, see `read_midi`.
-
-    Args:
-        data: the whole file.
-        name: what errors call it.
-    """
+    """The score in the bytes of a MIDI file, see `read_midi`."""
     symusic = require("symusic")
 
     if data[:4] == b"RIFF" and data[8:12] == b"RMID":

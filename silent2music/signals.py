@@ -270,11 +270,16 @@ class Signals:
         )
 
 
+def contrasts(signals: Signals) -> dict[str, Signals]:
+    """Signals with the `true` room, with the next row's (`shuffled`) and with none (`dropped`); of two rows or more."""
+    following = signals.rows([*range(1, signals.n_rows), 0])
+    return {"true": signals, "shuffled": signals.exchanged(following, ROOM), "dropped": signals.without(ROOM)}
+
+
 def read_signals(names: Iterable[str], known: Mapping[str, Any], begin: int, end: int) -> Signals:
     """Read one row of signals, codec frames `begin` to before `end`; controls that are not given are absent.
 
     Args:
-        names: of controls, those of a model.
         known: see `Control.read`.
         begin, end: in codec frames.
     """
@@ -318,10 +323,8 @@ def draw_kept(
     Drawn from torch's generator.
 
     Args:
-        names: of the controls.
         shares: dropped shares by control or group, where they differ from the tables above.
         n_rows: B.
-        device: of the result.
 
     Raises:
         ConfigError: if `shares` names what is no control of these, nor a group of them.
@@ -350,7 +353,6 @@ class Embedder(nn.Module):
     Embeddings along time are summed; those of the whole piece are concatenated as global tokens.
 
     Args:
-        config: of the model.
         dim: D, by default the decoder's width.
 
     Attributes:

@@ -94,8 +94,6 @@ class PackedBlocks:
 
     Args:
         blocks: of `config`; later changes do not reach the copy.
-        norm: after the last block.
-        config: their sizes.
         precision: of the products; the device's best by default.
     """
 
@@ -136,7 +134,6 @@ class BlockStepper:
     For inference mode alone. A step is `advance`, then `run`, with the column's input in `x`.
 
     Args:
-        packed: the weights.
         tokens: global tokens `[R, G, D]` of all rows.
         static: compute on the whole ring with a mask, every step by the same shapes, as captured graphs need
             it; by default on CUDA only.
@@ -238,9 +235,7 @@ class SpanStepper:
     For inference mode alone.
 
     Args:
-        packed: the weights.
         tokens: global tokens `[R, G, D]` of all rows.
-        n_columns: of a span.
     """
 
     def __init__(self, packed: PackedBlocks, tokens: Tensor, n_columns: int) -> None:
@@ -305,7 +300,6 @@ class PackedDecoder:
     """A copy of a decoder's weights, laid out for incremental decoding; later changes of the decoder do not reach it.
 
     Args:
-        decoder: any.
         precision: of the products; the device's best by default.
 
     Attributes:
@@ -339,7 +333,6 @@ class Stepper:
     For inference mode alone.
 
     Args:
-        packed: the weights.
         conditioning: only its `tokens` `[B, G, D]` count, and whether it has a `guide`; the frames come with each step.
         null: "no room" of the same shapes; unused if `guidance` is 1.
         guidance: g, of the room.

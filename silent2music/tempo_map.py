@@ -122,7 +122,6 @@ def map_of_beats(beat_seconds: DoubleArray, bar_seconds: DoubleArray, seconds: f
     Args:
         beat_seconds: `[P]` ascending.
         bar_seconds: `[Q]` ascending, each on a beat.
-        seconds: length of the piece.
     """
     beats = beat_seconds[np.append(np.diff(beat_seconds) > SAME_BEAT_SECONDS, True)[: len(beat_seconds)]]
     has_lead = len(beats) > 0 and beats[0] > SAME_BEAT_SECONDS

@@ -64,8 +64,6 @@ def following_db(
     Args:
         level_dbfs: `[n]` short-term levels of the room.
         low, high: 5th and 95th percentile of such levels, digital silence left out.
-        mean_dbfs: level of the whole room.
-        range_db: of the loudest music.
 
     Returns:
         `[n]` dB of at most 0, and `[n]` from -0.3 over 0 and 1, which are the percentiles, to 1.15.

@@ -39,11 +39,6 @@ def save_module(module: nn.Module, config: Any, folder: Path | str) -> None:
 def load_module(make: Callable[[C], M], kind: type[C], folder: Path | str) -> M:
     """A module of a folder written by `save_module`, in evaluation mode.
 
-    Args:
-        make: builds it from its config.
-        kind: class of the config.
-        folder: where it lies.
-
     Raises:
         CheckpointError: on a missing, truncated or mismatching file, named.
     """
@@ -81,11 +76,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: as `read_weights`.
-    """
+    """Read the metadata of a safetensors file."""
     with _named(file), safe_open(file, "pt") as opened:
         return dict(opened.metadata() or {})
 
@@ -113,8 +104,6 @@ def build(
     What is allocated is of the file's own size: absurd settings are refused before memory is taken.
 
     Args:
-        make: builds the module.
-        file: safetensors.
         own: the module's tensors that the file must have, by name.
 
     Raises:
@@ -180,7 +169,6 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -
     Args:
         own: what to fill, by name, as in a module's `state_dict()`.
         tensors: the same names and shapes; floating-point types of 16 bits or more, and devices, may differ.
-        file: where they are from, for the error.
 
     Raises:
         CheckpointError: naming the first that is missing, unknown, of another shape or type, or not finite.

@@ -148,11 +148,7 @@ class _Reader:
         self.rest = compiled.sub(" | ", self.rest)
 
     def values(self) -> dict[str, Any]:
-        """By control what is asked for.
-
-        Raises:
-            ConfigError: if two words ask for different things.
-        """
+        """By control what is asked for."""
         values: dict[str, Any] = {}
         for name, asked in self.found.items():
             if name in ("instruments", "without"):

@@ -188,6 +188,10 @@ def kill_at_random(sources: Path, folder: Path, n_kills: int, seed: int) -> Iter
 
 def jobs(sources: Path) -> dict[str, Callable[[Path], None]]:
     """Functions that do a job, or go on with it, in a folder."""
+    # What training loads as it runs: each child process would load it anew, twenty times as long as it works.
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
+
     from silent2music.codec import load_codec
     from silent2music.config import load_recipe
     from silent2music.data.shards import prepare

@@ -17,7 +17,7 @@ from silent2music import __version__, audio
 from silent2music.cli import making
 from silent2music.export import beside, levelling
 from silent2music.export import infer as job
-from silent2music.training.state import STATE_FILE
+from silent2music.training.running import STATE_FILE
 
 
 @pytest.fixture(autouse=True)

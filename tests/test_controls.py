@@ -22,7 +22,6 @@ from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import controls as evidence
 from silent2music.evaluation import heard
 from silent2music.evaluation.pieces import EvalConfig
-from silent2music.model import Blend
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
 from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
 from silent2music.traits import (
@@ -40,6 +39,7 @@ from silent2music.traits import (
     notes_of,
     tempo,
 )
+from silent2music.writing import Blend
 
 composing_folder, model, make_composer = (
     test_compose.composing_folder,

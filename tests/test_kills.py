@@ -30,7 +30,7 @@ def run(folder: Path, *words: object) -> list[str]:
 
 
 @posix
-@pytest.mark.parametrize("names", ["infer prepare", pytest.param("train", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", ["prepare", pytest.param("infer train", marks=pytest.mark.slow)])
 def test_stopped_wherever_it_writes_a_job_gives_the_same(tmp_path: Path, names: str) -> None:
     sentences = run(tmp_path, "stops", *names.split())
     assert [sentence.split(":")[0] for sentence in sentences] == names.split()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,7 @@ NOT_FOR_INFER = (
 """What the main job can do without, and each takes from a tenth of a second to several to import."""
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Top-level names of all that a module imports, at any depth of its code."""
     found: set[str] = set()

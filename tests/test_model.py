@@ -108,7 +108,7 @@ def test_padding_does_not_count(model):
 
 def test_contrast_names_three_rooms(model):
     with torch.inference_mode():
-        contrast = model.room_contrast(*pairs(model))
+        contrast = model.contrast(*pairs(model))
     assert set(contrast) == {"true", "shuffled", "dropped"}
     assert not torch.allclose(contrast["true"], contrast["shuffled"])
     assert not torch.allclose(contrast["true"], contrast["dropped"])

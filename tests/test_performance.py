@@ -18,13 +18,14 @@ from silent2music.evaluation.performance import (
     chroma_cosine,
     measure,
     note_level_correlation,
+    note_scores,
+    notes_of,
     performance_scores,
     performance_table,
 )
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.report import markdown
 from silent2music.evaluation.stages import Stages
-from silent2music.evaluation.transcribed import note_scores, notes_of
 from silent2music.score import Part, Score
 from silent2music.transcription import Notes
 

@@ -25,9 +25,9 @@ from silent2music.files import claimed
 from silent2music.model import OF_TOKENS, Silent2Music
 from silent2music.score import Part, Score, write_midi
 from silent2music.sketch import Sketch, SketchNotes
-from silent2music.training import loop, running
+from silent2music.training import learner, running
 from silent2music.training.loop import build_model, train
-from silent2music.training.state import learning_rate, resolved_precision
+from silent2music.training.running import learning_rate, resolved_precision
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.1)
 RECIPE = RecipeConfig(
@@ -108,7 +108,7 @@ def test_a_few_pairs_are_learned_with_their_rooms(shards, codec_folder, tmp_path
 
     batch = next(batches(PairDataset(shards, "train", 1.0), 4, epoch=0))
     with torch.inference_mode():
-        contrast = model.room_contrast(batch.codes, batch.signals)
+        contrast = model.contrast(batch.codes, batch.signals)
     uniform = np.log(32)
     assert float(contrast["true"].mean()) < 0.6 * uniform
     assert float(contrast["true"].mean()) < float(contrast["shuffled"].mean()) - 0.05
@@ -313,13 +313,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_checkpoint(shards, code
 
 
 def test_a_run_whose_folder_vanishes_says_so(shards, codec_folder, tmp_path, monkeypatch):
-    update = loop.Learner.update
+    update = learner.Learner.update
 
     def vanish(trained, step):
         shutil.rmtree(tmp_path / "run")
         return update(trained, step)
 
-    monkeypatch.setattr(loop.Learner, "update", vanish)
+    monkeypatch.setattr(learner.Learner, "update", vanish)
     with pytest.raises(S2MError, match="run cannot be written"):
         train(with_training(max_steps=1), shards, codec_folder, tmp_path / "run")
 

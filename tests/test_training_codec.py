@@ -17,12 +17,12 @@ from silent2music.bundled_codec import SILENCE_CODE, BundledCodec
 from silent2music.codec import load_codec, save_codec
 from silent2music.config import CodecConfig, CodecTrainingConfig, RecipeConfig, SeanetConfig, load_recipe
 from silent2music.errors import CheckpointError, ConfigError, DataError
-from silent2music.training import codec_losses
+from silent2music.training import codec_loop
 from silent2music.training.codec import fit_codec, kmeans
 from silent2music.training.codec_loop import measure, take_correction, train_codec
 from silent2music.training.codec_trainers import follow
 from silent2music.training.excerpts import code_music, crops
-from silent2music.training.state import STATE_FILE
+from silent2music.training.running import STATE_FILE
 from silent2music.weights import read_metadata
 
 RATE = 24_000
@@ -199,15 +199,15 @@ def test_roughness_is_how_much_more_a_tone_wavers() -> None:
 
 def test_hinge_losses() -> None:
     sure, fooled = [torch.full((1, 2), 2.0)], [torch.full((1, 2), -2.0)]
-    assert codec_losses.discriminator_loss(sure, fooled) == 0.0
-    assert codec_losses.discriminator_loss(fooled, sure) == 6.0
-    assert codec_losses.generator_loss(sure) == 0.0
+    assert codec_loop.discriminator_loss(sure, fooled) == 0.0
+    assert codec_loop.discriminator_loss(fooled, sure) == 6.0
+    assert codec_loop.generator_loss(sure) == 0.0
     maps = [[torch.ones(2, 3)]]
-    assert codec_losses.feature_loss(maps, [[torch.zeros(2, 3)]]) == 1.0
+    assert codec_loop.feature_loss(maps, [[torch.zeros(2, 3)]]) == 1.0
 
 
 def test_the_balancer_shares_the_gradient_by_weight() -> None:
-    balancer = codec_losses.Balancer({"loud": 1.0, "faint": 3.0})
+    balancer = codec_loop.Balancer({"loud": 1.0, "faint": 3.0})
     leaf = torch.zeros(2, requires_grad=True)
     gradient = balancer.gradient({"loud": 1000.0 * leaf[0], "faint": 0.001 * leaf[1]}, leaf)
     assert torch.allclose(gradient, torch.tensor([0.25, 0.75]))
@@ -338,6 +338,7 @@ def test_codebooks_follow_the_vectors(fitted: BundledCodec, music: list[Path]) -
     assert (codec.scales >= 0.0).all()
 
 
+@pytest.mark.slow
 def test_learning_tokens_helps_and_keeps_vectors_near(
     fitted: BundledCodec, music: list[Path], start: Path, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_where_the_held_out_loss_turns_the_best_weights_are_kept(shards, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_events_met_by_notes_are_learned(shards, tmp_path) -> None:
     recipe = with_training(max_steps=120, validate_every=120, control_dropout={"room": 0.2})
     composer = Composer.from_pretrained(train_composer(recipe, shards, tmp_path / "run"))

@@ -84,6 +84,7 @@ def shards(tmp_path_factory, codec_folder):
     return folder / "shards"
 
 
+@pytest.mark.slow
 def test_the_own_score_is_heard_and_silence_stays_silent(shards, codec_folder, tmp_path) -> None:
     recipe = with_training(max_steps=100, validate_every=100, checkpoint_minutes=5.0)
     folder = train_recipe(recipe, shards, codec_folder, tmp_path / "run")

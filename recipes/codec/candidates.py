@@ -27,7 +27,7 @@ from silent2music.decoder import Conditioning, Decoder
 from silent2music.evaluation.codec_bench import BenchEntry, bench_music, parse_entry, run_bench
 from silent2music.training.codec import fit_codec
 from silent2music.training.excerpts import CodedMusic, code_music
-from silent2music.training.state import learning_rate
+from silent2music.training.running import learning_rate
 
 TEST_SHARE = 0.2
 """Of the music whose tokens the token model learns, it is asked about so much that it has not seen."""

@@ -57,7 +57,6 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
 
     Args:
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
-        events: of the same recording.
     """
     per_cell, edge = int(FRAME_RATE / CELL_RATE_HZ), _cells(MIN_SIDE_SECONDS)
     n_cells = len(bands) // per_cell

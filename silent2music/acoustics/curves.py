@@ -61,7 +61,6 @@ def profile_curves(profile: AcousticProfile, frame_rate: float, n_frames: int) -
     Frame f stands for the time f / frame_rate; an event at t seconds lies in frame round(t * frame_rate).
 
     Args:
-        profile: what was measured.
         frame_rate: frames per second.
         n_frames: number of frames; beyond the recording's end its last energy is held.
     """

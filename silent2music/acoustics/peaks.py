@@ -14,7 +14,6 @@ def find_peaks(curve: DoubleArray, height: float, distance: int) -> IntArray:
 
     Args:
         curve: `[N]`, N >= 1.
-        height: of a peak at least.
         distance: between two peaks at least; the higher one stays.
     """
     borders = np.flatnonzero(np.diff(curve)) + 1

@@ -52,7 +52,6 @@ def room_warnings(room: Recorded, profile: AcousticProfile) -> tuple[str, ...]:
     """What makes a recording unlike a near-silent room, and what to do; each goes on after the file's name.
 
     Args:
-        room: the recording.
         profile: `analyze` of it.
     """
     if profile.level_dbfs <= FLOOR_DBFS:

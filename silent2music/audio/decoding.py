@@ -70,7 +70,6 @@ def decoding(path: Path, track: int = 0) -> Iterator[Decoding]:
     """Open a sound file or a video's sound.
 
     Args:
-        path: a regular file.
         track: which of the sound tracks of a video, from 0.
 
     Raises:

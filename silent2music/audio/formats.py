@@ -147,11 +147,7 @@ def _checked(path: Path, samples: FloatArray) -> FloatArray:
 
 
 def _lengths_checked(path: Path, source: Decoding, strict: bool) -> tuple[str, ...]:
-    """What a user should know of a file's length, which was read to its end.
-
-    Raises:
-        AudioError: if it is too short, or cut and `strict` is set.
-    """
+    """What a user should know of a file's length, which was read to its end."""
     layout, seconds, fault = source.layout, source.seconds, ""
     by_share = seconds / layout.share - seconds if layout.share > 0 else 0.0
     missing = max(by_share, layout.promised_seconds - seconds, layout.lost_seconds)

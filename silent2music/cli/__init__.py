@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from silent2music import __version__
 from silent2music.cli.codec import codec_app
@@ -27,8 +28,7 @@ from silent2music.cli.making import ambience, analyze, check_ambience, compose, 
 from silent2music.cli.options import DELIVERED, DRAW, HEARD, PLAYED_BY, WISHES, taking
 from silent2music.cli.picture import score_clip
 from silent2music.cli.studio import studio
-from silent2music.cli.training import run_recipe, train
-from silent2music.cli.tuning import merge, tune
+from silent2music.cli.training import merge, run_recipe, train, tune
 from silent2music.errors import S2MError, shown
 from silent2music.processes import Interrupted, interruptible
 
@@ -51,7 +51,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass

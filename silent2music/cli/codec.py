@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from silent2music.cli.common import fractions, named, progress_bar, say, settings_of
 from silent2music.cli.options import MAX_HOURS, SAMPLING, Download, Force, Recipe, Resume, Seed, Set, within
@@ -15,19 +16,17 @@ from silent2music.errors import S2MError, require
 codec_app = typer.Typer(help="Fit, train and try the codec.", no_args_is_help=True, rich_markup_mode=None)
 
 Music = Annotated[
-    list[Path], typer.Argument(metavar="MUSIC...", help="Music files, folders of them, or pair folders.")
+    list[Path], Argument(metavar="MUSIC...", help="Music files, folders of them, or pair folders.")
 ]
 
 
 @codec_app.command("fit")
 def codec_fit(
     music: Music,
-    out: Annotated[Path, typer.Option("--out", help="Codec folder to write.")],
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Recipe whose codec settings to use.")
-    ] = None,
+    out: Annotated[Path, Option(help="Codec folder to write.")],
+    recipe: Annotated[Path | None, Option(help="Recipe whose codec settings to use.")] = None,
     hours: Annotated[
-        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much music to read at most.")
+        float, Option(callback=within(0, MAX_HOURS), help="How much music to read at most.")
     ] = 3.0,
     seed: Seed = SAMPLING.seed,
     overrides: Set = None,
@@ -47,8 +46,8 @@ def codec_fit(
 @codec_app.command("fit-band")
 def codec_fit_band(
     music: Music,
-    codec: Annotated[Path, typer.Option("--codec", help="Codec folder to fit it to and to write it into.")],
-    hours: Annotated[float, typer.Option("--hours", min=0, help="How much music to read at most.")] = 1.0,
+    codec: Annotated[Path, Option(help="Codec folder to fit it to and to write it into.")],
+    hours: Annotated[float, Option(min=0, help="How much music to read at most.")] = 1.0,
     seed: Seed = SAMPLING.seed,
 ) -> None:
     """Fit what continues a codec's sound above 12 kHz, to music of 44.1 or 48 kHz; it takes minutes."""
@@ -68,15 +67,12 @@ def codec_fit_band(
 def codec_train(
     recipe: Recipe,
     music: Music,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run and of the codec in it.")],
-    start: Annotated[Path | None, typer.Option("--start", help="Codec folder to start from.")] = None,
+    out: Annotated[Path, Option(help="Folder of the run and of the codec in it.")],
+    start: Annotated[Path | None, Option(help="Codec folder to start from.")] = None,
     validation: Annotated[
-        list[Path] | None,
-        typer.Option("--validation", help="Other music; of pair folders the validation pairs by default."),
+        list[Path] | None, Option(help="Other music; of pair folders the validation pairs by default.")
     ] = None,
-    correction: Annotated[
-        Path | None, typer.Option("--correction", help="Codec folder whose correction to start from.")
-    ] = None,
+    correction: Annotated[Path | None, Option(help="Codec folder whose correction to start from.")] = None,
     resume: Resume = False,
     download: Download = False,
     overrides: Set = None,
@@ -106,9 +102,9 @@ def _alike(sources: list[list[Path]]) -> list[Path]:
 
 @codec_app.command("music")
 def codec_music(
-    scores: Annotated[Path, typer.Argument(help="Folder of MIDI scores with an index.tsv of licences.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for train/ and validation/.")],
-    pieces: Annotated[int, typer.Option("--pieces", min=1, help="How many pieces of 20 s.")] = 420,
+    scores: Annotated[Path, Argument(help="Folder of MIDI scores with an index.tsv of licences.")],
+    out: Annotated[Path, Option(help="Folder for train/ and validation/.")],
+    pieces: Annotated[int, Option(min=1, help="How many pieces of 20 s.")] = 420,
     seed: Seed = SAMPLING.seed,
     overrides: Set = None,
 ) -> None:
@@ -123,27 +119,16 @@ def codec_music(
 @codec_app.command("bench")
 def codec_bench(
     codecs: Annotated[
-        list[str], typer.Option("--codec", metavar="NAME=FOLDER[:BOOKS]", help="A codec to compare; repeat.")
+        list[str], Option("--codec", metavar="NAME=FOLDER[:BOOKS]", help="A codec to compare; repeat.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for bench.md, bench.json and worst.png.")],
-    families: Annotated[
-        Path | None, typer.Option("--families", help="Held-out music of `s2m codec music`.")
-    ] = None,
-    pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="Pair folder, for its validation music.")
-    ] = None,
-    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, help="Files of each group at most, evenly spread.")
-    ] = 14,
-    seconds: Annotated[
-        float, typer.Option("--seconds", callback=within(1, 3600), help="From the middle of each file.")
-    ] = 6.0,
+    out: Annotated[Path, Option(help="Folder for bench.md, bench.json and worst.png.")],
+    families: Annotated[Path | None, Option(help="Held-out music of `s2m codec music`.")] = None,
+    pairs: Annotated[Path | None, Option(help="Pair folder, for its validation music.")] = None,
+    real: Annotated[Path | None, Option(help="Folder of real recordings.")] = None,
+    limit: Annotated[int, Option(min=1, help="Files of each group at most, evenly spread.")] = 14,
+    seconds: Annotated[float, Option(callback=within(1, 3600), help="From the middle of each file.")] = 6.0,
     kernel: Annotated[
-        int,
-        typer.Option(
-            "--kernel", min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none."
-        ),
+        int, Option(min=0, help="Pieces of --pairs, or a few less, for a kernel distance; 0: none.")
     ] = 0,
     download: Download = False,
 ) -> None:
@@ -163,14 +148,13 @@ def codec_bench(
 
 @codec_app.command("bench-band")
 def codec_bench_band(
-    codec: Annotated[Path, typer.Argument(help="Codec folder with an extension.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for band.md and band.json.")],
+    codec: Annotated[Path, Argument(help="Codec folder with an extension.")],
+    out: Annotated[Path, Option(help="Folder for band.md and band.json.")],
     families: Annotated[
-        list[Path] | None,
-        typer.Option("--families", help="Held-out music of `s2m codec music` at 48 kHz; repeat."),
+        list[Path] | None, Option(help="Held-out music of `s2m codec music` at 48 kHz; repeat.")
     ] = None,
-    real: Annotated[Path | None, typer.Option("--real", help="Folder of real recordings.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="From the middle of each file.")] = 6.0,
+    real: Annotated[Path | None, Option(help="Folder of real recordings.")] = None,
+    seconds: Annotated[float, Option(min=1, help="From the middle of each file.")] = 6.0,
 ) -> None:
     """Compare a codec's extension above 12 kHz with plain resampling, on held-out music of 44.1 or 48 kHz."""
     from silent2music.codec import load_codec
@@ -187,11 +171,9 @@ def codec_bench_band(
 
 @codec_app.command("roundtrip")
 def codec_roundtrip(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Any audio file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.wav, .flac or .ogg).")],
-    codec: Annotated[
-        Path | None, typer.Option("--codec", help="Codec folder; the shipped one by default.")
-    ] = None,
+    source: Annotated[Path, Argument(metavar="IN", help="Any audio file.")],
+    target: Annotated[Path, Argument(metavar="OUT", help="File to write (.wav, .flac or .ogg).")],
+    codec: Annotated[Path | None, Option(help="Codec folder; the shipped one by default.")] = None,
     download: Download = False,
     force: Force = False,
 ) -> None:

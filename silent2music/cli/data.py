@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from silent2music.cli.common import complain, named, print_json, progress_bar, say, settings_of
 from silent2music.cli.options import (
@@ -32,17 +33,13 @@ data_app = typer.Typer(
 @data_app.command("build")
 def data_build(
     recipe: Recipe,
-    out: Annotated[Path, typer.Option("--out", help="Pair folder.")],
-    hours: Annotated[
-        float, typer.Option("--hours", callback=within(0, MAX_HOURS), help="How much to build, in all.")
-    ],
+    out: Annotated[Path, Option(help="Pair folder.")],
+    hours: Annotated[float, Option(callback=within(0, MAX_HOURS), help="How much to build, in all.")],
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     silent_only: Annotated[
         bool,
-        typer.Option(
-            "--silent-only", help="Rooms and scores without sound, as shards to train a composer on."
-        ),
+        Option("--silent-only", help="Rooms and scores without sound, as shards to train a composer on."),
     ] = False,
     overrides: Set = None,
 ) -> None:
@@ -75,16 +72,10 @@ def data_check(folder: PairFolder) -> None:
 
 @data_app.command("harvest")
 def data_harvest(
-    recordings: Annotated[
-        list[Path], typer.Argument(metavar="RECORDING...", help="Recordings of performances.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Pair folder to make.")],
-    licence: Annotated[
-        str, typer.Option("--licence", help="Of the recordings, for the attribution.")
-    ] = "not stated",
-    author: Annotated[
-        str, typer.Option("--author", help="Of the recordings, for the attribution.")
-    ] = "not stated",
+    recordings: Annotated[list[Path], Argument(metavar="RECORDING...", help="Recordings of performances.")],
+    out: Annotated[Path, Option(help="Pair folder to make.")],
+    licence: Annotated[str, Option(help="Of the recordings, for the attribution.")] = "not stated",
+    author: Annotated[str, Option(help="Of the recordings, for the attribution.")] = "not stated",
 ) -> None:
     """Pair the near-silent stretches of recordings with the music that follows them."""
     from silent2music.data.harvest import harvest
@@ -99,12 +90,12 @@ def data_harvest(
 @data_app.command("stats")
 def data_stats(
     folder: PairFolder,
-    n_max: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
+    n_max: Annotated[int, Option("--n", min=2, help="How many pairs to measure at most.")] = 200,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 1,
     as_json: AsJson = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw one pair to this PNG.")] = None,
-    pair: Annotated[int, typer.Option("--pair", min=1, help="The line of the pair to draw.")] = 1,
+    plot: Annotated[Path | None, Option(help="Draw one pair to this PNG.")] = None,
+    pair: Annotated[int, Option(min=1, help="The line of the pair to draw.")] = 1,
 ) -> None:
     """Count pairs, and measure how far their music follows their rooms."""
     require("mir_eval", "eval")
@@ -143,13 +134,10 @@ def _plot_pair(folder: Path, number: int, path: Path) -> None:
 @data_app.command("prepare")
 def data_prepare(
     folder: PairFolder,
-    out: Annotated[Path, typer.Option("--out", help="Folder of shards.")],
-    codec: Annotated[Path, typer.Option("--codec", help="Codec folder.")],
+    out: Annotated[Path, Option(help="Folder of shards.")],
+    codec: Annotated[Path, Option(help="Codec folder.")],
     codebooks: Annotated[
-        int | None,
-        typer.Option(
-            "--codebooks", min=1, help="Codebooks for the model to write, the first ones; all by default."
-        ),
+        int | None, Option(min=1, help="Codebooks for the model to write, the first ones; all by default.")
     ] = None,
     workers: Workers = 1,
     download: Download = False,

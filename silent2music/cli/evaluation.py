@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from silent2music.cli.common import named, print_json, progress_bar
 from silent2music.cli.options import (
@@ -26,15 +27,15 @@ from silent2music.errors import require
 
 Scores = Annotated[
     Path | None,
-    typer.Option("--scores", help="Scores for the arranger that it is compared with; those of the pairs."),
+    Option("--scores", help="Scores for the arranger that it is compared with; those of the pairs."),
 ]
 
 
 def validate(
-    shards: Annotated[Path, typer.Option("--shards", help="Prepared pairs with a validation split.")],
+    shards: Annotated[Path, Option(help="Prepared pairs with a validation split.")],
     model: Model = None,
     download: Download = False,
-    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
+    n_pairs: Annotated[int, Option("--n", min=2, help="How many pairs to measure at most.")] = 256,
     seed: Seed = SAMPLING.seed,
     as_json: AsJson = False,
 ) -> None:
@@ -52,11 +53,11 @@ def validate(
 
 
 def bench(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
-    room: Annotated[Path | None, typer.Option("--room", help="A recording; the demo's by default.")] = None,
+    out: Annotated[Path, Option(help="Folder of the report.")],
+    room: Annotated[Path | None, Option(help="A recording; the demo's by default.")] = None,
     model: Model = None,
     download: Download = False,
-    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often; medians count.")] = 5,
+    n_rounds: Annotated[int, Option("--rounds", min=1, help="How often; medians count.")] = 5,
     force: Force = False,
 ) -> None:
     """Measure the speed of every stage, of the first audio and of the whole command, beside MusicGen's decoder."""
@@ -70,34 +71,29 @@ def bench(
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")],
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="Pair folder with held-out pairs.")] = None,
+    out: Annotated[Path, Option(help="Folder of the report.")],
+    pairs: Annotated[Path | None, Option(help="Pair folder with held-out pairs.")] = None,
     outputs: Annotated[
-        Path | None, typer.Option("--outputs", help="Judge these files, made by any program, and no model.")
+        Path | None, Option(help="Judge these files, made by any program, and no model.")
     ] = None,
     rooms: Annotated[
-        Path | None,
-        typer.Option("--rooms", help="Play to these recordings, but not to those that --pairs trained on."),
+        Path | None, Option(help="Play to these recordings, but not to those that --pairs trained on.")
     ] = None,
     model: Model = None,
     download: Download = False,
     n_pairs: Annotated[
-        int, typer.Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
+        int, Option("--n", min=2, help="How many pairs or recordings to evaluate at most.")
     ] = 128,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", callback=within(1, 3600), help="Used of each.")
-    ] = None,
+    seconds: Annotated[float | None, Option(callback=within(1, 3600), help="Used of each.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only whether the music follows and how it sounds.")
+        bool, Option("--quick", help="Only whether the music follows and how it sounds.")
     ] = False,
     embedding: Annotated[
-        Path | None,
-        typer.Option("--embedding", help="Audio model of transformers (CLAP, say) for distances by it."),
+        Path | None, Option(help="Audio model of transformers (CLAP, say) for distances by it.")
     ] = None,
     scores: Scores = None,
     precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", help="How weights are held while it plays; the fastest by default."),
+        Precision | None, Option(help="How weights are held while it plays; the fastest by default.")
     ] = None,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 2,
@@ -142,31 +138,24 @@ def evaluate(
 
 
 def evaluate_scores(
-    pairs: Annotated[Path, typer.Option("--pairs", help="Pair folder with held-out pairs that have scores.")],
+    pairs: Annotated[Path, Option(help="Pair folder with held-out pairs that have scores.")],
     model: Model = None,
     download: Download = False,
-    n_pairs: Annotated[int, typer.Option("--n", min=2, help="How many rooms to compose for at most.")] = 128,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=1, help="Used of each.")] = None,
+    n_pairs: Annotated[int, Option("--n", min=2, help="How many rooms to compose for at most.")] = 128,
+    seconds: Annotated[float | None, Option(min=1, help="Used of each.")] = None,
     soundfont: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--soundfont", help="Also judge the scores as fluidsynth plays them; several take turns."
-        ),
+        list[Path] | None, Option(help="Also judge the scores as fluidsynth plays them; several take turns.")
     ] = None,
     seed: Seed = SAMPLING.seed,
     workers: Workers = 2,
     controls: Annotated[
         str | None,
-        typer.Option(
-            "--controls", metavar="all|NAMES", help="Measure instead whether these controls do what they say."
-        ),
+        Option(metavar="all|NAMES", help="Measure instead whether these controls do what they say."),
     ] = None,
     melodies: Annotated[
         Path | None,
-        typer.Option(
-            "--melodies",
-            metavar="FILE.npz",
-            help="Write what was taught, for audition sheets, as composer/melodies.npz.",
+        Option(
+            metavar="FILE.npz", help="Write what was taught, for audition sheets, as composer/melodies.npz."
         ),
     ] = None,
     as_json: AsJson = False,

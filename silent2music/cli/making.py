@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer import Argument, Option
 
 from silent2music.cli.common import (
     complain,
@@ -54,7 +55,7 @@ def infer(
     rooms: Rooms,
     output: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "-o",
             "--output",
             metavar="FILE",
@@ -62,19 +63,15 @@ def infer(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Output folder, by default the current one; trees are mirrored."),
+        Path | None, Option(help="Output folder, by default the current one; trees are mirrored.")
     ] = None,
     audition: Annotated[
-        Path | None,
-        typer.Option(
-            "--audition", metavar="FILE.html", help="A page with a player and a picture for each piece."
-        ),
+        Path | None, Option(metavar="FILE.html", help="A page with a player and a picture for each piece.")
     ] = None,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Write 16-bit WAV to standard output as it is made.")
+        bool, Option("--stream", help="Write 16-bit WAV to standard output as it is made.")
     ] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="With --stream: samples without a header.")] = False,
+    raw: Annotated[bool, Option("--raw", help="With --stream: samples without a header.")] = False,
     **options: Any,
 ) -> None:
     """Make music for a recording of a room.
@@ -89,8 +86,7 @@ def infer(
         _redo(context, rooms, output)
         return
     file, folder = _place(output, out)
-    seed, count, as_json, force = (options[name] for name in ("seed", "count", "as_json", "force"))
-    _check_infer(rooms, file, folder, count, stream, raw, as_json)
+    _check_infer(rooms, file, folder, stream, raw, options)
     from silent2music.export.models import Request
 
     with options_checked():
@@ -118,9 +114,9 @@ def infer(
         from silent2music.export.infer import infer_to
 
         with progress_bar() as steps:
-            warn(infer_to(sys.stdout.buffer, rooms[0], model, request, steps, force))
+            warn(infer_to(sys.stdout.buffer, rooms[0], model, request, steps, options["force"]))
     else:
-        _infer_files(rooms, seed, count, file, folder, model, request, as_json, force, audition)
+        _infer_files(rooms, file, folder, model, request, audition, options)
 
 
 AGAIN = ("seed", "guidance", "score_guidance", "adherence", "temperature", "top_k", "top_p")
@@ -190,18 +186,18 @@ def _check_infer(
     rooms: Sequence[Path],
     output: Path | None,
     out: Path | None,
-    count: int,
     stream: bool,
     raw: bool,
-    as_json: bool,
+    options: Mapping[str, Any],
 ) -> None:
     """Refuse combinations of options that mean nothing, and sound to a terminal."""
     is_single = len(rooms) == 1 and not rooms[0].is_dir()
+    is_plain = options["count"] == 1 and not options["as_json"]
     if output is not None and (out is not None or not is_single):
         raise typer.BadParameter("-o names one file, for one recording; use --out for a folder")
-    if output == STDOUT and (count > 1 or as_json):
+    if output == STDOUT and not is_plain:
         raise typer.BadParameter("-o - writes one file to standard output and nothing else there")
-    if stream and not (is_single and output is None and out is None and count == 1 and not as_json):
+    if stream and not (is_single and output is None and out is None and is_plain):
         raise typer.BadParameter("--stream takes one recording, or - for live sound, and no output")
     if raw and not stream:
         raise typer.BadParameter("--raw belongs to --stream")
@@ -216,15 +212,12 @@ def _check_infer(
 
 def _infer_files(
     rooms: Sequence[Path],
-    seed: int,
-    count: int,
     output: Path | None,
     out: Path | None,
     model: LazyModel,
     request: Request,
-    as_json: bool,
-    force: bool,
     audition: Path | None,
+    options: Mapping[str, Any],
 ) -> None:
     """Make the files of `s2m infer`, with a line for each."""
     if audition is not None:
@@ -232,26 +225,26 @@ def _infer_files(
 
         if audition.suffix.lower() not in (".html", ".htm"):
             raise typer.BadParameter(f"--audition names {audition}; expected a file that ends in .html")
-        check_replaceable(audition, force, [room for room in rooms if room.is_file()])
+        check_replaceable(audition, options["force"], [room for room in rooms if room.is_file()])
     from silent2music.export.batch import passed_over
     from silent2music.export.infer import infer_many, plan
     from silent2music.processes import share
 
-    jobs = plan(rooms, seed, output, out, count)
+    jobs = plan(rooms, options["seed"], output, out, options["count"])
     passed = passed_over(rooms)
     n_jobs = len(share(jobs))
     folder = (out or Path()) if any(room.is_dir() for room in rooms) else None
     outcomes = []
     with (
         progress_bar() as steps,
-        closing(infer_many(jobs, model, request, force, steps, folder)) as made,
+        closing(infer_many(jobs, model, request, options["force"], steps, folder)) as made,
     ):
         for number, outcome in enumerate(made, 1):
             outcomes.append(outcome)
             record = outcome.record
             if record is None:
                 complain(outcome.reason)
-            elif as_json:
+            elif options["as_json"]:
                 print_json(record, n_jobs == 1)
             else:
                 place = f"{number} of {n_jobs}: " if sys.stdout.isatty() and n_jobs > 1 else ""
@@ -264,7 +257,7 @@ def _infer_files(
     for sentence in passed:
         complain(sentence)
     if audition is not None and any(o.record is not None for o in outcomes):
-        _audition(audition, outcomes, model, force)
+        _audition(audition, outcomes, model, options["force"])
     _end(outcomes, "music")
 
 
@@ -292,15 +285,15 @@ def _audition(path: Path, outcomes: Sequence[Outcome], model: LazyModel, force: 
 
 
 def compose(
-    room: Annotated[Path, typer.Argument(metavar="ROOM", help="A recording.")],
+    room: Annotated[Path, Argument(metavar="ROOM", help="A recording.")],
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "-o", "--output", help="File (.mid, .midi, .musicxml); by default ROOM.mid in the current folder."
         ),
     ] = None,
     begun: Annotated[
-        Path | None, typer.Option("--continue", help="MIDI file to go on from; its notes stand.")
+        Path | None, Option("--continue", help="MIDI file to go on from; its notes stand.")
     ] = None,
     **options: Any,
 ) -> None:
@@ -362,8 +355,7 @@ def _end(outcomes: Sequence[Outcome], what: str) -> None:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Output file.")] = DEMO_OUT,
-    **options: Any,
+    output: Annotated[Path, Option("-o", "--output", help="Output file.")] = DEMO_OUT, **options: Any
 ) -> None:
     """Make music for the recording that comes with the package; replaces an earlier demo."""
     from silent2music.export.infer import DEMO_ROOM, infer_many, plan
@@ -378,27 +370,19 @@ def demo(
 
 
 def perform(
-    tune: Annotated[Path, typer.Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")
-    ],
+    tune: Annotated[Path, Argument(metavar="SCORE.mid", help="A MIDI file, with any instruments.")],
+    output: Annotated[Path, Option("-o", "--output", help="Output file (.wav, .flac, .ogg, .mp3, .m4a).")],
     soundfont: Annotated[
         Path | None,
-        typer.Option(
-            "--soundfont", help="Samples to play with, SF2 or SF3, by fluidsynth; by default the model plays."
-        ),
+        Option(help="Samples to play with, SF2 or SF3, by fluidsynth; by default the model plays."),
     ] = None,
-    room: Annotated[
-        Path | None, typer.Option("--room", help="Recording of the room that the music stands in.")
-    ] = None,
+    room: Annotated[Path | None, Option(help="Recording of the room that the music stands in.")] = None,
     fit: Annotated[
-        bool,
-        typer.Option("--fit", help="Set the score to the room first: its beats, changes and loudness."),
+        bool, Option("--fit", help="Set the score to the room first: its beats, changes and loudness.")
     ] = False,
     seconds: Annotated[
         float | None,
-        typer.Option(
-            "--seconds",
+        Option(
             parser=parse_seconds,
             metavar="TIME",
             callback=within(0.01, 86_400),
@@ -430,40 +414,32 @@ def perform(
 
 def ambience(
     rooms: Rooms,
-    out: Annotated[Path, typer.Option("--out", help="Output folder; trees are mirrored.")],
+    out: Annotated[Path, Option(help="Output folder; trees are mirrored.")],
     preset: Annotated[
-        Path | None,
-        typer.Option("--preset", help="A recipe that ships, such as vr, a folder or a TOML file."),
+        Path | None, Option(help="A recipe that ships, such as vr, a folder or a TOML file.")
     ] = None,
-    loop: Annotated[str | None, typer.Option("--loop", help="Exact length, as 12s or as 8bars.")] = None,
+    loop: Annotated[str | None, Option(help="Exact length, as 12s or as 8bars.")] = None,
     layers: Annotated[
-        str | None, typer.Option("--layers", metavar="calm,medium,intense", help="Intensity layers to make.")
+        str | None, Option(metavar="calm,medium,intense", help="Intensity layers to make.")
     ] = None,
-    variations: Annotated[int | None, typer.Option("--variations", help="Pieces on the same grid.")] = None,
+    variations: Annotated[int | None, Option(help="Pieces on the same grid.")] = None,
     extras: Annotated[
-        str | None,
-        typer.Option("--extras", metavar="stingers,intro,ending", help="What a game plays beside a loop."),
+        str | None, Option(metavar="stingers,intro,ending", help="What a game plays beside a loop.")
     ] = None,
     transitions: Annotated[
-        str | None,
-        typer.Option("--transitions", metavar="FROM:TO,...|all", help="From one room's loop to another's."),
+        str | None, Option(metavar="FROM:TO,...|all", help="From one room's loop to another's.")
     ] = None,
-    spatial: Annotated[str | None, typer.Option("--spatial", metavar="stereo|ambix|mono")] = None,
-    order: Annotated[int | None, typer.Option("--order", metavar="1|2|3", help="Of AmbiX.")] = None,
+    spatial: Annotated[str | None, Option(metavar="stereo|ambix|mono")] = None,
+    order: Annotated[int | None, Option(metavar="1|2|3", help="Of AmbiX.")] = None,
     room_format: Annotated[
-        str | None, typer.Option("--room-format", metavar="speakers|ambix", help="What the channels are.")
+        str | None, Option(metavar="speakers|ambix", help="What the channels are.")
     ] = None,
-    formats: Annotated[str | None, typer.Option("--formats", metavar="wav,flac,ogg")] = None,
-    sample_rate: Annotated[int | None, typer.Option("--sample-rate", "--rate", metavar="44100|48000")] = None,
-    true_peak: Annotated[float | None, typer.Option("--true-peak", help="Limit in dBTP.")] = None,
-    contact_sheet: Annotated[
-        Path | None, typer.Option("--contact-sheet", help="Draw all rooms to this PNG.")
-    ] = None,
+    formats: Annotated[str | None, Option(metavar="wav,flac,ogg")] = None,
+    sample_rate: Annotated[int | None, Option("--sample-rate", "--rate", metavar="44100|48000")] = None,
+    true_peak: Annotated[float | None, Option(help="Limit in dBTP.")] = None,
+    contact_sheet: Annotated[Path | None, Option(help="Draw all rooms to this PNG.")] = None,
     engines: Annotated[
-        str | None,
-        typer.Option(
-            "--engines", metavar="unity,godot,unreal,wwise,fmod", help="Write their import files too."
-        ),
+        str | None, Option(metavar="unity,godot,unreal,wwise,fmod", help="Write their import files too.")
     ] = None,
     **options: Any,
 ) -> None:
@@ -526,8 +502,7 @@ def ambience(
 
 
 def check_ambience(
-    folder: Annotated[Path, typer.Argument(help="A folder that s2m ambience wrote.")],
-    as_json: AsJson = False,
+    folder: Annotated[Path, Argument(help="A folder that s2m ambience wrote.")], as_json: AsJson = False
 ) -> None:
     """Measure loops by ffmpeg, librosa and separate file parsers: seams, loop points, tags, loudness, density."""
     from silent2music.export.ambience import check
@@ -544,10 +519,9 @@ def check_ambience(
 def analyze(
     rooms: Rooms,
     as_json: AsJson = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw the profile to this PNG.")] = None,
+    plot: Annotated[Path | None, Option(help="Draw the profile to this PNG.")] = None,
     music: Annotated[
-        Path | None,
-        typer.Option("--music", help="Draw this music, sound or MIDI, under the room, with --plot."),
+        Path | None, Option(help="Draw this music, sound or MIDI, under the room, with --plot.")
     ] = None,
     force: Force = False,
     **options: Any,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer import Argument, Option
 
 from silent2music.config import DeliveryConfig, SamplingConfig, loudness_target
 from silent2music.errors import ConfigError
@@ -71,38 +72,36 @@ def parse_loudness(text: str) -> tuple[float, float | None]:
 
 def _option(kind: Any, text: str, *names: str, default: Any = None, **more: Any) -> tuple[Any, Any]:
     """An annotation and a default, as typer wants them; without names `taking` gives one."""
-    return Annotated[kind, typer.Option(*names, help=text, **more)], default
+    return Annotated[kind, Option(*names, help=text, **more)], default
 
 
-Rooms = Annotated[list[Path], typer.Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
-Recipe = Annotated[Path, typer.Argument(help="Recipe folder, TOML file, or the name of a recipe that ships.")]
-PairFolder = Annotated[Path, typer.Argument(help="Pair folder.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Decides every random choice.")]
-Model = Annotated[Path | None, typer.Option("--model", help="Model folder; the shipped one by default.")]
+Rooms = Annotated[list[Path], Argument(metavar="ROOM...", help="Recordings, or folders of them.")]
+Recipe = Annotated[Path, Argument(help="Recipe folder, TOML file, or the name of a recipe that ships.")]
+PairFolder = Annotated[Path, Argument(help="Pair folder.")]
+Seed = Annotated[int, Option("--seed", min=0, max=2**63 - 1, help="Decides every random choice.")]
+Model = Annotated[Path | None, Option("--model", help="Model folder; the shipped one by default.")]
 Download = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--download", help="Ask the Hugging Face hub for a name that is no folder; else nothing is fetched."
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
+    str | None, Option("--device", metavar="cpu|cuda|mps", help="By default CUDA if there is one.")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON in place of text; of several, a line each.")
+    bool, Option("--json", help="Print the result as JSON in place of text; of several, a line each.")
 ]
 Force = Annotated[
     bool,
-    typer.Option(
-        "--force", help="Replace what silent2music made before; never a recording or another's file."
-    ),
+    Option("--force", help="Replace what silent2music made before; never a recording or another's file."),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+    Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the state in OUT.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=MAX_WORKERS, help="Processes.")]
+Resume = Annotated[bool, Option("--resume", help="Go on from the state in OUT.")]
+Workers = Annotated[int, Option("--workers", min=1, max=MAX_WORKERS, help="Processes.")]
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
     "seconds": _option(
@@ -266,7 +265,6 @@ def taking(command: Callable[..., None], *names: str, **defaults: Any) -> Callab
     Args:
         command: with `**options`, which gets their values by name.
         names: of `OPTIONS` or `SCENE`, some in a text with spaces between them.
-        defaults: of options that have another one here.
     """
     hints = get_type_hints(command, include_extras=True)
     own = inspect.signature(command).parameters.values()

@@ -5,56 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from silent2music.cli.common import complain, described_music, print_json, progress_bar, say, warn
-from silent2music.cli.options import (
-    beside_of,
-    levels_of,
-    model_of,
-    options_checked,
-    reading_of,
-    sampling_of,
-)
+from silent2music.cli.options import beside_of, levels_of, model_of, options_checked, reading_of, sampling_of
 from silent2music.config import DeliveryConfig, apply_overrides
 
 
 def score_clip(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video clip, whose own sound is the room.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The scored clip (.mp4, .m4v, .mov, .mkv).")],
-    wav: Annotated[
-        Path | None, typer.Option("--wav", help="The music alone; by default beside the scored clip.")
-    ] = None,
+    clip: Annotated[Path, Argument(metavar="CLIP", help="A video clip, whose own sound is the room.")],
+    output: Annotated[Path, Option("-o", "--output", help="The scored clip (.mp4, .m4v, .mov, .mkv).")],
+    wav: Annotated[Path | None, Option(help="The music alone; by default beside the scored clip.")] = None,
     cue: Annotated[
         list[str] | None,
-        typer.Option(
-            "--cue",
+        Option(
             metavar="cuts|none|FILE|TIME[=NAME]",
             help="Moments to mark: the clip's cuts, by default; markers of a CSV, EDL, FCPXML or WAV file; a time. "
             "May be repeated.",
         ),
     ] = None,
-    fps: Annotated[
-        str | None, typer.Option("--fps", metavar="RATE", help="Of timecodes; by default the clip's.")
-    ] = None,
+    fps: Annotated[str | None, Option(metavar="RATE", help="Of timecodes; by default the clip's.")] = None,
     timecode: Annotated[
-        str | None,
-        typer.Option("--timecode", metavar="HH:MM:SS:FF", help="Of the first frame; by default the clip's."),
+        str | None, Option(metavar="HH:MM:SS:FF", help="Of the first frame; by default the clip's.")
     ] = None,
     under: Annotated[
-        str,
-        typer.Option("--under", metavar="GAIN|none", help="Gain of the clip's own sound under the music."),
+        str, Option(metavar="GAIN|none", help="Gain of the clip's own sound under the music.")
     ] = "-12dB",
     duck: Annotated[
-        bool, typer.Option("--duck", help="Where someone speaks, music down and the clip's own sound up.")
+        bool, Option("--duck", help="Where someone speaks, music down and the clip's own sound up.")
     ] = False,
     silent: Annotated[
-        bool, typer.Option("--silent", help="Score a clip without sound, from silence and its cues.")
+        bool, Option("--silent", help="Score a clip without sound, from silence and its cues.")
     ] = False,
-    fade_in: Annotated[
-        str | None, typer.Option("--fade-in", metavar="TIME", help="As 2 or 00:00:02:00.")
-    ] = None,
-    fade_out: Annotated[str | None, typer.Option("--fade-out", metavar="TIME", help="As --fade-in.")] = None,
+    fade_in: Annotated[str | None, Option(metavar="TIME", help="As 2 or 00:00:02:00.")] = None,
+    fade_out: Annotated[str | None, Option(metavar="TIME", help="As --fade-in.")] = None,
     **options: Any,
 ) -> None:
     """Make music of a video clip's length, and put it under its picture.

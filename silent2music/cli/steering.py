@@ -37,11 +37,7 @@ def kept_roles(melody: bool, harmony: bool) -> tuple[str, ...]:
 
 
 def controls_of(params: Mapping[str, Any]) -> Controls | None:
-    """The wishes of a command's parameters, and of its file where one is not given; None where there are none.
-
-    Raises:
-        ConfigError, DataError: as `Controls.of`.
-    """
+    """The wishes of a command's parameters, and of its file where one is not given; None where there are none."""
     from silent2music.controls import Controls
 
     file, cue, melody = (params[name] for name in ("controls", "cue", "melody"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from silent2music.cli.common import say
 from silent2music.cli.options import Device, Model
@@ -15,20 +16,12 @@ STUDIO = Path("s2m-studio")
 
 def studio(
     context: typer.Context,
-    folder: Annotated[
-        Path, typer.Option("--folder", help="Where pieces are kept, each in a folder of its own.")
-    ] = STUDIO,
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65_535, help="Of this machine; 0 takes any that is free.")
-    ] = 7860,
-    is_opened: Annotated[
-        bool, typer.Option("--open", help="Open the page in this machine's browser.")
-    ] = False,
+    folder: Annotated[Path, Option(help="Where pieces are kept, each in a folder of its own.")] = STUDIO,
+    port: Annotated[int, Option(min=0, max=65_535, help="Of this machine; 0 takes any that is free.")] = 7860,
+    is_opened: Annotated[bool, Option("--open", help="Open the page in this machine's browser.")] = False,
     model: Model = None,
     device: Device = None,
-    soundfont: Annotated[
-        Path | None, typer.Option("--soundfont", help="Play notes with these samples, by fluidsynth.")
-    ] = None,
+    soundfont: Annotated[Path | None, Option(help="Play notes with these samples, by fluidsynth.")] = None,
 ) -> None:
     """Open a page on this machine to listen, steer, make, edit and take away; nothing leaves the machine."""
     from silent2music.cli import main

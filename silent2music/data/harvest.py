@@ -85,10 +85,6 @@ def harvest(
     Args:
         recordings: audio files, or folders that are searched for audio files.
         out: the pair folder to make; must not hold a manifest yet.
-        config: what counts as near-silence and as music.
-        licence: of the recordings, for the attribution.
-        author: likewise.
-        progress: called with (recordings done, recordings) after each recording.
 
     Raises:
         DataError: if `out` holds pairs already or no recording gave any.
@@ -122,10 +118,6 @@ def find_stretches(recording: Waveform, config: HarvestConfig | None = None) -> 
     (95th percentile) and at most `above_floor_db` above its quietest half second. Moments of up to 0.3 s that
     are louder, yet well below the music, are accepted. A decay at the start of a stretch is
     the tail of the music before it and is cut off.
-
-    Args:
-        recording: any rate and channels.
-        config: limits.
 
     Returns:
         Stretches in order of time; `music_end` is the start of the next near-silence as long, settled or not.
@@ -243,9 +235,7 @@ def extended(room: FloatArray, n_samples: int, crossfade: int, rng: np.random.Ge
 
     Args:
         room: `[C, N]`, the stretch.
-        n_samples: length of the result.
         crossfade: samples of overlap; at most a quarter of the stretch is used.
-        rng: chooses the excerpts.
 
     Returns:
         `[C, n_samples]`.

@@ -31,7 +31,7 @@ from silent2music import audio
 from silent2music.arrays import evenly
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, DataError, shown
-from silent2music.files import atomic_path, parse_json
+from silent2music.files import parse_json, write_text
 from silent2music.score import Score, read_midi
 
 MANIFEST = "pairs.jsonl"
@@ -145,11 +145,7 @@ def read_pairs(folder: Path | str) -> list[Pair]:
 
 
 def sounding_pairs(folder: Path | str) -> list[Pair]:
-    """Those pairs of a folder that have music as sound.
-
-    Raises:
-        DataError: as `read_pairs`.
-    """
+    """Those pairs of a folder that have music as sound."""
     return [pair for pair in read_pairs(folder) if pair.music is not None]
 
 
@@ -166,8 +162,7 @@ def write_pairs(folder: Path | str, pairs: Iterable[Pair]) -> None:
         AudioError: if the place cannot be written.
     """
     text = "".join(pair.to_line() + "\n" for pair in pairs)
-    with atomic_path(Path(folder) / MANIFEST, force=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(folder) / MANIFEST, text)
 
 
 def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
@@ -185,11 +180,7 @@ def load_pair(folder: Path | str, pair: Pair) -> tuple[Waveform, Waveform]:
 
 
 def silent_side(folder: Path | str, pair: Pair) -> Waveform:
-    """Read the near-silent side of a pair, cut to `start` and `end`.
-
-    Raises:
-        AudioError, DataError: as `load_pair`.
-    """
+    """Read the near-silent side of a pair, cut to `start` and `end`."""
     return _cut(audio.read(_inside(Path(folder), pair.silent)), pair, pair.silent)
 
 
@@ -208,11 +199,7 @@ def score_of(folder: Path | str, pair: Pair) -> Score | None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file of a name in a folder.
-
-    Raises:
-        DataError: if it is a link that leads out of the folder.
-    """
+    """The file of a name in a folder."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"'{name}' links out of the folder; copy the file itself.")
@@ -290,47 +277,40 @@ def _parse(line: bytes) -> Pair | list[tuple[str, str]]:
 
 def _value_faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Faults of the values of one line, without opening files."""
+
+    def wrong(key: str, expected: str, what: str = "wrong-type") -> tuple[str, str]:
+        return what, f"'{key}' is {shown(values[key])}; expected {expected}."
+
     for key in values:
         if key not in KEYS:
-            yield (
-                "unknown-key",
-                f"Unknown key {shown(key)}; expected {', '.join(KEYS)} (free keys go into labels).",
-            )
+            keys = f"{', '.join(KEYS)} (free keys go into labels)"
+            yield "unknown-key", f"Unknown key {shown(key)}; expected {keys}."
     for key in ("silent", "music", "score"):
-        what = "a MIDI file" if key == "score" else "an audio file"
+        path = f"the path of {'a MIDI file' if key == 'score' else 'an audio file'}"
         if key not in values:
             if key != "score":
-                yield "missing-key", f"The key '{key}' is missing; expected the path of {what}."
+                yield "missing-key", f"The key '{key}' is missing; expected {path}."
         elif values[key] is None and (key == "score" or (key == "music" and values.get("score"))):
             continue
         elif not isinstance(values[key], str) or not values[key]:
-            instead = ", or a score where there is no music" if key == "music" else ""
-            yield "wrong-type", f"'{key}' is {shown(values[key])}; expected the path of {what}{instead}."
+            yield wrong(key, path + (", or a score where there is no music" if key == "music" else ""))
         elif not values[key].isprintable():
-            yield (
-                "wrong-type",
-                f"'{key}' is {shown(values[key])}; expected a path without control characters.",
-            )
+            yield wrong(key, "a path without control characters")
         elif _escapes(values[key]):
-            yield (
-                "outside-folder",
-                f"'{key}' is {shown(values[key])}; expected a relative path that stays in the folder.",
-            )
+            yield wrong(key, "a relative path that stays in the folder", "outside-folder")
     for key in ("start", "end"):
         value = values.get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and abs(value) <= MAX_SECONDS):
-            yield "wrong-type", f"'{key}' is {shown(value)}; expected a number of seconds."
+            yield wrong(key, "a number of seconds")
     start, end = values.get("start") or 0.0, values.get("end")
     if isinstance(start, int | float) and (start < 0 or (isinstance(end, int | float) and end <= start)):
-        yield (
-            "bad-range",
-            f"The range {shown(start)} to {shown(end)} s is empty or starts before 0; expected 0 <= start < end.",
-        )
+        span = f"The range {shown(start)} to {shown(end)} s is empty or starts before 0"
+        yield "bad-range", f"{span}; expected 0 <= start < end."
     if (split := values.get("split", "train")) not in SPLITS:
         yield "unknown-split", f"The split is {shown(split)}; expected {' or '.join(SPLITS)}."
     if not isinstance(values.get("labels", {}), dict):
-        yield "wrong-type", f"'labels' is {shown(values['labels'])}; expected an object."
+        yield wrong("labels", "an object")
     else:
         yield from _source_faults(values.get("labels", {}).get("sources", []))
 
@@ -348,20 +328,14 @@ def _source_faults(sources: Any) -> Iterator[tuple[str, str]]:
         return
     for source in sources:
         if not isinstance(source, dict) or not isinstance(source.get("path"), str):
-            yield (
-                "wrong-type",
-                f"A source is {shown(source)}; expected an object with path, licence and author.",
-            )
+            expected = "an object with path, licence and author"
+            yield "wrong-type", f"A source is {shown(source)}; expected {expected}."
         elif not source.get("licence"):
-            yield (
-                "no-licence",
-                f"The source {shown(source['path'])} has no licence; state one or leave the pair out.",
-            )
+            lacks = f"The source {shown(source['path'])} has no licence"
+            yield "no-licence", f"{lacks}; state one or leave the pair out."
         elif source.get("role", "recording") not in SOURCE_ROLES:
-            yield (
-                "wrong-type",
-                f"A source has the role {shown(source['role'])}; expected {', '.join(SOURCE_ROLES)}.",
-            )
+            expected = ", ".join(SOURCE_ROLES)
+            yield "wrong-type", f"A source has the role {shown(source['role'])}; expected {expected}."
 
 
 def check(folder: Path | str) -> list[Fault]:

@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from silent2music.ambient import FEATURE_VERSION, AmbientFeatures, ambient_features
+from silent2music.ambient import FEATURE_SETTINGS, FEATURE_VERSION, AmbientFeatures, ambient_features
 from silent2music.arrays import FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require, shown
-from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings
+from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings, write_text
 from silent2music.processes import Pool, launched, one_thread, share
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
@@ -114,13 +114,9 @@ def prepare(
     shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
 
     Args:
-        folder: a pair folder.
         out: where the shards go; created if needed.
         codec: the codec that the model will speak; sent to the workers.
         ambient: settings of the ambient features; by default at the codec's frame rate.
-        workers: processes, each on one thread.
-        pairs_per_shard: rows of a full shard.
-        progress: called with (pairs done, pairs to do) after each pair of this run.
         n_codebooks: how many of the codec's codebooks the model will write; all by default.
 
     Raises:
@@ -202,7 +198,7 @@ def _plan(
         for number, first in enumerate(range(0, len(todo), pairs_per_shard), max(used, default=-1) + 1):
             ids = todo[first : first + pairs_per_shard]
             shards.append({"split": split, "number": number, "ids": ids, "empty": False})
-    _write_plan(target, {"of": of, "shards": shards})
+    write_text(target / PLAN, json.dumps({"of": of, "shards": shards}))
     return shards
 
 
@@ -212,11 +208,7 @@ def _is_done(target: Path, shard: Mapping[str, Any]) -> bool:
 
 
 def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
-    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed.
-
-    Raises:
-        DataError: if the folder was removed on the way.
-    """
+    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed."""
     if not target.is_dir():
         raise _changed(target)
     with locked(target):
@@ -229,12 +221,7 @@ def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
         if all(_is_done(target, own) for own in plan["shards"]):
             (target / PLAN).unlink()
         elif shard is not None:
-            _write_plan(target, plan)
-
-
-def _write_plan(target: Path, plan: Mapping[str, Any]) -> None:
-    with atomic_path(target / PLAN, force=True) as temporary:
-        temporary.write_text(json.dumps(plan), encoding="utf-8")
+            write_text(target / PLAN, json.dumps(plan))
 
 
 def _changed(target: Path) -> DataError:
@@ -270,9 +257,7 @@ def shards_meta(config: AmbientConfig, codec: Codec | None = None, n_codebooks: 
     """What a folder of shards states in its `meta.json`.
 
     Args:
-        config: of the ambient features.
         codec: whose codes the pairs have, or None for pairs without sound.
-        n_codebooks: that the pairs have codes of.
 
     Raises:
         DataError: if codec and features do not fit each other.
@@ -286,12 +271,7 @@ def shards_meta(config: AmbientConfig, codec: Codec | None = None, n_codebooks: 
         "n_codebooks": n_codebooks,
         "codebook_size": codec.codebook_size if codec else 0,
         "feature_version": FEATURE_VERSION,
-        "feature_settings": {
-            "sample_rate": config.sample_rate,
-            "frame_rate": config.frame_rate,
-            "n_mels": config.n_mels,
-            "n_fft": config.n_fft,
-        },
+        "feature_settings": {name: getattr(config, name) for name in FEATURE_SETTINGS},
         "controls": prepared_controls(),
     }
 
@@ -343,11 +323,7 @@ def _read_rows(shards: Iterable[Path], *columns: str) -> list[Row]:
 
 
 def _read_shard(shard: Path, names: Sequence[str], meta: Mapping[str, Any]) -> Any:
-    """Some columns of a shard as a table that was checked: checksums, types, lengths, and values in their range.
-
-    Raises:
-        DataError: naming the shard and what is wrong with it.
-    """
+    """Some columns of a shard as a table that was checked: checksums, types, lengths, and values in their range."""
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     types = _types()
     try:
@@ -516,17 +492,13 @@ def write_shard(target: Path, split: str, rows: Sequence[Row], meta: Mapping[str
     """Write rows as a shard of a split, whole or not at all; before the first one what the folder holds.
 
     Args:
-        target: the folder.
         split: `train` or `validation`.
-        rows: of the shard.
         meta: from `shards_meta`.
-        number: of the shard.
     """
     arrow, parquet = require("pyarrow", "train"), require("pyarrow.parquet", "train")
     table = arrow.Table.from_pylist(rows, arrow.schema(_types()))
     if not (target / META).exists():
-        with atomic_path(target / META, force=True) as temporary:
-            temporary.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        write_text(target / META, json.dumps(meta, indent=2) + "\n")
     with atomic_path(shard_path(target, split, number), force=True) as temporary:
         parquet.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
 
@@ -576,10 +548,8 @@ class PairDataset:
     20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
 
     Args:
-        folder: a prepared folder.
         split: `train` or `validation`.
         crop_seconds: length of the crops; None gives whole recordings.
-        seed: of the crops and the order.
         controls: whose signals to read; all that were prepared by default. Those that follow from a score need scores.
         needs: `codes`, `score` or both: what to read; pairs that lack one of them are left out.
         wants: the same, where pairs that lack it are kept.

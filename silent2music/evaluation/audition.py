@@ -99,10 +99,7 @@ def write_audition(
     """Write the sheet of several pieces.
 
     Args:
-        path: of the page.
-        pieces: in the order of the page.
         melodies: of the scores that the model was trained on, if they are known.
-        force: replace a page that this program made.
 
     Returns:
         For each piece what is nearest to it among the melodies, None where there is nothing to compare.

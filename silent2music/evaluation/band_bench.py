@@ -43,11 +43,8 @@ def run_band_bench(
     """Extend held-out music and write `band.md` and `band.json`.
 
     Args:
-        codec: with an extension.
         music: files by group; the group `families` is divided by the names before the hyphen.
         out: folder, made if missing.
-        seconds: of each file, from its middle.
-        progress: called with files done and files in all.
 
     Returns:
         The tables, in Markdown: by family, log-mel distance above 12 kHz of resampling and of the extension, and by how

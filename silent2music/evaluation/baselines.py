@@ -166,16 +166,10 @@ def _arrange(
     The kind is told from the profile: `steps` with a pulse, `hall` where it reverberates, else `room`.
 
     Args:
-        room: the measured profile.
-        scores: MIDI files to draw from.
-        soundfont: for the rendering.
         seed: of the draw of the score and of all that the arranger leaves open.
 
     Returns:
         None if none of a few scores could be arranged.
-
-    Raises:
-        DataError: if fluidsynth or the soundfont is missing.
     """
     from silent2music.factory.arrangement import SceneTruth
     from silent2music.factory.arranging import arrange

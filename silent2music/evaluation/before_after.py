@@ -27,13 +27,8 @@ from silent2music.audio import Waveform, normalised
 from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation.audition import KEY_STYLE, data_url, legend, roll
-from silent2music.evaluation.features import MusicFeatures, music_features, quality_features
-from silent2music.evaluation.following import (
-    energy_correlation,
-    follow_scores,
-    onset_scores,
-    references_of,
-)
+from silent2music.evaluation.features import music_features, quality_features
+from silent2music.evaluation.following import energy_correlation, follow_scores, onset_scores, references_of
 from silent2music.evaluation.notes import (
     NOTE_STATISTICS,
     melody_moves,
@@ -42,7 +37,7 @@ from silent2music.evaluation.notes import (
     score_level_db,
 )
 from silent2music.evaluation.originality import fingerprint, nearest, shared_runs
-from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import bootstrap_mean, interval_text, paired_difference
 from silent2music.factory.made_sounds import N_ROOMS, made_ambience
 from silent2music.factory.rendering import render
 from silent2music.factory.scenes import make_scene, usable_kinds
@@ -59,6 +54,8 @@ N_FAMILIES = 17
 
 MIN_HITS = 4
 """Events that a room has if its hit rate counts."""
+
+NOTHING_SHOWN = "the interval holds zero or worse, so nothing is shown to have been learned"
 
 LOST = 0.05
 """Following that is lost beyond this is told."""
@@ -152,15 +149,17 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
     return figures, shown
 
 
+def _piece(pair: Pair) -> str:
+    """The name of the music that a pair was made of."""
+    return str(pair.labels.get("piece", pair.id))
+
+
 # --- rooms and music -----------------------------------------------------------------------------------------
 
 
 def _rooms_of(folder: Path, pairs: Sequence[Pair], most: int) -> list[Room]:
     """The silent sides of pairs spread over all, each once."""
-    return [
-        Room(str(pair.labels.get("piece", pair.id)), silent_side(folder, pair), pair.labels)
-        for pair in spread_pairs(pairs, most)
-    ]
+    return [Room(_piece(pair), silent_side(folder, pair), pair.labels) for pair in spread_pairs(pairs, most)]
 
 
 def _followed(job: Comparison) -> list[Room]:
@@ -278,13 +277,13 @@ def distances(made: Sequence[tuple[DoubleArray, ...]], own: Sequence[tuple[Doubl
 def _distances(job: Comparison, held_out: Sequence[Pair], made: Mapping[str, Sequence[Made]]) -> Figures:
     """Distances to the user's held-out music, in notes and in sound, with the paired change."""
     found: Figures = {}
-    scores = _once([(str(p.labels.get("piece", p.id)), p) for p in held_out if p.score is not None])
+    scores = _once([p for p in held_out if p.score is not None])
     if len(scores) >= 1 and all(piece.score is not None for piece in (*made["base"], *made["tuned"])):
         own = [style_of(score) for pair in scores if (score := score_of(job.pairs, pair)) is not None]
         found["notes"] = _both(
             {name: [style_of(piece.score) for piece in made[name] if piece.score] for name in made}, own
         )
-    sounds = _once([(str(p.labels.get("piece", p.id)), p) for p in held_out if p.music is not None])
+    sounds = _once([p for p in held_out if p.music is not None])
     if sounds and all(piece.is_played and piece.sound for piece in (*made["base"], *made["tuned"])):
         own_sound = [sound_of(load_pair(job.pairs, pair)[1]) for pair in sounds]
         found["sound"] = _both(
@@ -293,11 +292,11 @@ def _distances(job: Comparison, held_out: Sequence[Pair], made: Mapping[str, Seq
     return found
 
 
-def _once(named: Sequence[tuple[str, Pair]], most: int = 48) -> list[Pair]:
+def _once(pairs: Sequence[Pair], most: int = 48) -> list[Pair]:
     """Pairs of different music, at most some, spread over all: of the rooms of one stretch the first."""
     kept: dict[Any, Pair] = {}
-    for name, pair in named:
-        kept.setdefault((name, pair.start, pair.music or pair.score), pair)
+    for pair in pairs:
+        kept.setdefault((_piece(pair), pair.start, pair.music or pair.score), pair)
     return spread_pairs(list(kept.values()), most)
 
 
@@ -323,7 +322,7 @@ def _originality(job: Comparison, pairs: Sequence[Pair], made: Mapping[str, Sequ
     found: Figures = {}
     by_split = {split: [p for p in pairs if p.split == split] for split in ("train", "validation")}
     taught = {
-        f"{p.labels.get('piece', p.id)}": score
+        _piece(p): score
         for p in by_split["train"]
         if p.score is not None and (score := score_of(job.pairs, p)) is not None
     }
@@ -345,53 +344,44 @@ def _originality(job: Comparison, pairs: Sequence[Pair], made: Mapping[str, Sequ
         shares = {name: shared_runs([own], [moves])[0] for name, moves in zip(taught, library, strict=True)}
         found["nearest_piece"] = max(shares, key=lambda name: shares[name])
         found["copies"] = max(runs["tuned"], default=0) > max(8, 1.5 * max(runs["held_out"], default=0))
-    music = _once([(str(p.labels.get("piece", p.id)), p) for p in by_split["train"] if p.music], 24)
+    music = _once([p for p in by_split["train"] if p.music], 24)
     if music and "copies" not in found and all(piece.sound for piece in made["tuned"]):
-        shelf = {str(p.labels.get("piece", p.id)): _print_of(load_pair(job.pairs, p)[1]) for p in music}
-        real = _once([("", p) for p in by_split["validation"] if p.music], 8)
-        limits = [nearest([_print_of(load_pair(job.pairs, p)[1])], shelf).distance for p in real]
-        near = [nearest([_print_of(piece.sound)], shelf) for piece in made["tuned"] if piece.sound]
+
+        def print_of(sound: Waveform) -> DoubleArray:
+            return fingerprint(music_features(sound))
+
+        shelf = {_piece(p): print_of(load_pair(job.pairs, p)[1]) for p in music}
+        real = _once([p for p in by_split["validation"] if p.music], 8)
+        limits = [nearest([print_of(load_pair(job.pairs, p)[1])], shelf).distance for p in real]
+        near = [nearest([print_of(piece.sound)], shelf) for piece in made["tuned"] if piece.sound]
         closest = min(near, key=lambda one: one.distance)
         found |= {"nearest_piece": closest.name, "nearest_distance": closest.distance}
         found["copies"] = bool(limits) and closest.distance < 0.8 * min(limits)
     return found
 
 
-def _print_of(sound: Waveform) -> DoubleArray:
-    features: MusicFeatures = music_features(sound)
-    return fingerprint(features)
-
-
 # --- words and page ------------------------------------------------------------------------------------------
-
-
-def _text(value: Mapping[str, Any] | None) -> str:
-    return "-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def sentences(figures: Figures) -> list[str]:
     """What the figures say, in sentences."""
     lines = []
     for what, found in figures["distance"].items():
-        is_nearer = found["nearer"]["low"] > 0
+        base, tuned, nearer = (interval_text(found[name]) for name in ("base", "tuned", "nearer"))
+        shown = "." if found["nearer"]["low"] > 0 else f"; {NOTHING_SHOWN}."
         lines.append(
-            f"Distance to your {found['n_own']} held-out stretches by {what}: {_text(found['base'])} before, "
-            f"{_text(found['tuned'])} after, nearer by {_text(found['nearer'])}"
-            + (
-                "."
-                if is_nearer
-                else "; the interval holds zero or worse, so nothing is shown to have been learned."
-            )
+            f"Distance to your {found['n_own']} held-out stretches by {what}: {base} before, {tuned} after, nearer by "
+            f"{nearer}{shown}"
         )
     names = {"hit_rate": "hit rate of events", "energy": "correlation of levels"}
     for key, found in figures["following"].items():
         if found["change"] is None:
             continue
+        base, tuned, change = (interval_text(found[name]) for name in ("base", "tuned", "change"))
         lost = -found["change"]["mean"]
         told = f"; {lost:.3f} of it was forgotten" if lost > LOST else ""
         lines.append(
-            f"Following on rooms of neither, {names[key]}: {_text(found['base'])} before, {_text(found['tuned'])} after, "
-            f"change {_text(found['change'])}{told}."
+            f"Following on rooms of neither, {names[key]}: {base} before, {tuned} after, change {change}{told}."
         )
     own = figures["originality"]
     if "longest_shared_run" in own:

@@ -65,12 +65,10 @@ def bench(
     stream whose model is loaded; `command_seconds` of `s2m infer`, from its start to its end.
 
     Args:
-        model_folder: the model.
         room: what to make music for; its first `PIECE_SECONDS`, repeated if it is shorter.
         out: folder for the report, made if missing.
         n_rounds: how often; medians are reported.
         force: replace a report that is there; if not, it is an error before minutes of measuring.
-        progress: called with the stage, rounds done and rounds in all.
 
     Returns:
         The text of `speed.md`.

@@ -63,12 +63,10 @@ def evaluate(
     """Evaluate a model on the validation pairs of a folder and write `report.json`, `report.md` and pictures.
 
     Args:
-        model_dir: a model folder.
         pairs: a pair folder; its training split serves originality and the retrieval baseline.
         out: folder for the report, made if missing.
         config: how much, and how tokens are drawn; the defaults if not given.
         embedding: folder of an audio model of transformers, for distances on its embeddings too.
-        progress: called with the stage, steps done and steps in all.
 
     Raises:
         DataError: if the folder has fewer than two pairs.
@@ -160,9 +158,6 @@ def evaluate_outputs(
     folder itself, whose music sides are the outputs; or else only what needs no room is reported.
 
     Args:
-        outputs: folder of audio files.
-        out: folder for the report.
-        pairs: pair folder with the rooms and the real music.
         config: `n`, `seed`, `seconds`, `n_train` and `workers` count.
         progress: as in `evaluate`.
 
@@ -241,9 +236,6 @@ def evaluate_rooms(
     made equally long, or a null would compare music of one length with rooms of another.
 
     Args:
-        model_dir: a model folder.
-        rooms: folder of recordings, searched with its subfolders.
-        out: folder for the report.
         pairs: pair folder the model was trained on: recordings that its training split used are left out.
         config: `n`, `seed`, `seconds`, `batch_size`, `workers` and `sampling` count.
         progress: as in `evaluate`.

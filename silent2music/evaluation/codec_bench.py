@@ -97,9 +97,6 @@ def bench_music(
 
     Args:
         families: held-out music of `s2m codec music`.
-        pairs: pair folder, for its validation music.
-        real: folder of real recordings.
-        limit: files of a group.
     """
     music = {
         "families": music_files(families) if families else [],
@@ -121,13 +118,9 @@ def run_bench(
     """Compare codecs and write `bench.json`, `bench.md` and `worst.png`, the last codec's worst excerpts.
 
     Args:
-        entries: to compare, all at one sample rate.
         music: files by group; the group `families` is divided by the names before the hyphen.
         out: folder, made if missing.
-        seconds: of each file, from its middle.
-        progress: called with name, files done and files in all.
         pieces: music for `kernel_distances`, four files or more; without them these are left out.
-        with_speed: whether to measure speed too.
 
     Returns:
         The tables, in Markdown.
@@ -178,9 +171,7 @@ def kernel_distances(
     """Kernel distances of whole pieces, coded and decoded, to the originals, on the features of `s2m eval`.
 
     Args:
-        entries: codecs at one sample rate.
         pieces: four files or more.
-        progress: called with name, files done and files in all.
 
     Returns:
         By codec, and for `no codec`: `odd`, that of the odd pieces to the even originals, as `s2m eval` has it;

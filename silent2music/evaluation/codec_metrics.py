@@ -84,7 +84,6 @@ def held_modulation(
 
     Args:
         sound: `[N]`.
-        onset_seconds: between which notes are held.
         sample_rate: in Hz.
         where: `[N]`, decides which bands are audible in each stretch: the reference for both sides.
 

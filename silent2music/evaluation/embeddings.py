@@ -75,12 +75,7 @@ def embedding_distances(
     """Fréchet and kernel distance of each system's pieces of odd index to real music of even index, on embeddings.
 
     Args:
-        folder: of the embedding model.
         sounds: music by system, `real` among them.
-        stages: what runs the work.
-
-    Raises:
-        CheckpointError: as `load_embedder`.
     """
     folder = str(folder)
     _, model = load_embedder(folder)

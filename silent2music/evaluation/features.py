@@ -240,7 +240,6 @@ def section_boundaries(
 
     Args:
         mel_db: `[M, F]` and chroma: `[12, F]` at `TONAL_RATE_HZ`.
-        window_seconds: how far to look either way.
         threshold: the novelty above which a local maximum is a boundary.
 
     Returns:

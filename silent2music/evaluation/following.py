@@ -107,8 +107,6 @@ def loris_beat_scores(
     against anything, so read it only beside `onset_scores` and a shuffled null.
 
     Args:
-        reference_onset_seconds: onsets of the reference.
-        estimated_onset_seconds: onsets of the music.
         seconds: duration of both; later onsets are left out.
     """
     if not validate_times(reference_onset_seconds, estimated_onset_seconds):
@@ -232,12 +230,6 @@ def boundary_scores(
 
     `mir_eval.segment.detection(trim=True)`; windows of 0.5 s (Turnbull et al., ISMIR 2007) and 3 s (Levy and
     Sandler, IEEE TASLP 2008) are usual.
-
-    Args:
-        reference_boundary_seconds: boundaries strictly inside the recording.
-        estimated_boundary_seconds: likewise of the music.
-        seconds: duration of both.
-        window_seconds: tolerance either way.
     """
     if not validate_times(reference_boundary_seconds, estimated_boundary_seconds):
         return MatchScores(0.0, 0.0, 0.0)

@@ -33,13 +33,7 @@ def room_contrast(
     The shuffled room is that of another pair of the same batch, whatever its kind.
 
     Args:
-        model: in evaluation mode.
-        shards: a prepared folder with a validation split.
-        n_pairs: how many at most, in whole batches.
-        crop_seconds: length of each crop.
         batch_size: pairs at once, at least 2; fewer if there are fewer.
-        seed: of the crops, the order and the bootstrap.
-        progress: called with pairs done and pairs in all.
 
     Returns:
         `n_pairs` measured; `losses` under each of `ROOMS`, in nats a token, the mean over codebooks and frames of a
@@ -67,7 +61,7 @@ def room_contrast(
     kinds: list[str] = []
     for batch, _ in zip(batches(dataset, batch_size, epoch=0), range(n_batches), strict=False):
         batch = batch.to(model.device)
-        losses = model.room_contrast(batch.codes, batch.signals)
+        losses = model.contrast(batch.codes, batch.signals)
         for name in ROOMS:
             found[name] += losses[name].float().cpu().tolist()
         kinds += batch.kinds

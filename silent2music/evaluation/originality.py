@@ -45,7 +45,6 @@ def fingerprint(features: MusicFeatures, late: bool = False) -> DoubleArray:
     """`[13, F]` at `RATE_HZ`: chroma of length 1 in rows 0 to 11, onset strength in 0 to 1 in row 12.
 
     Args:
-        features: of the piece.
         late: whether the frames begin half a frame late; a copy that is cut between two frames is found by these.
     """
     tonal, rhythmic = round(TONAL_RATE_HZ / RATE_HZ), round(ONSET_RATE_HZ / RATE_HZ)
@@ -174,9 +173,7 @@ def compare_with_training(
 
     Args:
         made: outputs by their names; reals: held-out real music.
-        library: music that was trained on, by name.
         copies: altered copies of training pieces by their names, which must be found out.
-        stages: what runs the work.
     """
     if not library:
         return {"n_training": 0}
@@ -214,7 +211,6 @@ def compare_scores(
 
     Args:
         made: composed scores by the names of their rooms; reals: held-out ones.
-        library: scores that were trained on, by name.
     """
     taught = {name: melody_moves(score) for name, score in library.items()}
     if not taught or not made or not reals:

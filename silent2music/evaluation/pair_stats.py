@@ -28,20 +28,14 @@ COUNTED = ("kinds", "splits", "licences")
 
 
 def pair_stats(
-    folder: Path | str,
-    n_max: int = 200,
-    seed: int = 0,
-    workers: int = 1,
-    progress: Progress | None = None,
+    folder: Path | str, n_max: int = 200, seed: int = 0, workers: int = 1, progress: Progress | None = None
 ) -> Figures:
     """Count the pairs of a folder, and measure how far their music follows their rooms.
 
     Args:
         folder: with `pairs.jsonl`.
         n_max: pairs to measure at most, drawn from the whole manifest.
-        seed: of the draw and the bootstrap.
         workers: processes; the result does not depend on their number.
-        progress: called with the stage, pairs done and pairs in all.
 
     Returns:
         `n_pairs` in the manifest; `n_scores`, those with a score; `n_soundless`, those with a score and no music;

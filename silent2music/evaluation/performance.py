@@ -17,12 +17,11 @@ from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import require
 from silent2music.evaluation.features import SAMPLE_RATE, onset_seconds
-from silent2music.evaluation.following import onset_scores
+from silent2music.evaluation.following import MatchScores, onset_scores
 from silent2music.evaluation.pieces import Item
 from silent2music.evaluation.probing import Subject
-from silent2music.evaluation.statistics import bootstrap_mean, paired_difference
+from silent2music.evaluation.statistics import figure_differences, mean_figures
 from silent2music.evaluation.tables import Figures, partners_of
-from silent2music.evaluation.transcribed import note_scores, notes_of
 from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.transcription import Notes
 
@@ -113,7 +112,6 @@ def note_level_correlation(score: Score, magnitude: FloatArray) -> float | None:
     loudness, so that even perfect playing is below 1: compare with fluidsynth's.
 
     Args:
-        score: what was to be played.
         magnitude: `[84, F]` of the sound, see `Performed`.
 
     Returns:
@@ -145,14 +143,52 @@ def note_level_correlation(score: Score, magnitude: FloatArray) -> float | None:
     return float(np.corrcoef(loudness, level)[0, 1]) if level.std() > 1e-9 else 0.0
 
 
-def performance_scores(score: Score, real: Performed, played: Performed) -> dict[str, float]:
-    """The `FIGURES` of a performance; those that the score leaves no room for are missing.
+JUDGED_PITCHES = (21, 108)
+"""What the judge hears: the keys of a piano."""
 
-    Args:
-        score: what was to be played.
-        real: the music that the score comes with.
-        played: the performance.
+
+def notes_of(score: Score) -> Notes:
+    """What the judge could hear of a score: all but drums, notes of one key within 50 ms of each other as one."""
+    parts = [part for part in score.parts if not part.is_drum]
+    starts, ends, pitches = (
+        np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]).astype(np.float64)
+        for name in ("start_seconds", "end_seconds", "pitches")
+    )
+    order = np.lexsort((starts, pitches))
+    inside = (pitches >= JUDGED_PITCHES[0]) & (pitches <= JUDGED_PITCHES[1])
+    kept: list[int] = []
+    for index in order[inside[order]]:
+        if not kept or pitches[kept[-1]] != pitches[index] or starts[index] - starts[kept[-1]] > 0.05:
+            kept.append(int(index))
+    chosen = (
+        np.array(kept, np.int64)[np.argsort(starts[kept], kind="stable")] if kept else np.zeros(0, np.int64)
+    )
+    return Notes(starts[chosen], ends[chosen], pitches[chosen])
+
+
+def note_scores(reference: Notes, estimated: Notes, window_seconds: float = 0.05) -> MatchScores:
+    """Recall, precision and F of notes whose onsets are within 50 ms and whose pitches are equal; ends do not count.
+
+    `mir_eval.transcription.precision_recall_f1_overlap` without offsets (Raffel et al., "mir_eval", ISMIR 2014). Without
+    any note on one side the score is 0.
     """
+    if not (len(reference.pitches) and len(estimated.pitches)):
+        return MatchScores(0.0, 0.0, 0.0)
+    sides = []
+    for notes in (reference, estimated):
+        ends = np.maximum(notes.end_seconds, notes.start_seconds + 1e-3)
+        sides += [
+            np.stack([notes.start_seconds, ends], axis=1),
+            440.0 * 2.0 ** ((notes.pitches - 69.0) / 12.0),
+        ]
+    precision, recall, f_measure, _ = require("mir_eval.transcription", "eval").precision_recall_f1_overlap(
+        *sides, onset_tolerance=window_seconds, offset_ratio=None
+    )
+    return MatchScores(float(recall), float(precision), float(f_measure))
+
+
+def performance_scores(score: Score, real: Performed, played: Performed) -> dict[str, float]:
+    """The `FIGURES` of a performance; those that the score leaves no room for are missing."""
     found = {}
     if score.n_notes:
         found["chroma"] = chroma_cosine(real.chroma, played.chroma)
@@ -174,9 +210,7 @@ def performance_table(
     """The figures of each system and their differences, with intervals.
 
     Args:
-        scores: of the pairs.
         systems: `real`, `codec`, `own` (its score), `other` (its partner's) and `none`, for each pair where it played.
-        seed: of the intervals.
 
     Returns:
         `n`; `systems`: by system (`chance`, another pair's real music, added) and figure; `differences` of what is
@@ -193,28 +227,13 @@ def performance_table(
         for name, played in everything.items()
     }
     report: Figures = {"n": len(scores), "judge": transcription.can_transcribe()}
-    report["systems"] = {
-        name: {
-            figure: bootstrap_mean(np.array(values), seed)
-            for figure in FIGURES
-            if (values := [row[figure] for row in found if figure in row])
-        }
-        for name, found in rows.items()
+    report["systems"] = {name: mean_figures(found, FIGURES, seed) for name, found in rows.items()}
+    report["differences"] = {
+        f"{first} - {second}": table
+        for first, second in (("own", "other"), ("own", "none"), ("own", "codec"), ("other", "chance"))
+        if {first, second} <= rows.keys()
+        and (table := figure_differences(rows[first], rows[second], FIGURES, seed))
     }
-    report["differences"] = {}
-    for first, second in (("own", "other"), ("own", "none"), ("own", "codec"), ("other", "chance")):
-        table = {}
-        for figure in FIGURES:
-            both = [
-                (a[figure], b[figure])
-                for a, b in zip(rows.get(first, ()), rows.get(second, ()), strict=False)
-                if figure in a and figure in b
-            ]
-            if len(both) >= 2:
-                values, null_values = np.array(both).T
-                table[figure] = paired_difference(values, null_values, seed)
-        if table:
-            report["differences"][f"{first} - {second}"] = table
     own, codec = (report["systems"].get(name, {}).get("note_f") for name in ("own", "codec"))
     if own and codec and codec["mean"] > 0:
         report["note_f_share"] = own["mean"] / codec["mean"]
@@ -222,15 +241,11 @@ def performance_table(
 
 
 def judge_performance(
-    subject: Subject,
-    items: Sequence[Item],
-    sounds: Sequence[Waveform],
-    through_codec: Sequence[Waveform],
+    subject: Subject, items: Sequence[Item], sounds: Sequence[Waveform], through_codec: Sequence[Waveform]
 ) -> Figures:
     """Let a model perform the scores of pairs, and judge it by `performance_table`.
 
     Args:
-        subject: a model that performs.
         items: rooms with scores, of which `n_performed` count, and `n_contrasted` of them for the nulls.
         sounds: the real music of each; through_codec: that after the model's codec.
     """

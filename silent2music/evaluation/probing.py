@@ -299,7 +299,6 @@ def training_music(
     """Training music after the codec, as the model learned it: features by name, and codes.
 
     Args:
-        subject: the model.
         folder: of the pairs; training: those whose music is read.
         skipped: share of each piece that is left out at its beginning: a copy may begin anywhere.
     """

@@ -248,7 +248,6 @@ def repetition(chroma: DoubleArray, rate_hz: float, min_lag_seconds: float = 2.0
 
     Args:
         chroma: `[12, F]`; rate_hz: frames per second.
-        min_lag_seconds: shortest loop looked for.
     """
     if not validate_chroma(chroma):
         return 1.0

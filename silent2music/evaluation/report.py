@@ -14,7 +14,7 @@ from silent2music.errors import AudioError
 from silent2music.evaluation.statistics import interval_text
 from silent2music.evaluation.tables import Figures
 from silent2music.export import provenance
-from silent2music.files import atomic_path
+from silent2music.files import write_text
 from silent2music.plotting import new_figure, save
 
 SYSTEMS = {
@@ -93,7 +93,6 @@ def check_report(out: Path, name: str, force: bool = True) -> None:
     """Refuse to write a report of this name to a folder, before the work for it.
 
     Args:
-        out: the folder, which need not be there.
         name: of the figures, a JSON file, and of the text beside them.
         force: replace a report that is there, if this program made it.
 
@@ -118,8 +117,7 @@ def write_report(report: Figures, out: Path) -> None:
         AudioError: if the folder cannot be written.
         S2MError: if there is something to draw and matplotlib is not installed.
     """
-    with atomic_path(out / f"{REPORT}.json", force=True) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(out / f"{REPORT}.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     pictures = []
     if report.get("follow", {}).get("measured"):
         _draw_summary(report, out / "summary.png")
@@ -127,8 +125,7 @@ def write_report(report: Figures, out: Path) -> None:
     if report.get("kinds", {}).get("real"):
         _draw_kinds(report["kinds"], out / "kinds.png")
         pictures.append("kinds")
-    with atomic_path(out / f"{REPORT}.md", force=True) as temporary:
-        temporary.write_text(markdown(report, pictures), encoding="utf-8")
+    write_text(out / f"{REPORT}.md", markdown(report, pictures))
 
 
 def markdown(report: Figures, pictures: Sequence[str] = ()) -> str:

@@ -66,12 +66,9 @@ def evaluate_scores(
     """Compose for held-out rooms and judge the scores.
 
     Args:
-        model_dir: a model folder with a composer.
         folder: pairs with scores, with or without music; of those held out, `config.n` spread over the manifest.
         config: `n`, `seed`, `seconds`, `n_train`, `n_likelihood` and `workers` count.
-        composing: how notes are drawn.
         soundfonts: for judging the sound, one for each room in turn; notes alone without.
-        progress: called with the stage, steps done and steps in all.
         melodies: where to write the melodies of all training scores, for audition sheets.
 
     Returns:
@@ -132,12 +129,8 @@ def judge_scores(
     """Judge composed scores as notes.
 
     Args:
-        subject: the model.
-        folder: of the pairs.
         items: rooms with the scores that were arranged for them.
-        composed: the model's, for each room.
         training: pairs from which the model may have learned; those with a score serve originality.
-        composing: how notes are drawn.
 
     Returns:
         `notes`: by system (`model`, `dropped`, without a room, and `real`) and kind the means of `NOTE_STATISTICS`;
@@ -149,11 +142,7 @@ def judge_scores(
     """
     seed = subject.config.seed
     reals = [item.score for item in items if item.score is not None]
-    scores = {
-        "real": reals,
-        "model": composed,
-        "dropped": subject.scores_of(items, composing, (ROOM,)),
-    }
+    scores = {"real": reals, "model": composed, "dropped": subject.scores_of(items, composing, (ROOM,))}
     chosen = [pair for pair in training if pair.score is not None][: MOST_TRAINING * subject.config.n_train]
     read = subject.stages.run("training scores", partial(score_of, folder), chosen)
     library = {pair.id: score for pair, score in zip(chosen, read, strict=True) if score is not None}

@@ -22,7 +22,6 @@ class Stages:
 
     Args:
         workers: processes; with one, everything runs in this one. The result does not depend on their number.
-        tell: called with the stage, steps done and steps in all.
     """
 
     def __init__(self, workers: int = 1, tell: Progress | None = None) -> None:
@@ -40,9 +39,7 @@ class Stages:
         """The function's results in the order of the jobs.
 
         Args:
-            name: of the stage.
             function: of a module, so that another process finds it.
-            jobs: what it is called with.
         """
         start = time.perf_counter()
         found: list[Found] = []

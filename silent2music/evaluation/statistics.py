@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ Interval = dict[str, Any]
 """`mean` of n items, `low` and `high` ends of its 95 % bootstrap interval, `n`, and whether it `excludes_zero`."""
 
 
-def interval_text(value: Interval | None) -> str:
+def interval_text(value: Interval | None, style: str = ".3f") -> str:
     """An interval for reading, `mean [low, high]`; nothing of none."""
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else ""
+    return "" if not value else f"{value['mean']:{style}} [{value['low']:{style}}, {value['high']:{style}}]"
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -44,7 +44,6 @@ def bootstrap_mean(values: DoubleArray, seed: int = 0) -> Interval:
 
     Args:
         values: `[n]`, one per item.
-        seed: of the resampling.
     """
     if not validate_values(values):
         return _interval(float("nan"), np.full(1, np.nan), 0)
@@ -57,7 +56,6 @@ def paired_difference(values: DoubleArray, null_values: DoubleArray, seed: int =
     Args:
         values: `[n]` scores under the true condition.
         null_values: `[n]` scores of the same items under the null.
-        seed: of the resampling.
 
     Raises:
         ValueError: if the lengths differ.
@@ -74,7 +72,6 @@ def bootstrap_ratio(values: DoubleArray, other_values: DoubleArray, seed: int = 
 
     Args:
         values: `[n]`; other_values: `[n]`, not negative, of a mean above 0.
-        seed: of the resampling.
 
     Raises:
         ValueError: if the lengths differ.
@@ -95,13 +92,31 @@ def mean_difference(values: DoubleArray, other_values: DoubleArray, seed: int = 
 
     Args:
         values: `[n]`; other_values: `[m]`, of other items.
-        seed: of the resampling.
     """
     if not (validate_values(values) and validate_values(other_values)):
         return _interval(float("nan"), np.full(1, np.nan), 0)
     rng = np.random.default_rng(seed)
     gaps = _resampled_means(values, rng) - _resampled_means(other_values, rng)
     return _interval(float(values.mean() - other_values.mean()), gaps, min(values.size, other_values.size))
+
+
+def mean_figures(rows: Sequence[Mapping[str, float]], names: Iterable[str], seed: int) -> dict[str, Interval]:
+    """The mean of each figure over the items that have it, by `bootstrap_mean`."""
+    values = {name: np.array([row[name] for row in rows if name in row]) for name in names}
+    return {name: bootstrap_mean(own, seed) for name, own in values.items() if own.size}
+
+
+def figure_differences(
+    rows: Sequence[Mapping[str, float]], nulls: Sequence[Mapping[str, float]], names: Iterable[str], seed: int
+) -> dict[str, Interval]:
+    """The `paired_difference` of each figure over the items that have it under both, if there are two or more."""
+    result = {}
+    for name in names:
+        both = [(r[name], s[name]) for r, s in zip(rows, nulls, strict=True) if name in r and name in s]
+        if len(both) >= 2:
+            values, null_values = np.array(both).T
+            result[name] = paired_difference(values, null_values, seed)
+    return result
 
 
 def _resampled_means(values: DoubleArray, rng: np.random.Generator) -> DoubleArray:

@@ -19,7 +19,12 @@ from silent2music.evaluation.following import (
 )
 from silent2music.evaluation.pieces import EvalConfig, Inspected, Item
 from silent2music.evaluation.quality import evaluate_distances
-from silent2music.evaluation.statistics import bootstrap_mean, mean_difference, paired_difference
+from silent2music.evaluation.statistics import (
+    figure_differences,
+    mean_difference,
+    mean_figures,
+    paired_difference,
+)
 
 Figures = dict[str, Any]
 """A report or a part of it, as JSON values."""
@@ -94,7 +99,6 @@ def follow_tables(
     Args:
         references: for each room `measured`, and `labelled` where there are labels.
         systems: for each system its music for these rooms, where it played.
-        seed: of the intervals.
 
     Returns:
         `follow`: by side and system the mean of every score; `differences`: by side the mean of every score of a
@@ -111,9 +115,9 @@ def follow_tables(
         }
         contrasts = [(name, f"{name}, shuffled") for name in scores if f"{name}, shuffled" in scores]
         contrasts += [("model", "dropped")] if "dropped" in scores else []
-        report["follow"][side] = {name: _means(rows, seed) for name, rows in scores.items()}
+        report["follow"][side] = {name: mean_figures(rows, SCORES, seed) for name, rows in scores.items()}
         report["differences"][side] = {
-            f"{a} - {b}": _differences(scores[a], scores[b], seed) for a, b in contrasts
+            f"{a} - {b}": figure_differences(scores[a], scores[b], SCORES, seed) for a, b in contrasts
         }
     return report
 
@@ -139,23 +143,6 @@ def _with_shuffled(systems: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[A
         result[name] = pieces
         if name not in ("dropped", "codec"):
             result[f"{name}, shuffled"] = [pieces[j] for j in partners_of(len(pieces))]
-    return result
-
-
-def _means(rows: Sequence[Mapping[str, float]], seed: int) -> Figures:
-    values = {name: np.array([r[name] for r in rows if name in r]) for name in SCORES}
-    return {name: bootstrap_mean(v, seed) for name, v in values.items() if v.size}
-
-
-def _differences(
-    rows: Sequence[Mapping[str, float]], nulls: Sequence[Mapping[str, float]], seed: int
-) -> Figures:
-    result = {}
-    for name in SCORES:
-        both = [(r[name], s[name]) for r, s in zip(rows, nulls, strict=True) if name in r and name in s]
-        if len(both) >= 2:
-            values, null_values = np.array(both).T
-            result[name] = paired_difference(values, null_values, seed)
     return result
 
 

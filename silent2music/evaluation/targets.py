@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from silent2music.evaluation.statistics import interval_text
+
 Target = tuple[str, str, str, bool]
 """What is measured, the aim, what was found, and whether the aim is met."""
 
@@ -69,9 +71,8 @@ def _following(report: Mapping[str, Any]) -> Iterator[Target]:
         if score in gains:
             gain, enough = gains[score], 0.0 if alone else least_gain
             aim = f"at least {enough:.2f}, interval above 0" if enough else "interval above 0"
-            found = f"{gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}], n = {gain['n']}"
             met = gain["mean"] >= enough and gain["low"] > 0
-            yield f"{name}, above another room's music", aim, found, met
+            yield f"{name}, above another room's music", aim, _found(gain), met
     if judge := report.get("likelihood"):
         recall = judge["recall_at_1"]["mean"]
         aim = f"at least {LEAST_RECALL:.2f} (chance {judge['chance_recall_at_1']:.3f})"
@@ -80,7 +81,7 @@ def _following(report: Mapping[str, Any]) -> Iterator[Target]:
 
 def _found(value: Mapping[str, Any], style: str = ".3f") -> str:
     """A mean with its interval."""
-    return f"{value['mean']:{style}} [{value['low']:{style}}, {value['high']:{style}}], n = {value['n']}"
+    return f"{interval_text(dict(value), style)}, n = {value['n']}"
 
 
 def _scores(report: Mapping[str, Any]) -> Iterator[Target]:

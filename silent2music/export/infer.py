@@ -273,8 +273,7 @@ def _performed(
 ) -> Take:
     """The music for a room: whole and as it is made, or stem by stem and made already."""
     from silent2music.listening import n_steps_of
-    from silent2music.model import Manuscript
-    from silent2music.steering import settled
+    from silent2music.writing import Manuscript
 
     rate, asked, delivery = model.config.ambient.frame_rate, request.asked, request.delivery
     heard: dict[str, Any] = {"measured": measured, "blend": blend_of(request.other, request.reading)}
@@ -305,10 +304,7 @@ def _performed(
     )
 
     def score() -> Score | None:
-        if not model.composes():
-            return None
-        written = manuscript.score(seconds, rate)
-        return written if asked is None else settled(written, asked)
+        return manuscript.score(seconds, rate, asked) if model.composes() else None
 
     def codes() -> IntArray:
         return np.frombuffer(manuscript.codes, "<u2").reshape(-1, model.config.decoder.n_codebooks).T

@@ -31,16 +31,17 @@ from silent2music.hub import find_folder
 
 if TYPE_CHECKING:
     from silent2music.adapters import Adapter
-    from silent2music.model import Blend, Silent2Music
+    from silent2music.model import Silent2Music
+    from silent2music.writing import Blend
 
 
 Other = tuple[Path, float, float]
-"""Another room with its share at the beginning and at the end, see `model.Blend`."""
+"""Another room with its share at the beginning and at the end, see `writing.Blend`."""
 
 
 def blend_of(other: Other | None, reading: Mapping[str, Any]) -> Blend | None:
     """The other room, opened."""
-    from silent2music.model import Blend
+    from silent2music.writing import Blend
 
     return None if other is None else Blend(open_recording(other[0], **reading), *other[1:])
 

@@ -30,7 +30,7 @@ from silent2music.processes import Progress
 from silent2music.score import midi_bytes, read_midi
 
 if TYPE_CHECKING:
-    from silent2music.model import Blend
+    from silent2music.writing import Blend
 
 LOSSLESS = (".wav", ".flac")
 """Kinds of files whose samples can be written again as they are."""

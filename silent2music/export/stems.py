@@ -27,7 +27,8 @@ from silent2music.score import Score
 
 if TYPE_CHECKING:
     from silent2music.listening import Measured
-    from silent2music.model import Blend, Silent2Music
+    from silent2music.model import Silent2Music
+    from silent2music.writing import Blend
 
 STEMS_BY = ("auto", "role", "part")
 """What a stem is: `auto` is a role where every part has one, and a part elsewhere."""

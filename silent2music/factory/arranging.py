@@ -11,13 +11,13 @@ from silent2music.arrays import DoubleArray
 from silent2music.errors import DataError
 from silent2music.factory.arrangement import Arrangement, SceneTruth
 from silent2music.factory.ensembles import INSTRUMENTS, MANNERS, Manner, Style, Voice, draw_style
-from silent2music.factory.moods import describe
 from silent2music.factory.scores import Notes, Passage, SourceScore, Wish, pick_passage
 from silent2music.factory.textures import TEXTURES, Draft, Player, SectionMusic
 from silent2music.factory.timing import Section, choose_slots, plan_sections
 from silent2music.keys import PITCH_NAMES, key_shift
-from silent2music.score import ENERGY_RATE_HZ
+from silent2music.score import ENERGY_RATE_HZ, Part
 from silent2music.traits import SILENT_DBFS, SILENT_GAIN_DB, affect_curves, following_db
+from silent2music.words import caption_words
 
 MUSIC_FIRST_KINDS = ("muted", "leak")
 """Kinds whose silent side is made from the music, not the other way round."""
@@ -59,8 +59,6 @@ def arrange(
     the energy curve. For the kinds `muted` and `leak` the scene has no time of its own and the music goes first.
 
     Args:
-        score: where the notes come from.
-        truth: the scene.
         rng: decides everything that is free; the same state gives the same arrangement.
         style: one of the scene kind's; drawn by default.
         drumming: what a drum kit plays where the score has no drums of its own.
@@ -227,3 +225,25 @@ def _activity(truth: SceneTruth, loudness: DoubleArray, rng: np.random.Generator
 
 def _inside(times: DoubleArray, seconds: float) -> DoubleArray:
     return times[(times >= 0.0) & (times < seconds)]
+
+
+def describe(
+    parts: tuple[Part, ...], truth: SceneTruth, tempo_bpm: float, valence: DoubleArray, arousal: DoubleArray
+) -> str:
+    """A caption such as "slow, melancholic solo cello in a large hall"."""
+    names = list(dict.fromkeys(part.name for part in parts))
+    if not names:
+        return "near silence"
+    tempo, mood = caption_words(tempo_bpm, float(valence.mean()), float(arousal.mean()))
+    players = f"solo {names[0]}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{tempo}, {mood} {players} {_place(truth)}"
+
+
+def _place(truth: SceneTruth) -> str:
+    """Where it sounds, from the decay time, else from the kind."""
+    rt60 = truth.rt60_seconds
+    if rt60 is None:
+        return "without a room"
+    if truth.kind == "leak":
+        return "behind a wall"
+    return "in a large hall" if rt60 >= 1.6 else "in a room" if rt60 >= 0.45 else "in a small dry room"

@@ -40,7 +40,7 @@ from silent2music.factory.scenes import (
     usable_kinds,
 )
 from silent2music.factory.sources import Library, open_library
-from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings
+from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings, write_text
 from silent2music.processes import Pool, StepProgress, launched, share
 from silent2music.score import write_midi
 
@@ -93,12 +93,9 @@ def build(
     settings need another folder.
 
     Args:
-        config: the data section of the recipe.
         out: pair folder, made if missing.
-        hours: how much to have in all.
         seed: 0 or more.
         workers: processes; 1 builds in this one.
-        progress: see `processes.StepProgress`.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.
@@ -278,8 +275,7 @@ def _save(factory: Factory, index: int) -> None:
         write(factory.out / pair.music, Waveform(in_16_bits(music.samples), music.sample_rate), force=True)
     if pair.score is not None:
         write_midi(factory.out / pair.score, arrangement, force=True)
-    with atomic_path(_label_path(factory.out, index), force=True) as temporary:
-        temporary.write_text(pair.to_line() + "\n", encoding="utf-8")
+    write_text(_label_path(factory.out, index), pair.to_line() + "\n")
 
 
 # --- the folder ----------------------------------------------------------------------------------------------
@@ -349,10 +345,8 @@ def _write_manifest(factory: Factory) -> None:
     """
     with locked(factory.out):
         lines = [path.read_text(encoding="utf-8") for path in sorted((factory.out / "labels").glob("*.json"))]
-        with atomic_path(factory.out / MANIFEST, force=True) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-        with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
-            temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
+        write_text(factory.out / MANIFEST, "".join(lines))
+        write_text(factory.out / ATTRIBUTION_FILE, attribution(lines, factory.refused))
 
 
 def attribution(lines: list[str], refused: tuple[str, ...]) -> str:

@@ -19,10 +19,8 @@ def in_room(
     """Foreground and background `[N]` together in a room.
 
     Args:
-        foreground: always convolved.
         background: convolved if `background_too`, else added as it is.
         response: `[R]` of the room, starting with its direct sound.
-        background_too: whether the background comes from the same room.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 

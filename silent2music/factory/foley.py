@@ -170,7 +170,6 @@ def change_levels(draft: SceneDraft, depth_db: Range = (10, 18), direction: floa
     """Let the background's level jump at every boundary, up and down by turns, and its colour with it.
 
     Args:
-        draft: whose background it is.
         depth_db: range of a jump.
         direction: of the first jump, 1 is up and -1 is down; drawn where it is not given.
     """
@@ -279,7 +278,6 @@ def strike(
     """Put one-shots on given times, louder where these are stronger, and at least a drawn gap apart.
 
     Args:
-        draft: gets the events.
         times, strengths: `[n]` seconds, ascending, and 0 to 1.
         above_db: range of the strongest events' loudest 10 ms over the background.
         gap_seconds: range of the gap.

@@ -11,7 +11,7 @@ from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform
 from silent2music.factory.chain import coloured_noise
 from silent2music.factory.rooms import SAMPLE_RATE
-from silent2music.files import atomic_path
+from silent2music.files import write_text
 
 N_ROOMS = 12
 """Responses that are simulated for rooms that are made."""
@@ -44,8 +44,7 @@ def made_ambience(folder: Path, seed: int = 0) -> Path:
             folder / f"{name}.wav", Waveform(samples[None].astype(np.float32), SAMPLE_RATE), force=True
         )
     rows = ["path\tlicence\tauthor", *(f"{name}.wav\tCC0-1.0\tsilent2music" for name in names)]
-    with atomic_path(index, force=True) as temporary:
-        temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_text(index, "\n".join(rows) + "\n")
     return folder
 
 

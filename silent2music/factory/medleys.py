@@ -62,9 +62,7 @@ def render_medleys(
     Args:
         config: `scores`, `soundfont`, `sample_rate` and `validation_share` count.
         out: folder, made if missing.
-        n_pieces: how many in all.
         seed: 0 or more.
-        progress: called with pieces done and pieces in all.
 
     Raises:
         DataError: if the scores or the synthesiser are missing or unusable.

@@ -57,9 +57,7 @@ def mechanical_noise(
     """The noise of all notes of an arrangement.
 
     Args:
-        parts: the instruments.
         n: length in samples at 24 kHz.
-        rng: for the noise itself.
 
     Returns:
         samples `[n]` of peak about 1, note onsets `[E]` in seconds and their strengths `[E]` in 0 to 1.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,9 @@ from silent2music.factory.chain import in_16_bits, measured_energy_db
 from silent2music.factory.made_sounds import N_ROOMS, made_ambience
 from silent2music.factory.repertoire import open_repertoire
 from silent2music.factory.rooms import SAMPLE_RATE
-from silent2music.factory.scenes import (
-    Scene,
-    free_truth,
-    leak_scene,
-    met_scene,
-    muted_scene,
-    recorded_scene,
-)
+from silent2music.factory.scenes import Scene, free_truth, leak_scene, met_scene, muted_scene, recorded_scene
 from silent2music.factory.sources import Credit, Library, held_out, open_library
-from silent2music.files import atomic_path
+from silent2music.files import write_text
 from silent2music.processes import StepProgress
 from silent2music.score import MIDI_SUFFIXES, Score, read_midi, write_midi
 
@@ -181,11 +174,7 @@ def _grouped(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, Path]]:
 
 
 def _source_of(folder: Path, name: str, files: Mapping[str, Path]) -> Source:
-    """What the files of one name are.
-
-    Raises:
-        S2MError: if one cannot be read or does not fit the others.
-    """
+    """What the files of one name are."""
     score = files.get("score")
     if score is not None:
         notes = read_midi(score)
@@ -251,9 +240,6 @@ def open_workshop(found: Found, out: Path, config: TuneConfig, data: DataConfig,
     """Open what rooms are made of: the recordings of `data.ambience`, or sounds that are made here.
 
     Args:
-        found: for what it is needed.
-        out: pair folder.
-        config, data: settings.
         settings: further fields of `Workshop`.
 
     Raises:
@@ -283,10 +269,6 @@ def make_pairs(
 
     Args:
         shop: from `open_workshop`.
-        found: the sources.
-        splits: of each source by name.
-        most: how many pairs at most.
-        progress: called with sources done and sources in all.
 
     Raises:
         DataError: if there is no pair to train on.
@@ -303,8 +285,7 @@ def make_pairs(
         else:
             made = list(_pairs_of(shop, source, number, splits[source.name], per_source))
             lines = [json.loads(pair.to_line()) for pair in made]
-            with atomic_path(own, force=True) as temporary:
-                temporary.write_text(json.dumps(lines), encoding="utf-8")
+            write_text(own, json.dumps(lines))
         pairs += [Pair(**line) for line in lines]
         if progress is not None:
             progress(number + 1, len(found.sources))
@@ -502,11 +483,10 @@ def _with_music(shop: Workshop, source: Source, rng: np.random.Generator, split:
 
 
 def _labels_of(scene: Scene) -> dict[str, Any]:
-    credits = [{"path": c.path, "licence": c.licence, "author": c.author} for c in scene.sources]
     return {
         "kind": scene.truth.kind,
         "event_seconds": [round(float(t), 4) for t in scene.truth.event_seconds],
-        "sources": [{**credit, "role": "instrument"} for credit in credits],
+        "sources": [{**asdict(credit), "role": "instrument"} for credit in scene.sources],
     }
 
 

@@ -65,7 +65,6 @@ def render(
     reverberated, and given the automation. Nothing exceeds `PEAK_DBFS`.
 
     Args:
-        score: what to play.
         soundfont: a General MIDI SF2 or SF3 file.
         sample_rate: of the result, in Hz.
         room_response: `[N]` at `sample_rate`; without one the synthesiser's own reverb is used.
@@ -101,10 +100,8 @@ def play(
     """Play a score of any length piece by piece, at the synthesiser's own level, with loudness automation as `render`.
 
     Args:
-        score: what to play.
         soundfont: a General MIDI SF2 or SF3 file.
         sample_rate: of the result, in Hz.
-        reverb: whether to add the synthesiser's own reverberation.
         seconds: length of the music; by default until the last note has died away, at most `RING_SECONDS` after the
             end of the score.
         levelling: gains in dB of tenths of a second that even out the loudness before the automation, by default the
@@ -112,9 +109,6 @@ def play(
 
     Yields:
         Stereo `[2, n]`, of about `PIECE_SECONDS`.
-
-    Raises:
-        DataError: as `render`.
     """
     ringing = score.seconds + RING_SECONDS
     with _synthesised(score, soundfont, sample_rate, reverb, ringing) as layers:

@@ -112,7 +112,6 @@ class Repertoire:
         """A work of a sort, or of any sort but drums where there is none.
 
         Args:
-            rng: draws.
             sort: `PIECE`, `PROGRESSION` or `DRUMMING`.
             written_for: a regular expression; works with a part of such a name are preferred, where there are any.
         """
@@ -138,7 +137,6 @@ def usable_score(draw: Callable[[], Work], use: Callable[[SourceScore], Made]) -
     """A work that is drawn and what is made of its score; those that do not serve are passed over.
 
     Args:
-        draw: gives another work each time.
         use: what to make; raises `DataError` of a score that does not serve.
 
     Raises:
@@ -161,7 +159,6 @@ def open_repertoire(folders: Sequence[Path], share: float) -> tuple[dict[str, Re
 
     Args:
         folders: of scores, each with its `index.tsv`.
-        share: of the works that is set aside for validation.
 
     Raises:
         DataError: if there is no pitched score with a licence entry.

@@ -104,10 +104,6 @@ def make_scene(
     """Make a scene of one of `KINDS` or of `RECORDED`.
 
     Args:
-        kind: name of the kind.
-        library: of the split that the pair belongs to.
-        rng: decides everything.
-        seconds: duration.
         levels: range of levels and strength of the recording chain.
 
     Raises:
@@ -132,9 +128,6 @@ def muted_scene(
     """The mechanical noise of the arrangement's instruments played silently.
 
     Args:
-        arrangement: what is played.
-        library: of the split.
-        rng: decides everything.
         levels: range of levels and strength of the recording chain.
         played_in: the room, or None for a dry one.
     """
@@ -164,10 +157,7 @@ def leak_scene(
     """The music through a wall: low-passed, 45 to 65 dB down, under the room's own noise.
 
     Args:
-        arrangement: of the music.
         music: rendered, any channel count; its rate is 24 kHz.
-        library: of the split.
-        rng: decides everything.
         levels: range of levels.
     """
     from scipy.signal import butter, sosfilt
@@ -199,7 +189,6 @@ def met_scene(
     strengths: DoubleArray,
     library: Library,
     rng: np.random.Generator,
-    levels: Levels = DEFAULT_LEVELS,
 ) -> Scene:
     """Steps, ticks or knocks on some of the music's own onsets, in a room tone that follows its loudness.
 
@@ -208,8 +197,6 @@ def met_scene(
         onset_seconds: `[n]` moments at which notes begin, ascending.
         strengths: `[n]` 0 to 1.
         library: of the split; without one-shots nothing but the room tone is left.
-        rng: decides everything.
-        levels: range of levels and strength of the recording chain.
     """
     draft = SceneDraft("steps", library, rng, arrangement.seconds)
     quiet_room(draft)
@@ -218,19 +205,12 @@ def met_scene(
     strike(draft, onset_seconds, strengths, above_db=(14, 28), gap_seconds=(0.2, 0.9))
     draft.beat_seconds = [float(t) for t in arrangement.beat_seconds]
     draft.boundary_seconds = [float(t) for t in arrangement.boundary_seconds]
-    return _record(draft, levels)
+    return _record(draft, DEFAULT_LEVELS)
 
 
-def recorded_scene(audio: Waveform, credit: Credit, kind: str = "field") -> Scene:
-    """A near-silent recording as it is, at its own level; its truth is what `acoustics` hears in it.
-
-    Args:
-        audio: any rate and channels.
-        credit: of the recording.
-        kind: of the scene.
-    """
-    audio = audio.mono().resampled(SAMPLE_RATE)
-    return _as_heard(audio, (credit,), kind)
+def recorded_scene(audio: Waveform, credit: Credit) -> Scene:
+    """A near-silent recording of any rate and channels, at its own level; its truth is what `acoustics` hears in it."""
+    return _as_heard(audio.mono().resampled(SAMPLE_RATE), (credit,))
 
 
 def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room | None = None) -> SceneTruth:
@@ -238,8 +218,6 @@ def free_truth(kind: str, rng: np.random.Generator, seconds: float, room: Room |
 
     Args:
         kind: one of `FROM_MUSIC`.
-        rng: decides the curve and its jumps.
-        seconds: duration.
         room: where the scene is going to be, if that is known.
     """
     n = round(seconds * ENERGY_RATE_HZ)
@@ -383,12 +361,12 @@ def field(library: Library, rng: np.random.Generator, seconds: float, levels: Le
     )
 
 
-def _as_heard(audio: Waveform, sources: tuple[Credit, ...], kind: str = "field") -> Scene:
+def _as_heard(audio: Waveform, sources: tuple[Credit, ...]) -> Scene:
     """A scene of mono audio at `SAMPLE_RATE`, with what is heard in it as its truth."""
     profile, samples = analyze(audio), audio.samples[0]
     strengths = np.array([event.strength_db for event in profile.events]) / LOUDEST_EVENT_DB
     truth = SceneTruth(
-        kind=kind,
+        kind="field",
         seconds=audio.seconds,
         energy_db=measured_energy_db(samples),
         event_seconds=np.array([event.seconds for event in profile.events]),

@@ -368,14 +368,7 @@ class Wish:
 
 
 def pick_passage(score: SourceScore, n_beats: int, rng: np.random.Generator, wish: Wish = Wish()) -> Passage:
-    """A contiguous passage from a phrase start on, going on over the phrases; a short score loops to another.
-
-    Args:
-        score: where to take it from.
-        n_beats: needed length.
-        rng: chooses the phrase.
-        wish: what is preferred.
-    """
+    """A contiguous passage from a phrase start on, going on over the phrases; a short score loops to another."""
     starts, notes, drums = phrase_starts(score), all_notes(score.parts), all_notes(score.drums)
     pieces: list[Notes] = []
     drummed: list[Notes] = []

@@ -42,7 +42,7 @@ from silent2music.factory.build import (
     split_of,
 )
 from silent2music.factory.scenes import Levels, Scene, free_truth, make_scene, muted_scene
-from silent2music.files import atomic_path, locked
+from silent2music.files import locked, write_text
 from silent2music.processes import Pool, StepProgress, one_thread, share
 from silent2music.score import midi_bytes
 
@@ -75,11 +75,8 @@ def build_soundless(
     Args:
         config: the data section of the recipe; its soundfonts are not used.
         out: folder of shards, made if missing.
-        hours: how much to have in all.
         seed: 0 or more.
-        ambient: settings of the room's features.
         workers: processes; 1 builds in this one.
-        progress: called with pairs done and pairs in all.
 
     Raises:
         ConfigError: if hours, seed or workers are out of range.
@@ -200,8 +197,7 @@ def _save_block(job: tuple[Factory, AmbientConfig], block: range) -> None:
     for split, found in rows.items():
         if found:
             write_shard(factory.out, split, found, shards_meta(ambient), _number(block))
-    with atomic_path(_labels_path(factory.out, block), force=True) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(_labels_path(factory.out, block), "".join(lines))
 
 
 def _write_attribution(factory: Factory) -> None:
@@ -209,5 +205,4 @@ def _write_attribution(factory: Factory) -> None:
     with locked(factory.out):
         files = sorted((factory.out / LABELS).glob("*.jsonl"))
         lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-        with atomic_path(factory.out / ATTRIBUTION_FILE, force=True) as temporary:
-            temporary.write_text(attribution(lines, factory.refused), encoding="utf-8")
+        write_text(factory.out / ATTRIBUTION_FILE, attribution(lines, factory.refused))

@@ -25,7 +25,7 @@ from silent2music.audio import READABLE_SUFFIXES, Waveform, read
 from silent2music.errors import AudioError, DataError
 from silent2music.factory.chain import frame_powers
 from silent2music.factory.rooms import SAMPLE_RATE, measured_rt60, prepared_response, simulated_room
-from silent2music.files import atomic_path
+from silent2music.files import atomic_path, write_text
 
 CACHE_VERSION = 7
 """Raised when decoding, cutting or simulating changes, so that an old cache is not taken for a new one."""
@@ -371,10 +371,7 @@ class Library:
 
 
 def open_library(
-    ambience: Path,
-    rooms: Path | None,
-    cache: Path,
-    n_simulated: int = N_SIMULATED_ROOMS,
+    ambience: Path, rooms: Path | None, cache: Path, n_simulated: int = N_SIMULATED_ROOMS
 ) -> Library:
     """Read the library of a folder, from the cache if it was made from the same files.
 
@@ -482,8 +479,7 @@ def _save(path: Path, samples: NDArray[np.int16], clips: Sequence[Clip], rooms: 
         "clips": [dataclasses.asdict(clip) for clip in clips],
         "rooms": [{**dataclasses.asdict(room), "response": room.response.size} for room in rooms],
     }
-    with atomic_path(path.with_suffix(".json"), force=True) as temporary:
-        temporary.write_text(json.dumps(index), encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(index))
 
 
 def _load(path: Path, refused: tuple[str, ...]) -> Library:

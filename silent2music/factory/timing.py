@@ -87,10 +87,7 @@ def plan_sections(
     A section without a pulse of its own (the walker stops) keeps the tempo of the one before.
 
     Args:
-        truth: the scene.
-        manner: gives the welcome tempi.
         score_bpm: the score's own tempo, approached as far as the manner allows.
-        rng: varies a free tempo.
     """
     tempo_bpm = preferred_tempo(score_bpm, manner, rng)
     edges = section_edges(truth)
@@ -219,13 +216,8 @@ def choose_slots(
     Onsets nearer to an event than a performer would separate are dropped, so that events stay audible.
 
     Args:
-        section: its time map.
-        passage: the music that fills it.
-        truth: the scene.
-        manner: density and gaps.
         gap_seconds: shortest time between onsets that no event asks for.
         activity: `[seconds * ENERGY_RATE_HZ]` chance that such an onset is kept.
-        rng: thins.
     """
     start, stop = section.start_seconds, section.stop_seconds
     inside = (truth.event_seconds >= start) & (truth.event_seconds < stop - 0.02)

@@ -62,11 +62,8 @@ def at_slots(
 
     Args:
         notes: of the layer, or of the whole score, in beats.
-        slots: where notes start.
-        section: the time map.
         layer: `LOWER`, `INNER`, `UPPER`, or None for the whole score.
         stop_seconds: when the section's last notes end.
-        longest_seconds: of a note.
     """
     if not len(notes.starts):
         return

@@ -33,7 +33,6 @@ class LowRank:
 
     Args:
         part: name in `adapters.PARTS`.
-        config: rank, alpha, dropout and the layers that change.
         file: where the changes are written, under the names that an adapter has.
     """
 
@@ -102,11 +101,7 @@ class LowRank:
 
 
 class AllWeights:
-    """Trains all weights of a part, as `learner.Fitting`.
-
-    Args:
-        folder: where the part is written.
-    """
+    """Trains all weights of a part, as `learner.Fitting`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

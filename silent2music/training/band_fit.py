@@ -61,8 +61,6 @@ def fit_extension(
         files: music of 44.1 kHz or more (others are left out), any number of channels (mixed to one).
         codec: of 24 kHz; the regression is on the levels of its decoded sound, which is what it will meet.
         seed: decides the order of the files and which frames are used.
-        max_hours: stop reading after so much sound.
-        progress: called with stage and fraction.
 
     Returns:
         The extension, its weights rounded as they are stored.

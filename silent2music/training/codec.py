@@ -43,9 +43,6 @@ def fit_codec(
         files: music, any rate, any number of channels (mixed to one).
         config: of the codec; what is learned afterwards (`encoder_layers`, `decoder_layers`) is left out.
         seed: decides the order of the files, the vectors used and the start of k-means.
-        max_hours: stop reading after so much sound.
-        progress: called with stage and fraction.
-        n_iterations: of k-means, for each codebook.
         max_vectors: codec frames that k-means is run on, at most.
 
     Returns:
@@ -154,8 +151,6 @@ def kmeans(
     Args:
         vectors: `[n, P]`.
         n_clusters: V.
-        generator: draws the start and the replacements.
-        n_iterations: passes.
         weights: what an error in each vector costs, `[n]`; all alike without.
 
     Returns:

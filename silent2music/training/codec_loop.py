@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from silent2music import distances
 from silent2music._torchaudio import ensure_torchaudio
@@ -18,11 +19,9 @@ from silent2music.codec import Codec, SeanetCodec, load_codec, save_codec
 from silent2music.config import CodecTrainingConfig, RecipeConfig, to_dict
 from silent2music.errors import ConfigError, require
 from silent2music.model import CODEC_FOLDER
-from silent2music.training import codec_losses
 from silent2music.training.codec_trainers import BundledTrainer, SeanetTrainer, TokenTrainer
 from silent2music.training.excerpts import code_music, crops, random_equalisers
-from silent2music.training.running import open_run, train_steps
-from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
+from silent2music.training.running import Optimizers, Parts, learning_rate, open_run, train_steps, update_ema
 
 MUSIC_FOLDER = "music"
 
@@ -45,8 +44,6 @@ def train_codec(
 
     Args:
         recipe: `codec_training` is the loop's; `seanet` the network's; of `codec` the sizes of what is learned.
-        files: music to train on.
-        validation_files: other music.
         out: where state, log, TensorBoard events and the codec folder go.
         start: codec folder to start from: a fitted bundled codec (needed), or a trained SEANet.
         resume: go on from the state in `out`.
@@ -160,6 +157,60 @@ def take_correction(codec: TrainableCodec, folder: Path) -> None:
             own[name].copy_(value)
 
 
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of the discriminator, from the logits of each scale (Défossez et al., 2022, equation 6)."""
+    terms = [
+        functional.relu(1 - r).mean() + functional.relu(1 + f).mean() for r, f in zip(real, fake, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def generator_loss(fake: Sequence[Tensor]) -> Tensor:
+    """Adversarial loss of the codec (Défossez et al., 2022, section 3.4)."""
+    return torch.stack([functional.relu(1 - f).mean() for f in fake]).mean()
+
+
+def feature_loss(real: Sequence[Sequence[Tensor]], fake: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Feature matching loss: relative distance of the discriminator's features (Défossez et al., 2022, equation 5)."""
+    terms = [
+        (r - f).abs().mean() / r.abs().mean().clamp(min=1e-6)
+        for real_maps, fake_maps in zip(real, fake, strict=True)
+        for r, f in zip(real_maps, fake_maps, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+class Balancer:
+    """EnCodec's loss balancer: scales gradients so that each loss's share is its weight, whatever its scale.
+
+    Défossez et al. (2022), equation 7: each gradient with respect to the sound is divided by the running mean
+    of its norm.
+
+    Args:
+        weights: share of each loss, by name.
+    """
+
+    def __init__(self, weights: Mapping[str, float], decay: float = 0.99) -> None:
+        self.weights, self.decay = dict(weights), decay
+        self.norms = torch.zeros(len(self.weights))
+        self.mass = torch.zeros(())
+
+    def gradient(self, losses: Mapping[str, Tensor], sound: Tensor) -> Tensor:
+        """The balanced gradient with respect to `sound`, a leaf that the losses depend on."""
+        gradients = [
+            torch.autograd.grad(losses[name], [sound], retain_graph=True)[0] for name in self.weights
+        ]
+        norms = torch.stack([g.norm().cpu() for g in gradients])
+        self.norms = self.decay * self.norms + (1.0 - self.decay) * norms
+        self.mass = self.decay * self.mass + (1.0 - self.decay)
+        means = (self.norms / self.mass).clamp(min=1e-12)
+        total = torch.zeros_like(sound)
+        for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True):
+            index = list(self.weights).index(name)
+            total = total + gradient * (weight / sum(self.weights.values()) / float(means[index]))
+        return total
+
+
 class _TrainedCodec:
     """A codec in training, as `running.Trained`."""
 
@@ -199,7 +250,7 @@ class _TrainedCodec:
                 self.music = code_music(
                     codec, self.files, config.cached_minutes, config.seed, folder, equaliser_db
                 )
-        self.balancer = codec_losses.Balancer(
+        self.balancer = Balancer(
             {"spectral": 1.0, "adversarial": config.adversarial_weight, "feature": config.feature_weight}
         )
         self.discriminator: nn.Module | None = None
@@ -298,15 +349,12 @@ class _TrainedCodec:
         fake, fake_maps = judge(decoded[:, None])
         with torch.no_grad():
             _, real_maps = judge(wanted[:, None])
-        return {
-            "adversarial": codec_losses.generator_loss(fake),
-            "feature": codec_losses.feature_loss(real_maps, fake_maps),
-        }
+        return {"adversarial": generator_loss(fake), "feature": feature_loss(real_maps, fake_maps)}
 
     def _train_discriminator(self, wanted: Tensor, decoded: Tensor) -> Tensor:
         """One step of the discriminator; its loss."""
         judge = cast(nn.Module, self.discriminator)
-        loss = codec_losses.discriminator_loss(judge(wanted[:, None])[0], judge(decoded[:, None])[0])
+        loss = discriminator_loss(judge(wanted[:, None])[0], judge(decoded[:, None])[0])
         self.discriminator_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.discriminator_optimizer.step()

@@ -65,7 +65,6 @@ class TokenTrainer(nn.Module):
 
         Args:
             features: `[B, T, F]`, compressed magnitudes of the sound.
-            n_codebooks: decode the first ones alone.
 
         Returns:
             The magnitudes; the mean squared error between the vectors before and after the quantiser; that between the

@@ -17,15 +17,8 @@ from silent2music.model import CODEC_FOLDER, read_embedder
 from silent2music.notation import FIELDS
 from silent2music.players import gather, scalars_of
 from silent2music.processes import StepProgress
-from silent2music.signals import CONTROLS, STEER, draw_kept
-from silent2music.training.learner import (
-    N_STATISTICS,
-    Fitting,
-    Learner,
-    check_features,
-    check_number,
-)
-from silent2music.training.running import open_run, train_steps
+from silent2music.signals import CONTROLS, STEER
+from silent2music.training.learner import N_STATISTICS, Fitting, Task, kept_signals, open_pairs, train_on
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,49 +39,28 @@ def train_composer(
     fitting: Fitting | None = None,
     progress: StepProgress | None = None,
 ) -> Path:
-    """Train a composer on prepared pairs that have scores; their sound is not needed.
+    """Train a composer on prepared pairs that have scores; their sound is not needed. Returns its folder.
 
     Args:
-        recipe: sizes of the composer and of the room's features, and training settings.
-        shards: folder written by `data.shards.prepare`.
-        out: where state, log, TensorBoard events and the composer folder go.
-        resume: go on from the state in `out`.
         start: a composer folder whose weights to start from, with fewer controls maybe, or a model folder whose encoder
             of the room to start from; of the recipe's sizes. Fresh weights without.
-        fitting: what is trained and written in place of all weights; limits of sampling are then widened.
-        progress: see `processes.StepProgress`.
-
-    Returns:
-        The composer folder, with the averaged weights of the last checkpoint.
+        fitting: as for `recipe.train_recipe`; limits of sampling are then widened.
+        recipe, shards, out, resume, progress: as for `recipe.train_recipe`.
 
     Raises:
-        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or `start` does not fit.
-        ConfigError: if there are fewer pairs than a step uses.
+        CheckpointError: as `learner.train_on`, or if `start` does not fit.
+        ConfigError: as `learner.train_on`.
     """
-    config = recipe.training
-    dataset, validation = (
-        PairDataset(
-            shards,
-            split,
-            config.crop_seconds,
-            config.seed,
-            recipe.controls,
-            needs=("score",),
-            whole_scores=True,
-        )
-        for split in ("train", "validation")
-    )
-    check_features(dataset, recipe.ambient, shards)
-    accumulation = config.gradient_accumulation
-    folder = out / COMPOSER_FOLDER
-    with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
-        check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores")
-        composer = _composer_to_train(recipe, dataset, start, fitting)
-        task = _Composing(accelerator, config, composer)
-        factors = {} if start is None else SLOWER
-        learner = Learner(accelerator, config, composer, task, dataset, validation, folder, factors, fitting)
-        train_steps(learner, accelerator, config, out, resume, progress)
-    return folder
+    pairs = open_pairs(recipe, shards, recipe.controls, ("score",))
+
+    def make(accelerator: Accelerator) -> tuple[Composer, Task]:
+        composer = _composer_to_train(recipe, pairs[0], start, fitting)
+        return composer, _Composing(accelerator, recipe.training, composer)
+
+    return train_on(
+        pairs, f"{shards} has {len(pairs[0])} training pairs with scores", recipe.training, out, COMPOSER_FOLDER,
+        resume, make, {} if start is None else SLOWER, fitting, progress,
+    )  # fmt: skip
 
 
 def _composer_to_train(
@@ -123,20 +95,16 @@ class _Composing:
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Nats a second in all and by field, and the loss to be minimised, in nats a frame."""
-        n_rows, mask = len(batch.ids), batch.signals.mask
-        signals = batch.signals.kept(
-            draw_kept(self.controls, self.config.control_dropout, n_rows, mask.device)
-        )
-        pages = self._pages(batch)
+        signals, pages = kept_signals(batch, self.controls, self.config), self._pages(batch)
         with self.accelerator.autocast():
             found = {name: losses.mean() for name, losses in model(pages, signals).items()}
         figures = {"loss": torch.stack([found[name] for name in FIELDS]).sum().detach(), **found}
         return figures, torch.stack(list(found.values())).sum() / self.frame_rate
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """As `Composer.room_contrast` where the room decides alone, and `steered` with every wish told too."""
+        """As `Composer.contrast` where the room decides alone, and `steered` with every wish told too."""
         composer, pages = cast(Composer, average), self._pages(batch)
-        found = composer.room_contrast(pages, batch.signals.without(STEER))
+        found = composer.contrast(pages, batch.signals.without(STEER))
         if any(CONTROLS[name].group == STEER for name in self.controls):
             losses = composer(pages, batch.signals)
             found["steered"] = torch.stack([losses[name] for name in FIELDS]).sum(dim=0)

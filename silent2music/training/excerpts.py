@@ -35,11 +35,9 @@ def crops(
     """Random excerpts `[n_crops, n_samples]`, four from each file drawn, some attenuated.
 
     Args:
-        files: music.
         n_crops: B.
         n_samples: N; a shorter file is followed by silence.
         rate: in Hz.
-        rng: decides everything.
         quiet_db: half of the excerpts get a gain between this and 0 dB.
 
     Raises:
@@ -70,10 +68,7 @@ def random_equalisers(n_rows: int, n_bins: int, spread_db: float, rng: np.random
     In dB a sum of five cosines along a scale that is nearly logarithmic in frequency, the slowest a tilt.
 
     Args:
-        n_rows: how many.
-        n_bins: of a spectrum.
         spread_db: standard deviation of the gain of a bin, over all that are drawn.
-        rng: decides everything.
     """
     scale = np.log1p(np.arange(n_bins) * (20.0 / n_bins)) / np.log1p(20.0)
     waves = np.cos(np.pi * np.arange(1, 6)[:, None] * scale)
@@ -124,11 +119,6 @@ def code_music(
     An hour takes 175 MB on disk. Files are visited in a random order, again from the first if they are too few.
 
     Args:
-        codec: its tokens.
-        files: music.
-        minutes: of excerpts, in all.
-        seed: decides which.
-        folder: where they are kept.
         equaliser_db: spread of the random equalisers that half of the excerpts go through before they are coded.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from silent2music.config import AmbientConfig, TrainingConfig
+from silent2music.config import RecipeConfig, TrainingConfig
+from silent2music.data.pairs import SPLITS
 from silent2music.data.shards import Batch, PairDataset, batches
 from silent2music.errors import ConfigError, shown
-from silent2music.training.state import Optimizers, Parts, learning_rate, update_ema
+from silent2music.processes import StepProgress
+from silent2music.signals import Signals, draw_kept
+from silent2music.training.running import Optimizers, Parts, learning_rate, open_run, train_steps, update_ema
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -23,55 +26,51 @@ N_STATISTICS = 256
 """Pairs that standardisation and the limits of sampling are measured on."""
 
 
-def check_features(dataset: PairDataset, ambient: AmbientConfig, shards: Path) -> None:
-    """Raise an error if pairs were prepared with other features than a model hears.
+Pairs = tuple[PairDataset, PairDataset]
+"""Pairs to train on, and others to validate on."""
+
+
+def open_pairs(
+    recipe: RecipeConfig,
+    shards: Path,
+    controls: Sequence[str],
+    needs: Sequence[str],
+    wants: Sequence[str] = (),
+) -> Pairs:
+    """Crops of prepared pairs as a recipe has them, with the scores of whole pairs; arguments as of `PairDataset`.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: if they were prepared with other features than the model hears, naming the setting.
     """
+    config = recipe.training
+    dataset, validation = (
+        PairDataset(shards, split, config.crop_seconds, config.seed, controls, needs, True, wants)
+        for split in SPLITS
+    )
     for name, prepared in dataset.meta["feature_settings"].items():
-        own = getattr(ambient, name, None)
+        own = getattr(recipe.ambient, name, None)
         if own != prepared:
             raise ConfigError(
                 f"{shards} was prepared with ambient.{name} {shown(prepared)} and the recipe has {own}; set "
                 f"ambient.{name}={shown(prepared)}, or prepare the pairs again."
             )
+    return dataset, validation
 
 
-def check_number(dataset: PairDataset, config: TrainingConfig, accelerator: Accelerator, found: str) -> None:
-    """Raise an error if there are fewer pairs than a step uses.
-
-    Args:
-        dataset: the pairs.
-        config: of the loop.
-        accelerator: of the run.
-        found: what there is, as the sentence begins.
-
-    Raises:
-        ConfigError: saying how many.
-    """
-    if len(dataset) < config.batch_size * accelerator.num_processes:
-        raise ConfigError(
-            f"{found}; training.batch_size={config.batch_size} on {accelerator.num_processes} processes needs at "
-            "least as many as one step uses."
-        )
+def kept_signals(batch: Batch, controls: Sequence[str], config: TrainingConfig) -> Signals:
+    """The signals of a batch after the conditioning dropout of a step."""
+    n_rows, device = len(batch.ids), batch.signals.mask.device
+    return batch.signals.kept(draw_kept(controls, config.control_dropout, n_rows, device))
 
 
 class Task(Protocol):
     """What a model learns."""
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Figures for the log, by name, and the loss to be minimised.
-
-        Args:
-            model: as accelerate has prepared it.
-            batch: on its device.
-        """
-        ...
+        """Figures for the log, by name, and the loss to be minimised."""
 
     def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Losses `[B]` of the averaged weights under the `true` room, another (`shuffled`) and none (`dropped`)."""
-        ...
 
 
 class Fitting(Protocol):
@@ -79,15 +78,51 @@ class Fitting(Protocol):
 
     def prepare(self, model: nn.Module) -> None:
         """Make the model, its weights loaded, ready to be trained."""
-        ...
 
     def own(self, model: nn.Module) -> dict[str, Tensor]:
         """What is trained, by name."""
-        ...
 
     def write(self, model: nn.Module) -> None:
         """Write what was trained."""
-        ...
+
+
+def train_on(
+    pairs: Pairs,
+    found: str,
+    config: TrainingConfig,
+    out: Path,
+    folder: str,
+    resume: bool,
+    make: Callable[[Accelerator], tuple[nn.Module, Task]],
+    factors: Mapping[str, float] | None = None,
+    fitting: Fitting | None = None,
+    progress: StepProgress | None = None,
+    **options: Any,
+) -> Path:
+    """Train on pairs in a run, or go on with it; returns the folder of the averaged weights of its last checkpoint.
+
+    Args:
+        found: what pairs there are, as the sentence begins that says that they are too few.
+        out: folder of the run; folder: name in it of what is trained.
+        make: the model as training begins with it, and what it learns.
+        factors, fitting: as for `Learner`.
+        options: for `accelerate.Accelerator`.
+
+    Raises:
+        CheckpointError, S2MError: as `running.open_run`.
+        ConfigError: if there are fewer pairs than a step uses.
+    """
+    accumulation = config.gradient_accumulation
+    with open_run(config, out, resume, gradient_accumulation_steps=accumulation, **options) as accelerator:
+        if len(pairs[0]) < config.batch_size * accelerator.num_processes:
+            raise ConfigError(
+                f"{found}; training.batch_size={config.batch_size} on {accelerator.num_processes} processes needs at "
+                "least as many as one step uses."
+            )
+        model, task = make(accelerator)
+        learner = Learner(accelerator, config, model, task, pairs, out / folder, factors, fitting)
+        train_steps(learner, accelerator, config, out, resume, progress)
+    return out / folder
 
 
 class Learner:
@@ -95,11 +130,7 @@ class Learner:
 
     Args:
         accelerator: from `running.open_run`.
-        config: of the loop.
         model: with `own_state` and `save_pretrained`.
-        task: what it learns.
-        dataset, validation: the pairs.
-        folder: where the averaged weights are written.
         factors: on the learning rate of weights, by what their names begin with.
         fitting: what is trained and written in place of all weights.
     """
@@ -110,14 +141,13 @@ class Learner:
         config: TrainingConfig,
         model: nn.Module,
         task: Task,
-        dataset: PairDataset,
-        validation: PairDataset,
+        pairs: Pairs,
         folder: Path,
         factors: Mapping[str, float] | None = None,
         fitting: Fitting | None = None,
     ) -> None:
         self.accelerator, self.config, self.folder, self.task = accelerator, config, folder, task
-        self.dataset, self.validation = dataset, validation
+        self.dataset, self.validation = pairs
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, weight in model.named_parameters():
             if weight.requires_grad:

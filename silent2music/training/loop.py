@@ -26,16 +26,9 @@ from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music, Sketched, read_sketch
 from silent2music.processes import StepProgress
 from silent2music.sampling import generate_codes
-from silent2music.signals import ROOM, Signals, draw_kept, members
+from silent2music.signals import ROOM, Signals, members
 from silent2music.sketch import Sketch, SketchNotes
-from silent2music.training.learner import (
-    N_STATISTICS,
-    Fitting,
-    Learner,
-    check_features,
-    check_number,
-)
-from silent2music.training.running import open_run, train_steps
+from silent2music.training.learner import N_STATISTICS, Fitting, Task, kept_signals, open_pairs, train_on
 
 MODEL_FOLDER = "model"
 
@@ -56,51 +49,34 @@ def train(
     fitting: Fitting | None = None,
     progress: StepProgress | None = None,
 ) -> Path:
-    """Train a model on prepared pairs.
+    """Train a model on prepared pairs; returns its folder.
 
     Args:
         recipe: sizes and training settings; the decoder's codebook settings follow the codec.
-        shards: folder written by `data.shards.prepare`.
-        codec_folder: the codec that the shards were prepared with.
-        out: where state, log, TensorBoard events and the model folder go.
-        resume: go on from the state in `out`.
         start: model folder whose weights to start from, see `Silent2Music.start_from`, and whose sketch the decoder
             learns to follow if it has one; fresh weights and no sketch without.
-        fitting: what is trained and written in place of all weights.
-        progress: see `processes.StepProgress`.
-
-    Returns:
-        The model folder, with the averaged weights of the last checkpoint.
+        shards, codec_folder, out, resume, fitting, progress: as for `recipe.train_recipe`.
 
     Raises:
-        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or codec and shards
-            do not belong together.
-        ConfigError: if there are fewer pairs than a step uses, they were prepared with other features, or self-play
-            has no `start` to play against.
-        S2MError: if another command writes to `out`.
+        CheckpointError: as `learner.train_on`, or if codec and shards do not belong together.
+        ConfigError: as `learner.train_on`, or if self-play has no `start` to play against.
     """
     config = recipe.training
     codec = load_codec(codec_folder)
     sketch = None if start is None else read_sketch(start)
-    wants = () if sketch is None else ("score",)
-    dataset, validation = (
-        PairDataset(
-            shards, split, config.crop_seconds, config.seed, recipe.controls, whole_scores=True, wants=wants
-        )
-        for split in ("train", "validation")
-    )
-    n_codebooks = min(dataset.meta["n_codebooks"], codec.n_codebooks)
+    pairs = open_pairs(recipe, shards, recipe.controls, ("codes",), () if sketch is None else ("score",))
+    meta = pairs[0].meta
+    n_codebooks = min(meta["n_codebooks"], codec.n_codebooks)
     checksum = codec.token_checksum(n_codebooks)
-    if dataset.meta["codec_checksum"] != checksum:
+    if meta["codec_checksum"] != checksum:
         raise CheckpointError(
-            f"{shards} was prepared with codec tokens {dataset.meta['codec_checksum']} and {codec_folder} makes "
+            f"{shards} was prepared with codec tokens {meta['codec_checksum']} and {codec_folder} makes "
             f"{checksum}; prepare the pairs again with this codec."
         )
     if config.selfplay_weight > 0 and start is None:
         raise ConfigError(
             "training.selfplay_weight is above 0 and there is no model to play against; give --start with one."
         )
-    check_features(dataset, recipe.ambient, shards)
     with torch.device("meta"):
         # Settings that contradict each other are told before the run has a folder, and before they take memory.
         model = build_model(recipe, codec, n_codebooks, sketch is not None)
@@ -110,20 +86,17 @@ def train(
             f"decoder.dim={recipe.decoder.dim}, n_layers={recipe.decoder.n_layers} and the other sizes make a model "
             f"of {n_weights} weights; expected at most {MOST_WEIGHTS}."
         )
+
+    def make(accelerator: Accelerator) -> tuple[Silent2Music, Task]:
+        model, former = _model_to_train(recipe, codec, n_codebooks, pairs[0], start, sketch, fitting)
+        return model, _Playing(accelerator, config, model, former)
+
     # A batch may have no row with a control that few pairs have.
     has_rare = bool(set(recipe.controls) - members([ROOM]))
-    options = {
-        "gradient_accumulation_steps": config.gradient_accumulation,
-        "kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
-    }
-    with open_run(config, out, resume, **options) as accelerator:
-        check_number(dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs")
-        model, former = _model_to_train(recipe, codec, n_codebooks, dataset, start, sketch, fitting)
-        folder = out / MODEL_FOLDER
-        task = _Playing(accelerator, config, model, former)
-        learner = Learner(accelerator, config, model, task, dataset, validation, folder, FACTORS, fitting)
-        train_steps(learner, accelerator, config, out, resume, progress)
-    return folder
+    return train_on(
+        pairs, f"{shards} has {len(pairs[0])} training pairs", config, out, MODEL_FOLDER, resume, make, FACTORS,
+        fitting, progress, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=has_rare)],
+    )  # fmt: skip
 
 
 def _model_to_train(
@@ -174,14 +147,7 @@ def build_model(
 
 
 class _Playing:
-    """What the model learns, as `learner.Task`: real music, and with self-play to tell it from the opponent's.
-
-    Args:
-        accelerator: gives the precision of products.
-        config: of the loop.
-        model: whose controls are dropped.
-        former: the opponent in self-play.
-    """
+    """What the model learns, as `learner.Task`: real music, and with self-play to tell it from the opponent's."""
 
     def __init__(
         self,
@@ -215,7 +181,7 @@ class _Playing:
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of real music per codebook `[K]`, and the loss to be minimised."""
         config, n_rows, mask = self.config, len(batch.ids), batch.signals.mask
-        signals = batch.signals.kept(draw_kept(self.controls, config.control_dropout, n_rows, mask.device))
+        signals = kept_signals(batch, self.controls, config)
         with self.accelerator.autocast():
             sketched = self._sketched(batch)
         if sketched is not None:

@@ -16,10 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from silent2music.config import RecipeConfig
 from silent2music.errors import ConfigError, DataError
-from silent2music.processes import Progress
+from silent2music.processes import Progress, StepProgress
+
+if TYPE_CHECKING:
+    from silent2music.training.learner import Fitting
 
 
 def train_recipe(
@@ -29,26 +33,33 @@ def train_recipe(
     out: Path,
     resume: bool = False,
     start: Path | None = None,
+    fitting: Fitting | None = None,
+    progress: StepProgress | None = None,
 ) -> Path:
     """Train what a recipe trains, the model, the composer or the sketch, on prepared pairs; returns its folder.
 
     Args:
-        recipe: all values.
-        shards, out, resume, start: as for `loop.train`, `composer.train_composer` and `sketch.train_sketch`.
+        recipe: sizes and training settings.
+        shards: folder written by `data.shards.prepare`.
         codec: that the shards were prepared with; a composer needs none, and a sketch that starts from a model none
             beside that one's.
+        out: where state, log, TensorBoard events and the folder of what is trained go.
+        resume: go on from the state in `out`.
+        start: what to start from, see `loop.train`, `composer.train_composer` and `sketch.train_sketch`.
+        fitting: what is trained and written in place of all weights.
 
     Raises:
         ConfigError: if the recipe trains something else, or a model has no codec.
     """
+    rest = (out, resume, start, fitting, progress)
     if recipe.trains == "composer":
         from silent2music.training.composer import train_composer
 
-        return train_composer(recipe, shards, out, resume, start)
+        return train_composer(recipe, shards, *rest)
     if recipe.trains == "sketch":
         from silent2music.training.sketch import train_sketch
 
-        return train_sketch(recipe, shards, codec, out, resume, start)
+        return train_sketch(recipe, shards, codec, *rest)
     from silent2music.training.loop import train
 
     if recipe.trains != "model":
@@ -57,7 +68,7 @@ def train_recipe(
         raise ConfigError(
             "A model is trained with a codec; give --codec with the folder of the shards' codec."
         )
-    return train(recipe, shards, codec, out, resume, start)
+    return train(recipe, shards, codec, *rest)
 
 
 @dataclass(frozen=True)
@@ -88,10 +99,7 @@ def run_recipe(
     `accelerate launch` give the stage `model` alone: the others need one process.
 
     Args:
-        recipe: all values.
-        out: folder of everything that is made.
         stages: which of `STAGES`, in their order; all by default.
-        progress: see `processes.Progress`.
 
     Returns:
         The model folder, `out/model`.
@@ -156,8 +164,7 @@ def _encode_tokens(run: _Run) -> None:
 def _train_model(run: _Run) -> None:
     from silent2music.plotting import plot_losses
     from silent2music.training.loop import train
-    from silent2music.training.running import LOG_FILE
-    from silent2music.training.state import STATE_FILE
+    from silent2music.training.running import LOG_FILE, STATE_FILE
 
     _need(run.out / "tokens" / "meta.json", "tokens")
     training = run.out / "training"

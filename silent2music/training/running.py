@@ -1,7 +1,9 @@
 """A training run, whatever it trains: its folder and log, its steps, the checkpoints that it is resumed from.
 
 The random choices of a step are a function of the seed, the step and the process, so that a resumed run equals an
-uninterrupted one.
+uninterrupted one. The state of a run is one file, which is replaced whole, so that a kill at any time leaves a state
+whose parts are of one age: weights, averaged weights, the optimizers' moments, and in its metadata the step and the
+settings.
 """
 
 from __future__ import annotations
@@ -17,19 +19,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
 import torch
+from torch import Tensor, nn
 
 from silent2music.config import CodecTrainingConfig, TrainingConfig, to_dict
 from silent2music.errors import CheckpointError, ConfigError, S2MError, require
-from silent2music.files import atomic_path, claimed, remove_leavings
+from silent2music.files import claimed, remove_leavings, write_text
 from silent2music.processes import StepProgress
-from silent2music.training.state import (
-    STATE_FILE,
-    Optimizers,
-    Parts,
-    read_state,
-    resolved_precision,
-    write_state,
-)
+from silent2music.weights import fill, read_metadata, read_weights, write_tensors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -40,29 +36,130 @@ LOG_EVERY = 20
 Settings = TrainingConfig | CodecTrainingConfig
 
 
+STATE_FILE = "state.safetensors"
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
+
+_OPTIMIZER = "optimizer."
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""By name (`model`, `average`, ...): tensors as a `state_dict()` has them."""
+
+Optimizers = Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]
+"""By name: an optimizer and the module whose parameters it updates."""
+
+
+def write_state(
+    file: Path, step: int, settings: Mapping[str, Any], tensors: Parts, optimizers: Optimizers
+) -> None:
+    """Write everything that resuming a run needs, replacing the file whole or not at all.
+
+    Args:
+        tensors: see `Parts`.
+        optimizers: see `Optimizers`.
+    """
+    held = {f"{part}.{name}": value for part, own in tensors.items() for name, value in own.items()}
+    for part, (module, optimizer) in optimizers.items():
+        for name, parameter in module.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                held[f"{_OPTIMIZER}{part}.{key}.{name}"] = value
+    # Under one key: of several the order in the file is chance, and the same state should be the same bytes.
+    run = json.dumps({"step": step, "settings": dict(settings)})
+    write_tensors(held, file, {"run": run})
+
+
+def read_state(file: Path, tensors: Parts, optimizers: Optimizers) -> int:
+    """Fill parts and optimizers, in place, with what `write_state` wrote; returns the step.
+
+    Raises:
+        CheckpointError: if the state is damaged, or was written with other sizes, naming the first tensor.
+    """
+    try:
+        state = read_weights(file)
+        step = int(json.loads(read_metadata(file)["run"])["step"])
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({error}); copy it back from elsewhere, or begin a run in another folder."
+        ) from error
+    moments = {name: state.pop(name) for name in list(state) if name.startswith(_OPTIMIZER)}
+    own = {f"{part}.{name}": value for part, found in tensors.items() for name, value in found.items()}
+    try:
+        fill(own, state, file)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The state in {file.parent} does not fit the recipe ({error}); resume with the settings that it was "
+            "started with."
+        ) from error
+    for part, (module, optimizer) in optimizers.items():
+        for name, parameter in module.named_parameters():
+            found = {key: moments.get(f"{_OPTIMIZER}{part}.{key}.{name}") for key in _MOMENTS}
+            kept = {key: value for key, value in found.items() if value is not None}
+            if len(kept) == len(_MOMENTS):
+                # The count of steps stays on the CPU, where AdamW keeps it.
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in kept.items()
+                }
+    return step
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the exponential moving average of a model's weights by one step.
+
+    It forgets faster at the start (`(1 + step) / (10 + step)`, if that is less than `decay`), where there is little
+    worth keeping.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight.detach(), 1.0 - decay)
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int, max_steps: int, floor: float = 0.02) -> float:
+    """Linear warm-up, then half a cosine from `peak` down to `floor * peak` at `max_steps`."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return peak * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
+
+
+def resolved_precision(wanted: str) -> str:
+    """The precision `bf16` or `no`; `auto` is bf16 where that is faster: on CUDA and on CPUs with AMX.
+
+    With `avx512_bf16` alone, torch multiplies in bf16 at 0.5 to 0.7 times the speed of float32.
+
+    Raises:
+        ConfigError: on any other word.
+    """
+    if wanted not in ("auto", "bf16", "no"):
+        raise ConfigError(f"training.mixed_precision is '{wanted}'; expected auto, bf16 or no.")
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    # Absent before torch 2.10; without an answer, full precision is the safe choice.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if capabilities.get("amx_bf16") else "no"
+
+
 class Trained(Protocol):
     """What a run trains; `turned` says that what is held out has not been learned better for as long as is waited."""
 
     @property
     def turned(self) -> bool:
         """Whether the run is to end."""
-        ...
 
     def update(self, step: int) -> dict[str, float]:
         """One step of the optimizers; losses and other figures by name."""
-        ...
 
     def validate(self) -> dict[str, float]:
         """Figures of the averaged weights on data that is not trained on, by name."""
-        ...
 
     def state(self) -> tuple[Parts, Optimizers]:
         """What a checkpoint holds."""
-        ...
 
     def save(self) -> None:
         """Write the averaged weights as the folder that the run is for."""
-        ...
 
 
 @contextmanager
@@ -70,8 +167,6 @@ def open_run(config: Settings, out: Path, resume: bool, **options: Any) -> Itera
     """The accelerator of a run, which holds the folder `out` within the block; seeds torch.
 
     Args:
-        config: of the loop.
-        out: where state, log and events go.
         resume: whether `out` may hold a run.
         options: for `accelerate.Accelerator`.
 
@@ -127,10 +222,8 @@ def train_steps(
     A run that is resumed after its end is saved again from its state, in case its folder was lost.
 
     Args:
-        trained: what is trained.
         accelerator: from `open_run`.
         config, out, resume: as for `open_run`.
-        progress: see `processes.StepProgress`.
 
     Raises:
         CheckpointError: if the run is to be resumed and the state does not fit.
@@ -193,8 +286,7 @@ def _forget_after(log: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut by a kill
-    with atomic_path(log, force=True) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    write_text(log, "".join(kept))
 
 
 def _as_main(accelerator: Accelerator, answer: bool) -> bool:

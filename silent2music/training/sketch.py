@@ -18,16 +18,8 @@ from silent2music.data.shards import Batch, PairDataset
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import CODEC_FOLDER
 from silent2music.processes import StepProgress
-from silent2music.signals import draw_kept
 from silent2music.sketch import Sketch, SketchNotes
-from silent2music.training.learner import (
-    N_STATISTICS,
-    Fitting,
-    Learner,
-    check_features,
-    check_number,
-)
-from silent2music.training.running import open_run, train_steps
+from silent2music.training.learner import N_STATISTICS, Fitting, Task, kept_signals, open_pairs, train_on
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,58 +38,34 @@ def train_sketch(
     fitting: Fitting | None = None,
     progress: StepProgress | None = None,
 ) -> Path:
-    """Train a sketch on prepared pairs that have scores and codes.
+    """Train a sketch on prepared pairs that have scores and codes; returns its folder.
 
     Args:
-        recipe: sizes of the sketch and of the room's features, and training settings.
-        shards: folder written by `data.shards.prepare`.
         codec: folder of the codec that the shards were prepared with; by default that of the model folder `start`.
-        out: where state, log, TensorBoard events and the sketch folder go.
-        resume: go on from the state in `out`.
         start: a sketch folder whose weights to start from, or a model folder, from whose sketch training starts if it
             has one. Fresh weights without.
-        fitting: what is trained and written in place of all weights.
-        progress: see `processes.StepProgress`.
-
-    Returns:
-        The sketch folder, with the averaged weights of the last checkpoint.
+        recipe, shards, out, resume, fitting, progress: as for `recipe.train_recipe`.
 
     Raises:
-        CheckpointError: if `out` holds a run and `resume` is not set, or the other way round, or `start` or the codec
-            does not fit.
-        ConfigError: if there are fewer pairs than a step uses, or no codec is given.
+        CheckpointError: as `learner.train_on`, or if `start` or the codec does not fit.
+        ConfigError: as `learner.train_on`, or if no codec is given.
     """
-    config = recipe.training
-    dataset, validation = (
-        PairDataset(
-            shards,
-            split,
-            config.crop_seconds,
-            config.seed,
-            recipe.sketch.controls,
-            needs=("score", "codes"),
-            whole_scores=True,
-        )
-        for split in ("train", "validation")
-    )
-    check_features(dataset, recipe.ambient, shards)
+    pairs = open_pairs(recipe, shards, recipe.sketch.controls, ("score", "codes"))
     is_model = start is not None and (start / CODEC_FOLDER).exists()
-    bundled = _codec_of(dataset, codec or (start / CODEC_FOLDER if start and is_model else None), shards)
+    bundled = _codec_of(pairs[0], codec or (start / CODEC_FOLDER if start and is_model else None), shards)
     if is_model and start is not None:
         start = start / SKETCH_FOLDER if (start / SKETCH_FOLDER).exists() else None
-    accumulation = config.gradient_accumulation
-    folder = out / SKETCH_FOLDER
-    with open_run(config, out, resume, gradient_accumulation_steps=accumulation) as accelerator:
-        check_number(
-            dataset, config, accelerator, f"{shards} has {len(dataset)} training pairs with scores and codes"
-        )
-        sketch = _sketch_to_train(recipe, dataset, bundled, start)
+
+    def make(accelerator: Accelerator) -> tuple[Sketch, Task]:
+        sketch = _sketch_to_train(recipe, pairs[0], bundled, start)
         if fitting is not None:
             fitting.prepare(sketch)
-        task = _Sketching(accelerator, config, sketch, bundled)
-        learner = Learner(accelerator, config, sketch, task, dataset, validation, folder, fitting=fitting)
-        train_steps(learner, accelerator, config, out, resume, progress)
-    return folder
+        return sketch, _Sketching(accelerator, recipe.training, sketch, bundled)
+
+    found = f"{shards} has {len(pairs[0])} training pairs with scores and codes"
+    return train_on(
+        pairs, found, recipe.training, out, SKETCH_FOLDER, resume, make, fitting=fitting, progress=progress
+    )
 
 
 def _codec_of(dataset: PairDataset, folder: Path | None, shards: Path) -> BundledCodec:
@@ -154,9 +122,7 @@ class _Sketching:
 
         So a quiet frame counts nearly as much as a loud one, and one that is silent as much as one that is soft.
         """
-        signals = batch.signals.kept(
-            draw_kept(self.controls, self.config.control_dropout, len(batch.ids), batch.codes.device)
-        )
+        signals = kept_signals(batch, self.controls, self.config)
         with self.accelerator.autocast():
             found = model(self._notes(batch), signals)
         target = self.codec.vectors(batch.codes)

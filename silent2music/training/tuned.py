@@ -10,7 +10,7 @@ from typing import Any
 
 from silent2music.adapters import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
 from silent2music.errors import require
-from silent2music.files import atomic_folder, atomic_path
+from silent2music.files import atomic_folder, write_text
 from silent2music.processes import Progress
 from silent2music.training.running import LOG_FILE
 from silent2music.training.tune_job import WHOLE, Base, TuneJob, adapter_config
@@ -77,10 +77,10 @@ def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) 
     lines = [*figures["losses"], *sentences(figures)]
     for line in sentences(figures):
         tell(line)
-    _write(job.out / "README.md", card(job, figures, lines))
-    _write(job.out / PAGE_FILE, page(figures, pieces, lines))
+    write_text(job.out / "README.md", card(job, figures, lines))
+    write_text(job.out / PAGE_FILE, page(figures, pieces, lines))
     # The last: it says that all is there.
-    _write(job.out / REPORT_FILE, json.dumps(figures, indent=2) + "\n")
+    write_text(job.out / REPORT_FILE, json.dumps(figures, indent=2) + "\n")
     if not job.full:
         size = (job.out / ADAPTER_FILE).stat().st_size
         tell(
@@ -94,11 +94,6 @@ def _copy_part(place: Path, part: str, folder: Path) -> None:
         shutil.copy(place / WHOLE[part] / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     else:
         shutil.copytree(place / WHOLE[part], folder / part, dirs_exist_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path, force=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def card(job: TuneJob, figures: Mapping[str, Any], lines: list[str]) -> str:

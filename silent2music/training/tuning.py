@@ -24,26 +24,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from silent2music.adapters import ADAPTER_CONFIG, PARTS, apply_adapters, read_adapter, write_adapter
+from silent2music.audio import Waveform
 from silent2music.config import COMPOSER_FOLDER, SKETCH_FOLDER
+from silent2music.controls import programs_of
 from silent2music.data.pairs import Pair, read_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError, require
+from silent2music.evaluation.following import onset_scores
 from silent2music.factory.own_folder import (
     Found,
     in_splits,
     inspect_folder,
     make_pairs,
+    onsets_of,
     open_workshop,
+    with_roles,
 )
-from silent2music.files import atomic_folder, atomic_path, claimed, read_json, remove_leavings
+from silent2music.files import atomic_folder, claimed, read_json, remove_leavings, write_text
+from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.processes import Progress
+from silent2music.score import Part, Score
 from silent2music.signals import CONTROLS
 from silent2music.training.adapting import AllWeights, LowRank
 from silent2music.training.learner import Fitting
-from silent2music.training.running import LOG_FILE
-from silent2music.training.state import STATE_FILE
+from silent2music.training.recipe import train_recipe
+from silent2music.training.running import LOG_FILE, STATE_FILE
 from silent2music.training.tune_job import FOUND_FILE, WHOLE, Base, TuneJob, adapter_config
 from silent2music.training.tuned import REPORT_FILE, Tell, finish, loss_curve, told_of
+from silent2music.transcription import can_transcribe, transcribe
 from silent2music.weights import read_weights
 
 PLAN_FILE, JOB_FILE = "plan.json", "job.json"
@@ -70,10 +80,7 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
     Under `accelerate launch` the pairs must have been made before, by `prepare_only` in one process.
 
     Args:
-        job: what is asked for.
         tell: told, in sentences, what was found, what is done and what came of it.
-        progress: see `processes.Progress`.
-        prepare_only: make the pairs and the plan, and stop.
 
     Raises:
         DataError: if the folder has faults, or does not serve any part of the base.
@@ -123,11 +130,7 @@ def _launched(job: TuneJob, tell: Tell, report: Progress) -> Path:
 
 
 def _is_done(job: TuneJob) -> bool:
-    """Whether a run of the very same settings has come to its end.
-
-    Raises:
-        CheckpointError: if the folder is of a run with other settings.
-    """
+    """Whether a run of the very same settings has come to its end."""
     stated, path = job.stated(), job.work / JOB_FILE
     if path.exists():
         before = read_json(path)
@@ -140,8 +143,7 @@ def _is_done(job: TuneJob) -> bool:
         raise CheckpointError(f"{job.out} holds an adapter already; choose another folder.")
     else:
         job.work.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path, force=True) as temporary:
-            temporary.write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(stated, indent=2) + "\n")
     return (job.out / REPORT_FILE).exists()
 
 
@@ -160,8 +162,7 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
         n = len(found.faults)
         raise DataError(f"{job.folder} has {n} fault{'s' * (n > 1)}; mend or remove the files named.")
     base, pairs, shards = Base.of(job.base), job.work / "pairs", job.work / "shards"
-    with atomic_path(job.work / FOUND_FILE, force=True) as temporary:
-        temporary.write_text(str(found), encoding="utf-8")
+    write_text(job.work / FOUND_FILE, str(found))
     _announce(job, base, found, tell)
     config = job.recipe.tune
     splits = in_splits(found, config.validation_share)
@@ -226,12 +227,8 @@ def transcriber_of(instruments: tuple[str, ...]) -> Callable[[Any], Any] | None:
     Notes of one instrument go to it, of several by pitch, the highest to the first named. Where notes begin elsewhere
     than the sound does, they are not trusted and the function gives None.
     """
-    from silent2music.transcription import can_transcribe
-
     if not can_transcribe():
         return None
-    from silent2music.training.hearing import heard_score
-
     return partial(heard_score, instruments=instruments or ("acoustic grand piano",))
 
 
@@ -264,15 +261,10 @@ def _planned(job: TuneJob, pairs: list[Pair], begun: float, tell: Tell) -> dict[
     }
     for part, steps in plan.items():
         tell(f"{part}: up to {steps} steps of {costs[part]:.2f} s.")
-    tell(f"Peak memory so far {_memory_gib():.1f} GiB.")
-    with atomic_path(path, force=True) as temporary:
-        temporary.write_text(json.dumps(plan) + "\n", encoding="utf-8")
+    held = require("psutil").Process().memory_info().rss
+    tell(f"Peak memory so far {held / 2**30:.1f} GiB.")
+    write_text(path, json.dumps(plan) + "\n")
     return plan
-
-
-def _memory_gib() -> float:
-    """What this process holds in memory."""
-    return float(require("psutil").Process().memory_info().rss) / 2**30
 
 
 class _TimedEnough(Exception):
@@ -297,6 +289,50 @@ def _probed(job: TuneJob, part: str, counts: Mapping[str, int]) -> float:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return max(1e-3, (times[-1] - times[N_WARM - 1]) / (len(times) - N_WARM))
+
+
+MIN_AGREEMENT = 0.5
+"""F measure of the onsets heard in the notes against those heard in the sound, below which notes are not trusted."""
+
+
+def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
+    """The notes of music by basic-pitch, given to instruments by pitch; None where they are not to be trusted.
+
+    Args:
+        instruments: in words, from the highest to the lowest; each gets as many notes as the others.
+
+    Raises:
+        ConfigError: if nobody plays one of them.
+    """
+    programs = [min(programs_of([name])) for name in instruments]
+    notes = transcribe(music)
+    inside = (notes.start_seconds < music.seconds - 0.02) & (notes.end_seconds > notes.start_seconds)
+    if not inside.any():
+        return None
+    times, _ = onsets_of(music)
+    starts = np.unique(np.round(notes.start_seconds[inside], 2))
+    if not len(times) or onset_scores(times, starts).f_measure < MIN_AGREEMENT:
+        return None
+    edges = np.quantile(notes.pitches[inside], np.linspace(1.0, 0.0, len(programs) + 1))
+    parts = []
+    for index, program in enumerate(programs):
+        own = inside & (notes.pitches <= edges[index])
+        own &= (notes.pitches > edges[index + 1]) | (index + 1 == len(programs))
+        if not own.any():
+            continue
+        parts.append(
+            Part(
+                name=INSTRUMENT_NAMES[program],
+                program=0 if program == DRUMS else program,
+                is_drum=program == DRUMS,
+                role="",
+                start_seconds=notes.start_seconds[own],
+                end_seconds=np.minimum(notes.end_seconds[own], music.seconds),
+                pitches=notes.pitches[own].astype(np.int64),
+                velocities=np.full(int(own.sum()), 80, np.int64),
+            )
+        )
+    return with_roles(Score(music.seconds, tuple(parts)))
 
 
 # --- training ------------------------------------------------------------------------------------------------
@@ -337,18 +373,8 @@ def _run_loop(
     resume, shards = (place / STATE_FILE).exists(), job.work / "shards"
     with _first_process_first():
         start = _start_of(job, part)
-    if part == "composer":
-        from silent2music.training.composer import train_composer
-
-        train_composer(recipe, shards, place, resume, start / COMPOSER_FOLDER, fitting, progress)
-    elif part == "sketch":
-        from silent2music.training.sketch import train_sketch
-
-        train_sketch(recipe, shards, job.base / "codec", place, resume, start, fitting, progress)
-    else:
-        from silent2music.training.loop import train
-
-        train(recipe, shards, job.base / "codec", place, resume, start, fitting, progress)
+    start = start / COMPOSER_FOLDER if part == "composer" else start
+    train_recipe(recipe, shards, job.base / "codec", place, resume, start, fitting, progress)
 
 
 def _start_of(job: TuneJob, part: str) -> Path:

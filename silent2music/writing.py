@@ -1,0 +1,260 @@
+"""Notes for a room, codec frame by codec frame: what a piece is asked for, and how rooms, players and rules meet.
+
+`composed` is the composer's part of the data path in `model`: the room's signals tell who plays and how loud, another
+room may be mixed in, wishes become rules at the draw, and what stands already is copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from silent2music.arrays import FloatArray
+from silent2music.audio import Recorded, Recording, Waveform
+from silent2music.composer import Composer
+from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, write_frames
+from silent2music.config import ComposingConfig
+from silent2music.controls import Controls
+from silent2music.decoder import Conditioning
+from silent2music.errors import ConfigError
+from silent2music.listening import Measured, embed_stream, n_steps_of
+from silent2music.notation import Event, home_shift, joined, read_back, write_down
+from silent2music.players import Ensemble, choose, rule_of
+from silent2music.score import Score
+from silent2music.signals import Embedder, Signals
+from silent2music.steering import Redo, Steering, heard, plan_of, settled
+
+SCORE = "score"
+"""In `without`: the music is not composed."""
+
+Steered = tuple[Conditioning, Conditioning]
+"""Conditioning of successive frames, and its null."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """Another room whose embeddings are mixed into the first one's.
+
+    Attributes:
+        room: the recording; a shorter one is repeated.
+        begin, end: 0 to 1, its share at the beginning and at the end.
+
+    Raises:
+        ConfigError: if a share is out of range.
+    """
+
+    room: Recorded
+    begin: float = 0.5
+    end: float = 0.5
+
+    def __post_init__(self) -> None:
+        for share in (self.begin, self.end):
+            if not 0.0 <= share <= 1.0:
+                raise ConfigError(f"The other room's share is {share:g}; expected 0 to 1.")
+
+    def shares(self, n_frames: int) -> FloatArray:
+        """The share in each of the frames `[T]`."""
+        return np.linspace(self.begin, self.end, n_frames, dtype=np.float32)
+
+
+Frame = tuple[tuple[Event, ...], float]
+"""What is composed for a codec frame: its events, and the music's loudness there, in dB and at most 0."""
+
+
+@dataclasses.dataclass
+class Manuscript:
+    """What is composed, and what codes are drawn, while music streams.
+
+    Attributes:
+        frames: of each codec frame, as `compose_frames` yields them.
+        codes: of each codec frame its K codes, as unsigned numbers of two bytes, the lower one first.
+    """
+
+    frames: list[Frame] = dataclasses.field(default_factory=list)
+    codes: bytearray = dataclasses.field(default_factory=bytearray)
+
+    def kept(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The same frames, each noted as it passes."""
+        for frame in frames:
+            self.frames.append(frame)
+            yield frame
+
+    def score(self, seconds: float, frame_rate: float, asked: Controls | None) -> Score:
+        """All that was noted, as a score of `seconds`, settled as it was asked for."""
+        written = joined(events for events, _ in self.frames)
+        score = read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
+        return score if asked is None else settled(score, asked)
+
+
+@dataclasses.dataclass(frozen=True)
+class Brief:
+    """What one piece is made for and of; arguments of `Silent2Music.stream` and `compose` by their names.
+
+    Attributes:
+        seconds: length; None for live sound.
+        controls: by name, what else steers the model.
+    """
+
+    room: Recorded | Iterable[Waveform] | None
+    seconds: float | None
+    controls: Mapping[str, Any]
+    score: Score | None = None
+    composing: ComposingConfig | None = None
+    asked: Controls | None = None
+    blend: Blend | None = None
+    without: Sequence[str] = ()
+    begun: Score | None = None
+    redo: Redo | None = None
+    measured: Measured | None = None
+
+    @staticmethod
+    def of(room: Recorded | Iterable[Waveform] | None, seconds: float | None, **more: Any) -> Brief:
+        """A brief whose length is by default that of the recording, or of the score without one.
+
+        Raises:
+            ConfigError: if there is neither room nor score.
+        """
+        if room is None:
+            if more.get("score") is None:
+                raise ConfigError("There is neither a room nor a score; expected at least one of them.")
+            seconds = seconds or more["score"].seconds
+        elif isinstance(room, Waveform | Recording):
+            seconds = seconds or room.seconds
+        else:
+            seconds = None
+        return Brief(room, seconds, **more)
+
+
+def embedded(
+    signals: Iterable[Signals],
+    embed: Callable[[Signals], Steered],
+    embedder: Embedder,
+    blend: Blend | None,
+    others: Iterable[Signals],
+    n_frames: int,
+) -> Iterator[Steered]:
+    """Conditioning of successive stretches of a room, mixed with that of another one if there is one."""
+    ahead = embedder.lookahead_frames
+    conditioning = embed_stream(signals, embed, ahead, live=n_frames == 0)
+    if blend is None:
+        return conditioning
+    return _blended(conditioning, embed_stream(others, embed, ahead), blend, n_frames)
+
+
+def composed(
+    composer: Composer,
+    packed: PackedComposer,
+    signals: Iterable[Signals],
+    brief: Brief,
+    n_frames: int,
+    others: Iterable[Signals],
+) -> Iterator[Frame]:
+    """Compose one codec frame after another, each as soon as what the composer hears of the room ahead is known.
+
+    Args:
+        packed: the composer's weights, packed for writing.
+        signals: of the room, in successive stretches; others: of the other one, if the brief has one.
+        n_frames: T, or 0 for live sound.
+    """
+    config, redo, begun = composer.config.ambient, brief.redo, brief.begun
+    composing, wished = brief.composing or ComposingConfig(), brief.asked or Controls()
+    rate, seconds = config.frame_rate, n_frames / config.frame_rate
+    room = Heard(config.n_mels)
+    if brief.blend is not None:
+        other = Heard(config.n_mels)
+        others = other.hear(others, brief.without)
+        room = Heard(config.n_mels, other, brief.blend.shares(n_frames))
+    signals = room.hear(signals, brief.without)
+    begun = begun if redo is None else redo.score
+    ensemble, signals = _told_ensemble(composer, signals, brief.without, composing, wished, begun)
+    if ensemble is not None:
+        others = map(ensemble.tell, others)
+    # Who asks for notes has them, whatever the room.
+    may_be_empty = not (wished.density_points or wished.chords or wished.melody)
+    rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty)]
+    if composing.guidance is None:
+        composing = dataclasses.replace(composing, guidance=composer.config.guidance)
+    key = composing.transposition
+    if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
+        rules.append(players)
+    if brief.asked is not None or redo is not None:
+        programs = None if ensemble is None else ensemble.programs
+        rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo, programs)))
+        key = wished.transposition if key is None else key
+    n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
+    if redo is not None:
+        n_copied = int(redo.begin * rate + 1e-6)
+    copied = None if begun is None else write_down(begun, rate)
+    if key is None:
+        # That of what was begun, or else any.
+        drawn = np.random.default_rng(composing.seed)
+        key = int(drawn.integers(-6, 6)) if begun is None else -home_shift(begun)
+
+    @torch.inference_mode()
+    def embed(piece: Signals) -> Steered:
+        return composer.steer(piece.to(composer.device), brief.without)
+
+    written = write_frames(
+        packed,
+        embedded(signals, embed, composer.embedder, brief.blend, others, n_frames),
+        composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
+    )  # fmt: skip
+    written = room.follow(written, composing.following)
+    if redo is not None:
+        written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
+    return written if brief.asked is None else heard(written, brief.asked, seconds, rate)
+
+
+def _told_ensemble(
+    composer: Composer,
+    signals: Iterator[Signals],
+    without: Sequence[str],
+    composing: ComposingConfig,
+    wished: Controls,
+    begun: Score | None,
+) -> tuple[Ensemble | None, Iterator[Signals]]:
+    """Who plays, by the first stretch of a room's signals; and the signals with that told."""
+    first = next(signals, None)
+    if first is None:
+        return None, signals
+    chosen = choose(composer, first.without(*without), composing, wished, begun)
+    signals = chain([first], signals)
+    return chosen, signals if chosen is None else map(chosen.tell, signals)
+
+
+@torch.inference_mode()
+def _blended(
+    first: Iterator[Steered], second: Iterator[Steered], blend: Blend, n_frames: int
+) -> Iterator[Steered]:
+    """Two rooms' conditioning mixed, in stretches in which both are known."""
+    shares = blend.shares(n_frames)
+    here, there, done = next(first, None), next(second, None), 0
+    while here is not None and there is not None:
+        n = min(here[0].frames.shape[1], there[0].frames.shape[1])
+        share = torch.from_numpy(shares[done : done + n]).to(here[0].frames)[None, :, None]
+        given, null = (
+            dataclasses.replace(
+                own.slice(0, n),
+                frames=torch.lerp(own.frames[:, :n], other.frames[:, :n], share),
+                tokens=torch.lerp(own.tokens, other.tokens, share.mean()),
+            )
+            for own, other in zip(here, there, strict=True)
+        )
+        yield given, null
+        done += n
+        here, there = (
+            next(stream, None) if left[0].frames.shape[1] == n else _rest(left, n)
+            for left, stream in ((here, first), (there, second))
+        )
+
+
+def _rest(steered: Steered, begin: int) -> Steered:
+    """What comes after some frames."""
+    given, null = (part.slice(begin, part.frames.shape[1]) for part in steered)
+    return given, null
