@@ -222,7 +222,7 @@ def infer(
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
     model.model.check_asked(request.asked, seconds)
-    check_length(job, seconds, delivery, force)
+    check_length(job.label, job.out, seconds, delivery, force)
     composes = model.model.composes()
     request.beside.check(job.out, composes)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
@@ -317,18 +317,18 @@ def _performed(
     return Take(music, score, codes=codes)
 
 
-def check_length(job: Job, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
+def check_length(name: str, out: Path, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
     """Refuse music that is longer than its file can be, or so long that it needs to be confirmed.
 
     Raises:
         AudioError: saying what it would take.
     """
-    audio.check_writable(job.out, delivery.sample_rate, delivery.n_channels, seconds)
+    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, seconds)
     if seconds > LONG_SECONDS and not confirmed:
         # While it is made, 32-bit samples wait in a temporary file; the 24-bit file comes beside them.
         n_bytes = seconds * delivery.sample_rate * delivery.n_channels * (4 + 3)
         raise AudioError(
-            f"{seconds:g} s of music for {job.label} are {_long(seconds)}, which take about "
+            f"{seconds:g} s of music for {name} are {_long(seconds)}, which take about "
             f"{_long(SECONDS_PER_SECOND * seconds)} to make and up to {n_bytes / 1e9:,.0f} GB on disk; give --force to "
             "make them all the same."
         )
