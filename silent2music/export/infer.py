@@ -58,7 +58,6 @@ def plan(
 
     Args:
         rooms: files and folders.
-        seed: the base seed.
         out: the output file, for a single recording.
         folder: the output folder, by default the current one.
         count: how many pieces for each room, by `seed` and the seeds after it; if there are several, the first one's name
@@ -93,8 +92,6 @@ def infer_many(
         jobs: from `plan`.
         model: loaded when the first recording turns out to be good, so that a wrong name is told at once.
         request: each job brings its own seed.
-        force: replace files that exist.
-        progress: told of every step.
         folder: above all outputs; its `manifest.jsonl` is to list them.
 
     Yields:
@@ -164,8 +161,6 @@ def infer_to(
     """Make music for one room and write it to a stream as a WAV file, whole or not at all.
 
     Args:
-        sink: where it goes.
-        room: the recording.
         model, request, progress: as for `infer`.
         force: make it however long it is.
 
@@ -203,11 +198,7 @@ def infer(
 
     Args:
         job: names and seed.
-        room: the recording, as read from `job.room`.
-        model: the model.
         request: what is asked for, but for the seed; the file has exactly `round(seconds * rate)` samples.
-        force: replace files that exist.
-        progress: told of every step.
 
     Returns:
         The record, as written to the sidecar.

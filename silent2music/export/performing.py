@@ -68,7 +68,6 @@ def perform(
         delivery, reading, beside: as in `models.Request`.
         force: replace what this program made before, and play very long music, as `infer.check_length` has it.
         fit: set the score to the room first, see `fitting.set_to_room`.
-        progress: told of every step.
 
     Raises:
         DataError: if the tune is no MIDI file or has no notes, or soundfont or synthesiser do not serve.
@@ -209,7 +208,6 @@ def in_room(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iter
     Args:
         pieces: of one rate.
         where: the music stands, of which the direction is left to the music.
-        seed: of the room's reverberation.
     """
     dry: FloatArray = np.zeros((2, 0), np.float32)
 

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -148,7 +148,8 @@ def with_notes(
     """A part with other notes, those left out that do not last."""
     lasts = np.asarray(ends) > np.asarray(starts) + NEAR
     kinds = (np.float64, np.float64, np.int64, np.int64)
-    notes = (np.asarray(x, t)[lasts] for x, t in zip((starts, ends, pitches, velocities), kinds, strict=True))
+    columns = zip((starts, ends, pitches, velocities), kinds, strict=True)
+    notes: Any = (np.asarray(column, kind)[lasts] for column, kind in columns)
     return Part(part.name, part.program, part.is_drum, part.role, *notes)
 
 
@@ -214,9 +215,7 @@ def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]
     harmony. Melodies join in the second layer and percussion in the third.
 
     Args:
-        circle: what is divided.
         names: of the layers, from calm to intense.
-        grid: the lap.
     """
     places = [
         np.rint(part.start_seconds / grid.lap_seconds * grid.n_beats * 12).astype(np.int64)

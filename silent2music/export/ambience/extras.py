@@ -89,10 +89,7 @@ def extras_of(circle: Score, layers: Mapping[str, Score], grid: Grid, config: Am
     """The pieces that are asked for beside a loop, none where nothing was composed.
 
     Args:
-        circle: all notes of the loop.
         layers: the same by layer, from calm to intense; one alone where there are none.
-        grid: the lap.
-        config: what is asked for.
     """
     if not circle.parts:
         return []
@@ -144,7 +141,6 @@ def transition(name: str, first: tuple[Score, Grid], second: tuple[Score, Grid])
     """From a bar line of one loop to the beginning of another: a bar of the one, then the last bar of the other.
 
     Args:
-        name: of the piece.
         first, second: circle and lap of both rooms; each bar has its own tempo.
     """
     (before, old), (after, new) = first, second
@@ -191,7 +187,6 @@ def _excerpt(
     """Notes that start within a stretch of a lap, which may begin before it, played `at` some time.
 
     Args:
-        circle: the notes.
         grid: the lap, by whose files time is counted.
         begin, end: of the stretch.
         at: when it is played.
@@ -224,10 +219,8 @@ def _chord(
     """A triad, struck by the instruments that play most, each near its usual pitches; drums strike what they do most.
 
     Args:
-        circle: whose instruments and key.
         above_tonic: semitones of the root, 0 or 7.
         start, end: of the chord.
-        velocity: of its notes.
         thirds: whether it has a third; an open chord fits most harmonies.
     """
     tonic, steps = _scale(circle)
@@ -303,15 +296,7 @@ def around_entry(lap: Waveform, extra: Extra) -> Waveform:
 def write_extra(
     stem: str, extra: Extra, room: Waveform, stage: Stage, tag: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Perform a piece and write its files as `STEM_NAME.SUFFIX`; gives their entries in the manifest.
-
-    Args:
-        stem: path of the files, without what tells them apart.
-        extra: the piece.
-        room: what the model hears, as long as the score.
-        stage: who performs it where.
-        tag: what all files say of themselves.
-    """
+    """Perform a piece and write its files as `STEM_NAME.SUFFIX`; gives their entries in the manifest."""
     config, rate = stage.config, stage.config.sample_rate
     entries = []
     field, late = _performed(extra, room, stage)

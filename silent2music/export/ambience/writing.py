@@ -175,13 +175,6 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
     Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
     own, where the file ends and in what is hardly heard, so that it is done. Levels are as they will be but for what
     the true peak asks and some tenths of a dB.
-
-    Args:
-        config: the files that are asked for.
-        grid: a lap.
-        where: the music stands.
-        codec: that the music is decoded by.
-        seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
     order = int(any(codings))  # W alone, where nothing is folded down
@@ -286,13 +279,9 @@ def write_loops(
     """Write all files of a room, as `STEM_LAYER_VARIATION.SUFFIX`.
 
     Args:
-        stem: path of the files, without what tells them apart.
         loops: by layer and variation.
         extension: of their band, if their codec has one.
-        grid: the lap.
-        config: the files that are asked for.
         seed: of the room's reverberation and of dither.
-        tag: what all files say of themselves.
         as_made: leave their level as the model made it, for a room that is digital silence.
 
     Returns:

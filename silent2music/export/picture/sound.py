@@ -49,7 +49,6 @@ def mixed(
 
     Args:
         music: a file of `audio.write`, `[2, N]`.
-        sample_rate: its, in Hz.
         under: `[2, M]` at that rate; None for the music alone.
         ducked: `[2, n]` times in seconds and the share, 0 to 1, to which the music is down then; straight in between.
         under_db: gain of the clip's sound. Where the music is down, the sound has its own level, if that is louder.
@@ -128,7 +127,6 @@ def mux(clip: Clip, out: Path, mix: Recording, true_peak: float, progress: StepP
         out: written with a suffix of `SOUND_CODECS`.
         mix: `[2, N]`, limited where it is written.
         true_peak: limit in dBTP.
-        progress: called with the frames that were written and their number.
 
     Returns:
         SHA-256 of the packets' bytes, in order.
