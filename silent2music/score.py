@@ -16,7 +16,7 @@ import numpy as np
 from silent2music.arrays import DoubleArray, IntArray
 from silent2music.errors import DataError, require
 from silent2music.files import atomic_path
-from silent2music.keys import PITCH_NAMES
+from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.tempo_map import DEFAULT_QUARTER_US, TempoMap, map_of_beats
 
 ENERGY_RATE_HZ = 10.0
@@ -218,6 +218,14 @@ class Score:
         )
         order = np.argsort(starts, kind="stable")
         return starts[order], ends[order], pitches[order].astype(np.int64), velocities[order].astype(np.int64)
+
+    def heard_key(self) -> str:
+        """The key that the notes are in, whatever is stated; empty where there are none."""
+        starts, ends, pitches, _ = self.notes(pitched=True)
+        if not len(pitches):
+            return ""
+        tonic, mode = estimate_key(pitches, ends - starts)
+        return f"{PITCH_NAMES[tonic]} {mode}"
 
     def sounding(self, step_seconds: float) -> IntArray:
         """How many notes sound `[n]` at the beginning and each step after it, before the end.

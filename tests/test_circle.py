@@ -25,7 +25,6 @@ from silent2music.export.ambience.circle import (
 )
 from silent2music.export.ambience.extras import attack_near, extras_of, transition
 from silent2music.export.ambience.lap import Grid
-from silent2music.export.ambience.writing import layer_loudness
 from silent2music.export.space import Placement
 from silent2music.score import Part, Score, midi_bytes, parse_midi
 
@@ -147,15 +146,6 @@ def test_layers_of_nothing_are_nothing() -> None:
     """A room in which nothing happens may be given no note."""
     found = layered(circle_of(), ["calm", "intense"], GRID)
     assert [score.parts for score in found.values()] == [(), ()]
-
-
-def test_loudness_of_layers_adds_up_in_equal_steps() -> None:
-    for n in (1, 2, 3):
-        own = layer_loudness(-24.0, n)
-        sums = 10 * np.log10(np.cumsum(10 ** (np.array(own) / 10)))
-        assert sums[-1] == pytest.approx(-24.0)
-        assert np.diff(sums) == pytest.approx(4.0)
-        assert own == sorted(own)
 
 
 def test_parts_stand_around_the_listener() -> None:

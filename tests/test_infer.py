@@ -314,17 +314,18 @@ def test_several_takes_have_seeds_in_a_row_and_numbers(loaded, room_file: Path, 
 
 
 def test_music_that_takes_very_long_is_confirmed_first(loaded, room_file: Path, tmp_path: Path) -> None:
-    this = Job(room_file, tmp_path / "out.flac", 0, "room.wav")
-    with pytest.raises(AudioError, match=r"32 years, which take about 3 years to make and .* 672,000 GB"):
-        job.check_length(this, 1e9, DELIVERY, confirmed=False)
-    job.check_length(this, 1e9, DELIVERY, confirmed=True)
-    job.check_length(this, 5 * 3600, DELIVERY, confirmed=False)
-    wav = dataclasses.replace(this, out=tmp_path / "out.wav")
+    this, wav = tmp_path / "out.flac", tmp_path / "out.wav"
+    with pytest.raises(
+        AudioError, match=r"for room\.wav are 32 years, which take about 3 years .* 672,000 GB"
+    ):
+        job.check_length("room.wav", this, 1e9, DELIVERY, confirmed=False)
+    job.check_length("room.wav", this, 1e9, DELIVERY, confirmed=True)
+    job.check_length("room.wav", this, 5 * 3600, DELIVERY, confirmed=False)
     with pytest.raises(
         AudioError, match=r"longer than a WAV file can be, 4\.1 h at this rate; choose \.flac"
     ):
-        job.check_length(wav, 5 * 3600, DELIVERY, confirmed=True)
-    (refused,) = job.infer_many([this], loaded, Request(seconds=1e9))
+        job.check_length("room.wav", wav, 5 * 3600, DELIVERY, confirmed=True)
+    (refused,) = job.infer_many([Job(room_file, this, 0, "room.wav")], loaded, Request(seconds=1e9))
     assert "give --force to make them all the same" in refused.reason
 
 

@@ -14,6 +14,8 @@ from silent2music import audio
 from silent2music.audio import LoudnessMeter, Waveform, gate
 from silent2music.export.ambience.writing import (
     GATE_MARGIN_LU,
+    LAYER_STEP_LU,
+    adding_up,
     in_24_bits,
     levelled_set,
     loudness_of,
@@ -68,6 +70,24 @@ def test_a_loop_whose_gate_decides_nothing_is_left_alone() -> None:
     dense = (0.1 * rng.standard_normal((1, 10 * RATE))).astype(np.float32)
     assert off_the_gate(dense, RATE) is dense
     assert not off_the_gate(np.zeros((4, RATE), np.float32), RATE).any()
+
+
+def test_each_layer_raises_the_loudness_of_those_before_it() -> None:
+    """However soft it was made, and though what sounds in the pauses of another can make a sum read lower."""
+    rng = np.random.default_rng(0)
+    bed = (0.05 * rng.standard_normal((2, round(3.93 * RATE)))).astype(np.float32)
+    late = np.roll(struck(seed=2), RATE, axis=1)
+    for layers, lufs in (([struck(), bed, late], -24.0), ([struck(), 0.02 * bed, 0.02 * late], -40.0)):
+        targets = adding_up(layers, RATE, lufs)
+        held, quiet = levelled_set(layers, RATE, targets, -1.0, adds=True)
+        assert not any(quiet)
+        sums = [loudness_of(own, RATE) for own in np.cumsum(held, axis=0)]
+        assert sums[-1] == pytest.approx(lufs, abs=0.1)
+        assert np.diff(sums) == pytest.approx(LAYER_STEP_LU, abs=0.2)
+    silent = np.zeros_like(bed)
+    held, quiet = levelled_set([silent, bed], RATE, adding_up([silent, bed], RATE, -40.0), -1.0, adds=True)
+    assert quiet == [True, False] and not held[0].any()
+    assert loudness_of(held[1], RATE) == pytest.approx(-40.0, abs=0.05)
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")

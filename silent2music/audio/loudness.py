@@ -56,9 +56,13 @@ class LoudnessMeter:
 
     def integrated(self) -> float:
         """Integrated loudness in LUFS so far; `-inf` for silence."""
-        blocks = self.blocks()
-        loud = blocks[blocks > gate(blocks)]
-        return float(_lufs(_mean_square(loud).mean())) if len(loud) else float("-inf")
+        return gated(self.blocks())
+
+
+def gated(blocks: DoubleArray) -> float:
+    """Integrated loudness in LUFS of gating blocks `[B]` in LUFS; `-inf` if none is heard."""
+    loud = blocks[blocks > gate(blocks)]
+    return float(_lufs(_mean_square(loud).mean())) if len(loud) else float("-inf")
 
 
 def gate(blocks: DoubleArray) -> float:
@@ -83,10 +87,15 @@ def integrated_lufs(waveform: Waveform) -> float:
     A signal shorter than a gating block of 0.4 s is padded by repetition. Blocks are 0.1 s apart, and what is left
     over at the end is not measured, as the standard has it.
     """
+    return gated(loudness_blocks(waveform))
+
+
+def loudness_blocks(waveform: Waveform) -> DoubleArray:
+    """Loudness `[B]` in LUFS of its gating blocks, as `integrated_lufs` has them."""
     n_block = int(GATING_SECONDS * waveform.sample_rate) + 1
     meter = LoudnessMeter(waveform.sample_rate, waveform.n_channels)
     meter.add(np.tile(waveform.samples, (1, -(-n_block // waveform.n_samples))))
-    return meter.integrated()
+    return meter.blocks()
 
 
 def true_peak_dbtp(waveform: Waveform) -> float:

@@ -279,7 +279,7 @@ def _audition(path: Path, outcomes: Sequence[Outcome], model: LazyModel, force: 
     for piece, near in zip(pieces, write_audition(path, pieces, melodies, force), strict=True):
         if melodies is not None and near is not None and near.n_notes > melodies.limit:
             complain(
-                f"{piece.path.name} shares {near.n_notes} notes in a row with {near.name}, which was taught."
+                f"{piece.path.name} shares {near.n_notes} notes in a row or more with {near.name}, which was taught."
             )
     say(f"{path}: {len(pieces)} {'piece' if len(pieces) == 1 else 'pieces'}")
 

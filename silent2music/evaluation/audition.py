@@ -203,10 +203,10 @@ def _nearness(score: Score | None, near: NearMelody | None, melodies: Melodies |
         return "not compared: there are no notes"
     if melodies is None or near is None:
         return "not compared: the model's folder names no scores that it learned from (composer/melodies.npz)"
-    said = f"{near.n_notes} notes in a row of {escape(near.name)}, of {len(melodies.names)} scores"
+    ruler = f"real scores share up to {melodies.limit} notes in a row"
     if near.n_notes <= melodies.limit:
-        return f"{said}; real scores share up to {melodies.limit}"
-    return f'<span class="near">near: {said}; real scores share up to {melodies.limit}</span>'
+        return f"none of {len(melodies.names)} works: {ruler}"
+    return f'<span class="near">near: {near.n_notes} notes in a row of {escape(near.name)}; {ruler}</span>'
 
 
 def _svg(title: str, description: str, inside: str) -> str:

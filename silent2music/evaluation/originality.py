@@ -6,6 +6,7 @@ the ruler. What lies nearer than its 1st percentile is named.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ NEAR_PERCENTILE = 1.0
 
 MELODIES_FILE = "melodies.npz"
 """In a composer's folder."""
+WINDOW = 16
+"""Of so many stretches of melody that begin one after the other, one is kept."""
 
 
 class Nearest(NamedTuple):
@@ -235,35 +238,45 @@ def compare_scores(
 
 @dataclass(frozen=True)
 class Melodies:
-    """The melodies that a composer was taught, as `notes.melody_moves` has them; a file of them lies in its folder.
+    """What a composer was taught, as prints of stretches of melody; a file of them lies in its folder.
+
+    A print is four bytes of a hash of `limit + 1` moves in a row (`notes.melody_moves`), and of `WINDOW` neighbours at
+    least one is kept (winnowing: Schleimer, Wilkerson and Aiken, 2003). So every shared run of `limit + WINDOW` moves is
+    found, and most that are a little shorter, by a file a quarter as large as the melodies, which it does not hold.
 
     Attributes:
-        names: of the scores.
-        moves: `[n]` of each.
+        names: of the works.
+        prints: `[n]` of each, ascending; one that several works have is the first one's.
         limit: the longest run of moves that held-out real scores share with them, but for one in a hundred.
     """
 
     names: tuple[str, ...]
-    moves: tuple[IntArray, ...]
+    prints: tuple[IntArray, ...]
     limit: int
 
     @classmethod
     def of(cls, taught: Sequence[tuple[str, Score]], reals: Sequence[Score]) -> Melodies:
         """Those of scores, each with its work's name, and the limit that held-out ones set."""
-        moves = tuple(melody_moves(score) for _, score in taught)
+        moves = [melody_moves(score) for _, score in taught]
         runs = shared_runs([melody_moves(score) for score in reals], moves) or [0]
-        return cls(
-            tuple(name for name, _ in taught),
-            moves,
-            int(np.percentile(runs, 100.0 - NEAR_PERCENTILE, method="higher")),
-        )
+        limit = int(np.percentile(runs, 100.0 - NEAR_PERCENTILE, method="higher"))
+        first: dict[int, str] = {}
+        for (name, _), row in zip(taught, moves, strict=True):
+            for _, own in _winnowed(row, limit + 1):
+                first.setdefault(own, name)
+        names = sorted({name for name, _ in taught})
+        found: dict[str, list[int]] = {name: [] for name in names}
+        for own in sorted(first):
+            found[first[own]].append(own)
+        return cls(tuple(names), tuple(np.array(found[name], np.int64) for name in names), limit)
 
     def write(self, path: Path) -> None:
         """Write them to an NPZ file, whole or not at all."""
+        prints = np.concatenate([np.zeros(0, np.int64), *self.prints]).astype(np.uint32)
         values: dict[str, Any] = {
-            "names": np.array(self.names, dtype=np.str_),
-            "lengths": np.array([len(row) for row in self.moves], np.int64),
-            "moves": np.concatenate([np.zeros(0, np.int16), *self.moves]).astype(np.int16),
+            "names": np.frombuffer("\n".join(self.names).encode(), np.uint8),
+            "lengths": np.array([len(own) for own in self.prints], np.uint16),
+            "prints": prints,
             "limit": np.array(self.limit),
         }
         with atomic_path(path, force=True) as temporary, temporary.open("wb") as file:
@@ -278,19 +291,31 @@ class Melodies:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                names, lengths, moves, limit = (file[name] for name in ("names", "lengths", "moves", "limit"))
-            edges = np.cumsum(lengths)
-            if len(names) != len(lengths) or edges[-1:].sum() != len(moves):
+                text, lengths, data, limit = (file[name] for name in ("names", "lengths", "prints", "limit"))
+            names, edges = text.tobytes().decode().split("\n") if len(text) else [], np.cumsum(lengths)
+            prints = data.astype(np.int64)
+            if len(names) != len(lengths) or edges[-1:].sum() != len(prints):
                 raise ValueError("its lengths do not add up")
-            rows = np.split(moves.astype(np.int64), edges[:-1]) if len(lengths) else []
-            return cls(tuple(names.tolist()), tuple(rows), int(limit))
+            rows = np.split(prints, edges[:-1]) if len(lengths) else []
+            return cls(tuple(names), tuple(rows), int(limit))
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path} holds no melodies ({reason}); write it again.") from error
 
 
+def _winnowed(moves: IntArray, length: int) -> list[tuple[int, int]]:
+    """Place and print of the stretches of so many moves that are kept: of any `WINDOW` neighbours the least print."""
+    moves = np.ascontiguousarray(moves, np.int64)
+    places = range(len(moves) - length + 1)
+    hashed = [hashlib.blake2b(moves[i : i + length].tobytes(), digest_size=4).digest() for i in places]
+    prints = [int.from_bytes(own) for own in hashed]
+    begins = range(max(1, len(prints) - WINDOW + 1)) if prints else ()
+    kept = {min(range(i, min(i + WINDOW, len(prints))), key=prints.__getitem__) for i in begins}
+    return [(i, prints[i]) for i in sorted(kept)]
+
+
 class NearMelody(NamedTuple):
-    """The longest run of melody that a score shares with one that was taught, and that one's name."""
+    """How many notes in a row, at least, a score shares with a work that was taught; 0 where no print is shared."""
 
     n_notes: int
     name: str
@@ -298,15 +323,17 @@ class NearMelody(NamedTuple):
 
 def nearest_melodies(scores: Sequence[Score | None], melodies: Melodies) -> list[NearMelody | None]:
     """What is nearest to each score; None where there is no score."""
-    own = [np.zeros(0, np.int64) if score is None else melody_moves(score) for score in scores]
+    owners = {
+        p: name for name, own in zip(melodies.names, melodies.prints, strict=True) for p in own.tolist()
+    }
     found: list[NearMelody | None] = []
-    for row, run, score in zip(own, shared_runs(own, melodies.moves), scores, strict=True):
-        runs = _runs(row, run)
-        shares = (
-            name for name, theirs in zip(melodies.names, melodies.moves, strict=True)
-            if run and not runs.isdisjoint(_runs(np.ascontiguousarray(theirs, np.int64), run))
-        )  # fmt: skip
-        found.append(None if score is None else NearMelody(run, next(shares, "none")))
+    for score in scores:
+        places: dict[str, list[int]] = {}
+        for at, own in [] if score is None else _winnowed(melody_moves(score), melodies.limit + 1):
+            if own in owners:
+                places.setdefault(owners[own], []).append(at)
+        runs = [NearMelody(own[-1] - own[0] + melodies.limit + 1, name) for name, own in places.items()]
+        found.append(None if score is None else max(runs, default=NearMelody(0, "none")))
     return found
 
 

@@ -98,7 +98,6 @@ def plan_jobs(rooms: Sequence[Path], seed: int, folder: Path, renamed: Callable[
 
     Args:
         rooms: files and folders; what is named twice is made once.
-        seed: the base seed.
         folder: of all that is made; the trees of folders are mirrored below it.
         renamed: from a recording's path, relative to the folder that was named, to that of what is made of it.
     """

@@ -38,15 +38,11 @@ def compose(
     """Compose scores for one room, each written with its record, whole or not at all.
 
     Args:
-        room: the recording.
         out: the MIDI or MusicXML file; of several scores the first one's name is `out.1.mid`.
-        model: a model with a composer.
         composing: how notes are drawn, with the seed of the first score; each next one has the next seed.
         seconds, count: length of each score, by default the room's, and how many there are.
         begun: MIDI file that is gone on with.
         controls, reading, asked, other: as in `models.Request`.
-        force: replace files that exist.
-        progress: told of every step.
         musicxml: write notation beside a MIDI file.
 
     Returns:

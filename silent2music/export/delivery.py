@@ -44,9 +44,7 @@ def delivered(
     Args:
         pieces: of music, `[1, n]` at the codec's rate.
         codec: that they were decoded by; it may have an extension of their band.
-        config: what is asked for.
         where: the music stands, unless it is mono.
-        seed: of the room's reverberation.
         seconds: length of the whole, which is then exact to a sample; None if it is not known.
 
     Yields:

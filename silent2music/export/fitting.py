@@ -31,8 +31,6 @@ def set_to_room(score: Score, profile: AcousticProfile, seed: int = 0) -> Score:
     its last note.
 
     Args:
-        score: any.
-        profile: of the room.
         seed: of how a free tempo breathes.
     """
     end = max([0.1, *(float(part.end_seconds.max()) for part in score.parts if len(part.pitches))])

@@ -58,7 +58,6 @@ def plan(
 
     Args:
         rooms: files and folders.
-        seed: the base seed.
         out: the output file, for a single recording.
         folder: the output folder, by default the current one.
         count: how many pieces for each room, by `seed` and the seeds after it; if there are several, the first one's name
@@ -93,8 +92,6 @@ def infer_many(
         jobs: from `plan`.
         model: loaded when the first recording turns out to be good, so that a wrong name is told at once.
         request: each job brings its own seed.
-        force: replace files that exist.
-        progress: told of every step.
         folder: above all outputs; its `manifest.jsonl` is to list them.
 
     Yields:
@@ -164,8 +161,6 @@ def infer_to(
     """Make music for one room and write it to a stream as a WAV file, whole or not at all.
 
     Args:
-        sink: where it goes.
-        room: the recording.
         model, request, progress: as for `infer`.
         force: make it however long it is.
 
@@ -203,11 +198,7 @@ def infer(
 
     Args:
         job: names and seed.
-        room: the recording, as read from `job.room`.
-        model: the model.
         request: what is asked for, but for the seed; the file has exactly `round(seconds * rate)` samples.
-        force: replace files that exist.
-        progress: told of every step.
 
     Returns:
         The record, as written to the sidecar.
@@ -222,7 +213,7 @@ def infer(
     sampling, delivery = model.settled(request.sampling, job.seed), request.delivery
     seconds = request.seconds or room.seconds
     model.model.check_asked(request.asked, seconds)
-    check_length(job, seconds, delivery, force)
+    check_length(job.label, job.out, seconds, delivery, force)
     composes = model.model.composes()
     request.beside.check(job.out, composes)
     step = None if progress is None else lambda done, total: progress(job.label, done, total)
@@ -313,18 +304,18 @@ def _performed(
     return Take(music, score, codes=codes)
 
 
-def check_length(job: Job, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
+def check_length(name: str, out: Path, seconds: float, delivery: DeliveryConfig, confirmed: bool) -> None:
     """Refuse music that is longer than its file can be, or so long that it needs to be confirmed.
 
     Raises:
         AudioError: saying what it would take.
     """
-    audio.check_writable(job.out, delivery.sample_rate, delivery.n_channels, seconds)
+    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, seconds)
     if seconds > LONG_SECONDS and not confirmed:
         # While it is made, 32-bit samples wait in a temporary file; the 24-bit file comes beside them.
         n_bytes = seconds * delivery.sample_rate * delivery.n_channels * (4 + 3)
         raise AudioError(
-            f"{seconds:g} s of music for {job.label} are {_long(seconds)}, which take about "
+            f"{seconds:g} s of music for {name} are {_long(seconds)}, which take about "
             f"{_long(SECONDS_PER_SECOND * seconds)} to make and up to {n_bytes / 1e9:,.0f} GB on disk; give --force to "
             "make them all the same."
         )

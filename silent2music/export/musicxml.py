@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
 from silent2music.arrays import DoubleArray, IntArray
-from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.score import Part, Score, key_signature
 from silent2music.tempo_map import DEFAULT_QUARTER_US, TempoMap, map_of_beats
 
@@ -93,17 +92,17 @@ def musicxml_bytes(score: Score, title: str = "") -> bytes:
         ]
     )
     bars = list(_bars(tempo_map, int(last)))
-    root = ElementTree.Element("score-partwise", version="4.0")
+    root = Element("score-partwise", version="4.0")
     if title:
-        ElementTree.SubElement(ElementTree.SubElement(root, "work"), "work-title").text = readable(title)
-    encoding = ElementTree.SubElement(ElementTree.SubElement(root, "identification"), "encoding")
-    ElementTree.SubElement(encoding, "software").text = "silent2music"
-    listed = ElementTree.SubElement(root, "part-list")
-    key = key_signature(score.key) or _heard_key(score)
+        SubElement(SubElement(root, "work"), "work-title").text = readable(title)
+    encoding = SubElement(SubElement(root, "identification"), "encoding")
+    SubElement(encoding, "software").text = "silent2music"
+    listed = SubElement(root, "part-list")
+    key = key_signature(score.key) or key_signature(score.heard_key()) or (0, 0)
     for index, (part, notes) in enumerate(zip(score.parts, written, strict=True)):
         _list_part(listed, part, f"P{index + 1}", index)
         voices = _voices(notes)
-        own = ElementTree.SubElement(root, "part", id=f"P{index + 1}")
+        own = SubElement(root, "part", id=f"P{index + 1}")
         marks = _marks(score, tempo_map) if index == 0 else []
         for number, bar in enumerate(bars, start=1):
             inside = [
@@ -112,9 +111,9 @@ def musicxml_bytes(score: Score, title: str = "") -> bytes:
                 if bar.start <= at < bar.end or (bar is bars[-1] and at >= bar.end)
             ]
             _measure(own, part, f"P{index + 1}", number, bar, voices, inside, key)
-    ElementTree.indent(root)
+    indent(root)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
-    return (head + ElementTree.tostring(root, encoding="unicode") + "\n").encode()
+    return (head + tostring(root, encoding="unicode") + "\n").encode()
 
 
 def readable(text: str) -> str:
@@ -125,17 +124,6 @@ def readable(text: str) -> str:
         'Flute 1'
     """
     return "".join(c for c in text if c.isprintable())
-
-
-def _heard_key(score: Score) -> tuple[int, int]:
-    """The signature of the key that the notes are in."""
-    parts = [part for part in score.parts if not part.is_drum and len(part.pitches)]
-    if not parts:
-        return 0, 0
-    pitches = np.concatenate([part.pitches for part in parts])
-    lengths = np.concatenate([part.end_seconds - part.start_seconds for part in parts])
-    tonic, mode = estimate_key(pitches, lengths)
-    return key_signature(f"{PITCH_NAMES[tonic]} {mode}") or (0, 0)
 
 
 def _divisions(tempo_map: TempoMap, ticks: IntArray) -> IntArray:
@@ -229,29 +217,29 @@ def _marks(score: Score, tempo_map: TempoMap) -> list[tuple[int, tuple[str, str]
     return sorted(found, key=lambda mark: mark[0])
 
 
-def _list_part(listed: ElementTree.Element, part: Part, name: str, index: int) -> None:
+def _list_part(listed: Element, part: Part, name: str, index: int) -> None:
     """Name and instruments of a part; of drums each key is an instrument."""
-    own = ElementTree.SubElement(listed, "score-part", id=name)
-    ElementTree.SubElement(own, "part-name").text = readable(part.name) or f"Part {index + 1}"
+    own = SubElement(listed, "score-part", id=name)
+    SubElement(own, "part-name").text = readable(part.name) or f"Part {index + 1}"
     keys = sorted(set(part.pitches.tolist())) if part.is_drum else [None]
     ids = [f"{name}-I{1 if key is None else key + 1}" for key in keys]
     for one, key in zip(ids, keys, strict=True):
-        instrument = ElementTree.SubElement(own, "score-instrument", id=one)
-        ElementTree.SubElement(instrument, "instrument-name").text = (
+        instrument = SubElement(own, "score-instrument", id=one)
+        SubElement(instrument, "instrument-name").text = (
             readable(part.name) if key is None else f"{readable(part.name)} {key}"
         )
     # Channel 10 is the drums'.
     channel = 10 if part.is_drum else (index % 15 + 1) + (index % 15 >= 9)
     for one, key in zip(ids, keys, strict=True):
-        played = ElementTree.SubElement(own, "midi-instrument", id=one)
-        ElementTree.SubElement(played, "midi-channel").text = str(channel)
-        ElementTree.SubElement(played, "midi-program").text = str(part.program + 1)
+        played = SubElement(own, "midi-instrument", id=one)
+        SubElement(played, "midi-channel").text = str(channel)
+        SubElement(played, "midi-program").text = str(part.program + 1)
         if key is not None:
-            ElementTree.SubElement(played, "midi-unpitched").text = str(key + 1)
+            SubElement(played, "midi-unpitched").text = str(key + 1)
 
 
 def _measure(
-    parent: ElementTree.Element,
+    parent: Element,
     part: Part,
     name: str,
     number: int,
@@ -262,7 +250,7 @@ def _measure(
 ) -> None:
     """One measure of a part: its attributes, its marks, and its voices one after another."""
     cut = {"implicit": "yes"} if bar.is_cut else {}
-    measure = ElementTree.SubElement(parent, "measure", {"number": str(number), **cut})
+    measure = SubElement(parent, "measure", {"number": str(number), **cut})
     if number == 1 or bar.signature:
         _attributes(measure, part, bar, key, number == 1)
     at = bar.start
@@ -270,10 +258,10 @@ def _measure(
         place = min(place, bar.end)
         at = _moved(measure, at, place)
         if kind == "tempo":
-            ElementTree.SubElement(measure, "sound", tempo=text)
+            SubElement(measure, "sound", tempo=text)
         else:
-            direction = ElementTree.SubElement(measure, "direction", placement="above")
-            ElementTree.SubElement(ElementTree.SubElement(direction, "direction-type"), kind).text = text
+            direction = SubElement(measure, "direction", placement="above")
+            SubElement(SubElement(direction, "direction-type"), kind).text = text
     for index, voice in enumerate(voices):
         inside = [note for note in voice if note.start < bar.end and note.end > bar.start]
         if index and not inside:
@@ -289,49 +277,47 @@ def _measure(
     _moved(measure, at, bar.end)
 
 
-def _attributes(
-    measure: ElementTree.Element, part: Part, bar: _Bar, key: tuple[int, int], is_first: bool
-) -> None:
+def _attributes(measure: Element, part: Part, bar: _Bar, key: tuple[int, int], is_first: bool) -> None:
     """Divisions, key and clef in the first measure, and the time signature."""
-    attributes = ElementTree.SubElement(measure, "attributes")
+    attributes = SubElement(measure, "attributes")
     if is_first:
-        ElementTree.SubElement(attributes, "divisions").text = str(DIVISIONS)
-        own = ElementTree.SubElement(attributes, "key")
-        ElementTree.SubElement(own, "fifths").text = str(0 if part.is_drum else key[0])
-        ElementTree.SubElement(own, "mode").text = ("major", "minor")[key[1]]
+        SubElement(attributes, "divisions").text = str(DIVISIONS)
+        own = SubElement(attributes, "key")
+        SubElement(own, "fifths").text = str(0 if part.is_drum else key[0])
+        SubElement(own, "mode").text = ("major", "minor")[key[1]]
     if bar.signature:
-        time = ElementTree.SubElement(attributes, "time")
-        ElementTree.SubElement(time, "beats").text = str(bar.signature[0])
-        ElementTree.SubElement(time, "beat-type").text = str(bar.signature[1])
+        time = SubElement(attributes, "time")
+        SubElement(time, "beats").text = str(bar.signature[0])
+        SubElement(time, "beat-type").text = str(bar.signature[1])
     if is_first:
-        clef = ElementTree.SubElement(attributes, "clef")
+        clef = SubElement(attributes, "clef")
         low = len(part.pitches) > 0 and float(np.median(part.pitches)) < 60
         sign, line = ("percussion", "3") if part.is_drum else ("F", "4") if low else ("G", "2")
-        ElementTree.SubElement(clef, "sign").text = sign
-        ElementTree.SubElement(clef, "line").text = line
+        SubElement(clef, "sign").text = sign
+        SubElement(clef, "line").text = line
 
 
-def _moved(measure: ElementTree.Element, at: int, to: int) -> int:
+def _moved(measure: Element, at: int, to: int) -> int:
     """Move to another place in the measure; gives that."""
     if to != at:
-        move = ElementTree.SubElement(measure, "forward" if to > at else "backup")
-        ElementTree.SubElement(move, "duration").text = str(abs(to - at))
+        move = SubElement(measure, "forward" if to > at else "backup")
+        SubElement(move, "duration").text = str(abs(to - at))
     return to
 
 
-def _rested(measure: ElementTree.Element, at: int, to: int, voice: int) -> int:
+def _rested(measure: Element, at: int, to: int, voice: int) -> int:
     """Be silent up to a place: in rests in the first voice, unseen in others; gives that place."""
     if voice:
         return _moved(measure, at, to)
     for value in _values(to - at):
-        note = ElementTree.SubElement(measure, "note")
-        ElementTree.SubElement(note, "rest")
+        note = SubElement(measure, "note")
+        SubElement(note, "rest")
         _timed(note, value, voice)
     return to
 
 
 def _sounded(
-    measure: ElementTree.Element,
+    measure: Element,
     part: Part,
     name: str,
     note: _Note,
@@ -343,9 +329,9 @@ def _sounded(
     """A note or chord from one place to another, tied to what it was before and will be after."""
     for value in _values(end - start):
         for index, pitch in enumerate(sorted(note.pitches)):
-            own = ElementTree.SubElement(measure, "note", dynamics=f"{100.0 * note.velocity / 90.0:.2f}")
+            own = SubElement(measure, "note", dynamics=f"{100.0 * note.velocity / 90.0:.2f}")
             if index:
-                ElementTree.SubElement(own, "chord")
+                SubElement(own, "chord")
             _pitched(own, part, pitch, fifths)
             ties = [
                 kind
@@ -356,20 +342,20 @@ def _sounded(
         start += value[0]
 
 
-def _pitched(note: ElementTree.Element, part: Part, pitch: int, fifths: int) -> None:
+def _pitched(note: Element, part: Part, pitch: int, fifths: int) -> None:
     """The pitch of a note; drums have a place on the staff."""
     octave, tone = divmod(pitch, 12)
     spelled = (MIXED, SHARPS, FLATS)[(fifths > 0) - (fifths < 0)][tone]
     kind, prefix = ("unpitched", "display-") if part.is_drum else ("pitch", "")
-    own = ElementTree.SubElement(note, kind)
-    ElementTree.SubElement(own, f"{prefix}step").text = spelled[0]
+    own = SubElement(note, kind)
+    SubElement(own, f"{prefix}step").text = spelled[0]
     if len(spelled) > 1 and not part.is_drum:
-        ElementTree.SubElement(own, "alter").text = "1" if spelled[1] == "#" else "-1"
-    ElementTree.SubElement(own, f"{prefix}octave").text = str(octave - 1)
+        SubElement(own, "alter").text = "1" if spelled[1] == "#" else "-1"
+    SubElement(own, f"{prefix}octave").text = str(octave - 1)
 
 
 def _timed(
-    note: ElementTree.Element,
+    note: Element,
     value: tuple[int, str, int, bool],
     voice: int,
     ties: list[str] | None = None,
@@ -377,23 +363,23 @@ def _timed(
 ) -> None:
     """The length of a note or rest, and its ties, in the order that the schema wants."""
     length, kind, n_dots, is_triplet = value
-    ElementTree.SubElement(note, "duration").text = str(length)
+    SubElement(note, "duration").text = str(length)
     for tie in ties or ():
-        ElementTree.SubElement(note, "tie", type=tie)
+        SubElement(note, "tie", type=tie)
     if instrument:
-        ElementTree.SubElement(note, "instrument", id=instrument)
-    ElementTree.SubElement(note, "voice").text = str(voice + 1)
-    ElementTree.SubElement(note, "type").text = kind
+        SubElement(note, "instrument", id=instrument)
+    SubElement(note, "voice").text = str(voice + 1)
+    SubElement(note, "type").text = kind
     for _ in range(n_dots):
-        ElementTree.SubElement(note, "dot")
+        SubElement(note, "dot")
     if is_triplet:
-        time = ElementTree.SubElement(note, "time-modification")
-        ElementTree.SubElement(time, "actual-notes").text = "3"
-        ElementTree.SubElement(time, "normal-notes").text = "2"
+        time = SubElement(note, "time-modification")
+        SubElement(time, "actual-notes").text = "3"
+        SubElement(time, "normal-notes").text = "2"
     if ties:
-        notations = ElementTree.SubElement(note, "notations")
+        notations = SubElement(note, "notations")
         for tie in ties:
-            ElementTree.SubElement(notations, "tied", type=tie)
+            SubElement(notations, "tied", type=tie)
 
 
 def _values(length: int) -> Iterator[tuple[int, str, int, bool]]:

@@ -19,12 +19,12 @@ from silent2music.acoustics.unsuited import room_warnings
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Waveform
 from silent2music.config import SKETCH_FOLDER, AmbientConfig, DeliveryConfig, SamplingConfig
-from silent2music.errors import AudioError, CheckpointError, ConfigError, DataError
+from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.export import provenance
 from silent2music.export.beside import Beside, Take, write_take
 from silent2music.export.delivery import delivered, faded, in_front, resampled
 from silent2music.export.fitting import set_to_room
-from silent2music.export.infer import LONG_SECONDS
+from silent2music.export.infer import check_length
 from silent2music.export.levelling import summed
 from silent2music.export.models import LazyModel
 from silent2music.export.space import Placement, placed
@@ -66,9 +66,8 @@ def perform(
         seconds: length of the music; by default until the last note has died away.
         sampling: how a model draws tokens; its seed is the room's reverberation's, too.
         delivery, reading, beside: as in `models.Request`.
-        force: replace what this program made before, and play more than `LONG_SECONDS`.
+        force: replace what this program made before, and play very long music, as `infer.check_length` has it.
         fit: set the score to the room first, see `fitting.set_to_room`.
-        progress: told of every step.
 
     Raises:
         DataError: if the tune is no MIDI file or has no notes, or soundfont or synthesiser do not serve.
@@ -87,7 +86,7 @@ def perform(
         score = set_to_room(score, profile, sampling.seed)
         described["fitted"] = provenance.described_score(score)
     length = score.seconds if seconds is None else seconds
-    _check_length(tune, out, delivery, length, force)
+    check_length(tune.name, out, length, delivery, force)
     inputs, places = [file for file in (tune, soundfont, room) if file], beside.places(out, with_midi=False)
     for path in places.values():
         provenance.check_replaceable(path, force, inputs)
@@ -150,45 +149,20 @@ def _take(
     beside: Beside,
     step: StepProgress | None,
 ) -> Take:
-    """A score as its performer plays it."""
+    """A score as its performer plays it, whole or stem by stem."""
     if isinstance(performer, Path):
         is_dry = profile is not None
         return _synthesised(score, performer, delivery, where, seconds, sampling.seed, is_dry, beside)
-    length = score.seconds if seconds is None else seconds
-    place = where or in_front(profile)
-    return _played(score, performer, room, sampling, length, delivery, place, beside, step)
-
-
-def _check_length(tune: Path, out: Path, delivery: DeliveryConfig, seconds: float, force: bool) -> None:
-    """Refuse music that is longer than its file can be, or so long that it needs to be confirmed."""
-    audio.check_writable(out, delivery.sample_rate, delivery.n_channels, seconds)
-    if seconds > LONG_SECONDS and not force:
-        raise AudioError(
-            f"{tune} gives {seconds / 3600:.1f} hours of music; give --force to play it all the same, or --seconds."
-        )
-
-
-def _played(
-    score: Score,
-    performer: LazyModel,
-    room: Recorded | None,
-    sampling: SamplingConfig,
-    seconds: float,
-    delivery: DeliveryConfig,
-    where: Placement,
-    beside: Beside,
-    step: StepProgress | None,
-) -> Take:
-    """A score as the model plays it, whole or stem by stem."""
-    model = performer.model
+    model, length = performer.model, score.seconds if seconds is None else seconds
+    where = where or in_front(profile)
     if not beside.stems:
-        pieces = model.stream(room, sampling, seconds, score=score, progress=step)
-        return Take(delivered(pieces, model.codec, delivery, where, sampling.seed, seconds), lambda: score)
+        pieces = model.stream(room, sampling, length, score=score, progress=step)
+        return Take(delivered(pieces, model.codec, delivery, where, sampling.seed, length), lambda: score)
     scores = split(score, beside.stems)
     parts = list(scores.values())
     measured = None if room is None else Measured(room, model.config.ambient)
     stems = perform_stems(
-        model, room, score, parts, sampling, seconds, delivery, where, measured=measured, progress=step
+        model, room, score, parts, sampling, length, delivery, where, measured=measured, progress=step
     )
     return Take(summed(stems), lambda: score, dict(zip(scores, stems, strict=True)), scores)
 
@@ -234,7 +208,6 @@ def in_room(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Iter
     Args:
         pieces: of one rate.
         where: the music stands, of which the direction is left to the music.
-        seed: of the room's reverberation.
     """
     dry: FloatArray = np.zeros((2, 0), np.float32)
 

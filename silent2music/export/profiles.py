@@ -23,7 +23,6 @@ def profiled(
     """A function for `batch.outcomes` that measures a recording.
 
     Args:
-        reading: options of `audio.open_recording`.
         draw: called with each recording and its profile.
 
     Returns:

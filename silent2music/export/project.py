@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
@@ -160,8 +160,8 @@ def write_dawproject(path: Path, session: Session) -> None:
     """A DAWproject archive, the same bytes for the same session."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, root in (("project.xml", _project_xml(session)), ("metadata.xml", _metadata_xml(session))):
-            ElementTree.indent(root)
-            text = '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
+            indent(root)
+            text = '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode")
             archive.writestr(_entry(name, zipfile.ZIP_DEFLATED), text.encode())
         for place, file in session.stems.values():
             with (
@@ -178,104 +178,92 @@ def _entry(name: str, compression: int) -> zipfile.ZipInfo:
     return entry
 
 
-def _metadata_xml(session: Session) -> ElementTree.Element:
-    root = ElementTree.Element("MetaData")
-    ElementTree.SubElement(root, "Title").text = readable(session.title)
-    ElementTree.SubElement(root, "Comment").text = f"Made by silent2music {__version__}"
+def _metadata_xml(session: Session) -> Element:
+    root = Element("MetaData")
+    SubElement(root, "Title").text = readable(session.title)
+    SubElement(root, "Comment").text = f"Made by silent2music {__version__}"
     return root
 
 
-def _project_xml(session: Session) -> ElementTree.Element:
+def _project_xml(session: Session) -> Element:
     """The project: a track for each stem, in seconds, and one for each part's notes, in quarters."""
-    root = ElementTree.Element("Project", version="1.0")
-    ElementTree.SubElement(root, "Application", name="silent2music", version=__version__)
-    transport = ElementTree.SubElement(root, "Transport")
+    root = Element("Project", version="1.0")
+    SubElement(root, "Application", name="silent2music", version=__version__)
+    transport = SubElement(root, "Transport")
     (_, bpm), (_, metre) = session.tempi()[0], session.metres()[0]
     _parameter(transport, "Tempo", "tempo", "bpm", bpm, 1.0, MOST_BPM)
-    ElementTree.SubElement(
-        transport, "TimeSignature", id="metre", numerator=str(metre[0]), denominator=str(metre[1])
-    )
-    structure = ElementTree.SubElement(root, "Structure")
-    arrangement = ElementTree.SubElement(root, "Arrangement", id="arrangement")
-    lanes = ElementTree.SubElement(arrangement, "Lanes", id="lanes", timeUnit="beats")
+    SubElement(transport, "TimeSignature", id="metre", numerator=str(metre[0]), denominator=str(metre[1]))
+    structure = SubElement(root, "Structure")
+    arrangement = SubElement(root, "Arrangement", id="arrangement")
+    lanes = SubElement(arrangement, "Lanes", id="lanes", timeUnit="beats")
     for index, (name, (place, _)) in enumerate(session.stems.items()):
         _track(structure, f"stem{index}", name, "audio", session.n_channels)
         clip = _clip(lanes, f"stem{index}", "seconds", session.seconds)
-        audio = ElementTree.SubElement(
+        audio = SubElement(
             clip, "Audio", channels=str(session.n_channels), sampleRate=str(session.sample_rate),
             duration=repr(session.seconds),
         )  # fmt: skip
-        ElementTree.SubElement(audio, "File", path=f"audio/{place.name}")
+        SubElement(audio, "File", path=f"audio/{place.name}")
     for index, part in enumerate(session.score.parts):
         _track(structure, f"part{index}", f"{part.name} (notes)", "notes", 2)
         _notes(lanes, f"part{index}", session, part)
     _track(structure, "master", "Master", "audio notes", 2)
     tempo_map, quarter = session.tempo_map, session.tempo_map.ticks_per_quarter
     if markers := session.markers():
-        own = ElementTree.SubElement(arrangement, "Markers", id="markers", timeUnit="beats")
+        own = SubElement(arrangement, "Markers", id="markers", timeUnit="beats")
         ticks = tempo_map.ticks(np.array([seconds for seconds, _ in markers]))
         for tick, (_, name) in zip(ticks.tolist(), markers, strict=True):
-            ElementTree.SubElement(own, "Marker", name=name, time=repr(tick / quarter))
+            SubElement(own, "Marker", name=name, time=repr(tick / quarter))
     points = _points(arrangement, "TempoAutomation", "tempo", unit="bpm")
     for tick, bpm in session.tempi():
-        ElementTree.SubElement(
-            points, "RealPoint", time=repr(tick / quarter), value=f"{bpm:.9f}", interpolation="hold"
-        )
+        SubElement(points, "RealPoint", time=repr(tick / quarter), value=f"{bpm:.9f}", interpolation="hold")
     points = _points(arrangement, "TimeSignatureAutomation", "metre")
     for tick, (numerator, denominator) in session.metres():
         values = {"numerator": str(numerator), "denominator": str(denominator)}
-        ElementTree.SubElement(points, "TimeSignaturePoint", {"time": repr(tick / quarter), **values})
+        SubElement(points, "TimeSignaturePoint", {"time": repr(tick / quarter), **values})
     return root
 
 
 def _parameter(
-    parent: ElementTree.Element, tag: str, name: str, unit: str, value: float, least: float, most: float
+    parent: Element, tag: str, name: str, unit: str, value: float, least: float, most: float
 ) -> None:
-    ElementTree.SubElement(
-        parent, tag, id=name, unit=unit, value=f"{value:.9f}", min=repr(least), max=repr(most)
-    )
+    SubElement(parent, tag, id=name, unit=unit, value=f"{value:.9f}", min=repr(least), max=repr(most))
 
 
-def _track(structure: ElementTree.Element, name: str, title: str, content: str, n_channels: int) -> None:
+def _track(structure: Element, name: str, title: str, content: str, n_channels: int) -> None:
     """A track with its channel, which leads to the master's."""
-    track = ElementTree.SubElement(
-        structure, "Track", contentType=content, id=name, loaded="true", name=readable(title)
-    )
+    track = SubElement(structure, "Track", contentType=content, id=name, loaded="true", name=readable(title))
     leads = {"role": "master"} if name == "master" else {"role": "regular", "destination": "master-channel"}
-    channel = ElementTree.SubElement(
+    channel = SubElement(
         track, "Channel", {"id": f"{name}-channel", "audioChannels": str(n_channels), **leads}
     )
     _parameter(channel, "Volume", f"{name}-volume", "linear", 1.0, 0.0, 2.0)
 
 
-def _clip(lanes: ElementTree.Element, track: str, unit: str, length: float) -> ElementTree.Element:
+def _clip(lanes: Element, track: str, unit: str, length: float) -> Element:
     """A clip on a track of its own from the beginning on."""
-    lane = ElementTree.SubElement(lanes, "Lanes", id=f"{track}-lanes", track=track, timeUnit=unit)
-    clips = ElementTree.SubElement(lane, "Clips", id=f"{track}-clips")
-    return ElementTree.SubElement(
-        clips, "Clip", time="0.0", duration=repr(length), contentTimeUnit=unit, playStart="0.0"
-    )
+    lane = SubElement(lanes, "Lanes", id=f"{track}-lanes", track=track, timeUnit=unit)
+    clips = SubElement(lane, "Clips", id=f"{track}-clips")
+    return SubElement(clips, "Clip", time="0.0", duration=repr(length), contentTimeUnit=unit, playStart="0.0")
 
 
-def _notes(lanes: ElementTree.Element, track: str, session: Session, part: Part) -> None:
+def _notes(lanes: Element, track: str, session: Session, part: Part) -> None:
     tempo_map, quarter = session.tempo_map, session.tempo_map.ticks_per_quarter
     on, off = (tempo_map.ticks(times) for times in (part.start_seconds, part.end_seconds))
     length = max([int(tempo_map.ticks(np.array([session.seconds]))[0]), *off.tolist()])
-    own = ElementTree.SubElement(_clip(lanes, track, "beats", length / quarter), "Notes", id=f"{track}-notes")
+    own = SubElement(_clip(lanes, track, "beats", length / quarter), "Notes", id=f"{track}-notes")
     for start, end, pitch, velocity in zip(
         on.tolist(), off.tolist(), part.pitches.tolist(), part.velocities.tolist(), strict=True
     ):
-        ElementTree.SubElement(
+        SubElement(
             own, "Note", time=repr(start / quarter), duration=repr(max(end - start, 1) / quarter),
             channel=str(9 if part.is_drum else 0), key=str(pitch), vel=f"{velocity / 127:.6f}",
         )  # fmt: skip
 
 
-def _points(arrangement: ElementTree.Element, tag: str, parameter: str, **unit: str) -> ElementTree.Element:
-    points = ElementTree.SubElement(
-        arrangement, tag, {"id": f"{parameter}-automation", "timeUnit": "beats", **unit}
-    )
-    ElementTree.SubElement(points, "Target", parameter=parameter)
+def _points(arrangement: Element, tag: str, parameter: str, **unit: str) -> Element:
+    points = SubElement(arrangement, tag, {"id": f"{parameter}-automation", "timeUnit": "beats", **unit})
+    SubElement(points, "Target", parameter=parameter)
     return points
 
 

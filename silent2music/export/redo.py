@@ -80,8 +80,6 @@ def redo(
         out: the new music, of the same kind.
         model: of the same codec as the music's.
         again: what is written again, and how.
-        force: replace what this program made before.
-        progress: told of every step.
 
     Returns:
         The record, as written beside the music. Samples and notes outside of the stretch are those of the piece.

@@ -18,7 +18,6 @@ def roundtrip(source: Path, target: Path, codec_folder: Path, force: bool = Fals
     Args:
         source: any readable audio.
         target: `.wav`, `.flac`, `.ogg`, `.mp3` or `.m4a`; its tags say what it is.
-        codec_folder: the codec.
         force: replace `target` if it was made before.
 
     Returns:

@@ -79,9 +79,7 @@ def open_room(path: Path, room_format: str, reading: Mapping[str, Any]) -> tuple
     """What a listener without direction hears of a recording, `[1, N]`, and `[C, C]` what its channels have in common.
 
     Args:
-        path: of the recording.
         room_format: `ambix`, of which W is heard, or `speakers`.
-        reading: options of `audio.open_recording`.
 
     Raises:
         AudioError: as `audio.open_recording`, or if it does not have the channels of the B-format that it is said
@@ -253,8 +251,6 @@ def placed(pieces: Iterable[Waveform], where: Placement, seed: int = 0) -> Itera
 
     Args:
         pieces: of one rate.
-        where: the music stands.
-        seed: of the room's reverberation.
     """
     rest: FloatArray = np.zeros(0, np.float32)
     room: _StereoRoom | None = None

@@ -114,11 +114,7 @@ def perform_stems(
     """Play the scores of `split` one by one as `model.stream` does, each at the level that it has among all.
 
     Args:
-        model: with a sketch.
-        room: that is played for, or None.
-        score: all notes.
         scores: those of each stem.
-        sampling: the same for all.
         seconds: length.
         delivery, where: as for `delivery.delivered`.
         measured, blend, controls: as for `model.stream`.

@@ -83,8 +83,6 @@ def send(
     Args:
         room: a recording, or `LIVE` for sound that comes from `source`.
         source: read for a live room only.
-        sink: where the music goes.
-        model: the model.
         request: what is asked for; live music is as long as what is heard, or at most `seconds`.
         raw: little-endian samples without a WAV header.
         tell: called with what a user should know of the recording.

@@ -10,18 +10,18 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from silent2music.arrays import DoubleArray, IntArray
+from silent2music.arrays import IntArray
 from silent2music.audio import Recorded, Waveform
 from silent2music.config import ComposingConfig
 from silent2music.controls import DEFAULT_BPM, Controls
 from silent2music.errors import AudioError
 from silent2music.export.ambience.lap import Grid, repeated_lap
 from silent2music.export.space import Placement
-from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.processes import StepProgress
 from silent2music.score import ENERGY_RATE_HZ, Part, Score
 
@@ -98,24 +98,14 @@ def compose_circle(
         source = at + np.where(at < first * grid.bar_seconds - NEAR, grid.lap_seconds, 0.0)
         gain = np.interp(source, np.arange(len(gain)) / ENERGY_RATE_HZ, gain)
     parts = tuple(_closed(part, first * grid.bar_seconds, grid.lap_seconds) for part in written.parts)
-    return Score(
+    circle = Score(
         2.0 * grid.lap_seconds,
         tuple(part for part in parts if len(part.pitches)),
         gain_db=gain,
         beat_seconds=np.linspace(0.0, grid.lap_seconds, grid.n_beats, endpoint=False),
         bar_seconds=np.linspace(0.0, grid.lap_seconds, grid.bars, endpoint=False),
-        key=key_of(parts),
     )
-
-
-def key_of(parts: Sequence[Part]) -> str:
-    """The key that notes are in, empty where there are none."""
-    pitched = [part for part in parts if not part.is_drum and len(part.pitches)]
-    if not pitched:
-        return ""
-    lasting = np.concatenate([part.end_seconds - part.start_seconds for part in pitched])
-    tonic, mode = estimate_key(np.concatenate([part.pitches for part in pitched]), lasting)
-    return f"{PITCH_NAMES[tonic]} {mode}"
+    return replace(circle, key=circle.heard_key())
 
 
 def _fold_bar(written: Score, grid: Grid) -> int:
@@ -149,18 +139,18 @@ def _closed(part: Part, begin: float, lap_seconds: float, zero: float = 0.0) -> 
         (same,) = np.nonzero(pitches == pitch)
         until = np.append(np.diff(starts[same]), lap_seconds + starts[same[0]] - starts[same[-1]])
         lasting[same] = np.minimum(lasting[same], until)
-    return _with_notes(part, starts, starts + lasting, pitches, velocities)
+    return with_notes(part, starts, starts + lasting, pitches, velocities)
 
 
-def _with_notes(
-    part: Part, starts: DoubleArray, ends: DoubleArray, pitches: IntArray, velocities: IntArray
+def with_notes(
+    part: Part, starts: ArrayLike, ends: ArrayLike, pitches: ArrayLike, velocities: ArrayLike
 ) -> Part:
     """A part with other notes, those left out that do not last."""
-    lasts = ends > starts + NEAR
-    return Part(
-        part.name, part.program, part.is_drum, part.role,
-        starts[lasts], ends[lasts], pitches[lasts], velocities[lasts],
-    )  # fmt: skip
+    lasts = np.asarray(ends) > np.asarray(starts) + NEAR
+    kinds = (np.float64, np.float64, np.int64, np.int64)
+    columns = zip((starts, ends, pitches, velocities), kinds, strict=True)
+    notes: Any = (np.asarray(column, kind)[lasts] for column, kind in columns)
+    return Part(part.name, part.program, part.is_drum, part.role, *notes)
 
 
 # ---- playing it ----
@@ -174,7 +164,7 @@ def repeated_circle(circle: Score, n_laps: int) -> Score:
         offsets = np.repeat(np.arange(n_laps) * lap_seconds, len(part.pitches))
         starts, ends = (np.tile(x, n_laps) + offsets for x in (part.start_seconds, part.end_seconds))
         notes = np.tile(part.pitches, n_laps), np.tile(part.velocities, n_laps)
-        parts.append(_with_notes(part, starts, np.minimum(ends, seconds), *notes))
+        parts.append(with_notes(part, starts, np.minimum(ends, seconds), *notes))
     gain = circle.gain_db
     if len(gain):
         at = np.arange(math.ceil(seconds * ENERGY_RATE_HZ - NEAR)) / ENERGY_RATE_HZ
@@ -201,11 +191,12 @@ def as_file(layers: Mapping[str, Score], grid: Grid) -> Score:
     for name, circle in layers.items():
         for part in circle.parts:
             ends = np.minimum(part.end_seconds, grid.lap_seconds) * stretch
-            own = _with_notes(part, part.start_seconds * stretch, ends, part.pitches, part.velocities)
+            own = with_notes(part, part.start_seconds * stretch, ends, part.pitches, part.velocities)
             parts.append(replace(own, name=f"{part.name} ({name})") if len(layers) > 1 else own)
     beats = np.linspace(0.0, grid.seconds, grid.n_beats, endpoint=False)
     bars = beats[:: grid.beats_per_bar]
-    return Score(grid.seconds, tuple(parts), beat_seconds=beats, bar_seconds=bars, key=key_of(parts))
+    score = Score(grid.seconds, tuple(parts), beat_seconds=beats, bar_seconds=bars)
+    return replace(score, key=score.heard_key())
 
 
 def from_file(score: Score) -> Score:
@@ -224,9 +215,7 @@ def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]
     harmony. Melodies join in the second layer and percussion in the third.
 
     Args:
-        circle: what is divided.
         names: of the layers, from calm to intense.
-        grid: the lap.
     """
     places = [
         np.rint(part.start_seconds / grid.lap_seconds * grid.n_beats * 12).astype(np.int64)
@@ -251,9 +240,7 @@ def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]
     found = {}
     for index, name in enumerate(names):
         parts = (
-            _with_notes(
-                p, p.start_seconds[is_in], p.end_seconds[is_in], p.pitches[is_in], p.velocities[is_in]
-            )
+            with_notes(p, p.start_seconds[is_in], p.end_seconds[is_in], p.pitches[is_in], p.velocities[is_in])
             for p, is_in in ((p, layer == index) for p, layer in zip(circle.parts, chosen, strict=True))
         )
         found[name] = replace(circle, parts=tuple(part for part in parts if len(part.pitches)))

@@ -90,15 +90,7 @@ def compose_room(
     All variations have the key and the instruments of the first, so that a game may change between them at bar lines.
 
     Args:
-        model: that composes and plays.
-        lap: of the room.
-        grid: the lap.
-        config: what is asked for.
         seeds: one for each variation.
-        where: the music stands.
-        hear: what will be heard of it.
-        asked: further wishes.
-        progress: told of codec frames played.
         tell: called with what a user should know.
     """
     names = [name for name in LAYERS if name in config.layers]

@@ -25,7 +25,7 @@ from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.export import provenance
-from silent2music.export.ambience.circle import key_of, single_parts
+from silent2music.export.ambience.circle import single_parts, with_notes
 from silent2music.export.ambience.lap import Grid
 from silent2music.export.ambience.writing import (
     described_channels,
@@ -89,10 +89,7 @@ def extras_of(circle: Score, layers: Mapping[str, Score], grid: Grid, config: Am
     """The pieces that are asked for beside a loop, none where nothing was composed.
 
     Args:
-        circle: all notes of the loop.
         layers: the same by layer, from calm to intense; one alone where there are none.
-        grid: the lap.
-        config: what is asked for.
     """
     if not circle.parts:
         return []
@@ -144,7 +141,6 @@ def transition(name: str, first: tuple[Score, Grid], second: tuple[Score, Grid])
     """From a bar line of one loop to the beginning of another: a bar of the one, then the last bar of the other.
 
     Args:
-        name: of the piece.
         first, second: circle and lap of both rooms; each bar has its own tempo.
     """
     (before, old), (after, new) = first, second
@@ -182,7 +178,7 @@ def _merged(parts: Sequence[Part]) -> Part:
     names = ("start_seconds", "end_seconds", "pitches", "velocities")
     starts, ends, pitches, velocities = (np.concatenate([getattr(p, name) for p in parts]) for name in names)
     order = np.lexsort((pitches, starts))
-    return _part(parts[0], starts[order], ends[order], pitches[order], velocities[order])
+    return with_notes(parts[0], starts[order], ends[order], pitches[order], velocities[order])
 
 
 def _excerpt(
@@ -191,7 +187,6 @@ def _excerpt(
     """Notes that start within a stretch of a lap, which may begin before it, played `at` some time.
 
     Args:
-        circle: the notes.
         grid: the lap, by whose files time is counted.
         begin, end: of the stretch.
         at: when it is played.
@@ -207,27 +202,13 @@ def _excerpt(
         lasting = (part.end_seconds - part.start_seconds)[chosen] * stretch
         gain = np.interp(own, [0.0, end - begin], gains)
         velocities = np.clip(np.rint(part.velocities[chosen] * gain), 1, 127).astype(np.int64)
-        parts.append(_part(part, at + own, at + own + lasting, part.pitches[chosen], velocities))
+        parts.append(with_notes(part, at + own, at + own + lasting, part.pitches[chosen], velocities))
     return parts
-
-
-def _part(part: Part, starts: Any, ends: Any, pitches: Any, velocities: Any) -> Part:
-    """An instrument with other notes."""
-    return Part(
-        part.name,
-        part.program,
-        part.is_drum,
-        part.role,
-        np.asarray(starts, np.float64),
-        np.asarray(ends, np.float64),
-        np.asarray(pitches, np.int64),
-        np.asarray(velocities, np.int64),
-    )
 
 
 def _scale(circle: Score) -> tuple[int, tuple[int, ...]]:
     """The tonic as a pitch class, and the steps of its scale."""
-    tonic, _, mode = (circle.key or key_of(circle.parts) or "C major").partition(" ")
+    tonic, _, mode = (circle.key or circle.heard_key() or "C major").partition(" ")
     steps = (0, 2, 4, 5, 7, 9, 11) if mode == "major" else (0, 2, 3, 5, 7, 8, 10)
     return PITCH_NAMES.index(tonic), steps
 
@@ -238,10 +219,8 @@ def _chord(
     """A triad, struck by the instruments that play most, each near its usual pitches; drums strike what they do most.
 
     Args:
-        circle: whose instruments and key.
         above_tonic: semitones of the root, 0 or 7.
         start, end: of the chord.
-        velocity: of its notes.
         thirds: whether it has a third; an open chord fits most harmonies.
     """
     tonic, steps = _scale(circle)
@@ -257,10 +236,10 @@ def _chord(
         wanted = classes[:1] if index == 0 and len(pitched) > 1 else classes
         pitches = sorted({int(np.clip(_nearest(usual, c), 0, 127)) for c in wanted})
         n = len(pitches)
-        parts.append(_part(part, [start] * n, [end] * n, pitches, [velocity] * n))
+        parts.append(with_notes(part, [start] * n, [end] * n, pitches, [velocity] * n))
     for part in [p for p in by_use if p.is_drum][:1]:
         pitch = int(np.bincount(part.pitches).argmax())
-        parts.append(_part(part, [start], [min(end, start + 0.3)], [pitch], [velocity]))
+        parts.append(with_notes(part, [start], [min(end, start + 0.3)], [pitch], [velocity]))
     return parts
 
 
@@ -281,7 +260,7 @@ def _run(circle: Score, direction: int, until: float, step: float) -> list[Part]
     away = [steps[-1] - 12, steps[-2] - 12] if direction > 0 else [steps[1], steps[2]]
     pitches = [int(np.clip(goal + own, 0, 127)) for own in reversed(away)]
     starts = [until - 2.0 * step, until - step]
-    return [_part(part, starts, [start + step for start in starts], pitches, [88, 96])]
+    return [with_notes(part, starts, [start + step for start in starts], pitches, [88, 96])]
 
 
 # ---- performing and writing ----
@@ -317,15 +296,7 @@ def around_entry(lap: Waveform, extra: Extra) -> Waveform:
 def write_extra(
     stem: str, extra: Extra, room: Waveform, stage: Stage, tag: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Perform a piece and write its files as `STEM_NAME.SUFFIX`; gives their entries in the manifest.
-
-    Args:
-        stem: path of the files, without what tells them apart.
-        extra: the piece.
-        room: what the model hears, as long as the score.
-        stage: who performs it where.
-        tag: what all files say of themselves.
-    """
+    """Perform a piece and write its files as `STEM_NAME.SUFFIX`; gives their entries in the manifest."""
     config, rate = stage.config, stage.config.sample_rate
     entries = []
     field, late = _performed(extra, room, stage)

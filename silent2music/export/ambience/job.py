@@ -76,12 +76,10 @@ def ambience(
     Args:
         rooms: recordings and folders of them, whose trees are mirrored below `out`.
         out: the folder to write; complete rooms that are there are kept.
-        config: what to make.
         model: loaded when the first room needs it.
         seed: the base seed; a recording in a folder gets one from it and its relative path.
         force: make rooms anew that are there.
         contact_sheet: a PNG with a picture of every room.
-        progress: told of every step.
         tell: called with sentences that a user should read while it goes on.
         reading: how recordings are opened: `strict`, `track` and `channel` of `audio.open_recording`.
         asked: what is to be composed, but for tempo and metre.
@@ -390,7 +388,6 @@ def _complete_record(folder: Path, origin: Mapping[str, Any], force: bool) -> di
     """The record of a room's folder if it is complete and was made by the same settings; else None.
 
     Args:
-        folder: of the room.
         origin: all that decides the bytes of its files.
         force: make it anew whatever is there.
 
@@ -437,7 +434,6 @@ def _write_manifest(out: Path, outcomes: Sequence[Outcome], planned: set[str]) -
     others said of failures in their shares stays.
 
     Args:
-        out: the folder.
         outcomes: of this process.
         planned: labels of the recordings of all processes.
 

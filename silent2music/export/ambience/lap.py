@@ -145,8 +145,6 @@ def plan_grid(
     composer moves so that whole bars fill them.
 
     Args:
-        profile: of the room.
-        config: what is asked for.
         frame_rate: of the codec, in Hz.
         max_frames: the longest lap that can be made.
         own_bpm: of what is composed for a room without a pulse.
@@ -215,9 +213,6 @@ def room_lap(room: Recorded, profile: AcousticProfile, grid: Grid, sample_rate: 
 
     Args:
         room: the recording, `[1, N]`; read as far as the lap goes.
-        profile: its profile.
-        grid: the lap.
-        sample_rate: of the lap, in Hz.
 
     Returns:
         `[1, round(n_frames / frame_rate * sample_rate)]`.

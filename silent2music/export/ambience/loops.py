@@ -182,14 +182,10 @@ def write_takes(
     """Draw two successive laps of tokens for each seed, all side by side, and decode them.
 
     Args:
-        model: in evaluation mode.
         lap: of the room, as `lap.room_lap` makes it.
-        grid: the lap's length.
         layer: how the room is heard; multiplies the guidance.
         sampling: how tokens are drawn, but for the seed.
         seeds: one for each take.
-        hear: what will be heard of the music.
-        progress: called with codec frames done and codec frames in all.
         circles: for each seed a circular score to play; then the room is heard as it is.
     """
     room = repeated_lap(lap if circles else steered(lap, lap_events(lap), layer))
@@ -231,7 +227,6 @@ def close_set(model: Silent2Music, takes: Sequence[Take], n_candidates: int, hea
     """Make a loop of each take of a set; all begin at the same place of the lap.
 
     Args:
-        model: that wrote the takes.
         takes: two laps each, on one grid.
         n_candidates: tails to write for each fold, the natural one apart.
         hear: what will be heard of a closed lap, by which it is judged.

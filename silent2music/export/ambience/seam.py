@@ -108,8 +108,6 @@ def measure_seam(samples: FloatArray, sample_rate: int, at: int = 0, margin: flo
     """The seam of a loop `[N]`, or another place in it.
 
     Args:
-        samples: the loop.
-        sample_rate: in Hz.
         at: the sample in question.
         margin: as for `prominences`.
 
@@ -142,7 +140,6 @@ def stands_out(
 
     Args:
         sounds: `[N]` each, what is heard by one way or another.
-        sample_rate: of them in Hz.
         at: the place, as a share of the lap.
         onset_before: the onset that the music had there before the loop was made, as `Seam` has it: if there was one,
             there may be one; how hard it is the flux says.
@@ -208,8 +205,6 @@ def prominences(samples: FloatArray, sample_rate: int, margin: float = 0.0) -> D
     different: lower by this than the frames before them, or shortly after another.
 
     Args:
-        samples: the sound.
-        sample_rate: in Hz.
         margin: as a share of the highest of all.
 
     Example:

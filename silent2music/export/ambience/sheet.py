@@ -35,8 +35,6 @@ def draw_sheet(out: Path, manifest: Mapping[str, Any], path: Path) -> None:
     """Draw the rooms of a manifest, 24 to a sheet: `sheet.png`, then `sheet-2.png` and so on; old ones are replaced.
 
     Args:
-        out: the folder of the manifest.
-        manifest: as written there.
         path: of the first sheet.
 
     Raises:

@@ -35,11 +35,16 @@ from silent2music.export.ambience.loops import Hear, Loop, figures_of
 from silent2music.export.ambience.seam import measure_seam
 from silent2music.export.delivery import lap_at_rate
 from silent2music.export.levelling import NEARLY_NOTHING_LUFS, rounded_lufs
+from silent2music.export.riff import chunk, cue_chunks
 from silent2music.export.space import Placement, fold_down, omni, spatialised
 
 LOSSY = ("ogg",)
 LAYER_STEP_LU = 4.0
 """By which each layer of a score raises the loudness of those before it."""
+LEAST_STEP_LU = 1.0
+"""What it raises it by at least, where the gate of BS.1770 lets no gain reach the step."""
+GAINS_DB = ((40.0, 0.5), (0.5, 0.01))
+"""Gains that are tried around one: so far to either side, so far apart."""
 MIDDLE_C = 60
 MAX_REWRITES = 4
 
@@ -92,17 +97,20 @@ def levelled_set(
     lufs: Sequence[float],
     true_peak: float,
     as_made: bool = False,
+    adds: bool = False,
 ) -> tuple[list[FloatArray], list[bool]]:
     """Bring the layers `[C, N]` of a set to a loudness each, all of them and their sum under a true peak.
 
     Where the limit is touched, all layers are turned down together, so that their balance stays. What is nearly
-    nothing is meant to be, and stays as it is; `as_made`, whatever it is, for a room that is digital silence.
+    nothing is meant to be, and stays as it is; `as_made`, whatever it is, for a room that is digital silence. One of
+    layers that add (`adds`) stays so only where it is silent, for their sum says whether they are nearly nothing.
 
     Returns:
         The layers, and for each whether it is nearly nothing.
     """
     loudness = [loudness_of(s, sample_rate) for s in sounds]
-    quiet = [as_made or not loud >= NEARLY_NOTHING_LUFS for loud in loudness]
+    least = -math.inf if adds else NEARLY_NOTHING_LUFS
+    quiet = [(as_made and not adds) or not loud > least for loud in loudness]
     gains_db = [0.0 if q else t - loud for q, t, loud in zip(quiet, lufs, loudness, strict=True)]
     held, limit = list(sounds), true_peak
     for _ in range(N_ROUNDS):
@@ -167,13 +175,6 @@ def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, 
     Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
     own, where the file ends and in what is hardly heard, so that it is done. Levels are as they will be but for what
     the true peak asks and some tenths of a dB.
-
-    Args:
-        config: the files that are asked for.
-        grid: a lap.
-        where: the music stands.
-        codec: that the music is decoded by.
-        seed: of the room's reverberation.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
     order = int(any(codings))  # W alone, where nothing is folded down
@@ -202,30 +203,47 @@ Voices = Sequence[tuple[Loop, Placement]]
 """What sounds together in one file, each voice at its place: the parts of a score, or all of the music."""
 
 
-def layer_loudness(lufs: float, n_layers: int) -> list[float]:
-    """LUFS of each of several layers that add to one another, so that all together come to `lufs`, each step alike.
+def adding_up(sounds: Sequence[FloatArray], sample_rate: int, lufs: float) -> list[float]:
+    """LUFS of each of several layers `[C, N]`, so that each raises the sum of those before it by `LAYER_STEP_LU`.
 
-    Example:
-        >>> [round(own, 1) for own in layer_loudness(-24.0, 3)]
-        [-32.0, -30.2, -26.2]
+    Gated loudness does not add up as power does: soft notes in the pauses of loud ones can make a sum read lower than
+    its loudest layer. So the sums are measured, at every gain that is tried.
     """
-    sums = [10.0 ** ((lufs - LAYER_STEP_LU * (n_layers - 1 - i)) / 10.0) for i in range(n_layers)]
-    return [10.0 * math.log10(s - before) for before, s in zip([0.0, *sums], sums, strict=False)]
+    total: FloatArray = np.zeros_like(sounds[0])
+    before, targets = -math.inf, list[float]()
+    for above, sound in enumerate(sounds, start=1 - len(sounds)):
+        targets.append(lufs + above * LAYER_STEP_LU)
+        if math.isfinite(loudness_of(sound, sample_rate)):
+            gain_db, before = _gain_to(targets[-1], before + LEAST_STEP_LU, total, sound, sample_rate)
+            sound = sound * db_to_gain(gain_db)
+            total, targets[-1] = total + sound, loudness_of(sound, sample_rate)
+    return targets
 
 
-def _adding_up(sounds: Sequence[FloatArray], sample_rate: int, lufs: float) -> list[float]:
-    """LUFS of each of several layers `[C, N]` that add, in the steps of `layer_loudness`, at which their sum has `lufs`.
+def _gain_to(
+    lufs: float, least: float, below: FloatArray, sound: FloatArray, sample_rate: int
+) -> tuple[float, float]:
+    """The gain in dB of a sound `[C, N]` at which its sum with another is nearest to a loudness, and the sum's own.
 
-    Gated loudness does not add up as power does, so that the sum is measured.
+    It is above `least`, which it is at some gain: as that rises, loudness jumps where blocks pass the gate, and rises.
     """
-    targets = layer_loudness(lufs, len(sounds))
-    loudness = [loudness_of(sound, sample_rate) for sound in sounds]
-    gains = [
-        db_to_gain(t - own) if math.isfinite(own) else 1.0 for t, own in zip(targets, loudness, strict=True)
-    ]
-    total: FloatArray = sum((s * g for s, g in zip(sounds, gains, strict=True)), np.zeros_like(sounds[0]))
-    missing = lufs - loudness_of(total, sample_rate)
-    return [target + missing for target in targets] if math.isfinite(missing) else targets
+    # In each block the power of a sum of signals is quadratic in the gain of one of them.
+    others, own, both = (
+        10.0 ** (audio.loudness_blocks(Waveform(_metered(part), sample_rate)) / 10.0)
+        for part in (below, sound, below + sound)
+    )
+
+    def sum_at(gain_db: float) -> float:
+        gain = db_to_gain(gain_db)
+        power = others + gain * (both - others - own) + gain**2 * own
+        return audio.gated(10.0 * np.log10(np.maximum(power, 1e-30)))
+
+    middle, found = lufs - audio.gated(10.0 * np.log10(own)), dict[float, float]()
+    for span, step in GAINS_DB:
+        tried = middle + np.arange(-span, span + step, step)
+        found |= {gain_db: sum_at(gain_db) for gain_db in tried.tolist()}
+        middle = min(found, key=lambda gain_db: (found[gain_db] <= least, abs(found[gain_db] - lufs)))
+    return middle, found[middle]
 
 
 def kinds_of(config: AmbienceConfig) -> list[str]:
@@ -261,13 +279,9 @@ def write_loops(
     """Write all files of a room, as `STEM_LAYER_VARIATION.SUFFIX`.
 
     Args:
-        stem: path of the files, without what tells them apart.
         loops: by layer and variation.
         extension: of their band, if their codec has one.
-        grid: the lap.
-        config: the files that are asked for.
         seed: of the room's reverberation and of dither.
-        tag: what all files say of themselves.
         as_made: leave their level as the model made it, for a room that is digital silence.
 
     Returns:
@@ -277,16 +291,21 @@ def write_loops(
     for variation in range(1, config.variations + 1):
         layers = {name: voices for (name, v), voices in loops.items() if v == variation}
         fields = [_field(voices, extension, grid, config, seed) for voices in layers.values()]
-        adds = next(iter(layers.values()))[0][0].take.is_scored
+        adds = len(layers) > 1 and next(iter(layers.values()))[0][0].take.is_scored
         for kind, suffix in itertools.product(kinds_of(config), config.formats):
             sounds = [fold_down(field, kind) for field in fields]
-            targets = [config.lufs] * len(layers)
-            if adds and len(layers) > 1 and not as_made:
-                targets = _adding_up(sounds, grid.sample_rate, config.lufs)
+            targets, is_nothing = [config.lufs] * len(layers), False
+            if adds:
+                whole = loudness_of(np.sum(sounds, axis=0), grid.sample_rate)
+                is_nothing = as_made or not whole > NEARLY_NOTHING_LUFS
+                if math.isfinite(whole):
+                    targets = adding_up(sounds, grid.sample_rate, whole if is_nothing else config.lufs)
             folded, channels = suffix_of(kind, config), described_channels(kind, config)
             paths = [Path(f"{stem}_{name}_{variation}{folded}.{suffix}") for name in layers]
             tags = [{"layer": name, "variation": variation, **channels, **tag} for name in layers]
-            written, quiet, sum_peak = _write_set(paths, sounds, grid, config, targets, tags, seed, as_made)
+            written, quiet, sum_peak = _write_set(
+                paths, sounds, grid, config, targets, tags, seed, as_made, adds
+            )
             sum_peaks.append(sum_peak)
             for i, (name, voices) in enumerate(layers.items()):
                 made = rounded_lufs(loudness_of(sounds[i], grid.sample_rate))
@@ -299,7 +318,9 @@ def write_loops(
                 }
                 facts["lufs_asked"] = round(targets[i], 2)
                 entries.append(
-                    _file_entry(paths[i], written[i], quiet[i], facts, [loop for loop, _ in voices])
+                    _file_entry(
+                        paths[i], written[i], quiet[i] or is_nothing, facts, [loop for loop, _ in voices]
+                    )
                 )
     return entries, round(max(sum_peaks), 2)
 
@@ -327,6 +348,7 @@ def _write_set(
     tags: Sequence[Mapping[str, Any]],
     seed: int,
     as_made: bool,
+    adds: bool,
 ) -> tuple[list[Waveform], list[bool], float]:
     """Write the layers of one variation at a loudness each, and read back what the files hold.
 
@@ -338,7 +360,7 @@ def _write_set(
     limit, targets = config.true_peak, list(lufs)
     is_lossy = paths[0].suffix[1:] in LOSSY
     for _ in range(MAX_REWRITES):
-        levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit, as_made)
+        levelled, quiet = levelled_set(sounds, grid.sample_rate, targets, limit, as_made, adds)
         back = []
         for i, (path, samples, tag) in enumerate(zip(paths, levelled, tags, strict=True)):
             samples = samples if is_lossy else in_24_bits(samples, seed + i)
@@ -368,7 +390,7 @@ def write_loop(path: Path, sound: Waveform, bars: Sequence[int], record: Mapping
 
 def write_sound(path: Path, sound: Waveform, marks: Sequence[int], record: Mapping[str, Any]) -> None:
     """As `write_loop`, of sound that does not loop, with marks in samples."""
-    _write_tagged(path, sound, cue_chunk(marks), record, {"MARKS": " ".join(map(str, marks))})
+    _write_tagged(path, sound, cue_chunks(marks), record, {"MARKS": " ".join(map(str, marks))})
 
 
 def _write_tagged(
@@ -390,13 +412,6 @@ def _write_tagged(
         provenance.write_tags(path, record, comments)
 
 
-def cue_chunk(marks: Sequence[int]) -> bytes:
-    """The `cue ` chunk of a WAV file with points at samples, numbered from 1."""
-    points = (struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(marks, 1))
-    body = struct.pack("<I", len(marks)) + b"".join(points)
-    return b"cue " + struct.pack("<I", len(body)) + body
-
-
 def loop_chunks(n_samples: int, sample_rate: int, bars: Sequence[int]) -> bytes:
     """Chunks of a WAV file (RIFF, Multimedia Programming Interface 1.0) that say how it loops.
 
@@ -405,7 +420,7 @@ def loop_chunks(n_samples: int, sample_rate: int, bars: Sequence[int]) -> bytes:
     """
     sampler = (0, 0, round(1e9 / sample_rate), MIDDLE_C, 0, 0, 0, 1, 0)
     body = struct.pack("<9I6I", *sampler, 1, 0, 0, n_samples - 1, 0, 0)
-    return cue_chunk(bars) + b"smpl" + struct.pack("<I", len(body)) + body
+    return cue_chunks(bars) + chunk(b"smpl", body)
 
 
 def _file_entry(

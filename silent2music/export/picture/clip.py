@@ -108,7 +108,6 @@ def inspect(path: Path, track: int = 0) -> Clip:
     """Look at a clip without decoding its picture.
 
     Args:
-        path: of the file.
         track: which of its sound tracks is meant, from 0.
 
     Raises:
@@ -179,7 +178,6 @@ def room_of(clip: Clip, reading: dict[str, Any]) -> Recorded:
 
     Args:
         clip: with sound.
-        reading: options of `audio.open_recording`.
     """
     room = audio.open_recording(clip.path, **reading)
     offset = clip.sound_begin or 0.0

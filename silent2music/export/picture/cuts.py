@@ -38,7 +38,6 @@ def find_cuts(clip: Clip, progress: StepProgress | None = None) -> tuple[float, 
 
     Args:
         clip: decoded once, in memory that does not grow.
-        progress: called with the frames that were seen and their number.
 
     Raises:
         AudioError: if the clip's picture cannot be decoded.

@@ -107,13 +107,10 @@ def score_clip(
     """Make music for a clip and write the scored clip, the music and the record, all or none of them.
 
     Args:
-        path: of the clip.
         out: the scored clip, with a suffix of `SOUND_CODECS`.
         model, request: as for `infer`, but that the music is as long as the clip, and its stems lie beside `wav`.
         settings: what is asked for of the clip.
         wav: the music alone; by default beside the scored clip.
-        force: replace what this program made before.
-        progress: told of every step.
 
     Returns:
         The record, as written beside the clip: that of `infer`, with `clip` and `cues`.

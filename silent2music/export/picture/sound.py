@@ -25,6 +25,7 @@ from silent2music.export.delivery import resampled
 from silent2music.export.levelling import limited_blocks
 from silent2music.export.picture.clip import Clip, opened, packets, picture
 from silent2music.export.provenance import SOFTWARE
+from silent2music.export.riff import chunk, cue_chunks
 from silent2music.export.space import LAYOUT_AZIMUTHS
 from silent2music.processes import StepProgress
 from silent2music.score import Cue
@@ -48,7 +49,6 @@ def mixed(
 
     Args:
         music: a file of `audio.write`, `[2, N]`.
-        sample_rate: its, in Hz.
         under: `[2, M]` at that rate; None for the music alone.
         ducked: `[2, n]` times in seconds and the share, 0 to 1, to which the music is down then; straight in between.
         under_db: gain of the clip's sound. Where the music is down, the sound has its own level, if that is louder.
@@ -127,7 +127,6 @@ def mux(clip: Clip, out: Path, mix: Recording, true_peak: float, progress: StepP
         out: written with a suffix of `SOUND_CODECS`.
         mix: `[2, N]`, limited where it is written.
         true_peak: limit in dBTP.
-        progress: called with the frames that were written and their number.
 
     Returns:
         SHA-256 of the packets' bytes, in order.
@@ -234,7 +233,7 @@ def write_broadcast(
         with source.open("rb") as file, target.open("wb") as copy:
             head = file.read(36)
             (rate,) = struct.unpack("<I", head[24:28])
-            chunks = cue_chunks(cues, rate)
+            chunks = cue_chunks([round(cue.seconds * rate) for cue in cues], [cue.name for cue in cues])
             if start_seconds is not None:
                 chunks = _broadcast_chunk(round(start_seconds * rate), lufs, peak_dbtp) + chunks
             copy.write(head[:4] + struct.pack("<I", source.stat().st_size - 8 + len(chunks)) + head[8:12])
@@ -244,10 +243,6 @@ def write_broadcast(
         raise AudioError(f"{target} cannot be written ({error.strerror}); is the disk full?") from error
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
-
-
 def _broadcast_chunk(reference: int, lufs: float | None, peak_dbtp: float | None) -> bytes:
     """The `bext` chunk: where the first sample lies after midnight, and loudness. No date, since bytes tell no time."""
     unknown = 0x7FFF
@@ -255,18 +250,4 @@ def _broadcast_chunk(reference: int, lufs: float | None, peak_dbtp: float | None
     peak = unknown if peak_dbtp is None else max(-32768, min(32766, round(100 * peak_dbtp)))
     body = struct.pack("<256s32s32s10s8s", b"", SOFTWARE.encode(), b"", b"", b"")
     body += struct.pack("<QH64s5h", reference, 2, b"", loudness, unknown, peak, unknown, unknown)
-    return _chunk(b"bext", body + bytes(180))
-
-
-def cue_chunks(cues: Sequence[Cue], sample_rate: int) -> bytes:
-    """Chunks `cue ` and, with their names, `LIST adtl` of a WAV file (RIFF, Multimedia Programming Interface 1.0)."""
-    if not cues:
-        return b""
-    places = [round(cue.seconds * sample_rate) for cue in cues]
-    points = (struct.pack("<II4sIII", i, at, b"data", 0, 0, at) for i, at in enumerate(places, 1))
-    labels = (
-        _chunk(b"labl", struct.pack("<I", i) + cue.name.encode() + b"\0") for i, cue in enumerate(cues, 1)
-    )
-    return _chunk(b"cue ", struct.pack("<I", len(cues)) + b"".join(points)) + _chunk(
-        b"LIST", b"adtl" + b"".join(labels)
-    )
+    return chunk(b"bext", body + bytes(180))

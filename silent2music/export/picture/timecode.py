@@ -97,23 +97,6 @@ def frame_number(text: str, rate: Fraction, drop: bool = False) -> int:
     return nominal * (60 * n_minutes + seconds) + frames - n_dropped * (n_minutes - n_minutes // 10)
 
 
-def to_timecode(number: int, rate: Fraction, drop: bool = False) -> str:
-    """The timecode of a frame, the inverse of `frame_number`.
-
-    Example:
-        >>> to_timecode(1800, Fraction(30000, 1001), drop=True), to_timecode(90, Fraction(25))
-        ('00:01:00;02', '00:00:03:15')
-    """
-    nominal, n_dropped = math.ceil(rate), _dropped(rate) if drop else 0
-    if n_dropped:
-        tens, rest = divmod(number, 600 * nominal - 9 * n_dropped)
-        number += 9 * n_dropped * tens
-        number += n_dropped * (max(0, rest - n_dropped) // (60 * nominal - n_dropped))
-    seconds, frames = divmod(number, nominal)
-    sign = ";" if n_dropped else ":"
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{sign}{frames:02d}"
-
-
 @dataclass(frozen=True)
 class Clock:
     """What times mean for a clip.
