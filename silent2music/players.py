@@ -294,7 +294,9 @@ class Players:
             self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
         while self._recent and self._recent[0] <= frame - self._seconds * self._rate:
             self._recent.popleft()
-        expected = wanted * min(self._seconds, (frame + 1) / self._rate)
+        first = max(0, frame + 1 - round(self._seconds * self._rate))
+        recently = self._notes_hz[first : frame + 1].mean() if len(self._notes_hz) > 1 else wanted
+        expected = recently * min(self._seconds, (frame + 1) / self._rate)
         feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
         return float(np.log((wanted + 0.02) / (self._own_rate + 0.02)) + feedback)
 
