@@ -52,13 +52,14 @@ PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 
-REFERENCE_DB, QUIETER_DB = -6.0, 10.0
-"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
+REFERENCE_DB, QUIETER_DB, MOODY = -6.0, 10.0, 0.6
+"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest, and beside a mood the
+room counts by so much."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
-AROUSED, SHORTER = 0.5, 0.2
+AROUSED, SHORTER = 1.0, 0.2
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
@@ -317,6 +318,9 @@ def _close(
     last = round(at * frame_rate)
     third = 4 if tonic == 0 else 3
     chords = {"final": [(max(0, round(before * frame_rate)), 7, 4), (last, 0, third)], "open": [(last, 7, 4)]}
+    if not controls.chords:
+        # What begins before the last chord ends with it at the latest.
+        until[:last] = (last - np.arange(last)) / frame_rate
     edges = [*(first for first, _, _ in chords[controls.ending][1:]), len(roots)]
     for (first, root, own_third), edge in zip(chords[controls.ending], edges, strict=True):
         if controls.chords:
@@ -477,7 +481,7 @@ class Steering:
         plan, frame = self._plan, self._memory.frame
         logits -= SHORTER * plan.loudness[frame] * np.arange(len(logits))
         until = float(plan.until[frame])
-        if plan.roots[frame] < 12 and part_of(before[0])[1] != DRUMS:
+        if np.isfinite(until) and part_of(before[0])[1] != DRUMS:
             # A length is rounded up by a sixth at most.
             fits = np.maximum(np.flatnonzero(1.05 * until >= LENGTHS_SECONDS), 0)
             logits[(int(fits[-1]) if len(fits) else 0) + 1 :] = -np.inf
@@ -546,7 +550,11 @@ def _levelled(
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
         if mood is not None:
-            gain -= QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
+            gain = (
+                REFERENCE_DB
+                + MOODY * (gain - REFERENCE_DB)
+                - QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
+            )
         yield events, min(gain, 0.0)
 
 
