@@ -33,7 +33,7 @@ from silent2music.evaluation.following import (
 from silent2music.evaluation.notes import onset_times, score_level_db
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
-from silent2music.keys import PITCH_NAMES
+from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
@@ -47,6 +47,9 @@ NEAR_SECONDS = 0.05
 """A section, and a chord, so near to a cue is on it."""
 
 GRID_SECONDS = 0.010
+
+MODE_WEIGHT = 1.0
+"""By how much valence in major is above that in minor, see `traits.affect_curves`."""
 
 TURN_SECONDS = 2.0
 """A mood that turns is followed if the music turns so near to it."""
@@ -176,6 +179,13 @@ def _turned(column: int) -> Callable[[Controls, Score], float]:
         before = np.arange(edge, n_frames - edge)
         sums = np.cumsum(curve)
         changes = (sums[-1] - sums[before - 1]) / (n_frames - before) - sums[before - 1] / before
+        if column == 0:
+            # The rules take the mode from the whole piece; here it is that of the notes before and after.
+            starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+            for i, moment in enumerate(before / RATE):
+                sides = [starts >= moment, starts < moment]
+                modes = [estimate_key(pitches[own], (ends - starts)[own])[1] for own in sides]
+                changes[i] += MODE_WEIGHT * (MODES.index(modes[1]) - MODES.index(modes[0]))
         at = int(np.abs(changes * np.sqrt(before * (n_frames - before))).argmax())
         (_, *first), (turn, *_), (_, *last) = asked.mood[0], asked.mood[-2], asked.mood[-1]
         is_near = abs(before[at] / RATE - turn) <= TURN_SECONDS
