@@ -52,9 +52,8 @@ PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 
-REFERENCE_DB, QUIETER_DB, MOODY = -6.0, 10.0, 0.6
-"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest, and beside a mood the
-room counts by so much."""
+REFERENCE_DB, QUIETER_DB = -6.0, 10.0
+"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
@@ -550,11 +549,7 @@ def _levelled(
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
         if mood is not None:
-            gain = (
-                REFERENCE_DB
-                + MOODY * (gain - REFERENCE_DB)
-                - QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
-            )
+            gain -= QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
         yield events, min(gain, 0.0)
 
 
