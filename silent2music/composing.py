@@ -235,11 +235,19 @@ class Rests:
         memory: says which frame it is.
         frame_rate: in Hz.
         may_be_empty: whether there are to be hardly any notes where there is nothing.
+        owed: frames in which a chord is asked for, whatever the room.
     """
 
-    def __init__(self, heard: Heard, memory: Memory, frame_rate: float, may_be_empty: bool = True) -> None:
+    def __init__(
+        self,
+        heard: Heard,
+        memory: Memory,
+        frame_rate: float,
+        may_be_empty: bool = True,
+        owed: frozenset[int] = frozenset(),
+    ) -> None:
         self._heard, self._memory, self._rate = heard, memory, frame_rate
-        self._may_be_empty = may_be_empty
+        self._may_be_empty, self._owed = may_be_empty, owed
         self._last = 0
         self._has_played = False
 
@@ -250,7 +258,7 @@ class Rests:
         rested = (self._memory.frame - self._last) / self._rate
         loudness, is_empty = self._heard.here()
         if is_empty and self._may_be_empty:
-            if self._has_played and rested < EMPTY_SECONDS:
+            if self._has_played and rested < EMPTY_SECONDS and self._memory.frame not in self._owed:
                 logits[FIRST_PART:] = -np.inf
         elif loudness not in (None, SILENT_GAIN_DB):
             logits[FIRST_PART:] += RESTLESS * max(0.0, rested - RESTLESS_SECONDS)

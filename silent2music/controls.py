@@ -234,11 +234,11 @@ class Controls:
 
     @property
     def mode(self) -> str:
-        """The mode of the key, or that of the mood's valence; empty where neither is asked for."""
+        """The mode of the key, or that of the mood's valence; empty where neither is asked for, and where it changes."""
         if self.tonality is not None:
             return self.tonality[1]
-        valence = [point[1] for point in self.mood]
-        return "" if not valence else MODES[int(np.mean(valence) < 0)]
+        modes = {MODES[int(valence < 0)] for _, valence, _ in self.mood}
+        return modes.pop() if len(modes) == 1 else ""
 
     @property
     def transposition(self) -> int | None:

@@ -13,15 +13,21 @@ MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 
 """Probe-tone profiles of Krumhansl & Kessler, Psychological Review 89 (1982), from the tonic upwards."""
 
 
-def _key_templates() -> DoubleArray:
+def _key_templates(major: DoubleArray, minor: DoubleArray) -> DoubleArray:
     """`[24, 12]` both profiles on every tonic, of mean 0 and length 1, so that products rank as correlations do."""
-    rows = np.array([np.roll(p, tonic) for p in (MAJOR_PROFILE, MINOR_PROFILE) for tonic in range(12)])
+    rows = np.array([np.roll(p, tonic) for p in (major, minor) for tonic in range(12)])
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-KEY_TEMPLATES = _key_templates()
+KEY_TEMPLATES = _key_templates(MAJOR_PROFILE, MINOR_PROFILE)
 """Major keys from C to B, then minor keys."""
+
+DEGREE_TEMPLATES = _key_templates(
+    np.array([3.0, 0, 1, 0, 2, 1, 0, 3, 0, 1, 0, 1]), np.array([3.0, 0, 1, 2, 0, 1, 0, 3, 1, 0, 0.5, 0.5])
+)
+"""Likewise of degrees: the scale's own, and above them the third, and above it tonic and fifth. By the profiles above
+tonic and minor third alone are a minor key already, though they belong as well to the major key a third below."""
 
 
 def key_correlations(weights: DoubleArray) -> DoubleArray:

@@ -161,8 +161,10 @@ def choose(
     rows = composer.ensemble_programs.cpu().numpy()
     may_play = np.ones(N_PROGRAMS, np.float32) if wanted is None else wanted
     fits = rows.any(axis=1) & ~(rows & (may_play == 0)).any(axis=1)
-    # Somebody has to play the line, and another one the rest; chords want some notes at a time.
+    # Somebody has to play the line, and another one the rest; keys want pitches, chords some notes at a time.
     pitched = np.arange(N_PROGRAMS) != DRUMS
+    if wished.key or wished.mood:
+        fits &= (rows & pitched).any(axis=1)
     if wished.melody:
         known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
         fits &= (rows & pitched & known[PART_ROLES.index("melody")]).any(axis=1) & (rows.sum(axis=1) > 1)
@@ -294,7 +296,9 @@ class Players:
             self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
         while self._recent and self._recent[0] <= frame - self._seconds * self._rate:
             self._recent.popleft()
-        expected = wanted * min(self._seconds, (frame + 1) / self._rate)
+        first = max(0, frame + 1 - round(self._seconds * self._rate))
+        recently = self._notes_hz[first : frame + 1].mean() if len(self._notes_hz) > 1 else wanted
+        expected = recently * min(self._seconds, (frame + 1) / self._rate)
         feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
         return float(np.log((wanted + 0.02) / (self._own_rate + 0.02)) + feedback)
 

@@ -16,7 +16,7 @@ from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.composer import Composer
 from silent2music.controls import SCALES, Controls
 from silent2music.errors import ConfigError
-from silent2music.keys import KEY_TEMPLATES
+from silent2music.keys import DEGREE_TEMPLATES
 from silent2music.notation import (
     BAR,
     BEAT,
@@ -58,7 +58,7 @@ REFERENCE_DB, QUIETER_DB = -6.0, 10.0
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
-AROUSED, SHORTER = 0.5, 0.2
+AROUSED, SHORTER = 1.0, 0.2
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
@@ -175,7 +175,7 @@ class Plan:
         n_places: `[T]` of a frame's first places, those that come to stand under its chord.
         starts: frames in which a chord must start.
         last: the frame of the last chord, after which nothing starts; T if there is none.
-        key: index of the key in `keys.KEY_TEMPLATES`, or -1.
+        keys: `[T]` index of the key in `keys.DEGREE_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
     """
@@ -191,7 +191,7 @@ class Plan:
     n_places: IntArray
     starts: frozenset[int]
     last: int
-    key: int
+    keys: IntArray
     beats: int
     loudness: DoubleArray
 
@@ -232,13 +232,20 @@ def plan_of(
                 frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
                 if frame < n_frames:
                     marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
-    roots, classes, until, n_places, changes, last = _harmony(controls, seconds, n_frames, frame_rate, bars)
+    mood = controls.curve(controls.mood, n_frames, frame_rate)
+    keys = np.full(n_frames, -1)
+    if controls.tonality is not None and not controls.chords:
+        keys[:] = _key_of(controls.tonality[1])
+    elif controls.tonality is None and mood is not None:
+        # A mood that turns takes the music from A minor to C major, or back, which share their notes.
+        keys = np.where(mood[:, 0] < 0.0, _key_of("minor"), _key_of("major"))
+    roots, classes, until, n_places, changes, last = _harmony(
+        controls, int(keys[-1]), seconds, n_frames, frame_rate, bars
+    )
     starts = {round(time * frame_rate) for time in cues} | changes
     if controls.ending == "cut":
         late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
         starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
-    mood = controls.curve(controls.mood, n_frames, frame_rate)
-    mode = "" if controls.chords else controls.mode
     return Plan(
         marks=marks,
         is_free=not controls.has_grid and redo is None,
@@ -251,14 +258,14 @@ def plan_of(
         n_places=n_places,
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
-        key=_home(mode) + 12 * MODES.index(mode) if mode else -1,
+        keys=keys,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
     )
 
 
 def _harmony(
-    controls: Controls, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
+    controls: Controls, key: int, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
 ) -> tuple[IntArray, FloatArray, DoubleArray, IntArray, set[int], int]:
     """`roots`, `classes`, `until`, `n_places`, and `last` of a plan, before the last the frames of changes of chord."""
     roots, classes = np.full(n_frames, 12), np.ones((n_frames, 12), np.float32)
@@ -272,7 +279,7 @@ def _harmony(
         until = np.append(times, seconds)[upcoming] - at
         changes = {round(time * frame_rate) for time in times}
     if controls.ending in ("final", "open"):
-        last = _close(controls, seconds, bars, frame_rate, roots, classes, until)
+        last = _close(controls, key, seconds, bars, frame_rate, roots, classes, until)
         changes.add(last)
     if controls.has_grid and controls.loose == 0.0:
         # What is written will stand on the nearest place, under the chord that is there.
@@ -285,13 +292,14 @@ def _harmony(
     return roots, classes, until, n_places, changes, last
 
 
-def _home(mode: str) -> int:
-    """The tonic that the composer writes in."""
-    return 0 if mode == "major" else 9
+def _key_of(mode: str) -> int:
+    """Index of the key that the composer writes in: C major or A minor."""
+    return 0 if mode == "major" else 12 + 9
 
 
 def _close(
     controls: Controls,
+    key: int,
     seconds: float,
     bars: DoubleArray,
     frame_rate: float,
@@ -305,10 +313,13 @@ def _close(
     before = at - 1.5
     if controls.has_grid and (bars <= late).any():
         *_, before, at = [0.0, *bars[bars <= late]]
-    tonic = _home(controls.mode or "major")
+    tonic = max(key, 0) % 12
     last = round(at * frame_rate)
     third = 4 if tonic == 0 else 3
     chords = {"final": [(max(0, round(before * frame_rate)), 7, 4), (last, 0, third)], "open": [(last, 7, 4)]}
+    if not controls.chords:
+        # What begins before the last chord ends with it at the latest.
+        until[:last] = (last - np.arange(last)) / frame_rate
     edges = [*(first for first, _, _ in chords[controls.ending][1:]), len(roots)]
     for (first, root, own_third), edge in zip(chords[controls.ending], edges, strict=True):
         if controls.chords:
@@ -354,18 +365,15 @@ class Steering:
             frame: [moved((singer if e[0] == SINGER else e[0], *e[1:]), -transposition) for e in events]
             for frame, events in plan.given.items()
         }
-        allowed[np.isin(ROLE_OF, list(plan.taken))] = False
-        self._barred = IS_NOTE & ~allowed
+        self._barred = IS_NOTE & np.isin(ROLE_OF, list(plan.taken))
+        allowed &= ~self._barred
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
         self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
         pitched_symbols = IS_NOTE & (PROGRAM_OF != DRUMS)
         self._reach = composer.known_pitches.cpu().numpy().copy()
         self._reach[pitched_symbols] = np.roll(self._reach[pitched_symbols], -transposition, axis=1)
-        self._scale = np.ones(128) * -FOREIGN
-        if plan.key >= 0:
-            self._scale[np.isin((np.arange(128) - plan.key) % 12, SCALES[MODES[plan.key // 12]])] = 0.0
-        self._played = np.zeros(12)
+        self._key, self._played = int(plan.keys[0]), np.zeros(12)
         self._n_beats = 0
         self._written: list[Event] = []
 
@@ -439,9 +447,8 @@ class Steering:
             return
         inside = np.resize(plan.classes[frame] > 0, 128)
         root = int(plan.roots[frame])
-        if plan.key >= 0:
-            logits += self._scale
-            logits += np.resize(self._pull(), 128)
+        if plan.keys[frame] >= 0:
+            logits += np.resize(self._pull(int(plan.keys[frame])), 128)
         if root < 12:
             strict = role in (BASS, HARMONY) or frame >= plan.last
             logits[~inside] = (
@@ -452,22 +459,28 @@ class Steering:
                 on_root = np.arange(128) % 12 == root
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
-    def _pull(self) -> FloatArray:
-        """Nats `[12]` for each pitch class, away from the key that the music is in, unless it is the one asked for."""
-        key, centred = self._plan.key, self._played - self._played.mean()
+    def _pull(self, key: int) -> FloatArray:
+        """Nats `[12]` by pitch class: into the scale, and away from the key of what was played since `key` began."""
+        if key != self._key:
+            self._key, self._played = key, np.zeros(12)
+        inside = np.isin((np.arange(12) - key) % 12, SCALES[MODES[key // 12]])
+        scale = np.where(inside, 0.0, -FOREIGN)
+        centred = self._played - self._played.mean()
         if not centred.any():
-            return np.asarray(FOREIGN * KEY_TEMPLATES[key])
-        fit = KEY_TEMPLATES @ centred / float(np.linalg.norm(centred))
+            return np.asarray(scale + FOREIGN * DEGREE_TEMPLATES[key])
+        fit = DEGREE_TEMPLATES @ centred / float(np.linalg.norm(centred))
         rival = int(np.where(np.arange(24) == key, -np.inf, fit).argmax())
         lead = float(fit[rival] - fit[key])
-        return np.asarray(PULL * max(0.0, lead + CLEAR) * (KEY_TEMPLATES[key] - KEY_TEMPLATES[rival]))
+        return np.asarray(
+            scale + PULL * max(0.0, lead + CLEAR) * (DEGREE_TEMPLATES[key] - DEGREE_TEMPLATES[rival])
+        )
 
     def _mask_length(self, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Notes of a chord end with it, and the last ones are held; of aroused music they are shorter."""
         plan, frame = self._plan, self._memory.frame
         logits -= SHORTER * plan.loudness[frame] * np.arange(len(logits))
         until = float(plan.until[frame])
-        if plan.roots[frame] < 12 and part_of(before[0])[1] != DRUMS:
+        if np.isfinite(until) and part_of(before[0])[1] != DRUMS:
             # A length is rounded up by a sixth at most.
             fits = np.maximum(np.flatnonzero(1.05 * until >= LENGTHS_SECONDS), 0)
             logits[(int(fits[-1]) if len(fits) else 0) + 1 :] = -np.inf

@@ -177,7 +177,8 @@ def composed(
         others = map(ensemble.tell, others)
     # Who asks for notes has them, whatever the room.
     may_be_empty = not (wished.density_points or wished.chords or wished.melody)
-    rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty)]
+    owed: frozenset[int] = frozenset()
+    rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty, owed)]
     if composing.guidance is None:
         composing = dataclasses.replace(composing, guidance=composer.config.guidance)
     key = composing.transposition
@@ -185,7 +186,9 @@ def composed(
         rules.append(players)
     if brief.asked is not None or redo is not None:
         programs = None if ensemble is None else ensemble.programs
-        rules.append(partial(Steering, plan_of(wished, seconds, n_frames, rate, redo, programs)))
+        plan = plan_of(wished, seconds, n_frames, rate, redo, programs)
+        owed = plan.starts
+        rules.append(partial(Steering, plan))
         key = wished.transposition if key is None else key
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:

@@ -246,6 +246,8 @@ def test_a_page_of_one_room_eight_ways(here, folder, monkeypatch) -> None:
     shutil.copytree(folder, here / "model")
     composer.save_pretrained(here / "model" / "composer")
     script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "composer" / "eight_ways.py"))
-    text = script["make_page"](here / "room.wav", here / "eight", here / "model").read_text(encoding="utf-8")
-    assert len(list((here / "eight").glob("*.ogg"))) == 8 == text.count(".ogg)")
-    assert '`instruments = "piano, cello"`' in text
+    table = script["make_page"](here / "room.wav", here / "eight.html", here / "model", 1.5)
+    page = (here / "eight.html").read_text(encoding="utf-8")
+    assert page.count("data:audio/ogg;base64,") == 9 and page.count("Piano roll.") == 8
+    assert "The room" in page and "instruments = [&quot;piano&quot;, &quot;cello&quot;]" in page
+    assert len(table.splitlines()) == 10 and "instruments = piano, cello" in table

@@ -6,6 +6,7 @@ All is inside the page, sound as MP3 and pictures as SVG, and its policy forbids
 from __future__ import annotations
 
 import base64
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from silent2music.score import Score
 MOST_SECONDS = 300.0
 """Of a longer piece the page has the beginning."""
 
-PAGE_RATE = 44_100
+PAGE_RATE, OGG_RATE = 44_100, 24_000
+
+ROOM_LUFS = -20.0
 
 MEDIA_TYPES = {".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 
@@ -94,12 +97,19 @@ class Auditioned:
 
 
 def write_audition(
-    path: Path, pieces: Sequence[Auditioned], melodies: Melodies | None = None, force: bool = False
+    path: Path,
+    pieces: Sequence[Auditioned],
+    melodies: Melodies | None = None,
+    force: bool = False,
+    room: audio.Waveform | None = None,
+    suffix: str = ".mp3",
 ) -> list[NearMelody | None]:
     """Write the sheet of several pieces.
 
     Args:
         melodies: of the scores that the model was trained on, if they are known.
+        room: what the pieces are for, which the page then plays first, as loud as them.
+        suffix: in `MEDIA_TYPES`, of the sound in the page; `.ogg` is mono and a third as large.
 
     Returns:
         For each piece what is nearest to it among the melodies, None where there is nothing to compare.
@@ -113,10 +123,14 @@ def write_audition(
         [None] * len(pieces) if melodies is None else nearest_melodies(scores, melodies)
     )
     sections = [
-        _section(number, piece, found, melodies)
+        _piece(number, piece, found, melodies, suffix)
         for number, (piece, found) in enumerate(zip(pieces, near, strict=True), 1)
     ]
-    room = pieces[0].record["input"]["file"] if pieces else ""
+    name = pieces[0].record["input"]["file"] if pieces else ""
+    if room is not None:
+        turned_up = audio.normalised(room.mono(), ROOM_LUFS, -1.0)
+        facts = {"level": f"{audio.rms_dbfs(room.samples):.0f} dBFS, turned up here"}
+        sections.insert(0, _section(0, "The room", turned_up, _level(turned_up), facts, suffix))
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -124,12 +138,12 @@ def write_audition(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="{escape(provenance.SOFTWARE)}">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>Audition of {escape(room)}</title>
+<title>Audition of {escape(name)}</title>
 <style>{STYLE}{KEY_STYLE}</style>
 </head>
 <body>
 <main>
-<h1>{len(pieces)} {"piece" if len(pieces) == 1 else "pieces"} for {escape(room)}</h1>
+<h1>{len(pieces)} {"piece" if len(pieces) == 1 else "pieces"} for {escape(name)}</h1>
 <p>{legend()}</p>
 {"".join(sections)}
 </main>
@@ -150,28 +164,37 @@ def legend() -> str:
     )
 
 
-def _section(number: int, piece: Auditioned, near: NearMelody | None, melodies: Melodies | None) -> str:
+def _piece(
+    number: int, piece: Auditioned, near: NearMelody | None, melodies: Melodies | None, suffix: str
+) -> str:
     """One piece: its name, player, picture and figures."""
     sound = audio.read(piece.path)
     seconds = min(sound.seconds, MOST_SECONDS)
-    part = sound.slice(0, round(seconds * sound.sample_rate))
-    heard = audio.Waveform(part, sound.sample_rate).resampled(PAGE_RATE)
-    picture = _level(heard) if piece.score is None else roll(piece.score, seconds)
-    name = escape(piece.path.name)
+    part = audio.Waveform(sound.slice(0, round(seconds * sound.sample_rate)), sound.sample_rate)
+    name, settings = escape(piece.path.name), piece.record["settings"]
     facts = {
         "file": name,
-        "seed": str(piece.record["settings"]["seed"]),
+        "seed": str(settings["seed"]),
+        "asked": escape(", ".join(f"{k} = {json.dumps(v)}" for k, v in settings.get("controls", {}).items())),
         "length": f"{sound.seconds:.2f} s"
         + (f", the first {seconds:.0f} s here" if sound.seconds > seconds else ""),
         "loudness": _loudness(piece.record),
         "notes": _notes(piece.score),
         "nearest taught melody": _nearness(piece.score, near, melodies),
     }
-    rows = "".join(f"<dt>{fact}</dt><dd>{text}</dd>" for fact, text in facts.items())
+    picture = _level(part) if piece.score is None else roll(piece.score, seconds)
+    return _section(number, f"{number}. {name}", part, picture, facts, suffix)
+
+
+def _section(
+    number: int, title: str, sound: audio.Waveform, picture: str, facts: Mapping[str, str], suffix: str
+) -> str:
+    rows = "".join(f"<dt>{fact}</dt><dd>{text}</dd>" for fact, text in facts.items() if text)
+    heard = sound.resampled(PAGE_RATE) if suffix == ".mp3" else sound.mono().resampled(OGG_RATE)
     return f"""<section aria-labelledby="piece{number}">
-<h2 id="piece{number}">{number}. {name}</h2>
-<audio controls preload="metadata" aria-label="Play piece {number}, {name}" data-seconds="{seconds:.3f}"
-src="{data_url(heard, ".mp3")}"></audio>
+<h2 id="piece{number}">{title}</h2>
+<audio controls preload="metadata" aria-label="Play {title}" data-seconds="{sound.seconds:.3f}"
+src="{data_url(heard, suffix)}"></audio>
 {picture}
 <dl>{rows}</dl>
 </section>

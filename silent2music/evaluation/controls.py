@@ -33,7 +33,7 @@ from silent2music.evaluation.following import (
 from silent2music.evaluation.notes import onset_times, score_level_db
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.evaluation.statistics import Interval, bootstrap_mean, interval_text, paired_difference
-from silent2music.keys import PITCH_NAMES
+from silent2music.keys import PITCH_NAMES, estimate_key
 from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
@@ -47,6 +47,12 @@ NEAR_SECONDS = 0.05
 """A section, and a chord, so near to a cue is on it."""
 
 GRID_SECONDS = 0.010
+
+MODE_WEIGHT = 1.0
+"""By how much valence in major is above that in minor, see `traits.affect_curves`."""
+
+TURN_SECONDS = 2.0
+"""A mood that turns is followed if the music turns so near to it."""
 
 KOSTKA_PAYNE = np.array(
     [
@@ -160,6 +166,42 @@ def _affect(column: int) -> Callable[[Controls, Score], tuple[float, float]]:
     return both
 
 
+def _turned(column: int) -> Callable[[Controls, Score], float]:
+    """1 if valence, or arousal, changes most within 2 s of where it is asked to turn, and the way that is asked for."""
+
+    def turned(asked: Controls, score: Score) -> float:
+        n_frames, edge = round(score.seconds * RATE), round(TURN_SECONDS * RATE)
+        found = mood(score, n_frames, RATE)
+        if found is None:
+            return 0.0
+        curve = found[:, column].astype(np.float64)
+        # The best fit of two levels (Scott and Knott, Biometrics 30, 1974), neither of them shorter than the tolerance.
+        before = np.arange(edge, n_frames - edge)
+        sums = np.cumsum(curve)
+        changes = (sums[-1] - sums[before - 1]) / (n_frames - before) - sums[before - 1] / before
+        if column == 0:
+            # The rules take the mode from the whole piece; here it is that of the notes before and after.
+            starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+            for i, moment in enumerate(before / RATE):
+                sides = [starts >= moment, starts < moment]
+                modes = [estimate_key(pitches[own], (ends - starts)[own])[1] for own in sides]
+                changes[i] += MODE_WEIGHT * (MODES.index(modes[1]) - MODES.index(modes[0]))
+        at = int(np.abs(changes * np.sqrt(before * (n_frames - before))).argmax())
+        (_, *first), (turn, *_), (_, *last) = asked.mood[0], asked.mood[-2], asked.mood[-1]
+        is_near = abs(before[at] / RATE - turn) <= TURN_SECONDS
+        return float(is_near and changes[at] * (last[column] - first[column]) > 0.0)
+
+    return turned
+
+
+def _draw_turn(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
+    """A mood that turns into its opposite between a third and two thirds of the piece."""
+    values = rng.choice([-1.0, 1.0], 2) * rng.uniform(0.4, 0.8, 2)
+    at = float(rng.uniform(1 / 3, 2 / 3)) * seconds
+    moments = ((0.0, values), (at, values), (at + 1.0 / RATE, -values))
+    return {"mood": [[round(t, 2), *own.round(2).tolist()] for t, own in moments]}
+
+
 def _draw_mood(rng: np.random.Generator, seconds: float, known: Sequence[str]) -> dict[str, Any]:
     return {"mood": rng.uniform(-0.8, 0.8, 2).round(2).tolist()}
 
@@ -211,6 +253,8 @@ TESTED: dict[str, Tested] = {
     "key": Tested(_draw_key, in_key),
     "valence": Tested(_draw_mood, _affect(0), is_ranked=True),
     "arousal": Tested(_draw_mood, _affect(1), is_ranked=True),
+    "valence-turn": Tested(_draw_turn, _turned(0)),
+    "arousal-turn": Tested(_draw_turn, _turned(1)),
     "cues": Tested(_draw_cues, cues_met),
     "ending": Tested(
         lambda rng, seconds, known: {"ending": str(rng.choice(ENDINGS)), "key": "C major"},
