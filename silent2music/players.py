@@ -30,7 +30,7 @@ from silent2music.notation import (
 )
 from silent2music.score import Score
 from silent2music.signals import Signals, from_arrays
-from silent2music.traits import DENSITY_SCALE
+from silent2music.traits import notes_a_second
 
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
 IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
@@ -171,7 +171,7 @@ def choose(
     notes, onsets = (composer.ensemble_amounts.cpu().numpy() / AMOUNT_STEPS).T[:2]
     if wished.density_points:
         # Who is asked for many notes, or few, plays about as many anyway.
-        wanted_hz = np.expm1(DENSITY_SCALE * np.mean([value for _, value in wished.density_points]))
+        wanted_hz = notes_a_second(np.mean([value for _, value in wished.density_points]))
         near = fits & (np.abs(np.log((notes + 0.1) / (wanted_hz + 0.1))) < np.log(2.0))
         fits = near if near.any() else fits
     if wished.chords or wished.cues or wished.ending:
@@ -207,7 +207,7 @@ def rule_of(
     everybody = np.ones(N_PROGRAMS, np.float32)
     who = partial(Players, everybody if programs is None else programs)
     if curve is not None:
-        notes_hz = np.expm1(DENSITY_SCALE * curve[:, 0].astype(np.float64))
+        notes_hz = notes_a_second(curve[:, 0].astype(np.float64))
         return partial(who, notes_hz, None)
     if ensemble is not None:
         return partial(who, np.array([ensemble.notes_hz]), ensemble)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.keys import estimate_key
@@ -123,6 +124,11 @@ def mood(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
     found = affect_curves(score.parts, gain, bpm, estimate_key(pitches, ends - starts)[1])
     at = np.arange(n_frames) / frame_rate * ENERGY_RATE_HZ
     return np.stack([np.interp(at, np.arange(n_energies), curve) for curve in found], 1).astype(np.float32)
+
+
+def notes_a_second(densities: ArrayLike) -> DoubleArray:
+    """Notes a second that densities stand for, see `DENSITY_SCALE`."""
+    return np.asarray(np.expm1(DENSITY_SCALE * np.asarray(densities, np.float64)))
 
 
 def density(score: Score, n_frames: int, frame_rate: float) -> FloatArray:

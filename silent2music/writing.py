@@ -177,19 +177,19 @@ def composed(
         others = map(ensemble.tell, others)
     # Who asks for notes has them, whatever the room.
     may_be_empty = not (wished.density_points or wished.chords or wished.melody)
-    owed: frozenset[int] = frozenset()
-    rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty, owed)]
-    if composing.guidance is None:
-        composing = dataclasses.replace(composing, guidance=composer.config.guidance)
-    key = composing.transposition
-    if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
-        rules.append(players)
+    plan, key = None, composing.transposition
     if brief.asked is not None or redo is not None:
         programs = None if ensemble is None else ensemble.programs
         plan = plan_of(wished, seconds, n_frames, rate, redo, programs)
-        owed = plan.starts
-        rules.append(partial(Steering, plan))
         key = wished.transposition if key is None else key
+    owed: frozenset[int] = frozenset() if plan is None else plan.starts
+    rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty, owed)]
+    if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
+        rules.append(players)
+    if plan is not None:
+        rules.append(partial(Steering, plan))
+    if composing.guidance is None:
+        composing = dataclasses.replace(composing, guidance=composer.config.guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:
         n_copied = int(redo.begin * rate + 1e-6)

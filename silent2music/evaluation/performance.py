@@ -149,11 +149,8 @@ JUDGED_PITCHES = (21, 108)
 
 def notes_of(score: Score) -> Notes:
     """What the judge could hear of a score: all but drums, notes of one key within 50 ms of each other as one."""
-    parts = [part for part in score.parts if not part.is_drum]
-    starts, ends, pitches = (
-        np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]).astype(np.float64)
-        for name in ("start_seconds", "end_seconds", "pitches")
-    )
+    starts, ends, numbers, _ = score.notes(pitched=True)
+    pitches = numbers.astype(np.float64)
     order = np.lexsort((starts, pitches))
     inside = (pitches >= JUDGED_PITCHES[0]) & (pitches <= JUDGED_PITCHES[1])
     kept: list[int] = []
