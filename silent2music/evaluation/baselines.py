@@ -203,15 +203,14 @@ def _arrange(
 def anchors_of(
     music: Sequence[Waveform], config: EvalConfig, stages: Stages
 ) -> dict[str, list[Inspected | None]]:
-    """Anchors that must score badly, noise and shuffled grains of the real music, for the items of odd index."""
-    anchors = {"noise": _white_noise, "grains": _shuffled_grains}
+    """Anchors that must score badly, noise and shuffled grains of the real music."""
     return {
         name: stages.run(
             name,
             inspect_made,
-            [partial(make, real, (config.seed, 3, i)) for i, real in enumerate(music[1::2])],
+            [partial(make, real, (config.seed, 3, i)) for i, real in enumerate(music)],
         )
-        for name, make in anchors.items()
+        for name, make in {"noise": _white_noise, "grains": _shuffled_grains}.items()
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from silent2music.errors import AudioError
 from silent2music.evaluation.statistics import interval_text
-from silent2music.evaluation.tables import Figures
+from silent2music.evaluation.tables import N_HALVES, Figures
 from silent2music.export import provenance
 from silent2music.files import write_text
 from silent2music.plotting import new_figure, save
@@ -287,13 +287,19 @@ def _kinds(report: Figures) -> Iterator[str]:
 def _quality(report: Figures) -> Iterator[str]:
     if quality := report.get("quality"):
         rows = [
-            [title, f"{v['kernel']:.2f}", f"{v['frechet']:.1f}", f"{v['n_rows']:.0f}"]
+            [
+                title,
+                f"{v['kernel']:.2f} ± {v['kernel_deviation']:.2f}",
+                f"{v['frechet']:.1f}",
+                f"{v['n_rows']:.0f}",
+            ]
             for _, title, v in _named(quality)
         ]
         yield "## How it sounds"
         yield (
-            "Distance to one half of the held-out real music, on the feature set of version "
-            f"{report['quality_version']}; the other half of the real music is the floor, the codec the ceiling."
+            "Distance of one half of the pieces to the other half of the held-out real music, on the feature set of "
+            f"version {report['quality_version']}: mean, and standard deviation, over {N_HALVES} divisions by chance, "
+            "of which two partners are never in one half. Real music is the floor, the codec the ceiling."
         )
         yield table(["", "kernel (KAD)", "Fréchet", "windows of 5 s"], rows)
     if learned := report.get("embeddings"):

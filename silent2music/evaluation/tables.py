@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from silent2music.arrays import DoubleArray, IntArray
+from silent2music.arrays import IntArray
 from silent2music.evaluation.features import KIND_DESCRIPTORS, QUALITY_VERSION, MusicFeatures
 from silent2music.evaluation.following import (
     SCORES,
@@ -32,9 +32,10 @@ Figures = dict[str, Any]
 Pieces = Sequence[Inspected | None]
 """What a system played for each item, where it played."""
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
-ANCHORS = ("noise", "grains")
+N_HALVES = 16
+"""Divisions of the pieces into halves over which distances are averaged."""
 
 GROUP = 32
 """Rooms among which the true one is to be found."""
@@ -77,7 +78,7 @@ def tabulate(
         },
     }
     if "real" in systems:
-        report["quality"] = _quality(_with_shuffled(systems) | dict(anchors))
+        report["quality"] = _quality(_with_shuffled(systems) | dict(anchors), config.seed)
     faults = {name: _faults(pieces) for name, pieces in (systems | dict(anchors)).items()}
     report["faults"] = {name: fault_table(those, limits) for name, those in faults.items()}
     alike = {name: [f["spectral_likeness"] for f in those] for name, those in faults.items()}
@@ -190,27 +191,32 @@ def grouped(n: int) -> list[IntArray]:
     return [group.astype(np.int64) for group in np.array_split(np.arange(n), max(1, n // GROUP))]
 
 
-def _quality(systems: Mapping[str, Pieces]) -> dict[str, dict[str, float]]:
-    """Distances of the odd items of each system to the real music of the even ones; `real` is the floor.
+def _quality(systems: Mapping[str, Pieces], seed: int) -> dict[str, dict[str, float]]:
+    """Distances of one half of each system's pieces to the real music of the other half; `real` is the floor.
 
-    Anchors were made for the odd items alone. Rows are standardised by the even half and limited to ±10, so that
-    no single dimension decides; the median bandwidth is the even half's too.
+    Of two partners chance decides which is in which half, `N_HALVES` times, since a distance of one half alone depends
+    on which that is: figures are means, `kernel_deviation` is the standard deviation. Rows are standardised by the real
+    half and limited to ±10, so that no single dimension decides; the median bandwidth is the real half's too.
     """
-    reference = np.concatenate([p.quality for p in systems["real"][::2] if p])
-    mean, deviation = reference.mean(axis=0), reference.std(axis=0) + 1e-6
-
-    def scaled(rows: DoubleArray) -> DoubleArray:
-        return np.asarray(np.clip((rows - mean) / deviation, -10.0, 10.0))
-
+    rng, n = np.random.default_rng(seed), len(systems["real"])
+    drawn: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
+    for _ in range(N_HALVES):
+        made = (np.arange(0, n - 1, 2) + rng.integers(2, size=n // 2)).tolist()
+        real = (systems["real"][i] for i in set(range(n)) - set(made))
+        reference = np.concatenate([p.quality for p in real if p])
+        mean, deviation = reference.mean(axis=0), reference.std(axis=0) + 1e-6
+        for name, pieces in systems.items():
+            if name.endswith(", shuffled") and name != "retrieval, shuffled":
+                continue  # the same pieces in another order
+            rows = [p.quality for i in made if (p := pieces[i])]
+            both = (reference, np.concatenate([reference[:0], *rows]))
+            if found := evaluate_distances(*(np.clip((x - mean) / deviation, -10.0, 10.0) for x in both)):
+                drawn[name].append(found)
     result = {}
-    for name, pieces in systems.items():
-        if name.endswith(", shuffled") and name != "retrieval, shuffled":
-            # The same pieces in another order, or those of the reference itself.
-            continue
-        rows = [p.quality for p in (pieces if name in ANCHORS else pieces[1::2]) if p]
-        found = evaluate_distances(scaled(reference), scaled(np.concatenate([reference[:0], *rows])))
-        if found:
-            result[name] = found
+    for name, every in drawn.items():
+        if every:
+            means = {key: float(np.mean([one[key] for one in every])) for key in every[0]}
+            result[name] = means | {"kernel_deviation": float(np.std([one["kernel"] for one in every]))}
     return result
 
 
