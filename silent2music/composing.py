@@ -27,6 +27,7 @@ from silent2music.notation import (
     FIELDS,
     FIRST_PART,
     HABITS,
+    LENGTHS_SECONDS,
     NO_PITCH,
     Event,
     Memory,
@@ -49,6 +50,9 @@ made ones have up to 1.6 dB, all other scenes 4.5 and more."""
 
 EMPTY_SECONDS = 5.0
 """Time between notes where there is nothing to play to."""
+
+EMPTY_NOTE_SECONDS = 2.5
+"""How long they last at most: a longer one stands still, as nothing does that is played in a room."""
 
 RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
 """After so long a rest notes are the likelier, by so many nats a second: arranged scores rest for at most 5.3 s."""
@@ -228,7 +232,7 @@ class Heard:
 
 
 class Rests:
-    """Where there is nothing, a note now and then at most; everywhere else no rest is longer than in training scores.
+    """Where there is nothing, a short note now and then at most; elsewhere no rest is longer than in training scores.
 
     Args:
         heard: says which of the two the room is.
@@ -253,11 +257,14 @@ class Rests:
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Forbid notes, or make them the likelier the longer the rest."""
+        loudness, is_empty = self._heard.here()
+        is_empty = is_empty and self._may_be_empty
+        if field == "length" and is_empty:
+            logits[LENGTHS_SECONDS > EMPTY_NOTE_SECONDS] = -np.inf
         if field != "symbol":
             return
         rested = (self._memory.frame - self._last) / self._rate
-        loudness, is_empty = self._heard.here()
-        if is_empty and self._may_be_empty:
+        if is_empty:
             if self._has_played and rested < EMPTY_SECONDS and self._memory.frame not in self._owed:
                 logits[FIRST_PART:] = -np.inf
         elif loudness not in (None, SILENT_GAIN_DB):

@@ -63,6 +63,9 @@ often; and the most."""
 AMOUNT_STEPS = np.array([10.0, 10.0, 10.0, 255.0])
 """By which the numbers of an ensemble are stored, as whole ones."""
 
+ABSENT_GAIN, ABSENT_SECONDS = 8.0, (2.0, 8.0)
+"""Nats by which who has not played is preferred among those who play: none up to the first time, all from the second."""
+
 HANDED = 6.0
 """At most by so many nats the notes of those who play are preferred in place of others' notes."""
 
@@ -210,7 +213,7 @@ def rule_of(
         notes_hz = notes_a_second(curve[:, 0].astype(np.float64))
         return partial(who, notes_hz, None)
     if ensemble is not None:
-        return partial(who, np.array([ensemble.notes_hz]), ensemble)
+        return partial(who, np.array([ensemble.onsets_hz]), ensemble)
     return None if programs is None else partial(who, np.array([np.nan]), None)
 
 
@@ -219,28 +222,30 @@ class Players:
 
     Args:
         programs: `[129]`, 1 for those who play.
-        notes_hz: `[T]` notes a second; one for all frames, or not a number where the composer decides.
-        amounts: whose chords, lengths and rests the music has as a whole; without one it is `notes_hz` from moment to
-            moment that counts.
+        wanted_hz: `[T]` notes a second; one for all frames, or not a number where the composer decides.
+        amounts: whose chords, lengths and rests the music has as a whole, and then `wanted_hz` is how often notes begin
+            in it, together or alone; without one it is notes from moment to moment that count.
         composer, memory, transposition: as for all constraints.
     """
 
     def __init__(
         self,
         programs: FloatArray,
-        notes_hz: DoubleArray,
+        wanted_hz: DoubleArray,
         amounts: Ensemble | None,
         composer: Composer,
         memory: Memory,
         transposition: int,
     ) -> None:
-        self._notes_hz, self._amounts = notes_hz, amounts
+        self._wanted_hz, self._amounts = wanted_hz, amounts
         self._seconds = DENSITY_SECONDS if amounts is None else WHOLE_SECONDS
         self._memory, self._rate = memory, composer.config.ambient.frame_rate
         known = composer.known_symbols.cpu().numpy() & IS_NOTE
         plays = programs[np.maximum(PROGRAM_OF, 0)] > 0
         self._playing, self._silent = known & plays, known & ~plays
         self._barred = IS_NOTE & ~plays
+        self._player = np.where(self._playing, PROGRAM_OF, 0)
+        self._last = np.zeros(N_PROGRAMS)
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
         self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)
@@ -258,7 +263,9 @@ class Players:
         if not self._n_here:
             self._hand_over(logits)
         logits[self._barred] = -np.inf
-        wanted = float(self._notes_hz[min(self._memory.frame, len(self._notes_hz) - 1)])
+        if self._amounts is not None:
+            self._bring_in(logits)
+        wanted = float(self._wanted_hz[min(self._memory.frame, len(self._wanted_hz) - 1)])
         if not (np.isfinite(wanted) and np.isfinite(logits[END])):
             return
         if self._n_here and self._amounts is not None:
@@ -284,6 +291,14 @@ class Players:
             others, silent = _log_sum(logits[self._playing]), _log_sum(logits[self._silent])
             logits[self._playing] += min(HANDED, float(np.logaddexp(others, silent)) - others)
 
+    def _bring_in(self, logits: FloatArray) -> None:
+        """Prefer those who have not played for long in place of others; the odds of a note against none are kept."""
+        before = _log_sum(logits[self._playing])
+        absent = (self._memory.frame - self._last) / self._rate
+        preferred = ABSENT_GAIN * np.interp(absent, ABSENT_SECONDS, (0.0, 1.0))
+        logits[self._playing] += preferred[self._player[self._playing]]
+        logits[self._playing] += before - _log_sum(logits[self._playing])
+
     def _towards(self, wanted: float, logits: FloatArray) -> float:
         """Nats by which notes are preferred, so that there are as many as wanted.
 
@@ -292,12 +307,14 @@ class Players:
         frame, share = self._memory.frame, 2.0 / (self._seconds * self._rate)
         if not self._n_here:
             odds = np.exp(np.clip(_log_sum(logits[FIRST_PART:]) - logits[END], -50.0, 50.0))
-            own = self._rate * float(odds / (1.0 + odds)) * self._chord_size
+            own = (
+                self._rate * float(odds / (1.0 + odds)) * (self._chord_size if self._amounts is None else 1.0)
+            )
             self._own_rate += (own - self._own_rate) * max(share, 1.0 / (frame + 1))
         while self._recent and self._recent[0] <= frame - self._seconds * self._rate:
             self._recent.popleft()
         first = max(0, frame + 1 - round(self._seconds * self._rate))
-        recently = self._notes_hz[first : frame + 1].mean() if len(self._notes_hz) > 1 else wanted
+        recently = self._wanted_hz[first : frame + 1].mean() if len(self._wanted_hz) > 1 else wanted
         expected = recently * min(self._seconds, (frame + 1) / self._rate)
         feedback = DENSITY_GAIN * np.log((expected + 1.0) / (len(self._recent) + 1.0))
         return float(np.log((wanted + 0.02) / (self._own_rate + 0.02)) + feedback)
@@ -310,8 +327,10 @@ class Players:
             self._sounding += share * (len(self._memory.held) - self._sounding)
             self._silent_share += share * ((not self._memory.held) - self._silent_share)
         elif event[0] >= FIRST_PART:
+            if self._amounts is None or not self._n_here:
+                self._recent.append(self._memory.frame)
             self._n_here += 1
-            self._recent.append(self._memory.frame)
+            self._last[PROGRAM_OF[event[0]]] = self._memory.frame
 
 
 def _log_sum(logits: FloatArray) -> float:

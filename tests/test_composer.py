@@ -15,6 +15,7 @@ from silent2music.ambient import ambient_features
 from silent2music.audio import Waveform
 from silent2music.composer import Composer, Pages
 from silent2music.composing import (
+    EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
     RESTLESS_SECONDS,
     Copying,
@@ -452,8 +453,16 @@ def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() ->
     for seconds, allowed in ((0.0, False), (EMPTY_SECONDS - 0.1, False), (EMPTY_SECONDS, True)):
         logits = masked(rests, seconds)
         assert np.isfinite(logits[FIRST_PART:]).all() == allowed and not logits[:FIRST_PART].any()
+
+    def longest(rests: Rests) -> float:
+        logits = np.zeros(FIELDS["length"], np.float32)
+        rests.mask("length", logits, (melody,))
+        return float(LENGTHS_SECONDS[np.isfinite(logits)].max())
+
+    assert longest(rests) < EMPTY_NOTE_SECONDS < longest(Rests(steps, memory, RATE))
     memory = Memory(RATE)
     rests = Rests(hiss, memory, RATE, may_be_empty=False)
+    assert longest(rests) > EMPTY_NOTE_SECONDS
     rests.write((melody, 0, 60, 0, 0))
     assert not masked(rests, RESTLESS_SECONDS - 0.1).any()
     memory = Memory(RATE)

@@ -111,9 +111,8 @@ def test_only_those_play_who_are_chosen(composer, sketched_folder) -> None:
 @pytest.mark.parametrize("chord_size", [1.0, 3.0])
 def test_chords_come_to_be_as_large_as_wanted(composer, chord_size) -> None:
     memory, rng, everybody = Memory(25.0), np.random.default_rng(0), np.ones(129, np.float32)
-    rule = Players(
-        everybody, np.array([6.0]), Ensemble(everybody, 6.0, 6.0 / chord_size, 3.0, 0.1), composer, memory, 0
-    )
+    amounts = Ensemble(everybody, 6.0, 6.0 / chord_size, 3.0, 0.1)
+    rule = Players(everybody, np.array([amounts.onsets_hz]), amounts, composer, memory, 0)
     note = symbol_of("melody", 46, False)
     sizes = []
     for frame in range(1000):
@@ -133,6 +132,35 @@ def test_chords_come_to_be_as_large_as_wanted(composer, chord_size) -> None:
     found = np.mean([size for size in sizes if size])
     assert played_hz == pytest.approx(6.0, rel=0.25)
     assert found == pytest.approx(chord_size, abs=0.35)
+
+
+def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(composer) -> None:
+    memory = Memory(25.0)
+    programs = np.zeros(129, np.float32)
+    programs[[46, DRUMS]] = 1.0
+    rule = Players(programs, np.array([2.0]), Ensemble(programs, 2.0, 2.0, 2.0, 0.1), composer, memory, 0)
+    harp, drums = symbol_of("melody", 46, False), symbol_of("percussion", 0, True)
+    assert composer.known_symbols[[harp, drums]].all()
+
+    def shares(seconds: float) -> tuple[float, float]:
+        memory.advance(round(25.0 * seconds))
+        logits = np.full(len(composer.known_symbols), -30.0)
+        logits[END], logits[harp], logits[drums] = 0.0, -2.0, -6.0
+        rule.mask("symbol", logits, ())
+        harp_share, drum_share = np.exp(logits[[harp, drums]])
+        return drum_share / (harp_share + drum_share), np.log(harp_share + drum_share)
+
+    early, _ = shares(1.0)
+    for played in (harp, drums):
+        rule.write((played, 0, 60, 5, 8))
+        rule.write(None)
+    for seconds in np.arange(1.2, 11.0, 0.2):
+        memory.advance(round(25.0 * seconds))
+        rule.write((harp, 0, 60, 5, 8))
+        rule.write(None)
+    late, in_all = shares(11.0)
+    assert early < 0.05 and late > 0.9
+    assert in_all == pytest.approx(np.log(np.exp(-2.0) + np.exp(-6.0)), abs=0.01)
 
 
 def test_ensembles_are_saved_with_the_composer(composer, tmp_path) -> None:
