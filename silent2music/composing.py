@@ -57,6 +57,9 @@ EMPTY_NOTE_SECONDS = 2.5
 RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
 """After so long a rest notes are the likelier, by so many nats a second: arranged scores rest for at most 5.3 s."""
 
+APART_SECONDS = 0.1
+"""Notes begin together, within a place, or so far apart: of onsets in arranged scores 1 % follow another one sooner."""
+
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
 
@@ -274,6 +277,36 @@ class Rests:
         """Notice notes."""
         if event is not None and event[0] >= FIRST_PART:
             self._last, self._has_played = self._memory.frame, True
+
+
+class Together:
+    """Notes begin together or apart, but in drawn scores what is meant as one chord begins in one frame after another.
+
+    Args:
+        memory: says which frame it is.
+        frame_rate: in Hz.
+        owed: frames in which a chord is asked for; none of its notes is kept from it.
+    """
+
+    def __init__(self, memory: Memory, frame_rate: float, owed: frozenset[int] = frozenset()) -> None:
+        self._memory, self._owed = memory, owed
+        self._n_apart = int(np.ceil(APART_SECONDS * frame_rate))
+        self._began, self._place = -self._n_apart, 0
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """No notes in the frames after one, nor before one that is owed; the others of a frame begin with its first."""
+        frame = self._memory.frame
+        if field == "symbol" and frame != self._began and frame not in self._owed:
+            soon = range(frame + 1, frame + self._n_apart)
+            if frame - self._began < self._n_apart or not self._owed.isdisjoint(soon):
+                logits[FIRST_PART:] = -np.inf
+        elif field == "place" and frame == self._began and before[0] >= FIRST_PART:
+            logits[np.abs(np.arange(len(logits)) - self._place) > 1] = -np.inf
+
+    def write(self, event: Event | None) -> None:
+        """Notice the first note of a frame."""
+        if event is not None and event[0] >= FIRST_PART and self._began != self._memory.frame:
+            self._began, self._place = self._memory.frame, event[1]
 
 
 MadeConstraint = Callable[[Composer, Memory, int], Constraint]

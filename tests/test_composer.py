@@ -27,6 +27,7 @@ from silent2music.composing import (
     Polyphony,
     Repeats,
     Rests,
+    Together,
     Scribe,
     write_frames,
 )
@@ -472,6 +473,34 @@ def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() ->
     assert (later[FIRST_PART:] > 5.0).all() and not later[:FIRST_PART].any()
     rests.write((melody, 0, 60, 0, 0))
     assert not masked(rests, RESTLESS_SECONDS + 2.0).any()
+
+
+def test_notes_begin_together_or_apart() -> None:
+    memory, melody = Memory(RATE), symbol_of("melody", 0, False)
+    together = Together(memory, RATE, frozenset([22]))
+
+    def masked(frame: int, field: str = "symbol") -> np.ndarray:
+        memory.advance(frame)
+        logits = np.zeros(FIELDS[field], np.float32)
+        together.mask(field, logits, (melody,))
+        return np.isfinite(logits)
+
+    assert masked(10).all() and masked(10, "place").all()
+    together.write((melody, 2, 60, 5, 8))
+    together.write(None)
+    # More of the same chord, within a place.
+    assert masked(10).all() and masked(10, "place").tolist() == [False, True, True, True]
+    for frame, allowed in (
+        (11, False),
+        (12, False),
+        (13, True),
+        (19, True),
+        (20, False),
+        (21, False),
+        (22, True),
+    ):
+        assert masked(frame)[FIRST_PART:].all() == allowed == masked(frame)[FIRST_PART:].any()
+        assert masked(frame)[:FIRST_PART].all()
 
 
 def test_drawing_follows_the_probabilities_and_cuts_the_unlikely_among_events_alone() -> None:
