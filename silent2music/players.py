@@ -44,7 +44,7 @@ DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
 WHOLE_SECONDS = 20.0
 """As the first, where a density is of a piece as a whole, within which the room decides."""
 
-MILDLY = (-1.0, 2.0)
+MILDLY = (-2.5, 2.0)
 """Nats, least and most, by which notes are preferred for the sake of a whole piece's density, so that events are met."""
 
 CHORD_GAIN = 4.0
