@@ -20,7 +20,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, cast
@@ -66,7 +66,7 @@ from silent2music.listening import (
     listen_whole,
     n_steps_of,
 )
-from silent2music.processes import StepProgress, each_on_one_thread, one_thread
+from silent2music.processes import StepProgress, each_on_one_thread, one_thread, run_ahead
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
@@ -88,6 +88,9 @@ CODEC_FOLDER = "codec"
 
 GUIDED_FRAMES = 16
 """Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
+
+STRETCHES_AHEAD = 8
+"""Of so many stretches of such frames at most composer and sketch are ahead of the decoder, in a thread of their own."""
 
 OF_TOKENS = frozenset(
     f"decoder.{name}"
@@ -237,12 +240,14 @@ class Silent2Music(nn.Module):
             score=score, composing=composing, asked=asked, blend=blend, without=without, controls=controls,
         )  # fmt: skip
         manuscript = Manuscript()
-        codes = list(self._write(brief, sampling, manuscript, progress))
-        sound = [piece.samples for piece in self._play(iter(codes), brief.seconds)]
+        codes = self._write(brief, sampling, manuscript, progress)
+        sound = [piece.samples for piece in self._play(codes, brief.seconds)]
         if score is None and self.composes(without):
             score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
-        written = torch.cat(codes, dim=2)[0].cpu().numpy()
-        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
+        written = np.frombuffer(manuscript.codes, "<u2").reshape(-1, self.config.decoder.n_codebooks).T
+        return Piece(
+            np.concatenate(sound, axis=1), self.codec.sample_rate, written.astype(np.int64, order="C"), score
+        )
 
     @torch.inference_mode()
     def stream(
@@ -319,9 +324,13 @@ class Silent2Music(nn.Module):
         def embed(piece: Signals) -> Steered:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embedded(for_decoder, embed, self.embedder, brief.blend, others[1], n_frames)
+        conditioning: Iterator[Steered] = embedded(
+            for_decoder, embed, self.embedder, brief.blend, others[1], n_frames
+        )
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
+            if n_frames:  # live sound is not there ahead
+                conditioning = run_ahead(conditioning, STRETCHES_AHEAD)
         sampling = self.resolved(sampling)
         codes = stream_codes(self.packed_decoder(), conditioning, sampling, [sampling.seed], prefix=prefix)
         for done, frame in enumerate(codes, start=1):
@@ -540,7 +549,9 @@ class Silent2Music(nn.Module):
         packed = self._packed_once("composer", composer, PackedComposer)
         return composed(composer, packed, signals, brief, n_frames, others)
 
-    def _sketched(self, conditioning: Iterable[Steered], guide: Iterator[Tensor]) -> Iterator[Steered]:
+    def _sketched(
+        self, conditioning: Iterable[Steered], guide: Iterator[Tensor]
+    ) -> Generator[Steered, None, None]:
         """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
         assert self.decoder.guide is not None
         given = torch.ones(1, dtype=torch.bool, device=self.device)
