@@ -21,7 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from itertools import islice, tee
+from itertools import tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,7 +70,7 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread,
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
-from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import LIVE_NOTES_AHEAD, Sketch, SketchNotes, sketch_score, sketch_stream
 from silent2music.steering import Redo, check_stretch
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import (
@@ -275,7 +275,8 @@ class Silent2Music(nn.Module):
             room: the recording, best its file or from `audio.open_recording` if it may be long; or for live input its
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
-                it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
+                it was heard, 0.32 s with the bundled codec, and with a composer as many frames later as sketch and guide
+                look ahead, 0.64 s in all.
             seconds: for recordings and scores alone; this and the others as for `generate`.
             manuscript: what is composed and drawn is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
@@ -299,7 +300,7 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         prefix: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`, `prefix` as for `stream_codes`.
+        """Codes `[1, K, n]` of successive frames; arguments as for `stream`, `prefix` as for `stream_codes`.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
@@ -318,8 +319,8 @@ class Silent2Music(nn.Module):
             brief = dataclasses.replace(brief, composing=composing, without=without)
             events = self._composed(for_composer, brief, n_frames, others[0])
             events = events if manuscript is None else manuscript.kept(events)
-            n_at_once = {} if n_frames else {"n_frames": 1}
-            guide = sketch_stream(self._own_sketch(), events, sketched, **n_at_once)
+            live = {} if n_frames else {"n_frames": 1, "notes_ahead": LIVE_NOTES_AHEAD}
+            guide = sketch_stream(self._own_sketch(), events, sketched, **live)
 
         def embed(piece: Signals) -> Steered:
             return self.steer(piece.to(self.device), without)
@@ -333,15 +334,18 @@ class Silent2Music(nn.Module):
                 conditioning = run_ahead(conditioning, STRETCHES_AHEAD)
         sampling = self.resolved(sampling)
         codes = stream_codes(self.packed_decoder(), conditioning, sampling, [sampling.seed], prefix=prefix)
-        for done, frame in enumerate(codes, start=1):
+        done = 0
+        for piece in codes:
             if manuscript is not None:
-                manuscript.codes += frame[0, :, 0].cpu().numpy().astype("<u2").tobytes()
-            if progress is not None:
-                progress(done, n_frames)
-            yield frame
+                manuscript.codes += piece[0].cpu().numpy().T.astype("<u2").tobytes()
+            for _ in range(piece.shape[2]):
+                done += 1
+                if progress is not None:
+                    progress(done, n_frames)
+            yield piece
 
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; with None (live) uncut and soon."""
+        """Sound `[C, n]` of codes `[1, K, n]`, cut to `seconds`; with None (live) uncut and soon."""
         rate = self.codec.sample_rate
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
@@ -353,8 +357,8 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
         """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
-        frames = torch.as_tensor(codes, device=self.device)[None, :, :, None].unbind(dim=2)
-        yield from each_on_one_thread(self._play(iter(frames), seconds))
+        pieces = torch.as_tensor(codes, device=self.device)[None].split(1, dim=2)
+        yield from each_on_one_thread(self._play(iter(pieces), seconds))
 
     @one_thread()
     @torch.inference_mode()
@@ -401,9 +405,12 @@ class Silent2Music(nn.Module):
         recorded, without = None if room is None else _recorded(room), (SCORE,) if score is None else ()
         brief = Brief(recorded, seconds, controls, score, None, None, blend, without, measured=measured)
         prefix = torch.as_tensor(codes[None, :, :first], device=self.device)
-        frames = self._write(brief, sampling, None, progress, prefix)
-        drawn = torch.cat(list(islice(frames, last)), dim=2)[0].cpu().numpy()
-        return np.concatenate([drawn, codes[:, last:]], axis=1)
+        drawn = codes[:, :0]
+        for piece in self._write(brief, sampling, None, progress, prefix):
+            drawn = np.concatenate([drawn, piece[0].cpu().numpy()], axis=1)
+            if drawn.shape[1] >= last:
+                break
+        return np.concatenate([drawn[:, :last], codes[:, last:]], axis=1)
 
     @one_thread()
     def compose(

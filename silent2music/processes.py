@@ -1,4 +1,4 @@
-"""How work is spread: one thread for torch's small steps, a thread that runs ahead, a pool of workers, shares of what a launcher started; its end.
+"""How work is spread: one thread for torch's small steps, one that runs ahead, worker processes, a launcher's; its end.
 
 Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
 not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.

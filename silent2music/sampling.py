@@ -15,9 +15,6 @@ from silent2music.errors import ConfigError
 from silent2music.guide import Guide
 from silent2music.stepping import PackedDecoder, Recorded, Stepper
 
-NOISE_BLOCK = 32
-"""Columns whose noise is drawn at once."""
-
 STRETCH = 16
 """Columns that are drawn at once."""
 
@@ -287,7 +284,8 @@ class TokenLoop:
         k = pattern.n_codebooks
         self._model, self._sampling, self._constraints, self._near = model, sampling, constraints, near
         self._n_candidates = max((constraint.n_candidates for constraint in constraints), default=1)
-        self._noises = _uniform_noise(seeds, (k, model.codebook_size), device)
+        self._noise_shape = (k, model.codebook_size)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (len(seeds), k, 0)
         self._given = torch.empty(shape, dtype=torch.int64) if prefix is None else pattern.apply(prefix)
         self._given = self._given.to(device).masked_fill(self._given == pattern.filler, FREE)
@@ -310,7 +308,9 @@ class TokenLoop:
             Codes `[B, K, m]` of the frames whose last tokens these columns hold.
         """
         n = conditioning[0].shape[1]
-        noise = torch.stack([next(self._noises) for _ in range(n)])
+        # From the CPU's generator on every device.
+        noises = [torch.rand(n, *self._noise_shape, generator=generator) for generator in self._generators]
+        noise = torch.stack(noises, dim=1).to(self._column.device)
         stretches = [self._settled(n), noise, *(one.transpose(0, 1) for one in conditioning)]
         self._model.ready(n)
         if self.n_columns >= UNRECORDED and self._recorded is None:
@@ -354,14 +354,6 @@ class TokenLoop:
         return given.masked_fill(outside, self._model.pattern.filler).permute(2, 0, 1)
 
 
-def _uniform_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
-    """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:
-        rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
-        yield from torch.stack(rows, dim=1).to(device)
-
-
 def stream_codes(
     packed: PackedDecoder,
     conditioning: Iterable[tuple[Conditioning, Conditioning]],
@@ -370,7 +362,7 @@ def stream_codes(
     lengths: Sequence[int] = (),
     prefix: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Codes `[B, K, 1]` of one frame after another, each K - 1 columns after its conditioning.
+    """Codes `[B, K, n]` of successive frames, each K - 1 columns after its conditioning.
 
     Args:
         conditioning: of successive stretches of frames, each with its null, "no room", of the same shapes. Columns
@@ -396,12 +388,12 @@ def stream_codes(
         if near is not None and given.guide is not None:
             frames += [given.guide.frames, given.guide.vectors]
         for stretch in zip(*(one.split(STRETCH, dim=1) for one in frames), strict=True):
-            yield from loop.push(*stretch).split(1, dim=2)
-    if loop is not None:
+            codes = loop.push(*stretch)
+            if codes.shape[2]:
+                yield codes
+    if loop is not None and (n_more := stepper.pattern.n_codebooks - 1):
         loop.end()
-        n_more = stepper.pattern.n_codebooks - 1
-        if n_more:
-            yield from loop.push(*(one[:, -1:].expand(-1, n_more, -1) for one in frames)).split(1, dim=2)
+        yield loop.push(*(one[:, -1:].expand(-1, n_more, -1) for one in frames))
 
 
 def _begin(
@@ -439,9 +431,11 @@ def generate_codes(
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     lengths = conditioning.mask.sum(dim=1).tolist()
-    frames = []
+    pieces, done = [], 0
     for codes in stream_codes(packed, [(conditioning, null)], sampling, seeds, lengths, prefix):
-        frames.append(codes)
-        if progress is not None:
-            progress(len(frames), conditioning.frames.shape[1])
-    return torch.cat(frames, dim=-1)
+        pieces.append(codes)
+        for _ in range(codes.shape[2]):
+            done += 1
+            if progress is not None:
+                progress(done, conditioning.frames.shape[1])
+    return torch.cat(pieces, dim=-1)

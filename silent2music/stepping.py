@@ -142,7 +142,6 @@ class BlockStepper:
 
     Attributes:
         state: the tensors that a step changes.
-        x: `[R, D]`, where the input of a step is written, and which the step overwrites.
     """
 
     def __init__(self, packed: PackedBlocks, tokens: Tensor) -> None:
@@ -168,6 +167,7 @@ class BlockStepper:
 
     @property
     def x(self) -> Tensor:
+        """`[R, D]`, where the input of a step is written, and which the step overwrites."""
         return self._stream[:, :-1]
 
     def set_tokens(self, tokens: Tensor) -> None:
@@ -256,12 +256,12 @@ class SpanStepper:
         if not 0 <= position - self._first <= ROTATION_BLOCK - n:
             self._rotations, self._first = packed.rotations(position, x.device), position
         rotation = self._rotations[position - self._first :][:n]
-        here = self._columns + position
+        here = self._columns[:n] + position
         slots = here % self._length
         self._positions[slots] = here
         age = here[:, None] - self._positions
         unseen = torch.where((age >= 0) & (age < config.attention_window), 0.0, float("-inf"))
-        mask, slots = torch.cat([self._seen, unseen], dim=1), slots + self._n_tokens
+        mask, slots = torch.cat([self._seen[:n], unseen], dim=1), slots + self._n_tokens
         stream = x.new_full((n_rows * n, dim + 1), (packed.epsilon * dim) ** 0.5)
         out = stream[:, :dim]
         out.copy_(x.flatten(0, 1))
@@ -424,9 +424,7 @@ Run = Callable[[list[Tensor], list[Tensor]], Tensor]
 
 
 def _trace(function: Callable[..., Tensor], state: list[Tensor], example: list[Tensor]) -> Run:
-    step = torch.jit.trace(
-        lambda state, arguments: function(*arguments), (state, example), check_trace=False
-    )
+    step = torch.jit.trace(lambda state, arguments: function(*arguments), (state, example), check_trace=False)
 
     def run(state: list[Tensor], stretches: list[Tensor]) -> Tensor:
         found = []
