@@ -331,7 +331,7 @@ class Silent2Music(nn.Module):
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
             if n_frames:  # live sound is not there ahead
-                conditioning = run_ahead(conditioning, STRETCHES_AHEAD)
+                conditioning = run_ahead(conditioning, STRETCHES_AHEAD, 1)
         sampling = self.resolved(sampling)
         codes = stream_codes(self.packed_decoder(), conditioning, sampling, [sampling.seed], prefix=prefix)
         done = 0

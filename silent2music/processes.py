@@ -168,14 +168,16 @@ def each_on_one_thread(items: Iterator[Item]) -> Iterator[Item]:
         yield item
 
 
-def run_ahead(items: Generator[Item, None, None], n_most: int) -> Iterator[Item]:
+def run_ahead(items: Generator[Item, None, None], n_most: int, n_first: int = 0) -> Iterator[Item]:
     """The items of a generator, which runs in a thread of its own, up to `n_most` items ahead of who takes them.
 
-    Worth it where the one who takes them computes without Python's lock. What the generator raises comes through, and
-    the thread has ended when this iterator is closed or at its end.
+    The first `n_first` are computed when they are taken, so that nothing else delays them. Worth it where the one who
+    takes them computes without Python's lock. What the generator raises comes through, and the thread has ended when
+    this iterator is closed or at its end.
     """
     import torch
 
+    yield from islice(items, n_first)
     found: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
     free, is_closed = threading.Semaphore(n_most), threading.Event()
     inference = torch.is_inference_mode_enabled()

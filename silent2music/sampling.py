@@ -376,14 +376,11 @@ def stream_codes(
     if sampling.guidance is None:
         raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
     loop: TokenLoop | None = None
-    tokens: Tensor | None = None
     for given, null in conditioning:
         if loop is None:
             stepper, near, constraints = _begin(packed, given, null, sampling)
             loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix, near)
-        elif given.tokens is not tokens:
-            stepper.set_tokens(given, null)
-        tokens = given.tokens
+        stepper.set_tokens(given, null)
         frames = [given.frames, null.frames]
         if near is not None and given.guide is not None:
             frames += [given.guide.frames, given.guide.vectors]

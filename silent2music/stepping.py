@@ -163,6 +163,7 @@ class BlockStepper:
         self._place = torch.full((1,), self.n_tokens, device=device)
         self._within = torch.zeros(1, dtype=torch.int64, device=device)
         self.state = [self._ring, self._stream, self._mask, self._rotations, self._place, self._within]
+        self._tokens: Tensor | None = None
         self.set_tokens(tokens)
 
     @property
@@ -172,7 +173,9 @@ class BlockStepper:
 
     def set_tokens(self, tokens: Tensor) -> None:
         """Replace the global tokens `[R, G, D]` that the next columns attend to."""
-        self.packed.fill_prefix(self._ring, tokens)
+        if self._tokens is None or not torch.equal(tokens, self._tokens):
+            self.packed.fill_prefix(self._ring, tokens)
+            self._tokens = tokens
 
     def ready(self, n_columns: int) -> None:
         """Have the rotations of the next columns at hand, at most `ROTATION_BLOCK` of them."""
@@ -238,11 +241,14 @@ class SpanStepper:
         self._columns = torch.arange(n_columns, device=tokens.device)
         self._seen = torch.zeros(n_columns, self._n_tokens, device=tokens.device)
         self._rotations, self._first = packed.rotations(0, tokens.device), 0
+        self._tokens: Tensor | None = None
         self.set_tokens(tokens)
 
     def set_tokens(self, tokens: Tensor) -> None:
         """Replace the global tokens `[R, G, D]` that the next columns attend to."""
-        self._packed.fill_prefix(self._ring, tokens)
+        if self._tokens is None or not torch.equal(tokens, self._tokens):
+            self._packed.fill_prefix(self._ring, tokens)
+            self._tokens = tokens
 
     def run(self, x: Tensor, position: int) -> Tensor:
         """The blocks' output `[R, n, D]` after the final norm; what was computed from `position` on is forgotten.

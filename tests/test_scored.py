@@ -45,11 +45,11 @@ def test_a_stream_through_composer_and_sketch_is_the_whole(model, composed):
 def test_a_thread_that_runs_ahead_changes_nothing_and_ends_with_the_music(model, composed, monkeypatch):
     """Its errors are those of the music."""
     music = model.stream(ROOM, SamplingConfig(seed=3))
-    next(music)
+    next(music), next(music)
     assert [t.name for t in threading.enumerate()].count("run_ahead") == 1
     music.close()
     assert "run_ahead" not in [t.name for t in threading.enumerate()]
-    monkeypatch.setattr(model_module, "run_ahead", lambda items, n_most: items)
+    monkeypatch.setattr(model_module, "run_ahead", lambda items, *n: items)
     alone = model.generate(ROOM, seed=3)
     assert np.array_equal(alone.codes, composed.codes) and np.array_equal(alone.samples, composed.samples)
     monkeypatch.undo()
