@@ -370,7 +370,7 @@ FIRST_BLOCKS = (12, 13, 25, 50, 100)
 
 
 def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> Iterator[Tensor]:
-    """Decode codes that come frame by frame, each `[B, K, 1]`, to samples `[B, C, n]` as soon as possible.
+    """Decode codes that come a few frames at a time, `[B, K, n]`, to samples `[B, C, n]` as soon as possible.
 
     Args:
         codec: only the bundled codec can stream; another one decodes everything at the end.
@@ -388,9 +388,13 @@ def decode_stream(codec: Codec, codes: Iterable[Tensor], live: bool = False) -> 
 
 
 def _blocks(codes: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Frames joined to blocks, the first ones small, so that sound comes soon."""
-    for size in itertools.chain(FIRST_BLOCKS, itertools.repeat(DECODE_BLOCK)):
-        block = list(itertools.islice(codes, size))
-        if not block:
-            return
-        yield torch.cat(block, dim=-1)
+    """The same frames in blocks, the first ones small, so that sound comes soon."""
+    sizes = itertools.chain(FIRST_BLOCKS, itertools.repeat(DECODE_BLOCK))
+    size, known = next(sizes), list[Tensor]()
+    for frame in itertools.chain.from_iterable(piece.split(1, dim=-1) for piece in codes):
+        known.append(frame)
+        if len(known) == size:
+            yield torch.cat(known, dim=-1)
+            size, known = next(sizes), []
+    if known:
+        yield torch.cat(known, dim=-1)

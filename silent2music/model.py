@@ -20,8 +20,8 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, tee
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,11 +66,11 @@ from silent2music.listening import (
     listen_whole,
     n_steps_of,
 )
-from silent2music.processes import StepProgress, each_on_one_thread, one_thread
+from silent2music.processes import StepProgress, each_on_one_thread, one_thread, run_ahead
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
-from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import LIVE_NOTES_AHEAD, Sketch, SketchNotes, sketch_score, sketch_stream
 from silent2music.steering import Redo, check_stretch
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import (
@@ -88,6 +88,9 @@ CODEC_FOLDER = "codec"
 
 GUIDED_FRAMES = 16
 """Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
+
+STRETCHES_AHEAD = 8
+"""Of so many stretches of such frames at most composer and sketch are ahead of the decoder, in a thread of their own."""
 
 OF_TOKENS = frozenset(
     f"decoder.{name}"
@@ -237,12 +240,14 @@ class Silent2Music(nn.Module):
             score=score, composing=composing, asked=asked, blend=blend, without=without, controls=controls,
         )  # fmt: skip
         manuscript = Manuscript()
-        codes = list(self._write(brief, sampling, manuscript, progress))
-        sound = [piece.samples for piece in self._play(iter(codes), brief.seconds)]
+        codes = self._write(brief, sampling, manuscript, progress)
+        sound = [piece.samples for piece in self._play(codes, brief.seconds)]
         if score is None and self.composes(without):
             score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
-        written = torch.cat(codes, dim=2)[0].cpu().numpy()
-        return Piece(np.concatenate(sound, axis=1), self.codec.sample_rate, written, score)
+        written = np.frombuffer(manuscript.codes, "<u2").reshape(-1, self.config.decoder.n_codebooks).T
+        return Piece(
+            np.concatenate(sound, axis=1), self.codec.sample_rate, written.astype(np.int64, order="C"), score
+        )
 
     @torch.inference_mode()
     def stream(
@@ -270,7 +275,8 @@ class Silent2Music(nn.Module):
             room: the recording, best its file or from `audio.open_recording` if it may be long; or for live input its
                 sound as it comes, in chunks of any length and one rate, with music as long as what was heard. A change
                 is in the music a frame, the delay of the last codebook and the codec's `lookahead_seconds` after
-                it was heard, 0.48 s with the bundled codec, and with a composer the sketch's `ahead` frames later.
+                it was heard, 0.32 s with the bundled codec, and with a composer as many frames later as sketch and guide
+                look ahead, 0.64 s in all.
             seconds: for recordings and scores alone; this and the others as for `generate`.
             manuscript: what is composed and drawn is added to it.
             measured: profiles of the room that are known already; new ones are added to it.
@@ -294,7 +300,7 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None = None,
         prefix: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Codes `[1, K, 1]` of one frame after another; arguments as for `stream`, `prefix` as for `stream_codes`.
+        """Codes `[1, K, n]` of successive frames; arguments as for `stream`, `prefix` as for `stream_codes`.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
@@ -313,26 +319,33 @@ class Silent2Music(nn.Module):
             brief = dataclasses.replace(brief, composing=composing, without=without)
             events = self._composed(for_composer, brief, n_frames, others[0])
             events = events if manuscript is None else manuscript.kept(events)
-            n_at_once = {} if n_frames else {"n_frames": 1}
-            guide = sketch_stream(self._own_sketch(), events, sketched, **n_at_once)
+            live = {} if n_frames else {"n_frames": 1, "notes_ahead": LIVE_NOTES_AHEAD}
+            guide = sketch_stream(self._own_sketch(), events, sketched, **live)
 
         def embed(piece: Signals) -> Steered:
             return self.steer(piece.to(self.device), without)
 
-        conditioning = embedded(for_decoder, embed, self.embedder, brief.blend, others[1], n_frames)
+        conditioning: Iterator[Steered] = embedded(
+            for_decoder, embed, self.embedder, brief.blend, others[1], n_frames
+        )
         if guide is not None:
             conditioning = self._sketched(conditioning, guide)
+            if n_frames:  # live sound is not there ahead
+                conditioning = run_ahead(conditioning, STRETCHES_AHEAD, 1)
         sampling = self.resolved(sampling)
         codes = stream_codes(self.packed_decoder(), conditioning, sampling, [sampling.seed], prefix=prefix)
-        for done, frame in enumerate(codes, start=1):
+        done = 0
+        for piece in codes:
             if manuscript is not None:
-                manuscript.codes += frame[0, :, 0].cpu().numpy().astype("<u2").tobytes()
-            if progress is not None:
-                progress(done, n_frames)
-            yield frame
+                manuscript.codes += piece[0].cpu().numpy().T.astype("<u2").tobytes()
+            for _ in range(piece.shape[2]):
+                done += 1
+                if progress is not None:
+                    progress(done, n_frames)
+            yield piece
 
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """Sound `[C, n]` of codes `[1, K, 1]`, cut to `seconds`; with None (live) uncut and soon."""
+        """Sound `[C, n]` of codes `[1, K, n]`, cut to `seconds`; with None (live) uncut and soon."""
         rate = self.codec.sample_rate
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
@@ -344,8 +357,8 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
         """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
-        frames = torch.as_tensor(codes, device=self.device)[None, :, :, None].unbind(dim=2)
-        yield from each_on_one_thread(self._play(iter(frames), seconds))
+        pieces = torch.as_tensor(codes, device=self.device)[None].split(1, dim=2)
+        yield from each_on_one_thread(self._play(iter(pieces), seconds))
 
     @one_thread()
     @torch.inference_mode()
@@ -392,9 +405,12 @@ class Silent2Music(nn.Module):
         recorded, without = None if room is None else _recorded(room), (SCORE,) if score is None else ()
         brief = Brief(recorded, seconds, controls, score, None, None, blend, without, measured=measured)
         prefix = torch.as_tensor(codes[None, :, :first], device=self.device)
-        frames = self._write(brief, sampling, None, progress, prefix)
-        drawn = torch.cat(list(islice(frames, last)), dim=2)[0].cpu().numpy()
-        return np.concatenate([drawn, codes[:, last:]], axis=1)
+        drawn = codes[:, :0]
+        for piece in self._write(brief, sampling, None, progress, prefix):
+            drawn = np.concatenate([drawn, piece[0].cpu().numpy()], axis=1)
+            if drawn.shape[1] >= last:
+                break
+        return np.concatenate([drawn[:, :last], codes[:, last:]], axis=1)
 
     @one_thread()
     def compose(
@@ -540,7 +556,9 @@ class Silent2Music(nn.Module):
         packed = self._packed_once("composer", composer, PackedComposer)
         return composed(composer, packed, signals, brief, n_frames, others)
 
-    def _sketched(self, conditioning: Iterable[Steered], guide: Iterator[Tensor]) -> Iterator[Steered]:
+    def _sketched(
+        self, conditioning: Iterable[Steered], guide: Iterator[Tensor]
+    ) -> Generator[Steered, None, None]:
         """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
         assert self.decoder.guide is not None
         given = torch.ones(1, dtype=torch.bool, device=self.device)

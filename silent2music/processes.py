@@ -1,4 +1,4 @@
-"""How work is spread: one thread for torch's small steps, a pool of workers, shares of what a launcher started; its end.
+"""How work is spread: one thread for torch's small steps, one that runs ahead, worker processes, a launcher's; its end.
 
 Workers are spawned on every platform: a fork of a process that has run torch may wait for threads that it does
 not have, and Windows cannot fork. What is sent to them must be picklable: functions of modules, no lambdas.
@@ -13,14 +13,15 @@ import pickle
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from multiprocessing.context import SpawnContext, SpawnProcess
+from queue import SimpleQueue
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 from silent2music.errors import ConfigError, S2MError
 
@@ -165,6 +166,47 @@ def each_on_one_thread(items: Iterator[Item]) -> Iterator[Item]:
             except StopIteration:
                 return
         yield item
+
+
+def run_ahead(items: Generator[Item, None, None], n_most: int, n_first: int = 0) -> Iterator[Item]:
+    """The items of a generator, which runs in a thread of its own, up to `n_most` items ahead of who takes them.
+
+    The first `n_first` are computed when they are taken, so that nothing else delays them. Worth it where the one who
+    takes them computes without Python's lock. What the generator raises comes through, and the thread has ended when
+    this iterator is closed or at its end.
+    """
+    import torch
+
+    yield from islice(items, n_first)
+    found: SimpleQueue[tuple[Item | None, BaseException | None]] = SimpleQueue()
+    free, is_closed = threading.Semaphore(n_most), threading.Event()
+    inference = torch.is_inference_mode_enabled()
+
+    def run() -> None:
+        error: BaseException | None = StopIteration()
+        try:
+            with torch.inference_mode(inference), one_thread(), closing(items):
+                while free.acquire() and not is_closed.is_set():
+                    found.put((next(items), None))
+        except BaseException as raised:
+            error = raised
+        found.put((None, error))
+
+    thread = threading.Thread(target=run, name="run_ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = found.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield cast(Item, item)
+            free.release()
+    finally:
+        is_closed.set()
+        free.release()
+        thread.join()
 
 
 class Pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
@@ -14,10 +13,16 @@ from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning, DelayPattern
 from silent2music.errors import ConfigError
 from silent2music.guide import Guide
-from silent2music.stepping import PackedDecoder, Stepper
+from silent2music.stepping import PackedDecoder, Recorded, Stepper
 
-NOISE_BLOCK = 32
-"""Columns whose noise is drawn at once."""
+STRETCH = 16
+"""Columns that are drawn at once."""
+
+UNRECORDED = 32
+"""Columns that are drawn before it is worth while to record how."""
+
+FREE = -1
+"""In place of a token: it is to be drawn."""
 
 N_DRAWS = 8
 """Tokens that are tried for a place in a frame before the least bad of them is taken."""
@@ -66,6 +71,9 @@ class Constraint(Protocol):
     n_candidates: int
     """Number of draws from each codebook that `write` chooses among."""
 
+    state: list[Tensor]
+    """Tensors that `write` changes, in place."""
+
     def mask(self, logits: Tensor) -> Tensor:
         """The logits `[B, K, V]`, with forbidden tokens at minus infinity."""
 
@@ -105,6 +113,7 @@ class Cells:
         self._order = torch.arange(-N_DRAWS, 0, dtype=table.dtype, device=table.device)
         # What the codes after the first add up to so far, in the frame that each codebook writes next.
         self._sums = table.new_zeros(n_rows, config.n_codebooks, table.shape[1])
+        self.state = [self._sums]
 
     def mask(self, logits: Tensor) -> Tensor:
         """The logits as they are: nothing is forbidden before the draw."""
@@ -142,6 +151,7 @@ class Rests:
         self._limits, self._quiet = decoder.rest_limits, quiet
         self._counts = functional.pad(quiet, (0, 1)).t().float()  # filler is no rest
         self._lasted = torch.zeros(n_rows, len(quiet), device=quiet.device)
+        self.state = [self._lasted]
 
     def mask(self, logits: Tensor) -> Tensor:
         """The logits without the first codes by which a silence would last too long."""
@@ -151,7 +161,7 @@ class Rests:
 
     def write(self, candidates: Tensor) -> Tensor:
         """All candidates."""
-        self._lasted = (self._lasted + 1.0) * self._counts[candidates[:, 0, 0]]
+        self._lasted.add_(1.0).mul_(self._counts[candidates[:, 0, 0]])
         return candidates
 
 
@@ -169,7 +179,7 @@ class Nearness:
     n_candidates = 1
 
     def __init__(self, packed: PackedDecoder, guide: Guide, adherence: float) -> None:
-        port = packed.decoder.guide
+        port = packed.guide
         assert port is not None
         self._port, self._products = port, packed.books
         self._strength = adherence * guide.given[:, None].float()
@@ -182,7 +192,8 @@ class Nearness:
         self._silence, self._given = silence.to(books.dtype).log(), guide.given[:, None]
         # Of the frame that each codebook writes next: what is left of the sketch, scale of the first code, energy.
         self._left = books.new_zeros(len(guide.given), k, books.shape[2])
-        self._scale, self._level = books.new_ones(2, len(guide.given), k)
+        self._scale, self._level = (books.new_ones(len(guide.given), k) for _ in range(2))
+        self.state = [self._left, self._scale, self._level]
 
     def begin(self, vectors: Tensor) -> None:
         """The sketch `[B, P]` of the frame whose first code is drawn next."""
@@ -234,13 +245,17 @@ class Steps(Protocol):
     pattern: DelayPattern
     codebook_size: int
     device: torch.device
+    state: list[Tensor]
+    """Tensors that `step` changes, in place."""
+    ready: Callable[[int], None]
+    """Called with the number of the next columns before they are drawn."""
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Logits `[B, K, V]`, which the caller may overwrite, after the column `[B, K]` (filler at first)."""
 
 
 class TokenLoop:
-    """Draws one column of tokens after another, each when its conditioning is pushed.
+    """Draws columns of tokens one after another, when their conditioning is pushed.
 
     Each row draws from its own generator, so that a row's noise does not depend on its neighbours in the batch.
 
@@ -252,6 +267,7 @@ class TokenLoop:
         lengths: frames of each row; later cells are filler, as for the row alone. Without, all rows last until
             `end`.
         prefix: `[B, K, P]` codes that are given; drawing continues after them.
+        near: the one of the constraints that is told the sketch, if there is one.
     """
 
     def __init__(
@@ -262,66 +278,80 @@ class TokenLoop:
         constraints: Sequence[Constraint] = (),
         lengths: Sequence[int] = (),
         prefix: Tensor | None = None,
+        near: Nearness | None = None,
     ) -> None:
         pattern, device = model.pattern, model.device
         k = pattern.n_codebooks
-        self._model, self._sampling, self._constraints = model, sampling, constraints
+        self._model, self._sampling, self._constraints, self._near = model, sampling, constraints, near
         self._n_candidates = max((constraint.n_candidates for constraint in constraints), default=1)
-        self._noises = _uniform_noise(seeds, (k, model.codebook_size), device)
-        self._given = () if prefix is None else pattern.apply(prefix).unbind(dim=2)
-        self._ends = torch.tensor(lengths or [2**62] * len(seeds), device=device)
-        self._shortest = int(self._ends.min())
-        self._codebook = torch.arange(k, device=device)
+        self._noise_shape = (k, model.codebook_size)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (len(seeds), k, 0)
+        self._given = torch.empty(shape, dtype=torch.int64) if prefix is None else pattern.apply(prefix)
+        self._given = self._given.to(device).masked_fill(self._given == pattern.filler, FREE)
+        self._ends = torch.tensor(lengths or [2**62] * len(seeds), device=device)[:, None, None]
+        self._codebook = torch.arange(k, device=device)[:, None]
         self._column = torch.full((len(seeds), k), pattern.filler, dtype=torch.int64, device=device)
-        self._recent: deque[Tensor] = deque(maxlen=k)
+        self._state = [self._column, *model.state, *(t for rule in constraints for t in rule.state)]
+        self._recorded: Recorded | None = None
+        self._recent = self._column[..., None][..., :0]
         self.n_columns = 0
 
-    def push(self, *conditioning: Tensor) -> Tensor | None:
-        """Draw the next column.
+    def push(self, *conditioning: Tensor) -> Tensor:
+        """Draw the next n columns.
 
         Args:
-            conditioning: of the column, as the model's `step` takes it.
+            conditioning: `[B, n, ...]` of the columns, as the model's `step` takes it of one, and with `near` the sketch
+                `[B, n, P]` last.
 
         Returns:
-            Codes `[B, K, 1]` of the frame whose last token this column holds; None in the first K - 1 columns.
+            Codes `[B, K, m]` of the frames whose last tokens these columns hold.
         """
+        n = conditioning[0].shape[1]
+        # From the CPU's generator on every device.
+        noises = [torch.rand(n, *self._noise_shape, generator=generator) for generator in self._generators]
+        noise = torch.stack(noises, dim=1).to(self._column.device)
+        stretches = [self._settled(n), noise, *(one.transpose(0, 1) for one in conditioning)]
+        self._model.ready(n)
+        if self.n_columns >= UNRECORDED and self._recorded is None:
+            self._recorded = Recorded(self._draw, self._state, [stretch[0] for stretch in stretches])
+        if self._recorded is None:
+            columns = torch.stack([self._draw(*each) for each in zip(*stretches, strict=True)])
+        else:
+            columns = self._recorded(stretches)
+        self.n_columns += n
+        known = torch.cat([self._recent, columns.permute(1, 2, 0)], dim=-1)
+        n_frames = max(0, known.shape[2] - len(self._codebook) + 1)
+        self._recent = known[..., n_frames:]
+        return self._model.pattern.undo(known) if n_frames else known[..., :0]
+
+    def _draw(self, settled: Tensor, noise: Tensor, *conditioning: Tensor) -> Tensor:
+        """The next column `[B, K]`."""
+        if self._near is not None:
+            *conditioning_of_model, vectors = conditioning
+            self._near.begin(vectors)
+            conditioning = tuple(conditioning_of_model)
         logits = self._model.step(self._column, *conditioning)
         for constraint in self._constraints:
             logits = constraint.mask(logits)
-        candidates = self._settled(draw(logits, self._sampling, next(self._noises), self._n_candidates))
+        candidates = draw(logits, self._sampling, noise, self._n_candidates)
+        candidates = torch.where(settled[..., None] == FREE, candidates, settled[..., None])
         for constraint in self._constraints:
             candidates = constraint.write(candidates)
-        self._column = candidates[..., 0]
-        self._recent.append(self._column)
-        self.n_columns += 1
-        if len(self._recent) < len(self._codebook):
-            return None
-        return self._model.pattern.undo(torch.stack(list(self._recent), dim=-1))
+        return self._column.copy_(candidates[..., 0]).clone()
 
     def end(self) -> None:
         """No frame follows: the next K - 1 columns end the delay pattern."""
         self._ends = self._ends.clamp_max(self.n_columns)
-        self._shortest = min(self._shortest, self.n_columns)
 
-    def _settled(self, candidates: Tensor) -> Tensor:
-        """Candidates `[B, K, n]` with given tokens in their place: the prefix, and filler outside of a row's frames."""
-        t, filler = self.n_columns, self._model.pattern.filler
-        if t < len(self._given):
-            given = self._given[t][..., None]
-            candidates = torch.where(given == filler, candidates, given)
-        if t < len(self._codebook) - 1 or t >= self._shortest:
-            frame = t - self._codebook
-            valid = (frame >= 0) & (frame < self._ends[:, None])
-            candidates = torch.where(valid[..., None], candidates, filler)
-        return candidates
-
-
-def _uniform_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device) -> Iterator[Tensor]:
-    """Uniform noise `[B, *shape]` without end, from the CPU's generator on every device."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:
-        rows = [torch.rand(NOISE_BLOCK, *shape, generator=generator) for generator in generators]
-        yield from torch.stack(rows, dim=1).to(device)
+    def _settled(self, n: int) -> Tensor:
+        """Tokens `[n, B, K]` that are given, the prefix, and filler outside of a row's frames; elsewhere `FREE`."""
+        t = self.n_columns
+        given = self._given[..., t : t + n]
+        given = functional.pad(given, (0, n - given.shape[2]), value=FREE)
+        frame = torch.arange(t, t + n, device=given.device) - self._codebook
+        outside = (frame < 0) | (frame >= self._ends)
+        return given.masked_fill(outside, self._model.pattern.filler).permute(2, 0, 1)
 
 
 def stream_codes(
@@ -332,7 +362,7 @@ def stream_codes(
     lengths: Sequence[int] = (),
     prefix: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Codes `[B, K, 1]` of one frame after another, each K - 1 columns after its conditioning.
+    """Codes `[B, K, n]` of successive frames, each K - 1 columns after its conditioning.
 
     Args:
         conditioning: of successive stretches of frames, each with its null, "no room", of the same shapes. Columns
@@ -345,29 +375,22 @@ def stream_codes(
     """
     if sampling.guidance is None:
         raise ConfigError("guidance is not given; a decoder alone has none of its own, expected a number.")
-    stepper: Stepper | None = None
-    near: Nearness | None = None
-    tokens: Tensor | None = None
+    loop: TokenLoop | None = None
     for given, null in conditioning:
-        if stepper is None:
+        if loop is None:
             stepper, near, constraints = _begin(packed, given, null, sampling)
-            loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix)
-        elif given.tokens is not tokens:
-            stepper.set_tokens(given, null)
-        tokens = given.tokens
+            loop = TokenLoop(stepper, sampling, seeds, constraints, lengths, prefix, near)
+        stepper.set_tokens(given, null)
         frames = [given.frames, null.frames]
         if near is not None and given.guide is not None:
-            frames.append(given.guide.frames)
-        for t, frame in enumerate(zip(*(x.unbind(dim=1) for x in frames), strict=True)):
-            if near is not None and given.guide is not None:
-                near.begin(given.guide.vectors[:, t])
-            codes = loop.push(*frame)
-            if codes is not None:
+            frames += [given.guide.frames, given.guide.vectors]
+        for stretch in zip(*(one.split(STRETCH, dim=1) for one in frames), strict=True):
+            codes = loop.push(*stretch)
+            if codes.shape[2]:
                 yield codes
-    if stepper is not None:
+    if loop is not None and (n_more := stepper.pattern.n_codebooks - 1):
         loop.end()
-        written = (loop.push(*frame) for _ in range(stepper.pattern.n_codebooks - 1))
-        yield from (codes for codes in written if codes is not None)
+        yield loop.push(*(one[:, -1:].expand(-1, n_more, -1) for one in frames))
 
 
 def _begin(
@@ -405,9 +428,11 @@ def generate_codes(
         prefix: `[B, K, P]` codes that are written already, P at most T; the rest goes on from them.
     """
     lengths = conditioning.mask.sum(dim=1).tolist()
-    frames = []
+    pieces, done = [], 0
     for codes in stream_codes(packed, [(conditioning, null)], sampling, seeds, lengths, prefix):
-        frames.append(codes)
-        if progress is not None:
-            progress(len(frames), conditioning.frames.shape[1])
-    return torch.cat(frames, dim=-1)
+        pieces.append(codes)
+        for _ in range(codes.shape[2]):
+            done += 1
+            if progress is not None:
+                progress(done, conditioning.frames.shape[1])
+    return torch.cat(pieces, dim=-1)

@@ -50,6 +50,9 @@ NOTES_AHEAD = 2
 """Frames that must be written after one before its notes are known: a note is heard in the frame before its onset, since
 windows overlap, and the loudness automation is a curve of 10 points a second."""
 
+LIVE_NOTES_AHEAD = 1
+"""As `NOTES_AHEAD` for live sound, where the loudness automation is held for the frame that is not waited for."""
+
 STREAM_FRAMES = 16
 """Frames that `sketch_stream` computes at once: weights are read and operations begun once for all of them."""
 
@@ -563,6 +566,7 @@ def sketch_stream(
     frames: Iterable[tuple[Sequence[Event], float]],
     signals: Iterable[Signals],
     n_frames: int = STREAM_FRAMES,
+    notes_ahead: int = NOTES_AHEAD,
 ) -> Iterator[Tensor]:
     """The sketch of notes as they are written, as soon as it can be: at most `sketch.ahead + n_frames - 1` frames later.
 
@@ -575,6 +579,8 @@ def sketch_stream(
         signals: of successive stretches, one row; the room's global values of each count for its frames, the last for
             all that follow.
         n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at several times the cost.
+        notes_ahead: frames that are waited for, at least 1; with fewer than `NOTES_AHEAD` loudness is not quite that of
+            the whole score.
 
     Yields:
         `[1, n, P]`, joined as many frames as were written.
@@ -585,7 +591,7 @@ def sketch_stream(
         done = 0
         for events, gain in frames:
             notes.write(events, gain)
-            while notes.n_known >= done + n_frames + NOTES_AHEAD:
+            while notes.n_known >= done + n_frames + notes_ahead:
                 yield notes.frames(done, n_frames)
                 done += n_frames
         n_total = notes.n_known

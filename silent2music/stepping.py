@@ -6,14 +6,16 @@ The same function as `Decoder.forward`, laid out for a few rows and one column a
   that this largest product of a step is computed once and not for both rows.
 - Queries and keys are stored with the two halves of each rotated pair side by side: rotation is one complex
   product, which leaves values alone and scales queries for attention on the way.
-- Keys and values live in a ring, buffers are allocated once, and the residual stream has a last element that
-  holds the normalisation's epsilon, so that a norm is one call.
+- Keys and values live in a ring, and the residual stream has a last element that holds the normalisation's epsilon, so
+  that a norm is one call.
+- A step is recorded, so that many of them run one after another without the interpreter.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -131,67 +133,57 @@ class PackedBlocks:
 class BlockStepper:
     """Runs blocks for one column after another; the key-value cache is a ring, so cost and memory are constant.
 
-    For inference mode alone. A step is `advance`, then `run`, with the column's input in `x`.
+    For inference mode alone. Every step computes on the whole ring under a mask, by the same shapes and on tensors of
+    fixed places, so that it can be recorded (`Recorded`). A step is `run`, with the column's input in `x`; some steps at
+    a time are announced by `ready`.
 
     Args:
         tokens: global tokens `[R, G, D]` of all rows.
-        static: compute on the whole ring with a mask, every step by the same shapes, as captured graphs need
-            it; by default on CUDA only.
 
     Attributes:
-        x: `[R, D]`, where the input of a step is written, and which the step overwrites.
+        state: the tensors that a step changes.
     """
 
-    def __init__(self, packed: PackedBlocks, tokens: Tensor, static: bool | None = None) -> None:
-        config = packed.config
+    def __init__(self, packed: PackedBlocks, tokens: Tensor) -> None:
+        config, device = packed.config, tokens.device
         self.packed = packed
-        device = tokens.device
-        self.static = device.type == "cuda" if static is None else static
         self.n_rows, self.n_tokens, self.window = len(tokens), tokens.shape[1], config.attention_window
-        self.position = 0
-        dim, n_places = config.dim, self.n_tokens + self.window
+        n_places = self.n_tokens + self.window
         # [layers, keys and values, rows, heads, places, head_dim], the global tokens first.
-        ring = tokens.new_zeros(config.n_layers, 2, self.n_rows, config.n_heads, n_places, config.head_dim)
-        self._ring = ring
-        # Making a view costs as much as computing on one: those of every step are made once.
-        self._places = [layer.unbind(dim=3) for layer in ring]
-        flat = ring.view(config.n_layers, 2, -1, n_places, config.head_dim)
-        self._whole = [(keys.transpose(1, 2), values) for keys, values in flat]
-        self._rotated = tokens.new_zeros(self.n_rows, 3, config.n_heads, config.head_dim)
-        self._rotated_pairs = torch.view_as_complex(self._rotated.view(self.n_rows, -1, 2))
-        self._query = self._rotated[:, :1].transpose(1, 2)
-        self._new = self._rotated[:, 1:].transpose(0, 1)
-        self._attended = tokens.new_zeros(len(flat[0, 0]), 1, config.head_dim)
-        self._attended_rows = self._attended.view(self.n_rows, -1)
-        self._stream = torch.full((self.n_rows, dim + 1), (packed.epsilon * dim) ** 0.5, device=device)
-        self.x = self._stream[:, :dim]
-        # What changes from step to step, for graphs in tensors of fixed places.
-        self._rotation = torch.zeros(3 * dim // 2, dtype=torch.complex64, device=device)
-        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
+        shape = (config.n_layers, 2, self.n_rows, config.n_heads, n_places, config.head_dim)
+        self._ring = tokens.new_zeros(shape)
+        self._stream = torch.full(
+            (self.n_rows, config.dim + 1), (packed.epsilon * config.dim) ** 0.5, device=device
+        )
         self._mask = torch.full((n_places,), float("-inf"), device=device)
         self._mask[: self.n_tokens] = 0
-        self._rotations: Tensor | None = None
+        self._rotations = packed.rotations(0, device)
+        self._first = self._n_ready = 0
+        # Of the next column: its place in the ring, and among the rotations.
+        self._place = torch.full((1,), self.n_tokens, device=device)
+        self._within = torch.zeros(1, dtype=torch.int64, device=device)
+        self.state = [self._ring, self._stream, self._mask, self._rotations, self._place, self._within]
+        self._tokens: Tensor | None = None
         self.set_tokens(tokens)
+
+    @property
+    def x(self) -> Tensor:
+        """`[R, D]`, where the input of a step is written, and which the step overwrites."""
+        return self._stream[:, :-1]
 
     def set_tokens(self, tokens: Tensor) -> None:
         """Replace the global tokens `[R, G, D]` that the next columns attend to."""
-        self.packed.fill_prefix(self._ring, tokens)
+        if self._tokens is None or not torch.equal(tokens, self._tokens):
+            self.packed.fill_prefix(self._ring, tokens)
+            self._tokens = tokens
 
-    def advance(self) -> None:
-        """Set slot, mask and rotation for the next column."""
-        within = self.position % ROTATION_BLOCK
-        if within == 0:
-            self._rotations = self.packed.rotations(self.position, self.x.device)
-        assert self._rotations is not None
-        place = self.n_tokens + self.position % self.window
-        self._place, self._n_filled = place, self.n_tokens + min(self.position + 1, self.window)
-        if self.static:
-            self._rotation.copy_(self._rotations[within])
-            self._slot.fill_(place)
-            self._mask[place] = 0
-        else:
-            self._rotation = self._rotations[within]
-        self.position += 1
+    def ready(self, n_columns: int) -> None:
+        """Have the rotations of the next columns at hand, at most `ROTATION_BLOCK` of them."""
+        if self._n_ready + n_columns > self._first + ROTATION_BLOCK:
+            self._first = self._n_ready
+            self._rotations.copy_(self.packed.rotations(self._first, self._place.device))
+            self._within.zero_()
+        self._n_ready += n_columns
 
     def _normed(self, weight: Tensor) -> Tensor:
         """The residual stream `[R, D]` over its root mean square, times `weight / sqrt(D)`."""
@@ -199,31 +191,29 @@ class BlockStepper:
         return torch.mul(self.x, weight).div_(norm)
 
     def run(self) -> Tensor:
-        """The blocks' output `[R, D]` after the final norm, without counters, as a CUDA graph captures it."""
+        """The blocks' output `[R, D]` after the final norm."""
         packed, x = self.packed, self.x
+        rotation = self._rotations.index_select(0, self._within)
+        self._mask.index_fill_(0, self._place, 0.0)
         for index, layer in enumerate(packed.layers):
             qkv = layer.qkv(self._normed(layer.attention_norm)).float()
-            x += layer.out(self._attend(qkv, index))
-            hidden = layer.gate_up(self._normed(layer.mlp_norm))
-            gate, up = hidden.chunk(2, dim=1)
+            x += layer.out(self._attend(qkv, rotation, self._ring[index]))
+            gate, up = layer.gate_up(self._normed(layer.mlp_norm)).chunk(2, dim=1)
             x += layer.down(functional.silu(gate).mul_(up))
+        self._within.add_(1)
+        self._place.sub_(self.n_tokens - 1).remainder_(self.window).add_(self.n_tokens)
         return self._normed(packed.norm)
 
-    def _attend(self, qkv: Tensor, index: int) -> Tensor:
-        """Attention `[R, D]` of one layer, after writing this column's keys and values to the ring."""
-        torch.mul(qkv.view(torch.complex64), self._rotation, out=self._rotated_pairs)
-        query = self._query.reshape(self._attended.shape)
-        keys, values = self._whole[index]
-        if self.static:
-            self._ring[index].index_copy_(3, self._slot, self._new.unsqueeze(3))
-            scores = torch.baddbmm(self._mask, query, keys)
-        else:
-            self._places[index][self._place].copy_(self._new)
-            if self._n_filled < values.shape[1]:
-                keys, values = keys[:, :, : self._n_filled], values[:, : self._n_filled]
-            scores = torch.bmm(query, keys)
-        torch.bmm(scores.softmax(dim=-1), values, out=self._attended)
-        return self._attended_rows
+    def _attend(self, qkv: Tensor, rotation: Tensor, ring: Tensor) -> Tensor:
+        """Attention `[R, D]` of one layer, after writing this column's keys and values to its ring."""
+        config = self.packed.config
+        pairs = torch.view_as_complex(qkv.view(self.n_rows, -1, 2))
+        turned = torch.view_as_real(pairs * rotation).view(self.n_rows, 3, config.n_heads, -1)
+        ring.index_copy_(3, self._place, turned[:, 1:].transpose(0, 1).unsqueeze(3))
+        keys, values = ring.flatten(1, 2).unbind(0)
+        query = turned[:, 0].reshape(-1, 1, config.head_dim)
+        shares = torch.baddbmm(self._mask, query, keys.transpose(1, 2)).softmax(dim=-1)
+        return torch.bmm(shares, values).view(self.n_rows, -1)
 
 
 class SpanStepper:
@@ -251,11 +241,14 @@ class SpanStepper:
         self._columns = torch.arange(n_columns, device=tokens.device)
         self._seen = torch.zeros(n_columns, self._n_tokens, device=tokens.device)
         self._rotations, self._first = packed.rotations(0, tokens.device), 0
+        self._tokens: Tensor | None = None
         self.set_tokens(tokens)
 
     def set_tokens(self, tokens: Tensor) -> None:
         """Replace the global tokens `[R, G, D]` that the next columns attend to."""
-        self._packed.fill_prefix(self._ring, tokens)
+        if self._tokens is None or not torch.equal(tokens, self._tokens):
+            self._packed.fill_prefix(self._ring, tokens)
+            self._tokens = tokens
 
     def run(self, x: Tensor, position: int) -> Tensor:
         """The blocks' output `[R, n, D]` after the final norm; what was computed from `position` on is forgotten.
@@ -269,12 +262,12 @@ class SpanStepper:
         if not 0 <= position - self._first <= ROTATION_BLOCK - n:
             self._rotations, self._first = packed.rotations(position, x.device), position
         rotation = self._rotations[position - self._first :][:n]
-        here = self._columns + position
+        here = self._columns[:n] + position
         slots = here % self._length
         self._positions[slots] = here
         age = here[:, None] - self._positions
         unseen = torch.where((age >= 0) & (age < config.attention_window), 0.0, float("-inf"))
-        mask, slots = torch.cat([self._seen, unseen], dim=1), slots + self._n_tokens
+        mask, slots = torch.cat([self._seen[:n], unseen], dim=1), slots + self._n_tokens
         stream = x.new_full((n_rows * n, dim + 1), (packed.epsilon * dim) ** 0.5)
         out = stream[:, :dim]
         out.copy_(x.flatten(0, 1))
@@ -305,6 +298,7 @@ class PackedDecoder:
     Attributes:
         embedding: `[K * (V + 1), D]`.
         refinements: `[K * (V + 1), codebook_dim]`, see `Decoder.refinements`.
+        guide: as the decoder's.
         head: from normed hidden states `[B, D]` to `[B, K * V]`, without `bias` `[K, V]`.
         books: for each codebook from vectors `[B, codebook_dim]` to their products with its entries `[B, V]`; none if
             the decoder takes no sketch.
@@ -319,7 +313,8 @@ class PackedDecoder:
         self.refinements = decoder.refinements().flatten(0, 1)
         self.head = pack(decoder.output_tables().flatten(0, 1), self.precision)
         self.bias = decoder.bias.clone()
-        books = () if decoder.guide is None else decoder.guide.books
+        self.guide = copy.deepcopy(decoder.guide)
+        books = () if self.guide is None else self.guide.requires_grad_(False).books
         self.books = [pack(book, self.precision) for book in books]
 
 
@@ -336,8 +331,10 @@ class Stepper:
         conditioning: only its `tokens` `[B, G, D]` count, and whether it has a `guide`; the frames come with each step.
         null: "no room" of the same shapes; unused if `guidance` is 1.
         guidance: g, of the room.
-        static: as for `BlockStepper`.
         sketch_guidance: g', of the sketch; unused without a guide.
+
+    Attributes:
+        state, ready: as of `BlockStepper`.
     """
 
     def __init__(
@@ -346,7 +343,6 @@ class Stepper:
         conditioning: Conditioning,
         null: Conditioning,
         guidance: float,
-        static: bool | None = None,
         sketch_guidance: float = 1.0,
     ) -> None:
         config = packed.decoder.config
@@ -355,10 +351,10 @@ class Stepper:
         self.sketched, self.nulled = conditioning.guide is not None, guidance != 1
         # Rows under the room alone count where both are not guided alike.
         self.roomed = not self.sketched or guidance != sketch_guidance
-        self._blocks = BlockStepper(packed.blocks, self._tokens(conditioning, null), static)
+        self._blocks = BlockStepper(packed.blocks, self._tokens(conditioning, null))
+        self.state, self.ready = self._blocks.state, self._blocks.ready
         self.device = device = conditioning.tokens.device
         self._offsets = torch.arange(config.n_codebooks, device=device) * (config.codebook_size + 1)
-        self._graph: _Graph | None = None
 
     def set_tokens(self, conditioning: Conditioning, null: Conditioning) -> None:
         """Replace the global tokens that the next columns attend to."""
@@ -370,7 +366,7 @@ class Stepper:
         return torch.cat(groups) if len(groups) > 1 else groups[0]
 
     def step(self, column: Tensor, frame: Tensor, null_frame: Tensor, *guide_frame: Tensor) -> Tensor:
-        """Guided logits of the next column.
+        """Guided logits of the next column, which must be ready.
 
         Args:
             column: `[B, K]` the previous grid column, all filler at the start.
@@ -380,22 +376,12 @@ class Stepper:
         Returns:
             Guided logits `[B, K, V]`, float32.
         """
-        self._blocks.advance()
-        inputs = (column, frame, null_frame, *guide_frame)
-        if column.device.type != "cuda":
-            return self.body(*inputs)
-        if self._graph is None:
-            self._graph = _Graph(self.body, inputs)
-        return self._graph(*inputs)
-
-    def body(self, column: Tensor, frame: Tensor, null_frame: Tensor, *guide_frame: Tensor) -> Tensor:
-        """The step without its counters, as a CUDA graph captures it."""
         packed, x = self.packed, self._blocks.x
         b, k = column.shape
         embedded = functional.embedding(column + self._offsets, packed.embedding).sum(dim=1)
         frames = [frame + own for own in guide_frame] + [frame] * self.roomed + [null_frame] * self.nulled
         for i, own in enumerate(frames):
-            torch.add(embedded, own, out=x[i * b : (i + 1) * b])
+            x[i * b : (i + 1) * b] = embedded + own
         normed = self._merged(torch.split(self._blocks.run(), b))
         return packed.head(normed).float().view(b, k, -1) + packed.bias
 
@@ -411,24 +397,70 @@ class Stepper:
         return torch.lerp(none, room, self.guidance) + self.sketch_guidance * (both - room)
 
 
-class _Graph:
-    """A function of tensors captured as one CUDA graph; the next call overwrites its result."""
+class Recorded:
+    """A function of tensors, recorded once and then run for several columns without the interpreter.
 
-    def __init__(self, function: Callable[..., Tensor], example: tuple[Tensor, ...]) -> None:
-        self._inputs = tuple(tensor.clone() for tensor in example)
-        # Libraries choose their kernels on the first calls, which must not be captured.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._output = function(*self._inputs)
+    On CUDA that is a graph, elsewhere a trace, which other threads of Python need not wait for. Results are the same bit
+    for bit.
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        for place, value in zip(self._inputs, inputs, strict=True):
-            place.copy_(value)
-        self._graph.replay()
-        return self._output
+    Args:
+        function: from tensors of always the same shapes to one, by always the same operations.
+        state: the tensors that it changes, in place, beside its result.
+        example: its arguments.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], state: Sequence[Tensor], example: Sequence[Tensor]
+    ) -> None:
+        self._state = list(state)
+        before = [tensor.clone() for tensor in state]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._run = (_graph if example[0].is_cuda else _trace)(function, self._state, list(example))
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+
+    def __call__(self, stretches: Sequence[Tensor]) -> Tensor:
+        """Results `[n, ...]` for each of n arguments: `stretches` hold `[n, ...]` of each."""
+        with torch.jit.optimized_execution(False):
+            return self._run(self._state, list(stretches))
+
+
+Run = Callable[[list[Tensor], list[Tensor]], Tensor]
+
+
+def _trace(function: Callable[..., Tensor], state: list[Tensor], example: list[Tensor]) -> Run:
+    step = torch.jit.trace(lambda state, arguments: function(*arguments), (state, example), check_trace=False)
+
+    def run(state: list[Tensor], stretches: list[Tensor]) -> Tensor:
+        found = []
+        for i in range(stretches[0].shape[0]):
+            found.append(step(state, [stretch[i] for stretch in stretches]))
+        return torch.stack(found)
+
+    return cast(Run, torch.jit.script(run))
+
+
+def _graph(function: Callable[..., Tensor], state: list[Tensor], example: list[Tensor]) -> Run:
+    places = [tensor.clone() for tensor in example]
+    # Libraries choose their kernels on the first calls, which must not be captured.
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function(*places)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = function(*places)
+
+    def run(state: list[Tensor], stretches: list[Tensor]) -> Tensor:
+        found = []
+        for arguments in zip(*stretches, strict=True):
+            for place, value in zip(places, arguments, strict=True):
+                place.copy_(value)
+            graph.replay()
+            found.append(output.clone())
+        return torch.stack(found)
+
+    return run

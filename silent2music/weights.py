@@ -101,7 +101,8 @@ def build(
 ) -> M:
     """Build a module whose weights lie in a file, and compare their shapes with those in the file's header.
 
-    What is allocated is of the file's own size: absurd settings are refused before memory is taken.
+    What is allocated is of the file's own size: absurd settings are refused before memory is taken. The weights have no
+    values yet.
 
     Args:
         own: the module's tensors that the file must have, by name.
@@ -137,8 +138,13 @@ class _NoMoreThan(TorchFunctionMode):
                     f"{self.file} holds {self.n_held} weights and its config asks for more; the two do not belong "
                     "together."
                 )
+        # What is drawn is overwritten by the file's, and takes as long as reading it.
+        if func in _DRAWN:
+            return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
+
+_DRAWN = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 """What makes tensors of a given size."""
@@ -183,10 +189,8 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -
                 f"Weight '{name}' in {file} is {_type(found)}; expected {_type(value)}, get the folder again."
             )
         # Limits that were never measured are infinite in a new module already.
-        if (
-            found.is_floating_point()
-            and not (found.isfinite() | (found.isposinf() & value.isposinf().cpu())).all()
-        ):
+        known = found.isfinite() if found.is_floating_point() else torch.ones(())
+        if not known.all() and not (known.bool() | (found.isposinf() & value.isposinf().cpu())).all():
             raise CheckpointError(
                 f"Weight '{name}' in {file} is not finite (NaN or infinite); get the folder again or train anew."
             )

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from silent2music import stepping
 from silent2music.config import DecoderConfig
 from silent2music.decoder import Conditioning, Decoder, DelayPattern, hold_last
 from silent2music.errors import ConfigError
@@ -55,18 +56,23 @@ def test_codebook_k_of_frame_t_stands_in_column_t_plus_k():
             assert grid[0, k, t + k] == codes[0, k, t]
 
 
-@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("n_at_once", [1, 3])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_step_equals_forward_beyond_the_attention_window(static, guidance):
+def test_step_equals_forward_beyond_the_attention_window_and_a_block_of_rotations(
+    n_at_once, guidance, monkeypatch
+):
+    monkeypatch.setattr(stepping, "ROTATION_BLOCK", 7)
     decoder, conditioning, null = make_decoder(), make_conditioning(2, 20), make_conditioning(2, 20, seed=3)
     grid = decoder.pattern.apply(torch.randint(0, 11, (2, 3, 20)))
     with torch.inference_mode():
         with_room, without = decoder(grid, conditioning), decoder(grid, null)
         expected = without + guidance * (with_room - without)
-        stepper = Stepper(PackedDecoder(decoder, "fp32"), conditioning, null, guidance, static)
+        stepper = Stepper(PackedDecoder(decoder, "fp32"), conditioning, null, guidance)
         frames, null_frames = (hold_last(c.frames, grid.shape[2]) for c in (conditioning, null))
         column = torch.full((2, 3), decoder.pattern.filler)
         for t in range(grid.shape[2]):
+            if t % n_at_once == 0:
+                stepper.ready(n_at_once)
             logits = stepper.step(column, frames[:, t], null_frames[:, t])
             torch.testing.assert_close(logits, expected[:, :, t], atol=2e-5, rtol=1e-4)
             column = grid[:, :, t]
@@ -83,6 +89,7 @@ def test_packed_weights_stay_near_the_exact_ones(precision, tolerance):
         stepper = Stepper(PackedDecoder(decoder, precision), conditioning, conditioning, 1.0)
         column = torch.full((2, 3), decoder.pattern.filler)
         frame = conditioning.frames[:, 0]
+        stepper.ready(1)
         error = (stepper.step(column, frame, frame) - expected).abs().max()
     assert 0 < error < tolerance
 

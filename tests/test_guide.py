@@ -6,11 +6,12 @@ import pytest
 import torch
 from test_decoder import CONFIG, make_conditioning
 
+from silent2music import sampling as sampling_module
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning, Decoder, hold_last
 from silent2music.errors import ConfigError
 from silent2music.sampling import Nearness, generate_codes
-from silent2music.stepping import PackedDecoder, Stepper
+from silent2music.stepping import PackedDecoder, Recorded, Stepper
 
 SKETCHED = dataclasses.replace(CONFIG, takes_sketch=True)
 SCALES = torch.linspace(0.0, 1.5, 11)
@@ -91,12 +92,31 @@ def test_step_equals_forward_under_room_and_sketch(guidance, score_guidance):
         for t in range(grid.shape[2]):
             if t < 16:
                 near.begin(both.guide.vectors[:, t])
+            stepper.ready(1)
             got = near.mask(stepper.step(column, *(x[:, t] for x in frames)))
             for k in range(3):
                 if 0 <= t - k < 16:
                     torch.testing.assert_close(got[:, k], expected[:, k, t], atol=2e-4, rtol=1e-3)
             column = grid[:, :, t]
             near.write(column[..., None])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.6])
+def test_recorded_steps_draw_the_same_bit_for_bit(guidance, monkeypatch):
+    decoder, room, null = make_decoder(), make_conditioning(2, 50), make_conditioning(2, 50, seed=3)
+    decoder.cell_radii[1:] = torch.tensor([2.5, 2.8])
+    decoder.rest_loudness[1], decoder.rest_limits[1] = decoder.first_loudness().median(), 2
+    sampling = SamplingConfig(guidance=guidance, score_guidance=1.0, adherence=0.5, top_k=0)
+    calls = []
+    monkeypatch.setattr(Recorded, "__call__", lambda *a, call=Recorded.__call__: calls.append(a) or call(*a))
+    for given in (room, sketched(decoder, room, given=[True, False])):
+        drawn = []
+        for n_unrecorded in (0, 20, 10**6):
+            monkeypatch.setattr(sampling_module, "UNRECORDED", n_unrecorded)
+            drawn.append(generate_codes(PackedDecoder(decoder), given, null, sampling, [1, 2]))
+            assert bool(calls) == (n_unrecorded < 50)
+            calls.clear()
+        assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[2])
 
 
 def test_the_bias_prefers_the_entry_nearest_to_what_is_left():

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from silent2music.errors import DataError, S2MError
-from silent2music.processes import THREAD_VARIABLES, Interrupted, Pool, interruptible
+from silent2music.processes import THREAD_VARIABLES, Interrupted, Pool, interruptible, run_ahead
 
 
 def add(shared: list[int], job: int) -> int:
@@ -44,6 +46,29 @@ def die(job: int) -> None:
 
 def failing_start(sentence: str) -> None:
     raise DataError(sentence)
+
+
+def test_what_runs_ahead_comes_in_order_and_waits_for_who_takes_it() -> None:
+    begun, ended = [], []
+
+    def numbers() -> Iterator[int]:
+        try:
+            for number in range(20):
+                begun.append((number, threading.current_thread().name))
+                yield number
+            raise DataError("No more.")
+        finally:
+            ended.append(threading.current_thread().name)
+
+    with pytest.raises(DataError, match="No more"):
+        for expected, number in enumerate(run_ahead(numbers(), 3)):
+            assert number == expected and len(begun) <= number + 3 + 1
+    assert begun == [(number, "run_ahead") for number in range(20)] and ended == ["run_ahead"]
+    taken = run_ahead(numbers(), 3)
+    assert [next(taken), next(taken)] == [0, 1]
+    taken.close()
+    assert ended == ["run_ahead"] * 2 and "run_ahead" not in [t.name for t in threading.enumerate()]
+    assert list(run_ahead((n for n in (1, 2)), 1)) == [1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -129,9 +154,11 @@ def wait_for_ever(folder: str) -> None:
 
 INTERRUPTED = """
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from test_processes import wait_for_ever
-from silent2music.processes import Interrupted, Pool, interruptible
+from silent2music.processes import Interrupted, Pool, interruptible, run_ahead
 
 if __name__ == "__main__":
     try:

@@ -182,6 +182,11 @@ class Counter:
     """A model of one codebook, and a constraint: token t + 1 follows t, and 3 is skipped."""
 
     pattern, codebook_size, device, n_candidates = DelayPattern(1, filler=6), 6, torch.device("cpu"), 2
+    state: tuple[torch.Tensor, ...] = ()
+    n_ready = 0
+
+    def ready(self, n_columns: int) -> None:
+        self.n_ready += n_columns
 
     def step(self, column: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         following = torch.where(column == 6, 0, (column + 1) % 6)
@@ -201,9 +206,9 @@ def test_another_model_is_written_by_the_same_loop():
     counter = Counter()
     loop = TokenLoop(counter, SamplingConfig(temperature=0), [0], [counter])
     bias = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.1])
-    written = [loop.push(bias) for _ in range(6)]
-    assert [int(codes) for codes in written if codes is not None] == [0, 1, 2, 5, 0, 1]
-    assert counter.seen == 2
+    written = torch.cat([loop.push(bias.expand(1, n, 6)) for n in (1, 3, 2)], dim=2)
+    assert written[0, 0].tolist() == [0, 1, 2, 5, 0, 1]
+    assert (counter.seen, counter.n_ready) == (2, 6)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from conftest import RATE, make_sketched, steps_room
 from test_compose import made_score
 
+from silent2music import model as model_module
 from silent2music.audio import Waveform, write
 from silent2music.config import SamplingConfig
 from silent2music.errors import CheckpointError, ConfigError
@@ -38,6 +40,23 @@ def test_a_stream_through_composer_and_sketch_is_the_whole(model, composed):
     assert np.array_equal(np.concatenate([p.samples for p in streamed], axis=1), composed.samples)
     assert composed.score.n_notes > 3
     assert composed.score.seconds == pytest.approx(2.4)
+
+
+def test_a_thread_that_runs_ahead_changes_nothing_and_ends_with_the_music(model, composed, monkeypatch):
+    """Its errors are those of the music."""
+    music = model.stream(ROOM, SamplingConfig(seed=3))
+    next(music), next(music)
+    assert [t.name for t in threading.enumerate()].count("run_ahead") == 1
+    music.close()
+    assert "run_ahead" not in [t.name for t in threading.enumerate()]
+    monkeypatch.setattr(model_module, "run_ahead", lambda items, *n: items)
+    alone = model.generate(ROOM, seed=3)
+    assert np.array_equal(alone.codes, composed.codes) and np.array_equal(alone.samples, composed.samples)
+    monkeypatch.undo()
+    monkeypatch.setattr(model.sketch, "enter_notes", lambda notes: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        model.generate(ROOM, seed=3)
+    assert "run_ahead" not in [t.name for t in threading.enumerate()]
 
 
 def test_the_composed_score_is_that_of_compose_and_is_played(model, composed):
