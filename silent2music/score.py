@@ -210,9 +210,15 @@ class Score:
         """How many notes all parts have."""
         return sum(len(part.pitches) for part in self.parts)
 
-    def notes(self, pitched: bool = False) -> tuple[DoubleArray, DoubleArray, IntArray, IntArray]:
-        """Starts, ends, pitches and velocities `[n]` of all notes, or of all but drums, by start."""
-        parts = [part for part in self.parts if not (pitched and part.is_drum)]
+    def notes(
+        self, pitched: bool = False, role: str | None = None
+    ) -> tuple[DoubleArray, DoubleArray, IntArray, IntArray]:
+        """Starts, ends, pitches and velocities `[n]` of all notes, or of all but drums, or of a role's, by start."""
+        parts = [
+            part
+            for part in self.parts
+            if not (pitched and part.is_drum) and (role is None or part.role == role)
+        ]
         starts, ends, pitches, velocities = (
             np.concatenate([getattr(part, name) for part in parts] or [np.zeros(0)]) for name in NOTE_COLUMNS
         )

@@ -78,7 +78,7 @@ def following_db(
 
 def mode(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
     """`[2]` major or minor, by the profiles of Krumhansl and Kessler."""
-    starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True)
     return None if not len(pitches) else _one_of(MODES.index(estimate_key(pitches, ends - starts)[1]), 2)
 
 
@@ -120,7 +120,7 @@ def mood(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
         index = np.minimum(np.arange(n_energies), len(score.gain_db) - 1)
         gain = score.gain_db[index]
     bpm = 60.0 / float(np.median(np.diff(score.beat_seconds)))
-    starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True)
     found = affect_curves(score.parts, gain, bpm, estimate_key(pitches, ends - starts)[1])
     at = np.arange(n_frames) / frame_rate * ENERGY_RATE_HZ
     return np.stack([np.interp(at, np.arange(n_energies), curve) for curve in found], 1).astype(np.float32)
@@ -133,7 +133,7 @@ def notes_a_second(densities: ArrayLike) -> DoubleArray:
 
 def density(score: Score, n_frames: int, frame_rate: float) -> FloatArray:
     """`[T, 1]` notes a second over `RULE_WINDOW_SECONDS`, see `DENSITY_SCALE`."""
-    starts, _, _, _ = notes_of(score.parts)
+    starts, _, _, _ = score.notes()
     frames = np.clip((starts * frame_rate).astype(np.int64), 0, n_frames - 1)
     total = np.concatenate([[0.0], np.cumsum(np.bincount(frames, minlength=n_frames))])
     index, half = np.arange(n_frames), int(RULE_WINDOW_SECONDS * frame_rate / 2)
@@ -144,18 +144,20 @@ def density(score: Score, n_frames: int, frame_rate: float) -> FloatArray:
 
 def chords(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
     """`[T, 24]` pitch classes of the triad that fits a bar best, then its root; nothing where none fits."""
-    starts, ends, pitches, is_bass = notes_of(score.parts, pitched=True)
-    if not len(pitches):
+    if not len(score.notes(pitched=True)[0]):
         return None
-    classes = (pitches + home_shift(score)) % 12
     sounding = np.zeros((2, n_frames + 1, 12))
-    first, last = (
-        np.clip(np.rint(times * frame_rate).astype(np.int64), 0, n_frames) for times in (starts, ends)
-    )
-    last = np.maximum(last, np.minimum(first + 1, n_frames))
-    for row, weight in ((0, np.where(is_bass, 2.0, 1.0)), (1, np.where(is_bass, 1.0, 0.0))):
-        np.add.at(sounding[row], (first, classes), weight)
-        np.add.at(sounding[row], (last, classes), -weight)
+    for row, role in enumerate((None, "bass")):
+        starts, ends, pitches, _ = score.notes(pitched=True, role=role)
+        classes = (pitches + home_shift(score)) % 12
+        first, last = (
+            np.clip(np.rint(times * frame_rate).astype(np.int64), 0, n_frames) for times in (starts, ends)
+        )
+        last = np.maximum(last, np.minimum(first + 1, n_frames))
+        np.add.at(sounding[row], (first, classes), 1.0)
+        np.add.at(sounding[row], (last, classes), -1.0)
+    # The bass counts twice.
+    sounding[0] += sounding[1]
     heard = np.cumsum(np.cumsum(sounding, axis=1)[:, :-1], axis=1)
     heard = np.concatenate([np.zeros((2, 1, 12)), heard], axis=1)
     bars = score.bar_seconds if len(score.bar_seconds) else np.arange(0.0, n_frames / frame_rate, 2.0)
@@ -171,7 +173,7 @@ def chords(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
 
 def melody(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
     """`[T, 14]` the highest note of the melody's parts: pitch class, height, and 1 where it starts; rests are 0."""
-    starts, ends, pitches, _ = notes_of([part for part in score.parts if part.role == "melody"], pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True, role="melody")
     return (
         line_value(starts, ends, pitches + home_shift(score), n_frames, frame_rate) if len(pitches) else None
     )
@@ -216,10 +218,10 @@ def ending(score: Score, n_frames: int, frame_rate: float) -> FloatArray | None:
 
 def ending_of(score: Score) -> str | None:
     """How a score ends; None if it has no notes with pitch."""
-    starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True)
     if not len(pitches):
         return None
-    all_starts, _, _, _ = notes_of(score.parts)
+    all_starts, _, _, _ = score.notes()
     if float(all_starts.max()) > score.seconds - CUT_SECONDS:
         return "cut"
     tonic, tonality = estimate_key(pitches, ends - starts)
@@ -245,21 +247,6 @@ def _nearness(frames: IntArray, n_frames: int, frame_rate: float, scales: Sequen
 
 def _one_of(index: int, n: int) -> FloatArray:
     return np.asarray(np.eye(n, dtype=np.float32)[index])
-
-
-def notes_of(
-    parts: Sequence[Part], pitched: bool = False
-) -> tuple[DoubleArray, DoubleArray, IntArray, np.ndarray]:
-    """Starts, ends and pitches `[n]` of all notes of some parts, or of all but drums, and whether each is the bass's."""
-    own = [part for part in parts if not (pitched and part.is_drum)]
-    if not own:
-        return np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool)
-    starts, ends, pitches = (
-        np.concatenate([getattr(part, name) for part in own])
-        for name in ("start_seconds", "end_seconds", "pitches")
-    )
-    is_bass = np.concatenate([np.full(len(part.pitches), part.role == "bass") for part in own])
-    return starts, ends, pitches.astype(np.int64), is_bass
 
 
 def affect_curves(

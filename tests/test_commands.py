@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from silent2music import audio
 from silent2music.cli import app
 from silent2music.config import DataConfig
 from silent2music.evaluation import bench
+from silent2music.evaluation.originality import Melodies
 
 SECONDS = 4.0
 HOURS = 8 * SECONDS / 3600  # eight pairs
@@ -321,10 +323,12 @@ def test_a_composer_is_trained_judged_and_composes(desk: Desk, pairs: Path, mode
     shutil.copytree(desk.folder / "notes" / "composer", folder / "composer")
     soundfont = DataConfig().soundfont[0]
     printed = desk.drive(
-        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1 --melodies taught.npz"
+        f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1"
     )
-    assert (desk.folder / "taught.npz").is_file()
     assert b"true room first of 2" in printed and b"energy (measured) composer" in printed
+    script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "composer" / "melodies.py"))
+    taught = script["write_melodies"](desk.folder / "shards", folder / "composer" / "melodies.npz")
+    assert taught.names == Melodies.read(folder / "composer" / "melodies.npz").names and len(taught.names) > 1
     # Worker processes are driven elsewhere; each would load torch.
     found = desk.drive(
         f"eval-scores --model composing --pairs pairs --soundfont {soundfont} --n 2 --workers 1 --json"

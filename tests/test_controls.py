@@ -36,7 +36,6 @@ from silent2music.traits import (
     metre,
     mode,
     mood,
-    notes_of,
     tempo,
 )
 from silent2music.writing import Blend
@@ -266,9 +265,9 @@ def test_notes_bars_and_beats_stand_on_the_grid(player) -> None:
     first = beats[beats < 2.5]
     assert np.diff(first) == pytest.approx(60 / 97) and bars[:2] == pytest.approx([0.0, 180 / 97])
     assert 2.55 in bars and score.boundary_seconds.tolist() == [2.55]
-    starts = notes_of(score.parts)[0]
+    starts = score.notes()[0]
     assert len(starts) > 5 and np.abs(places[:, None] - starts).min(axis=0).max() < 1e-9
-    off = notes_of(compose(player, tempo=97.0, loose=1.0)[1].parts)[0]
+    off = compose(player, tempo=97.0, loose=1.0)[1].notes()[0]
     assert np.abs(Controls(tempo=97.0).grid(SECONDS)[2][:, None] - off).min(axis=0).max() > 0.01
 
 
@@ -291,7 +290,7 @@ def test_a_section_and_a_chord_start_on_a_cue(player) -> None:
             score.boundary_seconds[[0, -1]] == pytest.approx([2.5, 4.1], abs=0.02)
             or len(score.boundary_seconds) > 2
         )
-        starts = notes_of(score.parts, pitched=True)[0]
+        starts = score.notes(pitched=True)[0]
         for cue in (2.5, 4.1):
             assert np.abs(score.boundary_seconds - cue).min() <= 0.02
             assert np.abs(starts - cue).min() <= 0.05
@@ -330,7 +329,7 @@ def test_a_melody_is_played_note_for_note(player) -> None:
 
 def test_a_final_ending_lands_on_the_last_bar_and_then_rests(player) -> None:
     _, score = compose(player, ending="final", tempo=120.0, key="D major")
-    starts, _, pitches, _ = notes_of(score.parts, pitched=True)
+    starts, _, pitches, _ = score.notes(pitched=True)
     assert starts.max() == 4.0  # the last bar line that leaves time
     assert set((pitches[starts == 4.0] % 12).tolist()) <= {2, 6, 9}
     (bass,) = [
@@ -518,13 +517,13 @@ def test_those_who_play_take_over_the_notes_of_those_who_do_not(player) -> None:
     rates = []
     for wishes in ({}, {"instruments": "cello"}):
         scores = [compose(player, seed, **wishes)[1] for seed in range(4)]
-        rates.append(np.mean([len(np.unique(notes_of(score.parts)[0])) for score in scores]))
+        rates.append(np.mean([len(np.unique(score.notes()[0])) for score in scores]))
     assert rates[1] == pytest.approx(rates[0], rel=0.25)
 
 
 def test_chords_without_a_tempo_keep_the_rooms_own_times(player) -> None:
     asked, score = compose(player, chords="Am F")
-    starts = notes_of(score.parts)[0]
+    starts = score.notes()[0]
     places = Controls(tempo=90.0).grid(SECONDS)[2]
     assert np.abs(places[:, None] - starts).min(axis=0).max() > 0.02
     assert np.abs(score.bar_seconds - 4 * 60.0 / 90.0).min() <= 0.02

@@ -33,6 +33,14 @@ def scores_of(folder: Path, split: str) -> list[tuple[str, Score]]:
     return found
 
 
+def write_melodies(shards: Path, out: Path) -> Melodies:
+    """Write the file for the training scores of prepared pairs; gives what it holds."""
+    held_out = [score for _, score in scores_of(shards, "validation")]
+    melodies = Melodies.of(scores_of(shards, "train"), held_out)
+    melodies.write(out)
+    return melodies
+
+
 def main() -> None:
     """Write the file and say what it holds."""
     parser = argparse.ArgumentParser(
@@ -41,12 +49,10 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    held_out = [score for _, score in scores_of(given.shards, "validation")]
-    melodies = Melodies.of(scores_of(given.shards, "train"), held_out)
-    melodies.write(given.out)
-    n_bytes = given.out.stat().st_size
+    melodies = write_melodies(given.shards, given.out)
     print(
-        f"{given.out}: {len(melodies.names)} works, {n_bytes} bytes; real scores share up to {melodies.limit} notes"
+        f"{given.out}: {len(melodies.names)} works, {given.out.stat().st_size} bytes; "
+        f"real scores share up to {melodies.limit} notes"
     )
 
 

@@ -152,12 +152,6 @@ def evaluate_scores(
         str | None,
         Option(metavar="all|NAMES", help="Measure instead whether these controls do what they say."),
     ] = None,
-    melodies: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE.npz", help="Write what was taught, for audition sheets, as composer/melodies.npz."
-        ),
-    ] = None,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -185,7 +179,7 @@ def evaluate_scores(
         return
     with progress_bar() as steps:
         loaded_from = model_folder(model, download)
-        found = measure(loaded_from, pairs, config, composing, soundfont or (), steps, melodies)
+        found = measure(loaded_from, pairs, config, composing, soundfont or (), steps)
     if as_json:
         print_json(found)
     else:

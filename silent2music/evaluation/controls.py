@@ -38,7 +38,7 @@ from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, home_shift, part_of
 from silent2music.processes import Progress, one_thread
 from silent2music.score import Score
-from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood, notes_of
+from silent2music.traits import ENDINGS, MODES, chords, ending_of, instruments, melody, mood
 
 RATE = 25.0
 """Frames a second in which curves are compared."""
@@ -84,7 +84,7 @@ class Tested:
 
 def key_of(score: Score) -> str:
     """The key of a score by the profiles of Temperley; empty without pitches."""
-    starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+    starts, ends, pitches, _ = score.notes(pitched=True)
     if not len(pitches):
         return ""
     weights = np.bincount(pitches % 12, weights=ends - starts, minlength=12)
@@ -101,7 +101,7 @@ def in_key(asked: Controls, score: Score) -> float:
 
 def on_grid(asked: Controls, score: Score) -> float:
     """Share of notes within 10 ms of a sixteenth of the tempo that is asked for."""
-    starts = notes_of(score.parts)[0]
+    starts = score.notes()[0]
     places = asked.grid(score.seconds)[2]
     return (
         float(np.mean(np.abs(places[:, None] - starts).min(axis=0) <= GRID_SECONDS)) if len(starts) else 0.0
@@ -116,7 +116,7 @@ def bars_held(asked: Controls, score: Score) -> float:
 
 def cues_met(asked: Controls, score: Score) -> float:
     """Share of cues with a section, and the start of a note with pitch, within 50 ms."""
-    starts = notes_of(score.parts, pitched=True)[0]
+    starts = score.notes(pitched=True)[0]
     met = [
         all(
             len(x) > 0 and float(np.abs(x - cue.seconds).min()) <= NEAR_SECONDS + 1e-6
@@ -181,7 +181,7 @@ def _turned(column: int) -> Callable[[Controls, Score], float]:
         changes = (sums[-1] - sums[before - 1]) / (n_frames - before) - sums[before - 1] / before
         if column == 0:
             # The rules take the mode from the whole piece; here it is that of the notes before and after.
-            starts, ends, pitches, _ = notes_of(score.parts, pitched=True)
+            starts, ends, pitches, _ = score.notes(pitched=True)
             for i, moment in enumerate(before / RATE):
                 sides = [starts >= moment, starts < moment]
                 modes = [estimate_key(pitches[own], (ends - starts)[own])[1] for own in sides]

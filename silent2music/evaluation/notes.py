@@ -167,8 +167,8 @@ def melody(score: Score) -> IntArray:
 
 def _melody(score: Score) -> tuple[DoubleArray, IntArray]:
     """Starts and pitches of the melody."""
-    own = [part for part in score.parts if part.role == "melody" and not part.is_drum]
-    starts, _, pitches, _ = (Score(score.seconds, tuple(own)) if own else score).notes(pitched=True)
+    has_own = any(part.role == "melody" and not part.is_drum for part in score.parts)
+    starts, _, pitches, _ = score.notes(pitched=True, role="melody" if has_own else None)
     found: list[tuple[float, int]] = []
     for start, pitch in zip(starts.tolist(), pitches.tolist(), strict=True):
         if not found or start - found[-1][0] > SAME_ONSET_SECONDS:

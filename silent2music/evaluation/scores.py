@@ -25,7 +25,7 @@ from silent2music.evaluation.notes import (
     note_statistics,
     onset_times,
 )
-from silent2music.evaluation.originality import Melodies, compare_scores
+from silent2music.evaluation.originality import compare_scores
 from silent2music.evaluation.pieces import EvalConfig, Item, inspect_made, read_music, read_room
 from silent2music.evaluation.probing import Subject
 from silent2music.evaluation.stages import Stages
@@ -61,7 +61,6 @@ def evaluate_scores(
     composing: ComposingConfig | None = None,
     soundfonts: Sequence[Path] = (),
     progress: Progress | None = None,
-    melodies: Path | None = None,
 ) -> Figures:
     """Compose for held-out rooms and judge the scores.
 
@@ -69,7 +68,6 @@ def evaluate_scores(
         folder: pairs with scores, with or without music; of those held out, `config.n` spread over the manifest.
         config: `n`, `seed`, `seconds`, `n_train`, `n_likelihood` and `workers` count.
         soundfonts: for judging the sound, one for each room in turn; notes alone without.
-        melodies: where to write the melodies of all training scores, for audition sheets.
 
     Returns:
         What `judge_scores` gives, and `sound`: as `tables.tabulate` has it, `composer` and the real score `played`
@@ -93,8 +91,6 @@ def evaluate_scores(
         items.sort(key=lambda item: not item.references["measured"].rhythmic)
         composed = subject.scores_of(items, composing)
         training = [pair for pair in everything if pair.split == "train"]
-        if melodies is not None:
-            _write_melodies(melodies, folder, training, pairs, stages)
         report = {"n": len(items), "config": stated(config)}
         report |= judge_scores(subject, folder, items, composed, training, composing)
         if soundfonts:
@@ -105,17 +101,6 @@ def evaluate_scores(
                 systems["real"] = stages.run("real music", inspect_made, music)
             report["sound"] = tabulate(items, systems, config)
     return report
-
-
-def _write_melodies(
-    path: Path, folder: Path, training: Sequence[Pair], held_out: Sequence[Pair], stages: Stages
-) -> None:
-    """Write what `Melodies` says of all scores, each by the name of its work or of its pair."""
-    names = [str(pair.labels.get("score") or pair.id) for pair in training]
-    read = stages.run("training melodies", partial(score_of, folder), training)
-    reals = stages.run("held-out melodies", partial(score_of, folder), held_out)
-    taught = [(name, score) for name, score in zip(names, read, strict=True) if score is not None]
-    Melodies.of(taught, [score for score in reals if score is not None]).write(path)
 
 
 def judge_scores(

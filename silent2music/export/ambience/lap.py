@@ -99,16 +99,16 @@ class Grid:
         return self.lap_seconds / self.bars
 
     @property
-    def beat_frames(self) -> tuple[int, ...]:
-        """The nearest codec frame of each beat of a lap; none where there is no pulse."""
-        return tuple(round(i * self.n_frames / self.n_beats) for i in range(self.n_beats))
+    def beat_frames(self) -> DoubleArray:
+        """Where the beats of a lap are, in codec frames, most of them between two; none where there is no pulse."""
+        return np.linspace(0.0, self.n_frames, self.n_beats, endpoint=False)
 
     def frames_of(self, seconds: float) -> int:
         """Codec frames, at least one and at most a quarter of a lap."""
         return max(1, min(round(seconds * self.frame_rate), self.n_frames // 4))
 
-    def samples_of(self, frames: IntArray) -> IntArray:
-        """The samples of the files at which codec frames begin."""
+    def samples_of(self, frames: IntArray | DoubleArray) -> IntArray:
+        """The samples of the files at places in codec frames."""
         return np.round(frames / self.n_frames * self.n_samples).astype(np.int64)
 
 

@@ -106,20 +106,20 @@ class Take:
     sampling: SamplingConfig
     is_scored: bool = False
 
-    def figures_at(self, frame: int) -> tuple[float, ...]:
+    def figures_at(self, frame: float) -> tuple[float, ...]:
         """What is usual there: the place's figures in the music before it is closed, as `seam.Seam` has them.
 
         Nothing without a score, where no place has to be a striking one.
         """
         return figures_of([self], frame) if self.is_scored else ()
 
-    def onset_at(self, frame: int) -> float:
+    def onset_at(self, frame: float) -> float:
         """The strongest onset near a codec frame, as `seam.Seam` has it."""
         at = self.grid.samples_of(np.array([frame]))
         return round(float(strongest_near(self.onsets, self.grid.sample_rate, at)[0]), 4)
 
 
-def figures_of(takes: Sequence[Take], frame: int) -> tuple[float, ...]:
+def figures_of(takes: Sequence[Take], frame: float) -> tuple[float, ...]:
     """The figures, as `seam.Seam` has them, of a codec frame in what is heard of takes together before it is closed."""
     grid = takes[0].grid
     heard = np.sum([take.heard for take in takes], axis=0)
@@ -135,7 +135,7 @@ class Loop:
     Attributes:
         samples: `[N]`; its end leads into its beginning.
         take: that it was cut from.
-        begin_frame: codec frame of the take at which it begins.
+        begin_frame: place in the take at which it begins, in codec frames, a bar line not always at a whole one.
         fold_frame: codec frame of the take at which its own end was folded onto its beginning.
         head_nll: nats a token at which the model finds what follows the fold after the tail that was chosen.
         natural_nll: the same after the tail that it would have gone on with.
@@ -144,7 +144,7 @@ class Loop:
 
     samples: FloatArray
     take: Take
-    begin_frame: int
+    begin_frame: float
     fold_frame: int
     head_nll: float
     natural_nll: float
@@ -278,12 +278,12 @@ def _choose_folds(take: Take, codec_rate: int) -> list[int]:
     smooth = np.convolve(change, np.ones(2 * margin + 1) / (2 * margin + 1), "same")
     costs = smooth[frames] / max(float(np.median(smooth)), 1e-9)
     costs += 2.0 * remarkable(take.heard, grid.sample_rate, grid.samples_of(frames))
-    return _apart(frames, costs, margin // 2)
+    return [int(frame) for frame in _apart(frames.astype(np.float64), costs, margin // 2)]
 
 
-def _apart(frames: IntArray, costs: DoubleArray, least: int) -> list[int]:
+def _apart(frames: DoubleArray, costs: DoubleArray, least: int) -> list[float]:
     """Frames by rising cost, those left out that are nearer than `least` to one before."""
-    chosen: list[int] = []
+    chosen: list[float] = []
     for frame in frames[np.argsort(costs, kind="stable")].tolist():
         if all(abs(frame - other) >= least for other in chosen):
             chosen.append(frame)
@@ -316,13 +316,13 @@ def _write_tails(
     return lap, tails, model.frame_nll(codes, conditioning)[:, :, -n_head:].mean(dim=(1, 2))
 
 
-def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[int]:
-    """Codec frames of the lap at which all loops of a set may begin, the least conspicuous first.
+def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[float]:
+    """Places of the lap, in codec frames, at which all loops of a set may begin, the least conspicuous first.
 
     With a score it is a bar line. With a pulse it is a beat, and the loop's bars begin with it: the room tells beats,
     not which of them is the first of a bar. Otherwise it is any frame.
     """
-    starts = np.array(grid.beat_frames if grid.bars else range(grid.n_frames))
+    starts = grid.beat_frames if grid.bars else np.arange(float(grid.n_frames))
     if circles[0].take.is_scored:
         starts = starts[:: grid.beats_per_bar]
     costs = np.zeros(len(starts))
@@ -334,8 +334,8 @@ def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[int]
     return _apart(starts, costs, 1 if grid.bars else grid.frames_of(LIKENESS_SECONDS) // 2)
 
 
-def _begun_at(start: int, circle: Loop, hear: Hear) -> Loop:
-    """A loop that began at its fold, turned to begin at a codec frame of the lap."""
+def _begun_at(start: float, circle: Loop, hear: Hear) -> Loop:
+    """A loop that began at its fold, turned to begin at a place of the lap, in codec frames."""
     grid, n = circle.take.grid, len(circle.samples)
     offset = (start - circle.fold_frame) % grid.n_frames
     samples = np.roll(circle.samples, -round(offset / grid.n_frames * n))

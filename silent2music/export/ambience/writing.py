@@ -429,7 +429,7 @@ def _file_entry(
     """The entry of a written file, measured on what it gives back; its voices have a fold each."""
     heard, takes = omni(sound, facts["spatial"]).samples[0], [loop.take for loop in loops]
 
-    def place(at: int, frame: int) -> dict[str, Any]:
+    def place(at: int, frame: float) -> dict[str, Any]:
         usual = list(figures_of(takes, frame)) if takes[0].is_scored else None
         onset = max(take.onset_at(frame) for take in takes)
         figures = dataclasses.asdict(measure_seam(heard, sound.sample_rate, at))
