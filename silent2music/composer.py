@@ -304,6 +304,7 @@ class Composer(nn.Module):
     longest: Tensor
     polyphony: Tensor
     repeats: Tensor
+    tables = ENSEMBLES
     ensemble_rooms: Tensor
     ensemble_programs: Tensor
     ensemble_amounts: Tensor

@@ -347,15 +347,17 @@ def _harvested(shop: Workshop, source: Source, name: str, split: str, most: int)
     place = shop.out / "harvested" / name
     (place / MANIFEST).unlink(missing_ok=True)
     report = harvest([source.music], place, HarvestConfig(seed=shop.seed), shop.licence)
-    for pair in report.pairs[:most]:
-        inside = f"harvested/{name}"
-        yield replace(
-            pair,
-            silent=f"{inside}/{pair.silent}",
-            music=f"{inside}/{pair.music}",
-            split=split,
-            labels={**pair.labels, "piece": source.name},
-        )
+    for index, pair in enumerate(report.pairs[:most]):
+        silent, music = (f"harvested/{name}/{file}" for file in (pair.silent, pair.music))
+        notes = None
+        if shop.transcriber is not None:
+            sound = audio.read(shop.out / music)
+            score = _notes_of_stretch(shop.transcriber(sound), 0.0, sound.seconds)
+            if score is not None:
+                notes = f"scores/{name}-{index:04d}.mid"
+                write_midi(shop.out / notes, score, force=True)
+        labels = {**pair.labels, "piece": source.name}
+        yield replace(pair, silent=silent, music=music, score=notes, split=split, labels=labels)
 
 
 Made = tuple[Waveform, Waveform | None, Score | None, dict[str, Any]]

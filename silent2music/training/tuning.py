@@ -7,7 +7,7 @@ OUT/before-after.html                   the same rooms by base and tuned model
 OUT/work                                pairs, tokens and states of training; may be removed in the end
 ```
 A killed run goes on with the same command and gives the same adapter: how many steps there are is measured once and kept
-in `work/plan.json`.
+in `work/plan.json`. Only where a machine becomes so slow that they do not fit into the time does a part end sooner.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
         if prepare_only:
             tell(f"{job.work} holds the pairs and the plan; the same command without --prepare goes on.")
             return job.out
-        for part, steps in plan.items():
-            _train(job, part, steps, tell, report)
+        for part in plan:
+            _train(job, part, plan, tell, report)
         finish(job, plan, tell, report)
     return job.out
 
@@ -122,8 +122,8 @@ def _launched(job: TuneJob, tell: Tell, report: Progress) -> Path:
         )
     is_main = os.environ.get("RANK", "0") == "0"
     plan = read_json(job.work / PLAN_FILE)
-    for part, steps in plan.items():
-        _train(job, part, steps, tell if is_main else lambda text: None, report)
+    for part in plan:
+        _train(job, part, plan, tell if is_main else lambda text: None, report)
     if is_main:
         finish(job, plan, tell, report)
     return job.out
@@ -166,7 +166,7 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
     _announce(job, base, found, tell)
     config = job.recipe.tune
     splits = in_splits(found, config.validation_share)
-    transcriber = transcriber_of(job.instruments) if "music" in found.kinds() else None
+    transcriber = transcriber_of(job.instruments)
     settings = {"licence": job.licence, "transcriber": transcriber, "seed": job.seed}
     shop = open_workshop(found, pairs, config, job.recipe.data, **settings)
     most = max(2, round(config.pairs_per_minute * job.minutes))
@@ -345,8 +345,9 @@ def _run_loop(
     place: Path,
     progress: Callable[[int, int], None] | None,
     patience: int = PATIENCE,
+    minutes: float = 0.0,
 ) -> None:
-    """Train a part for some steps in a folder."""
+    """Train a part for some steps in a folder, or with `minutes` above 0 until they are over."""
     counts = _usable(read_pairs(job.work / "pairs"), part)
     base, tuned, own = Base.of(job.base), job.recipe.tune, job.recipe.training
     training = replace(
@@ -356,7 +357,7 @@ def _run_loop(
         learning_rate=tuned.learning_rate[part],
         warmup_steps=min(own.warmup_steps, max(1, steps // 10)),
         max_steps=steps,
-        max_minutes=0.0,
+        max_minutes=minutes,
         validate_every=max(1, steps // N_VALIDATIONS),
         n_validation_pairs=min(own.n_validation_pairs, counts["validation"]),
         patience=patience,
@@ -409,12 +410,13 @@ def _put_sketch(job: TuneJob, folder: Path) -> None:
     holder.sketch.save_pretrained(folder)
 
 
-def _train(job: TuneJob, part: str, steps: int, tell: Tell, report: Progress) -> None:
+def _train(job: TuneJob, part: str, plan: Mapping[str, int], tell: Tell, report: Progress) -> None:
     """Train a part to its end, unless that was done, and say how its held-out loss went."""
     place = job.work / part
     if (place / "done").exists():
         return
-    _run_loop(job, part, steps, place, partial(report, part))
+    minutes = TRAINING_SHARE * job.minutes * SHARES[part] / sum(SHARES[name] for name in plan)
+    _run_loop(job, part, plan[part], place, partial(report, part), minutes=minutes)
     if os.environ.get("RANK", "0") == "0":
         curve = loss_curve(place / LOG_FILE)
         tell(told_of(part, curve))
