@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -168,6 +169,27 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     assert [p.to_line() for p in twin] == [p.to_line() for p in pairs]
     name = next(p.silent for p in pairs if p.labels["piece"] == "song1")
     assert (again.out / name).read_bytes() == (workshop.out / name).read_bytes()
+
+
+def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, tmp_path):
+    found = inspect_folder(folder)
+    notes = read_midi(folder / "midi" / "piece0.mid")
+
+    def heard(sound: Waveform):
+        return (
+            None
+            if sound.seconds < 3.0
+            else dataclasses.replace(notes.slice(0.0, sound.seconds), seconds=sound.seconds)
+        )
+
+    workshop = open_workshop(found, tmp_path, CONFIG, DataConfig(), transcriber=heard)
+    pairs = make_pairs(workshop, found, in_splits(found, CONFIG.validation_share), 44)
+    lack = {p.labels["piece"] for p in pairs if p.score is None}
+    assert not lack
+    (live, *_) = [p for p in pairs if p.labels["piece"] == "live"]
+    assert live.labels["kind"] == "harvest"
+    assert score_of(tmp_path, live).n_notes >= 8
+    assert check(tmp_path) == []
 
 
 def test_a_made_room_has_its_events_on_the_musics_onsets(shop):
