@@ -233,8 +233,8 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
                     f"{adapter.folder} was tuned from a {part} of checksum {tuned.base[:12]} ('{adapter.config.base}'), "
                     f"and that of {base} has {checksums[part][:12]}; use the model that it was tuned from."
                 )
-            own = dict(module.state_dict())
-            changes = _changes(adapter, part, tuned, own)
+            state = dict(module.state_dict())
+            changes = _changes(adapter, part, tuned, state)
             rows = {name: change for name, (_, change, kind) in changes.items() if kind == TAKEN}
             jobs += [change for change in changes.values() if change[2] != TAKEN]
             if not rows:
@@ -244,7 +244,7 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
                     f"{adapter.folder / ADAPTER_FILE} has {', '.join(sorted(rows))} of the {part}; expected all of "
                     f"{', '.join(sorted(names))}: get the adapter again."
                 )
-            tables.setdefault(part, ({name: own[name] for name in rows}, []))[1].append(
+            tables.setdefault(part, ({name: state[name] for name in rows}, []))[1].append(
                 (adapter.strength, rows)
             )
     for base_rows, others in tables.values():

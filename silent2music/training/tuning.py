@@ -67,8 +67,8 @@ TRAINING_SHARE = 0.75
 N_PROBED, N_WARM = 8, 3
 """Steps that are timed, the first of which are slower and do not count."""
 
-N_VALIDATIONS, PATIENCE = 16, 4
-"""How often a run validates, and how many validations in a row may lower nothing."""
+N_VALIDATIONS, LEAST_STEPS, PATIENCE = 16, 5, 4
+"""How often a run validates, after how many steps at least, and how many validations in a row may lower nothing."""
 
 NEEDS = {"composer": ("score",), "sketch": ("score", "music"), "decoder": ("music",)}
 """What a pair must have to serve a part."""
@@ -358,7 +358,7 @@ def _run_loop(
         warmup_steps=min(own.warmup_steps, max(1, steps // 10)),
         max_steps=steps,
         max_minutes=minutes,
-        validate_every=max(1, steps // N_VALIDATIONS),
+        validate_every=max(LEAST_STEPS, steps // N_VALIDATIONS),
         n_validation_pairs=min(own.n_validation_pairs, counts["validation"]),
         patience=patience,
         seed=job.seed,
