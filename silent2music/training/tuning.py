@@ -33,6 +33,7 @@ from silent2music.controls import programs_of
 from silent2music.data.pairs import Pair, read_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError, require
 from silent2music.evaluation.following import onset_scores
+from silent2music.factory.chain import measured_energy_db
 from silent2music.factory.own_folder import (
     Found,
     in_splits,
@@ -42,10 +43,11 @@ from silent2music.factory.own_folder import (
     open_workshop,
     with_roles,
 )
+from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.files import atomic_folder, claimed, read_json, remove_leavings, write_text
 from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.processes import Progress
-from silent2music.score import Part, Score
+from silent2music.score import ENERGY_RATE_HZ, Part, Score
 from silent2music.signals import CONTROLS
 from silent2music.training.adapting import AllWeights, LowRank
 from silent2music.training.learner import Fitting
@@ -229,7 +231,7 @@ def transcriber_of(instruments: tuple[str, ...]) -> Callable[[Any], Any] | None:
     """
     if not can_transcribe():
         return None
-    return partial(heard_score, instruments=instruments or ("acoustic grand piano",))
+    return partial(heard_score, instruments=instruments or ("piano",))
 
 
 def _usable(pairs: list[Pair], part: str) -> dict[str, int]:
@@ -315,6 +317,12 @@ def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
         return None
     edges = np.quantile(notes.pitches[inside], np.linspace(1.0, 0.0, len(programs) + 1))
     parts = []
+    # As loud as the music is a moment after they begin; a velocity v counts as 40 log10(v / 127) dB.
+    level = measured_energy_db(music.mono().resampled(SAMPLE_RATE).samples[0])
+    at = np.minimum((notes.start_seconds * ENERGY_RATE_HZ).astype(np.int64) + 1, len(level) - 1)
+    velocities = np.clip(np.rint(127.0 * 10.0 ** ((level[at] - level.max()) / 40.0)), 24, 127).astype(
+        np.int64
+    )
     for index, program in enumerate(programs):
         own = inside & (notes.pitches <= edges[index])
         own &= (notes.pitches > edges[index + 1]) | (index + 1 == len(programs))
@@ -329,7 +337,7 @@ def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
                 start_seconds=notes.start_seconds[own],
                 end_seconds=np.minimum(notes.end_seconds[own], music.seconds),
                 pitches=notes.pitches[own].astype(np.int64),
-                velocities=np.full(int(own.sum()), 80, np.int64),
+                velocities=velocities[own],
             )
         )
     return with_roles(Score(music.seconds, tuple(parts)))
