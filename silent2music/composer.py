@@ -465,8 +465,9 @@ class Composer(nn.Module):
 
         A score without one does not say that music is to be of one loudness, whatever the room.
         """
-        error = (self.gain(states)[..., 0].float() - pages.gain.nan_to_num()).abs()
-        return error * pages.gain.isfinite()
+        error: Tensor = (self.gain(states)[..., 0].float() - pages.gain.nan_to_num()).abs()
+        error *= pages.gain.isfinite()
+        return error
 
     def forward(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:
         """Losses `[B]` of a batch by field, in nats a second, with that of the loudness automation as `gain`.

@@ -19,6 +19,7 @@ import silent2music
 from silent2music import audio
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.config import DataConfig, RecipeConfig, TrainingConfig, TuneConfig
+from silent2music.controls import programs_of
 from silent2music.data.pairs import MANIFEST, SPLITS, check, read_pairs, score_of
 from silent2music.errors import CheckpointError, DataError
 from silent2music.evaluation.before_after import (
@@ -41,9 +42,11 @@ from silent2music.factory.own_folder import (
 )
 from silent2music.model import Silent2Music
 from silent2music.score import read_midi, write_midi
+from silent2music.training import tuning
 from silent2music.training.tune_job import TuneJob
 from silent2music.training.tuned import loss_curve
 from silent2music.training.tuning import tune
+from silent2music.transcription import Notes
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
@@ -192,6 +195,36 @@ def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, 
     assert check(tmp_path) == []
 
 
+def test_heard_notes_are_as_loud_as_the_music_and_go_to_instruments_by_pitch(monkeypatch):
+    t = np.arange(8 * RATE) / RATE
+    loud = 10 ** (-(t // 4) * 12 / 20)  # the second half is 12 dB softer
+    sound = Waveform(
+        (0.3 * loud * np.sin(2 * np.pi * 440 * t) * np.exp(-(t % 0.5) / 0.2))[None].astype(np.float32), RATE
+    )
+    starts = np.arange(0.0, 7.9, 0.5)
+    pitches = np.where(np.arange(len(starts)) % 2, 69.0, 45.0)
+    heard = Notes(starts, starts + 0.4, pitches)
+    monkeypatch.setattr(tuning, "transcribe", lambda music: heard)
+    score = tuning.heard_score(sound, ("violin", "cello"))
+    assert {part.name: set(part.pitches.tolist()) for part in score.parts} == {"violin": {69}, "cello": {45}}
+    at, _, _, velocities = score.notes()
+    first, second = velocities[at < 4].mean(), velocities[at >= 4].mean()
+    assert 40 * np.log10(first / second) == pytest.approx(12.0, abs=1.0)
+    (piano,) = tuning.heard_score(sound, ("piano",)).parts
+    assert (piano.name, len(piano.pitches)) == ("piano", len(starts))
+    late = Notes(starts + 0.25, starts + 0.4, pitches)
+    monkeypatch.setattr(tuning, "transcribe", lambda music: late)
+    assert tuning.heard_score(sound, ("piano",)) is None, "notes that the sound does not have are not trusted"
+
+
+def test_what_plays_is_a_piano_unless_it_is_said(monkeypatch):
+    monkeypatch.setattr(tuning, "can_transcribe", lambda: True)
+    (name,) = tuning.transcriber_of(()).keywords["instruments"]
+    assert programs_of([name]) == {0}
+    monkeypatch.setattr(tuning, "can_transcribe", lambda: False)
+    assert tuning.transcriber_of(("cello",)) is None
+
+
 def test_a_made_room_has_its_events_on_the_musics_onsets(shop):
     _, workshop = shop
     pairs = [
@@ -323,8 +356,6 @@ class _Killed(BaseException):
 @needs_peft
 @pytest.mark.slow
 def test_a_run_gives_an_adapter_and_a_killed_one_the_same(sketched_folder, folder, tmp_path, monkeypatch):
-    import silent2music.training.tuning as tuning
-
     said: list[str] = []
     out = tune(job_for(folder, tmp_path / "whole", sketched_folder), said.append)
     plan = json.loads((out / "work" / "plan.json").read_text())
