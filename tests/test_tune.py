@@ -17,14 +17,17 @@ from test_adapters import states
 
 import silent2music
 from silent2music import audio
+from silent2music.adapters import PARTS, AdapterConfig, TunedPart, file_digest, write_adapter
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.config import DataConfig, RecipeConfig, TrainingConfig, TuneConfig
 from silent2music.controls import programs_of
 from silent2music.data.pairs import MANIFEST, SPLITS, check, read_pairs, score_of
 from silent2music.errors import CheckpointError, DataError
 from silent2music.evaluation.before_after import (
+    Comparison,
     Made,
     Room,
+    compare,
     distances,
     page,
     sentences,
@@ -317,6 +320,33 @@ def figures(nearer: float, lost: float, copies: bool) -> dict:
             "longest_shared_run": {"tuned": 9, "base": 3, "held_out": 4}, "nearest_piece": "song", "copies": copies,
         },
     }  # fmt: skip
+
+
+def test_what_sounds_as_the_base_does_is_compared_by_its_notes(sketched_folder, tmp_path, monkeypatch):
+    write_scores(tmp_path / "mine", 2)
+    found = inspect_folder(tmp_path / "mine")
+    workshop = open_workshop(found, tmp_path / "work" / "pairs", CONFIG, DataConfig())
+    make_pairs(workshop, found, in_splits(found, 0.5), 4)
+    part = TunedPart(file_digest(sketched_folder / PARTS["composer"]), 1, 1.0)
+    write_adapter(tmp_path / "tuned", AdapterConfig("tiny", {"composer": part}), {})
+    made: list[str] = []
+    for name in ("generate", "compose"):
+        own = getattr(Silent2Music, name)
+
+        def noted(self, *args, _own=own, _name=name, **kwargs):
+            made.append(_name)
+            return _own(self, *args, **kwargs)
+
+        monkeypatch.setattr(Silent2Music, name, noted)
+    job = Comparison(
+        base=sketched_folder, adapter=tmp_path / "tuned", tuned=sketched_folder, pairs=workshop.out,
+        rooms=workshop.out,        n=2, n_followed=2, n_played=1, seed=0,
+    )  # fmt: skip
+    measured, shown = compare(job, lambda stage, done, total: None)
+    assert made == ["generate", "compose", "compose", "compose"] * 2
+    assert len(shown) == 1
+    assert measured["distance"]["notes"]["nearer"]["mean"] == 0, "nothing was tuned"
+    assert measured["following"]["energy"]["change"]["mean"] == 0
 
 
 def test_what_is_bad_is_told():
