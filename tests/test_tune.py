@@ -384,6 +384,21 @@ def job_for(folder: Path, out: Path, base: Path, **changes) -> TuneJob:
     return TuneJob(folder, out, base, RECIPE, minutes=2.0, seed=3, licence="CC0-1.0", **changes)
 
 
+def test_no_part_takes_longer_than_its_share_of_the_time(tmp_path, monkeypatch):
+    allowed: dict[str, float] = {}
+
+    def run(job, part, steps, place, progress, minutes):
+        place.mkdir(parents=True)
+        allowed[part] = minutes
+
+    monkeypatch.setattr(tuning, "_run_loop", run)
+    monkeypatch.setattr(tuning, "loss_curve", lambda log: [(0, 1.0)])
+    job = job_for(tmp_path, tmp_path / "out", tmp_path)
+    for part in ("composer", "decoder"):
+        tuning._train(job, part, {"composer": 9, "decoder": 9}, lambda text: None, lambda *args: None)
+    assert allowed == pytest.approx({"composer": 0.5, "decoder": 1.0})
+
+
 class _Killed(BaseException):
     pass
 
