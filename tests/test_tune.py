@@ -201,6 +201,9 @@ def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, 
     assert live.labels["kind"] == "harvest"
     assert score_of(tmp_path, live).n_notes >= 8
     assert check(tmp_path) == []
+    for pair in pairs:
+        has_loudness = len(score_of(tmp_path, pair).gain_db) > 0
+        assert has_loudness is (pair.music is None), "the loudness of sound is not what a room asks for"
 
 
 def test_heard_notes_are_as_loud_as_the_music_and_go_to_instruments_by_pitch(monkeypatch):

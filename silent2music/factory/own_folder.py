@@ -445,10 +445,14 @@ def _in_made_room(
     turn: int,
     rng: np.random.Generator,
 ) -> Made:
-    """A stretch with a room that is made for it, whose level follows its loudness."""
+    """A stretch with a room that is made for it, whose level follows its loudness.
+
+    What is heard of music, such as the decay of each plucked string, is no loudness that a room asks for: only notes
+    without sound, whose loudness is drawn, carry it.
+    """
     arrangement = _as_arrangement(sound, notes, seconds, rng)
     scene = _room_for(shop.library, arrangement, sound, turn, rng)
-    own = None if notes is None else replace(notes, gain_db=arrangement.gain_db)
+    own = replace(notes, gain_db=arrangement.gain_db) if notes is not None and sound is None else notes
     return scene.audio, sound, own, _labels_of(scene)
 
 
