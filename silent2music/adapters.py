@@ -3,7 +3,8 @@
 `s2m tune` writes a folder with `adapter.json` and `adapter.safetensors`. The first names, for each part of the model that
 was tuned, the checksum of the weights' file that the changes belong to. A change of a matrix W `[N, M]` is the product
 `alpha / rank * B A` of B `[N, rank]` and A `[rank, M]` (Hu et al., "LoRA", 2021); biases change by a vector. Limits of
-drawing, such as the instruments that a composer knows, become the wider of both; its ensembles become the adapter's.
+drawing, such as the instruments that a composer knows, become the wider of both. Tables of who plays hold rows of the
+base and of all adapters in proportion to their strengths: at 1 the adapter's alone.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ PARTS = {
 """What can be tuned: attributes of `Silent2Music`, with the file of a model folder that holds its weights."""
 
 DOWN, UP, SHIFT, LIMIT, TAKEN = ".lora_A", ".lora_B", ".delta", ".limit", ".taken"
-"""Ends of names in the file, after the name of a weight: A, B, the change of a bias, the value of a limit, and of what is
-taken in place of the base's."""
+"""Ends of names in the file, after the name of a weight: A, B, the change of a bias, the value of a limit, and a table
+whose rows are taken in place of the base's."""
 
 MAX_STRENGTH = 2.0
 
@@ -217,6 +218,7 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
     """
     checksums: dict[str, str] = {}
     jobs: list[tuple[Tensor, Tensor, str]] = []
+    tables: dict[str, tuple[Tables, list[tuple[float, Tables]]]] = {}
     for adapter in adapters:
         for part, tuned in adapter.config.parts.items():
             file, module = base / PARTS[part], getattr(model, part, None)
@@ -231,21 +233,58 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
                     f"{adapter.folder} was tuned from a {part} of checksum {tuned.base[:12]} ('{adapter.config.base}'), "
                     f"and that of {base} has {checksums[part][:12]}; use the model that it was tuned from."
                 )
-            jobs += _changes(adapter, part, tuned, dict(module.state_dict()))
+            state = dict(module.state_dict())
+            changes = _changes(adapter, part, tuned, state)
+            rows = {name: change for name, (_, change, kind) in changes.items() if kind == TAKEN}
+            jobs += [change for change in changes.values() if change[2] != TAKEN]
+            if not rows:
+                continue
+            if rows.keys() != (names := set(getattr(module, "tables", ()))):
+                raise CheckpointError(
+                    f"{adapter.folder / ADAPTER_FILE} has {', '.join(sorted(rows))} of the {part}; expected all of "
+                    f"{', '.join(sorted(names))}: get the adapter again."
+                )
+            tables.setdefault(part, ({name: state[name] for name in rows}, []))[1].append(
+                (adapter.strength, rows)
+            )
+    for base_rows, others in tables.values():
+        _take(base_rows, others)
     for own, change, kind in jobs:
-        if kind == TAKEN:
-            own.copy_(change)
-        elif kind == LIMIT:
+        if kind == LIMIT:
             own.copy_(torch.maximum(own, change.to(own)))
         else:
             own.add_(change.to(own))
 
 
+Tables = Mapping[str, Tensor]
+"""Of equal length, by name; a row that is zero in all of them is unused."""
+
+
+def _take(base: Tables, others: Sequence[tuple[float, Tables]]) -> None:
+    """Fill tables with their own rows and those of others, as many of each as its share of the strengths.
+
+    No row comes twice, so there are fewer in all where somebody has few.
+    """
+    total, found = sum(strength for strength, _ in others), []
+    for strength, tables in ((max(0.0, 1.0 - total), base), *others):
+        used = torch.stack([table.flatten(1).ne(0).any(dim=1) for table in tables.values()]).any(dim=0)
+        if strength > 0 and used.any():
+            found.append((strength / max(1.0, total), used.nonzero()[:, 0], tables))
+    longest = min([len(next(iter(base.values()))), *(len(rows) / share for share, rows, _ in found)])
+    counts = [max(1, int(share * longest + 1e-6)) for share, _, _ in found]
+    picked = [rows[torch.arange(n) * len(rows) // n] for n, (_, rows, _) in zip(counts, found, strict=True)]
+    for name, table in base.items():
+        joined = torch.cat(
+            [tables[name][rows].to(table) for rows, (_, _, tables) in zip(picked, found, strict=True)]
+        )
+        table.zero_()[: len(joined)] = joined[: len(table)]
+
+
 def _changes(
     adapter: Adapter, part: str, tuned: TunedPart, own: Mapping[str, Tensor]
-) -> list[tuple[Tensor, Tensor, str]]:
-    """What an adapter changes of a part: weights with what is added to them, limits with the adapter's own."""
-    found, tensors = [], adapter.of_part(part)
+) -> dict[str, tuple[Tensor, Tensor, str]]:
+    """What an adapter changes of a part: weights with what is added to them, limits and tables with the adapter's own."""
+    found, tensors = {}, adapter.of_part(part)
     scale = adapter.strength * tuned.alpha / tuned.rank
     for name, tensor in tensors.items():
         weight, _, end = name.rpartition(".")
@@ -270,7 +309,7 @@ def _changes(
                 f"{adapter.folder / ADAPTER_FILE} changes {part}.{weight} of shape {list(change.shape)}, which its base "
                 "does not have; get the adapter again."
             )
-        found.append((target, change, kind))
+        found[weight] = target, change, kind
     return found
 
 

@@ -91,7 +91,7 @@ class Pages:
         habits: `[B * T, N_SYMBOLS, len(HABITS)]`, see `notation.Memory.habits`.
         references: `[N, 3]` int64, pitches to compare that of each event with; `NO_PITCH` where there is none.
         echoes: `[N, N_ECHOES, 128]`, 1 for the pitches that each event's part began one and two bars ago.
-        gain: `[B, T]` loudness automation in units of `GAIN_SCALE_DB`.
+        gain: `[B, T]` loudness automation in units of `GAIN_SCALE_DB`; not a number in scores without one.
         n_frames: T.
     """
 
@@ -130,7 +130,8 @@ class Pages:
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
             written = write_down(score, frame_rate).transposed(home_shift(score))
             found.append(remembered(written, start, start + n_frames, frame_rate))
-            gains.append(gain_of_frames(score, start, start + n_frames, frame_rate) / GAIN_SCALE_DB)
+            gain = gain_of_frames(score, start, start + n_frames, frame_rate) / GAIN_SCALE_DB
+            gains.append(gain if len(score.gain_db) else np.full_like(gain, np.nan))
             events.append(_with_rows(written.slice(start, start + n_frames), row * n_frames))
             before.append(_with_rows(written.slice(start - 1, start), row * n_frames))
         keys = [frame for own in found for frame in own.keys]
@@ -304,6 +305,7 @@ class Composer(nn.Module):
     longest: Tensor
     polyphony: Tensor
     repeats: Tensor
+    tables = ENSEMBLES
     ensemble_rooms: Tensor
     ensemble_programs: Tensor
     ensemble_amounts: Tensor
@@ -459,8 +461,12 @@ class Composer(nn.Module):
         return {name: (where[name], nats[name]) for name in FIELDS}
 
     def gain_error(self, pages: Pages, states: Tensor) -> Tensor:
-        """Absolute error of the loudness automation, `[B, T]`, in units of `GAIN_SCALE_DB`."""
-        error: Tensor = (self.gain(states)[..., 0].float() - pages.gain).abs()
+        """Absolute error of the loudness automation, `[B, T]`, in units of `GAIN_SCALE_DB`; 0 where there is none.
+
+        A score without one does not say that music is to be of one loudness, whatever the room.
+        """
+        error: Tensor = (self.gain(states)[..., 0].float() - pages.gain.nan_to_num()).abs()
+        error *= pages.gain.isfinite()
         return error
 
     def forward(self, pages: Pages, signals: Signals) -> dict[str, Tensor]:

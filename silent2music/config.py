@@ -662,7 +662,8 @@ class TuneConfig:
         rooms_per_piece: rooms made for each stretch of music that comes without one.
         validation_share: of the sources, if no split is given.
         max_steps: of each part; fewer if the time does not suffice.
-        n_compared: pieces made by base and tuned model for the page; n_followed: further rooms for following.
+        n_compared: pieces made by base and tuned model; n_followed: further rooms for following.
+        n_played: of the pieces, those that the page has with sound and picture.
     """
 
     rank: int = 16
@@ -689,11 +690,12 @@ class TuneConfig:
     max_steps: int = 3000
     n_compared: int = 16
     n_followed: int = 24
+    n_played: int = 6
 
     def __post_init__(self) -> None:
         _check_bounds(
             self, "tune.", rank=(1, 256), alpha=(0, 1024), seconds=(2, 120), rooms_per_piece=(1, 64),
-            max_steps=(1, MOST), n_compared=(2, 1024), n_followed=(1, 1024),
+            max_steps=(1, MOST), n_compared=(2, 1024), n_followed=(1, 1024), n_played=(0, 64),
         )  # fmt: skip
         for name in self.parts:
             if name not in self.targets or name not in self.learning_rate:

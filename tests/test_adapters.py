@@ -26,6 +26,7 @@ from silent2music.adapters import (
     read_adapters,
     write_adapter,
 )
+from silent2music.composer import ENSEMBLES
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
 
@@ -33,8 +34,16 @@ RANK, ALPHA = 2, 6.0
 WEIGHTS = {"composer": "state.weight", "sketch": "levels.weight", "decoder": "blocks.0.qkv.weight"}
 
 
-def make_adapter(folder: Path, base: Path, seed: int = 0) -> Path:
-    """An adapter of every part, with random changes of a matrix of each, of a bias and of a limit."""
+def ensembles(program: int, n: int, composer) -> dict[str, torch.Tensor]:
+    """Tables of a composer in which one instrument plays in `n` rooms, each of its own density."""
+    found = {name: torch.zeros_like(getattr(composer, name)) for name in ENSEMBLES}
+    found["ensemble_programs"][:n, program] = True
+    found["ensemble_amounts"][:n] = torch.arange(1, n + 1, dtype=torch.uint8)[:, None]
+    return found
+
+
+def make_adapter(folder: Path, base: Path, seed: int = 0, n_ensembles: int = 0) -> Path:
+    """An adapter of every part, with random changes of a matrix of each, of a bias and of a limit, and maybe tables."""
     rng, model = torch.Generator().manual_seed(seed), Silent2Music.from_pretrained(base)
     tensors = {}
     for part, name in WEIGHTS.items():
@@ -43,6 +52,9 @@ def make_adapter(folder: Path, base: Path, seed: int = 0) -> Path:
         tensors[f"{part}.{name}.lora_B"] = torch.randn(n, RANK, generator=rng)
     tensors["composer.state.bias.delta"] = torch.randn(model.composer.state.bias.shape, generator=rng)
     tensors["composer.known_symbols.limit"] = torch.ones_like(model.composer.known_symbols)
+    if n_ensembles:
+        tables = ensembles(40 + seed, n_ensembles, model.composer)
+        tensors |= {f"composer.{name}.taken": table for name, table in tables.items()}
     parts = {part: TunedPart(file_digest(base / file), RANK, ALPHA) for part, file in PARTS.items()}
     write_adapter(folder, AdapterConfig("tiny", parts, "3 scores (1.0 min)", "CC0-1.0"), tensors)
     return folder
@@ -84,6 +96,31 @@ def test_two_add_up_with_their_strengths_and_none_changes_nothing(sketched_folde
     assert all(torch.equal(value, off[name]) for name, value in states(base).items())
 
 
+def test_who_plays_is_shared_out_by_strength(sketched_folder, tmp_path):
+    one = make_adapter(tmp_path / "one", sketched_folder, 1, n_ensembles=12)
+    two = make_adapter(tmp_path / "two", sketched_folder, 2, n_ensembles=60)
+
+    def shares(*texts: str) -> dict[int, int]:
+        model = Silent2Music.from_pretrained(sketched_folder)
+        for name, table in ensembles(7, 100, model.composer).items():
+            getattr(model.composer, name).copy_(table)
+        apply_adapters(model, sketched_folder, read_adapters(texts))
+        tables = [getattr(model.composer, name) for name in ENSEMBLES]
+        rows, programs = tables[1].nonzero().T
+        played = list(zip(programs.tolist(), tables[2][rows, 0].tolist(), strict=True))
+        assert rows.tolist() == list(range(len(rows))), "rows that are used come first"
+        assert not tables[2][len(rows) :].any()
+        assert len(set(played)) == len(played), "no row twice"
+        return {program: [p for p, _ in played].count(program) for program, _ in played}
+
+    assert shares(f"{one}") == {41: 12}
+    assert shares(f"{one}=0.25") == {7: 36, 41: 12}
+    assert shares(f"{one}=0") == {7: 100}
+    assert shares(f"{one}=0.25", f"{two}=0.75") == {41: 12, 42: 36}
+    assert shares(f"{one}", f"{two}") == {41: 12, 42: 12}
+    assert shares(f"{two}=2") == {42: 60}
+
+
 def test_strengths_are_read_and_bounded():
     assert parse_adapter("C:\\mine") == ("C:\\mine", 1.0)
     assert parse_adapter("a=b") == ("a=b", 1.0)
@@ -91,7 +128,7 @@ def test_strengths_are_read_and_bounded():
         parse_adapter("lofi=3")
 
 
-def spoilt(adapter: Path, folder: Path, what: str) -> Path:
+def spoilt(adapter: Path, folder: Path, what: str, base: Path) -> Path:
     """A copy of an adapter with one fault."""
     shutil.copytree(adapter, folder)
     file, config = folder / ADAPTER_FILE, folder / ADAPTER_CONFIG
@@ -114,6 +151,11 @@ def spoilt(adapter: Path, folder: Path, what: str) -> Path:
         tensors["decoder.blocks.7.qkv.weight.lora_B"] = tensors["decoder.blocks.0.qkv.weight.lora_B"].clone()
     elif what == "half":
         del tensors["sketch.levels.weight.lora_B"]
+    elif what == "table":
+        tensors["composer.ensemble_rooms.taken"] = torch.ones(1024, 4, dtype=torch.int8)
+    elif what == "tables":
+        shape = Silent2Music.from_pretrained(base).composer.ensemble_rooms.shape
+        tensors["composer.ensemble_rooms.taken"] = torch.ones(shape, dtype=torch.int8)
     elif what == "nan":
         tensors["composer.state.bias.delta"].fill_(float("nan"))
     config.write_text(json.dumps(values), encoding="utf-8")
@@ -136,6 +178,14 @@ def spoilt(adapter: Path, folder: Path, what: str) -> Path:
             r"changes decoder\.blocks\.7\.qkv\.weight .*, which its base does not have; get the adapter again\.",
         ),
         ("half", r"without its counterpart; get the adapter again\."),
+        (
+            "table",
+            r"changes composer\.ensemble_rooms of shape \[1024, 4\], which its base does not have; .*\.",
+        ),
+        (
+            "tables",
+            r"has ensemble_rooms of the composer; expected all of ensemble_amounts, .*: get the adapter again\.",
+        ),
         ("nan", r"values in 'composer\.state\.bias\.delta' that are not finite; tune again\."),
         ("setting", r"is no adapter of this version \(Unknown setting 'colour'.*\); check the name\."),
         ("part", r"tunes 'codec' at rank 2; expected composer, sketch, decoder .*\."),
@@ -144,7 +194,7 @@ def spoilt(adapter: Path, folder: Path, what: str) -> Path:
 def test_what_does_not_fit_is_refused_in_a_sentence(
     sketched_folder, adapter, tmp_path, room_file, s2m, what, message
 ):
-    bad = spoilt(adapter, tmp_path / "bad", what)
+    bad = spoilt(adapter, tmp_path / "bad", what, sketched_folder)
     model = Silent2Music.from_pretrained(sketched_folder)
     before = {name: value.clone() for name, value in states(model).items()}
     with pytest.raises(CheckpointError, match=message) as error:

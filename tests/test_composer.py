@@ -277,6 +277,15 @@ def test_a_row_of_a_batch_equals_the_row_alone_and_a_crop_goes_on_from_what_was_
     assert float(other["symbol"][0]) != pytest.approx(float(both["symbol"][0]), rel=1e-3)
 
 
+def test_a_score_without_automation_teaches_no_loudness() -> None:
+    composer, signals = make_composer(), make_signals(60, 2)
+    scores = [make_score(1), dataclasses.replace(make_score(2), gain_db=np.zeros(0))]
+    losses = composer(Pages.of(scores, [0, 0], 60, RATE), signals)
+    assert [value > 0 for value in losses["gain"].tolist()] == [True, False]
+    losses["gain"].sum().backward()
+    assert all(x.grad is None or bool(x.grad.isfinite().all()) for x in composer.parameters())
+
+
 def test_an_event_changes_what_is_expected_after_it_and_nothing_before() -> None:
     composer = make_composer()
     score = make_score()

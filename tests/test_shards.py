@@ -262,25 +262,43 @@ def test_crops_are_a_function_of_seed_epoch_and_index(prepared: Path) -> None:
     assert set(first) <= set(range(26)) and len(set(first)) > 8, "crops of a 2 s pair cover its 26 places"
 
 
+def all_batches(dataset: PairDataset) -> list[tuple]:
+    """What the batches of an epoch hold."""
+    found = []
+    for batch in batches(dataset, 3, epoch=2):
+        own = [getattr(batch.signals, axis) for axis in ("along", "whole", "present")]
+        own = [{name: values.tolist() for name, values in signals.items()} for signals in own]
+        found.append((batch.ids, batch.starts, batch.codes.tolist(), own))
+    return found
+
+
 def test_the_layout_of_the_shards_changes_nothing(
     folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path
 ) -> None:
     prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=1)
     assert len(shard_bytes(tmp_path / "out")) == N_PAIRS
-    sets = [
-        PairDataset(prepared, "train", 1.0),
-        PairDataset(tmp_path / "out", "train", 1.0),
-    ]
-    reference, *others = [list(batches(dataset, 3, epoch=2)) for dataset in sets]
+    reference, found = (all_batches(PairDataset(out, "train", 1.0)) for out in (prepared, tmp_path / "out"))
     assert len(reference) == 2
-    for found in others:
-        for expected, batch in zip(reference, found, strict=True):
-            assert batch.ids == expected.ids
-            assert torch.equal(batch.codes, expected.codes)
-            for name in ("room_frames", "room_scalars"):
-                for axis in ("along", "whole", "present"):
-                    own = getattr(batch.signals, axis).get(name), getattr(expected.signals, axis).get(name)
-                    assert own[0] is own[1] is None or torch.equal(*own)
+    assert found == reference
+
+
+def test_a_large_set_takes_no_memory_and_gives_the_same(
+    folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    prepare(folder, tmp_path / "out", codec, AMBIENT, pairs_per_shard=2)
+    size = sum(len(data) for data in shard_bytes(tmp_path / "out").values())
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    found, taken = [], []
+    for limit in (size, 0):
+        monkeypatch.setattr("silent2music.data.shards.LARGE_BYTES", limit)
+        before = pyarrow.total_allocated_bytes()
+        dataset = PairDataset(tmp_path / "out", "train", 1.0)
+        taken.append(pyarrow.total_allocated_bytes() - before)
+        found.append(all_batches(dataset))
+    assert found[1] == found[0]
+    assert taken[0] > size / 2
+    assert taken[1] < taken[0] / 20
 
 
 def test_workers_change_no_byte(folder: Path, prepared: Path, codec: BundledCodec, tmp_path: Path) -> None:

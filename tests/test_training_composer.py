@@ -82,7 +82,7 @@ def test_where_the_held_out_loss_turns_the_best_weights_are_kept(shards, tmp_pat
 
     seen: list[dict[str, torch.Tensor]] = []
 
-    def contrast(self, average, batch):
+    def contrast(self, average, batch, alone):
         seen.append({name: value.clone() for name, value in average.own_state().items()})
         return {"true": torch.full((2,), losses[len(seen) - 1])}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,13 +17,17 @@ from test_adapters import states
 
 import silent2music
 from silent2music import audio
+from silent2music.adapters import PARTS, AdapterConfig, TunedPart, file_digest, write_adapter
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.config import DataConfig, RecipeConfig, TrainingConfig, TuneConfig
+from silent2music.controls import programs_of
 from silent2music.data.pairs import MANIFEST, SPLITS, check, read_pairs, score_of
 from silent2music.errors import CheckpointError, DataError
 from silent2music.evaluation.before_after import (
+    Comparison,
     Made,
     Room,
+    compare,
     distances,
     page,
     sentences,
@@ -40,9 +45,11 @@ from silent2music.factory.own_folder import (
 )
 from silent2music.model import Silent2Music
 from silent2music.score import read_midi, write_midi
+from silent2music.training import tuning
 from silent2music.training.tune_job import TuneJob
 from silent2music.training.tuned import loss_curve
 from silent2music.training.tuning import tune
+from silent2music.transcription import Notes
 
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
@@ -161,6 +168,11 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     assert of_split["train"] | of_split["validation"] == {source.name for source in found.sources}
     assert {p.labels["piece"] for p in pairs if p.score} >= {f"midi/piece{i}" for i in range(4)} | {"song0"}
     assert all(source["licence"] for pair in pairs for source in pair.labels["sources"])
+    for name, given in (("kitchen", None), ("live", "harvest")):
+        kinds = [p.labels.get("kind") for p in pairs if p.labels["piece"] == name]
+        assert given in kinds
+        is_taught = name in of_split["train"]
+        assert (set(kinds) != {given}) is is_taught, "what is trained on has made rooms, too"
     again = open_workshop(
         found, workshop.out.parent / "again", CONFIG, DataConfig(), licence="CC0-1.0", seed=1
     )
@@ -168,6 +180,60 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     assert [p.to_line() for p in twin] == [p.to_line() for p in pairs]
     name = next(p.silent for p in pairs if p.labels["piece"] == "song1")
     assert (again.out / name).read_bytes() == (workshop.out / name).read_bytes()
+
+
+def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, tmp_path):
+    found = inspect_folder(folder)
+    notes = read_midi(folder / "midi" / "piece0.mid")
+
+    def heard(sound: Waveform):
+        return (
+            None
+            if sound.seconds < 3.0
+            else dataclasses.replace(notes.slice(0.0, sound.seconds), seconds=sound.seconds)
+        )
+
+    workshop = open_workshop(found, tmp_path, CONFIG, DataConfig(), transcriber=heard)
+    pairs = make_pairs(workshop, found, in_splits(found, CONFIG.validation_share), 44)
+    lack = {p.labels["piece"] for p in pairs if p.score is None}
+    assert not lack
+    (live, *_) = [p for p in pairs if p.labels["piece"] == "live"]
+    assert live.labels["kind"] == "harvest"
+    assert score_of(tmp_path, live).n_notes >= 8
+    assert check(tmp_path) == []
+    for pair in pairs:
+        has_loudness = len(score_of(tmp_path, pair).gain_db) > 0
+        assert has_loudness is (pair.music is None), "the loudness of sound is not what a room asks for"
+
+
+def test_heard_notes_are_as_loud_as_the_music_and_go_to_instruments_by_pitch(monkeypatch):
+    t = np.arange(8 * RATE) / RATE
+    loud = 10 ** (-(t // 4) * 12 / 20)  # the second half is 12 dB softer
+    sound = Waveform(
+        (0.3 * loud * np.sin(2 * np.pi * 440 * t) * np.exp(-(t % 0.5) / 0.2))[None].astype(np.float32), RATE
+    )
+    starts = np.arange(0.0, 7.9, 0.5)
+    pitches = np.where(np.arange(len(starts)) % 2, 69.0, 45.0)
+    heard = Notes(starts, starts + 0.4, pitches)
+    monkeypatch.setattr(tuning, "transcribe", lambda music: heard)
+    score = tuning.heard_score(sound, ("violin", "cello"))
+    assert {part.name: set(part.pitches.tolist()) for part in score.parts} == {"violin": {69}, "cello": {45}}
+    at, _, _, velocities = score.notes()
+    first, second = velocities[at < 4].mean(), velocities[at >= 4].mean()
+    assert 40 * np.log10(first / second) == pytest.approx(12.0, abs=1.0)
+    (piano,) = tuning.heard_score(sound, ("piano",)).parts
+    assert (piano.name, len(piano.pitches)) == ("piano", len(starts))
+    late = Notes(starts + 0.25, starts + 0.4, pitches)
+    monkeypatch.setattr(tuning, "transcribe", lambda music: late)
+    assert tuning.heard_score(sound, ("piano",)) is None, "notes that the sound does not have are not trusted"
+
+
+def test_what_plays_is_a_piano_unless_it_is_said(monkeypatch):
+    monkeypatch.setattr(tuning, "can_transcribe", lambda: True)
+    (name,) = tuning.transcriber_of(()).keywords["instruments"]
+    assert programs_of([name]) == {0}
+    monkeypatch.setattr(tuning, "can_transcribe", lambda: False)
+    assert tuning.transcriber_of(("cello",)) is None
 
 
 def test_a_made_room_has_its_events_on_the_musics_onsets(shop):
@@ -264,6 +330,33 @@ def figures(nearer: float, lost: float, copies: bool) -> dict:
     }  # fmt: skip
 
 
+def test_what_sounds_as_the_base_does_is_compared_by_its_notes(sketched_folder, tmp_path, monkeypatch):
+    write_scores(tmp_path / "mine", 2)
+    found = inspect_folder(tmp_path / "mine")
+    workshop = open_workshop(found, tmp_path / "work" / "pairs", CONFIG, DataConfig())
+    make_pairs(workshop, found, in_splits(found, 0.5), 4)
+    part = TunedPart(file_digest(sketched_folder / PARTS["composer"]), 1, 1.0)
+    write_adapter(tmp_path / "tuned", AdapterConfig("tiny", {"composer": part}), {})
+    made: list[str] = []
+    for name in ("generate", "compose"):
+        own = getattr(Silent2Music, name)
+
+        def noted(self, *args, _own=own, _name=name, **kwargs):
+            made.append(_name)
+            return _own(self, *args, **kwargs)
+
+        monkeypatch.setattr(Silent2Music, name, noted)
+    job = Comparison(
+        base=sketched_folder, adapter=tmp_path / "tuned", tuned=sketched_folder, pairs=workshop.out,
+        rooms=workshop.out,        n=2, n_followed=2, n_played=1, seed=0,
+    )  # fmt: skip
+    measured, shown = compare(job, lambda stage, done, total: None)
+    assert made == ["generate", "compose", "compose", "compose"] * 2
+    assert len(shown) == 1
+    assert measured["distance"]["notes"]["nearer"]["mean"] == 0, "nothing was tuned"
+    assert measured["following"]["energy"]["change"]["mean"] == 0
+
+
 def test_what_is_bad_is_told():
     good, bad = (" ".join(sentences(figures(*own))) for own in ((0.5, 0.0, False), (0.05, 0.2, True)))
     assert "nothing is shown" not in good
@@ -294,6 +387,21 @@ def job_for(folder: Path, out: Path, base: Path, **changes) -> TuneJob:
     return TuneJob(folder, out, base, RECIPE, minutes=2.0, seed=3, licence="CC0-1.0", **changes)
 
 
+def test_no_part_takes_longer_than_its_share_of_the_time(tmp_path, monkeypatch):
+    allowed: dict[str, float] = {}
+
+    def run(job, part, steps, place, progress, minutes):
+        place.mkdir(parents=True)
+        allowed[part] = minutes
+
+    monkeypatch.setattr(tuning, "_run_loop", run)
+    monkeypatch.setattr(tuning, "loss_curve", lambda log: [(0, 1.0)])
+    job = job_for(tmp_path, tmp_path / "out", tmp_path)
+    for part in ("composer", "decoder"):
+        tuning._train(job, part, {"composer": 9, "decoder": 9}, lambda text: None, lambda *args: None)
+    assert allowed == pytest.approx({"composer": 0.5, "decoder": 1.0})
+
+
 class _Killed(BaseException):
     pass
 
@@ -301,8 +409,6 @@ class _Killed(BaseException):
 @needs_peft
 @pytest.mark.slow
 def test_a_run_gives_an_adapter_and_a_killed_one_the_same(sketched_folder, folder, tmp_path, monkeypatch):
-    import silent2music.training.tuning as tuning
-
     said: list[str] = []
     out = tune(job_for(folder, tmp_path / "whole", sketched_folder), said.append)
     plan = json.loads((out / "work" / "plan.json").read_text())

@@ -71,7 +71,7 @@ def tone(rng: np.random.Generator, seconds: float, dbfs: float, knocks: np.ndarr
 
 def guitar_harp(options: argparse.Namespace) -> None:
     """MIDI files of solo guitar, every other one given to the harp."""
-    for index, (name, score) in enumerate(chosen(options.scores, r"Nylon Guitar", 60)):
+    for index, (name, score) in enumerate(chosen(options.scores, r"Nylon Guitar", options.pieces or 60)):
         write_midi(options.out / f"{name}.mid", as_program(score, (NYLON_GUITAR, HARP)[index % 2]))
 
 
@@ -92,7 +92,7 @@ def recordings(options: argparse.Namespace) -> None:
 
 def koto(options: argparse.Namespace) -> None:
     """Rooms with knocks on notes of the music, beside koto and shamisen."""
-    for index, (name, score) in enumerate(chosen(options.scores, r"(Koto|Shamisen)", 24)):
+    for index, (name, score) in enumerate(chosen(options.scores, r"(Koto|Shamisen)", options.pieces or 24)):
         rng, music = np.random.default_rng(index), render(score, options.soundfont)
         times, _ = onsets_of(music)
         knocks = times[np.flatnonzero(np.diff(times, prepend=-1.0) > 0.4)]
@@ -103,7 +103,7 @@ def koto(options: argparse.Namespace) -> None:
 
 def trumpets(options: argparse.Namespace) -> None:
     """Some seconds of room tone, then the music in the same room."""
-    for index, (name, score) in enumerate(chosen(options.scores, r"(Trumpet|Horn)", 30)):
+    for index, (name, score) in enumerate(chosen(options.scores, r"(Trumpet|Horn)", options.pieces or 30)):
         rng, music = np.random.default_rng(index), render(score, options.soundfont).mono()
         before = float(rng.uniform(3.0, 5.0))
         room = tone(rng, before + music.seconds, float(rng.uniform(-64, -52)), np.zeros(0))
@@ -136,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("--scores", type=Path, help="folder of scores with index.tsv and mutopia/")
     parser.add_argument("--music", type=Path, help="folder of recordings of single instruments")
     parser.add_argument("--ambience", type=Path, help="folder of recordings of places")
+    parser.add_argument("--pieces", type=int, help="at most so many of scores")
     parser.add_argument("--soundfont", type=Path, default=Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()

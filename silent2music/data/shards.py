@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from silent2music.ambient import FEATURE_SETTINGS, FEATURE_VERSION, AmbientFeatures, ambient_features
-from silent2music.arrays import FloatArray
+from silent2music.arrays import FloatArray, IntArray
 from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
@@ -53,6 +53,9 @@ MAX_CODEBOOK_SIZE = 2**15
 
 MAX_FRAME_DIFFERENCE = 2
 """Codec and features may round the last, partial frame of a recording differently by this much."""
+
+LARGE_BYTES = 2 * 2**30
+"""Of a split's shards, beyond which it is mapped into memory and not read into it."""
 
 BEGINNING_SHARE = 0.2
 """Of the crops, at least so many begin with the piece."""
@@ -543,9 +546,11 @@ class Batch:
 
 
 class PairDataset:
-    """A prepared split in memory, from which crops are taken; ordered by pair id, whatever the layout of its shards.
+    """A prepared split, from which crops are taken; ordered by pair id, whatever the layout of its shards.
 
-    20 hours need about 0.5 GB. The crop of pair `index` in `epoch` depends on (seed, epoch, index) alone.
+    It is held in memory, 20 hours in about 0.5 GB, or where its shards are larger than `LARGE_BYTES` in a memory-mapped
+    copy that Hugging Face `datasets` keeps in its cache. The crop of pair `index` in `epoch` depends on (seed, epoch,
+    index) alone.
 
     Args:
         split: `train` or `validation`.
@@ -557,6 +562,7 @@ class PairDataset:
 
     Raises:
         DataError: if the folder was not prepared, has no such split or control, or no pair has what is needed.
+        S2MError: if the split is large and `datasets` is not installed.
     """
 
     def __init__(
@@ -586,9 +592,9 @@ class PairDataset:
                 )
         self._whole_scores = whole_scores
         self._columns = _read_columns(folder, split, stored, needs, wants, self.meta)
-        self.ids: list[str] = self._columns["id"]
-        self.kinds: list[str] = self._columns["kind"]
-        self.seconds: list[float] = self._columns["seconds"]
+        self.ids: list[str] = list(self._columns["id"])
+        self.kinds: list[str] = list(self._columns["kind"])
+        self.seconds: list[float] = list(self._columns["seconds"])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -656,21 +662,57 @@ def _read_columns(
     needs: Sequence[str],
     wants: Sequence[str],
     meta: Mapping[str, Any],
-) -> dict[str, list[Any]]:
-    """The columns of a split in order of id; lists are numpy views into Arrow memory."""
+) -> dict[str, _Column]:
+    """The columns of a split in order of id."""
     arrow, compute = require("pyarrow", "train"), require("pyarrow.compute", "train")
     shards = _shards(folder, split)
     if not shards:
         raise DataError(f"{folder} has no shard of the split '{split}'; expected one of {', '.join(SPLITS)}.")
     names = ["id", "kind", "seconds", "n_frames", *needs, *wants, *map(_column, controls)]
-    table = arrow.concat_tables(_read_shard(shard, names, meta) for shard in shards).sort_by("id")
+    tables = (_read_shard(shard, names, meta) for shard in shards)
+    if sum(shard.stat().st_size for shard in shards) > LARGE_BYTES:
+        for _ in tables:
+            pass  # each is checked, and let go
+        table = _mapped(shards)
+    else:
+        table = arrow.concat_tables(tables)
+    order = compute.sort_indices(table["id"]).to_numpy()
     for name in needs:
-        table = table.filter(compute.is_valid(table[name]))
-    if not len(table):
+        order = order[compute.is_valid(table[name]).to_numpy()[order]]
+    if not len(order):
         raise DataError(
             f"{folder} has no pair with {' and '.join(needs)} in the split '{split}'; prepare pairs that have."
         )
-    return {name: list(table[name].to_numpy()) for name in names}
+    return {name: _Column(table[name], order) for name in names}
+
+
+def _mapped(shards: Sequence[Path]) -> Any:
+    """The table of shards without taking memory for it: `datasets` writes it to its cache once, and maps that file."""
+    datasets = require("datasets", "train")
+    files = [str(shard) for shard in shards]
+    return datasets.load_dataset("parquet", data_files=files, split="train").data.table
+
+
+class _Column(Sequence[Any]):
+    """A column of a table by row, in an order of rows; lists are numpy views into the table's memory, or its file.
+
+    Args:
+        values: a chunked array of Arrow; order: rows `[n]`.
+    """
+
+    def __init__(self, values: Any, order: IntArray) -> None:
+        self._values, self._order = values, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: Any) -> Any:
+        value = self._values[int(self._order[index])]
+        return (
+            value.values.to_numpy(zero_copy_only=False)
+            if hasattr(value, "values") and value.is_valid
+            else value.as_py()
+        )
 
 
 def batches(

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from silent2music.acoustics import analyze
-from silent2music.adapters import apply_adapters, read_adapter
+from silent2music.adapters import PARTS, apply_adapters, read_adapter
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, normalised
 from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
@@ -46,9 +46,6 @@ from silent2music.model import Silent2Music
 from silent2music.processes import Progress
 from silent2music.score import Score
 
-N_PLAYED = 6
-"""Rooms that the page has with sound and picture."""
-
 N_FAMILIES = 17
 """General MIDI's families of eight programs, and drums."""
 
@@ -69,7 +66,8 @@ class Comparison:
         base: model folder; adapter: what was tuned, or None; tuned: model folder that the adapter is added to.
         pairs: the user's pairs, with a split.
         rooms: other pairs for following, or None for rooms that are made here.
-        n: pieces by each model; n_followed: rooms on which following is compared; seed: of all.
+        n: pieces by each model; n_played: of them on the page with sound and picture; seed: of all.
+        n_followed: rooms on which following is compared.
         soundfonts: for scores that no model plays.
     """
 
@@ -82,6 +80,7 @@ class Comparison:
     seed: int
     soundfonts: Sequence[str] = ()
     n_followed: int = 24
+    n_played: int = 6
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,9 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
         raise DataError(f"{job.pairs} holds no pair out; expected at least one.")
     rooms = _rooms_of(job.pairs, held_out, job.n)
     followed = _followed(job)
+    parts = set(PARTS) if job.adapter is None else set(read_adapter(job.adapter).config.parts)
+    # Playing takes longer than composing: what is not heard, and sounds as the base does, is compared by its notes.
+    n_sounding = job.n if any(pair.music is not None for pair in held_out) else job.n_played
     made: dict[str, list[Made]] = {}
     follows: dict[str, list[dict[str, float]]] = {}
     for name in ("base", "tuned"):
@@ -130,10 +132,10 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
         n_total = job.n + len(followed)
         for index in range(job.n):
             room = rooms[index % len(rooms)]
-            made[name].append(_play(job, model, room, job.seed + index))
+            made[name].append(_play(job, model, parts, room, job.seed + index, index < n_sounding))
             report(f"page: {name}", index + 1, n_total)
         for index, room in enumerate(followed):
-            piece = _play(job, model, room, job.seed + index, render_too=False)
+            piece = _play(job, model, parts, room, job.seed + index, parts != {"composer"})
             follows[name].append(_follow(room, piece))
             report(f"page: {name}", job.n + index + 1, n_total)
     figures: Figures = {"n": job.n, "n_rooms": len(rooms), "distance": _distances(job, held_out, made)}
@@ -145,7 +147,9 @@ def compare(job: Comparison, report: Progress) -> tuple[Figures, list[tuple[Room
         for key in ("hit_rate", "energy")
     }
     figures["originality"] = _originality(job, pairs, made)
-    shown = [(rooms[i % len(rooms)], made["base"][i], made["tuned"][i]) for i in range(min(N_PLAYED, job.n))]
+    shown = [
+        (rooms[i % len(rooms)], made["base"][i], made["tuned"][i]) for i in range(min(job.n_played, job.n))
+    ]
     return figures, shown
 
 
@@ -179,20 +183,19 @@ def _followed(job: Comparison) -> list[Room]:
     return rooms
 
 
-def _play(job: Comparison, model: Silent2Music, room: Room, seed: int, render_too: bool = True) -> Made:
-    """What a model makes of a room: a score and its sound if it composes and plays; else as much of both as it can."""
-    if model.composes():
+def _play(job: Comparison, model: Silent2Music, tuned: set[str], room: Room, seed: int, sounds: bool) -> Made:
+    """What a model makes of a room: a score, and its sound if that is wanted and the model, or a soundfont, plays."""
+    if model.composes() and sounds:
         piece = model.generate(room.sound, seed=seed)
         return Made(piece.score, Waveform(piece.samples, piece.sample_rate), True)
-    tuned = set() if job.adapter is None else set(read_adapter(job.adapter).config.parts)
-    if model.composer is None or "decoder" in tuned:
+    if model.composer is None or ("decoder" in tuned and not model.composes()):
         piece = model.generate(room.sound, seed=seed)
         score = model.compose(room.sound, seed=seed) if model.composer and "composer" in tuned else None
         return Made(score, Waveform(piece.samples, piece.sample_rate), True)
     score = model.compose(room.sound, seed=seed)
     fonts = [Path(name) for name in job.soundfonts if Path(name).is_file()]
     sound = None
-    if render_too and fonts and shutil.which("fluidsynth"):
+    if sounds and fonts and not model.composes() and shutil.which("fluidsynth"):
         sound = render(score, fonts[0])
     return Made(score, sound, False)
 

@@ -2,13 +2,15 @@
 
 | found | pairs |
 |---|---|
-| `pairs.jsonl`, or `NAME.room.wav` beside `NAME.music.wav` | as they are |
-| performances with room tone before the music | by `data.harvest` |
+| `pairs.jsonl`, or `NAME.room.wav` beside `NAME.music.wav` | as they are, and as music |
+| performances with room tone before the music | by `data.harvest`, and as music |
 | music | with rooms made to its onsets and its loudness, or the music itself through a wall |
 | MIDI | likewise, without sound; or as the score of music or of a pair of the same name |
 | near-silent recordings | with the factory's arrangements of `data.scores` |
 
-Each stretch of a source is a pair of a pair folder. Sources, not stretches, are held out for validation.
+A room of one's own seldom follows the music that it is beside, and rooms that are made do: both together keep a model
+from forgetting it. Each stretch of a source is a pair of a pair folder. Sources, not stretches, are held out for
+validation.
 """
 
 from __future__ import annotations
@@ -312,16 +314,21 @@ def _with_ends_held_out(pairs: list[Pair]) -> list[Pair]:
 def _pairs_of(shop: Workshop, source: Source, number: int, split: str, most: int) -> Iterator[Pair]:
     """Make the pairs of one source and write their files."""
     name = f"{number:05d}"
+    n_before = 0
     if source.kind == PERFORMANCES:
         try:
-            yield from _harvested(shop, source, name, split, most)
-            return
+            harvested = list(_harvested(shop, source, name, split, most))
+            yield from harvested
+            if split != "train":
+                return
+            n_before, most = len(harvested), 2 * len(harvested)
         except DataError:
-            source = replace(source, kind=MUSIC)  # what is quiet in it is too short, or no room
+            pass  # what is quiet in it is too short, or no room
+        source = replace(source, kind=MUSIC)
     makers = {PAIRS: _given, MUSIC: _with_rooms, SCORES: _with_rooms, ROOMS: _with_music}
     rng = np.random.default_rng([shop.seed, number])
     made = makers[source.kind](shop, source, rng, split)
-    for index, (room, music, score, labels) in enumerate(made):
+    for index, (room, music, score, labels) in enumerate(made, n_before):
         if index == most:
             return
         stem = f"{name}-{index:04d}"
@@ -347,15 +354,17 @@ def _harvested(shop: Workshop, source: Source, name: str, split: str, most: int)
     place = shop.out / "harvested" / name
     (place / MANIFEST).unlink(missing_ok=True)
     report = harvest([source.music], place, HarvestConfig(seed=shop.seed), shop.licence)
-    for pair in report.pairs[:most]:
-        inside = f"harvested/{name}"
-        yield replace(
-            pair,
-            silent=f"{inside}/{pair.silent}",
-            music=f"{inside}/{pair.music}",
-            split=split,
-            labels={**pair.labels, "piece": source.name},
-        )
+    for index, pair in enumerate(report.pairs[:most]):
+        silent, music = (f"harvested/{name}/{file}" for file in (pair.silent, pair.music))
+        notes = None
+        if shop.transcriber is not None:
+            sound = audio.read(shop.out / music)
+            score = _notes_of_stretch(shop.transcriber(sound), 0.0, sound.seconds)
+            if score is not None:
+                notes = f"scores/{name}-{index:04d}.mid"
+                write_midi(shop.out / notes, score, force=True)
+        labels = {**pair.labels, "piece": source.name}
+        yield replace(pair, silent=silent, music=music, score=notes, split=split, labels=labels)
 
 
 Made = tuple[Waveform, Waveform | None, Score | None, dict[str, Any]]
@@ -385,7 +394,7 @@ def _notes_of_stretch(score: Score | None, begin: float, end: float) -> Score | 
 
 
 def _given(shop: Workshop, source: Source, rng: np.random.Generator, split: str) -> Iterator[Made]:
-    """Pairs by hand, cut to stretches."""
+    """Pairs by hand, cut to stretches; what is trained on also in a room that is made for it."""
     if source.pair is not None:
         pair = source.pair
         score = score_of(source.folder, pair)
@@ -406,6 +415,8 @@ def _given(shop: Workshop, source: Source, rng: np.random.Generator, split: str)
         notes = _notes_of_stretch(score, begin, end)
         if sound is not None or notes is not None:
             yield _cut(room, begin, end), sound, notes, dict(labels)
+            if split == "train" and sound is not None:
+                yield _in_made_room(shop, sound, notes, end - begin, 0, rng)
 
 
 def _with_rooms(shop: Workshop, source: Source, rng: np.random.Generator, split: str) -> Iterator[Made]:
@@ -423,10 +434,26 @@ def _with_rooms(shop: Workshop, source: Source, rng: np.random.Generator, split:
         if (sound is None or rms_dbfs(sound.samples) < -60.0) and notes is None:
             continue
         for turn in range(shop.config.rooms_per_piece):
-            arrangement = _as_arrangement(sound, notes, end - begin, rng)
-            scene = _room_for(shop.library, arrangement, sound, turn, rng)
-            own = None if notes is None else replace(notes, gain_db=arrangement.gain_db)
-            yield scene.audio, sound, own, _labels_of(scene)
+            yield _in_made_room(shop, sound, notes, end - begin, turn, rng)
+
+
+def _in_made_room(
+    shop: Workshop,
+    sound: Waveform | None,
+    notes: Score | None,
+    seconds: float,
+    turn: int,
+    rng: np.random.Generator,
+) -> Made:
+    """A stretch with a room that is made for it, whose level follows its loudness.
+
+    What is heard of music, such as the decay of each plucked string, is no loudness that a room asks for: only notes
+    without sound, whose loudness is drawn, carry it.
+    """
+    arrangement = _as_arrangement(sound, notes, seconds, rng)
+    scene = _room_for(shop.library, arrangement, sound, turn, rng)
+    own = replace(notes, gain_db=arrangement.gain_db) if notes is not None and sound is None else notes
+    return scene.audio, sound, own, _labels_of(scene)
 
 
 def _as_arrangement(

@@ -101,10 +101,13 @@ class _Composing:
         figures = {"loss": torch.stack([found[name] for name in FIELDS]).sum().detach(), **found}
         return figures, torch.stack(list(found.values())).sum() / self.frame_rate
 
-    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def contrast(self, average: nn.Module, batch: Batch, alone: bool) -> dict[str, Tensor]:
         """As `Composer.contrast` where the room decides alone, and `steered` with every wish told too."""
-        composer, pages = cast(Composer, average), self._pages(batch)
-        found = composer.contrast(pages, batch.signals.without(STEER))
+        composer, pages, signals = cast(Composer, average), self._pages(batch), batch.signals.without(STEER)
+        if alone:
+            losses = composer(pages, signals)
+            return {"true": torch.stack([losses[name] for name in FIELDS]).sum(dim=0)}
+        found = composer.contrast(pages, signals)
         if any(CONTROLS[name].group == STEER for name in self.controls):
             losses = composer(pages, batch.signals)
             found["steered"] = torch.stack([losses[name] for name in FIELDS]).sum(dim=0)

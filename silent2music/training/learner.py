@@ -69,8 +69,9 @@ class Task(Protocol):
     def losses(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Figures for the log, by name, and the loss to be minimised."""
 
-    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Losses `[B]` of the averaged weights under the `true` room, another (`shuffled`) and none (`dropped`)."""
+    def contrast(self, average: nn.Module, batch: Batch, alone: bool) -> dict[str, Tensor]:
+        """Losses `[B]` of the averaged weights under the `true` room and, unless it is to stand alone, under another
+        (`shuffled`) and none (`dropped`)."""
 
 
 class Fitting(Protocol):
@@ -205,7 +206,8 @@ class Learner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss of the averaged weights under the true room, another and none."""
+        """Loss of the averaged weights under the true room, another and none; in fine-tuning, whose time is short, the
+        first alone."""
         device = self.accelerator.device
         # Two rows at least, for another one's room.
         size = min(max(2, self.config.batch_size), self.config.n_validation_pairs, len(self.validation))
@@ -216,7 +218,7 @@ class Learner:
                 break
             batch = batch.to(device)
             with self.accelerator.autocast():
-                contrast = self.task.contrast(self.average, batch)
+                contrast = self.task.contrast(self.average, batch, self.fitting is not None)
             for name, values in contrast.items():
                 found.setdefault(name, []).append(values.cpu())
         figures = {f"validation_{name}": float(torch.cat(values).mean()) for name, values in found.items()}

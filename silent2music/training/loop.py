@@ -207,9 +207,10 @@ class _Playing:
         real = losses[:n_rows]
         return real.mean(dim=0), real.mean() + config.selfplay_weight * beaten.mean()
 
-    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def contrast(self, average: nn.Module, batch: Batch, alone: bool) -> dict[str, Tensor]:
         """As `Silent2Music.contrast`."""
-        return cast(Silent2Music, average).contrast(batch.codes, batch.signals, self._sketched(batch))
+        model, own = cast(Silent2Music, average), (batch.codes, batch.signals, self._sketched(batch))
+        return {"true": model(*own).mean(dim=1)} if alone else model.contrast(*own)
 
 
 class _Opponent:

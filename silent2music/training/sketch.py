@@ -133,7 +133,7 @@ class _Sketching:
         loss = relative.sum() / known.sum().clamp_min(1.0)
         return {"loss": loss.detach(), "error": (error.sum() / square.sum().clamp_min(1e-6)).detach()}, loss
 
-    def contrast(self, average: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def contrast(self, average: nn.Module, batch: Batch, alone: bool) -> dict[str, Tensor]:
         """Squared errors `[B]` over the batch's mean square: under the own score (`true`), the next row's (`shuffled`),
         and the own without the room (`dropped`)."""
         target = self.codec.vectors(batch.codes)
@@ -151,7 +151,8 @@ class _Sketching:
             "dropped": (batch, batch.signals.without(*self.controls)),
         }
         found = {}
-        for name, (scored, signals) in cases.items():
+        for name in ["true"] if alone else cases:
+            scored, signals = cases[name]
             error = (average(self._notes(scored), signals).float() - target).square().sum(dim=-1)
             found[name] = (error * known).sum(dim=1) / mean
         return found

@@ -63,6 +63,7 @@ def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) 
         seed=job.seed,
         soundfonts=job.recipe.data.soundfont,
         n_followed=job.recipe.tune.n_followed,
+        n_played=job.recipe.tune.n_played,
     )
     figures, pieces = compare(comparison, report)
     curves = {part: loss_curve(job.work / part / LOG_FILE) for part in plan}

@@ -7,7 +7,7 @@ OUT/before-after.html                   the same rooms by base and tuned model
 OUT/work                                pairs, tokens and states of training; may be removed in the end
 ```
 A killed run goes on with the same command and gives the same adapter: how many steps there are is measured once and kept
-in `work/plan.json`.
+in `work/plan.json`. Only where a machine becomes so slow that they do not fit into the time does a part end sooner.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from silent2music.controls import programs_of
 from silent2music.data.pairs import Pair, read_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError, require
 from silent2music.evaluation.following import onset_scores
+from silent2music.factory.chain import measured_energy_db
 from silent2music.factory.own_folder import (
     Found,
     in_splits,
@@ -42,10 +43,11 @@ from silent2music.factory.own_folder import (
     open_workshop,
     with_roles,
 )
+from silent2music.factory.rooms import SAMPLE_RATE
 from silent2music.files import atomic_folder, claimed, read_json, remove_leavings, write_text
 from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.processes import Progress
-from silent2music.score import Part, Score
+from silent2music.score import ENERGY_RATE_HZ, Part, Score
 from silent2music.signals import CONTROLS
 from silent2music.training.adapting import AllWeights, LowRank
 from silent2music.training.learner import Fitting
@@ -67,8 +69,8 @@ TRAINING_SHARE = 0.75
 N_PROBED, N_WARM = 8, 3
 """Steps that are timed, the first of which are slower and do not count."""
 
-N_VALIDATIONS, PATIENCE = 16, 4
-"""How often a run validates, and how many validations in a row may lower nothing."""
+N_VALIDATIONS, LEAST_STEPS, PATIENCE = 16, 5, 4
+"""How often a run validates, after how many steps at least, and how many validations in a row may lower nothing."""
 
 NEEDS = {"composer": ("score",), "sketch": ("score", "music"), "decoder": ("music",)}
 """What a pair must have to serve a part."""
@@ -108,8 +110,8 @@ def tune(job: TuneJob, tell: Tell, progress: Progress | None = None, prepare_onl
         if prepare_only:
             tell(f"{job.work} holds the pairs and the plan; the same command without --prepare goes on.")
             return job.out
-        for part, steps in plan.items():
-            _train(job, part, steps, tell, report)
+        for part in plan:
+            _train(job, part, plan, tell, report)
         finish(job, plan, tell, report)
     return job.out
 
@@ -122,8 +124,8 @@ def _launched(job: TuneJob, tell: Tell, report: Progress) -> Path:
         )
     is_main = os.environ.get("RANK", "0") == "0"
     plan = read_json(job.work / PLAN_FILE)
-    for part, steps in plan.items():
-        _train(job, part, steps, tell if is_main else lambda text: None, report)
+    for part in plan:
+        _train(job, part, plan, tell if is_main else lambda text: None, report)
     if is_main:
         finish(job, plan, tell, report)
     return job.out
@@ -166,7 +168,7 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
     _announce(job, base, found, tell)
     config = job.recipe.tune
     splits = in_splits(found, config.validation_share)
-    transcriber = transcriber_of(job.instruments) if "music" in found.kinds() else None
+    transcriber = transcriber_of(job.instruments)
     settings = {"licence": job.licence, "transcriber": transcriber, "seed": job.seed}
     shop = open_workshop(found, pairs, config, job.recipe.data, **settings)
     most = max(2, round(config.pairs_per_minute * job.minutes))
@@ -229,7 +231,7 @@ def transcriber_of(instruments: tuple[str, ...]) -> Callable[[Any], Any] | None:
     """
     if not can_transcribe():
         return None
-    return partial(heard_score, instruments=instruments or ("acoustic grand piano",))
+    return partial(heard_score, instruments=instruments or ("piano",))
 
 
 def _usable(pairs: list[Pair], part: str) -> dict[str, int]:
@@ -315,6 +317,12 @@ def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
         return None
     edges = np.quantile(notes.pitches[inside], np.linspace(1.0, 0.0, len(programs) + 1))
     parts = []
+    # As loud as the music is a moment after they begin; a velocity v counts as 40 log10(v / 127) dB.
+    level = measured_energy_db(music.mono().resampled(SAMPLE_RATE).samples[0])
+    at = np.minimum((notes.start_seconds * ENERGY_RATE_HZ).astype(np.int64) + 1, len(level) - 1)
+    velocities = np.clip(np.rint(127.0 * 10.0 ** ((level[at] - level.max()) / 40.0)), 24, 127).astype(
+        np.int64
+    )
     for index, program in enumerate(programs):
         own = inside & (notes.pitches <= edges[index])
         own &= (notes.pitches > edges[index + 1]) | (index + 1 == len(programs))
@@ -329,7 +337,7 @@ def heard_score(music: Waveform, instruments: tuple[str, ...]) -> Score | None:
                 start_seconds=notes.start_seconds[own],
                 end_seconds=np.minimum(notes.end_seconds[own], music.seconds),
                 pitches=notes.pitches[own].astype(np.int64),
-                velocities=np.full(int(own.sum()), 80, np.int64),
+                velocities=velocities[own],
             )
         )
     return with_roles(Score(music.seconds, tuple(parts)))
@@ -345,8 +353,9 @@ def _run_loop(
     place: Path,
     progress: Callable[[int, int], None] | None,
     patience: int = PATIENCE,
+    minutes: float = 0.0,
 ) -> None:
-    """Train a part for some steps in a folder."""
+    """Train a part for some steps in a folder, or with `minutes` above 0 until they are over."""
     counts = _usable(read_pairs(job.work / "pairs"), part)
     base, tuned, own = Base.of(job.base), job.recipe.tune, job.recipe.training
     training = replace(
@@ -356,8 +365,8 @@ def _run_loop(
         learning_rate=tuned.learning_rate[part],
         warmup_steps=min(own.warmup_steps, max(1, steps // 10)),
         max_steps=steps,
-        max_minutes=0.0,
-        validate_every=max(1, steps // N_VALIDATIONS),
+        max_minutes=minutes,
+        validate_every=max(LEAST_STEPS, steps // N_VALIDATIONS),
         n_validation_pairs=min(own.n_validation_pairs, counts["validation"]),
         patience=patience,
         seed=job.seed,
@@ -409,12 +418,13 @@ def _put_sketch(job: TuneJob, folder: Path) -> None:
     holder.sketch.save_pretrained(folder)
 
 
-def _train(job: TuneJob, part: str, steps: int, tell: Tell, report: Progress) -> None:
+def _train(job: TuneJob, part: str, plan: Mapping[str, int], tell: Tell, report: Progress) -> None:
     """Train a part to its end, unless that was done, and say how its held-out loss went."""
     place = job.work / part
     if (place / "done").exists():
         return
-    _run_loop(job, part, steps, place, partial(report, part))
+    minutes = TRAINING_SHARE * job.minutes * SHARES[part] / sum(SHARES[name] for name in plan)
+    _run_loop(job, part, plan[part], place, partial(report, part), minutes=minutes)
     if os.environ.get("RANK", "0") == "0":
         curve = loss_curve(place / LOG_FILE)
         tell(told_of(part, curve))
