@@ -358,6 +358,16 @@ class Controls:
             places.append(every[every < last - 1e-3])
         return np.concatenate(beats), np.concatenate(bars), np.concatenate(places)
 
+    def levels(self, seconds: float) -> IntArray:
+        """Metrical level of each of the grid's places: 3 of a bar, 2 of a beat, 1 of an eighth, else 0.
+
+        The hierarchy of Lerdahl and Jackendoff, "A Generative Theory of Tonal Music", MIT Press 1983, ch. 4.
+        """
+        beats, bars, places = self.grid(seconds)
+        of = np.searchsorted(beats, places + 1e-6, "right") - 1
+        within = np.arange(len(places)) - np.searchsorted(places, beats - 1e-6)[of]
+        return np.where(within, 1 - within % 2, 2 + np.isin(beats[of], bars)).astype(np.int64)
+
     def to_dict(self) -> dict[str, Any]:
         """What is asked for, as plain values; `Controls.of` makes the same of them again."""
         default = Controls()

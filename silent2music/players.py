@@ -35,6 +35,11 @@ from silent2music.traits import notes_a_second
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
 IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
 
+STRIKES = np.isin(
+    np.arange(N_PROGRAMS), [*range(16), *range(24, 40), 45, 46, 47, *range(104, 109), *range(112, 120), DRUMS]
+)
+"""`[129]` whether a program's notes begin all at once, by which a pulse is heard: struck or plucked."""
+
 N_ALIKE = 12
 """An ensemble is drawn from those of so many rooms, the most alike."""
 
@@ -174,6 +179,8 @@ def choose(
         wanted_hz = notes_a_second(np.mean([value for _, value in wished.density_points]))
         near = fits & (np.abs(np.log((notes + 0.1) / (wanted_hz + 0.1))) < np.log(2.0))
         fits = near if near.any() else fits
+    if wished.has_grid:
+        fits &= (rows & STRIKES).any(axis=1)
     if wished.chords or wished.cues or wished.ending:
         fits &= (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
     own = _drawn(composer, piece, composing.seed, fits)

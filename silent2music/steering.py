@@ -38,7 +38,7 @@ from silent2music.notation import (
     part_of,
     write_down,
 )
-from silent2music.players import IS_NOTE, PROGRAM_OF
+from silent2music.players import IS_NOTE, PROGRAM_OF, STRIKES
 from silent2music.score import NOTE_COLUMNS, Part, Score
 from silent2music.traits import MODES, chords, melody
 
@@ -60,6 +60,12 @@ CLOSE_SECONDS = 1.8
 
 AROUSED, SHORTER = 1.0, 0.2
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
+
+PULSE = np.array([-2.5, -0.5, 8.0, 8.0])
+"""Nats by which notes are preferred on sixteenths, eighths, beats and bars of a grid, so that it is heard."""
+
+ACCENT, MORE, STRIKE = 0.2, 0.2, 0.25
+"""How much of it for each step of velocity, for further notes of a chord, and for instruments that strike."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
@@ -178,6 +184,7 @@ class Plan:
         keys: `[T]` index of the key in `keys.DEGREE_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
+        pulse: `[T]` nats by which notes are preferred, and of each step of velocity a part of it.
     """
 
     marks: dict[int, list[Event]]
@@ -194,6 +201,7 @@ class Plan:
     keys: IntArray
     beats: int
     loudness: DoubleArray
+    pulse: DoubleArray
 
 
 def plan_of(
@@ -261,7 +269,21 @@ def plan_of(
         keys=keys,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
+        pulse=_pulse(controls, seconds, n_frames, frame_rate),
     )
+
+
+def _pulse(controls: Controls, seconds: float, n_frames: int, frame_rate: float) -> DoubleArray:
+    """`pulse` of a plan: beats are struck in the frame that they are in, what is near to one is not held back."""
+    if not controls.has_grid:
+        return np.zeros(n_frames)
+    places = controls.grid(seconds)[2]
+    weights = PULSE[controls.levels(seconds)] * (1.0 - controls.loose)
+    middles = (np.arange(n_frames) + 0.5) / frame_rate
+    found = np.minimum(weights[np.abs(places[:, None] - middles).argmin(axis=0)], 0.0)
+    frames = np.floor(places * frame_rate + 1e-6).astype(np.int64)
+    found[frames[frames < n_frames]] = weights[frames < n_frames]
+    return np.asarray(found)
 
 
 def _harmony(
@@ -373,6 +395,7 @@ class Steering:
         pitched_symbols = IS_NOTE & (PROGRAM_OF != DRUMS)
         self._reach = composer.known_pitches.cpu().numpy().copy()
         self._reach[pitched_symbols] = np.roll(self._reach[pitched_symbols], -transposition, axis=1)
+        self._striking = allowed & STRIKES[np.maximum(PROGRAM_OF, 0)]
         self._key, self._played = int(plan.keys[0]), np.zeros(12)
         self._n_beats = 0
         self._written: list[Event] = []
@@ -389,6 +412,10 @@ class Steering:
         """The next given note of this frame."""
         given = self._given.get(self._memory.frame, ())
         return next((event for event in given if event not in self._written), None)
+
+    def _is_first(self) -> bool:
+        """Whether the next note is the first of its frame."""
+        return all(event[0] < FIRST_PART for event in self._written)
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Force, forbid and bias the choices of a field."""
@@ -407,7 +434,8 @@ class Steering:
         elif field == "length":
             self._mask_length(logits, before)
         elif field == "velocity":
-            logits += self._plan.loudness[self._memory.frame] * np.arange(N_VELOCITIES)
+            louder = self._plan.loudness[self._memory.frame] + ACCENT * self._plan.pulse[self._memory.frame]
+            logits += louder * np.arange(N_VELOCITIES)
 
     def _mask_symbol(self, logits: FloatArray) -> None:
         plan, frame = self._plan, self._memory.frame
@@ -420,6 +448,9 @@ class Steering:
         elif plan.beats and self._n_beats:
             logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
         logits[self._barred] = -np.inf
+        pulse = plan.pulse[frame] * (1.0 if self._is_first() else MORE)
+        logits[FIRST_PART:] += pulse
+        logits[self._striking] += max(0.0, STRIKE * pulse)
         due = self._due()
         if due is not None:
             if self._written and not self._reach[self._written[-1][0], self._written[-1][2] + 1 :].any():
@@ -454,15 +485,15 @@ class Steering:
             logits[~inside] = (
                 -np.inf if strict and np.isfinite(logits[inside]).any() else logits[~inside] - FOREIGN
             )
-            is_first = all(event[0] < FIRST_PART for event in self._written)
-            if frame in plan.starts and (role == BASS or is_first):
+            if frame in plan.starts and (role == BASS or self._is_first()):
                 on_root = np.arange(128) % 12 == root
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
     def _pull(self, key: int) -> FloatArray:
         """Nats `[12]` by pitch class: into the scale, and away from the key of what was played since `key` began."""
         if key != self._key:
-            self._key, self._played = key, np.zeros(12)
+            self._striking = allowed & STRIKES[np.maximum(PROGRAM_OF, 0)]
+        self._key, self._played = key, np.zeros(12)
         inside = np.isin((np.arange(12) - key) % 12, SCALES[MODES[key // 12]])
         scale = np.where(inside, 0.0, -FOREIGN)
         centred = self._played - self._played.mean()

@@ -176,7 +176,7 @@ def composed(
     if ensemble is not None:
         others = map(ensemble.tell, others)
     # Who asks for notes has them, whatever the room.
-    may_be_empty = not (wished.density_points or wished.chords or wished.melody)
+    may_be_empty = not (wished.density_points or wished.chords or wished.melody or wished.has_grid)
     plan, key = None, composing.transposition
     if brief.asked is not None or redo is not None:
         programs = None if ensemble is None else ensemble.programs
