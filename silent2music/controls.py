@@ -286,6 +286,11 @@ class Controls:
                 f"The melody lasts {last:g} s and the piece {seconds:g} s; give --seconds {last:g}."
             )
 
+    def sections(self, n_frames: int, frame_rate: float) -> IntArray:
+        """`[T]` how many cues there were up to each frame, which is the section that it belongs to."""
+        starts = np.rint([cue.seconds * frame_rate for cue in self.cue_marks])
+        return np.searchsorted(starts, np.arange(n_frames), "right")
+
     # ---- the wishes as signals and as a grid ----
 
     def signals(self, seconds: float, n_frames: int, frame_rate: float) -> dict[str, FloatArray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from silent2music.acoustics import PROFILE_SCALARS
-from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.composer import ENSEMBLES, N_ENSEMBLES, ROOM_STEPS, Composer
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
@@ -82,6 +82,7 @@ class Ensemble:
         onsets_hz: moments a second in which any begin.
         polyphony: notes that sound at once.
         rest_share: of the time, that in which none sounds.
+        other: who plays instead, and how many notes a second, after every second of the cues that are asked for.
     """
 
     programs: FloatArray
@@ -89,6 +90,12 @@ class Ensemble:
     onsets_hz: float
     polyphony: float
     rest_share: float
+    other: Ensemble | None = None
+
+    @property
+    def everybody(self) -> FloatArray:
+        """`[129]` 1 for those who play in any section."""
+        return self.programs if self.other is None else np.maximum(self.programs, self.other.programs)
 
     @staticmethod
     def of(score: Score) -> Ensemble | None:
@@ -114,7 +121,7 @@ class Ensemble:
         """
         if "instruments" in piece.whole:
             return piece
-        told = from_arrays({"instruments": self.programs}, piece.n_frames)
+        told = from_arrays({"instruments": self.everybody}, piece.n_frames)
         return piece.exchanged(told, "instruments")
 
 
@@ -186,6 +193,9 @@ def choose(
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):
         return replace(own, programs=may_play)
+    if own is not None and wished.cues:
+        fits &= ~(rows & (own.programs > 0)).any(axis=1)
+        return replace(own, other=_drawn(composer, piece, composing.seed, fits))
     return own
 
 
@@ -211,13 +221,18 @@ def rule_of(
     """The constraint by which an ensemble, or what is wished, is kept to; None if nothing is to be kept to."""
     programs = wished.programs if ensemble is None else ensemble.programs
     curve = Controls.curve(wished.density_points, n_frames, frame_rate)
-    everybody = np.ones(N_PROGRAMS, np.float32)
-    who = partial(Players, everybody if programs is None else programs)
+    turns = [np.ones(N_PROGRAMS, np.float32) if programs is None else programs]
+    turn = np.zeros(1, np.int64)
+    if ensemble is not None and ensemble.other is not None:
+        turns.append(ensemble.other.programs)
+        turn = wished.sections(n_frames, frame_rate) % 2
+    who = partial(Players, turns, turn)
     if curve is not None:
         notes_hz = notes_a_second(curve[:, 0].astype(np.float64))
         return partial(who, notes_hz, None)
     if ensemble is not None:
-        return partial(who, np.array([ensemble.notes_hz]), ensemble)
+        amounts = np.array([own.notes_hz for own in (ensemble, ensemble.other) if own is not None])
+        return partial(who, amounts[turn], ensemble)
     return None if programs is None else partial(who, np.array([np.nan]), None)
 
 
@@ -225,7 +240,8 @@ class Players:
     """A constraint (`composing.Constraint`): only some play, and about as many notes as wanted.
 
     Args:
-        programs: `[129]`, 1 for those who play.
+        turns: `[129]` each, 1 for those who play.
+        turn: `[T]` which of these each frame has; one for all frames.
         notes_hz: `[T]` notes a second; one for all frames, or not a number where the composer decides.
         amounts: whose chords, lengths and rests the music has as a whole; without one it is `notes_hz` from moment to
             moment that counts.
@@ -234,20 +250,20 @@ class Players:
 
     def __init__(
         self,
-        programs: FloatArray,
+        turns: Sequence[FloatArray],
+        turn: IntArray,
         notes_hz: DoubleArray,
         amounts: Ensemble | None,
         composer: Composer,
         memory: Memory,
         transposition: int,
     ) -> None:
-        self._notes_hz, self._amounts = notes_hz, amounts
+        self._notes_hz, self._amounts, self._turn = notes_hz, amounts, turn
         self._seconds = DENSITY_SECONDS if amounts is None else WHOLE_SECONDS
         self._memory, self._rate = memory, composer.config.ambient.frame_rate
         known = composer.known_symbols.cpu().numpy() & IS_NOTE
-        plays = programs[np.maximum(PROGRAM_OF, 0)] > 0
-        self._playing, self._silent = known & plays, known & ~plays
-        self._barred = IS_NOTE & ~plays
+        plays = [programs[np.maximum(PROGRAM_OF, 0)] > 0 for programs in turns]
+        self._turns = [(known & own, known & ~own, IS_NOTE & ~own) for own in plays]
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
         self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)
@@ -262,10 +278,12 @@ class Players:
             logits += self._longer() * np.arange(len(logits))
         if field != "symbol":
             return
+        frame = self._memory.frame
+        playing, silent, barred = self._turns[self._turn[min(frame, len(self._turn) - 1)]]
         if not self._n_here:
-            self._hand_over(logits)
-        logits[self._barred] = -np.inf
-        wanted = float(self._notes_hz[min(self._memory.frame, len(self._notes_hz) - 1)])
+            self._hand_over(logits, playing, silent)
+        logits[barred] = -np.inf
+        wanted = float(self._notes_hz[min(frame, len(self._notes_hz) - 1)])
         if not (np.isfinite(wanted) and np.isfinite(logits[END])):
             return
         if self._n_here and self._amounts is not None:
@@ -282,14 +300,15 @@ class Players:
         too_silent = np.log((self._silent_share + 0.03) / (self._amounts.rest_share + 0.03))
         return float(np.clip(LENGTH_GAIN * (too_thin + too_silent), -MOST_LONGER, MOST_LONGER))
 
-    def _hand_over(self, logits: FloatArray) -> None:
+    @staticmethod
+    def _hand_over(logits: FloatArray, playing: np.ndarray, silent: np.ndarray) -> None:
         """Let those who play begin a note where one who does not would have, so that the music stays as dense.
 
         The odds of a note against none are kept; of more notes at a time they are the composer's own.
         """
-        if np.isfinite(logits[self._silent]).any():
-            others, silent = _log_sum(logits[self._playing]), _log_sum(logits[self._silent])
-            logits[self._playing] += min(HANDED, float(np.logaddexp(others, silent)) - others)
+        if np.isfinite(logits[silent]).any():
+            own, others = _log_sum(logits[playing]), _log_sum(logits[silent])
+            logits[playing] += min(HANDED, float(np.logaddexp(own, others)) - own)
 
     def _towards(self, wanted: float, logits: FloatArray) -> float:
         """Nats by which notes are preferred, so that there are as many as wanted.
