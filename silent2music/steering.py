@@ -515,8 +515,7 @@ class Steering:
     def _pull(self, key: int) -> FloatArray:
         """Nats `[12]` by pitch class: into the scale, and away from the key of what was played since `key` began."""
         if key != self._key:
-            self._striking = allowed & STRIKES[np.maximum(PROGRAM_OF, 0)]
-        self._key, self._played = key, np.zeros(12)
+            self._key, self._played = key, np.zeros(12)
         inside = np.isin((np.arange(12) - key) % 12, SCALES[MODES[key // 12]])
         scale = np.where(inside, 0.0, -FOREIGN)
         centred = self._played - self._played.mean()
