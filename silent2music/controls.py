@@ -286,6 +286,11 @@ class Controls:
                 f"The melody lasts {last:g} s and the piece {seconds:g} s; give --seconds {last:g}."
             )
 
+    def sections(self, n_frames: int, frame_rate: float) -> IntArray:
+        """`[T]` how many cues there were up to each frame, which is the section that it belongs to."""
+        starts = np.rint([cue.seconds * frame_rate for cue in self.cue_marks])
+        return np.searchsorted(starts, np.arange(n_frames), "right")
+
     # ---- the wishes as signals and as a grid ----
 
     def signals(self, seconds: float, n_frames: int, frame_rate: float) -> dict[str, FloatArray]:
@@ -357,6 +362,16 @@ class Controls:
             bars.append(own[:: self.beats_per_bar])
             places.append(every[every < last - 1e-3])
         return np.concatenate(beats), np.concatenate(bars), np.concatenate(places)
+
+    def levels(self, seconds: float) -> IntArray:
+        """Metrical level of each of the grid's places: 3 of a bar, 2 of a beat, 1 of an eighth, else 0.
+
+        The hierarchy of Lerdahl and Jackendoff, "A Generative Theory of Tonal Music", MIT Press 1983, ch. 4.
+        """
+        beats, bars, places = self.grid(seconds)
+        of = np.searchsorted(beats, places + 1e-6, "right") - 1
+        within = np.arange(len(places)) - np.searchsorted(places, beats - 1e-6)[of]
+        return np.where(within, 1 - within % 2, 2 + np.isin(beats[of], bars)).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
         """What is asked for, as plain values; `Controls.of` makes the same of them again."""

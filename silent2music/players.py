@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from silent2music.acoustics import PROFILE_SCALARS
-from silent2music.arrays import DoubleArray, FloatArray
+from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.composer import ENSEMBLES, N_ENSEMBLES, ROOM_STEPS, Composer
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
@@ -34,6 +34,11 @@ from silent2music.traits import notes_a_second
 
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
 IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
+
+STRIKES = np.isin(
+    np.arange(N_PROGRAMS), [*range(16), *range(24, 40), 45, 46, 47, *range(104, 109), *range(112, 120), DRUMS]
+)
+"""`[129]` whether a program's notes begin all at once, by which a pulse is heard: struck or plucked."""
 
 N_ALIKE = 12
 """An ensemble is drawn from those of so many rooms, the most alike."""
@@ -80,6 +85,7 @@ class Ensemble:
         onsets_hz: moments a second in which any begin.
         polyphony: notes that sound at once.
         rest_share: of the time, that in which none sounds.
+        other: who plays instead, and how many notes a second, after every second of the cues that are asked for.
     """
 
     programs: FloatArray
@@ -87,6 +93,12 @@ class Ensemble:
     onsets_hz: float
     polyphony: float
     rest_share: float
+    other: Ensemble | None = None
+
+    @property
+    def everybody(self) -> FloatArray:
+        """`[129]` 1 for those who play in any section."""
+        return self.programs if self.other is None else np.maximum(self.programs, self.other.programs)
 
     @staticmethod
     def of(score: Score) -> Ensemble | None:
@@ -112,7 +124,7 @@ class Ensemble:
         """
         if "instruments" in piece.whole:
             return piece
-        told = from_arrays({"instruments": self.programs}, piece.n_frames)
+        told = from_arrays({"instruments": self.everybody}, piece.n_frames)
         return piece.exchanged(told, "instruments")
 
 
@@ -177,11 +189,16 @@ def choose(
         wanted_hz = notes_a_second(np.mean([value for _, value in wished.density_points]))
         near = fits & (np.abs(np.log((notes + 0.1) / (wanted_hz + 0.1))) < np.log(2.0))
         fits = near if near.any() else fits
+    if wished.has_grid:
+        fits &= (rows & STRIKES).any(axis=1)
     if wished.chords or wished.cues or wished.ending:
         fits &= (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):
         return replace(own, programs=may_play)
+    if own is not None and wished.cues:
+        fits &= ~(rows & (own.programs > 0)).any(axis=1)
+        return replace(own, other=_drawn(composer, piece, composing.seed, fits))
     return own
 
 
@@ -207,13 +224,18 @@ def rule_of(
     """The constraint by which an ensemble, or what is wished, is kept to; None if nothing is to be kept to."""
     programs = wished.programs if ensemble is None else ensemble.programs
     curve = Controls.curve(wished.density_points, n_frames, frame_rate)
-    everybody = np.ones(N_PROGRAMS, np.float32)
-    who = partial(Players, everybody if programs is None else programs)
+    turns = [np.ones(N_PROGRAMS, np.float32) if programs is None else programs]
+    turn = np.zeros(1, np.int64)
+    if ensemble is not None and ensemble.other is not None:
+        turns.append(ensemble.other.programs)
+        turn = wished.sections(n_frames, frame_rate) % 2
+    who = partial(Players, turns, turn)
     if curve is not None:
         notes_hz = notes_a_second(curve[:, 0].astype(np.float64))
         return partial(who, notes_hz, None)
     if ensemble is not None:
-        return partial(who, np.array([ensemble.onsets_hz]), ensemble)
+        amounts = np.array([own.onsets_hz for own in (ensemble, ensemble.other) if own is not None])
+        return partial(who, amounts[turn], ensemble)
     return None if programs is None else partial(who, np.array([np.nan]), None)
 
 
@@ -221,7 +243,8 @@ class Players:
     """A constraint (`composing.Constraint`): only some play, and about as many notes as wanted.
 
     Args:
-        programs: `[129]`, 1 for those who play.
+        turns: `[129]` each, 1 for those who play.
+        turn: `[T]` which of these each frame has; one for all frames.
         wanted_hz: `[T]` notes a second; one for all frames, or not a number where the composer decides.
         amounts: whose chords, lengths and rests the music has as a whole, and then `wanted_hz` is how often notes begin
             in it, together or alone; without one it is notes from moment to moment that count.
@@ -230,21 +253,20 @@ class Players:
 
     def __init__(
         self,
-        programs: FloatArray,
+        turns: Sequence[FloatArray],
+        turn: IntArray,
         wanted_hz: DoubleArray,
         amounts: Ensemble | None,
         composer: Composer,
         memory: Memory,
         transposition: int,
     ) -> None:
-        self._wanted_hz, self._amounts = wanted_hz, amounts
+        self._wanted_hz, self._amounts, self._turn = wanted_hz, amounts, turn
         self._seconds = DENSITY_SECONDS if amounts is None else WHOLE_SECONDS
         self._memory, self._rate = memory, composer.config.ambient.frame_rate
         known = composer.known_symbols.cpu().numpy() & IS_NOTE
-        plays = programs[np.maximum(PROGRAM_OF, 0)] > 0
-        self._playing, self._silent = known & plays, known & ~plays
-        self._barred = IS_NOTE & ~plays
-        self._player = np.where(self._playing, PROGRAM_OF, 0)
+        plays = [programs[np.maximum(PROGRAM_OF, 0)] > 0 for programs in turns]
+        self._turns = [(known & own, known & ~own, IS_NOTE & ~own) for own in plays]
         self._last = np.zeros(N_PROGRAMS)
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
@@ -260,12 +282,14 @@ class Players:
             logits += self._longer() * np.arange(len(logits))
         if field != "symbol":
             return
+        frame = self._memory.frame
+        playing, silent, barred = self._turns[self._turn[min(frame, len(self._turn) - 1)]]
         if not self._n_here:
-            self._hand_over(logits)
-        logits[self._barred] = -np.inf
+            self._hand_over(logits, playing, silent)
+        logits[barred] = -np.inf
         if self._amounts is not None:
-            self._bring_in(logits)
-        wanted = float(self._wanted_hz[min(self._memory.frame, len(self._wanted_hz) - 1)])
+            self._bring_in(logits, playing)
+        wanted = float(self._wanted_hz[min(frame, len(self._wanted_hz) - 1)])
         if not (np.isfinite(wanted) and np.isfinite(logits[END])):
             return
         if self._n_here and self._amounts is not None:
@@ -282,22 +306,23 @@ class Players:
         too_silent = np.log((self._silent_share + 0.03) / (self._amounts.rest_share + 0.03))
         return float(np.clip(LENGTH_GAIN * (too_thin + too_silent), -MOST_LONGER, MOST_LONGER))
 
-    def _hand_over(self, logits: FloatArray) -> None:
+    @staticmethod
+    def _hand_over(logits: FloatArray, playing: np.ndarray, silent: np.ndarray) -> None:
         """Let those who play begin a note where one who does not would have, so that the music stays as dense.
 
         The odds of a note against none are kept; of more notes at a time they are the composer's own.
         """
-        if np.isfinite(logits[self._silent]).any():
-            others, silent = _log_sum(logits[self._playing]), _log_sum(logits[self._silent])
-            logits[self._playing] += min(HANDED, float(np.logaddexp(others, silent)) - others)
+        if np.isfinite(logits[silent]).any():
+            own, others = _log_sum(logits[playing]), _log_sum(logits[silent])
+            logits[playing] += min(HANDED, float(np.logaddexp(own, others)) - own)
 
-    def _bring_in(self, logits: FloatArray) -> None:
+    def _bring_in(self, logits: FloatArray, playing: np.ndarray) -> None:
         """Prefer those who have not played for long in place of others; the odds of a note against none are kept."""
-        before = _log_sum(logits[self._playing])
+        before = _log_sum(logits[playing])
         absent = (self._memory.frame - self._last) / self._rate
         preferred = ABSENT_GAIN * np.interp(absent, ABSENT_SECONDS, (0.0, 1.0))
-        logits[self._playing] += preferred[self._player[self._playing]]
-        logits[self._playing] += before - _log_sum(logits[self._playing])
+        logits[playing] += preferred[PROGRAM_OF[playing]]
+        logits[playing] += before - _log_sum(logits[playing])
 
     def _towards(self, wanted: float, logits: FloatArray) -> float:
         """Nats by which notes are preferred, so that there are as many as wanted.

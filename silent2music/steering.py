@@ -38,7 +38,7 @@ from silent2music.notation import (
     part_of,
     write_down,
 )
-from silent2music.players import IS_NOTE, PROGRAM_OF
+from silent2music.players import IS_NOTE, PROGRAM_OF, STRIKES
 from silent2music.score import NOTE_COLUMNS, Part, Score
 from silent2music.traits import MODES, chords, melody
 
@@ -60,6 +60,16 @@ CLOSE_SECONDS = 1.8
 
 AROUSED, SHORTER = 1.0, 0.2
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
+
+PULSE = np.array([-3.0, -0.5, 8.0, 8.0])
+"""Nats by which notes are preferred on sixteenths, eighths, beats and bars of a grid, so that it is heard."""
+
+ACCENT, MORE, STRIKE = 0.12, 0.2, 0.5
+"""How much of it for each step of velocity, for further notes of a chord, and for instruments that strike."""
+
+HIGHER, LOUDER_DB, BREATH_SECONDS = 0.1, 3.0, 0.3
+"""After a cue the music is higher by so many nats a semitone, or louder, than before it, and then the other way round; so
+long before it nothing starts."""
 
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
@@ -178,6 +188,9 @@ class Plan:
         keys: `[T]` index of the key in `keys.DEGREE_TEMPLATES`, or -1.
         beats: in each bar that the composer sets itself; any number where it is 0.
         loudness: `[T]` nats by which each step of velocity is preferred, and of shortness a part of it.
+        pulse: `[T]` nats by which notes are preferred, and of each step of velocity a part of it.
+        height: `[T]` nats by which each semitone is preferred.
+        breaths: frames in which nothing starts.
     """
 
     marks: dict[int, list[Event]]
@@ -194,6 +207,9 @@ class Plan:
     keys: IntArray
     beats: int
     loudness: DoubleArray
+    pulse: DoubleArray
+    height: DoubleArray
+    breaths: frozenset[int]
 
 
 def plan_of(
@@ -243,6 +259,9 @@ def plan_of(
         controls, int(keys[-1]), seconds, n_frames, frame_rate, bars
     )
     starts = {round(time * frame_rate) for time in cues} | changes
+    at = np.arange(n_frames) / frame_rate
+    to_cue = np.append(cues, np.inf)[np.searchsorted(cues, at + 0.5 / frame_rate)] - at
+    until = np.minimum(until, to_cue)
     if controls.ending == "cut":
         late = controls.grid(seconds)[2] if controls.has_grid else np.array([seconds - 0.2])
         starts.add(round(float(late[late <= seconds - 0.1][-1]) * frame_rate))
@@ -261,7 +280,29 @@ def plan_of(
         keys=keys,
         beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
+        pulse=_pulse(controls, seconds, n_frames, frame_rate),
+        height=HIGHER * contrast_of(controls, n_frames, frame_rate),
+        breaths=frozenset(np.flatnonzero((to_cue > 0) & (to_cue < BREATH_SECONDS)).tolist()),
     )
+
+
+def contrast_of(controls: Controls, n_frames: int, frame_rate: float) -> DoubleArray:
+    """`[T]` -1 and 1 in turn from section to section; 0 without cues."""
+    sections = controls.sections(n_frames, frame_rate)
+    return np.asarray((sections % 2 * 2.0 - 1.0) * bool(controls.cues))
+
+
+def _pulse(controls: Controls, seconds: float, n_frames: int, frame_rate: float) -> DoubleArray:
+    """`pulse` of a plan: beats are struck in the frame that they are in, what is near to one is not held back."""
+    if not controls.has_grid:
+        return np.zeros(n_frames)
+    places = controls.grid(seconds)[2]
+    weights = PULSE[controls.levels(seconds)] * (1.0 - controls.loose)
+    middles = (np.arange(n_frames) + 0.5) / frame_rate
+    found = np.minimum(weights[np.abs(places[:, None] - middles).argmin(axis=0)], 0.0)
+    frames = np.floor(places * frame_rate + 1e-6).astype(np.int64)
+    found[frames[frames < n_frames]] = weights[frames < n_frames]
+    return np.asarray(found)
 
 
 def _harmony(
@@ -369,10 +410,11 @@ class Steering:
         allowed &= ~self._barred
         harmonic = allowed & ((ROLE_OF == BASS) | (ROLE_OF == HARMONY))
         pitched = allowed & (PROGRAM_OF != DRUMS)
-        self._chordal = harmonic if harmonic.any() else pitched if pitched.any() else allowed
+        self._chordal = (harmonic, pitched, allowed)
         pitched_symbols = IS_NOTE & (PROGRAM_OF != DRUMS)
         self._reach = composer.known_pitches.cpu().numpy().copy()
         self._reach[pitched_symbols] = np.roll(self._reach[pitched_symbols], -transposition, axis=1)
+        self._striking = allowed & STRIKES[np.maximum(PROGRAM_OF, 0)]
         self._key, self._played = int(plan.keys[0]), np.zeros(12)
         self._n_beats = 0
         self._written: list[Event] = []
@@ -389,6 +431,10 @@ class Steering:
         """The next given note of this frame."""
         given = self._given.get(self._memory.frame, ())
         return next((event for event in given if event not in self._written), None)
+
+    def _is_first(self) -> bool:
+        """Whether the next note is the first of its frame."""
+        return all(event[0] < FIRST_PART for event in self._written)
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Force, forbid and bias the choices of a field."""
@@ -407,7 +453,8 @@ class Steering:
         elif field == "length":
             self._mask_length(logits, before)
         elif field == "velocity":
-            logits += self._plan.loudness[self._memory.frame] * np.arange(N_VELOCITIES)
+            louder = self._plan.loudness[self._memory.frame] + ACCENT * self._plan.pulse[self._memory.frame]
+            logits += louder * np.arange(N_VELOCITIES)
 
     def _mask_symbol(self, logits: FloatArray) -> None:
         plan, frame = self._plan, self._memory.frame
@@ -420,6 +467,9 @@ class Steering:
         elif plan.beats and self._n_beats:
             logits[BAR if self._n_beats < plan.beats else BEAT] = -np.inf
         logits[self._barred] = -np.inf
+        pulse = plan.pulse[frame] * (1.0 if self._is_first() else MORE)
+        logits[FIRST_PART:] += pulse
+        logits[self._striking] += max(0.0, STRIKE * pulse)
         due = self._due()
         if due is not None:
             if self._written and not self._reach[self._written[-1][0], self._written[-1][2] + 1 :].any():
@@ -430,14 +480,17 @@ class Steering:
             logits[due[0]] = logits[END]
             logits[due[0] + 1 :] = -np.inf
             logits[END] = -np.inf
-        has_chord = any(event[0] >= FIRST_PART and self._chordal[event[0]] for event in self._written)
-        if frame in plan.starts and not has_chord and np.isfinite(logits[self._chordal]).any():
-            own = self._chordal
+        given = self._given.get(frame, ())
+        has_chord = any(self._chordal[0][e[0]] or (IS_NOTE[e[0]] and e not in given) for e in self._written)
+        own = None
+        if frame in plan.starts and not has_chord:
+            own = next((some for some in self._chordal if np.isfinite(logits[some]).any()), None)
+        if own is not None:
             if frame == plan.last and np.isfinite(logits[own & (ROLE_OF == BASS)]).any():
                 own = own & (ROLE_OF == BASS)
             logits[FIRST_PART:][~own[FIRST_PART:]] = -np.inf
             logits[END] = -np.inf
-        elif frame > plan.last and due is None:
+        elif (frame > plan.last or frame in plan.breaths) and due is None:
             logits[FIRST_PART:] = -np.inf
 
     def _mask_pitch(self, logits: FloatArray, symbol: int) -> None:
@@ -447,6 +500,7 @@ class Steering:
             return
         inside = np.resize(plan.classes[frame] > 0, 128)
         root = int(plan.roots[frame])
+        logits += plan.height[frame] * np.arange(128)
         if plan.keys[frame] >= 0:
             logits += np.resize(self._pull(int(plan.keys[frame])), 128)
         if root < 12:
@@ -454,8 +508,7 @@ class Steering:
             logits[~inside] = (
                 -np.inf if strict and np.isfinite(logits[inside]).any() else logits[~inside] - FOREIGN
             )
-            is_first = all(event[0] < FIRST_PART for event in self._written)
-            if frame in plan.starts and (role == BASS or is_first):
+            if frame in plan.starts and (role == BASS or self._is_first()):
                 on_root = np.arange(128) % 12 == root
                 logits[~on_root] = -np.inf if np.isfinite(logits[on_root]).any() else logits[~on_root]
 
@@ -545,7 +598,9 @@ def _levelled(
 ) -> Iterator[Frame]:
     """Frames with the loudness that is asked for."""
     mood = controls.curve(controls.mood, max(1, math.ceil(seconds * frame_rate)), frame_rate)
+    contrast = contrast_of(controls, max(1, math.ceil(seconds * frame_rate)), frame_rate)
     for frame, (events, gain) in enumerate(frames):
+        gain += LOUDER_DB * (float(contrast[min(frame, len(contrast) - 1)]) - 1.0) / 2.0 * bool(controls.cues)
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
         if mood is not None:

@@ -176,10 +176,10 @@ def composed(
     if ensemble is not None:
         others = map(ensemble.tell, others)
     # Who asks for notes has them, whatever the room.
-    may_be_empty = not (wished.density_points or wished.chords or wished.melody)
+    may_be_empty = not (wished.density_points or wished.chords or wished.melody or wished.has_grid)
     plan, key = None, composing.transposition
     if brief.asked is not None or redo is not None:
-        programs = None if ensemble is None else ensemble.programs
+        programs = None if ensemble is None else ensemble.everybody
         plan = plan_of(wished, seconds, n_frames, rate, redo, programs)
         key = wished.transposition if key is None else key
     owed: frozenset[int] = frozenset() if plan is None else plan.starts

@@ -112,7 +112,9 @@ def test_only_those_play_who_are_chosen(composer, sketched_folder) -> None:
 def test_chords_come_to_be_as_large_as_wanted(composer, chord_size) -> None:
     memory, rng, everybody = Memory(25.0), np.random.default_rng(0), np.ones(129, np.float32)
     amounts = Ensemble(everybody, 6.0, 6.0 / chord_size, 3.0, 0.1)
-    rule = Players(everybody, np.array([amounts.onsets_hz]), amounts, composer, memory, 0)
+    rule = Players(
+        [everybody], np.zeros(1, np.int64), np.array([amounts.onsets_hz]), amounts, composer, memory, 0
+    )
     note = symbol_of("melody", 46, False)
     sizes = []
     for frame in range(1000):
@@ -138,7 +140,8 @@ def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(comp
     memory = Memory(25.0)
     programs = np.zeros(129, np.float32)
     programs[[46, DRUMS]] = 1.0
-    rule = Players(programs, np.array([2.0]), Ensemble(programs, 2.0, 2.0, 2.0, 0.1), composer, memory, 0)
+    amounts = Ensemble(programs, 2.0, 2.0, 2.0, 0.1)
+    rule = Players([programs], np.zeros(1, np.int64), np.array([2.0]), amounts, composer, memory, 0)
     harp, drums = symbol_of("melody", 46, False), symbol_of("percussion", 0, True)
     assert composer.known_symbols[[harp, drums]].all()
 
