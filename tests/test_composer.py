@@ -27,8 +27,8 @@ from silent2music.composing import (
     Polyphony,
     Repeats,
     Rests,
-    Together,
     Scribe,
+    Together,
     write_frames,
 )
 from silent2music.config import AmbientConfig, ComposerConfig, ComposingConfig
