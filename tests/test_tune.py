@@ -168,11 +168,6 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     assert of_split["train"] | of_split["validation"] == {source.name for source in found.sources}
     assert {p.labels["piece"] for p in pairs if p.score} >= {f"midi/piece{i}" for i in range(4)} | {"song0"}
     assert all(source["licence"] for pair in pairs for source in pair.labels["sources"])
-    for name, given in (("kitchen", None), ("live", "harvest")):
-        kinds = [p.labels.get("kind") for p in pairs if p.labels["piece"] == name]
-        assert given in kinds
-        is_taught = name in of_split["train"]
-        assert (set(kinds) != {given}) is is_taught, "what is trained on has made rooms, too"
     again = open_workshop(
         found, workshop.out.parent / "again", CONFIG, DataConfig(), licence="CC0-1.0", seed=1
     )

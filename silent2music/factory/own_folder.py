@@ -2,15 +2,13 @@
 
 | found | pairs |
 |---|---|
-| `pairs.jsonl`, or `NAME.room.wav` beside `NAME.music.wav` | as they are, and as music |
-| performances with room tone before the music | by `data.harvest`, and as music |
+| `pairs.jsonl`, or `NAME.room.wav` beside `NAME.music.wav` | as they are |
+| performances with room tone before the music | by `data.harvest` |
 | music | with rooms made to its onsets and its loudness, or the music itself through a wall |
 | MIDI | likewise, without sound; or as the score of music or of a pair of the same name |
 | near-silent recordings | with the factory's arrangements of `data.scores` |
 
-A room of one's own seldom follows the music that it is beside, and rooms that are made do: both together keep a model
-from forgetting it. Each stretch of a source is a pair of a pair folder. Sources, not stretches, are held out for
-validation.
+Each stretch of a source is a pair of a pair folder. Sources, not stretches, are held out for validation.
 """
 
 from __future__ import annotations
@@ -314,21 +312,16 @@ def _with_ends_held_out(pairs: list[Pair]) -> list[Pair]:
 def _pairs_of(shop: Workshop, source: Source, number: int, split: str, most: int) -> Iterator[Pair]:
     """Make the pairs of one source and write their files."""
     name = f"{number:05d}"
-    n_before = 0
     if source.kind == PERFORMANCES:
         try:
-            harvested = list(_harvested(shop, source, name, split, most))
-            yield from harvested
-            if split != "train":
-                return
-            n_before, most = len(harvested), 2 * len(harvested)
+            yield from _harvested(shop, source, name, split, most)
+            return
         except DataError:
-            pass  # what is quiet in it is too short, or no room
-        source = replace(source, kind=MUSIC)
+            source = replace(source, kind=MUSIC)  # what is quiet in it is too short, or no room
     makers = {PAIRS: _given, MUSIC: _with_rooms, SCORES: _with_rooms, ROOMS: _with_music}
     rng = np.random.default_rng([shop.seed, number])
     made = makers[source.kind](shop, source, rng, split)
-    for index, (room, music, score, labels) in enumerate(made, n_before):
+    for index, (room, music, score, labels) in enumerate(made):
         if index == most:
             return
         stem = f"{name}-{index:04d}"
@@ -394,7 +387,7 @@ def _notes_of_stretch(score: Score | None, begin: float, end: float) -> Score | 
 
 
 def _given(shop: Workshop, source: Source, rng: np.random.Generator, split: str) -> Iterator[Made]:
-    """Pairs by hand, cut to stretches; what is trained on also in a room that is made for it."""
+    """Pairs by hand, cut to stretches."""
     if source.pair is not None:
         pair = source.pair
         score = score_of(source.folder, pair)
@@ -415,8 +408,6 @@ def _given(shop: Workshop, source: Source, rng: np.random.Generator, split: str)
         notes = _notes_of_stretch(score, begin, end)
         if sound is not None or notes is not None:
             yield _cut(room, begin, end), sound, notes, dict(labels)
-            if split == "train" and sound is not None:
-                yield _in_made_room(shop, sound, notes, end - begin, 0, rng)
 
 
 def _with_rooms(shop: Workshop, source: Source, rng: np.random.Generator, split: str) -> Iterator[Made]:
@@ -434,26 +425,13 @@ def _with_rooms(shop: Workshop, source: Source, rng: np.random.Generator, split:
         if (sound is None or rms_dbfs(sound.samples) < -60.0) and notes is None:
             continue
         for turn in range(shop.config.rooms_per_piece):
-            yield _in_made_room(shop, sound, notes, end - begin, turn, rng)
-
-
-def _in_made_room(
-    shop: Workshop,
-    sound: Waveform | None,
-    notes: Score | None,
-    seconds: float,
-    turn: int,
-    rng: np.random.Generator,
-) -> Made:
-    """A stretch with a room that is made for it, whose level follows its loudness.
-
-    What is heard of music, such as the decay of each plucked string, is no loudness that a room asks for: only notes
-    without sound, whose loudness is drawn, carry it.
-    """
-    arrangement = _as_arrangement(sound, notes, seconds, rng)
-    scene = _room_for(shop.library, arrangement, sound, turn, rng)
-    own = replace(notes, gain_db=arrangement.gain_db) if notes is not None and sound is None else notes
-    return scene.audio, sound, own, _labels_of(scene)
+            arrangement = _as_arrangement(sound, notes, end - begin, rng)
+            scene = _room_for(shop.library, arrangement, sound, turn, rng)
+            own = notes
+            if notes is not None and sound is None:
+                # What is heard of music, such as the decay of each plucked string, is no loudness that a room asks for.
+                own = replace(notes, gain_db=arrangement.gain_db)
+            yield scene.audio, sound, own, _labels_of(scene)
 
 
 def _as_arrangement(
