@@ -391,7 +391,7 @@ def _blocks(codes: Iterator[Tensor]) -> Iterator[Tensor]:
     """The same frames in blocks, the first ones small, so that sound comes soon."""
     sizes = itertools.chain(FIRST_BLOCKS, itertools.repeat(DECODE_BLOCK))
     size, known = next(sizes), list[Tensor]()
-    for frame in itertools.chain.from_iterable(piece.split(1, dim=-1) for piece in codes):
+    for frame in itertools.chain.from_iterable(torch.split(piece, 1, dim=-1) for piece in codes):
         known.append(frame)
         if len(known) == size:
             yield torch.cat(known, dim=-1)

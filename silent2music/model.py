@@ -357,7 +357,7 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
         """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
-        pieces = torch.as_tensor(codes, device=self.device)[None].split(1, dim=2)
+        pieces = torch.split(torch.as_tensor(codes, device=self.device)[None], 1, dim=2)
         yield from each_on_one_thread(self._play(iter(pieces), seconds))
 
     @one_thread()

@@ -247,8 +247,9 @@ class Steps(Protocol):
     device: torch.device
     state: list[Tensor]
     """Tensors that `step` changes, in place."""
-    ready: Callable[[int], None]
-    """Called with the number of the next columns before they are drawn."""
+
+    def ready(self, n_columns: int, /) -> None:
+        """Called with the number of the next columns before they are drawn."""
 
     def step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Logits `[B, K, V]`, which the caller may overwrite, after the column `[B, K]` (filler at first)."""
@@ -384,7 +385,7 @@ def stream_codes(
         frames = [given.frames, null.frames]
         if near is not None and given.guide is not None:
             frames += [given.guide.frames, given.guide.vectors]
-        for stretch in zip(*(one.split(STRETCH, dim=1) for one in frames), strict=True):
+        for stretch in zip(*(torch.split(one, STRETCH, dim=1) for one in frames), strict=True):
             codes = loop.push(*stretch)
             if codes.shape[2]:
                 yield codes

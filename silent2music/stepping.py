@@ -422,7 +422,7 @@ class Recorded:
 
     def __call__(self, stretches: Sequence[Tensor]) -> Tensor:
         """Results `[n, ...]` for each of n arguments: `stretches` hold `[n, ...]` of each."""
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return self._run(self._state, list(stretches))
 
 
@@ -430,7 +430,10 @@ Run = Callable[[list[Tensor], list[Tensor]], Tensor]
 
 
 def _trace(function: Callable[..., Tensor], state: list[Tensor], example: list[Tensor]) -> Run:
-    step = torch.jit.trace(lambda state, arguments: function(*arguments), (state, example), check_trace=False)
+    def called(state: list[Tensor], arguments: list[Tensor]) -> Tensor:
+        return function(*arguments)  # which reaches the state by itself
+
+    step = torch.jit.trace(called, (state, example), check_trace=False)  # type: ignore[no-untyped-call]
 
     def run(state: list[Tensor], stretches: list[Tensor]) -> Tensor:
         found = []
