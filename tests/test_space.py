@@ -78,7 +78,7 @@ def test_sounds_at_twelve_places_are_decoded_where_they_are(order: int) -> None:
     """By the max-rE beam of the order, steered over the whole sphere in steps of four degrees.
 
     Dry sounds, tones too, are where they were placed; so is noise in a room, by every order. What is diffuse of a single
-    tone is a standing wave, which only the many channels of third order tell from the tone itself, and little of it.
+    tone is a standing wave, which only the many channels of third order tell from the tone itself.
     """
     weights = {1: (1.0, 0.577), 2: (1.0, 0.775, 0.400), 3: (1.0, 0.861, 0.612, 0.305)}[order]
     scale = np.repeat([(2 * n + 1) * w for n, w in enumerate(weights)], [2 * n + 1 for n in range(order + 1)])
@@ -88,7 +88,7 @@ def test_sounds_at_twelve_places_are_decoded_where_they_are(order: int) -> None:
     noise = (0.1 * np.random.default_rng(order).standard_normal(4_800)).astype(np.float32)
     for index, (azimuth, elevation) in enumerate(DIRECTIONS):
         tone = (0.3 * np.sin(2 * np.pi * (300 + 70 * index) * np.arange(4_800) / 48_000)).astype(np.float32)
-        wet = ((noise, 0.3, 5.0), (tone, 0.1, 10.0))[: 2 if order == 3 else 1]
+        wet = ((noise, 0.3, 5.0), (tone, 0.1, 10.0), (tone, 0.3, 15.0))[: 3 if order == 3 else 1]
         for sound, share, most in ((tone, 0.0, 3.0), *wet):
             where = Placement(azimuth, elevation, share, 0.5)
             field = spatialised(sound, 48_000, where, seed=index, order=order)

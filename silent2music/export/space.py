@@ -222,9 +222,12 @@ def spatialised(
     spectrum, diffuse = np.fft.rfft(samples.astype(np.float64)), response
     for channel in diffuse:  # one after another: sixteen spectra of a long loop take room
         channel[:] = np.fft.irfft(spectrum * np.fft.rfft(channel), n=len(samples))
-    power = [float(np.mean(np.square(s, dtype=np.float64))) for s in (samples, diffuse[W])]
-    # Noise responses colour, so that the share of power is met by measuring.
-    diffuse *= np.sqrt(power[0] / power[1]) if power[1] > 0 else 0.0
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    # Noise responses colour, so that the share of power is met by measuring: each channel of degree l says what W would
+    # have, and their mean counts, since at the frequency of a single tone any one of them may have next to nothing.
+    degrees = np.sqrt(np.arange(len(diffuse))).astype(np.int64)
+    found = float(np.mean((2 * degrees + 1) * [np.mean(np.square(channel)) for channel in diffuse]))
+    diffuse *= np.sqrt(power / found) if found > 0 else 0.0
     share = where.diffuse_share
     return np.asarray(np.sqrt(1.0 - share) * direct + np.sqrt(share) * diffuse, dtype=np.float32)
 
