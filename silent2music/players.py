@@ -235,6 +235,8 @@ def rule_of(
         return partial(who, notes_hz, None)
     if ensemble is not None:
         amounts = np.array([own.onsets_hz for own in (ensemble, ensemble.other) if own is not None])
+        if wished.has_grid:
+            amounts = np.maximum(amounts, wished.bpm / 60.0)  # or beats could not be heard
         return partial(who, amounts[turn], ensemble)
     return None if programs is None else partial(who, np.array([np.nan]), None)
 

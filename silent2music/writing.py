@@ -191,7 +191,9 @@ def composed(
     if plan is not None:
         rules.append(partial(Steering, plan))
     if composing.guidance is None:
-        composing = dataclasses.replace(composing, guidance=composer.config.guidance)
+        # On a grid it is the pulse that is to be heard, beside which the room's own times count for less.
+        guidance = 1.0 if wished.has_grid else composer.config.guidance
+        composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:
         n_copied = int(redo.begin * rate + 1e-6)
