@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from silent2music.arrays import DoubleArray, FloatArray, IntArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
