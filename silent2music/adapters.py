@@ -263,10 +263,20 @@ Tables = Mapping[str, Tensor]
 def _take(base: Tables, others: Sequence[tuple[float, Tables]]) -> None:
     """Fill tables with their own rows and those of others, as many of each as its share of the strengths.
 
-    No row comes twice, so there are fewer in all where somebody has few.
+    No row comes twice, so there are fewer in all where somebody has few; tables that are given twice count once, by the
+    sum of their strengths.
     """
     total, found = sum(strength for strength, _ in others), []
-    for strength, tables in ((max(0.0, 1.0 - total), base), *others):
+    alike = [
+        [all(torch.equal(one[name], other[name]) for name in base) for _, one in others]
+        for _, other in others
+    ]
+    summed = [
+        (sum(strength for (strength, _), same in zip(others, row, strict=True) if same), tables)
+        for at, (row, (_, tables)) in enumerate(zip(alike, others, strict=True))
+        if row.index(True) == at
+    ]
+    for strength, tables in ((max(0.0, 1.0 - total), base), *summed):
         used = torch.stack([table.flatten(1).ne(0).any(dim=1) for table in tables.values()]).any(dim=0)
         if strength > 0 and used.any():
             found.append((strength / max(1.0, total), used.nonzero()[:, 0], tables))
