@@ -191,8 +191,12 @@ def composed(
     if plan is not None:
         rules.append(partial(Steering, plan))
     if composing.guidance is None:
-        # On a grid it is the pulse that is to be heard, beside which the room's own times count for less.
-        guidance = 1.0 if wished.has_grid else composer.config.guidance
+        # Where a wish says when or which notes begin, the room's own count for less.
+        guidance = composer.config.guidance
+        if wished.has_grid or wished.density_points:
+            guidance = min(guidance, 1.0)
+        elif wished.chords or wished.mood:
+            guidance = min(guidance, 1.25)
         composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:
