@@ -195,7 +195,7 @@ def composed(
         guidance = composer.config.guidance
         if wished.has_grid or wished.density_points:
             guidance = min(guidance, 1.0)
-        elif wished.chords or wished.mood:
+        elif wished.chords:
             guidance = min(guidance, 1.25)
         composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
