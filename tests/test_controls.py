@@ -24,6 +24,8 @@ from silent2music.evaluation import heard
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
 from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
+from silent2music.steering import BREATH_SECONDS, LOUDER_DB, contrast_of
+from silent2music.steering import heard as as_asked
 from silent2music.traits import (
     affect_curves,
     chords,
@@ -295,6 +297,53 @@ def test_a_section_and_a_chord_start_on_a_cue(player) -> None:
             assert np.abs(score.boundary_seconds - cue).min() <= 0.02
             assert np.abs(starts - cue).min() <= 0.05
         assert [cue.name for cue in score.cues] == ["cue", "reveal"]
+
+
+def test_places_have_the_levels_of_the_metre() -> None:
+    found = Controls(tempo=60.0, metre="2/4").levels(4.0)
+    assert found.tolist() == [3, 0, 1, 0, 2, 0, 1, 0] * 2
+    assert Controls(tempo=60.0, metre="6/8").levels(2.0).tolist() == [3, 0, 1, 0, 1, 0, 2, 0, 1, 0, 1, 0]
+    cued = Controls.of({"tempo": 60.0, "cues": ["2.6"]})
+    assert cued.levels(4.0)[np.isclose(cued.grid(4.0)[2], 2.6)].tolist() == [3]
+
+
+def test_beats_have_more_notes_and_louder_ones_than_weak_places(player) -> None:
+    def by_strength(**wishes) -> tuple[float, float, float, float]:
+        """Shares of strong and of weak places with notes, and the mean velocities of both."""
+        places: list[np.ndarray] = [np.zeros((0, 2)), np.zeros((0, 2))]
+        for seed in range(3):
+            asked, score = compose(player, seed, tempo=100.0, density=0.5, **wishes)
+            starts, _, _, velocities = score.notes()
+            at, levels = asked.grid(SECONDS)[2], asked.levels(SECONDS)
+            nearest = np.abs(at[:, None] - starts).argmin(axis=0)
+            for place, level in enumerate(levels):
+                own = velocities[nearest == place]
+                row = [[float(len(own) > 0), own.mean() if len(own) else np.nan]]
+                places[int(level >= 2)] = np.append(places[int(level >= 2)], row, axis=0)
+        (weak, soft), (strong, loud) = (np.nanmean(own, axis=0) for own in places)
+        return strong, weak, loud, soft
+
+    strong, weak, loud, soft = by_strength()
+    assert strong >= 0.9 and strong > 2.0 * weak and loud > soft + 20.0
+    strong, weak, *_ = by_strength(loose=1.0)
+    assert strong < 0.9 and strong < 2.0 * weak
+
+
+def test_a_cue_has_a_breath_before_it_and_a_higher_louder_section_after_it(player) -> None:
+    rises, cue = [], 3.0
+    for seed in range(4):
+        asked, score = compose(player, seed, cues=[str(cue)])
+        starts, ends, pitches, _ = score.notes()
+        # A note that is written in the frame before keeps to its last place at most.
+        assert not ((starts > cue - BREATH_SECONDS + 0.04) & (starts < cue - 0.02)).any()
+        assert (ends[starts < cue - 0.02] < 1.07 * cue).all()
+        rises.append(pitches[starts >= cue - 0.02].mean() - pitches[starts < cue - 0.02].mean())
+        contrast = contrast_of(asked, round(SECONDS * 25), 25.0)
+        assert contrast[[0, 74, 75, -1]].tolist() == [-1.0, -1.0, 1.0, 1.0]
+        frames = [((), -8.0)] * len(contrast)
+        gains = [gain for _, gain in as_asked(frames, asked, SECONDS, 25.0)]
+        assert gains[75] - gains[74] == pytest.approx(LOUDER_DB) and LOUDER_DB > 1.0
+    assert np.mean(rises) > 3.0
 
 
 def test_only_these_play_and_none_of_those(player) -> None:

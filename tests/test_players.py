@@ -15,7 +15,7 @@ from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.model import Silent2Music
 from silent2music.notation import DRUMS, END, Memory, symbol_of
-from silent2music.players import N_ALIKE, Ensemble, Players, choose, gather
+from silent2music.players import N_ALIKE, Ensemble, Players, choose, gather, rule_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
 
@@ -171,3 +171,42 @@ def test_ensembles_are_saved_with_the_composer(composer, tmp_path) -> None:
     again = type(composer).from_pretrained(tmp_path)
     for name in ENSEMBLES:
         assert torch.equal(getattr(again, name), getattr(composer, name))
+
+
+def test_after_a_cue_others_play_and_then_the_first_again() -> None:
+    several = make_composer()
+    several.known_symbols[:] = True
+    pairs = [played((46, False), (71, False)), played((0, False), (42, False), n=8)]
+    gather(several, [score for score in pairs for _ in range(N_ALIKE)], [LOUD] * 2 * N_ALIKE)
+    wished = Controls.of({"cues": ["0.4", "1.2"]})
+    found = choose(several, signals(LOUD), HOW, wished)
+    assert found.other is not None and not (found.programs * found.other.programs).any()
+    assert np.flatnonzero(found.everybody).tolist() == [0, 42, 46, 71]
+    assert found.tell(signals(LOUD)).whole["instruments"].sum() == 4
+    assert choose(several, signals(LOUD), HOW, Controls()).other is None
+    memory = Memory(25.0)
+    rule = rule_of(found, wished, 50, 25.0)(several, memory, 0)
+    symbols = {program: symbol_of("melody", program, False) for program in (0, 42, 46, 71)}
+    for seconds, playing in (
+        (0.0, found),
+        (0.36, found),
+        (0.4, found.other),
+        (1.16, found.other),
+        (1.2, found),
+    ):
+        memory.advance(round(seconds * 25))
+        logits = np.zeros(len(several.known_symbols), np.float32)
+        rule.mask("symbol", logits, ())
+        may = {program for program, symbol in symbols.items() if np.isfinite(logits[symbol])}
+        assert may == set(np.flatnonzero(playing.programs).tolist()), seconds
+
+
+def test_a_tempo_has_somebody_who_strikes() -> None:
+    several = make_composer()
+    pairs = [played((42, False), (71, False)), played((0, False), (42, False))]
+    gather(several, [score for score in pairs for _ in range(N_ALIKE)], [LOUD] * 2 * N_ALIKE)
+    for seed in range(4):
+        found = choose(several, signals(LOUD), ComposingConfig(seed=seed), Controls(tempo=90.0))
+        assert np.flatnonzero(found.programs).tolist() == [0, 42]
+    drawn = [choose(several, signals(LOUD), ComposingConfig(seed=seed), Controls()) for seed in range(8)]
+    assert any(not found.programs[0] for found in drawn)
