@@ -267,15 +267,14 @@ def _take(base: Tables, others: Sequence[tuple[float, Tables]]) -> None:
     sum of their strengths.
     """
     total, found = sum(strength for strength, _ in others), []
-    alike = [
-        [all(torch.equal(one[name], other[name]) for name in base) for _, one in others]
-        for _, other in others
-    ]
-    summed = [
-        (sum(strength for (strength, _), same in zip(others, row, strict=True) if same), tables)
-        for at, (row, (_, tables)) in enumerate(zip(alike, others, strict=True))
-        if row.index(True) == at
-    ]
+    summed: list[tuple[float, Tables]] = []
+    for strength, tables in others:
+        for at, (known, other) in enumerate(summed):
+            if all(torch.equal(tables[name], other[name]) for name in base):
+                summed[at] = known + strength, other
+                break
+        else:
+            summed.append((strength, tables))
     for strength, tables in ((max(0.0, 1.0 - total), base), *summed):
         used = torch.stack([table.flatten(1).ne(0).any(dim=1) for table in tables.values()]).any(dim=0)
         if strength > 0 and used.any():

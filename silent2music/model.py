@@ -357,8 +357,8 @@ class Silent2Music(nn.Module):
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
         """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
-        pieces = torch.split(torch.as_tensor(codes, device=self.device)[None], 1, dim=2)
-        yield from each_on_one_thread(self._play(iter(pieces), seconds))
+        whole = torch.as_tensor(codes, device=self.device)[None]
+        yield from each_on_one_thread(self._play(iter([whole]), seconds))
 
     @one_thread()
     @torch.inference_mode()
@@ -405,12 +405,13 @@ class Silent2Music(nn.Module):
         recorded, without = None if room is None else _recorded(room), (SCORE,) if score is None else ()
         brief = Brief(recorded, seconds, controls, score, None, None, blend, without, measured=measured)
         prefix = torch.as_tensor(codes[None, :, :first], device=self.device)
-        drawn = codes[:, :0]
+        drawn, n_drawn = [codes[:, :0]], 0
         for piece in self._write(brief, sampling, None, progress, prefix):
-            drawn = np.concatenate([drawn, piece[0].cpu().numpy()], axis=1)
-            if drawn.shape[1] >= last:
+            drawn.append(piece[0].cpu().numpy())
+            n_drawn += piece.shape[2]
+            if n_drawn >= last:
                 break
-        return np.concatenate([drawn[:, :last], codes[:, last:]], axis=1)
+        return np.concatenate([np.concatenate(drawn, axis=1)[:, :last], codes[:, last:]], axis=1)
 
     @one_thread()
     def compose(

@@ -202,7 +202,7 @@ def _quality(systems: Mapping[str, Pieces], seed: int) -> dict[str, dict[str, fl
     drawn: dict[str, list[dict[str, float]]] = {name: [] for name in systems}
     for _ in range(N_HALVES):
         made = (np.arange(0, n - 1, 2) + rng.integers(2, size=n // 2)).tolist()
-        real = (systems["real"][i] for i in set(range(n)) - set(made))
+        real = (systems["real"][i] for i in sorted(set(range(n)) - set(made)))
         reference = np.concatenate([p.quality for p in real if p])
         mean, deviation = reference.mean(axis=0), reference.std(axis=0) + 1e-6
         for name, pieces in systems.items():
