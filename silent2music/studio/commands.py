@@ -14,7 +14,7 @@ from silent2music.keys import PITCH_NAMES
 from silent2music.notation import INSTRUMENT_NAMES
 from silent2music.traits import ENDINGS
 
-MOOD_FILE, DENSITY_FILE = "mood.csv", "density.csv"
+MOOD_FILE = "mood.csv"
 
 METRES = ("2/4", "3/4", "4/4", "5/4", "6/8", "7/4", "9/8", "12/8")
 
@@ -76,7 +76,6 @@ KNOBS = (
 """In the order of the page. A knob whose option the command line lacks is left out."""
 
 OF_PERFORMANCE = ("guidance", "score-guidance", "adherence", "temperature")
-OF_COMPOSITION = ("guidance", "temperature")
 
 
 def number(value: object) -> str:

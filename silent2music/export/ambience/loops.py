@@ -161,11 +161,6 @@ class Loop:
         """The onset that the music had at the beginning before the loop was made, as `seam.Seam` has it."""
         return self.take.onset_at(self.begin_frame)
 
-    @property
-    def fold_onset_before(self) -> float:
-        """The same at the fold."""
-        return self.take.onset_at(self.fold_frame)
-
 
 @one_thread()
 def write_takes(
