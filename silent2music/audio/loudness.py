@@ -146,23 +146,19 @@ def normalised(waveform: Waveform, lufs: float, true_peak: float) -> Waveform:
     return limited(samples, waveform.sample_rate, true_peak)
 
 
-def limited(
-    samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
-) -> Waveform:
+def limited(samples: FloatArray, sample_rate: int, true_peak: float) -> Waveform:
     """Samples `[C, N]`, which may exceed 1, limited to a true peak in dBTP by `limiter_gain`."""
-    gain = limiter_gain(samples, sample_rate, true_peak, window_seconds)
+    gain = limiter_gain(samples, sample_rate, true_peak)
     if gain is not None:
         samples = samples * gain
     return Waveform(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate)
 
 
-def limiter_gain(
-    samples: FloatArray, sample_rate: int, true_peak: float, window_seconds: float = 0.005
-) -> FloatArray | None:
+def limiter_gain(samples: FloatArray, sample_rate: int, true_peak: float) -> FloatArray | None:
     """The gain `[N]` of a limiter on samples `[C, N]`, which may exceed 1; None where nothing reaches the true peak.
 
-    It is the minimum filter of the needed reduction over twice the window, smoothed over the window: at every peak it
-    is already down, and it never moves faster than the window.
+    It is the minimum filter of the needed reduction over 10 ms, smoothed over 5 ms: at every peak it
+    is already down, and it never moves faster than that.
     """
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
@@ -170,6 +166,6 @@ def limiter_gain(
     over = oversampled_peaks(samples, ceiling)
     if over.max() <= ceiling:
         return None
-    width = max(3, int(window_seconds * sample_rate))
+    width = max(3, int(0.005 * sample_rate))
     needed = np.minimum(1.0, ceiling / np.maximum(over, 1e-9))
     return np.asarray(uniform_filter1d(minimum_filter1d(needed, 2 * width + 1), width), np.float32)

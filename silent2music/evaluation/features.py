@@ -179,7 +179,7 @@ def pick_onsets(envelope: DoubleArray, threshold: float = 0.9) -> IntArray:
     return np.asarray(kept, np.int64)
 
 
-def estimate_tempo(envelope: DoubleArray, rate_hz: float = ONSET_RATE_HZ) -> tuple[float | None, float]:
+def estimate_tempo(envelope: DoubleArray) -> tuple[float | None, float]:
     """Tempo from the autocorrelation of an onset envelope, and how strong the beat is.
 
     Lags are scored by the mean autocorrelation at the lag and its next three multiples, times a log-normal
@@ -191,6 +191,7 @@ def estimate_tempo(envelope: DoubleArray, rate_hz: float = ONSET_RATE_HZ) -> tup
     """
     from scipy.ndimage import gaussian_filter1d
 
+    rate_hz = ONSET_RATE_HZ
     smooth = gaussian_filter1d(envelope, 0.02 * rate_hz)
     smooth = smooth - smooth.mean()
     n = smooth.size
@@ -332,14 +333,14 @@ def chroma_from_power(power: DoubleArray) -> DoubleArray:
     return np.asarray(np.where(silent, 0.0, folded / np.where(silent, 1.0, total)))
 
 
-def quality_features(music: Waveform, window_seconds: float = QUALITY_WINDOW_SECONDS) -> DoubleArray:
+def quality_features(music: Waveform) -> DoubleArray:
     """The fixed feature set of the distances, one row per window (version `QUALITY_VERSION`).
 
     Returns:
         `[n, D]`, the entries of `quality_window` in order, for n whole windows (one if the music is shorter).
     """
     samples = _prepared(music)
-    size = int(window_seconds * SAMPLE_RATE)
+    size = int(QUALITY_WINDOW_SECONDS * SAMPLE_RATE)
     n_windows = max(1, samples.size // size)
     windows = (quality_window(samples[i * size : (i + 1) * size]) for i in range(n_windows))
     return np.stack([np.concatenate(list(window.values())) for window in windows])

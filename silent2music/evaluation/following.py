@@ -21,6 +21,7 @@ from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, read
 from silent2music.errors import require
 from silent2music.evaluation.features import MusicFeatures, music_features
+from silent2music.score import ENERGY_RATE_HZ
 
 RHYTHMIC_KINDS = ("steps", "machine", "muted")
 """Scene kinds whose events a listener would tap to."""
@@ -166,39 +167,34 @@ def validate_curves(reference_db: DoubleArray, estimated_db: DoubleArray) -> boo
 def energy_correlation(
     reference_db: DoubleArray,
     estimated_db: DoubleArray,
-    rate_hz: float = 10.0,
     max_lag_seconds: float = 1.0,
-    range_db: float = 60.0,
     ranked: bool = True,
 ) -> EnergyCorrelation:
     """Pearson and Spearman correlation of level in dB per frame, each at its best lag within ±1 s.
 
-    Levels more than `range_db` below a curve's own maximum count as that far below, so that a rest in the music
+    Levels more than 60 dB below a curve's own maximum count as that far below, so that a rest in the music
     weighs as silence and not as the number of zeros in it. Independent curves score above 0 because the lag is
     chosen: compare with a shuffled null. 0 where a curve is constant, as nothing follows or is followed there.
 
     Args:
-        reference_db: `[F]` of the room; estimated_db: `[G]` of the music; the longer one is cut.
-        rate_hz: frames per second of both.
+        reference_db: `[F]` of the room at `ENERGY_RATE_HZ`; estimated_db: `[G]` of the music; the longer is cut.
         max_lag_seconds: how far the music may be early or late.
-        range_db: dynamic range that counts.
         ranked: whether to compute Spearman's too, which takes nearly all of the time; else it is NaN.
     """
     n_frames = min(reference_db.size, estimated_db.size)
     if not validate_curves(reference_db[:n_frames], estimated_db[:n_frames]):
         return EnergyCorrelation(0.0, 0.0, 0.0)
     reference, estimated = (
-        np.maximum(curve[:n_frames], curve[:n_frames].max() - range_db)
-        for curve in (reference_db, estimated_db)
+        np.maximum(curve[:n_frames], curve[:n_frames].max() - 60.0) for curve in (reference_db, estimated_db)
     )
-    max_lag = min(round(max_lag_seconds * rate_hz), n_frames // 2)
+    max_lag = min(round(max_lag_seconds * ENERGY_RATE_HZ), n_frames // 2)
     # Nearest lag first, so that of two equal ones the nearer is reported.
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
     overlaps = [_shifted(reference, estimated, lag) for lag in lags]
     pearson = [_pearson(*overlap) for overlap in overlaps]
     spearman = max(rank_correlation(*overlap) for overlap in overlaps) if ranked else float("nan")
     best = int(np.argmax(pearson))
-    return EnergyCorrelation(pearson[best], spearman, lags[best] / rate_hz)
+    return EnergyCorrelation(pearson[best], spearman, lags[best] / ENERGY_RATE_HZ)
 
 
 def _shifted(reference: DoubleArray, estimated: DoubleArray, lag: int) -> tuple[DoubleArray, DoubleArray]:

@@ -251,7 +251,7 @@ def check_replaceable(path: Path, force: bool, inputs: Iterable[Path] = ()) -> N
         )
 
 
-def _fix_ogg_serial(path: Path, serial: int = 1) -> None:
+def _fix_ogg_serial(path: Path) -> None:
     """Give all pages of a one-stream OGG file a fixed serial number; their checksums follow."""
     from mutagen.ogg import OggPage
 
@@ -261,5 +261,5 @@ def _fix_ogg_serial(path: Path, serial: int = 1) -> None:
         while file.tell() < size:
             pages.append(OggPage(file))
     for page in pages:
-        page.serial = serial
+        page.serial = 1
     path.write_bytes(b"".join(page.write() for page in pages))

@@ -48,8 +48,8 @@ def made_ambience(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def _bed(rng: np.random.Generator, slope: float, seconds: float = 12.0) -> DoubleArray:
-    return np.asarray(0.05 * coloured_noise(rng, round(seconds * SAMPLE_RATE), slope), np.float64)
+def _bed(rng: np.random.Generator, slope: float) -> DoubleArray:
+    return np.asarray(0.05 * coloured_noise(rng, 12 * SAMPLE_RATE, slope), np.float64)
 
 
 def _bursts(rng: np.random.Generator, n: int = 14) -> DoubleArray:

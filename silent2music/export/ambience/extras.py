@@ -367,7 +367,7 @@ def _performed(extra: Extra, room: Waveform, stage: Stage) -> tuple[FloatArray, 
     return total, attack_near(dry, rate, extra.entry) - extra.entry if extra.kind == "stinger" else 0.0
 
 
-def attack_near(samples: FloatArray, sample_rate: int, seconds: float, reach: float = ATTACK_REACH) -> float:
+def attack_near(samples: FloatArray, sample_rate: int, seconds: float) -> float:
     """When most is struck near a time in a sound `[N]`, in seconds: half-way up, where an attack takes its time.
 
     Mean magnitudes of a stretch after and as much before are compared, so that neither noise nor a codec's slow attacks
@@ -380,8 +380,8 @@ def attack_near(samples: FloatArray, sample_rate: int, seconds: float, reach: fl
         0.51
     """
     width, step = round(0.01 * sample_rate), round(0.001 * sample_rate)
-    n, first = round(ATTACK_SECONDS * 1000), round((seconds - reach - ATTACK_SECONDS) * sample_rate)
-    n_frames = 2 * n + round(2000 * reach)
+    n, first = round(ATTACK_SECONDS * 1000), round((seconds - ATTACK_REACH - ATTACK_SECONDS) * sample_rate)
+    n_frames = 2 * n + round(2000 * ATTACK_REACH)
     begins = first - width // 2 + step * np.arange(n_frames) + width
     padded = np.pad(samples, (width, width + n_frames * step))[begins.clip(0)[:, None] + np.arange(width)]
     levels = np.abs(np.fft.rfft(padded * np.hanning(width), axis=1))

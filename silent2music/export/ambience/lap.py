@@ -271,9 +271,9 @@ PLAIN = LAYERS["medium"]
 """What a loop without layers is made of."""
 
 
-def repeated_lap(lap: Waveform, n: int = 3) -> Waveform:
-    """A lap several times over."""
-    return Waveform(np.tile(lap.samples, (1, n)), lap.sample_rate)
+def repeated_lap(lap: Waveform) -> Waveform:
+    """A lap three times over."""
+    return Waveform(np.tile(lap.samples, (1, 3)), lap.sample_rate)
 
 
 def lap_events(lap: Waveform) -> Sequence[Event]:
