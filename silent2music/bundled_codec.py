@@ -33,7 +33,7 @@ from silent2music.weights import as_stored
 SILENCE_CODE = 0
 """Entry of the first codebook that is exact silence, whatever the other codes are."""
 
-DECODE_BLOCK = 250
+DECODE_BLOCK = 100
 """Codec frames decoded at once, to bound memory."""
 
 SEARCH_BLOCK = 1024

@@ -22,6 +22,7 @@ from silent2music.audio import MIN_SECONDS, Recorded, Waveform
 from silent2music.config import AmbientConfig, ModelConfig
 from silent2music.decoder import Conditioning
 from silent2music.errors import AudioError
+from silent2music.processes import release_memory
 from silent2music.signals import Signals, read_signals
 
 WINDOW_SECONDS, OVERLAP_SECONDS = 60.0, 10.0
@@ -104,8 +105,11 @@ class Measured:
 
     def window(self, begin: int, end: int) -> tuple[Waveform, AcousticProfile]:
         """Samples `[begin, end)`, in memory, and their profile."""
+        # Before and after, so that a stream, which goes on meanwhile, needs no more than without.
+        release_memory()
         part = span(self._room, begin, end)
         profile = self._profiles.get((begin, end)) or analyze(part)
+        release_memory()
         if end <= self._room.n_samples:
             self._profiles[begin, end] = profile
         return part, profile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from silent2music.errors import DataError, S2MError
-from silent2music.processes import THREAD_VARIABLES, Interrupted, Pool, interruptible, run_ahead
+from silent2music.processes import (
+    THREAD_VARIABLES,
+    Interrupted,
+    Pool,
+    interruptible,
+    release_memory,
+    run_ahead,
+)
 
 
 def add(shared: list[int], job: int) -> int:
@@ -69,6 +77,22 @@ def test_what_runs_ahead_comes_in_order_and_waits_for_who_takes_it() -> None:
     taken.close()
     assert ended == ["run_ahead"] * 2 and "run_ahead" not in [t.name for t in threading.enumerate()]
     assert list(run_ahead((n for n in (1, 2)), 1)) == [1, 2]
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries keep nothing, or cannot be asked"
+)
+def test_memory_that_was_freed_between_what_is_in_use_is_given_back() -> None:
+    held = [bytearray(100_000) for _ in range(2000)]
+    del held[:-1]
+    before = resident_mib()
+    release_memory()
+    assert resident_mib() < before - 100
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -158,7 +182,7 @@ import threading
 import time
 from collections.abc import Iterator
 from test_processes import wait_for_ever
-from silent2music.processes import Interrupted, Pool, interruptible, run_ahead
+from silent2music.processes import Interrupted, Pool, interruptible, release_memory, run_ahead
 
 if __name__ == "__main__":
     try:

@@ -98,6 +98,28 @@ def test_live_sound_is_composed_for(model):
     assert sum(piece.n_samples for piece in music) / music[0].sample_rate == pytest.approx(1.0, abs=0.1)
 
 
+def test_live_music_that_is_composed_answers_a_change_within_seven_tenths_of_a_second(model):
+    chunk, change = RATE // 25, 1.2
+    louder = ROOM.samples.copy()
+    louder[:, round(change * RATE) :] += 0.1 * np.random.default_rng(0).standard_normal(
+        (1, round(1.2 * RATE))
+    )
+    runs = []
+    for samples in (ROOM.samples, louder):
+        heard, pieces = [0.0], []
+
+        def chunks(samples=samples, heard=heard):
+            for begin in range(0, samples.shape[1], chunk):
+                heard[0] = (begin + chunk) / RATE
+                yield Waveform(samples[:, begin : begin + chunk], RATE)
+
+        for piece in model.stream(chunks(), SamplingConfig(seed=1)):
+            pieces.append((heard[0], piece.samples))
+        runs.append(pieces)
+    differing = [end for (end, one), (_, other) in zip(*runs, strict=True) if not np.array_equal(one, other)]
+    assert change < differing[0] <= change + 0.7
+
+
 def test_a_model_without_sketch_says_so(model_folder):
     plain = Silent2Music.from_pretrained(model_folder)
     assert not plain.composes()
