@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,16 @@ def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) ->
     assert code == any(f["faults"] for f in figures)
     assert "4 files," in printed
     assert "walk: calm" in printed
+
+
+def test_ffmpeg_leaves_what_is_typed_to_others(made: Path) -> None:
+    """A shell's `while read` around the command must keep its lines."""
+    (path, *_) = sorted(made.rglob("*.wav"))
+    program = f"from silent2music.export.ambience.check import _ebur128\n_ebur128({str(path)!r}, 'stereo')\n"
+    program += "print(input())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input="kept\n", capture_output=True, text=True, check=True)
+    assert done.stdout == "kept\n"
 
 
 def test_a_folder_in_which_all_failed_is_no_success(s2m, tmp_path: Path) -> None:

@@ -255,7 +255,8 @@ def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
     figures = []
     for pan in ("", "pan=mono|c0=c0,") if spatial == "ambix" else ("",):
         meter = f"{pan}ebur128=peak=true:metadata=1,ametadata=print:key=lavfi.r128.I:file=-"
-        command = ["ffmpeg", "-hide_banner", "-nostats", "-i", f"{path}", "-af", meter, "-f", "null", "-"]
+        command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats"]
+        command += ["-i", f"{path}", "-af", meter, "-f", "null", "-"]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
         peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)
