@@ -127,6 +127,21 @@ def test_layers_that_add_have_the_onsets_of_those_before_them_too(tmp_path: Path
     assert _layer_faults(tmp_path, room, found) == ["its layers do not rise in onsets (0.50, 1.00, 1.00)"]
 
 
+def test_the_flutter_of_a_pad_is_no_onset_beside_strokes(tmp_path: Path) -> None:
+    rate = 48_000
+    t = np.arange(4 * rate) / rate
+    pad = 0.05 * (1.0 + 0.3 * np.sin(2 * np.pi * 8 * t)) * np.sin(2 * np.pi * 220 * t)
+    strokes = sum(
+        0.1 * (t >= s) * np.exp(-(t - s).clip(0) / 0.1) * np.sin(2 * np.pi * 660 * t) for s in (0.6, 1.6, 2.6)
+    )
+    room = {"folder": "a", "files": [], "composed": True}
+    for layer, lap in (("calm", pad), ("medium", strokes)):
+        audio.write(tmp_path / "a" / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        room["files"].append({"file": f"{layer}.wav", "layer": layer, "variation": 1, "spatial": "mono"})
+    found = layer_densities(tmp_path, room)
+    assert found["calm"] <= 0.25 and found["medium"] == found["calm"] + 0.75
+
+
 def test_spoilt_loops_are_named(spoilt: Path) -> None:
     wav = next(spoilt.rglob("*calm_1.wav"))
     data = bytearray(wav.read_bytes())
