@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,16 @@ def test_what_is_written_is_what_others_read(s2m, made: Path, tmp_path: Path) ->
     assert "walk: calm" in printed
 
 
+def test_ffmpeg_leaves_what_is_typed_to_others(made: Path) -> None:
+    """A shell's `while read` around the command must keep its lines."""
+    (path, *_) = sorted(made.rglob("*.wav"))
+    program = f"from silent2music.export.ambience.check import _ebur128\n_ebur128({str(path)!r}, 'stereo')\n"
+    program += "print(input())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input="kept\n", capture_output=True, text=True, check=True)
+    assert done.stdout == "kept\n"
+
+
 def test_a_folder_in_which_all_failed_is_no_success(s2m, tmp_path: Path) -> None:
     manifest = {"rooms": [], "transitions": [], "failures": [{"file": "a.wav", "reason": "a.wav is empty."}]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -113,6 +125,21 @@ def test_layers_that_add_have_the_onsets_of_those_before_them_too(tmp_path: Path
     found = layer_densities(tmp_path, room)
     assert found == {"calm": 0.5, "medium": 1.0, "intense": 1.0}
     assert _layer_faults(tmp_path, room, found) == ["its layers do not rise in onsets (0.50, 1.00, 1.00)"]
+
+
+def test_the_flutter_of_a_pad_is_no_onset_beside_strokes(tmp_path: Path) -> None:
+    rate = 48_000
+    t = np.arange(4 * rate) / rate
+    pad = 0.05 * (1.0 + 0.3 * np.sin(2 * np.pi * 8 * t)) * np.sin(2 * np.pi * 220 * t)
+    strokes = sum(
+        0.1 * (t >= s) * np.exp(-(t - s).clip(0) / 0.1) * np.sin(2 * np.pi * 660 * t) for s in (0.6, 1.6, 2.6)
+    )
+    room = {"folder": "a", "files": [], "composed": True}
+    for layer, lap in (("calm", pad), ("medium", strokes)):
+        audio.write(tmp_path / "a" / f"{layer}.wav", Waveform(lap[None].astype(np.float32), rate))
+        room["files"].append({"file": f"{layer}.wav", "layer": layer, "variation": 1, "spatial": "mono"})
+    found = layer_densities(tmp_path, room)
+    assert found["calm"] <= 0.25 and found["medium"] == found["calm"] + 0.75
 
 
 def test_spoilt_loops_are_named(spoilt: Path) -> None:

@@ -201,16 +201,52 @@ def test_fmods_script_makes_events_loops_and_markers(tmp_path: Path) -> None:
     assert next(c[1] for c in calls if c[0] == "import") == "C:/a/sub/hall/hall_calm_1.wav"
 
 
-def test_unitys_scripts_are_c_sharp() -> None:
-    language = pytest.importorskip("tree_sitter_c_sharp")
+@pytest.mark.skipif(shutil.which("mcs") is None, reason="mono's compiler is not installed")
+def test_unitys_script_makes_a_looping_source_for_each_layer(tmp_path: Path) -> None:
+    folder, program = tmp_path / "Assets/music", tmp_path / "import.exe"
+    sounds = [
+        "hall_calm_1.wav",
+        "hall_calm_1.ogg",
+        "hall_intense_1.wav",
+        "hall_intense_1.ogg",
+        "hall_intro.wav",
+    ]
+    for name in (*(f"sub/hall/{name}" for name in sounds), "transitions/hall_to_b/transition_hall_to_b.wav"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST), encoding="utf-8")
+    sources = [*IMPORTERS.glob("unity/**/*.cs"), Path(__file__).with_name("unity.cs")]
+    subprocess.run(["mcs", f"-out:{program}", *sources], check=True)
+    run = ["mono", program, tmp_path / "Assets"]
+    done = subprocess.run([*run, folder / "manifest.json"], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    hall = "Assets/music/sub/hall"
+    assert next(line for line in said if line.startswith("clip")) == f"clip {hall}/hall_calm_1.wav PCM False"
+    assert [line for line in said if line.startswith("source")] == [
+        f"source {layer} 1 stereo {hall}/hall_{layer}_1.{suffix} True False"
+        for layer in ("calm", "intense")
+        for suffix in ("wav", "ogg")
+    ]
+    assert f"asset {hall}/hall.asset 120 4 384000 4 True" in said
+    assert [line for line in said if line.startswith("extra")] == [
+        "extra intro 24000 216000",
+        "extra hall_to_b 4800 200000",
+    ]
+    assert said[-1] == "log silent2music: 1 rooms imported from Assets/music."
+    elsewhere = subprocess.run([*run, tmp_path / "manifest.json"], capture_output=True, text=True, check=True)
+    assert "copy the ambience folder there first" in elsewhere.stdout
+
+
+@pytest.mark.parametrize(("engine", "suffix", "broken"), [
+    ("unity", "cs", b"class A { void b( { }"), ("godot", "gd", b"func a( {\n\tpass"),
+])  # fmt: skip
+def test_scripts_are_of_their_language(engine: str, suffix: str, broken: bytes) -> None:
     tree_sitter = pytest.importorskip("tree_sitter")
+    name = {"cs": "c_sharp", "gd": "gdscript"}[suffix]
+    language = pytest.importorskip(f"tree_sitter_{name}")
     parser = tree_sitter.Parser(tree_sitter.Language(language.language()))
-    for path in IMPORTERS.glob("unity/**/*.cs"):
+    scripts = list(IMPORTERS.glob(f"{engine}/**/*.{suffix}"))
+    assert len(scripts) == 2
+    for path in scripts:
         assert not parser.parse(path.read_bytes()).root_node.has_error, path.name
-    assert parser.parse(b"class A { void b( { }").root_node.has_error
-
-
-def test_godots_plug_in_is_gdscript() -> None:
-    parser = pytest.importorskip("gdtoolkit.parser").parser
-    for path in IMPORTERS.glob("godot/**/*.gd"):
-        parser.parse(path.read_text(encoding="utf-8"))
+    assert parser.parse(broken).root_node.has_error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,3 +189,22 @@ def test_files_are_kept_whole_and_bad_ones_named(sketch, tmp_path) -> None:
         Sketch.from_pretrained(tmp_path / "sketch")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         Sketch.from_pretrained(tmp_path / "nothing")
+
+
+def test_attacks_are_measured_where_tones_begin() -> None:
+    script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sketch" / "attacks.py"))
+    score, rate = script["tune"]("piano"), script["RATE"]
+    (part,) = score.parts
+    t = np.arange(round(score.seconds * rate)) / rate
+    sound = np.zeros(len(t))
+    for start, pitch in zip(part.start_seconds, part.pitches, strict=True):
+        after = t - start
+        sound += (
+            (after >= 0)
+            * np.exp(-after.clip(0) / 0.2)
+            * np.sin(2 * np.pi * 440.0 * 2.0 ** ((pitch - 69) / 12) * after)
+        )
+    found = script["attacks"](sound, score)
+    assert np.abs(found - 1000 * part.start_seconds).max() < 4.0
+    late = script["attacks"](np.pad(sound, (round(0.03 * rate), 0)), score)
+    assert late - found == pytest.approx(30.0, abs=1.0)

@@ -106,17 +106,23 @@ def check_ambience(folder: Path) -> tuple[list[Check], Layers, list[Check]]:
 def layer_densities(folder: Path, room: Mapping[str, Any]) -> dict[str, float]:
     """Onsets a second of the intensity layers of a room of the manifest, in its first variation.
 
-    Of layers that add these are the moments at which one or another is struck that sounds then, found in each file by
-    itself: in their sum the blurred onsets of some hide behind those of others. Other layers are joined before onsets
-    are looked for: librosa's threshold is a share of the strongest onset, so that a layer of its own would be measured
-    by another scale.
+    librosa's threshold is a share of the strongest onset, so all layers are measured by that of the strongest of all: by
+    its own scale the flutter of a pad would be onsets. Of layers that add these are the moments at which one or another
+    is struck that sounds then, found in each file by itself: in their sum the blurred onsets of some hide behind those
+    of others. Other layers are joined before onsets are looked for.
     """
     names, laps = _layers(folder, room)
     if not laps:
         return {}
     seconds, rate = laps[0].seconds, laps[0].sample_rate
     if room.get("composed"):
-        struck = [librosa_onsets(lap.samples[0], rate) for lap in laps]
+        librosa = require("librosa.onset")
+        strengths = [librosa.onset_strength(y=lap.samples[0], sr=rate) for lap in laps]
+        most = max(float(strength.max()) for strength in strengths) or 1.0
+        struck = [
+            librosa.onset_detect(onset_envelope=own / most, sr=rate, normalize=False, units="time")
+            for own in strengths
+        ]
         heard = (np.sort(np.concatenate(struck[: i + 1])) for i in range(len(laps)))
         n_onsets = [int((np.diff(times, prepend=-1.0) > ONSET_SECONDS).sum()) for times in heard]
     else:
@@ -255,7 +261,8 @@ def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
     figures = []
     for pan in ("", "pan=mono|c0=c0,") if spatial == "ambix" else ("",):
         meter = f"{pan}ebur128=peak=true:metadata=1,ametadata=print:key=lavfi.r128.I:file=-"
-        command = ["ffmpeg", "-hide_banner", "-nostats", "-i", f"{path}", "-af", meter, "-f", "null", "-"]
+        command = ["ffmpeg", "-nostdin", "-hide_banner", "-nostats"]
+        command += ["-i", f"{path}", "-af", meter, "-f", "null", "-"]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         loudness = re.findall(r"lavfi\.r128\.I=(\S+)", done.stdout)
         peaks = re.findall(r"Peak:\s+(\S+) dBFS", done.stderr)

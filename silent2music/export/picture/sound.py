@@ -139,8 +139,9 @@ def mux(clip: Clip, out: Path, mix: Recording, true_peak: float, progress: StepP
     digest = hashlib.sha256()
     with opened(clip.path) as source:
         stream = picture(source, clip.path)
+        options = _options(source, out.suffix, mix.sample_rate)
         try:
-            with av.open(str(out), "w", options=_options(source, mix.sample_rate)) as target:
+            with av.open(str(out), "w", options=options) as target:
                 copy = target.add_stream_from_template(stream, opaque=True)
                 copy.metadata.update(stream.metadata)
                 target.metadata.update(source.metadata)
@@ -175,11 +176,13 @@ def mux(clip: Clip, out: Path, mix: Recording, true_peak: float, progress: StepP
     return digest.hexdigest()
 
 
-def _options(source: Any, sample_rate: int) -> dict[str, str]:
+def _options(source: Any, suffix: str, sample_rate: int) -> dict[str, str]:
     """How a file is written: nothing of the time of writing, lengths to the sample, and all that a camera said."""
-    options = {"fflags": "+bitexact", "movie_timescale": str(sample_rate)}
-    if any(name.startswith("com.") for name in source.metadata):
-        options["movflags"] = "use_metadata_tags"
+    options = {"fflags": "+bitexact"}
+    if suffix != ".mkv":
+        options["movie_timescale"] = str(sample_rate)
+        if any(name.startswith("com.") for name in source.metadata):
+            options["movflags"] = "use_metadata_tags"
     return options
 
 
