@@ -193,7 +193,8 @@ def composed(
     if composing.guidance is None:
         # Where a wish says when or which notes begin, the room's own count for less.
         guidance = composer.config.guidance
-        if wished.has_grid or wished.density_points:
+        # A mood brings a density, too, but is kept to no better so, and meets fewer events.
+        if wished.has_grid or dataclasses.replace(wished, mood=()).density_points:
             guidance = min(guidance, 1.0)
         elif wished.chords:
             guidance = min(guidance, 1.25)

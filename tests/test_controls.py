@@ -15,12 +15,13 @@ from conftest import RATE, steps_room
 
 from silent2music import audio, transcription
 from silent2music.audio import Waveform
+from silent2music.cli.options import SCENE
 from silent2music.composer import Composer
 from silent2music.controls import STYLES, Controls, parse_chord, parse_key
 from silent2music.data.pairs import Pair, write_pairs
 from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import controls as evidence
-from silent2music.evaluation import heard
+from silent2music.evaluation import families, heard
 from silent2music.evaluation.pieces import EvalConfig
 from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
 from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
@@ -436,11 +437,19 @@ def test_new_controls_add_nothing_at_first(tmp_path: Path) -> None:
     assert np.array_equal(plain.tokens.detach().numpy(), told.tokens.detach().numpy())
 
 
-def rows_of_readme() -> list[str]:
-    table = (
+def table_of_readme() -> str:
+    return (
         (ROOT / "README.md").read_text(encoding="utf-8").partition("| wish | example |")[2].split("\n\n")[0]
     )
-    return [re.findall(r"`([^`]*)`", row.split("|")[2])[0] for row in table.splitlines()[2:]]
+
+
+def rows_of_readme() -> list[str]:
+    return [re.findall(r"`([^`]*)`", row.split("|")[2])[0] for row in table_of_readme().splitlines()[2:]]
+
+
+def test_the_readme_has_every_wish() -> None:
+    options = [f"--{name.replace('_', '-')}" for name in SCENE]
+    assert [option for option in options if not re.search(rf"`[^`]*{option}\b", table_of_readme())] == []
 
 
 @pytest.mark.parametrize("options", rows_of_readme())
@@ -601,3 +610,62 @@ def test_measures_say_one_of_what_was_asked() -> None:
     rows = zip(line.start_seconds, line.end_seconds, line.pitches, line.velocities, strict=True)
     notes = [[float(x) for x in row] for row in rows]
     assert evidence.melody_cosine(Controls.of({"melody": notes}), score) == pytest.approx(1.0, abs=0.02)
+
+
+def coloured(score: Score, soundfont: Path | None = None) -> Waveform:
+    """A score as tones whose partials depend on the family of the player: one, odd ones, or all."""
+    samples = np.zeros(round(score.seconds * heard.RATE))
+    partials = {0: [1], 5: [1, 3, 5, 7, 9], 6: range(1, 9), 8: range(4, 12)}
+    for own in score.parts:
+        for start, end, pitch in zip(own.start_seconds, own.end_seconds, own.pitches, strict=True):
+            time = np.arange(round((end - start) * heard.RATE)) / heard.RATE
+            hz = 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
+            first = round(start * heard.RATE)
+            waves = [np.sin(2 * np.pi * k * hz * time) for k in partials[own.program // 8] if k * hz < 10_000]
+            tone = np.sum([np.zeros(len(time)), *waves], axis=0)
+            samples[first : first + len(time)] += 0.05 * tone[: len(samples) - first]
+    return Waveform(samples[None].astype(np.float32), heard.RATE)
+
+
+def test_a_judge_tells_who_plays_and_says_nothing_of_silence(monkeypatch) -> None:
+    monkeypatch.setattr(heard, "play", coloured)
+    monkeypatch.setattr(families, "N_STRETCHES", 40)
+    judge = families.Judge.taught(Path("any.sf2"), {p: np.arange(55, 72) for p in (0, 42, 48)})
+    for programs in ([0], [42], [48], [0, 42], [42, 48]):
+        lines = [
+            part(np.arange(0, 5.5, 0.5), 60 + 2 * i + np.arange(11) % 5, program=p)
+            for i, p in enumerate(programs)
+        ]
+        sound = coloured(Score(SECONDS, tuple(lines)))
+        playing, others = np.zeros(129), np.ones(129)
+        playing[programs], others[programs] = 1.0, 0.0
+        assert judge.told(playing, sound) == 1.0 and judge.told(np.roll(playing, 64), sound) != 1.0
+        strangers = np.where(families.families(playing)[np.arange(129) // 8], 0.0, 1.0)
+        assert judge.told(strangers, sound) == 0.0
+    assert np.isnan(judge.told(np.ones(129), sound)), "nobody is left who should not play"
+    silence = Waveform(np.zeros((1, 2 * heard.RATE), np.float32), heard.RATE)
+    assert np.isnan(judge.told(playing, silence))
+
+
+def test_instruments_are_judged_by_ear_beside_real_music(player, tmp_path: Path, monkeypatch) -> None:
+    rows = []
+    for i, program in enumerate((42, 48)):
+        line = part(np.arange(0, 5.5, 0.5), 60 + np.arange(11) % 5, program=program)
+        score = Score(SECONDS, (line,))
+        audio.write(tmp_path / f"{i}.wav", Waveform(steps_room(SECONDS, interval=0.3 + 0.1 * i), RATE))
+        audio.write(tmp_path / f"{i}.music.wav", coloured(score))
+        write_midi(tmp_path / f"{i}.mid", score)
+        files = {"silent": f"{i}.wav", "music": f"{i}.music.wav", "score": f"{i}.mid"}
+        rows.append(Pair(**files, split="validation", labels={"kind": "steps"}))
+    write_pairs(tmp_path, rows)
+    monkeypatch.setattr(heard, "play", coloured)
+    monkeypatch.setattr(families, "N_STRETCHES", 40)
+    drawn = iter(["cello", "strings"])
+    asks = evidence.Tested(lambda *_: {"instruments": next(drawn)}, evidence.only_these)
+    monkeypatch.setitem(evidence.TESTED, "instruments", asks)
+    config, fonts = EvalConfig(n=2), [tmp_path / "any.sf2"]
+    report = evidence.evaluate_controls(player, tmp_path, config, names=("instruments",), soundfonts=fonts)
+    sound = report["controls"]["instruments"]["sound"]
+    for own in ("families", "real music"):
+        assert sound[own]["asked"]["mean"] > 0.8 > 0.5 >= sound[own]["another"]["mean"], own
+    assert "sound, real music" in evidence.controls_text(report)

@@ -152,6 +152,14 @@ def evaluate_scores(
         str | None,
         Option(metavar="all|NAMES", help="Measure instead whether these controls do what they say."),
     ] = None,
+    own_sound: Annotated[
+        bool,
+        Option(
+            "--own-sound",
+            help="The model plays what controls are judged by, not fluidsynth; "
+            "a soundfont then teaches how instruments sound.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     **options: Any,
 ) -> None:
@@ -174,7 +182,9 @@ def evaluate_scores(
             )
         with progress_bar() as steps:
             loaded = load(model_folder(model, download))
-            found = evaluate_controls(loaded, pairs, config, composing, names, steps, soundfont or ())
+            found = evaluate_controls(
+                loaded, pairs, config, composing, names, steps, soundfont or (), own_sound
+            )
         print_json(found) if as_json else print(controls_text(found))
         return
     with progress_bar() as steps:

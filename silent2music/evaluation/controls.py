@@ -2,7 +2,7 @@
 
 For every held-out room each control is given alone, with a value drawn by the seed. What the score then has is set
 against what was asked, against what was asked of the next room, and the score to which nothing was asked against the
-same, by the notes and, with a soundfont, by their sound; and so is how far the room is still followed.
+same, by the notes and by their sound, of fluidsynth or of the model; and so is how far the room is still followed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from silent2music.acoustics import analyze
-from silent2music.arrays import DoubleArray
+from silent2music.arrays import DoubleArray, IntArray
 from silent2music.audio import Waveform
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
-from silent2music.data.pairs import read_pairs, silent_side, spread_pairs
+from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
 from silent2music.errors import CheckpointError, ConfigError, DataError
 from silent2music.evaluation import heard
+from silent2music.evaluation.families import Judge
 from silent2music.evaluation.following import (
     MIN_EVENTS,
     RoomReference,
@@ -284,6 +285,7 @@ def evaluate_controls(
     names: Sequence[str] = tuple(TESTED),
     progress: Progress | None = None,
     soundfonts: Sequence[Path] = (),
+    own_sound: bool = False,
 ) -> dict[str, Any]:
     """Compose for held-out rooms under each control, and say how far it is obeyed.
 
@@ -294,13 +296,16 @@ def evaluate_controls(
         composing: how notes are drawn.
         names: controls to test, in `TESTED`.
         progress: called with the stage, steps done and steps in all.
-        soundfonts: to play the scores with, one for each room in turn; notes alone are judged without.
+        soundfonts: the first teaches a judge how families of instruments sound, the others play the scores, one for
+            each room in turn; a single one does both.
+        own_sound: the model plays the scores, for their rooms. Without it and without soundfonts notes alone are judged.
 
     Returns:
         `n` rooms, and by control: `asked`, `another` and `dropped`, agreements or Spearman's correlations with intervals;
-        the same in `sound`, by the measures in `heard.HEARD`; and what asking changes in following, `hit_rate`, the share
-        of the events of rhythmic rooms that notes meet, and `energy`, the correlation of loudness with the room's; or
-        `refused`, why the composer cannot be asked.
+        the same in `sound`, by the measures in `heard.HEARD` and, of instruments, by the judge of `families`, beside what
+        this finds in the pairs' real music, by its own score and by another's; and what asking changes in following,
+        `hit_rate`, the share of the events of rhythmic rooms that notes meet, and `energy`, the correlation of loudness
+        with the room's; or `refused`, why the composer cannot be asked.
 
     Raises:
         CheckpointError: if the model has no composer.
@@ -309,11 +314,12 @@ def evaluate_controls(
     if model.composer is None:
         raise CheckpointError(f"The model '{model.config.name}' has no composer to evaluate.")
     config = config or EvalConfig()
-    rooms, references = _rooms_of(folder, config)
+    pairs = _held_out(folder, config)
+    rooms, references = _rooms_of(folder, pairs, config)
     report: dict[str, Any] = {"n": len(rooms), "controls": {}}
-    symbols = np.flatnonzero(model.composer.known_symbols.cpu().numpy())
-    programs = {part_of(int(symbol))[1] for symbol in symbols if symbol >= FIRST_PART}
-    instrument_names = [INSTRUMENT_NAMES[program] for program in sorted(programs)]
+    ranges = _ranges(model)
+    instrument_names = [INSTRUMENT_NAMES[program] for program in ranges]
+    players, sounds_too = soundfonts[1:] or soundfonts, own_sound or len(soundfonts) > 0
     with one_thread():
         made: dict[str, list[Score]] = {}
 
@@ -327,8 +333,12 @@ def evaluate_controls(
 
         def played(label: str, scores: Sequence[Score]) -> list[Waveform]:
             sounds = []
-            for i, score in enumerate(scores if soundfonts else ()):
-                sounds.append(heard.play(score, soundfonts[i % len(soundfonts)]))
+            for i, score in enumerate(scores if sounds_too else ()):
+                if own_sound:
+                    music = model.generate(rooms[i], score=score, seed=config.seed + i)
+                    sounds.append(music.mono().resampled(heard.RATE))
+                else:
+                    sounds.append(heard.play(score, players[i % len(players)]))
                 if progress is not None:
                     progress(f"sound under {label}", i + 1, len(scores))
             return sounds
@@ -348,24 +358,66 @@ def evaluate_controls(
                 continue
             found = _found(tested.agreement, tested.is_ranked, asked, made[known], dropped, config.seed)
             found |= _cost(references, made[known], dropped, config.seed)
-            measures = heard.measures_of(name) if soundfonts else {}
+            measures = heard.measures_of(name) if sounds_too else {}
+            if name == "instruments" and soundfonts:
+                judge = Judge.taught(soundfonts[0], ranges, config.seed)
+                measures["families"] = (judge.agreement, False)
             sounds = played(name, made[known]) if measures else []
             found["sound"] = {
                 label: _found(measure, is_ranked, asked, sounds, plain, config.seed)
                 for label, (measure, is_ranked) in measures.items()
             }
+            if "families" in measures:
+                found["sound"]["real music"] = _in_real_music(judge, folder, pairs, config)
             report["controls"][name] = found
     return report
 
 
-def _rooms_of(folder: Path, config: EvalConfig) -> tuple[list[Waveform], list[RoomReference]]:
-    """Held-out rooms, `config.n` spread over the manifest, and what is to be followed of each."""
+def _held_out(folder: Path, config: EvalConfig) -> list[Pair]:
+    """Held-out pairs, `config.n` spread over the manifest."""
     pairs = [pair for pair in read_pairs(folder) if pair.split == "validation"]
     if len(pairs) < 2:
         raise DataError(f"{folder} has {len(pairs)} held-out pairs; expected 2 or more.")
-    chosen = spread_pairs(pairs, config.n)
-    rooms = [_room(silent_side(folder, pair), config.seconds) for pair in chosen]
-    return rooms, [_reference(room, pair.labels) for room, pair in zip(rooms, chosen, strict=True)]
+    return spread_pairs(pairs, config.n)
+
+
+def _rooms_of(
+    folder: Path, pairs: Sequence[Pair], config: EvalConfig
+) -> tuple[list[Waveform], list[RoomReference]]:
+    """The rooms of pairs, and what is to be followed of each."""
+    rooms = [_room(silent_side(folder, pair), config.seconds) for pair in pairs]
+    return rooms, [_reference(room, pair.labels) for room, pair in zip(rooms, pairs, strict=True)]
+
+
+def _ranges(model: Silent2Music) -> dict[int, IntArray]:
+    """By program, the pitches that the composer knows it to play."""
+    assert model.composer is not None
+    found: dict[int, Any] = {}
+    pitches = model.composer.known_pitches.cpu().numpy() > 0
+    for symbol in np.flatnonzero(model.composer.known_symbols.cpu().numpy()):
+        if symbol >= FIRST_PART:
+            program = part_of(int(symbol))[1]
+            found[program] = found.get(program, False) | pitches[symbol]
+    return {program: np.flatnonzero(found[program]) for program in sorted(found) if found[program].any()}
+
+
+def _in_real_music(judge: Judge, folder: Path, pairs: Sequence[Pair], config: EvalConfig) -> dict[str, Any]:
+    """What a judge of instruments finds in the real music of pairs, by its own score and by that of the next one."""
+    known = [
+        (pair, score) for pair in pairs if (score := score_of(folder, pair)) is not None and score.n_notes
+    ]
+    own: list[float] = []
+    another: list[float] = []
+    for i, (pair, score) in enumerate(known):
+        music = load_pair(folder, pair)[1].mono().resampled(heard.RATE)
+        for scores, values in ((score, own), (known[(i + 1) % len(known)][1], another)):
+            values.append(judge.told(instruments(scores, 1, RATE), music))
+    result: dict[str, Any] = {"is_ranked": False}
+    for label, values in (("asked", own), ("another", another)):
+        finite = np.array([value for value in values if np.isfinite(value)])
+        if len(finite):
+            result[label] = bootstrap_mean(finite, config.seed)
+    return result
 
 
 def _room(room: Waveform, seconds: float | None) -> Waveform:
