@@ -4,7 +4,8 @@
 was tuned, the checksum of the weights' file that the changes belong to. A change of a matrix W `[N, M]` is the product
 `alpha / rank * B A` of B `[N, rank]` and A `[rank, M]` (Hu et al., "LoRA", 2021); biases change by a vector. Limits of
 drawing, such as the instruments that a composer knows, become the wider of both. Tables of who plays hold rows of the
-base and of all adapters in proportion to their strengths: at 1 the adapter's alone.
+base and of all adapters in proportion to their strengths: at 1 the adapter's alone. How far loudness follows the room by
+rule is a number that moves from the base's to the adapter's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +63,14 @@ class AdapterConfig:
         base: name of the model that was tuned, for messages.
         parts: by name in `PARTS`.
         data: what it was tuned on, in words; licence: as the user stated it.
+        following: of its composer, as in `ComposerConfig`; None leaves the base's.
     """
 
     base: str
     parts: dict[str, TunedPart] = field(default_factory=dict)
     data: str = ""
     licence: str = "not stated"
+    following: float | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,10 @@ def read_adapter(folder: Path, strength: float = 1.0) -> Adapter:
                 f"{folder / ADAPTER_CONFIG} tunes {shown(name)} at rank {part.rank}; expected {', '.join(PARTS)} and a "
                 "rank of 1 or more."
             )
+    if config.following is not None and not 0.0 <= config.following <= 1.0:
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG} states a following of {config.following:g}; expected 0 to 1."
+        )
     file = folder / ADAPTER_FILE
     if file.is_file() and file.stat().st_size > MAX_BYTES + 2**20:
         raise CheckpointError(f"{file} has more than {MAX_BYTES // 2**20} MiB; expected an adapter.")
@@ -247,6 +254,13 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
             tables.setdefault(part, ({name: state[name] for name in rows}, []))[1].append(
                 (adapter.strength, rows)
             )
+    composers = [adapter for adapter in adapters if "composer" in adapter.config.parts]
+    if composers:
+        config = cast(Any, model).composer.config
+        stated = [(adapter.strength, adapter.config.following) for adapter in composers]
+        moved = sum(strength * (own - config.following) for strength, own in stated if own is not None)
+        following = min(1.0, max(0.0, config.following + moved))
+        cast(Any, model).composer.config = replace(config, following=following)
     for base_rows, others in tables.values():
         _take(base_rows, others)
     for own, change, kind in jobs:

@@ -387,7 +387,8 @@ class ComposerConfig:
     """The autoregressive model that writes a room's score, as stored in its `config.json`.
 
     `controls` are names in `signals.CONTROLS`. A transformer of `dim` has a step for each codec frame; a small network of
-    `writer_dim` writes the events of a frame. `guidance` is the default strength of classifier-free guidance.
+    `writer_dim` writes the events of a frame. `guidance` is the default strength of classifier-free guidance, `following`
+    the default share of the rule `traits.following_db` in the loudness, 0 to 1; the rest is what the composer foretells.
     """
 
     controls: tuple[str, ...] = ROOM_CONTROLS
@@ -402,6 +403,7 @@ class ComposerConfig:
     writer_dim: int = 192
     writer_layers: int = 2
     guidance: float = 1.25
+    following: float = 0.25
 
     def __post_init__(self) -> None:
         _check_bounds(self, "composer.")
@@ -450,9 +452,8 @@ class ComposingConfig:
 
     A `temperature` of 0 takes the likeliest choice. `top_p` is by field of an event (`notation.FIELDS`); of the symbol it
     says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
-    or A minor, drawn by the seed where it is None. `guidance` is the composer's own where it is None;
-    `constraints` are names in `composing.CONSTRAINTS`. `following` is the share of the rule `traits.following_db` in the
-    loudness, 0 to 1; the rest is what the composer foretells. With `ensembles`, who plays and how much is drawn from the
+    or A minor, drawn by the seed where it is None. `guidance` and `following` are the composer's own where they are None;
+    `constraints` are names in `composing.CONSTRAINTS`. With `ensembles`, who plays and how much is drawn from the
     training scores of rooms that are alike, where nobody asks for anything else. `echo` is a factor on the learned habit
     that bars come again.
     """
@@ -465,7 +466,7 @@ class ComposingConfig:
     guidance: float | None = None
     seed: int = 0
     constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats")
-    following: float = 0.25
+    following: float | None = None
     ensembles: bool = True
     echo: float = 2.0
 

@@ -217,7 +217,8 @@ def composed(
         embedded(signals, embed, composer.embedder, brief.blend, others, n_frames),
         composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
     )  # fmt: skip
-    written = room.follow(written, composing.following)
+    following = composer.config.following if composing.following is None else composing.following
+    written = room.follow(written, following)
     if redo is not None:
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
     return written if brief.asked is None else heard(written, brief.asked, seconds, rate)

@@ -121,6 +121,26 @@ def test_who_plays_is_shared_out_by_strength(sketched_folder, tmp_path):
     assert shares(f"{two}=2") == {42: 60}
 
 
+def test_the_loudness_rule_moves_by_strength(sketched_folder, adapter, tmp_path):
+    own = Silent2Music.from_pretrained(sketched_folder).composer.config.following
+    for name, following in (("loud", 1.0), ("still", 0.0)):
+        shutil.copytree(adapter, tmp_path / name)
+        file = tmp_path / name / ADAPTER_CONFIG
+        file.write_text(json.dumps({**json.loads(file.read_text()), "following": following}))
+    loud, still = tmp_path / "loud", tmp_path / "still"
+
+    def found(*texts: str) -> float:
+        return s2m_package.load(sketched_folder, adapters=[*texts]).composer.config.following
+
+    assert found(str(adapter)) == found(f"{loud}=0") == own
+    assert found(f"{loud}=0.5") == pytest.approx(0.5 * own + 0.5)
+    assert found(f"{loud}=0.5", f"{still}=0.5") == found(f"{still}=0.5", f"{loud}=0.5") == pytest.approx(0.5)
+    assert found(f"{loud}=2") == 1.0
+    model = s2m_package.load(sketched_folder, adapters=[loud])
+    model.save_pretrained(tmp_path / "merged")
+    assert Silent2Music.from_pretrained(tmp_path / "merged").composer.config.following == 1.0
+
+
 def test_strengths_are_read_and_bounded():
     assert parse_adapter("C:\\mine") == ("C:\\mine", 1.0)
     assert parse_adapter("a=b") == ("a=b", 1.0)
@@ -156,6 +176,8 @@ def spoilt(adapter: Path, folder: Path, what: str, base: Path) -> Path:
     elif what == "tables":
         shape = Silent2Music.from_pretrained(base).composer.ensemble_rooms.shape
         tensors["composer.ensemble_rooms.taken"] = torch.ones(shape, dtype=torch.int8)
+    elif what == "following":
+        values["following"] = 1.5
     elif what == "nan":
         tensors["composer.state.bias.delta"].fill_(float("nan"))
     config.write_text(json.dumps(values), encoding="utf-8")
@@ -187,6 +209,7 @@ def spoilt(adapter: Path, folder: Path, what: str, base: Path) -> Path:
             r"has ensemble_rooms of the composer; expected all of ensemble_amounts, .*: get the adapter again\.",
         ),
         ("nan", r"values in 'composer\.state\.bias\.delta' that are not finite; tune again\."),
+        ("following", r"adapter\.json states a following of 1\.5; expected 0 to 1\."),
         ("setting", r"is no adapter of this version \(Unknown setting 'colour'.*\); check the name\."),
         ("part", r"tunes 'codec' at rank 2; expected composer, sketch, decoder .*\."),
     ],

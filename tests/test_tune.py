@@ -17,6 +17,7 @@ from test_adapters import states
 
 import silent2music
 from silent2music import audio
+from silent2music.acoustics import analyze
 from silent2music.adapters import PARTS, AdapterConfig, TunedPart, file_digest, write_adapter
 from silent2music.audio import Waveform, rms_dbfs
 from silent2music.config import DataConfig, RecipeConfig, TrainingConfig, TuneConfig
@@ -29,6 +30,7 @@ from silent2music.evaluation.before_after import (
     Room,
     compare,
     distances,
+    followed_as_by_base,
     page,
     sentences,
     sound_of,
@@ -36,7 +38,6 @@ from silent2music.evaluation.before_after import (
 )
 from silent2music.evaluation.notes import score_level_db
 from silent2music.factory.own_folder import (
-    in_splits,
     inspect_folder,
     make_pairs,
     onsets_of,
@@ -44,10 +45,10 @@ from silent2music.factory.own_folder import (
     with_roles,
 )
 from silent2music.model import Silent2Music
-from silent2music.score import read_midi, write_midi
+from silent2music.score import Part, Score, read_midi, write_midi
 from silent2music.training import tuning
 from silent2music.training.tune_job import TuneJob
-from silent2music.training.tuned import loss_curve
+from silent2music.training.tuned import loss_curve, told_of
 from silent2music.training.tuning import tune
 from silent2music.transcription import Notes
 
@@ -160,8 +161,7 @@ def test_faults_are_listed_and_end_the_run(tmp_path, model_folder, s2m):
 
 def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     found, workshop = shop
-    splits = in_splits(found, CONFIG.validation_share)
-    pairs = make_pairs(workshop, found, splits, 44)
+    pairs = make_pairs(workshop, found, 44)
     assert check(workshop.out) == []
     of_split = {s: {p.labels["piece"] for p in pairs if p.split == s} for s in SPLITS}
     assert not of_split["train"] & of_split["validation"]
@@ -171,7 +171,7 @@ def test_pairs_are_good_pairs_and_split_by_source(shop, folder):
     again = open_workshop(
         found, workshop.out.parent / "again", CONFIG, DataConfig(), licence="CC0-1.0", seed=1
     )
-    twin = make_pairs(again, found, splits, 44)
+    twin = make_pairs(again, found, 44)
     assert [p.to_line() for p in twin] == [p.to_line() for p in pairs]
     name = next(p.silent for p in pairs if p.labels["piece"] == "song1")
     assert (again.out / name).read_bytes() == (workshop.out / name).read_bytes()
@@ -189,7 +189,7 @@ def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, 
         )
 
     workshop = open_workshop(found, tmp_path, CONFIG, DataConfig(), transcriber=heard)
-    pairs = make_pairs(workshop, found, in_splits(found, CONFIG.validation_share), 44)
+    pairs = make_pairs(workshop, found, 44)
     lack = {p.labels["piece"] for p in pairs if p.score is None}
     assert not lack
     (live, *_) = [p for p in pairs if p.labels["piece"] == "live"]
@@ -199,6 +199,24 @@ def test_all_sound_without_a_score_is_transcribed_where_that_is_trusted(folder, 
     for pair in pairs:
         has_loudness = len(score_of(tmp_path, pair).gain_db) > 0
         assert has_loudness is (pair.music is None), "the loudness of sound is not what a room asks for"
+
+
+def test_music_with_notes_is_held_out_beside_music_without(tmp_path):
+    for index in range(6):
+        audio.write(tmp_path / "mine" / f"song{index}.wav", Waveform(music(seed=index), RATE))
+    write_scores(tmp_path / "scores", 1)
+    notes = read_midi(tmp_path / "scores" / "piece0.mid")
+    turns = iter([None, notes, None, notes, None, None])
+    found = inspect_folder(tmp_path / "mine")
+    workshop = open_workshop(
+        found, tmp_path / "pairs", CONFIG, DataConfig(), transcriber=lambda _: next(turns)
+    )
+    pairs = make_pairs(workshop, found, 24)
+    assert {p.labels["piece"] for p in pairs if p.score} == {"song1", "song3"}
+    for split in SPLITS:
+        assert {p.score is not None for p in pairs if p.split == split} == {False, True}
+    of_split = [{p.labels["piece"] for p in pairs if p.split == split} for split in SPLITS]
+    assert not of_split[0] & of_split[1]
 
 
 def test_heard_notes_are_as_loud_as_the_music_and_go_to_instruments_by_pitch(monkeypatch):
@@ -254,7 +272,7 @@ def test_rooms_alone_are_kept_as_they_are(tmp_path):
     found = inspect_folder(tmp_path / "mine")
     data = DataConfig(scores=(str(tmp_path / "scores"),))
     workshop = open_workshop(found, tmp_path / "pairs", CONFIG, data)
-    pairs = make_pairs(workshop, found, in_splits(found, 0.5), 4)
+    pairs = make_pairs(workshop, found, 4)
     assert {pair.split for pair in pairs} == set(SPLITS)
     assert all(pair.music is None and score_of(workshop.out, pair).n_notes for pair in pairs)
     levels = [rms_dbfs(audio.read(workshop.out / pair.silent).samples) for pair in pairs]
@@ -265,7 +283,7 @@ def test_of_a_single_source_the_end_is_held_out(tmp_path):
     audio.write(tmp_path / "mine" / "long.wav", Waveform(music(24.0), RATE))
     found = inspect_folder(tmp_path / "mine")
     workshop = open_workshop(found, tmp_path / "pairs", CONFIG, DataConfig())
-    pairs = make_pairs(workshop, found, in_splits(found, 0.2), 10)
+    pairs = make_pairs(workshop, found, 10)
     assert [p.split for p in pairs] == ["train"] * (len(pairs) - 2) + ["validation"] * 2
 
 
@@ -329,7 +347,7 @@ def test_what_sounds_as_the_base_does_is_compared_by_its_notes(sketched_folder, 
     write_scores(tmp_path / "mine", 2)
     found = inspect_folder(tmp_path / "mine")
     workshop = open_workshop(found, tmp_path / "work" / "pairs", CONFIG, DataConfig())
-    make_pairs(workshop, found, in_splits(found, 0.5), 4)
+    make_pairs(workshop, found, 4)
     part = TunedPart(file_digest(sketched_folder / PARTS["composer"]), 1, 1.0)
     write_adapter(tmp_path / "tuned", AdapterConfig("tiny", {"composer": part}), {})
     made: list[str] = []
@@ -350,6 +368,30 @@ def test_what_sounds_as_the_base_does_is_compared_by_its_notes(sketched_folder, 
     assert len(shown) == 1
     assert measured["distance"]["notes"]["nearer"]["mean"] == 0, "nothing was tuned"
     assert measured["following"]["energy"]["change"]["mean"] == 0
+
+
+def test_loudness_follows_by_the_least_share_of_the_rule_that_does(sketched_folder, tmp_path, monkeypatch):
+    job = Comparison(
+        base=sketched_folder, adapter=None, tuned=sketched_folder, pairs=tmp_path / "pairs", rooms=None, n=2,
+        n_followed=3, seed=0,
+    )  # fmt: skip
+    found = followed_as_by_base(job, lambda stage, done, total: None)
+    assert found["share"] == 0.25, "nothing was tuned"
+    assert found["energy"]["0.25"] == pytest.approx(found["base"], abs=1e-6)
+
+    def compose(self, room, composing=None, seed=0):
+        """A long note, whose loudness is the room's, or of the tuned model by rule the room's and else its contrary."""
+        level = np.asarray(analyze(room).energy_dbfs, np.float64)
+        share = 1.0 if composing is None else composing.following
+        note = Part(
+            "piano", 0, False, "melody", np.zeros(1), np.array([room.seconds]), np.array([60]), np.array([99])
+        )
+        return Score(room.seconds, (note,), gain_db=(2 * share - 1) * (level - level.mean()) - 36.0)
+
+    monkeypatch.setattr(Silent2Music, "compose", compose)
+    found = followed_as_by_base(job, lambda stage, done, total: None)
+    assert found["share"] == 0.75
+    assert found["energy"]["0.25"] < 0 < 0.9 < found["energy"]["0.75"]
 
 
 def test_what_is_bad_is_told():
@@ -397,6 +439,19 @@ def test_no_part_takes_longer_than_its_share_of_the_time(tmp_path, monkeypatch):
     assert allowed == pytest.approx({"composer": 0.5, "decoder": 1.0})
 
 
+def test_why_training_ended_is_told():
+    falling = [(0, 9.0), (5, 8.0), (10, 7.0), (15, 6.0)]
+    risen = [*falling, (20, 6.1), (25, 6.2), (30, 6.3), (35, 6.4)]
+    assert told_of("sketch", falling, 15) == (
+        "sketch: held-out loss 9.0000 of the base, lowest 6.0000 at step 15, which is kept; training ended at step 15, "
+        "since all steps were done."
+    )
+    assert told_of("sketch", risen[:6], 25).endswith("at step 15, which is kept; training ended at step 25, since all "
+        "steps were done.")  # fmt: skip
+    assert told_of("sketch", risen[:6], 99).endswith("ended at step 25, since the time was over.")
+    assert told_of("sketch", risen, 99).endswith("at step 35, since 4 validations in a row were no lower.")
+
+
 class _Killed(BaseException):
     pass
 
@@ -421,6 +476,10 @@ def test_a_run_gives_an_adapter_and_a_killed_one_the_same(sketched_folder, folde
     assert figures["held_out_loss"]["composer"] == [
         list(p) for p in loss_curve(out / "work" / "composer" / "log.jsonl")
     ]
+    assert (
+        silent2music.load(sketched_folder, adapters=[out]).composer.config.following
+        == figures["loudness"]["share"]
+    )
     assert 'license: "CC0-1.0"' in (out / "README.md").read_text()
     assert tune(job_for(folder, out, sketched_folder), said.append) == out
     assert said[-1] == f"{out} is finished; remove it to begin anew."

@@ -14,7 +14,7 @@ import html
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from silent2music.acoustics import analyze
 from silent2music.adapters import PARTS, apply_adapters, read_adapter
 from silent2music.arrays import DoubleArray
 from silent2music.audio import Waveform, normalised
+from silent2music.config import ComposingConfig
 from silent2music.data.pairs import Pair, load_pair, read_pairs, score_of, silent_side, spread_pairs
 from silent2music.errors import DataError
 from silent2music.evaluation.audition import KEY_STYLE, data_url, legend, roll
@@ -56,6 +57,12 @@ NOTHING_SHOWN = "the interval holds zero or worse, so nothing is shown to have b
 
 LOST = 0.05
 """Following that is lost beyond this is told."""
+
+SHARES, NEAR = (0.5, 0.75, 1.0), 0.03
+"""Of the rule of loudness, shares that are tried; and how much less levels may follow by the one that is chosen."""
+
+CALIBRATION_SECONDS = 10.0
+"""Length of the rooms on which that is measured."""
 
 
 @dataclass(frozen=True)
@@ -168,16 +175,21 @@ def _rooms_of(folder: Path, pairs: Sequence[Pair], most: int) -> list[Room]:
 
 def _followed(job: Comparison) -> list[Room]:
     """Rooms for following: the held-out ones of some pairs, or scenes made here that no training uses."""
-    if job.rooms is not None:
-        pairs = [pair for pair in read_pairs(job.rooms) if pair.split == "validation"]
-        return _rooms_of(job.rooms, pairs, min(job.n_followed, len(pairs)))
+    if job.rooms is None:
+        return _made_rooms(job, 20.0, 8675309)
+    pairs = [pair for pair in read_pairs(job.rooms) if pair.split == "validation"]
+    return _rooms_of(job.rooms, pairs, min(job.n_followed, len(pairs)))
+
+
+def _made_rooms(job: Comparison, seconds: float, seed: int) -> list[Room]:
+    """As many rooms as following is compared on, made of sounds that are made here."""
     own = job.pairs.parent / "rooms"
     library = open_library(made_ambience(own, seed=1), None, own / "library", N_ROOMS)
     kinds = list(usable_kinds(library, {"steps": 1.0, "room": 1.0, "machine": 1.0, "weather": 1.0}))
     rooms = []
     for index in range(job.n_followed):
-        rng = np.random.default_rng([8675309, index])
-        scene = make_scene(kinds[index % len(kinds)], library, rng, 20.0)
+        rng = np.random.default_rng([seed, index])
+        scene = make_scene(kinds[index % len(kinds)], library, rng, seconds)
         labels = {"kind": scene.truth.kind, "event_seconds": scene.truth.event_seconds.tolist()}
         rooms.append(Room(f"{scene.truth.kind} {index}", scene.audio, labels))
     return rooms
@@ -201,6 +213,57 @@ def _play(job: Comparison, model: Silent2Music, tuned: set[str], room: Room, see
 
 
 # --- following -----------------------------------------------------------------------------------------------
+
+
+def followed_as_by_base(job: Comparison, report: Progress) -> Figures:
+    """How far loudness has to follow rooms by rule for the levels of the tuned model's notes to follow as the base's do.
+
+    A style of rests and single lines goes up and down by itself, and what the composer foretells of loudness was never
+    taught where scores have none. Measured on short rooms that are made here and judge nothing else.
+
+    Returns:
+        `share`, the least of `SHARES` from the base's own on by which the correlation of levels is within `NEAR` of the
+        base's, or else the best; `energy`, that correlation by share; `base`, the base's.
+    """
+    rooms = _made_rooms(job, CALIBRATION_SECONDS, 24036583)
+    levels = [np.asarray(analyze(room.sound).energy_dbfs, np.float64) for room in rooms]
+    base, tuned = (Silent2Music.from_pretrained(folder) for folder in (job.base, job.tuned))
+    if job.adapter is not None:
+        apply_adapters(tuned, job.base, [read_adapter(job.adapter)])
+    assert base.composer is not None
+    own = base.composer.config.following
+    scores: list[list[Score]] = []
+    for index, room in enumerate(rooms):
+        # Loudness is linear in the share of the rule, and changes no note.
+        ends = [
+            tuned.compose(room.sound, composing=ComposingConfig(following=end), seed=index)
+            for end in (0.0, 1.0)
+        ]
+        scores.append([base.compose(room.sound, seed=index), *ends])
+        report("loudness", index + 1, len(rooms))
+
+    def energy(played: Sequence[Score]) -> float:
+        found = [
+            energy_correlation(level, score_level_db(score), ranked=False).pearson
+            for level, score in zip(levels, played, strict=True)
+        ]
+        return float(np.mean(found))
+
+    def at(share: float) -> float:
+        return energy(
+            [
+                replace(low, gain_db=low.gain_db + share * (high.gain_db - low.gain_db))
+                for _, low, high in scores
+            ]
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        wanted = energy([score for score, _, _ in scores])
+        found = {share: at(share) for share in sorted({own, *SHARES}) if share >= own}
+    near = [share for share, value in found.items() if value >= wanted - NEAR]
+    share = near[0] if near else max(found, key=lambda one: found[one])
+    return {"share": share, "energy": {f"{one:g}": value for one, value in found.items()}, "base": wanted}
 
 
 def _follow(room: Room, piece: Made) -> dict[str, float]:
@@ -385,6 +448,12 @@ def sentences(figures: Figures) -> list[str]:
         told = f"; {lost:.3f} of it was forgotten" if lost > LOST else ""
         lines.append(
             f"Following on rooms of neither, {names[key]}: {base} before, {tuned} after, change {change}{told}."
+        )
+    if loudness := figures.get("loudness"):
+        reached = loudness["energy"][f"{loudness['share']:g}"]
+        lines.append(
+            f"Loudness follows rooms by {loudness['share']:g} of the rule: on made rooms levels then correlate by "
+            f"{reached:.3f}, the base's by {loudness['base']:.3f}."
         )
     own = figures["originality"]
     if "longest_shared_run" in own:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,13 +199,21 @@ def _source_of(folder: Path, name: str, files: Mapping[str, Path]) -> Source:
     return Source(name, kind, sound.seconds, music=files["sound"], score=score, folder=folder)
 
 
-def in_splits(found: Found, share: float) -> dict[str, str]:
-    """The split of each source by name: its own where the manifest holds some out, else a share of each kind."""
+def in_splits(found: Found, share: float, without_notes: Container[str] = ()) -> dict[str, str]:
+    """The split of each source by name: its own where the manifest holds some out, else a share of each kind.
+
+    Args:
+        without_notes: names of sources that gave no notes to be trusted. Of these a share is held out, and of the others,
+            so that what learns from notes is judged too. Rooms alone are split before anything is arranged to them.
+    """
     stated = {source.name: source.pair.split for source in found.sources if source.pair is not None}
     if "validation" in stated.values():
         return stated
-    kinds = [[s.name for s in found.sources if s.kind == kind] for kind in found.kinds()]
-    aside = held_out(kinds, share)
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for source in found.sources:
+        lacks = source.kind != ROOMS and source.name in without_notes
+        groups.setdefault((source.kind, lacks), []).append(source.name)
+    aside = held_out(groups.values(), share)
     return {s.name: "validation" if s.name in aside else "train" for s in found.sources}
 
 
@@ -260,12 +268,11 @@ def open_workshop(found: Found, out: Path, config: TuneConfig, data: DataConfig,
     return Workshop(out, library, config, data, stocks=stocks, **settings)
 
 
-def make_pairs(
-    shop: Workshop, found: Found, splits: Mapping[str, str], most: int, progress: StepProgress | None = None
-) -> list[Pair]:
+def make_pairs(shop: Workshop, found: Found, most: int, progress: StepProgress | None = None) -> list[Pair]:
     """Write the pairs of all sources, or go on with it after a kill; returns them.
 
-    A pair follows from the seed and its own name alone. Sources take turns until there are `most`.
+    A pair follows from the seed and its own name alone. Sources take turns until there are `most`. What is held out is
+    decided once it is known which of them have notes.
 
     Args:
         shop: from `open_workshop`.
@@ -276,19 +283,23 @@ def make_pairs(
     manifest = shop.out / MANIFEST
     if manifest.exists():
         return read_pairs(shop.out)
+    splits = in_splits(found, shop.config.validation_share)
     per_source = max(1, most // max(1, len(found.sources)))
-    pairs: list[Pair] = []
+    made: dict[str, list[Pair]] = {}
     for number, source in enumerate(found.sources):
         own = shop.out / "made" / f"{number:05d}.json"
         if own.exists():
             lines = json.loads(own.read_text(encoding="utf-8"))
         else:
-            made = list(_pairs_of(shop, source, number, splits[source.name], per_source))
-            lines = [json.loads(pair.to_line()) for pair in made]
+            given = _pairs_of(shop, source, number, splits[source.name], per_source)
+            lines = [json.loads(pair.to_line()) for pair in given]
             write_text(own, json.dumps(lines))
-        pairs += [Pair(**line) for line in lines]
+        made[source.name] = [Pair(**line) for line in lines]
         if progress is not None:
             progress(number + 1, len(found.sources))
+    without_notes = {name for name, own in made.items() if not any(pair.score for pair in own)}
+    splits = in_splits(found, shop.config.validation_share, without_notes)
+    pairs = [replace(pair, split=splits[name]) for name, own in made.items() for pair in own]
     if not any(pair.split == "train" for pair in pairs):
         raise DataError(
             "Nothing of the folder gave a pair; expected stretches of at least 4 s with music in them."

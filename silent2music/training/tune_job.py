@@ -27,6 +27,9 @@ WORK, FOUND_FILE = "work", "found.txt"
 WHOLE = {"composer": COMPOSER_FOLDER, "sketch": SKETCH_FOLDER, "decoder": "model"}
 """Where a part is that was trained with all weights, in the folder of its run."""
 
+PATIENCE = 4
+"""Validations in a row that may lower nothing."""
+
 
 @dataclass(frozen=True)
 class TuneJob:
@@ -119,8 +122,8 @@ class Base:
         )
 
 
-def adapter_config(job: TuneJob, parts: list[str]) -> AdapterConfig:
+def adapter_config(job: TuneJob, parts: list[str], following: float | None = None) -> AdapterConfig:
     """What an adapter of some parts says of itself."""
     own = job.recipe.tune
     stated = {part: TunedPart(file_digest(job.base / PARTS[part]), own.rank, own.alpha) for part in parts}
-    return AdapterConfig(Base.of(job.base).model.name, stated, job.found, job.licence)
+    return AdapterConfig(Base.of(job.base).model.name, stated, job.found, job.licence, following)

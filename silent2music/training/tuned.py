@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from silent2music.adapters import ADAPTER_CONFIG, ADAPTER_FILE, read_adapter, write_adapter
+from silent2music.config import COMPOSER_FOLDER
 from silent2music.errors import require
-from silent2music.files import atomic_folder, write_text
+from silent2music.files import atomic_folder, read_json, write_text
 from silent2music.processes import Progress
 from silent2music.training.running import LOG_FILE
-from silent2music.training.tune_job import WHOLE, Base, TuneJob, adapter_config
-from silent2music.weights import WEIGHTS_FILE, read_weights
+from silent2music.training.tune_job import PATIENCE, WHOLE, Base, TuneJob, adapter_config
+from silent2music.weights import CONFIG_FILE, WEIGHTS_FILE, read_weights
 
 REPORT_FILE, PAGE_FILE = "report.json", "before-after.html"
 
@@ -27,32 +28,32 @@ def loss_curve(log: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["validation_true"]) for line in lines if "validation_true" in line]
 
 
-def told_of(part: str, curve: list[tuple[int, float]]) -> str:
-    """How a part's held-out loss went, in a sentence."""
-    best_step, best = min(curve, key=lambda point: point[1])
+def told_of(part: str, curve: list[tuple[int, float]], planned: int) -> str:
+    """How a part's held-out loss went, which step is kept, and why training ended, in a sentence.
+
+    Args:
+        curve: from `loss_curve`.
+        planned: steps at most.
+    """
+    at, best = min(enumerate(curve), key=lambda point: point[1][1])
+    last = curve[-1][0]
     first = "of the base" if curve[0][0] == 0 else f"at step {curve[0][0]}"
-    text = f"{part}: held-out loss {curve[0][1]:.4f} {first}, lowest {best:.4f} at step {best_step}"
-    if best_step < curve[-1][0]:
-        text += (
-            f"; it turned after that, so training ended at step {curve[-1][0]} and step {best_step} is kept"
-        )
-    return text + "."
+    why = "the time was over"
+    if len(curve) - 1 - at >= PATIENCE:
+        why = f"{PATIENCE} validations in a row were no lower"
+    elif last >= planned:
+        why = "all steps were done"
+    return (
+        f"{part}: held-out loss {curve[0][1]:.4f} {first}, lowest {best[1]:.4f} at step {best[0]}, which is kept; "
+        f"training ended at step {last}, since {why}."
+    )
 
 
 def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) -> None:
     """Write the adapter, or with all weights the model, then the page, the figures and the card."""
-    from silent2music.evaluation.before_after import Comparison, compare, page, sentences
+    from silent2music.evaluation.before_after import Comparison, compare, followed_as_by_base, page, sentences
 
-    if job.full:
-        with atomic_folder(job.out / "model") as temporary:
-            shutil.copytree(job.base, temporary, dirs_exist_ok=True)
-            for part in plan:
-                _copy_part(job.work / part, part, temporary)
-    else:
-        tensors: dict[str, Any] = {}
-        for part in plan:
-            tensors |= read_weights(job.work / part / f"{part}.safetensors")
-        write_adapter(job.out, adapter_config(job, list(plan)), tensors)
+    _write(job, plan, None)
     comparison = Comparison(
         base=job.base,
         adapter=None if job.full else job.out,
@@ -65,6 +66,10 @@ def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) 
         n_followed=job.recipe.tune.n_followed,
         n_played=job.recipe.tune.n_played,
     )
+    loudness = None
+    if "composer" in plan:
+        loudness = followed_as_by_base(comparison, report)
+        _write(job, plan, loudness["share"])
     figures, pieces = compare(comparison, report)
     curves = {part: loss_curve(job.work / part / LOG_FILE) for part in plan}
     figures |= {
@@ -72,8 +77,9 @@ def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) 
         "data": job.found,
         "licence": job.licence,
         "steps": dict(plan),
+        "loudness": loudness,
         "held_out_loss": {part: [list(point) for point in curve] for part, curve in curves.items()},
-        "losses": [told_of(part, curve) for part, curve in curves.items()],
+        "losses": [told_of(part, curve, plan[part]) for part, curve in curves.items()],
     }
     lines = [*figures["losses"], *sentences(figures)]
     for line in sentences(figures):
@@ -87,6 +93,23 @@ def finish(job: TuneJob, plan: Mapping[str, int], tell: Tell, report: Progress) 
         tell(
             f"{job.out}: an adapter of {size / 2**20:.2f} MiB; hear what it changed in {job.out / PAGE_FILE}."
         )
+
+
+def _write(job: TuneJob, plan: Mapping[str, int], following: float | None) -> None:
+    """Write the adapter, or the model folder; `following` is as in `AdapterConfig`."""
+    if not job.full:
+        tensors: dict[str, Any] = {}
+        for part in plan:
+            tensors |= read_weights(job.work / part / f"{part}.safetensors")
+        write_adapter(job.out, adapter_config(job, list(plan), following), tensors)
+        return
+    with atomic_folder(job.out / "model") as temporary:
+        shutil.copytree(job.base, temporary, dirs_exist_ok=True)
+        for part in plan:
+            _copy_part(job.work / part, part, temporary)
+        if following is not None:
+            path = temporary / COMPOSER_FOLDER / CONFIG_FILE
+            write_text(path, json.dumps({**read_json(path), "following": following}, indent=2) + "\n")
 
 
 def _copy_part(place: Path, part: str, folder: Path) -> None:

@@ -36,7 +36,6 @@ from silent2music.evaluation.following import onset_scores
 from silent2music.factory.chain import measured_energy_db
 from silent2music.factory.own_folder import (
     Found,
-    in_splits,
     inspect_folder,
     make_pairs,
     onsets_of,
@@ -53,7 +52,7 @@ from silent2music.training.adapting import AllWeights, LowRank
 from silent2music.training.learner import Fitting
 from silent2music.training.recipe import train_recipe
 from silent2music.training.running import LOG_FILE, STATE_FILE
-from silent2music.training.tune_job import FOUND_FILE, WHOLE, Base, TuneJob, adapter_config
+from silent2music.training.tune_job import FOUND_FILE, PATIENCE, WHOLE, Base, TuneJob, adapter_config
 from silent2music.training.tuned import REPORT_FILE, Tell, finish, loss_curve, told_of
 from silent2music.transcription import can_transcribe, transcribe
 from silent2music.weights import read_weights
@@ -69,8 +68,8 @@ TRAINING_SHARE = 0.75
 N_PROBED, N_WARM = 8, 3
 """Steps that are timed, the first of which are slower and do not count."""
 
-N_VALIDATIONS, LEAST_STEPS, PATIENCE = 16, 5, 4
-"""How often a run validates, after how many steps at least, and how many validations in a row may lower nothing."""
+N_VALIDATIONS, LEAST_STEPS = 16, 5
+"""How often a run validates, and after how many steps at least."""
 
 NEEDS = {"composer": ("score",), "sketch": ("score", "music"), "decoder": ("music",)}
 """What a pair must have to serve a part."""
@@ -167,12 +166,11 @@ def _prepared(job: TuneJob, tell: Tell, report: Progress) -> list[Pair]:
     write_text(job.work / FOUND_FILE, str(found))
     _announce(job, base, found, tell)
     config = job.recipe.tune
-    splits = in_splits(found, config.validation_share)
     transcriber = transcriber_of(job.instruments)
     settings = {"licence": job.licence, "transcriber": transcriber, "seed": job.seed}
     shop = open_workshop(found, pairs, config, job.recipe.data, **settings)
     most = max(2, round(config.pairs_per_minute * job.minutes))
-    made = make_pairs(shop, found, splits, most, partial(report, "pairs"))
+    made = make_pairs(shop, found, most, partial(report, "pairs"))
     if not (shards / META).exists() or not (job.work / PLAN_FILE).exists():
         codec = load_codec(job.base / "codec")
         n_codebooks = base.model.decoder.n_codebooks
@@ -427,7 +425,7 @@ def _train(job: TuneJob, part: str, plan: Mapping[str, int], tell: Tell, report:
     _run_loop(job, part, plan[part], place, partial(report, part), minutes=minutes)
     if os.environ.get("RANK", "0") == "0":
         curve = loss_curve(place / LOG_FILE)
-        tell(told_of(part, curve))
+        tell(told_of(part, curve, plan[part]))
         (place / "done").touch()
     with _first_process_first():
         pass  # what is done is known before any process asks for the next part
