@@ -175,13 +175,13 @@ def choose(
         return own if wanted is None else replace(own, programs=wanted)
     rows = composer.ensemble_programs.cpu().numpy()
     may_play = np.ones(N_PROGRAMS, np.float32) if wanted is None else wanted
-    fits = rows.any(axis=1) & ~(rows & (may_play == 0)).any(axis=1)
+    known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
+    fits = (rows & known.any(axis=0)).any(axis=1) & ~(rows & (may_play == 0)).any(axis=1)
     # Somebody has to play the line, and another one the rest; keys want pitches, chords some notes at a time.
     pitched = np.arange(N_PROGRAMS) != DRUMS
     if wished.key or wished.mood:
         fits &= (rows & pitched).any(axis=1)
     if wished.melody:
-        known = composer.known_symbols.cpu().numpy()[FIRST_PART:].reshape(len(PART_ROLES), N_PROGRAMS)
         fits &= (rows & pitched & known[PART_ROLES.index("melody")]).any(axis=1) & (rows.sum(axis=1) > 1)
     notes, onsets = (composer.ensemble_amounts.cpu().numpy() / AMOUNT_STEPS).T[:2]
     if wished.density_points:

@@ -15,7 +15,7 @@ from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.model import Silent2Music
 from silent2music.notation import DRUMS, END, Memory, symbol_of
-from silent2music.players import N_ALIKE, Ensemble, Players, choose, gather, rule_of
+from silent2music.players import IS_NOTE, N_ALIKE, PROGRAM_OF, Ensemble, Players, choose, gather, rule_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
 
@@ -201,8 +201,21 @@ def test_after_a_cue_others_play_and_then_the_first_again() -> None:
         assert may == set(np.flatnonzero(playing.programs).tolist()), seconds
 
 
+def test_nobody_is_chosen_whom_the_composer_does_not_know() -> None:
+    several = make_composer()
+    several.known_symbols[:] = True
+    pairs = [played((46, False), (42, False)), played((71, False), (72, False))]
+    gather(several, [score for score in pairs for _ in range(N_ALIKE)], [LOUD] * 2 * N_ALIKE)
+    cued = Controls.of({"cues": ["0.4"]})
+    assert choose(several, signals(LOUD), HOW, cued).other is not None
+    several.known_symbols[IS_NOTE & (PROGRAM_OF >= 71)] = False
+    found = choose(several, signals(LOUD), HOW, cued)
+    assert np.flatnonzero(found.programs).tolist() == [42, 46] and found.other is None
+
+
 def test_a_tempo_has_somebody_who_strikes() -> None:
     several = make_composer()
+    several.known_symbols[:] = True
     pairs = [played((42, False), (71, False)), played((0, False), (42, False))]
     gather(several, [score for score in pairs for _ in range(N_ALIKE)], [LOUD] * 2 * N_ALIKE)
     for seed in range(4):
