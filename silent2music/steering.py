@@ -61,10 +61,10 @@ CLOSE_SECONDS = 1.8
 AROUSED, SHORTER = 1.0, 0.2
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
-PULSE = np.array([-3.0, -0.5, 8.0, 8.0])
+PULSE = np.array([-6.0, 1.0, 8.0, 8.0])
 """Nats by which notes are preferred on sixteenths, eighths, beats and bars of a grid, so that it is heard."""
 
-ACCENT, MORE, STRIKE = 0.12, 0.2, 0.5
+ACCENT, MORE, STRIKE = 0.25, 0.2, 0.5
 """How much of it for each step of velocity, for further notes of a chord, and for instruments that strike."""
 
 HIGHER, LOUDER_DB, BREATH_SECONDS = 0.1, 3.0, 0.3
