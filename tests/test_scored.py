@@ -43,8 +43,8 @@ def test_a_stream_through_composer_and_sketch_is_the_whole(model, composed):
 
 
 def test_a_thread_that_runs_ahead_changes_nothing_and_ends_with_the_music(model, composed, monkeypatch):
-    """Its errors are those of the music."""
-    music = model.stream(ROOM, SamplingConfig(seed=3))
+    """Its errors are those of the music. It waits for who listens, so with much music left it is still there."""
+    music = model.stream(ROOM, SamplingConfig(seed=3), seconds=60.0)
     next(music), next(music)
     assert [t.name for t in threading.enumerate()].count("run_ahead") == 1
     music.close()
