@@ -110,6 +110,12 @@ def part_of(symbol: int) -> tuple[int, int]:
     return divmod(symbol - FIRST_PART, N_PROGRAMS)
 
 
+def nearest_lengths(seconds: DoubleArray | float) -> IntArray:
+    """The indices `[n]` in `LENGTHS_SECONDS` of the nearest lengths, by ratio, to some above 0 s, `[n]`."""
+    found: IntArray = np.abs(np.log(LENGTHS_SECONDS) - np.log(np.atleast_1d(seconds))[:, None]).argmin(axis=1)
+    return found
+
+
 @dataclass(frozen=True)
 class Written:
     """Events in the order in which they are written: by frame, then marks before notes, symbols and pitches ascending.
@@ -163,7 +169,7 @@ def write_down(score: Score, frame_rate: float) -> Written:
     for part in score.parts:
         symbol = symbol_of(part.role, part.program, part.is_drum)
         lasting = np.maximum(part.end_seconds - part.start_seconds, 1e-3)
-        lengths = np.abs(np.log(LENGTHS_SECONDS) - np.log(lasting)[:, None]).argmin(axis=1)
+        lengths = nearest_lengths(lasting)
         velocities = part.velocities * N_VELOCITIES // 128
         own = _places(part.start_seconds, frame_rate)
         rows.append(np.stack([own, np.full_like(own, symbol), part.pitches, lengths, velocities], axis=1))

@@ -35,6 +35,7 @@ from silent2music.notation import (
     Event,
     Memory,
     moved,
+    nearest_lengths,
     part_of,
     write_down,
 )
@@ -378,7 +379,7 @@ def _line(controls: Controls, n_frames: int, frame_rate: float) -> dict[int, lis
     found: dict[int, list[Event]] = {}
     for start, end, pitch, velocity in controls.melody:
         frame, place = divmod(round(start * frame_rate * N_PLACES), N_PLACES)
-        length = int(np.abs(np.log(LENGTHS_SECONDS) - np.log(end - start)).argmin())
+        length = int(nearest_lengths(end - start)[0])
         if frame < n_frames:
             found[frame] = [(SINGER, place, int(pitch), length, int(velocity) * N_VELOCITIES // 128)]
     return found

@@ -7,7 +7,9 @@ room may be mixed in, wishes become rules at the draw, and what stands already i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -24,7 +26,18 @@ from silent2music.controls import Controls
 from silent2music.decoder import Conditioning
 from silent2music.errors import ConfigError
 from silent2music.listening import Measured, embed_stream, n_steps_of
-from silent2music.notation import Event, home_shift, joined, read_back, write_down
+from silent2music.notation import (
+    DRUMS,
+    FIRST_PART,
+    N_PLACES,
+    Event,
+    home_shift,
+    joined,
+    nearest_lengths,
+    part_of,
+    read_back,
+    write_down,
+)
 from silent2music.players import Ensemble, choose, rule_of
 from silent2music.score import Score
 from silent2music.signals import Embedder, Signals
@@ -32,6 +45,9 @@ from silent2music.steering import Redo, Steering, heard, plan_of, settled
 
 SCORE = "score"
 """In `without`: the music is not composed."""
+
+SUSTAINED_SECONDS = 1.5
+"""Notes last until their part's next ones if these begin so soon."""
 
 Steered = tuple[Conditioning, Conditioning]
 """Conditioning of successive frames, and its null."""
@@ -221,7 +237,43 @@ def composed(
     written = room.follow(written, following)
     if redo is not None:
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
+    if n_frames:  # live, nothing is known of the next notes
+        given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
+        written = sustained(written, rate, given)
     return written if brief.asked is None else heard(written, brief.asked, seconds, rate)
+
+
+def sustained(frames: Iterable[Frame], frame_rate: float, given: Collection[int]) -> Iterator[Frame]:
+    """Frames whose notes last until their part's next ones, as nearly all in training scores do.
+
+    A length is drawn before it is known when the next note begins, so that many are too short for what follows.
+
+    Args:
+        frames: composed.
+        given: frames whose notes are played as they are.
+    """
+    reach = math.ceil(SUSTAINED_SECONDS * frame_rate)
+    waiting: deque[tuple[list[Event], float]] = deque()
+    latest: dict[int, tuple[int, list[Event]]] = {}
+    for frame, (events, gain) in enumerate(frames):
+        here = list(events)
+        for symbol in {event[0] for event in events if event[0] >= FIRST_PART}:
+            if part_of(symbol)[1] == DRUMS:
+                continue
+            place = min(event[1] for event in events if event[0] == symbol)
+            begun, notes = latest.get(symbol, (-reach, here))
+            if begun > frame - reach and begun not in given:
+                for index, event in enumerate(notes):
+                    if event[0] == symbol:
+                        until = (frame - begun + (place - event[1]) / N_PLACES) / frame_rate
+                        notes[index] = (*event[:3], max(event[3], int(nearest_lengths(until)[0])), event[4])
+            latest[symbol] = frame, here
+        waiting.append((here, gain))
+        if len(waiting) > reach:
+            first, its_gain = waiting.popleft()
+            yield tuple(first), its_gain
+    for last, its_gain in waiting:
+        yield tuple(last), its_gain
 
 
 def _told_ensemble(
