@@ -48,8 +48,8 @@ STEADY_DB = 2.0
 """A room without events whose short-term level has a narrower range (5th to 95th percentile) is a hiss or a hum:
 made ones have up to 1.6 dB, all other scenes 4.5 and more."""
 
-EMPTY_SECONDS = 5.0
-"""Time between notes where there is nothing to play to."""
+EMPTY_SECONDS = 10.0
+"""Time between notes where there is nothing to play to: half of the arranged scores of 20 s have none, half have one."""
 
 EMPTY_NOTE_SECONDS = 2.5
 """How long they last at most: a longer one stands still, as nothing does that is played in a room."""

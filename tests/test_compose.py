@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -16,8 +17,9 @@ from silent2music.composer import Composer
 from silent2music.config import AmbientConfig, ComposerConfig, ComposingConfig
 from silent2music.errors import CheckpointError
 from silent2music.model import Silent2Music
-from silent2music.notation import write_down
+from silent2music.notation import nearest_lengths, symbol_of, write_down
 from silent2music.score import Part, Score, read_midi, write_midi
+from silent2music.writing import SUSTAINED_SECONDS, sustained
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2)
 
@@ -55,6 +57,34 @@ def made_score(seconds: float = 1.0) -> Score:
         beat_seconds=beats,
         bar_seconds=beats[:1],
     )
+
+
+def test_notes_last_until_their_parts_next_ones_if_these_begin_soon() -> None:
+    rate, harp = 25.0, symbol_of("melody", 46, False)
+    cello, drums = symbol_of("bass", 42, False), symbol_of("percussion", 0, True)
+    short, whole, long = (int(nearest_lengths(seconds)[0]) for seconds in (0.2, 1.0, 4.0))
+    frames = [((), -float(i)) for i in range(100)]
+    # Begins, and how long it lasts by its last field: harp chords at 0, 1, 1.4 and 3.4 s; the others play once or twice.
+    for at, event in (
+        (0, (harp, 0, 60, short, 8)), (0, (harp, 0, 64, long, 8)), (0, (cello, 0, 40, short, 8)),
+        (0, (drums, 0, 38, short, 8)), (25, (harp, 0, 60, short, 8)), (25, (drums, 0, 38, short, 8)),
+        (35, (harp, 0, 62, short, 8)), (85, (harp, 0, 64, short, 8)),
+    ):  # fmt: skip
+        frames[at] = ((*frames[at][0], event), frames[at][1])
+
+    def lengths(given: frozenset[int]) -> list[list[int]]:
+        found = list(sustained(iter(frames), rate, given))
+        assert [gain for _, gain in found] == [gain for _, gain in frames]
+        for (own, _), (before, _) in zip(found, frames, strict=True):
+            assert [(*e[:3], e[4]) for e in own] == [(*e[:3], e[4]) for e in before]
+        return [[event[3] for event in found[at][0]] for at in (0, 25, 35, 85)]
+
+    until_next = int(nearest_lengths(0.4)[0])
+    assert lengths(frozenset()) == [[whole, long, short, short], [until_next, short], [short], [short]]
+    assert lengths(frozenset({0, 25})) == [[short, long, short, short], [short, short], [short], [short]]
+    taken = iter(frames)
+    next(sustained(taken, rate, frozenset()))
+    assert next(taken)[1] == -math.ceil(SUSTAINED_SECONDS * rate) - 1, "it waits for no more than it must"
 
 
 @pytest.fixture(scope="module")
