@@ -460,7 +460,7 @@ class ComposingConfig:
 
     temperature: float = 1.0
     top_p: dict[str, float] = field(
-        default_factory=lambda: {"symbol": 0.98, "pitch": 0.95, "length": 0.98, "velocity": 0.98}
+        default_factory=lambda: {"symbol": 0.98, "pitch": 0.95, "length": 0.98, "velocity": 0.8}
     )
     transposition: int | None = None
     guidance: float | None = None

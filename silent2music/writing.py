@@ -46,7 +46,7 @@ from silent2music.steering import Redo, Steering, heard, plan_of, settled
 SCORE = "score"
 """In `without`: the music is not composed."""
 
-SUSTAINED_SECONDS = 1.5
+SUSTAINED_SECONDS = 2.0
 """Notes last until their part's next ones if these begin so soon."""
 
 Steered = tuple[Conditioning, Conditioning]
