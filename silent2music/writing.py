@@ -207,13 +207,11 @@ def composed(
     if plan is not None:
         rules.append(partial(Steering, plan))
     if composing.guidance is None:
-        # Where a wish says when or which notes begin, the room's own count for less.
+        # Where a wish says when notes begin, the room's own count for less.
         guidance = composer.config.guidance
         # A mood brings a density, too, but is kept to no better so, and meets fewer events.
         if wished.has_grid or dataclasses.replace(wished, mood=()).density_points:
             guidance = min(guidance, 1.0)
-        elif wished.chords:
-            guidance = min(guidance, 1.25)
         composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:
