@@ -53,13 +53,13 @@ PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 
-REFERENCE_DB, QUIETER_DB = -6.0, 10.0
+REFERENCE_DB, QUIETER_DB = -6.0, 15.0
 """Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
-AROUSED, SHORTER = 1.0, 0.2
+AROUSED, SHORTER = 2.5, 0.08
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 PULSE = np.array([-6.0, 1.0, 8.0, 8.0])
