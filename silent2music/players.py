@@ -192,14 +192,27 @@ def choose(
     if wished.has_grid:
         fits &= (rows & STRIKES).any(axis=1)
     if wished.chords or wished.cues or wished.ending:
-        fits &= (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
+        together = fits & (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
+        # Of a few listed instruments there may be lines alone, which take turns at cues all the same.
+        fits = together if together.any() or wished.chords or wished.ending else fits
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):
-        return replace(own, programs=may_play)
+        own = replace(own, programs=may_play)
+        return _in_turns(own, known.any(axis=0) & pitched, composing.seed) if wished.cues else own
     if own is not None and wished.cues:
         fits &= ~(rows & (own.programs > 0)).any(axis=1)
         return replace(own, other=_drawn(composer, piece, composing.seed, fits))
     return own
+
+
+def _in_turns(ensemble: Ensemble, shared: np.ndarray, seed: int) -> Ensemble:
+    """One whose players take turns, in two halves; who is not `shared` plays on, and so do all where one alone is."""
+    who = np.random.default_rng(seed).permutation(np.flatnonzero(shared & (ensemble.programs > 0)))
+    if len(who) < 2:
+        return ensemble
+    first, second = ensemble.programs.copy(), ensemble.programs.copy()
+    first[who[::2]], second[who[1::2]] = 0.0, 0.0
+    return replace(ensemble, programs=first, other=replace(ensemble, programs=second))
 
 
 def _drawn(composer: Composer, piece: Signals, seed: int, fits: np.ndarray) -> Ensemble | None:

@@ -41,7 +41,7 @@ from silent2music.notation import (
 )
 from silent2music.players import IS_NOTE, PROGRAM_OF, STRIKES
 from silent2music.score import NOTE_COLUMNS, Part, Score
-from silent2music.traits import MODES, chords, melody
+from silent2music.traits import MODES, TRIADS, chords, melody
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
 BASS, HARMONY, MELODY = (PART_ROLES.index(role) for role in ("bass", "harmony", "melody"))
@@ -53,13 +53,13 @@ PULL, CLEAR = 60.0, 0.35
 """Nats by which pitches are biased against another key, for each unit of its correlation that is more than so much below
 that of the key asked for."""
 
-REFERENCE_DB, QUIETER_DB = -6.0, 10.0
+REFERENCE_DB, QUIETER_DB = -6.0, 15.0
 """Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
-AROUSED, SHORTER = 1.0, 0.2
+AROUSED, SHORTER = 2.5, 0.08
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 PULSE = np.array([-6.0, 1.0, 8.0, 8.0])
@@ -72,9 +72,15 @@ HIGHER, LOUDER_DB, BREATH_SECONDS = 0.1, 3.0, 0.3
 """After a cue the music is higher by so many nats a semitone, or louder, than before it, and then the other way round; so
 long before it nothing starts."""
 
+TURN_SECONDS = 2.0
+"""Where the mood turns to another mode, the tonic's triad lasts so long."""
+
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
+
+ALL_BEATS = 2**31
+"""Beats of a bar that lasts until the next one that is asked for."""
 
 LEAST_STRETCH_SECONDS = 0.5
 """A shorter stretch is not written again."""
@@ -249,15 +255,16 @@ def plan_of(
                 frame, place = divmod(round(time * frame_rate * N_PLACES), N_PLACES)
                 if frame < n_frames:
                     marks.setdefault(frame, []).append((symbol, place, 0, 0, 0))
+    # A bar each, and no others between them.
+    has_bars = bool(controls.chords) and not controls.chord_seconds
     mood = controls.curve(controls.mood, n_frames, frame_rate)
     keys = np.full(n_frames, -1)
     if controls.tonality is not None and not controls.chords:
         keys[:] = _key_of(controls.tonality[1])
     elif controls.tonality is None and mood is not None:
-        # A mood that turns takes the music from A minor to C major, or back, which share their notes.
-        keys = np.where(mood[:, 0] < 0.0, _key_of("minor"), _key_of("major"))
+        keys = _keys_of(mood[:, 0])
     roots, classes, until, n_places, changes, last = _harmony(
-        controls, int(keys[-1]), seconds, n_frames, frame_rate, bars
+        controls, keys, seconds, n_frames, frame_rate, bars
     )
     starts = {round(time * frame_rate) for time in cues} | changes
     at = np.arange(n_frames) / frame_rate
@@ -279,7 +286,7 @@ def plan_of(
         starts=frozenset(frame for frame in starts if frame < n_frames),
         last=last,
         keys=keys,
-        beats=controls.beats_per_bar if controls.metre and not controls.has_grid and redo is None else 0,
+        beats=controls.beats_per_bar if controls.metre else ALL_BEATS * has_bars,
         loudness=np.zeros(n_frames) if mood is None else AROUSED * mood[:, 1].astype(np.float64),
         pulse=_pulse(controls, seconds, n_frames, frame_rate),
         height=HIGHER * contrast_of(controls, n_frames, frame_rate),
@@ -307,7 +314,7 @@ def _pulse(controls: Controls, seconds: float, n_frames: int, frame_rate: float)
 
 
 def _harmony(
-    controls: Controls, key: int, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
+    controls: Controls, keys: IntArray, seconds: float, n_frames: int, frame_rate: float, bars: DoubleArray
 ) -> tuple[IntArray, FloatArray, DoubleArray, IntArray, set[int], int]:
     """`roots`, `classes`, `until`, `n_places`, and `last` of a plan, before the last the frames of changes of chord."""
     roots, classes = np.full(n_frames, 12), np.ones((n_frames, 12), np.float32)
@@ -320,9 +327,15 @@ def _harmony(
         upcoming = np.minimum(np.searchsorted(times, at + 0.5 / frame_rate, "right"), len(times))
         until = np.append(times, seconds)[upcoming] - at
         changes = {round(time * frame_rate) for time in times}
+    for turn in (np.flatnonzero(np.diff(keys)) + 1).tolist():
+        # What sounds ends, and the new tonic's triad says at once which mode it is.
+        stretch = slice(turn, turn + round(TURN_SECONDS * frame_rate))
+        roots[stretch], classes[stretch] = keys[turn] % 12, TRIADS[keys[turn]]
+        until[:turn] = np.minimum(until[:turn], (turn - np.arange(turn)) / frame_rate)
+        changes.add(turn)
     if controls.ending in ("final", "open"):
-        last = _close(controls, key, seconds, bars, frame_rate, roots, classes, until)
-        changes.add(last)
+        last = _close(controls, int(keys[-1]), seconds, bars, frame_rate, roots, classes, until)
+        changes = {change for change in changes if change < last} | {last}
     if controls.has_grid and controls.loose == 0.0:
         # What is written will stand on the nearest place, under the chord that is there.
         places = controls.grid(seconds)[2]
@@ -337,6 +350,12 @@ def _harmony(
 def _key_of(mode: str) -> int:
     """Index of the key that the composer writes in: C major or A minor."""
     return 0 if mode == "major" else 12 + 9
+
+
+def _keys_of(valence: FloatArray) -> IntArray:
+    """`[T]` the keys of a mood: where its valence turns, the tonic stays and the mode changes, which is heard at once."""
+    is_minor = valence < 0.0
+    return np.where(is_minor, 12, 0) + _key_of(MODES[int(is_minor[0])]) % 12
 
 
 def _close(
@@ -357,11 +376,11 @@ def _close(
         *_, before, at = [0.0, *bars[bars <= late]]
     tonic = max(key, 0) % 12
     last = round(at * frame_rate)
-    third = 4 if tonic == 0 else 3
+    third = 4 if key < 12 else 3
     chords = {"final": [(max(0, round(before * frame_rate)), 7, 4), (last, 0, third)], "open": [(last, 7, 4)]}
     if not controls.chords:
         # What begins before the last chord ends with it at the latest.
-        until[:last] = (last - np.arange(last)) / frame_rate
+        until[:last] = np.minimum(until[:last], (last - np.arange(last)) / frame_rate)
     edges = [*(first for first, _, _ in chords[controls.ending][1:]), len(roots)]
     for (first, root, own_third), edge in zip(chords[controls.ending], edges, strict=True):
         if controls.chords:

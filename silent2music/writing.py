@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from silent2music.arrays import FloatArray
+from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.composer import Composer
 from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, Together, write_frames
@@ -207,13 +207,11 @@ def composed(
     if plan is not None:
         rules.append(partial(Steering, plan))
     if composing.guidance is None:
-        # Where a wish says when or which notes begin, the room's own count for less.
+        # Where a wish says when notes begin, the room's own count for less.
         guidance = composer.config.guidance
         # A mood brings a density, too, but is kept to no better so, and meets fewer events.
         if wished.has_grid or dataclasses.replace(wished, mood=()).density_points:
             guidance = min(guidance, 1.0)
-        elif wished.chords:
-            guidance = min(guidance, 1.25)
         composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)
     if redo is not None:
@@ -239,11 +237,15 @@ def composed(
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
     if n_frames:  # live, nothing is known of the next notes
         given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
-        written = sustained(written, rate, given)
+        # Aroused music is played short, and nothing rings into another chord.
+        most = None if plan is None else np.where(plan.loudness > 0.0, 1e-3, np.maximum(plan.until, 1e-3))
+        written = sustained(written, rate, given, most)
     return written if brief.asked is None else heard(written, brief.asked, seconds, rate)
 
 
-def sustained(frames: Iterable[Frame], frame_rate: float, given: Collection[int]) -> Iterator[Frame]:
+def sustained(
+    frames: Iterable[Frame], frame_rate: float, given: Collection[int], most: DoubleArray | None = None
+) -> Iterator[Frame]:
     """Frames whose notes last until their part's next ones, as nearly all in training scores do.
 
     A length is drawn before it is known when the next note begins, so that many are too short for what follows.
@@ -251,6 +253,7 @@ def sustained(frames: Iterable[Frame], frame_rate: float, given: Collection[int]
     Args:
         frames: composed.
         given: frames whose notes are played as they are.
+        most: `[T]` seconds to which notes that begin in each frame may be made longer; any by default.
     """
     reach = math.ceil(SUSTAINED_SECONDS * frame_rate)
     waiting: deque[tuple[list[Event], float]] = deque()
@@ -263,10 +266,12 @@ def sustained(frames: Iterable[Frame], frame_rate: float, given: Collection[int]
             place = min(event[1] for event in events if event[0] == symbol)
             begun, notes = latest.get(symbol, (-reach, here))
             if begun > frame - reach and begun not in given:
+                longest = math.inf if most is None else float(most[begun])
                 for index, event in enumerate(notes):
                     if event[0] == symbol:
                         until = (frame - begun + (place - event[1]) / N_PLACES) / frame_rate
-                        notes[index] = (*event[:3], max(event[3], int(nearest_lengths(until)[0])), event[4])
+                        length = int(nearest_lengths(min(until, longest))[0])
+                        notes[index] = (*event[:3], max(event[3], length), event[4])
             latest[symbol] = frame, here
         waiting.append((here, gain))
         if len(waiting) > reach:

@@ -82,6 +82,10 @@ def test_notes_last_until_their_parts_next_ones_if_these_begin_soon() -> None:
     until_next = int(nearest_lengths(0.4)[0])
     assert lengths(frozenset()) == [[whole, long, short, short], [until_next, short], [short], [short]]
     assert lengths(frozenset({0, 25})) == [[short, long, short, short], [short, short], [short], [short]]
+    most = np.full(len(frames), 0.3)
+    found = [[e[3] for e in own] for own, _ in sustained(iter(frames), rate, frozenset(), most)]
+    least = int(nearest_lengths(0.3)[0])
+    assert [found[at] for at in (0, 25)] == [[least, long, short, short], [least, short]]
     taken = iter(frames)
     next(sustained(taken, rate, frozenset()))
     assert next(taken)[1] == -math.ceil(SUSTAINED_SECONDS * rate) - 1, "it waits for no more than it must"

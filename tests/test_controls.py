@@ -23,11 +23,13 @@ from silent2music.errors import ConfigError, DataError
 from silent2music.evaluation import controls as evidence
 from silent2music.evaluation import families, heard
 from silent2music.evaluation.pieces import EvalConfig
-from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, symbol_of
+from silent2music.keys import estimate_key
+from silent2music.notation import FIRST_PART, INSTRUMENT_NAMES, Memory, symbol_of
 from silent2music.score import Part, Score, midi_bytes, read_midi, write_midi
-from silent2music.steering import BREATH_SECONDS, LOUDER_DB, contrast_of
+from silent2music.steering import BREATH_SECONDS, LOUDER_DB, Steering, contrast_of, plan_of
 from silent2music.steering import heard as as_asked
 from silent2music.traits import (
+    MODES,
     affect_curves,
     chords,
     cues,
@@ -358,6 +360,50 @@ def test_a_key_is_kept_to(player) -> None:
         assert found.count(key) >= 2, found
 
 
+def test_a_key_is_pulled_away_from_the_one_that_was_played(player) -> None:
+    plan = plan_of(Controls(key="A minor"), 4.0, 100, 25.0)
+    rule = Steering(plan, player.composer, Memory(25.0), 0)
+    symbol = symbol_of("harmony", 0, False)
+
+    def liked() -> np.ndarray:
+        logits = np.zeros(128, np.float32)
+        rule.mask("pitch", logits, (symbol, 0))
+        return logits[60:72]
+
+    assert liked()[[9, 0, 4, 8]].min() > liked()[[1, 3, 6, 10]].max() + 2.0
+    before = liked()
+    for pitch in (60, 64, 67) * 4:
+        rule.write((symbol, 0, pitch, 10, 8))
+    gains = liked() - before
+    assert gains[9] > 5.0 and gains[7] < -5.0  # the tonic, and the fifth of C major
+    for pitch in (57, 60, 64) * 16:
+        rule.write((symbol, 0, pitch, 10, 8))
+    # Once the key is clear there is less to set right.
+    assert (np.abs(liked() - before)[[9, 7]] < 0.5 * np.abs(gains[[9, 7]])).all()
+
+
+def test_where_valence_turns_the_mode_changes_at_once_and_the_tonic_stays(player) -> None:
+    turn, found = 3.0, []
+    for seed in range(4):
+        first = 0.6 - 1.2 * (seed % 2)
+        curve = [[0.0, first, 0.0], [turn - 0.04, first, 0.0], [turn, -first, 0.0]]
+        _, score = compose(player, seed, mood=curve, density=0.6)
+        starts, ends, pitches, _ = score.notes()
+        before = starts < turn - 0.02
+        assert np.abs(starts - turn).min() <= 0.05 and (ends[before] < 1.07 * turn).all()
+        (tonic, was), (later, now) = (
+            estimate_key(pitches[own], (ends - starts)[own]) for own in (before, ~before)
+        )
+        triad = {(tonic + step) % 12 for step in (0, 4 if now == "major" else 3, 7)}
+        soon = [part.where((part.start_seconds >= turn - 0.02) & (part.start_seconds < turn + 1.9))
+                for part in score.parts if part.role in ("bass", "harmony")]  # fmt: skip
+        at_once = {int(p) % 12 for part in soon for p in part.pitches}
+        found.append(
+            (was, now) == (MODES[first < 0], MODES[first > 0]) and later == tonic and at_once <= triad
+        )
+    assert sum(found) >= 3, found
+
+
 def test_chords_are_played_by_bass_and_harmony(player) -> None:
     asked, score = compose(player, chords="Am, F", tempo=120.0)
     roots = {0: {9, 0, 4}, 1: {5, 9, 0}}
@@ -584,7 +630,9 @@ def test_chords_without_a_tempo_keep_the_rooms_own_times(player) -> None:
     starts = score.notes()[0]
     places = Controls(tempo=90.0).grid(SECONDS)[2]
     assert np.abs(places[:, None] - starts).min(axis=0).max() > 0.02
-    assert np.abs(score.bar_seconds - 4 * 60.0 / 90.0).min() <= 0.02
+    bar = 4 * 60.0 / 90.0
+    assert score.bar_seconds == pytest.approx(bar * np.arange(len(score.bar_seconds)), abs=0.02)
+    assert len(score.bar_seconds) == 3
     assert evidence.chord_overlap(asked, score) > 0.3
 
 

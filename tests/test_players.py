@@ -201,6 +201,20 @@ def test_after_a_cue_others_play_and_then_the_first_again() -> None:
         assert may == set(np.flatnonzero(playing.programs).tolist()), seconds
 
 
+def test_those_who_are_asked_for_take_turns_at_cues(composer) -> None:
+    everybody = make_composer()
+    everybody.known_symbols[:] = True
+    gather(everybody, [played((46, False), (0, False)), played((46, False))], [LOUD, QUIET])
+    wish = {"instruments": "harp, piano, drums", "cues": ["0.4"]}
+    found = choose(everybody, signals(LOUD), HOW, Controls.of(wish))
+    assert np.flatnonzero(found.everybody).tolist() == [0, 46, DRUMS]
+    # Drums play on, of the others one at a time.
+    assert np.flatnonzero(found.programs * found.other.programs).tolist() == [DRUMS]
+    assert found.programs.sum() == found.other.programs.sum() == 2
+    for wish in ({"instruments": "harp, drums", "cues": ["0.4"]}, {"instruments": "harp, piano"}):
+        assert choose(everybody, signals(LOUD), HOW, Controls.of(wish)).other is None
+
+
 def test_nobody_is_chosen_whom_the_composer_does_not_know() -> None:
     several = make_composer()
     several.known_symbols[:] = True
