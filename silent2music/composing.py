@@ -35,6 +35,7 @@ from silent2music.notation import (
     moved,
     part_of,
 )
+from silent2music.players import has_nothing
 from silent2music.signals import Signals
 from silent2music.stepping import Linear, PackedBlocks, SpanStepper, pack
 from silent2music.traits import SILENT_DBFS, SILENT_GAIN_DB, following_db
@@ -43,10 +44,6 @@ SPAN_FRAMES = 5
 """Frames that are computed at once."""
 
 N_PITCHES = FIELDS["pitch"]
-
-STEADY_DB = 2.0
-"""A room without events whose short-term level has a narrower range (5th to 95th percentile) is a hiss or a hum:
-made ones have up to 1.6 dB, all other scenes 4.5 and more."""
 
 EMPTY_SECONDS = 10.0
 """Time between notes where there is nothing to play to: half of the arranged scores of 20 s have none, half have one."""
@@ -215,7 +212,7 @@ class Heard:
         scalars = piece.whole["room_scalars"][0, self._n_mels :].double().cpu().numpy()
         known = dict(zip(PROFILE_SCALARS, scalars.tolist(), strict=True))
         spread = 20.0 * known["energy_range"]
-        is_empty = spread < STEADY_DB and known["event_rate"] == 0.0
+        is_empty = has_nothing(scalars)
         level = 20.0 * curves[:, PROFILE_CURVES.index("energy_absolute")] - 60.0
         # The loudness that a frame is given is that of the middle of a tenth of a second which begins with it.
         level = np.append(level[1:], level[-1:])

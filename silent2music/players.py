@@ -43,6 +43,13 @@ STRIKES = np.isin(
 N_ALIKE = 12
 """An ensemble is drawn from those of so many rooms, the most alike."""
 
+STEADY_DB = 2.0
+"""A room without events whose short-term level has a narrower range (5th to 95th percentile) is a hiss or a hum:
+made ones have up to 1.6 dB, rain and wind 3.8 and more."""
+
+SCANT_HZ = 0.3
+"""Scores of fewer notes a second are for rooms in which there is nothing."""
+
 DENSITY_SECONDS, DENSITY_GAIN = 6.0, 3.0
 """Notes are counted over the one; where e times as many as wanted were played in it, fewer are by the other, in nats."""
 
@@ -54,6 +61,9 @@ MILDLY = (-2.5, 2.0)
 
 CHORD_GAIN = 4.0
 """Nats by which further notes of a chord are preferred where chords were e times as small, above one note, as wanted."""
+
+CHORD_SHARE = 0.05
+"""Of each chord in how large they have lately been."""
 
 ONSET_SECONDS = 0.04
 """Notes that begin nearer to one another are one chord."""
@@ -134,6 +144,12 @@ def scalars_of(piece: Signals) -> DoubleArray:
     return found
 
 
+def has_nothing(room: DoubleArray) -> bool:
+    """Whether a room, by its scalars as `scalars_of` gives them, is silence, a hiss or a hum."""
+    known = dict(zip(PROFILE_SCALARS, room.tolist(), strict=True))
+    return bool(20.0 * known["energy_range"] < STEADY_DB and known["event_rate"] == 0.0)
+
+
 def gather(composer: Composer, scores: Sequence[Score], rooms: Sequence[DoubleArray]) -> None:
     """Give a composer the ensembles of training scores, and the rooms that they are for, as `scalars_of` gives them.
 
@@ -184,6 +200,9 @@ def choose(
     if wished.melody:
         fits &= (rows & pitched & known[PART_ROLES.index("melody")]).any(axis=1) & (rows.sum(axis=1) > 1)
     notes, onsets = (composer.ensemble_amounts.cpu().numpy() / AMOUNT_STEPS).T[:2]
+    if not has_nothing(scalars_of(piece)):
+        # Steady rain is as near to a hiss as to any other room, and is played to all the same.
+        fits &= notes > SCANT_HZ
     if wished.density_points:
         # Who is asked for many notes, or few, plays about as many anyway.
         wanted_hz = notes_a_second(np.mean([value for _, value in wished.density_points]))
@@ -286,7 +305,7 @@ class Players:
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
         self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)
-        self._chord_wanted = self._chord_size
+        self._chord_wanted, self._n_chords = self._chord_size, 0
         self._sounding, self._silent_share = (
             (0.0, 0.0) if amounts is None else (amounts.polyphony, amounts.rest_share)
         )
@@ -362,7 +381,11 @@ class Players:
     def write(self, event: Event | None) -> None:
         """Count the notes of a frame."""
         if event is None:
-            self._chord_size += 0.05 * (self._n_here - self._chord_size) * (self._n_here > 0)
+            if self._n_here:
+                # The first ones count for as much as the wish, or sparse music would end before it heeds it.
+                self._n_chords += 1
+                slowly = max(CHORD_SHARE, 1.0 / (self._n_chords + 1.0))
+                self._chord_size += slowly * (self._n_here - self._chord_size)
             self._n_here, share = 0, 1.0 / (WHOLE_SECONDS / 2.0 * self._rate)
             self._sounding += share * (len(self._memory.held) - self._sounding)
             self._silent_share += share * ((not self._memory.held) - self._silent_share)

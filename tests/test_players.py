@@ -63,6 +63,21 @@ def test_a_room_has_the_ensemble_of_rooms_like_it(composer) -> None:
             assert np.flatnonzero(found.programs).tolist() == players and found.notes_hz == notes_hz
 
 
+def test_only_rooms_with_nothing_in_them_have_next_to_no_music() -> None:
+    """Steady rain is nearest to a hiss, but is played to."""
+    hiss, rain, loud = np.zeros(len(PROFILE_SCALARS)), np.zeros(len(PROFILE_SCALARS)), LOUD
+    hiss[PROFILE_SCALARS.index("energy_range")] = 1.5 / 20.0
+    rain[PROFILE_SCALARS.index("energy_range")] = 3.0 / 20.0
+    note = (np.array([3.0]), np.array([4.0]), np.array([60]), np.array([80]))
+    few = Score(20.0, (Part("", 8, False, "melody", *note),))
+    several = make_composer()
+    several.known_symbols[symbol_of("melody", 8, False)] = True
+    gather(several, [few] * N_ALIKE + [played((46, False))], [hiss] * N_ALIKE + [loud])
+    for room, player in ((hiss, 8), (rain, 46)):
+        found = choose(several, signals(room), HOW, Controls())
+        assert np.flatnonzero(found.programs).tolist() == [player]
+
+
 def test_there_is_none_without_a_room_or_scores_or_where_none_is_wanted(composer) -> None:
     assert choose(composer, from_arrays({}, 50), HOW, Controls()) is None
     assert choose(make_composer(), signals(LOUD), HOW, Controls()) is None
