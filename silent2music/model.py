@@ -70,7 +70,14 @@ from silent2music.processes import StepProgress, each_on_one_thread, one_thread,
 from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
-from silent2music.sketch import LIVE_NOTES_AHEAD, Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import (
+    LEAD_SECONDS,
+    LIVE_NOTES_AHEAD,
+    Sketch,
+    SketchNotes,
+    sketch_score,
+    sketch_stream,
+)
 from silent2music.steering import Redo, check_stretch
 from silent2music.stepping import PackedDecoder
 from silent2music.weights import (
@@ -674,7 +681,7 @@ class Silent2Music(nn.Module):
             n = vectors.shape[1]
             spectra = (vectors @ codec.components).clamp_min(0.0)
             total = spectra.pow(2 / codec.config.power).sum(dim=2)
-            notes = SketchNotes.of(parts, [begin] * len(parts), n, rate).to(self.device)
+            notes = SketchNotes.of(parts, [begin] * len(parts), n, rate, LEAD_SECONDS).to(self.device)
             own = sketch.note_powers(notes)
             share = own / own.sum(dim=0).clamp_min(1e-30)
             found.append((share * total).double().cpu().numpy())

@@ -65,6 +65,10 @@ UNKNOWN_SHARE = 0.1
 SUSTAIN, VOLUME, VOLUME_START = 64, 7, 100
 """Controllers of MIDI, and the value of the second where a file says nothing."""
 
+LEAD_SECONDS = 0.004
+"""A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
+so that attacks reach half their height about 5 ms late (`recipes/sketch/attacks.py`)."""
+
 N_FEATURES = 14
 FREE_DIM = 32
 PITCH_STEP = 4
@@ -101,7 +105,12 @@ class SketchNotes:
 
     @classmethod
     def of(
-        cls, scores: Sequence[Score], starts: Sequence[int], n_frames: int, frame_rate: float
+        cls,
+        scores: Sequence[Score],
+        starts: Sequence[int],
+        n_frames: int,
+        frame_rate: float,
+        lead: float = 0.0,
     ) -> SketchNotes:
         """Frames `start` to before `start + n_frames` of each score; what is beyond the end of one is silent.
 
@@ -110,11 +119,12 @@ class SketchNotes:
             starts: in codec frames.
             n_frames: T.
             frame_rate: in Hz.
+            lead: seconds by which notes begin earlier within their frames.
         """
         parts = []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
             gain = gain_of_frames(score, start, start + n_frames, frame_rate)
-            parts.append(_in_frames(_notes_of(score), gain, start, frame_rate, row * n_frames))
+            parts.append(_in_frames(_notes_of(score), gain, start, frame_rate, lead, row * n_frames))
         return cls._joined(parts, len(parts), n_frames)
 
     @classmethod
@@ -170,9 +180,17 @@ def _level(part: Part, number: int, usual: int) -> DoubleArray:
 
 
 def _in_frames(
-    notes: DoubleArray, gain_db: FloatArray, begin: int, frame_rate: float, first_row: int = 0
+    notes: DoubleArray,
+    gain_db: FloatArray,
+    begin: int,
+    frame_rate: float,
+    lead: float,
+    first_row: int = 0,
 ) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """Columns of `SketchNotes` for frames from `begin` on, as many as there is loudness automation of."""
+    """Columns of `SketchNotes` for frames from `begin` on, as many as there is loudness automation of.
+
+    Arguments as for `SketchNotes.of`.
+    """
     end = begin + len(gain_db)
     ring = round(RING_SECONDS * frame_rate)
     # Rounding must not move an onset into the frame before.
@@ -185,7 +203,7 @@ def _in_frames(
     index = np.repeat(np.arange(len(notes)), counts)
     frame = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts) + low[index]
     program, pitch, start, end_seconds, velocity = notes[index].T
-    middle = (frame + 0.5) / frame_rate
+    start, middle = start - lead, (frame + 0.5) / frame_rate
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)
     begins, is_before, ended = frame == onset[index], frame < onset[index], since > 0.0
     place = start * frame_rate - frame
@@ -544,7 +562,8 @@ class _Notes:
         """The next frames; those before are forgotten."""
         there = self._notes[:, 3] > begin / self._rate - RING_SECONDS - 1.0
         self._symbols, self._notes = self._symbols[there], self._notes[there]
-        columns = _in_frames(_by_start(self._notes), self._gain(begin, n_frames), begin, self._rate)
+        gain = self._gain(begin, n_frames)
+        columns = _in_frames(_by_start(self._notes), gain, begin, self._rate, LEAD_SECONDS)
         return SketchNotes._joined([columns], 1, n_frames)
 
     def _gain(self, begin: int, n_frames: int) -> FloatArray:
@@ -620,7 +639,8 @@ def sketch_score(
         yield n_total
         for begin in range(0, n_total + sketch.config.ahead, n_frames):
             gain = gain_of_frames(score, begin, begin + n_frames, rate)
-            yield SketchNotes._joined([_in_frames(notes, gain, begin, rate)], 1, n_frames)
+            columns = _in_frames(notes, gain, begin, rate, LEAD_SECONDS)
+            yield SketchNotes._joined([columns], 1, n_frames)
 
     yield from _painted(sketch, known(), signals, n_frames)
 

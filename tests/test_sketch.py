@@ -17,7 +17,7 @@ from silent2music.errors import CheckpointError
 from silent2music.notation import joined, read_back, symbol_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
-from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import LEAD_SECONDS, Sketch, SketchNotes, sketch_score, sketch_stream
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1)
@@ -90,7 +90,7 @@ def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
         assert streamed.shape == (1, len(frames), sketch.config.codec.n_components)
         assert torch.equal(streamed, whole)
     with torch.inference_mode():
-        notes = SketchNotes.of([score], [0], 40, RATE)
+        notes = SketchNotes.of([score], [0], 40, RATE, LEAD_SECONDS)
         batch = sketch(notes, room_of(40, 0.3))
     assert torch.allclose(batch[:, : 40 - sketch.ahead], whole[:, : 40 - sketch.ahead], atol=1e-4)
 
