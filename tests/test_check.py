@@ -26,6 +26,7 @@ from silent2music.export.ambience.check import (
     wav_loop,
 )
 from silent2music.export.ambience.seam import measure_seam
+from silent2music.score import Part, Score, midi_bytes
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
@@ -175,6 +176,15 @@ def test_an_onset_that_only_the_cut_made_is_named(spoilt: Path, place: str, at: 
     assert f"from the {place} was not in the music" in found
     assert f"the {place}'s level jump is at 0.99" in found or f"the {place}'s level jump is at 1.0" in found
     assert found.count("not in the music") == 1
+    # A note that begins there is no fault, one of another layer does not excuse it.
+    for layer, n_faults in (("calm", 1), ("intense", 0)):
+        start, pitch = np.array([at / 48_000]), np.array([60])
+        part = Part(f"viola ({layer})", 41, False, "", start, start + 1.0, pitch, pitch)
+        (spoilt / "walk" / "walk_1.mid").write_bytes(midi_bytes(Score(2.0, (part,))))
+        score = {"file": "walk_1.mid", "variation": 1, "onsets": {"calm": 1, "intense": 1}}
+        record["rooms"][0]["scores"] = [score]
+        (spoilt / "manifest.json").write_text(json.dumps(record))
+        assert faults(spoilt)[wav.name].count("not in the music") == n_faults
 
 
 def test_a_folder_without_a_manifest_is_refused(s2m, tmp_path: Path) -> None:

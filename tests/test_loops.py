@@ -25,6 +25,7 @@ from silent2music.export.delivery import lap_at_rate
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
+from silent2music.score import Part, Score
 
 FRAME_RATE = 25.0
 
@@ -197,10 +198,10 @@ def test_a_place_stands_out_by_its_figures_or_by_an_onset_that_the_music_has_not
     there, turned = measure_seam(struck, RATE, at=RATE // 2), measure_seam(np.roll(struck, -RATE // 2), RATE)
     assert dataclasses.replace(there, onset=0.0) == dataclasses.replace(turned, onset=0.0)
     assert there.onset > 0 < turned.onset
-    assert stands_out([struck], RATE, 0.25, onset_before=-1.0) > 0.5
-    assert 0 < stands_out([struck], RATE, 0.25, onset_before=0.5) < 0.1  # its level jumps still
-    assert stands_out([struck] * 2, RATE, 0.25, -1.0) == 2 * stands_out([struck], RATE, 0.25, -1.0)
-    plain = [at for at in np.linspace(0.1, 0.9, 17) if stands_out([struck], RATE, float(at), -1.0) == 0]
+    assert stands_out([struck], RATE, 0.25, is_struck=False) > 0.5
+    assert 0 < stands_out([struck], RATE, 0.25, is_struck=True) < 0.1  # its level jumps still
+    assert stands_out([struck] * 2, RATE, 0.25, False) == 2 * stands_out([struck], RATE, 0.25, False)
+    plain = [at for at in np.linspace(0.1, 0.9, 17) if stands_out([struck], RATE, float(at), False) == 0]
     assert plain
     assert all(abs(at - 0.25) > 0.02 and abs(at - 0.7) > 0.02 for at in plain)
     remarked = remarkable(struck, RATE, np.round(np.array([0.25, *plain]) * 2 * RATE).astype(np.int64))
@@ -301,11 +302,9 @@ def test_a_loop_closes_like_the_music_it_is_cut_from(
         assert loop.take is take
         assert np.array_equal(loop.samples, same.samples)
         assert loop.samples.shape == (n,)
-        assert stands_out([loop.samples], RATE, 0.0, loop.onset_before) <= loop.stands_out + 1e-9
-        assert (
-            stands_out([loop.samples], RATE, loop.fold, loop.take.onset_at(loop.fold_frame))
-            <= loop.stands_out + 1e-9
-        )
+        for at, frame in ((0.0, loop.begin_frame), (loop.fold, loop.fold_frame)):
+            out = stands_out([loop.samples], RATE, at, take.is_struck_at(frame))
+            assert out <= loop.stands_out + 1e-9
         # Far from the fold it is the take, and at the same place of it in all loops.
         fold = round(loop.fold * n)
         piece = np.roll(loop.samples, -fold)[n // 4 : n // 2]
@@ -323,10 +322,15 @@ def test_a_loop_begins_on_its_bar_line_where_that_is_between_two_codec_frames() 
     clicks = np.zeros(grid.n_samples, np.float32)
     clicks[np.array(grid.bar_samples)] = 1.0
     nothing: Any = None
+    ends = np.full(2, 2.0)
+    part = Part("viola", 41, False, "", np.array([0.0, 14.99]), ends + 14.99, np.full(2, 60), np.full(2, 80))
     take = loops.Take(
         nothing, nothing, torch.zeros(1, 750), np.tile(clicks, 2), np.tile(clicks, 2), np.zeros(grid.n_samples),
-        grid, SamplingConfig(), True,
+        grid, SamplingConfig(), Score(30.0, (part,)),
     )  # fmt: skip
+    assert [take.is_struck_at(frame) for frame in (0.0, 1.25, 2.5, 373.0, 375.0, 577.5)] == [
+        True, True, False, False, True, False,
+    ]  # fmt: skip
     fold = 200
     circle = loops.Loop(np.roll(clicks, -fold * 960), take, fold, fold, 0.0, 0.0, 0.0)
     starts = loops._choose_starts([circle], grid, as_it_is)

@@ -25,6 +25,7 @@ from silent2music import audio
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform
 from silent2music.errors import AudioError, require
+from silent2music.export.ambience.circle import is_struck
 from silent2music.export.ambience.lap import LAYERS
 from silent2music.export.ambience.seam import (
     CHANGE,
@@ -38,6 +39,7 @@ from silent2music.export.ambience.writing import loudness_of
 from silent2music.export.batch import LOOPS_MANIFEST
 from silent2music.export.space import omni, omni_of
 from silent2music.files import read_json
+from silent2music.score import Score, read_midi
 
 MAX_LUFS_ERROR = 0.1
 MAX_LANDING_SECONDS = 0.01
@@ -54,8 +56,9 @@ Check = Mapping[str, Any]
 ebur128, `lufs` None if the file is nearly nothing; `lufs_looped` is of it played eight times, `lufs_made` before levels
 were matched. `seam` and `fold` hold `level_jump`, `spectral_flux` and `derivative` of the place among the loop's other
 places, 0 to 1, `onsets` within 50 ms of it in three laps, in seconds from it, and `is_in_music`: by the manifest there
-was an onset before the loop was made. `onsets_per_second` are of a lap, `onset_cover` is the share of it within 50 ms of
-an onset: how often a place drawn by chance has one. `faults` are sentences.
+was an onset before the loop was made, or by the score a note begins there. `onsets_per_second` are of a lap,
+`onset_cover` is the share of it within 50 ms of an onset: how often a place drawn by chance has one. `faults` are
+sentences.
 """
 
 
@@ -209,7 +212,7 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
     sound = audio.read(path)
     mono = omni(sound, entry["spatial"]).samples[0]
     onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
-    faults = _container_faults(path, room["grid"])
+    faults, score = _container_faults(path, room["grid"]), _played(folder, room, entry)
     places: dict[str, Any] = {}
     found = [("seam", entry["seam"]), *(("fold", fold) for fold in entry["folds"])]
     for name, own in found:
@@ -219,7 +222,9 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
         passes = (at + len(mono) * np.arange(1, N_LAPS)) / sound.sample_rate
         away = (onsets[None] - passes[:, None]).flatten()
         near = [round(float(t), 3) for t in away if abs(t) <= ONSET_SECONDS]
-        is_in_music = own["onset_before"] > 0
+        is_in_music = own["onset_before"] > 0 or (
+            score is not None and is_struck(score, at / sound.sample_rate, sound.seconds)
+        )
         # Of several voices' folds the one that is most unlike other places stands in the table.
         if name not in places or seam.excess() > places[name]["excess"]:
             places[name] = {**figures, "onsets": near, "is_in_music": is_in_music, "excess": seam.excess()}
@@ -254,6 +259,16 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
         "lufs_made": entry["lufs_made"],
         "faults": faults,
     }
+
+
+def _played(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Score | None:
+    """The notes of a file of loops, of a layer its own, if the room has scores."""
+    for own in room.get("scores", ()):
+        if own["variation"] == entry["variation"]:
+            score = read_midi(folder / room["folder"] / own["file"])
+            parts = tuple(part for part in score.parts if part.name.endswith(f" ({entry['layer']})"))
+            return score if len(own["onsets"]) == 1 else dataclasses.replace(score, parts=parts)
+    return None
 
 
 def _ebur128(path: Path, spatial: str) -> tuple[float, float]:

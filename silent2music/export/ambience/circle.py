@@ -21,6 +21,7 @@ from silent2music.config import ComposingConfig
 from silent2music.controls import DEFAULT_BPM, Controls
 from silent2music.errors import AudioError
 from silent2music.export.ambience.lap import Grid, repeated_lap
+from silent2music.export.ambience.seam import ONSET_SECONDS
 from silent2music.export.space import Placement
 from silent2music.processes import StepProgress
 from silent2music.score import ENERGY_RATE_HZ, Part, Score
@@ -205,11 +206,18 @@ def from_file(score: Score) -> Score:
     return Score(2.0 * score.seconds, parts, key=score.key)
 
 
+def is_struck(score: Score, seconds: float, lap_seconds: float) -> bool:
+    """Whether a note of a lap that is repeated begins so near to a moment that an onset there may be its own."""
+    away = np.concatenate([np.zeros(0), *(part.start_seconds for part in score.parts)]) - seconds
+    around = (away + lap_seconds / 2.0) % lap_seconds - lap_seconds / 2.0
+    return bool((np.abs(around) <= ONSET_SECONDS).any())
+
+
 # ---- layers and parts ----
 
 
 def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]:
-    """A circle divided into layers that add to one another: each has more onsets than the one before.
+    """A circle divided into layers that add to one another: each strikes at many moments at which none before does.
 
     Onsets are ordered by how strong their place in the bar is; the first layer has the strongest ones, of bass and
     harmony. Melodies join in the second layer and percussion in the third.
@@ -248,14 +256,14 @@ def layered(circle: Score, names: Sequence[str], grid: Grid) -> dict[str, Score]
 
 
 def _rises(layers: Sequence[IntArray], places: Sequence[IntArray], n_layers: int) -> bool:
-    """Whether each layer has onsets, and adds as many as those before it or more, but for a third."""
+    """Whether each layer has onsets, and adds half as many moments as those before it have, or more."""
     nowhere = np.zeros(0, np.int64)  # of a room for which nothing is played
     both = list(zip(layers, places, strict=True))
     counts = [
         len(np.unique(np.concatenate([nowhere, *(at[layer <= i] for layer, at in both)])))
         for i in range(n_layers)
     ]
-    return counts[0] > 0 and all(3 * after >= 4 * before for before, after in itertools.pairwise(counts))
+    return counts[0] > 0 and all(2 * after >= 3 * before for before, after in itertools.pairwise(counts))
 
 
 def n_onsets(circle: Score) -> int:

@@ -32,7 +32,7 @@ from silent2music.audio import Waveform
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
-from silent2music.export.ambience.circle import repeated_circle
+from silent2music.export.ambience.circle import is_struck, repeated_circle
 from silent2music.export.ambience.lap import Grid, Layer, lap_events, repeated_lap, steered
 from silent2music.export.ambience.seam import (
     percentiles_at,
@@ -93,7 +93,7 @@ class Take:
         onsets: `[T]`, the prominences of what is heard.
         grid: the lap.
         sampling: with the guidance and the seed that they were drawn with.
-        is_scored: whether a circular score was played, whose strokes on bar lines are no faults.
+        circle: the score that was played, if one was, whose strokes on bar lines are no faults.
     """
 
     conditioning: Conditioning
@@ -104,19 +104,26 @@ class Take:
     onsets: DoubleArray
     grid: Grid
     sampling: SamplingConfig
-    is_scored: bool = False
+    circle: Score | None = None
 
     def figures_at(self, frame: float) -> tuple[float, ...]:
         """What is usual there: the place's figures in the music before it is closed, as `seam.Seam` has them.
 
         Nothing without a score, where no place has to be a striking one.
         """
-        return figures_of([self], frame) if self.is_scored else ()
+        return figures_of([self], frame) if self.circle is not None else ()
 
     def onset_at(self, frame: float) -> float:
         """The strongest onset near a codec frame, as `seam.Seam` has it."""
         at = self.grid.samples_of(np.array([frame]))
         return round(float(strongest_near(self.onsets, self.grid.sample_rate, at)[0]), 4)
+
+    def is_struck_at(self, frame: float) -> bool:
+        """Whether an onset near a codec frame is the music's own: it was there before, or a note begins there."""
+        by_score = self.circle is not None and is_struck(
+            self.circle, frame / self.grid.frame_rate, self.grid.lap_seconds
+        )
+        return by_score or self.onset_at(frame) > 0
 
 
 def figures_of(takes: Sequence[Take], frame: float) -> tuple[float, ...]:
@@ -155,11 +162,6 @@ class Loop:
         """Where the fold is, as a share of the lap."""
         n_frames = self.take.grid.n_frames
         return (self.fold_frame - self.begin_frame) % n_frames / n_frames
-
-    @property
-    def onset_before(self) -> float:
-        """The onset that the music had at the beginning before the loop was made, as `seam.Seam` has it."""
-        return self.take.onset_at(self.begin_frame)
 
 
 @one_thread()
@@ -208,11 +210,12 @@ def write_takes(
         codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
         sounds = [model.codec.decode(row[None])[0, 0].cpu().numpy() for row in codes]
     takes = []
-    for heeded, row, sound, seed in zip(own, codes, sounds, seeds, strict=True):
+    scores: Sequence[Score | None] = circles or [None] * len(seeds)
+    for heeded, row, sound, seed, circle in zip(own, codes, sounds, seeds, scores, strict=True):
         heard = next(iter(hear(sound)))
         onsets = prominences(heard, grid.sample_rate)
         drawn = dataclasses.replace(sampling, seed=seed)
-        takes.append(Take(heeded, null, row, sound, heard, onsets, grid, drawn, bool(circles)))
+        takes.append(Take(heeded, null, row, sound, heard, onsets, grid, drawn, circle))
     return takes
 
 
@@ -249,7 +252,7 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> L
             samples = circular_sound(model.codec, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = hear(np.roll(samples, len(samples) // 2))
-            usual = take.onset_at(fold), take.figures_at(fold)
+            usual = take.is_struck_at(fold), take.figures_at(fold)
             out = stands_out(turned, take.grid.sample_rate, 0.5, *usual)
             found.append(Loop(samples, take, fold, fold, nll[i], nll[0], out))
             if out == 0:
@@ -318,7 +321,7 @@ def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[floa
     not which of them is the first of a bar. Otherwise it is any frame.
     """
     starts = grid.beat_frames if grid.bars else np.arange(float(grid.n_frames))
-    if circles[0].take.is_scored:
+    if circles[0].take.circle is not None:
         starts = starts[:: grid.beats_per_bar]
     costs = np.zeros(len(starts))
     for circle in circles:
@@ -338,7 +341,7 @@ def _begun_at(start: float, circle: Loop, hear: Hear) -> Loop:
     heard, out = list(hear(samples)), 0.0
     take = circle.take
     for at, frame in ((0.0, loop.begin_frame), (loop.fold, loop.fold_frame))[: 1 + (loop.fold > 0)]:
-        usual = take.onset_at(frame), take.figures_at(frame)
+        usual = take.is_struck_at(frame), take.figures_at(frame)
         out += stands_out(heard, grid.sample_rate, at, *usual)
     return dataclasses.replace(loop, stands_out=out)
 

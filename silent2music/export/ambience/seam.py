@@ -133,7 +133,7 @@ def stands_out(
     sounds: Iterable[FloatArray],
     sample_rate: int,
     at: float,
-    onset_before: float,
+    is_struck: bool,
     usual: Sequence[float] = (),
 ) -> float:
     """By how much a place's figures lie outside of the loop's usual range, less a margin inside it; 0 if none does.
@@ -141,15 +141,14 @@ def stands_out(
     Args:
         sounds: `[N]` each, what is heard by one way or another.
         at: the place, as a share of the lap.
-        onset_before: the onset that the music had there before the loop was made, as `Seam` has it: if there was one,
-            there may be one; how hard it is the flux says.
+        is_struck: whether the music has an onset there of its own; how hard it is the flux says.
         usual: as for `Seam.excess`.
     """
     total = 0.0
     for sound in sounds:
         seam = measure_seam(sound, sample_rate, round(at * len(sound)) % len(sound), ONSET_MARGIN)
         total += seam.excess(SHARE_MARGIN, usual)
-        total += max(0.0, seam.onset + ONSET_MARGIN) if onset_before <= 0 else 0.0
+        total += 0.0 if is_struck else max(0.0, seam.onset + ONSET_MARGIN)
     return total
 
 

@@ -291,7 +291,7 @@ def write_loops(
     for variation in range(1, config.variations + 1):
         layers = {name: voices for (name, v), voices in loops.items() if v == variation}
         fields = [_field(voices, extension, grid, config, seed) for voices in layers.values()]
-        adds = len(layers) > 1 and next(iter(layers.values()))[0][0].take.is_scored
+        adds = len(layers) > 1 and next(iter(layers.values()))[0][0].take.circle is not None
         for kind, suffix in itertools.product(kinds_of(config), config.formats):
             sounds = [fold_down(field, kind) for field in fields]
             targets, is_nothing = [config.lufs] * len(layers), False
@@ -430,7 +430,7 @@ def _file_entry(
     heard, takes = omni(sound, facts["spatial"]).samples[0], [loop.take for loop in loops]
 
     def place(at: int, frame: float) -> dict[str, Any]:
-        usual = list(figures_of(takes, frame)) if takes[0].is_scored else None
+        usual = list(figures_of(takes, frame)) if takes[0].circle is not None else None
         onset = max(take.onset_at(frame) for take in takes)
         figures = dataclasses.asdict(measure_seam(heard, sound.sample_rate, at))
         return {"sample": at, **figures, "onset_before": onset, "before": usual}
