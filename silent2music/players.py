@@ -211,7 +211,7 @@ def _in_turns(ensemble: Ensemble, shared: np.ndarray, seed: int) -> Ensemble:
     if len(who) < 2:
         return ensemble
     first, second = ensemble.programs.copy(), ensemble.programs.copy()
-    first[who[::2]], second[who[1::2]] = 0.0, 0.0
+    first[who[1::2]], second[who[::2]] = 0.0, 0.0
     return replace(ensemble, programs=first, other=replace(ensemble, programs=second))
 
 
