@@ -211,9 +211,11 @@ def choose(
     if wished.has_grid:
         fits &= (rows & STRIKES).any(axis=1)
     if wished.chords or wished.cues or wished.ending:
-        together = fits & (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
-        # Of a few listed instruments there may be lines alone, which take turns at cues all the same.
-        fits = together if together.any() or wished.chords or wished.ending else fits
+        together = (rows & pitched).any(axis=1) & (notes >= LEAST_CHORD * onsets)
+        fits &= together
+        if wished.cues and wished.instruments and not fits.any():
+            # Nobody plays as some of these alone do; they take turns all the same, and play as much as others.
+            fits = together
     own = _drawn(composer, piece, composing.seed, fits)
     if own is not None and (wished.instruments or wished.style):
         own = replace(own, programs=may_play)
@@ -230,7 +232,7 @@ def _in_turns(ensemble: Ensemble, shared: np.ndarray, seed: int) -> Ensemble:
     if len(who) < 2:
         return ensemble
     first, second = ensemble.programs.copy(), ensemble.programs.copy()
-    first[who[::2]], second[who[1::2]] = 0.0, 0.0
+    first[who[1::2]], second[who[::2]] = 0.0, 0.0
     return replace(ensemble, programs=first, other=replace(ensemble, programs=second))
 
 

@@ -226,6 +226,10 @@ def test_those_who_are_asked_for_take_turns_at_cues(composer) -> None:
     # Drums play on, of the others one at a time.
     assert np.flatnonzero(found.programs * found.other.programs).tolist() == [DRUMS]
     assert found.programs.sum() == found.other.programs.sum() == 2
+    unknown = choose(
+        everybody, signals(LOUD), HOW, Controls.of({"instruments": "flute, oboe", "cues": ["0.4"]})
+    )
+    assert unknown.other is not None and unknown.notes_hz == 4.0
     for wish in ({"instruments": "harp, drums", "cues": ["0.4"]}, {"instruments": "harp, piano"}):
         assert choose(everybody, signals(LOUD), HOW, Controls.of(wish)).other is None
 
