@@ -8,7 +8,7 @@
 | `recordings` | music alone | real recordings of single instruments, joined to pieces |
 | `koto` | pairs by hand | plucked strings of Japan, each beside a room of its own |
 | `trumpets` | performances | trumpets and horns, with room tone before them |
-| `rooms` | rooms alone | near-silent recordings; beside them `rooms-scores`, organ alone, for `--set data.scores=` |
+| `rooms` | rooms alone | near-silent recordings; tune with `--set data.scores=FOLDER` |
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,24 +112,12 @@ def trumpets(options: argparse.Namespace) -> None:
 
 
 def rooms(options: argparse.Namespace) -> None:
-    """Long recordings of places, turned down to near-silence, and in a folder beside them scores of organ alone."""
+    """Long recordings of places, turned down to near-silence."""
     for index, file in enumerate(sorted(options.ambience.glob("*.ogg"))):
         sound = audio.read(file, mono=True).resampled(RATE)
         target = float(np.random.default_rng(index).uniform(-66, -48))
         gain = np.float32(db_to_gain(target - rms_dbfs(sound.samples)))
         audio.write(options.out / f"{file.stem}.wav", Waveform(sound.samples[:, : 60 * RATE] * gain, RATE))
-    scores = options.out.with_name(f"{options.out.name}-scores")
-    scores.mkdir(exist_ok=True)
-    with (options.scores / "index.tsv").open(encoding="utf-8", newline="") as file:
-        head, *rows = csv.reader(file, delimiter="\t")
-    path, parts = head.index("path"), head.index("parts")
-    kept = [row for row in rows if re.fullmatch(r"Organ(, Organ)*", row[parts])]
-    for row in kept:
-        name = Path(row[path]).name
-        shutil.copyfile(options.scores / row[path], scores / name)
-        row[path] = name
-    with (scores / "index.tsv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter="\t").writerows([head, *kept])
 
 
 FOLDERS: dict[str, Callable[[argparse.Namespace], None]] = {
