@@ -54,7 +54,7 @@ PULL, CLEAR = 60.0, 0.35
 that of the key asked for."""
 
 REFERENCE_DB, QUIETER_DB = -6.0, 15.0
-"""Loudness that does not follow the room is this; the lowest arousal is so much below the highest."""
+"""Loudness that does not follow the room is this; an arousal of -1 is so much below one of 1 in the same piece."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
@@ -619,12 +619,14 @@ def _levelled(
     """Frames with the loudness that is asked for."""
     mood = controls.curve(controls.mood, max(1, math.ceil(seconds * frame_rate)), frame_rate)
     contrast = contrast_of(controls, max(1, math.ceil(seconds * frame_rate)), frame_rate)
+    # All of a piece made quieter would be nearly nothing, and would not be turned up.
+    highest = 1.0 if mood is None else float(mood[:, 1].max())
     for frame, (events, gain) in enumerate(frames):
         gain += LOUDER_DB * (float(contrast[min(frame, len(contrast) - 1)]) - 1.0) / 2.0 * bool(controls.cues)
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
         if mood is not None:
-            gain -= QUIETER_DB * (1.0 - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
+            gain -= QUIETER_DB * (highest - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
         yield events, min(gain, 0.0)
 
 
