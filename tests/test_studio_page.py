@@ -240,7 +240,8 @@ def test_tabs_do_not_mix_and_a_closed_one_stops(window: Window, page: Any) -> No
     tab.locator("#count input").fill("26")
     tab.locator("#make").click()
     tab.wait_for_selector("#made progress")
-    while not window.desk.hands._current:
+    ends = time.monotonic() + WAIT / 1000
+    while not window.desk.hands._current and time.monotonic() < ends:
         time.sleep(0.01)
     theirs = window.desk.folder / tab.evaluate("window.studio.scene.project")
     tab.close(run_before_unload=False)
