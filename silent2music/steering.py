@@ -78,7 +78,6 @@ TURN_SECONDS = 2.0
 LAST_BEATS, LAST_SECONDS = 1.5, 1.2
 """A last chord on a grid lasts at least the longer of the two."""
 
-
 ALL_BEATS = 2**31
 """Beats of a bar that lasts until the next one that is asked for."""
 
@@ -617,16 +616,20 @@ def _levelled(
     frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float
 ) -> Iterator[Frame]:
     """Frames with the loudness that is asked for."""
-    mood = controls.curve(controls.mood, max(1, math.ceil(seconds * frame_rate)), frame_rate)
-    contrast = contrast_of(controls, max(1, math.ceil(seconds * frame_rate)), frame_rate)
-    # All of a piece made quieter would be nearly nothing, and would not be turned up.
-    highest = 1.0 if mood is None else float(mood[:, 1].max())
+    n_frames = max(1, math.ceil(seconds * frame_rate))
+    mood, contrast = (
+        controls.curve(controls.mood, n_frames, frame_rate),
+        contrast_of(controls, n_frames, frame_rate),
+    )
+    arousal = np.zeros(n_frames) if mood is None else mood[:, 1].astype(np.float64)
+    # Beside the piece's highest: all of it made quieter would be nearly nothing, and would not be turned up.
+    quieter = QUIETER_DB * (arousal.max() - arousal) / 2.0
     for frame, (events, gain) in enumerate(frames):
-        gain += LOUDER_DB * (float(contrast[min(frame, len(contrast) - 1)]) - 1.0) / 2.0 * bool(controls.cues)
+        now = min(frame, n_frames - 1)
+        gain += LOUDER_DB * (float(contrast[now]) - 1.0) / 2.0 * bool(controls.cues)
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
-        if mood is not None:
-            gain -= QUIETER_DB * (highest - float(mood[min(frame, len(mood) - 1), 1])) / 2.0
+        gain -= float(quieter[now])
         yield events, min(gain, 0.0)
 
 
