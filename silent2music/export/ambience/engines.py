@@ -6,6 +6,7 @@ Those of Unity, Godot, Unreal and FMOD are scripts that ship in `importers/` and
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -46,9 +47,10 @@ def _copy(name: str) -> Callable[[Path, Mapping[str, Any]], None]:
 
 
 def _godot(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """The plug-in, and the file that it imports."""
+    """The plug-in, and the file that it imports, which is another where the manifest is: Godot then imports it anew."""
     _copy("godot")(folder, manifest)
-    named = json.dumps({"manifest": "../../manifest.json"}) + "\n"
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    named = json.dumps({"manifest": "../../manifest.json", "content_sha256": digest}) + "\n"
     (folder / "ambience.s2m").write_text(named, encoding="utf-8")
 
 

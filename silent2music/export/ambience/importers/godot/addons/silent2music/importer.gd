@@ -1,9 +1,10 @@
 @tool
 extends EditorImportPlugin
-## Imports an ambience.s2m, which names the manifest.json of s2m ambience. For Godot 4.3 and later.
+## Imports an ambience.s2m, which names the manifest.json of s2m ambience. For Godot 4.3 and later; run in 4.6.
 ##
-## For each room and variation it saves an AudioStreamSynchronized of the looping layers beside the room's files,
-## with the grid and the extras as metadata.
+## Copy the whole folder of s2m ambience and the addons folder beside this file's into a project, and switch the plug-in
+## on. For each room, variation and format it saves an AudioStreamSynchronized of the looping layers beside the room's
+## files, with the grid and the extras as metadata. The imported ambience.s2m lists them by room, as metadata "rooms".
 
 
 func _get_importer_name() -> String:
@@ -63,10 +64,11 @@ func _import(
 		push_error("%s is no manifest of s2m ambience." % path)
 		return ERR_PARSE_ERROR
 	var root: String = path.get_base_dir()
-	var ambience := Resource.new()
+	var rooms := {}
 	for room: Dictionary in manifest["rooms"]:
-		var streams := _room(root, room, manifest.get("transitions", []), gen_files)
-		ambience.set_meta(_meta_name(room["folder"]), streams)
+		rooms[room["folder"]] = _room(root, room, manifest.get("transitions", []), gen_files)
+	var ambience := Resource.new()
+	ambience.set_meta("rooms", rooms)
 	return ResourceSaver.save(ambience, "%s.%s" % [save_path, _get_save_extension()])
 
 
@@ -77,7 +79,8 @@ func _room(root: String, room: Dictionary, transitions: Array, gen_files: Array[
 	for file: Dictionary in room["files"]:
 		var stream := _loop(folder.path_join(file["file"]), grid)
 		if stream != null:
-			var key := "%s_%d_%s" % [room["name"], file["variation"], file["spatial"]]
+			var suffix: String = file["file"].get_extension()
+			var key := "%s_%d_%s_%s" % [room["name"], file["variation"], file["spatial"], suffix]
 			sets.get_or_add(key, []).append([file["layer"], stream])
 	var saved: Array[String] = []
 	for key: String in sets:
@@ -99,23 +102,20 @@ func _room(root: String, room: Dictionary, transitions: Array, gen_files: Array[
 	return saved
 
 
+## A loop, imported anew with options that make it one: they stay with the file, what is set of a loaded stream does not.
 func _loop(path: String, grid: Dictionary) -> AudioStream:
-	var stream := _sound(path)
-	if stream is AudioStreamWAV:
-		stream.loop_mode = AudioStreamWAV.LOOP_FORWARD
-		stream.loop_begin = 0
-		stream.loop_end = int(grid["n_samples"])
-	elif stream is AudioStreamOggVorbis:
-		stream.loop = true
+	var options := {}
+	if path.get_extension() == "wav":
+		# Godot plays the end too. QOA, its default, has more noise in a file's first milliseconds than in the rest.
+		options = {"edit/loop_mode": 2, "edit/loop_begin": 0, "edit/loop_end": int(grid["n_samples"]) - 1}
+		options["compress/mode"] = 0
+	else:
+		options = {"loop": true, "loop_offset": 0.0}
 		if grid["bpm"] != null:
-			stream.bpm = grid["bpm"]
-			stream.bar_beats = int(grid["beats_per_bar"])
-			stream.beat_count = int(grid["bars"]) * int(grid["beats_per_bar"])
-	return stream
-
-
-func _sound(path: String) -> AudioStream:
-	append_import_external_resource(path)
+			options["bpm"] = grid["bpm"]
+			options["bar_beats"] = int(grid["beats_per_bar"])
+			options["beat_count"] = int(grid["bars"]) * int(grid["beats_per_bar"])
+	append_import_external_resource(path, options)
 	var stream: AudioStream = load(path) as AudioStream
 	if stream == null:
 		push_warning("%s is missing or no sound that Godot reads." % path)
@@ -137,7 +137,3 @@ func _leaving(root: String, room: Dictionary, transitions: Array) -> Array:
 		if transition["from"] == room["folder"]:
 			found.append_array(_extras(root.path_join(transition["folder"]), transition["files"]))
 	return found
-
-
-func _meta_name(folder: String) -> StringName:
-	return StringName("room_" + folder.validate_node_name().replace("/", "_").replace("-", "_").replace(" ", "_"))
