@@ -89,7 +89,12 @@ def check_ambience(folder: Path) -> tuple[list[Check], Layers, list[Check]]:
         raise AudioError(
             f"{folder} holds no loops: {len(failures)} recordings failed; see the reasons in {path.name}."
         )
-    checks = [_check_file(folder, room, entry) for room in rooms for entry in room["files"]]
+    checks = [
+        _check_file(folder, room, entry, played.get((entry["variation"], entry["layer"])))
+        for room in rooms
+        for played in (_played(folder, room),)
+        for entry in room["files"]
+    ]
     densities: dict[str, Mapping[str, float]] = {
         room["folder"]: layer_densities(folder, room) for room in rooms
     }
@@ -207,12 +212,14 @@ def librosa_onsets(samples: FloatArray, sample_rate: int) -> DoubleArray:
     return np.asarray(onset_detect(y=samples, sr=sample_rate, units="time"))
 
 
-def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Check:
+def _check_file(
+    folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any], score: Score | None
+) -> Check:
     path = folder / room["folder"] / entry["file"]
     sound = audio.read(path)
     mono = omni(sound, entry["spatial"]).samples[0]
     onsets = librosa_onsets(np.tile(mono, N_LAPS), sound.sample_rate)
-    faults, score = _container_faults(path, room["grid"]), _played(folder, room, entry)
+    faults = _container_faults(path, room["grid"])
     places: dict[str, Any] = {}
     found = [("seam", entry["seam"]), *(("fold", fold) for fold in entry["folds"])]
     for name, own in found:
@@ -261,14 +268,16 @@ def _check_file(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any])
     }
 
 
-def _played(folder: Path, room: Mapping[str, Any], entry: Mapping[str, Any]) -> Score | None:
-    """The notes of a file of loops, of a layer its own, if the room has scores."""
+def _played(folder: Path, room: Mapping[str, Any]) -> dict[tuple[int, str], Score]:
+    """The notes of each variation and layer, if the room has scores."""
+    found = {}
     for own in room.get("scores", ()):
-        if own["variation"] == entry["variation"]:
-            score = read_midi(folder / room["folder"] / own["file"])
-            parts = tuple(part for part in score.parts if part.name.endswith(f" ({entry['layer']})"))
-            return score if len(own["onsets"]) == 1 else dataclasses.replace(score, parts=parts)
-    return None
+        score = read_midi(folder / room["folder"] / own["file"])
+        for layer in own["onsets"]:
+            parts = tuple(part for part in score.parts if part.name.endswith(f" ({layer})"))
+            several = len(own["onsets"]) > 1
+            found[own["variation"], layer] = dataclasses.replace(score, parts=parts) if several else score
+    return found
 
 
 def _ebur128(path: Path, spatial: str) -> tuple[float, float]:
