@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ from rooms import RATE, steps_room
 
 from silent2music.acoustics import analyze
 from silent2music.arrays import FloatArray
-from silent2music.audio import Waveform, rms_dbfs
+from silent2music.audio import Waveform, read, rms_dbfs
 from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience import loops
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, parse_loop, plan_grid, room_lap, steered
 from silent2music.export.ambience.loops import circular_sound, close_set, write_takes
-from silent2music.export.ambience.seam import measure_seam, place_figures, remarkable, stands_out
+from silent2music.export.ambience.seam import (
+    SHARE_MARGIN,
+    measure_seam,
+    percentiles_at,
+    place_figures,
+    remarkable,
+    stands_out,
+)
+from silent2music.export.ambience.writing import hearing, write_loops
 from silent2music.export.delivery import lap_at_rate
+from silent2music.export.space import Placement, omni
 from silent2music.listening import listen_whole
 from silent2music.model import Silent2Music
 from silent2music.sampling import generate_codes
@@ -292,10 +302,10 @@ def test_a_loop_closes_like_the_music_it_is_cut_from(
     takes = [
         take
         for seeds in ([5, 6], [7])
-        for take in write_takes(model, lap, grid, PLAIN, SamplingConfig(), seeds, as_it_is)
+        for take in write_takes(model, lap, grid, PLAIN, SamplingConfig(), seeds, [as_it_is] * len(seeds))
     ]
-    first, second, third = made = close_set(model, takes, 4, as_it_is)
-    again = close_set(model, takes, 4, as_it_is)
+    first, second, third = made = close_set(model, takes, 4)
+    again = close_set(model, takes, 4)
     n = grid.n_frames * 960
     begins = set()
     for take, loop, same in zip(takes, made, again, strict=True):
@@ -326,17 +336,17 @@ def test_a_loop_begins_on_its_bar_line_where_that_is_between_two_codec_frames() 
     part = Part("viola", 41, False, "", np.array([0.0, 14.99]), ends + 14.99, np.full(2, 60), np.full(2, 80))
     take = loops.Take(
         nothing, nothing, torch.zeros(1, 750), np.tile(clicks, 2), np.tile(clicks, 2), np.zeros(grid.n_samples),
-        grid, SamplingConfig(), Score(30.0, (part,)),
+        grid, SamplingConfig(), as_it_is, Score(30.0, (part,)),
     )  # fmt: skip
     assert [take.is_struck_at(frame) for frame in (0.0, 1.25, 2.5, 373.0, 375.0, 577.5)] == [
         True, True, False, False, True, False,
     ]  # fmt: skip
     fold = 200
     circle = loops.Loop(np.roll(clicks, -fold * 960), take, fold, fold, 0.0, 0.0, 0.0)
-    starts = loops._choose_starts([circle], grid, as_it_is)
+    starts = loops._choose_starts([circle], grid)
     assert sorted(starts) == [0.0, 62.5, 125.0, 187.5, 250.0, 312.5]
     for start in starts:
-        loop = loops._begun_at(start, circle, as_it_is)
+        loop = loops._begun_at(start, circle)
         assert np.array_equal(np.flatnonzero(loop.samples), grid.bar_samples)
         assert loop.fold == pytest.approx((fold - start) % 375 / 375)
 
@@ -344,7 +354,7 @@ def test_a_loop_begins_on_its_bar_line_where_that_is_between_two_codec_frames() 
 def test_the_fold_that_is_not_heard_is_taken(model: Silent2Music, monkeypatch: pytest.MonkeyPatch) -> None:
     """All endings of the first fold are heard, and the first one of the second."""
     grid, lap = at_codec_rate(hiss())
-    (take,) = write_takes(model, lap, grid, PLAIN, SamplingConfig(), [5], as_it_is)
+    (take,) = write_takes(model, lap, grid, PLAIN, SamplingConfig(), [5], [as_it_is])
     monkeypatch.setattr(loops, "MAX_FOLDS", 3)
     judged = iter([0.3] * loops.MAX_TAILS + [0.2, 0.0] + [0.0] * 10)
     monkeypatch.setattr(loops, "stands_out", lambda *_: next(judged))
@@ -356,16 +366,38 @@ def test_the_fold_that_is_not_heard_is_taken(model: Silent2Music, monkeypatch: p
         return written(*given)
 
     monkeypatch.setattr(loops, "_write_tails", write_tails)
-    (loop,) = close_set(model, [take], 6, as_it_is)
+    (loop,) = close_set(model, [take], 6)
     assert len(set(folds)) == 2
     assert loop.stands_out == 0
     assert loop.fold_frame == folds[1]
     judged = iter([0.3, 0.3, 0.1] + [0.3] * 100)
     folds.clear()
-    (loop,) = close_set(model, [take], 3, as_it_is)
+    (loop,) = close_set(model, [take], 3)
     assert len(folds) == loops.MAX_FOLDS
     assert loop.stands_out > 0
     assert loop.fold_frame == folds[0]
+
+
+@pytest.mark.parametrize(("spatial", "order"), [("mono", 1), ("stereo", 1), ("ambix", 2)])
+def test_what_a_loop_is_judged_by_is_what_its_file_holds(tmp_path: Path, spatial: str, order: int) -> None:
+    config = AmbienceConfig(spatial=spatial, order=order, lufs=-30.0, fold_downs=False)
+    grid = Grid(75, FRAME_RATE, 144_000, 48_000, None, 0, 4)
+    samples = 1e-3 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    samples[RATE:] *= 1e-3  # it rests, where levels decide what is silence
+    codec: Any = types.SimpleNamespace(extension=None, sample_rate=RATE)
+    where = Placement(20.0, 5.0, 0.3, 0.4)
+    (heard,) = hearing(config, grid, where, codec, 7, config.lufs)(samples)
+    nothing: Any = None
+    take = loops.Take(
+        nothing, nothing, nothing, nothing, nothing, np.zeros(300), grid, SamplingConfig(seed=7), nothing
+    )
+    loop = loops.Loop(samples, take, 0, 25, 0.0, 0.0, 0.0)
+    (file,), _ = write_loops(f"{tmp_path}/a", {("loop", 1): [(loop, where)]}, None, grid, config, 7, {})
+    held = omni(read(tmp_path / file["file"]), spatial).samples[0]
+    assert rms_dbfs(held - heard) < rms_dbfs(held) - 50.0
+    for own in (file["seam"], *file["folds"]):
+        figures = [own[name] for name in ("level_jump", "spectral_flux", "derivative")]
+        assert figures == pytest.approx(percentiles_at(heard, 48_000, own["sample"]), abs=SHARE_MARGIN)
 
 
 def test_resampling_is_exact_in_length_and_keeps_the_seam() -> None:
@@ -398,7 +430,7 @@ def test_a_layer_multiplies_the_guidance(model: Silent2Music) -> None:
     grid = plan_grid(profile, AmbienceConfig(bars=1), FRAME_RATE, 60)
     lap = room_lap(room, profile, grid, RATE)
     calm, intense = (
-        write_takes(model, lap, grid, LAYERS[name], SamplingConfig(guidance=2.0), [0], as_it_is)[0]
+        write_takes(model, lap, grid, LAYERS[name], SamplingConfig(guidance=2.0), [0], [as_it_is])[0]
         for name in ("calm", "intense")
     )
     assert (calm.sampling.guidance, intense.sampling.guidance) == (1.5, 3.0)

@@ -28,7 +28,7 @@ from silent2music.export.ambience.circle import (
 from silent2music.export.ambience.extras import Stage, around_entry, extras_of, write_extra
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid
 from silent2music.export.ambience.loops import Hear, close_set, write_takes
-from silent2music.export.ambience.writing import Voices
+from silent2music.export.ambience.writing import Voices, sums_lufs
 from silent2music.export.space import Placement
 from silent2music.model import Silent2Music
 from silent2music.processes import StepProgress
@@ -80,7 +80,7 @@ def compose_room(
     config: AmbienceConfig,
     seeds: Sequence[int],
     where: Placement,
-    hear: Hear,
+    hear_at: Callable[[float | None], Hear],
     asked: Controls | None = None,
     progress: StepProgress | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
@@ -91,6 +91,7 @@ def compose_room(
 
     Args:
         seeds: one for each variation.
+        hear_at: what will be heard of a file of a loudness in LUFS, by which its loop is judged; see `hearing`.
         tell: called with what a user should know.
     """
     names = [name for name in LAYERS if name in config.layers]
@@ -111,18 +112,18 @@ def compose_room(
     circles = [circle for layers in scores for circle in layers.values()]
     places = places_of(circles, where) if in_parts else {}
     jobs = [
-        (name, variation, place, voice)
+        (name, variation, place, voice, hear_at(None if in_parts else lufs))
         for variation, layers in enumerate(scores, start=1)
-        for name, circle in layers.items()
+        for (name, circle), lufs in zip(layers.items(), sums_lufs(config.lufs, len(layers)), strict=True)
         for place, voice in ((in_parts and single_parts(circle)) or {"": circle}).items()
     ]
     sampling = SamplingConfig(temperature=config.temperature, guidance=config.guidance)
-    voices = [voice for *_, voice in jobs]
+    voices, hears = [voice for *_, voice, _ in jobs], [hear for *_, hear in jobs]
     own_seeds = [seeds[variation - 1] for _, variation, *_ in jobs]
-    takes = write_takes(model, lap, grid, PLAIN, sampling, own_seeds, hear, progress, voices)
-    closed = close_set(model, takes, config.candidates, hear)
+    takes = write_takes(model, lap, grid, PLAIN, sampling, own_seeds, hears, progress, voices)
+    closed = close_set(model, takes, config.candidates)
     loops: dict[tuple[str, int], list[Any]] = {}
-    for (name, variation, place, _), loop in zip(jobs, closed, strict=True):
+    for (name, variation, place, *_), loop in zip(jobs, closed, strict=True):
         loops.setdefault((name, variation), []).append((loop, places.get(place, where)))
     begin = closed[0].begin_frame % grid.n_frames
     begin_bar = round(begin / grid.n_frames * grid.bars) % grid.bars

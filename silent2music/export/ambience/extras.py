@@ -33,6 +33,7 @@ from silent2music.export.ambience.writing import (
     kinds_of,
     levelled_set,
     loudness_of,
+    order_of,
     suffix_of,
     write_sound,
 )
@@ -349,7 +350,6 @@ def _fades(n_samples: int, rate: int) -> DoubleArray:
 def _performed(extra: Extra, room: Waveform, stage: Stage) -> tuple[FloatArray, float]:
     """The field `[C, N]` of a piece with the room's reverberation after it, and by how much it is late, in seconds."""
     model, config, rate = stage.model, stage.config, stage.config.sample_rate
-    order = config.order if config.spatial == "ambix" else 1
     in_parts = config.spatial == "ambix" and bool(extra.score.parts)
     voices = single_parts(extra.score) if in_parts else {"": extra.score}
     total: FloatArray | None = None
@@ -360,7 +360,7 @@ def _performed(extra: Extra, room: Waveform, stage: Stage) -> tuple[FloatArray, 
         sound = np.concatenate([piece.samples[0] for piece in pieces])
         ringing = np.pad(sound, (0, round(1.3 * stage.where.rt60_seconds * rate)))
         place = stage.places.get(name, stage.where)
-        own = spatialised(ringing, rate, place, stage.sampling.seed, order)
+        own = spatialised(ringing, rate, place, stage.sampling.seed, order_of(config))
         total = own if total is None else total + own
         dry = sound if dry is None else dry + sound
     assert total is not None and dry is not None

@@ -7,6 +7,7 @@ full disk or an error leaves it whole or absent, and the next start goes on with
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,7 +262,7 @@ class _Run:
         """The voices of each layer and variation, closed, and their scores if the model composes."""
         config, model = self.config, self.model.model
         seeds = [job.seed, *(batch.hashed_seed(job.seed, v) for v in range(2, config.variations + 1))]
-        hear = hearing(config, grid, where, model.codec, job.seed)
+        hear_at = functools.partial(hearing, config, grid, where, model.codec, job.seed)
         composed = None
         if model.composes():
 
@@ -272,10 +273,12 @@ class _Run:
             def say(sentence: str) -> None:
                 self.tell(f"{job.label}: {sentence}.")
 
-            composed = compose_room(model, lap, grid, config, seeds, where, hear, self.asked, play_step, say)
+            composed = compose_room(
+                model, lap, grid, config, seeds, where, hear_at, self.asked, play_step, say
+            )
             loops = composed.loops
         else:
-            loops = self._for_the_room(job, lap, grid, where, seeds, hear)
+            loops = self._for_the_room(job, lap, grid, where, seeds, hear_at(config.lufs))
         standing_out = [
             f"{name} {v}"
             for (name, v), voices in loops.items()
@@ -302,9 +305,9 @@ class _Run:
                 if self.progress is not None:
                     self.progress(job.label, before * total + done, len(layers) * total)
 
-            takes += write_takes(model, lap, grid, layer, sampling, seeds, hear, step)
+            takes += write_takes(model, lap, grid, layer, sampling, seeds, [hear] * len(seeds), step)
         names = [(name, variation) for name in layers for variation in range(1, config.variations + 1)]
-        closed = close_set(model, takes, config.candidates, hear)
+        closed = close_set(model, takes, config.candidates)
         return {name: [(loop, where)] for name, loop in zip(names, closed, strict=True)}
 
 

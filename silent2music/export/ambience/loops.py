@@ -93,6 +93,7 @@ class Take:
         onsets: `[T]`, the prominences of what is heard.
         grid: the lap.
         sampling: with the guidance and the seed that they were drawn with.
+        hear: what will be heard of it as a file.
         circle: the score that was played, if one was, whose strokes on bar lines are no faults.
     """
 
@@ -104,6 +105,7 @@ class Take:
     onsets: DoubleArray
     grid: Grid
     sampling: SamplingConfig
+    hear: Hear
     circle: Score | None = None
 
     def figures_at(self, frame: float) -> tuple[float, ...]:
@@ -172,7 +174,7 @@ def write_takes(
     layer: Layer,
     sampling: SamplingConfig,
     seeds: Sequence[int],
-    hear: Hear,
+    hears: Sequence[Hear],
     progress: Callable[[int, int], None] | None = None,
     circles: Sequence[Score] = (),
 ) -> list[Take]:
@@ -183,6 +185,7 @@ def write_takes(
         layer: how the room is heard; multiplies the guidance.
         sampling: how tokens are drawn, but for the seed.
         seeds: one for each take.
+        hears: for each seed what will be heard of its loop, by which that is judged.
         circles: for each seed a circular score to play; then the room is heard as it is.
     """
     room = repeated_lap(lap if circles else steered(lap, lap_events(lap), layer))
@@ -211,28 +214,27 @@ def write_takes(
         sounds = [model.codec.decode(row[None])[0, 0].cpu().numpy() for row in codes]
     takes = []
     scores: Sequence[Score | None] = circles or [None] * len(seeds)
-    for heeded, row, sound, seed, circle in zip(own, codes, sounds, seeds, scores, strict=True):
+    for heeded, row, sound, seed, hear, circle in zip(own, codes, sounds, seeds, hears, scores, strict=True):
         heard = next(iter(hear(sound)))
         onsets = prominences(heard, grid.sample_rate)
         drawn = dataclasses.replace(sampling, seed=seed)
-        takes.append(Take(heeded, null, row, sound, heard, onsets, grid, drawn, circle))
+        takes.append(Take(heeded, null, row, sound, heard, onsets, grid, drawn, hear, circle))
     return takes
 
 
 @one_thread()
 @torch.inference_mode()
-def close_set(model: Silent2Music, takes: Sequence[Take], n_candidates: int, hear: Hear) -> list[Loop]:
+def close_set(model: Silent2Music, takes: Sequence[Take], n_candidates: int) -> list[Loop]:
     """Make a loop of each take of a set; all begin at the same place of the lap.
 
     Args:
         takes: two laps each, on one grid.
         n_candidates: tails to write for each fold, the natural one apart.
-        hear: what will be heard of a closed lap, by which it is judged.
     """
-    circles = [_closed(model, take, n_candidates, hear) for take in takes]
+    circles = [_closed(model, take, n_candidates) for take in takes]
     sets: list[list[Loop]] = []
-    for start in _choose_starts(circles, takes[0].grid, hear)[:MAX_STARTS]:
-        sets.append([_begun_at(start, circle, hear) for circle in circles])
+    for start in _choose_starts(circles, takes[0].grid)[:MAX_STARTS]:
+        sets.append([_begun_at(start, circle) for circle in circles])
         if _worst(sets[-1]) == 0:
             break
     return min(sets, key=_worst)
@@ -242,7 +244,7 @@ def _worst(loops: Sequence[Loop]) -> float:
     return max(loop.stands_out for loop in loops)
 
 
-def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> Loop:
+def _closed(model: Silent2Music, take: Take, n_candidates: int) -> Loop:
     """Close a lap at the first fold that is inaudible, else at the least audible one; the lap then begins there."""
     found: list[Loop] = []
     for fold in _choose_folds(take, model.codec.sample_rate)[:MAX_FOLDS]:
@@ -251,7 +253,7 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int, hear: Hear) -> L
         for i in heads.argsort()[:MAX_TAILS].tolist():
             samples = circular_sound(model.codec, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
             # Turned by half a lap, so that the fold is not where a lossy file ends.
-            turned = hear(np.roll(samples, len(samples) // 2))
+            turned = take.hear(np.roll(samples, len(samples) // 2))
             usual = take.is_struck_at(fold), take.figures_at(fold)
             out = stands_out(turned, take.grid.sample_rate, 0.5, *usual)
             found.append(Loop(samples, take, fold, fold, nll[i], nll[0], out))
@@ -314,7 +316,7 @@ def _write_tails(
     return lap, tails, model.frame_nll(codes, conditioning)[:, :, -n_head:].mean(dim=(1, 2))
 
 
-def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[float]:
+def _choose_starts(circles: Sequence[Loop], grid: Grid) -> list[float]:
     """Places of the lap, in codec frames, at which all loops of a set may begin, the least conspicuous first.
 
     With a score it is a bar line. With a pulse it is a beat, and the loop's bars begin with it: the room tells beats,
@@ -325,21 +327,21 @@ def _choose_starts(circles: Sequence[Loop], grid: Grid, hear: Hear) -> list[floa
         starts = starts[:: grid.beats_per_bar]
     costs = np.zeros(len(starts))
     for circle in circles:
-        heard = next(iter(hear(circle.samples)))
+        heard = next(iter(circle.take.hear(circle.samples)))
         at = (starts - circle.fold_frame) % grid.n_frames / grid.n_frames * len(heard)
         found = remarkable(np.tile(heard, 3), grid.sample_rate, np.round(at + len(heard)).astype(np.int64))
         costs = np.maximum(costs, found)
     return _apart(starts, costs, 1 if grid.bars else grid.frames_of(LIKENESS_SECONDS) // 2)
 
 
-def _begun_at(start: float, circle: Loop, hear: Hear) -> Loop:
+def _begun_at(start: float, circle: Loop) -> Loop:
     """A loop that began at its fold, turned to begin at a place of the lap, in codec frames."""
     grid, n = circle.take.grid, len(circle.samples)
     offset = (start - circle.fold_frame) % grid.n_frames
     samples = np.roll(circle.samples, -round(offset / grid.n_frames * n))
     loop = dataclasses.replace(circle, samples=samples, begin_frame=circle.fold_frame + offset)
-    heard, out = list(hear(samples)), 0.0
-    take = circle.take
+    take, out = circle.take, 0.0
+    heard = list(take.hear(samples))
     for at, frame in ((0.0, loop.begin_frame), (loop.fold, loop.fold_frame))[: 1 + (loop.fold > 0)]:
         usual = take.is_struck_at(frame), take.figures_at(frame)
         out += stands_out(heard, grid.sample_rate, at, *usual)

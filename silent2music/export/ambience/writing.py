@@ -169,29 +169,29 @@ def in_24_bits(samples: FloatArray, seed: int) -> FloatArray:
     return np.asarray(np.clip(steps, -top, top - 1) / top, dtype=np.float32)
 
 
-def hearing(config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, seed: int) -> Hear:
-    """A function that gives music as its files will sound: in its room, losslessly or lossily coded or both.
+def hearing(
+    config: AmbienceConfig, grid: Grid, where: Placement, codec: Codec, seed: int, lufs: float | None
+) -> Hear:
+    """A function that gives music as a listener without direction hears its files: losslessly or lossily coded or both.
 
-    Without loss it is W of the field, which is what all fold-downs have in common. Lossy coding adds onsets of its
-    own, where the file ends and in what is hardly heard, so that it is done. Levels are as they will be but for what
-    the true peak asks and some tenths of a dB.
+    Lossy coding adds onsets of its own, where the file ends and in what is hardly heard, so that it is done. Levels
+    decide what of a lap is silence, so that they are as they will be, but for what the true peak asks.
+
+    Args:
+        lufs: of the file; None of one voice of several, whose balance stays.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
-    order = int(any(codings))  # W alone, where nothing is folded down
 
     def hear(samples: FloatArray) -> Iterator[FloatArray]:
         n_samples = round(len(samples) / (grid.lap_seconds * codec.sample_rate) * grid.n_samples)
         sound = lap_at_rate(samples, codec.extension, n_samples)
-        field = spatialised(sound, grid.sample_rate, where, seed, order)
+        field = spatialised(sound, grid.sample_rate, where, seed, order_of(config))
+        folded = fold_down(field, config.spatial)
+        loudness = loudness_of(folded, grid.sample_rate)
+        gain_db = lufs - loudness if lufs is not None and loudness > NEARLY_NOTHING_LUFS else 0.0
+        made = Waveform(folded * np.float32(db_to_gain(gain_db)), grid.sample_rate)
         for is_lossy in codings:
-            if is_lossy:
-                sound = fold_down(field, config.spatial)
-                gain_db = config.lufs - loudness_of(sound, grid.sample_rate)
-                if np.isfinite(gain_db):
-                    sound = sound * np.float32(db_to_gain(gain_db))
-                yield audio.ogg_coded(Waveform(sound, grid.sample_rate)).mono().samples[0]
-            else:
-                yield field[0]
+            yield omni(audio.ogg_coded(made) if is_lossy else made, config.spatial).samples[0]
 
     return hear
 
@@ -203,6 +203,11 @@ Voices = Sequence[tuple[Loop, Placement]]
 """What sounds together in one file, each voice at its place: the parts of a score, or all of the music."""
 
 
+def sums_lufs(lufs: float, n_layers: int) -> list[float]:
+    """LUFS of one layer, of two together, and so on, of layers that add up to a loudness."""
+    return [lufs + above * LAYER_STEP_LU for above in range(1 - n_layers, 1)]
+
+
 def adding_up(sounds: Sequence[FloatArray], sample_rate: int, lufs: float) -> list[float]:
     """LUFS of each of several layers `[C, N]`, so that each raises the sum of those before it by `LAYER_STEP_LU`.
 
@@ -211,8 +216,8 @@ def adding_up(sounds: Sequence[FloatArray], sample_rate: int, lufs: float) -> li
     """
     total: FloatArray = np.zeros_like(sounds[0])
     before, targets = -math.inf, list[float]()
-    for above, sound in enumerate(sounds, start=1 - len(sounds)):
-        targets.append(lufs + above * LAYER_STEP_LU)
+    for sound, own in zip(sounds, sums_lufs(lufs, len(sounds)), strict=True):
+        targets.append(own)
         if math.isfinite(loudness_of(sound, sample_rate)):
             gain_db, before = _gain_to(targets[-1], before + LEAST_STEP_LU, total, sound, sample_rate)
             sound = sound * db_to_gain(gain_db)
@@ -325,15 +330,19 @@ def write_loops(
     return entries, round(max(sum_peaks), 2)
 
 
+def order_of(config: AmbienceConfig) -> int:
+    """The order of the field that files are folded down from."""
+    return config.order if config.spatial == "ambix" else 1
+
+
 def _field(
     voices: Voices, extension: BandExtension | None, grid: Grid, config: AmbienceConfig, seed: int
 ) -> FloatArray:
     """The field `[C, N]` of voices, each at its place in their room."""
-    order = config.order if config.spatial == "ambix" else 1
     total: FloatArray | None = None
     for loop, where in voices:
         sound = lap_at_rate(loop.samples, extension, grid.n_samples)
-        own = spatialised(sound, grid.sample_rate, where, seed, order)
+        own = spatialised(sound, grid.sample_rate, where, seed, order_of(config))
         total = own if total is None else total + own
     assert total is not None
     return total
