@@ -2,9 +2,10 @@
 extends EditorImportPlugin
 ## Imports an ambience.s2m, which names the manifest.json of s2m ambience. For Godot 4.3 and later; run in 4.6.
 ##
-## Copy the whole folder of s2m ambience and the addons folder beside this file's into a project, and switch the plug-in
-## on. For each room, variation and format it saves an AudioStreamSynchronized of the looping layers beside the room's
-## files, with the grid and the extras as metadata. The imported ambience.s2m lists them by room, as metadata "rooms".
+## Copy the whole folder of s2m ambience into a project, its engines/godot/addons to the project's top, and switch the
+## plug-in on. For each room, variation and format it saves an AudioStreamSynchronized of the looping layers beside the
+## room's files, with the grid and the extras as metadata. The imported ambience.s2m lists them by room, as metadata
+## "rooms". Of AmbiX the fold-downs are imported.
 
 
 func _get_importer_name() -> String:
@@ -77,9 +78,11 @@ func _room(root: String, room: Dictionary, transitions: Array, gen_files: Array[
 	var folder: String = root.path_join(room["folder"])
 	var sets := {}
 	for file: Dictionary in room["files"]:
+		var suffix: String = file["file"].get_extension()
+		if file["spatial"] == "ambix" or not suffix in ["wav", "ogg"]:
+			continue  # Godot reads two channels at most, and no FLAC.
 		var stream := _loop(folder.path_join(file["file"]), grid)
 		if stream != null:
-			var suffix: String = file["file"].get_extension()
 			var key := "%s_%d_%s_%s" % [room["name"], file["variation"], file["spatial"], suffix]
 			sets.get_or_add(key, []).append([file["layer"], stream])
 	var saved: Array[String] = []
