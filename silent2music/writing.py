@@ -248,7 +248,8 @@ def sustained(
 ) -> Iterator[Frame]:
     """Frames whose notes last until their part's next ones, as nearly all in training scores do.
 
-    A length is drawn before it is known when the next note begins, so that many are too short for what follows.
+    A length is drawn before it is known when the next note begins, so that many are too short for what follows. A frame
+    is given on as soon as nothing that is still to be written can make a note in it, or in one before it, longer.
 
     Args:
         frames: composed.
@@ -257,24 +258,28 @@ def sustained(
     """
     reach = math.ceil(SUSTAINED_SECONDS * frame_rate)
     waiting: deque[tuple[list[Event], float]] = deque()
-    latest: dict[int, tuple[int, list[Event]]] = {}
+    # Of each part the frame of its last notes, while these may be made longer, and how long at most.
+    latest: dict[int, tuple[int, list[Event], float]] = {}
     for frame, (events, gain) in enumerate(frames):
         here = list(events)
         for symbol in {event[0] for event in events if event[0] >= FIRST_PART}:
             if part_of(symbol)[1] == DRUMS:
                 continue
             place = min(event[1] for event in events if event[0] == symbol)
-            begun, notes = latest.get(symbol, (-reach, here))
-            if begun > frame - reach and begun not in given:
-                longest = math.inf if most is None else float(most[begun])
-                for index, event in enumerate(notes):
-                    if event[0] == symbol:
-                        until = (frame - begun + (place - event[1]) / N_PLACES) / frame_rate
-                        length = int(nearest_lengths(min(until, longest))[0])
-                        notes[index] = (*event[:3], max(event[3], length), event[4])
-            latest[symbol] = frame, here
+            begun, notes, longest = latest.pop(symbol, (frame, [], 0.0))
+            for index, event in enumerate(notes):
+                if event[0] == symbol:
+                    until = (frame - begun + (place - event[1]) / N_PLACES) / frame_rate
+                    length = int(nearest_lengths(min(until, longest))[0])
+                    notes[index] = (*event[:3], max(event[3], length), event[4])
+            longest = SUSTAINED_SECONDS if most is None else min(SUSTAINED_SECONDS, float(most[frame]))
+            shortest = min(event[3] for event in events if event[0] == symbol)
+            if frame not in given and shortest < nearest_lengths(longest)[0]:
+                latest[symbol] = frame, here, longest
         waiting.append((here, gain))
-        if len(waiting) > reach:
+        latest = {symbol: last for symbol, last in latest.items() if last[0] > frame + 1 - reach}
+        n_open = frame + 1 - min((begun for begun, *_ in latest.values()), default=frame + 1)
+        while len(waiting) > n_open:
             first, its_gain = waiting.popleft()
             yield tuple(first), its_gain
     for last, its_gain in waiting:
