@@ -21,7 +21,7 @@ from silent2music.acoustics import (
     profile_curves,
     profile_scalars,
 )
-from silent2music.acoustics.boundaries import find_boundaries, likelihood_ratio
+from silent2music.acoustics.boundaries import change_probability, find_boundaries, likelihood_ratio
 from silent2music.acoustics.peaks import find_peaks
 from silent2music.acoustics.spectra import FRAME_RATE, N_BANDS
 from silent2music.audio import FLOOR_DBFS, Waveform
@@ -343,7 +343,7 @@ class TestBoundaries:
         bands = rng.exponential(size=(int(600 * FRAME_RATE), N_BANDS)).astype(np.float32)
         bands[: int(300 * FRAME_RATE)] *= np.repeat(rng.uniform(1, 30, 300), int(FRAME_RATE))[:, None]
         bands[int(450 * FRAME_RATE) :, : N_BANDS // 2] *= 5
-        late = [b for b in find_boundaries(bands, ()) if b.seconds > 330]
+        late = [b for b in find_boundaries(change_probability(bands), ()) if b.seconds > 330]
         assert [b.seconds for b in late] == pytest.approx([450.0], abs=0.1)
 
     @staticmethod

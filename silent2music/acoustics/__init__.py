@@ -6,9 +6,11 @@ that must not depend on level. Absolute level is kept in the fields whose names 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
-from silent2music.acoustics.boundaries import find_boundaries
+from silent2music.acoustics.boundaries import change_probability, find_boundaries
 from silent2music.acoustics.curves import PROFILE_CURVES, PROFILE_SCALARS, profile_curves, profile_scalars
 from silent2music.acoustics.decay import find_decay
 from silent2music.acoustics.events import find_events, onset_function
@@ -57,11 +59,13 @@ def analyze(room: Recorded) -> AcousticProfile:
     if level_dbfs > FLOOR_DBFS:
         bands, spectrum = spectra(sound.signal)
         centroid_hz, tilt = spectral_shape(spectrum, min(room.sample_rate, ANALYSIS_RATE) / 2)
-        onsets = onset_function(bands)
-        events = find_events(sound.signal, bands, onsets)
-        beats, pulse_confidence = find_pulse(events, onsets.function, room.seconds)
-        rt60_seconds, rt60_confidence = find_decay(bands, events)
-        boundaries = find_boundaries(bands, events)
+        with ThreadPoolExecutor(1) as beside:  # mostly sorting, for which Python's lock is not held
+            changes = beside.submit(change_probability, bands)
+            onsets = onset_function(bands)
+            events = find_events(sound.signal, bands, onsets)
+            beats, pulse_confidence = find_pulse(events, onsets.function, room.seconds)
+            rt60_seconds, rt60_confidence = find_decay(bands, events)
+        boundaries = find_boundaries(changes.result(), events)
     return AcousticProfile(
         seconds=room.seconds,
         sample_rate=room.sample_rate,

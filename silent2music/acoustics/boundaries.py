@@ -47,13 +47,12 @@ MIN_CONFIDENCE = 0.2
 """At this probability about as many changes are missed as are found wrongly."""
 
 
-def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
-    """Changes of scene: times at which the sound changes abruptly and for good, with the probability of a change.
+def change_probability(bands: FloatArray) -> DoubleArray:
+    """`[n + 1]` the probability that the scene changes at each border of n cells; nothing of a sound too short to tell.
 
     Evidence for a change is a step in single bands that is abrupt and lasts. Evidence against it is a level that drifts
-    on both sides in all bands alike: a gust or a swell. Where the background stays the same, a change is also where the
-    rate of events changes. A gust that rises 6 dB or more within two seconds of an otherwise even background is still
-    taken for two changes.
+    on both sides in all bands alike: a gust or a swell. A gust that rises 6 dB or more within two seconds of an otherwise
+    even background is still taken for two changes.
 
     Args:
         bands: `[T, N_BANDS]` band powers at `FRAME_RATE`.
@@ -61,20 +60,33 @@ def find_boundaries(bands: FloatArray, events: tuple[Event, ...]) -> tuple[Bound
     per_cell, edge = int(FRAME_RATE / CELL_RATE_HZ), _cells(MIN_SIDE_SECONDS)
     n_cells = len(bands) // per_cell
     if n_cells < 2 * edge:
-        return ()
+        return np.zeros(0)
     logit = np.full(n_cells + 1, BIAS)
     cells = bands[: n_cells * per_cell].reshape(n_cells, per_cell, N_BANDS)
     for name, curve in _evidence_by_pieces(cells).items():
         logit += WEIGHTS[name] * np.log((curve + 0.5) / (_running_median(curve, edge) + 0.5))
-    confidence = 1.0 / (1.0 + np.exp(-logit))
+    return np.asarray(1.0 / (1.0 + np.exp(-logit)))
+
+
+def find_boundaries(probability: DoubleArray, events: tuple[Event, ...]) -> tuple[Boundary, ...]:
+    """Changes of scene: times at which the sound changes abruptly and for good, with the probability of a change.
+
+    Where the background stays the same, a change is also where the rate of events changes.
+
+    Args:
+        probability: as `change_probability` gives it, which is changed.
+    """
+    n_cells, edge = len(probability) - 1, _cells(MIN_SIDE_SECONDS)
+    if n_cells < 0:
+        return ()
     density = _density_distance(events, n_cells)
     found: list[Boundary] = []
-    for curve, threshold in ((confidence, MIN_CONFIDENCE), (density, DENSITY_THRESHOLD)):
+    for curve, threshold in ((probability, MIN_CONFIDENCE), (density, DENSITY_THRESHOLD)):
         curve[:edge] = curve[n_cells - edge + 1 :] = 0.0
         for at in find_peaks(curve, threshold, _cells(MIN_DISTANCE_SECONDS)):
             seconds = int(at) / CELL_RATE_HZ
             if all(abs(seconds - other.seconds) >= MIN_DISTANCE_SECONDS for other in found):
-                sureness = curve[at] if curve is confidence else 1.0 - np.exp(-curve[at] / DENSITY_THRESHOLD)
+                sureness = curve[at] if curve is probability else 1.0 - np.exp(-curve[at] / DENSITY_THRESHOLD)
                 found.append(Boundary(seconds, float(sureness)))
     return tuple(sorted(found, key=lambda boundary: boundary.seconds))
 

@@ -127,22 +127,25 @@ def _period_path(salience: DoubleArray, lags: IntArray) -> DoubleArray:
 def _track_beats(train: DoubleArray, period: DoubleArray) -> IntArray:
     """Beat tracking by dynamic programming (Ellis 2007, Beat Tracking by Dynamic Programming, J. New Music Res.)."""
     local = train / max(float(train.std()), 1e-9)
-    n = len(local)
-    score, back = local.copy(), np.full(n, -1)
-    tables: dict[int, tuple[int, int, DoubleArray]] = {}
-    for t, tau in enumerate(np.round(period).astype(int).tolist()):
-        if tau not in tables:
-            steps = np.arange(-2 * tau, -(tau // 2) + 1)
-            tables[tau] = (int(steps[0]), int(steps[-1]), -TIGHTNESS * np.log(-steps / tau) ** 2)
-        first, last, penalty = tables[tau]
-        if t + last < 0:
-            continue
-        skip = max(0, -(t + first))
-        reach = score[t + first + skip : t + last + 1] + penalty[skip:]
-        best = int(reach.argmax())
-        if reach[best] > 0:
-            score[t] += reach[best]
-            back[t] = t + first + skip + best
+    n, periods = len(local), np.round(period).astype(int)
+    n_before = 2 * int(periods.max())
+    score, back = np.concatenate([np.full(n_before, -np.inf), local]), np.full(n, -1)
+    begin = 0
+    while begin < n:
+        # As many at once as follow beats before the first of them, and have its period.
+        tau = int(periods[begin])
+        same = periods[begin : begin + tau // 2] == tau
+        end = begin + (len(same) if same.all() else int(same.argmin()))
+        steps = np.arange(-2 * tau, -(tau // 2) + 1)
+        earlier = score[n_before + begin + steps[0] : n_before + end + steps[-1]]
+        reach = np.lib.stride_tricks.sliding_window_view(earlier, len(steps))
+        reach = reach - TIGHTNESS * np.log(-steps / tau) ** 2
+        best, rows = reach.argmax(axis=1), np.arange(end - begin)
+        gain = reach[rows, best]
+        score[n_before + begin : n_before + end] += np.maximum(gain, 0.0)
+        back[begin:end] = np.where(gain > 0, begin + rows + steps[0] + best, -1)
+        begin = end
+    score = score[n_before:]
     tail = max(0, n - int(1.5 * period[-1]))
     at = tail + int(np.argmax(score[tail:]))
     beats = []
