@@ -419,6 +419,10 @@ class ComposerConfig:
         return _hidden_dim(self.dim, self.ffn_multiple)
 
 
+MOST_LEAD_MS = 20
+"""Half a codec frame: a note stays in its frame, and what is told of it beyond was never learned."""
+
+
 @dataclass(frozen=True)
 class SketchConfig:
     """The regression from notes to the codec's vectors, as stored in its `config.json`.
@@ -426,7 +430,8 @@ class SketchConfig:
     Each note is a network of `note_dim` that gives levels of `n_harmonics` and of `n_bands` of noise; convolutions of
     `dim` over codec frames add the rest, each of `n_layers` seeing `behind` frames before and all together `ahead` frames
     after. `room_dim` is the width of what they know of the room, by `controls`, names in `signals.CONTROLS`. `codec` and
-    `codec_checksum` are of the codec whose vectors are drawn.
+    `codec_checksum` are of the codec whose vectors are drawn. `leads_ms` says, for instruments by their names in General
+    MIDI, by how many milliseconds their notes are told earlier when they are played, where that was measured.
     """
 
     controls: tuple[str, ...] = ("room_scalars",)
@@ -441,9 +446,17 @@ class SketchConfig:
     behind: int = 6
     ahead: int = 5
     room_dim: int = 64
+    leads_ms: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_bounds(self, "sketch.", behind=(0, 64), ahead=(0, 64), room_dim=(1, 4096))
+        _check_bounds(
+            self,
+            "sketch.",
+            behind=(0, 64),
+            ahead=(0, 64),
+            room_dim=(1, 4096),
+            leads_ms=(-MOST_LEAD_MS, MOST_LEAD_MS),
+        )
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,6 @@ from silent2music.sampling import generate_codes, stream_codes
 from silent2music.score import Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
 from silent2music.sketch import (
-    LEAD_SECONDS,
     LIVE_NOTES_AHEAD,
     Sketch,
     SketchNotes,
@@ -681,7 +680,7 @@ class Silent2Music(nn.Module):
             n = vectors.shape[1]
             spectra = (vectors @ codec.components).clamp_min(0.0)
             total = spectra.pow(2 / codec.config.power).sum(dim=2)
-            notes = SketchNotes.of(parts, [begin] * len(parts), n, rate, LEAD_SECONDS).to(self.device)
+            notes = SketchNotes.of(parts, [begin] * len(parts), n, rate, sketch.leads).to(self.device)
             own = sketch.note_powers(notes)
             share = own / own.sum(dim=0).clamp_min(1e-30)
             found.append((share * total).double().cpu().numpy())

@@ -13,7 +13,7 @@ they are written.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ from silent2music.errors import ConfigError
 from silent2music.notation import (
     DRUMS,
     FIRST_PART,
+    INSTRUMENT_NAMES,
     LENGTHS_SECONDS,
     N_PLACES,
     N_PROGRAMS,
@@ -65,9 +66,12 @@ UNKNOWN_SHARE = 0.1
 SUSTAIN, VOLUME, VOLUME_START = 64, 7, 100
 """Controllers of MIDI, and the value of the second where a file says nothing."""
 
-LEAD_SECONDS = 0.004
+LEAD_MS = 4
 """A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
-so that attacks reach half their height about 5 ms late (`recipes/sketch/attacks.py`)."""
+so that attacks reach half their height about 5 ms late. Programs differ: `SketchConfig.leads_ms` says by how much."""
+
+IN_TIME = np.zeros(N_PROGRAMS)
+"""Seconds by program, for notes that are told when they begin."""
 
 N_FEATURES = 14
 FREE_DIM = 32
@@ -110,7 +114,7 @@ class SketchNotes:
         starts: Sequence[int],
         n_frames: int,
         frame_rate: float,
-        lead: float = 0.0,
+        leads: DoubleArray = IN_TIME,
     ) -> SketchNotes:
         """Frames `start` to before `start + n_frames` of each score; what is beyond the end of one is silent.
 
@@ -119,12 +123,12 @@ class SketchNotes:
             starts: in codec frames.
             n_frames: T.
             frame_rate: in Hz.
-            lead: seconds by which notes begin earlier within their frames.
+            leads: `[129]` seconds by which a program's notes begin earlier within their frames.
         """
         parts = []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
             gain = gain_of_frames(score, start, start + n_frames, frame_rate)
-            parts.append(_in_frames(_notes_of(score), gain, start, frame_rate, lead, row * n_frames))
+            parts.append(_in_frames(_notes_of(score), gain, start, frame_rate, leads, row * n_frames))
         return cls._joined(parts, len(parts), n_frames)
 
     @classmethod
@@ -179,12 +183,22 @@ def _level(part: Part, number: int, usual: int) -> DoubleArray:
     )
 
 
+def _leads(leads_ms: Mapping[str, float]) -> DoubleArray:
+    """Seconds `[129]` by which the notes of programs are told earlier, by the names of some of them."""
+    found = np.full(N_PROGRAMS, LEAD_MS / 1000.0)
+    for name, lead in leads_ms.items():
+        if name not in INSTRUMENT_NAMES:
+            raise ConfigError(f"sketch.leads_ms names '{name}'; expected instruments of General MIDI.")
+        found[INSTRUMENT_NAMES.index(name)] = lead / 1000.0
+    return found
+
+
 def _in_frames(
     notes: DoubleArray,
     gain_db: FloatArray,
     begin: int,
     frame_rate: float,
-    lead: float,
+    leads: DoubleArray,
     first_row: int = 0,
 ) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
     """Columns of `SketchNotes` for frames from `begin` on, as many as there is loudness automation of.
@@ -203,7 +217,7 @@ def _in_frames(
     index = np.repeat(np.arange(len(notes)), counts)
     frame = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts) + low[index]
     program, pitch, start, end_seconds, velocity = notes[index].T
-    start, middle = start - lead, (frame + 0.5) / frame_rate
+    start, middle = start - leads[program.astype(np.int64)], (frame + 0.5) / frame_rate
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)
     begins, is_before, ended = frame == onset[index], frame < onset[index], since > 0.0
     place = start * frame_rate - frame
@@ -303,6 +317,7 @@ class Sketch(nn.Module):
     Attributes:
         behind: frames of context before a frame, beyond what `SketchNotes` say of single notes.
         ahead: frames that must be known after a frame for its vector, the notes' onsets included.
+        leads: `[129]` seconds by which the notes of programs, and of drums, are told earlier when they are played.
     """
 
     bands: Tensor
@@ -341,6 +356,7 @@ class Sketch(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.behind, self.ahead = config.n_layers * config.behind, config.ahead + NOTES_AHEAD
+        self.leads = _leads(config.leads_ms)
         self.register_buffer("bands", mel_hats(config.n_bands, n_bins, codec.sample_rate), persistent=False)
         pitches = 440.0 * 2.0 ** ((torch.arange(128) - 69) / 12)
         places = (
@@ -530,8 +546,8 @@ class _Painter:
 class _Notes:
     """Notes that are written frame by frame, as `SketchNotes.of` has them of the score that `read_back` gives."""
 
-    def __init__(self, frame_rate: float) -> None:
-        self._rate = frame_rate
+    def __init__(self, frame_rate: float, leads: DoubleArray) -> None:
+        self._rate, self._leads = frame_rate, leads
         self._symbols = np.zeros(0, np.int64)
         self._notes = np.zeros((0, 5))
         self._gains: list[float] = []
@@ -563,7 +579,7 @@ class _Notes:
         there = self._notes[:, 3] > begin / self._rate - RING_SECONDS - 1.0
         self._symbols, self._notes = self._symbols[there], self._notes[there]
         gain = self._gain(begin, n_frames)
-        columns = _in_frames(_by_start(self._notes), gain, begin, self._rate, LEAD_SECONDS)
+        columns = _in_frames(_by_start(self._notes), gain, begin, self._rate, self._leads)
         return SketchNotes._joined([columns], 1, n_frames)
 
     def _gain(self, begin: int, n_frames: int) -> FloatArray:
@@ -604,7 +620,7 @@ def sketch_stream(
     Yields:
         `[1, n, P]`, joined as many frames as were written.
     """
-    notes = _Notes(sketch.config.ambient.frame_rate)
+    notes = _Notes(sketch.config.ambient.frame_rate, sketch.leads)
 
     def known() -> Iterator[SketchNotes | int]:
         done = 0
@@ -639,7 +655,7 @@ def sketch_score(
         yield n_total
         for begin in range(0, n_total + sketch.config.ahead, n_frames):
             gain = gain_of_frames(score, begin, begin + n_frames, rate)
-            columns = _in_frames(notes, gain, begin, rate, LEAD_SECONDS)
+            columns = _in_frames(notes, gain, begin, rate, sketch.leads)
             yield SketchNotes._joined([columns], 1, n_frames)
 
     yield from _painted(sketch, known(), signals, n_frames)

@@ -13,11 +13,11 @@ import torch
 
 from silent2music.codec import load_codec
 from silent2music.config import AmbientConfig, SketchConfig
-from silent2music.errors import CheckpointError
+from silent2music.errors import CheckpointError, ConfigError
 from silent2music.notation import joined, read_back, symbol_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
-from silent2music.sketch import LEAD_SECONDS, Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1)
@@ -90,9 +90,27 @@ def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
         assert streamed.shape == (1, len(frames), sketch.config.codec.n_components)
         assert torch.equal(streamed, whole)
     with torch.inference_mode():
-        notes = SketchNotes.of([score], [0], 40, RATE, LEAD_SECONDS)
+        notes = SketchNotes.of([score], [0], 40, RATE, sketch.leads)
         batch = sketch(notes, room_of(40, 0.3))
     assert torch.allclose(batch[:, : 40 - sketch.ahead], whole[:, : 40 - sketch.ahead], atol=1e-4)
+
+
+def test_instruments_are_told_earlier_or_later_by_their_names(sketch) -> None:
+    config = dataclasses.replace(sketch.config, leads_ms={"marimba": -12.0, "harp": 8.0})
+    other = Sketch(config).eval()
+    other.load_state_dict(sketch.state_dict())
+    features = {}
+    for program in (0, 12, 46):
+        notes = SketchNotes.of([one_note(60, program)], [25], 1, RATE, other.leads)
+        features[program] = float(notes.features[0, 2])  # the place within the frame in which it begins
+    assert features == pytest.approx({0: -0.004 * RATE, 12: 0.012 * RATE, 46: -0.008 * RATE}, abs=1e-6)
+    drawn = [
+        torch.cat(list(sketch_score(s, one_note(60, 12), [room_of(80)], 80)), dim=1) for s in (sketch, other)
+    ]
+    assert not torch.equal(*drawn)
+    for wrong, what in (({"theremin": 3.0}, "theremin"), ({"harp": 40.0}, "-20 to 20")):
+        with pytest.raises(ConfigError, match=what):
+            Sketch(dataclasses.replace(sketch.config, leads_ms=wrong))
 
 
 def test_nothing_sounds_where_nothing_is_played(sketch) -> None:
@@ -193,7 +211,7 @@ def test_files_are_kept_whole_and_bad_ones_named(sketch, tmp_path) -> None:
 
 def test_attacks_are_measured_where_tones_begin() -> None:
     script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sketch" / "attacks.py"))
-    score, rate = script["tune"]("piano"), script["RATE"]
+    score, rate = script["tune"](0), script["RATE"]
     (part,) = score.parts
     t = np.arange(round(score.seconds * rate)) / rate
     sound = np.zeros(len(t))

@@ -6,11 +6,17 @@ Onset detectors meet hardly more than half of the notes within 10 ms even in a s
 alone, at places throughout the codec's frame, and an attack is the moment at which the energy around a note's harmonics
 has risen half way. The ceiling is the synthesiser again in its reverberation, the null its sound 30 ms late; the sound
 that went through the codec says what the codec blurs.
+
+    python recipes/sketch/attacks.py SOUNDFONT... --model MODEL --tell
+
+measures at other pitches how late each instrument that is struck or plucked is, and writes into the model's sketch by how
+much its notes are to be told earlier (`leads_ms`).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +24,11 @@ from scipy.signal import stft
 
 import silent2music as s2m
 from silent2music.arrays import DoubleArray
+from silent2music.config import MOST_LEAD_MS
 from silent2music.factory.rendering import play
+from silent2music.files import write_text
+from silent2music.notation import DRUMS, INSTRUMENT_NAMES
+from silent2music.players import STRIKES
 from silent2music.score import Part, Score
 
 RATE, N_FFT, HOP = 24_000, 1024, 24
@@ -34,20 +44,23 @@ PROGRAMS = {
     "strings": 48,
     "trumpet": 56,
 }
-LOWEST_PITCHES = (52, 59, 66)
+LOWEST_PITCHES, TOLD_PITCHES = (52, 59, 66), (49, 56, 63, 70)
+CLEAR_MS = 15
+"""An instrument is told of where the middle half of its attacks lies within so much."""
+
 N_PLACES, PLACE_SECONDS = 8, 0.005
 APART_SECONDS, LASTING_SECONDS = 0.8, 0.5
 BEFORE, AFTER = 100, 160
 """Milliseconds about a note's onset among which its attack is looked for."""
 
 
-def tune(name: str) -> Score:
+def tune(program: int, each: tuple[int, ...] = LOWEST_PITCHES) -> Score:
     """Single notes, each begun 5 ms later within a codec frame than the one before."""
-    index = np.arange(len(LOWEST_PITCHES) * N_PLACES)
+    index = np.arange(len(each) * N_PLACES)
     starts = 0.5 + APART_SECONDS * index + PLACE_SECONDS * (index % N_PLACES)
-    pitches = np.repeat(LOWEST_PITCHES, N_PLACES)
+    pitches = np.repeat(each, N_PLACES)
     velocities = np.full(len(index), 84)
-    part = Part(name, PROGRAMS[name], False, "melody", starts, starts + LASTING_SECONDS, pitches, velocities)
+    part = Part("", program, False, "melody", starts, starts + LASTING_SECONDS, pitches, velocities)
     return Score(float(starts[-1]) + 1.5, (part,))
 
 
@@ -71,30 +84,62 @@ def attacks(samples: np.ndarray, score: Score) -> DoubleArray:
     return found
 
 
+def played(score: Score, soundfont: Path, reverb: bool = False) -> np.ndarray:
+    """A synthesiser's sound, mono."""
+    pieces = play(score, soundfont, RATE, reverb=reverb, seconds=score.seconds)
+    return np.concatenate([piece.samples.mean(0) for piece in pieces])
+
+
+def performed(model: s2m.Silent2Music, score: Score) -> np.ndarray:
+    """The model's sound, mono."""
+    return model.generate(None, seed=1, seconds=score.seconds, score=score).samples[0]
+
+
+def tell(folder: Path, soundfonts: list[Path]) -> None:
+    """Write into the sketch of a model by how much each struck or plucked instrument is to be told earlier."""
+    model = s2m.load(folder)
+    now, leads = model.sketch.leads, {}
+    for program in np.flatnonzero(STRIKES).tolist():
+        if program == DRUMS:
+            continue
+        score = tune(program, TOLD_PITCHES)
+        own = attacks(performed(model, score), score)
+        late = own - np.nanmean([attacks(played(score, font), score) for font in soundfonts], axis=0)
+        low, median, high = np.nanpercentile(late, (25, 50, 75))
+        lead = float(np.clip(round(1000 * now[program] + median), -MOST_LEAD_MS, MOST_LEAD_MS))
+        is_clear = high - low <= CLEAR_MS
+        print(
+            f"{INSTRUMENT_NAMES[program]:24} {median:+6.1f} ms [{low:+.1f}, {high:+.1f}]",
+            is_clear,
+            flush=True,
+        )
+        if is_clear:
+            leads[INSTRUMENT_NAMES[program]] = lead
+    path = folder / "sketch" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps(config | {"leads_ms": leads}, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Print a line for each instrument and sound: median, quartiles, and the share of notes within 10 ms."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("soundfont", type=Path)
-    parser.add_argument("--model", type=Path)
+    parser.add_argument("soundfont", type=Path, nargs="+")
+    parser.add_argument("--model", type=Path, default=Path("checkpoints/base"))
+    parser.add_argument("--tell", action="store_true")
     arguments = parser.parse_args()
-    model = s2m.load() if arguments.model is None else s2m.load(arguments.model)
-    for name in PROGRAMS:
-        score = tune(name)
-        dry, wet = (
-            np.concatenate(
-                [
-                    w.samples.mean(0)
-                    for w in play(score, arguments.soundfont, RATE, reverb=reverb, seconds=score.seconds)
-                ]
-            )
-            for reverb in (False, True)
-        )
+    if arguments.tell:
+        tell(arguments.model, arguments.soundfont)
+        return
+    model = s2m.load(arguments.model)
+    for name, program in PROGRAMS.items():
+        score = tune(program)
+        dry = played(score, arguments.soundfont[0])
         sounds = {
-            "model": model.generate(None, seed=1, seconds=score.seconds, score=score).samples[0],
+            "model": performed(model, score),
             "codec": model.decode(model.encode(dry[None], RATE)).samples[0],
-            "reverberation": wet,
+            "reverberation": played(score, arguments.soundfont[0], reverb=True),
             "30 ms late": np.pad(dry, (round(0.03 * RATE), 0)),
         }
         true = attacks(dry, score)
