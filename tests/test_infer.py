@@ -99,8 +99,8 @@ def test_record_says_how_the_piece_was_made(
     assert (tmp_path / "out.json").read_text() == provenance.to_text(record)
     assert record["input"]["sha256"] == provenance.sha256(room_file)
     assert record["model"]["sha256"] == provenance.sha256(model_folder / "model.safetensors")
-    codec = "codec/model.safetensors"
-    assert record["model"]["parts"] == {codec: provenance.sha256(model_folder / codec)}
+    codec = ("codec/config.json", "codec/model.safetensors")
+    assert record["model"]["parts"] == {name: provenance.sha256(model_folder / name) for name in codec}
     assert record["model"]["name"] == "tiny"
     assert record["settings"] == {
         **dataclasses.asdict(SamplingConfig(seed=5, guidance=1.5, score_guidance=1.25, adherence=4.0)),

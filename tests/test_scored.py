@@ -188,15 +188,18 @@ def test_a_folders_music_is_kept_only_with_its_score(s2m, here, sketched_folder)
     assert (here / "made" / "room.music.mid").is_file()
 
 
-def test_a_record_names_the_weights_of_composer_and_sketch_too(sketched_folder, tmp_path):
+def test_a_record_names_weights_and_configs_of_composer_and_sketch_too(sketched_folder, tmp_path):
     folder = shutil.copytree(sketched_folder, tmp_path / "model")
     model = LazyModel(folder)
     record = {"model": {"sha256": model.sha256, "parts": model.parts}}
     assert {name.split("/")[0] for name in model.parts} == {"codec", "composer", "sketch"}
     assert model.made(record) and not model.made({"model": record["model"] | {"adapters": [{"name": "a"}]}})
-    weights = folder / "sketch" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
-    assert not LazyModel(folder).made(record)
+    for name in ("model.safetensors", "config.json"):
+        file = folder / "sketch" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + b"!")
+        assert not LazyModel(folder).made(record)
+        file.write_bytes(whole)
     assert LazyModel(folder).made({"model": {"sha256": model.sha256}})  # as 0.2.0 wrote it
 
 

@@ -127,12 +127,12 @@ class LazyModel:
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """The digests of all other weights (codec, composer, sketch), by path within the folder."""
-        files = sorted(self.folder.glob("*/*.safetensors"))
+        """The digests of the weights and configs of codec, composer and sketch, by path within the folder."""
+        files = sorted([*self.folder.glob("*/*.safetensors"), *self.folder.glob("*/config.json")])
         return {file.relative_to(self.folder).as_posix(): sha256(file) for file in files}
 
     def made(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record is of music by these weights and adapters; one without `parts` is of 0.2.0 or older."""
+        """Whether a record is of music by this model and these adapters; one without `parts` is of 0.2.0 or older."""
         own = record["model"]
         is_same: bool = own["sha256"] == self.sha256 and own.get("parts", self.parts) == self.parts
         return is_same and own.get("adapters", []) == self.adapters_described()
