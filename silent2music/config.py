@@ -420,7 +420,7 @@ class ComposerConfig:
 
 
 MOST_LEAD_MS = 20
-"""Half a codec frame: a note stays in its frame, and what is told of it beyond was never learned."""
+"""Half a codec frame. A note keeps its frame, and the sketch never learned of ones that begin far outside of theirs."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ SUSTAIN, VOLUME, VOLUME_START = 64, 7, 100
 
 LEAD_MS = 4
 """A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
-so that attacks reach half their height about 5 ms late. Programs differ: `SketchConfig.leads_ms` says by how much."""
+so that attacks reach half their height about 5 ms late. `SketchConfig.leads_ms` has other leads of single programs."""
 
 IN_TIME = np.zeros(N_PROGRAMS)
 """Seconds by program, for notes that are told when they begin."""

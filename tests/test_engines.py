@@ -294,9 +294,7 @@ def test_godot_imports_loops_layers_tempo_and_marks(s2m, sketched_folder: Path, 
                     kept = [stream[n] for n in ("loop", "bpm", "bar_beats", "beat_count")]
                     assert kept == [True, pytest.approx(120.0), 4, 4]
                 path = project / stream["path"].removeprefix("res://")
-                played = (
-                    np.fromfile(f"{path}.raw", np.float32).reshape(-1, 2).T[:, 2:]
-                )  # what it interpolates
+                played = np.fromfile(f"{path}.raw", np.float32).reshape(-1, 2).T[:, 2:]  # it interpolates
                 file, n = audio.read(path).samples, grid["n_samples"]
                 assert np.abs(played[:, :n] - file).max() < 2 / 2**15
                 # Godot 4.6 leaves a WAV file's first sample out when it comes round (its issue 119778).

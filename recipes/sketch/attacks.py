@@ -46,7 +46,7 @@ PROGRAMS = {
 }
 LOWEST_PITCHES, TOLD_PITCHES = (52, 59, 66), (49, 56, 63, 70)
 CLEAR_MS = 15
-"""An instrument is told of where the middle half of its attacks lies within so much."""
+"""An instrument is told earlier or later where the middle half of its attacks lies within so much."""
 
 N_PLACES, PLACE_SECONDS = 8, 0.005
 APART_SECONDS, LASTING_SECONDS = 0.8, 0.5
@@ -106,15 +106,11 @@ def tell(folder: Path, soundfonts: list[Path]) -> None:
         own = attacks(performed(model, score), score)
         late = own - np.nanmean([attacks(played(score, font), score) for font in soundfonts], axis=0)
         low, median, high = np.nanpercentile(late, (25, 50, 75))
-        lead = float(np.clip(round(1000 * now[program] + median), -MOST_LEAD_MS, MOST_LEAD_MS))
-        is_clear = high - low <= CLEAR_MS
-        print(
-            f"{INSTRUMENT_NAMES[program]:24} {median:+6.1f} ms [{low:+.1f}, {high:+.1f}]",
-            is_clear,
-            flush=True,
-        )
-        if is_clear:
-            leads[INSTRUMENT_NAMES[program]] = lead
+        told, name = "", INSTRUMENT_NAMES[program]
+        if high - low <= CLEAR_MS:  # not where nothing was found, which is NaN
+            leads[name] = float(np.clip(round(1000 * now[program] + median), -MOST_LEAD_MS, MOST_LEAD_MS))
+            told = f", told {leads[name]:.0f} ms earlier"
+        print(f"{name:24} {median:+6.1f} ms [{low:+.1f}, {high:+.1f}]{told}", flush=True)
     path = folder / "sketch" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     write_text(path, json.dumps(config | {"leads_ms": leads}, indent=2, sort_keys=True) + "\n")
@@ -125,21 +121,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("soundfont", type=Path, nargs="+")
+    parser.add_argument("soundfonts", type=Path, nargs="+", help="without --tell only the first is played")
     parser.add_argument("--model", type=Path, default=Path("checkpoints/base"))
     parser.add_argument("--tell", action="store_true")
     arguments = parser.parse_args()
     if arguments.tell:
-        tell(arguments.model, arguments.soundfont)
+        tell(arguments.model, arguments.soundfonts)
         return
     model = s2m.load(arguments.model)
     for name, program in PROGRAMS.items():
         score = tune(program)
-        dry = played(score, arguments.soundfont[0])
+        dry = played(score, arguments.soundfonts[0])
         sounds = {
             "model": performed(model, score),
             "codec": model.decode(model.encode(dry[None], RATE)).samples[0],
-            "reverberation": played(score, arguments.soundfont[0], reverb=True),
+            "reverberation": played(score, arguments.soundfonts[0], reverb=True),
             "30 ms late": np.pad(dry, (round(0.03 * RATE), 0)),
         }
         true = attacks(dry, score)

@@ -132,7 +132,7 @@ def _track_beats(train: DoubleArray, period: DoubleArray) -> IntArray:
     score, back = np.concatenate([np.full(n_before, -np.inf), local]), np.full(n, -1)
     begin = 0
     while begin < n:
-        # As many at once as follow beats before the first of them, and have its period.
+        # Frames of one period at once, fewer than lie between two beats, so that the beats before them are known.
         tau = int(periods[begin])
         same = periods[begin : begin + tau // 2] == tau
         end = begin + (len(same) if same.all() else int(same.argmin()))

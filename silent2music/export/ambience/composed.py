@@ -91,7 +91,8 @@ def compose_room(
 
     Args:
         seeds: one for each variation.
-        hear_at: what will be heard of a file of a loudness in LUFS, by which its loop is judged; see `hearing`.
+        hear_at: what will be heard at a loudness in LUFS, by which a loop is judged; see `hearing`. A layer is heard at
+            that of the sum up to it, some 2 LU above its own but for the first.
         tell: called with what a user should know.
     """
     names = [name for name in LAYERS if name in config.layers]

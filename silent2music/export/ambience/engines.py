@@ -47,7 +47,7 @@ def _copy(name: str) -> Callable[[Path, Mapping[str, Any]], None]:
 
 
 def _godot(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """The plug-in, and the file that it imports, which is another where the manifest is: Godot then imports it anew."""
+    """The plug-in, and the file that it imports, which changes with the manifest, so that Godot imports it anew."""
     _copy("godot")(folder, manifest)
     digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
     named = json.dumps({"manifest": "../../manifest.json", "content_sha256": digest}) + "\n"

@@ -175,10 +175,10 @@ def hearing(
     """A function that gives music as a listener without direction hears its files: losslessly or lossily coded or both.
 
     Lossy coding adds onsets of its own, where the file ends and in what is hardly heard, so that it is done. Levels
-    decide what of a lap is silence, so that they are as they will be, but for what the true peak asks.
+    decide what of a lap is silence, so that they are about as they will be: the true peak may ask for less.
 
     Args:
-        lufs: of the file; None of one voice of several, whose balance stays.
+        lufs: what the music is brought to; None leaves its level, as of one voice of several, whose balance stays.
     """
     codings = sorted({suffix in LOSSY for suffix in config.formats})
 
