@@ -44,21 +44,21 @@ PROGRAMS = {
     "strings": 48,
     "trumpet": 56,
 }
-LOWEST_PITCHES, TOLD_PITCHES = (52, 59, 66), (49, 56, 63, 70)
+PITCHES, TOLD_PITCHES = (52, 59, 66), (43, 48, 53, 58, 63, 68, 73)
 CLEAR_MS = 15
 """An instrument is told earlier or later where the middle half of its attacks lies within so much."""
 
-N_PLACES, PLACE_SECONDS = 8, 0.005
+FRAME_SECONDS, N_PLACES, N_TOLD_PLACES = 0.04, 8, 5
 APART_SECONDS, LASTING_SECONDS = 0.8, 0.5
 BEFORE, AFTER = 100, 160
 """Milliseconds about a note's onset among which its attack is looked for."""
 
 
-def tune(program: int, each: tuple[int, ...] = LOWEST_PITCHES) -> Score:
-    """Single notes, each begun 5 ms later within a codec frame than the one before."""
-    index = np.arange(len(each) * N_PLACES)
-    starts = 0.5 + APART_SECONDS * index + PLACE_SECONDS * (index % N_PLACES)
-    pitches = np.repeat(each, N_PLACES)
+def tune(program: int, each: tuple[int, ...] = PITCHES, n_places: int = N_PLACES) -> Score:
+    """Single notes of each pitch, begun at places throughout a codec frame."""
+    index = np.arange(len(each) * n_places)
+    starts = 0.5 + APART_SECONDS * index + FRAME_SECONDS / n_places * (index % n_places)
+    pitches = np.repeat(each, n_places)
     velocities = np.full(len(index), 84)
     part = Part("", program, False, "melody", starts, starts + LASTING_SECONDS, pitches, velocities)
     return Score(float(starts[-1]) + 1.5, (part,))
@@ -102,7 +102,7 @@ def tell(folder: Path, soundfonts: list[Path]) -> None:
     for program in np.flatnonzero(STRIKES).tolist():
         if program == DRUMS:
             continue
-        score = tune(program, TOLD_PITCHES)
+        score = tune(program, TOLD_PITCHES, N_TOLD_PLACES)
         own = attacks(performed(model, score), score)
         late = own - np.nanmean([attacks(played(score, font), score) for font in soundfonts], axis=0)
         low, median, high = np.nanpercentile(late, (25, 50, 75))
