@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,6 +129,21 @@ def test_a_random_model_is_at_chance_by_its_own_likelihood(report: dict) -> None
     assert judge["among"] == N_TEST
     assert judge["chance_recall_at_1"] == pytest.approx(1 / N_TEST)
     assert judge["loss"]["true"] == pytest.approx(judge["loss"]["shuffled"], rel=0.2)
+
+
+def test_a_quarter_that_falls_silent_counts_as_inaudible_and_as_no_more() -> None:
+    tone = (0.1 * np.sin(2 * np.pi * 440 * np.arange(8 * RATE) / RATE)).astype(np.float32)[None]
+    ending = tone.copy()
+    ending[:, 6 * RATE :] = 0.0
+    subject = SimpleNamespace(
+        config=EvalConfig(n_long=2),
+        play=lambda *job, **more: [Waveform(tone, RATE), Waveform(ending, RATE)],
+        stages=SimpleNamespace(run=lambda name, function, jobs: [function(job) for job in jobs]),
+    )
+    found = probing.drift(subject, [SimpleNamespace(room=None)] * 2)
+    level = 20 * np.log10(0.1 / np.sqrt(2))
+    expected = [level, level, level, (level - 60.0) / 2]
+    assert found["figures"]["level_dbfs"]["quarters"] == pytest.approx(expected, abs=0.05)
 
 
 def test_the_same_figures_twice(pairs: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from silent2music.signals import ROOM, Signals
 LIKELIHOOD_SECONDS = 8.0
 LONG_SECONDS = 120.0
 END_SECONDS = 10.0
+INAUDIBLE_DBFS = -60.0
+"""Quieter parts of long pieces count as this in the mean of levels, which one silent part would decide else."""
 DIVERSITY_SECONDS = 10.0
 N_QUERIES = 8
 """Pieces of music that one job of the likelihood asks about."""
@@ -349,7 +351,10 @@ def drift(subject: Subject, items: Sequence[Item]) -> Figures:
     faults = [piece.faults for piece in subject.stages.run("parts of long pieces", inspect, parts)]
     table = {}
     for name in faults[0]:
-        values = np.array([f[name] for f in faults]).reshape(len(music), 6).mean(axis=0).tolist()
+        own = np.array([f[name] for f in faults])
+        if name == "level_dbfs":
+            own = own.clip(min=INAUDIBLE_DBFS)
+        values = own.reshape(len(music), 6).mean(axis=0).tolist()
         table[name] = {"quarters": values[:4], "first_seconds": values[4], "last_seconds": values[5]}
     return {"n": len(music), "end_seconds": END_SECONDS, "figures": table}
 
