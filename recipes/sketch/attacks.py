@@ -16,7 +16,7 @@ much its notes are to be told earlier (`leads_ms`).
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,8 @@ from scipy.signal import stft
 
 import silent2music as s2m
 from silent2music.arrays import DoubleArray
-from silent2music.config import MOST_LEAD_MS
+from silent2music.config import MOST_LEAD_MS, SKETCH_FOLDER
 from silent2music.factory.rendering import play
-from silent2music.files import write_text
 from silent2music.notation import DRUMS, INSTRUMENT_NAMES
 from silent2music.players import STRIKES
 from silent2music.score import Part, Score
@@ -111,9 +110,8 @@ def tell(folder: Path, soundfonts: list[Path]) -> None:
             leads[name] = float(np.clip(round(1000 * now[program] + median), -MOST_LEAD_MS, MOST_LEAD_MS))
             told = f", told {leads[name]:.0f} ms earlier"
         print(f"{name:24} {median:+6.1f} ms [{low:+.1f}, {high:+.1f}]{told}", flush=True)
-    path = folder / "sketch" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_text(path, json.dumps(config | {"leads_ms": leads}, indent=2, sort_keys=True) + "\n")
+    model.sketch.config = dataclasses.replace(model.sketch.config, leads_ms=leads)
+    model.sketch.save_pretrained(folder / SKETCH_FOLDER)
 
 
 def main() -> None:

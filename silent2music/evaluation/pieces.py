@@ -39,7 +39,7 @@ ROOM_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Settings of an evaluation. The defaults take 70 minutes of one core, with the transcription of notes.
+    """Settings of an evaluation. The defaults take about an hour of one core, with the transcription of notes.
 
     Attributes:
         n: held-out pairs; seed: of everything drawn; seconds: used of each pair, None for all.
