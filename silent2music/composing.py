@@ -6,6 +6,7 @@ whatever the length of the piece.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, cast
@@ -56,6 +57,10 @@ RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
 
 APART_SECONDS = 0.1
 """Notes begin together, within a place, or so far apart: of onsets in arranged scores 1 % follow another one sooner."""
+
+STALE, STALE_SECONDS = 1.0, 1.5
+"""Nats by which a pitch that its part has just begun is less likely, and the time in which that fades to 1/e: with these,
+notes come again within a second, and pieces have as many pitches, as in arranged scores."""
 
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
@@ -165,6 +170,22 @@ class Repeats:
             return
         pitch, count = self._runs.get(event[0], (event[2], 0))
         self._runs[event[0]] = event[2], count + 1 if pitch == event[2] else 1
+
+
+class Stale:
+    """A part likes a pitch the less, the sooner it comes back to it: drawn note by note it would circle in a few."""
+
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
+        self._memory = memory
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Prefer other pitches; drums are free."""
+        if field == "pitch" and part_of(before[0])[1] != DRUMS:
+            for pitch, seconds in self._memory.since(before[0]).items():
+                logits[pitch] -= STALE * math.exp(-seconds / STALE_SECONDS)
+
+    def write(self, event: Event | None) -> None:
+        """The memory counts."""
 
 
 class Heard:
@@ -314,6 +335,7 @@ CONSTRAINTS: dict[str, MadeConstraint] = {
     "known": Known,
     "polyphony": Polyphony,
     "repeats": Repeats,
+    "stale": Stale,
 }
 """Constraints by name."""
 

@@ -397,6 +397,12 @@ class Memory:
         echoes = [(n - 1, pitch) for n in range(1, N_ECHOES + 1) for pitch in self._echo(begun, n)]
         return (max(last), min(last), here[-1] if here else NO_PITCH), echoes
 
+    def since(self, symbol: int) -> dict[int, float]:
+        """Seconds since a symbol began each of the pitches that it has begun lately, before this frame."""
+        begun = self._played.get(symbol, {})
+        lately = sorted(frame for frame in begun if frame < self._frame)
+        return {pitch: (self._frame - frame) / self._rate for frame in lately for pitch in begun[frame]}
+
     def _echo(self, begun: dict[int, list[int]], n_bars: int) -> set[int]:
         """Pitches that began some bars before this frame, or in a frame beside that."""
         then = self._frame - round(n_bars * self._bar_interval * self._rate)

@@ -18,6 +18,8 @@ from silent2music.composing import (
     EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
     RESTLESS_SECONDS,
+    STALE,
+    STALE_SECONDS,
     Copying,
     Drawing,
     Heard,
@@ -28,6 +30,7 @@ from silent2music.composing import (
     Repeats,
     Rests,
     Scribe,
+    Stale,
     Together,
     write_frames,
 )
@@ -403,6 +406,19 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
     pitches = np.zeros(128, np.float32)
     repeats.mask("pitch", pitches, (melody, 0))
     assert np.flatnonzero(np.isinf(pitches)).tolist() == [60]
+
+    memory.advance(25)
+    drums = symbol_of("percussion", 0, True)
+    for symbol, pitch in ((melody, 60), (drums, 36)):
+        memory.write((symbol, 0, pitch, 0, 0))
+    memory.advance(50)
+    memory.write((melody, 0, 72, 0, 0))  # in this frame, where it is `Order` that forbids it
+    stale = Stale(composer, memory, 0)
+    for symbol, expected in ((melody, {60: -STALE * np.exp(-1.0 / STALE_SECONDS)}), (drums, {})):
+        pitches = np.zeros(128, np.float32)
+        stale.mask("pitch", pitches, (symbol, 0))
+        assert {p: pitches[p] for p in np.flatnonzero(pitches).tolist()} == pytest.approx(expected)
+    memory = Memory(RATE)
 
     composer.longest.fill_(3)
     lengths = np.zeros(FIELDS["length"], np.float32)
