@@ -365,7 +365,7 @@ def quiet_transformers() -> Iterator[None]:
 # Piece by piece
 
 
-FIRST_BLOCKS = (12, 13, 25, 50)
+FIRST_BLOCKS = (20, 8, 8, 16, 32)
 """Codec frames decoded at once at the start of a stream: small blocks give early sound, large ones cost less."""
 
 

@@ -92,8 +92,9 @@ from silent2music.writing import SCORE, Blend, Brief, Frame, Manuscript, Steered
 
 CODEC_FOLDER = "codec"
 
-GUIDED_FRAMES = 16
-"""Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead."""
+FIRST_GUIDED_FRAMES, GUIDED_FRAMES = 23, 16
+"""Codec frames for which the sketch must be known before the first of them is drawn, beside those that it looks ahead: at
+the start of a piece as many as the first sound takes and two steps of the sketch give, later on as many as one step."""
 
 STRETCHES_AHEAD = 8
 """Of so many stretches of such frames at most composer and sketch are ahead of the decoder, in a thread of their own."""
@@ -566,14 +567,17 @@ class Silent2Music(nn.Module):
     def _sketched(
         self, conditioning: Iterable[Steered], guide: Iterator[Tensor]
     ) -> Generator[Steered, None, None]:
-        """Conditioning with the sketch, in stretches of `GUIDED_FRAMES`, each as soon as its sketch is known."""
+        """Conditioning with the sketch, in stretches, each as soon as its sketch is known."""
         assert self.decoder.guide is not None
         given = torch.ones(1, dtype=torch.bool, device=self.device)
         known = torch.zeros(1, 0, self.config.decoder.codebook_dim, device=self.device)
         n_before = 0  # frames of `known` that are given on already
+        n_wanted = FIRST_GUIDED_FRAMES
         for whole, whole_null in conditioning:
-            for begin in range(0, whole.frames.shape[1], GUIDED_FRAMES):
-                stretch, null = (c.slice(begin, begin + GUIDED_FRAMES) for c in (whole, whole_null))
+            begin = 0
+            while begin < whole.frames.shape[1]:
+                stretch, null = (c.slice(begin, begin + n_wanted) for c in (whole, whole_null))
+                begin, n_wanted = begin + n_wanted, GUIDED_FRAMES
                 end = n_before + stretch.frames.shape[1]
                 while known.shape[1] < end + AHEAD and (piece := next(guide, None)) is not None:
                     known = torch.cat([known, piece.to(known)], dim=1)
@@ -831,6 +835,7 @@ class Silent2Music(nn.Module):
                 file.write_text(own, encoding="utf-8")
 
     @classmethod
+    @one_thread()
     def from_pretrained(cls, name: Path | str, download: bool = False, **options: Any) -> Silent2Music:
         """Load a folder written by `save_pretrained`, or a repository of the Hugging Face hub if there is no such folder.
 
