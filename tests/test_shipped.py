@@ -19,6 +19,7 @@ from silent2music.evaluation.quality import spectral_flatness
 from silent2music.export import infer as job
 from silent2music.export.models import LazyModel, Request
 from silent2music.model import load
+from silent2music.sampling import TokenLoop
 
 MAX_BYTES = 48 * 2**20
 
@@ -49,6 +50,20 @@ def test_model_card_is_written() -> None:
     assert "Say here" not in card, "the card is still the one that save_pretrained leaves to be filled in"
     for word in ("licen", "held-out", "hours", "another room", "no room"):
         assert word in card.lower(), word
+
+
+def test_the_first_sound_waits_for_no_more_columns_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, drawn, push = load(), [], TokenLoop.push
+
+    def counted(self: TokenLoop, *conditioning: torch.Tensor) -> torch.Tensor:
+        drawn.append(conditioning[0].shape[1])
+        return push(self, *conditioning)
+
+    monkeypatch.setattr(TokenLoop, "push", counted)
+    assert next(model.stream(job.DEMO_ROOM, seconds=5.0)).seconds > 0.1
+    # Those that the sound depends on, and as many more as come with them in two steps of the sketch.
+    needed = model.codec.lookahead_seconds * model.config.ambient.frame_rate + 3 + 1
+    assert needed <= sum(drawn) <= needed + 3
 
 
 def test_the_model_that_ships_composes_for_a_room_and_keeps_to_wishes() -> None:
