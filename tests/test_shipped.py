@@ -53,7 +53,8 @@ def test_model_card_is_written() -> None:
 
 
 def test_the_first_sound_waits_for_no_more_columns_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, drawn, push = load(), [], TokenLoop.push
+    model, drawn, push = load(), list[int](), TokenLoop.push
+    assert isinstance(model.codec, BundledCodec)
 
     def counted(self: TokenLoop, *conditioning: torch.Tensor) -> torch.Tensor:
         drawn.append(conditioning[0].shape[1])
