@@ -8,7 +8,7 @@ is, is learned for each codebook, and is a dial when music is drawn.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ AHEAD = 2
 FLOOR = 0.1
 """What is added to a frame's energy, by which errors are measured, as a share of the mean of the first codebook's
 entries: a sketch that is silent a frame too long must not forbid all sound."""
+
+ATTACK_RISE, BEFORE_ATTACK, ATTACK_FLOOR = 1.2, 0.7, 1e-3
+"""Where a frame of the sketch has so many times the energy of the one before, or of this floor, so much of the one before
+is aimed at in drawing."""
 
 COLUMN_GAIN = 0.3
 FIRST_STRENGTH, LATER_STRENGTH = 4.0, 2.0
@@ -50,6 +54,22 @@ class Guide:
         """A single row repeated for `n_rows` rows, without copying."""
         shape = (n_rows, -1, -1)
         return Guide(self.vectors.expand(shape), self.frames.expand(shape), self.given.expand(n_rows))
+
+
+def sharpened(guide: Guide, vectors: Tensor, begin: int) -> Guide:
+    """A guide that is drawn by: notes begin in it as sharply as in music, where a sketch, a mean, blurs them over frames.
+
+    Args:
+        guide: of the sketch's frames from `begin` on.
+        vectors: `[B, S, P]`, the sketch, best from a frame before those of the guide to one after them.
+    """
+    n = guide.vectors.shape[1]
+    energy = vectors[:, max(0, begin - 1) : begin + n + 1].square().sum(dim=-1) + ATTACK_FLOOR
+    missing = (int(begin == 0), int(begin + n == vectors.shape[1]))
+    energy = functional.pad(energy[:, None], missing, "replicate")[:, 0]
+    rises = energy[:, 1:] > ATTACK_RISE * energy[:, :-1]
+    softer = rises[:, 1:] & ~rises[:, :-1]
+    return replace(guide, vectors=guide.vectors * torch.where(softer, BEFORE_ATTACK, 1.0)[..., None])
 
 
 class GuideInput(nn.Module):

@@ -55,7 +55,7 @@ from silent2music.controls import Controls
 from silent2music.decoder import Block, Conditioning, Decoder
 from silent2music.errors import AudioError, CheckpointError, ConfigError, require
 from silent2music.files import atomic_path, remove_leavings, write_text
-from silent2music.guide import AHEAD
+from silent2music.guide import AHEAD, sharpened
 from silent2music.hub import find_folder
 from silent2music.listening import (
     PIECE_STEPS,
@@ -582,7 +582,7 @@ class Silent2Music(nn.Module):
                 while known.shape[1] < end + AHEAD and (piece := next(guide, None)) is not None:
                     known = torch.cat([known, piece.to(known)], dim=1)
                 known = functional.pad(known, (0, 0, 0, max(0, end - known.shape[1])))
-                own = self.decoder.guided(known, given, n_before, end)
+                own = sharpened(self.decoder.guided(known, given, n_before, end), known, n_before)
                 yield dataclasses.replace(stretch, guide=own), null
                 n_dropped = max(0, end - self.decoder.guide.behind)
                 known, n_before = known[:, n_dropped:], end - n_dropped

@@ -10,6 +10,7 @@ from silent2music import sampling as sampling_module
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning, Decoder, hold_last
 from silent2music.errors import ConfigError
+from silent2music.guide import BEFORE_ATTACK, Guide, sharpened
 from silent2music.sampling import Nearness, generate_codes
 from silent2music.stepping import PackedDecoder, Recorded, Stepper
 
@@ -179,3 +180,15 @@ def test_a_column_sees_the_sketch_of_its_frame_and_no_later_than_ahead():
     torch.testing.assert_close(a[:, :, :7], b[:, :, :7])
     assert not torch.allclose(a[:, :, 7], b[:, :, 7])
     torch.testing.assert_close(part, whole[:, 4:10])
+
+
+def test_attacks_of_a_sketch_are_sharpened_in_whatever_stretches_it_comes() -> None:
+    levels = torch.tensor([1.0, 1.0, 2.0, 2.0, 1.0, 0.3, 0.3, 3.0, 4.0])
+    vectors = levels[None, :, None].expand(1, -1, 4)
+    guide = Guide(vectors, torch.zeros(1, len(levels), 2), torch.ones(1, dtype=torch.bool))
+    expected = levels * torch.tensor([1, BEFORE_ATTACK, 1, 1, 1, 1, BEFORE_ATTACK, 1, 1])
+    assert torch.equal(sharpened(guide, vectors, 0).vectors[0, :, 0], expected)
+    for begin, end in ((0, 2), (2, 7), (7, 9)):
+        known = vectors[:, max(0, begin - 1) : end + 1]
+        own = sharpened(guide.slice(begin, end), known, min(begin, 1))
+        assert torch.equal(own.vectors[0, :, 0], expected[begin:end])

@@ -42,7 +42,7 @@ from silent2music.export.ambience.seam import (
     strongest_near,
 )
 from silent2music.filters import mel_filters
-from silent2music.guide import Guide
+from silent2music.guide import Guide, sharpened
 from silent2music.listening import listen_whole
 from silent2music.phase import inverse_stft, stft
 from silent2music.processes import one_thread
@@ -204,7 +204,7 @@ def write_takes(
                 )
                 for c in circles
             )
-            guides = [model.decoder.guided(vectors, one) for vectors in played]
+            guides = [sharpened(model.decoder.guided(v, one), v, 0) for v in played]
             own = [dataclasses.replace(conditioning, guide=guide) for guide in guides]
             joined = (torch.cat([getattr(g, f.name) for g in guides]) for f in dataclasses.fields(Guide))
             together = dataclasses.replace(together, guide=Guide(*joined))
