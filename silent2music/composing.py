@@ -58,9 +58,13 @@ RESTLESS_SECONDS, RESTLESS = 3.5, 3.0
 APART_SECONDS = 0.1
 """Notes begin together, within a place, or so far apart: of onsets in arranged scores 1 % follow another one sooner."""
 
-STALE, STALE_SECONDS = 1.0, 1.5
+STALE, STALE_SECONDS = 1.3, 1.5
 """Nats by which a pitch that its part has just begun is less likely, and the time in which that fades to 1/e: with these,
-notes come again within a second, and pieces have as many pitches, as in arranged scores."""
+notes come again within a second nearly as often as in arranged scores."""
+
+CLASH = 1.5
+"""Nats by which a pitch is less likely that is a semitone, in any octave, from one that sounds: with these as many of the
+intervals that sound together are such as in arranged scores, 2.5 % and not three times that."""
 
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
@@ -186,6 +190,23 @@ class Stale:
 
     def write(self, event: Event | None) -> None:
         """The memory counts."""
+
+
+class Clash:
+    """What would rub against a note that sounds is less likely, whoever plays it; drums are free."""
+
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
+        self._memory = memory
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Prefer other pitches than a semitone from one that sounds."""
+        if field == "pitch" and part_of(before[0])[1] != DRUMS:
+            held = {pitch % 12 for symbol, pitch in self._memory.held if part_of(symbol)[1] != DRUMS}
+            for near in {(pitch + step) % 12 for pitch in held for step in (1, 11)}:
+                logits[near::12] -= CLASH
+
+    def write(self, event: Event | None) -> None:
+        """The memory knows what sounds."""
 
 
 class Heard:
@@ -336,6 +357,7 @@ CONSTRAINTS: dict[str, MadeConstraint] = {
     "polyphony": Polyphony,
     "repeats": Repeats,
     "stale": Stale,
+    "clash": Clash,
 }
 """Constraints by name."""
 

@@ -15,11 +15,13 @@ from silent2music.ambient import ambient_features
 from silent2music.audio import Waveform
 from silent2music.composer import Composer, Pages
 from silent2music.composing import (
+    CLASH,
     EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
     RESTLESS_SECONDS,
     STALE,
     STALE_SECONDS,
+    Clash,
     Copying,
     Drawing,
     Heard,
@@ -418,6 +420,15 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
         pitches = np.zeros(128, np.float32)
         stale.mask("pitch", pitches, (symbol, 0))
         assert {p: pitches[p] for p in np.flatnonzero(pitches).tolist()} == pytest.approx(expected)
+    memory = Memory(RATE)
+    for symbol, pitch in ((melody, 60), (drums, 40)):
+        memory.write((symbol, 0, pitch, 20, 0))
+    clash = Clash(composer, memory, 0)
+    for symbol, classes in ((symbol_of("bass", 32, False), {1, 11}), (drums, set())):
+        pitches = np.zeros(128, np.float32)
+        clash.mask("pitch", pitches, (symbol, 0))
+        assert {p % 12 for p in np.flatnonzero(pitches).tolist()} == classes
+        assert set(pitches.tolist()) <= {0.0, -CLASH}
     memory = Memory(RATE)
 
     composer.longest.fill_(3)
