@@ -835,7 +835,6 @@ class Silent2Music(nn.Module):
                 file.write_text(own, encoding="utf-8")
 
     @classmethod
-    @one_thread()
     def from_pretrained(cls, name: Path | str, download: bool = False, **options: Any) -> Silent2Music:
         """Load a folder written by `save_pretrained`, or a repository of the Hugging Face hub if there is no such folder.
 

@@ -400,8 +400,12 @@ class Memory:
     def since(self, symbol: int) -> dict[int, float]:
         """Seconds since a symbol began each of the pitches that it has begun lately, before this frame."""
         begun = self._played.get(symbol, {})
-        lately = sorted(frame for frame in begun if frame < self._frame)
-        return {pitch: (self._frame - frame) / self._rate for frame in lately for pitch in begun[frame]}
+        return {
+            pitch: (self._frame - frame) / self._rate
+            for frame, pitches in begun.items()  # of the same pitch the last one counts
+            if frame < self._frame
+            for pitch in pitches
+        }
 
     def _echo(self, begun: dict[int, list[int]], n_bars: int) -> set[int]:
         """Pitches that began some bars before this frame, or in a frame beside that."""

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from silent2music.config import from_dict, read_values, to_dict
 from silent2music.errors import CheckpointError, ConfigError, shown
 from silent2music.files import atomic_path, malformed
+from silent2music.processes import one_thread
 
 Shape = tuple[int, ...]
 M = TypeVar("M", bound=nn.Module)
@@ -168,6 +169,7 @@ def _check_shapes(own: Mapping[str, Shape], found: Mapping[str, Shape], file: Pa
             )
 
 
+@one_thread()
 @torch.no_grad()
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -> None:
     """Copy `tensors`, as read from `file`, into a module's tensors in place: all of them or none.

@@ -710,10 +710,8 @@ def test_instruments_are_judged_by_ear_beside_real_music(player, tmp_path: Path,
     write_pairs(tmp_path, rows)
     monkeypatch.setattr(heard, "play", coloured)
     monkeypatch.setattr(families, "N_STRETCHES", 40)
-    for rule in (
-        "STALE",
-        "CLASH",
-    ):  # Few notes of random weights are told apart by the pitches that these draw.
+    # Few notes of random weights are told apart by the pitches that these draw.
+    for rule in ("STALE", "CLASH"):
         monkeypatch.setattr(composing, rule, 0.0)
     drawn = iter(["cello", "strings"])
     asks = evidence.Tested(lambda *_: {"instruments": next(drawn)}, evidence.only_these)
