@@ -303,7 +303,8 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)
         try:
-            stack.enter_context(_held(folder / own, timeout=0))
+            with locked(folder):  # else who looks whether it is claimed would hold it just then
+                stack.enter_context(_held(folder / own, timeout=0))
             for other in folder.glob(f"{LOCK_NAME}-*"):
                 if other.name != own and not other.name.endswith(f"-of-{count}"):
                     with _held(other, timeout=0):
@@ -314,6 +315,18 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
                 "folder."
             ) from error
         yield
+
+
+def is_claimed(folder: Path, index: int, count: int) -> bool:
+    """Whether the `index`-th of `count` processes that share a command's work holds `folder` now, as by `claimed`.
+
+    The caller holds the folder's lock.
+    """
+    try:
+        with _held(folder / f"{LOCK_NAME}-{index}-of-{count}", timeout=0):
+            return False
+    except TimeoutError:
+        return True
 
 
 def _make(folder: Path) -> list[Path]:

@@ -322,6 +322,22 @@ def test_processes_of_a_launcher_change_no_byte(
     assert not (out / "plan.json").exists()
 
 
+def test_a_process_that_comes_when_the_others_have_ended_leaves_nothing_undone(
+    folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, out = tmp_path / "pairs", tmp_path / "out"
+    shutil.copytree(folder, pairs)
+    for number in (1, 5):
+        (pairs / pair_names(number)[1]).write_text("no audio", encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    faults = []
+    for rank in ("0", "1", "2", "3", "3"):
+        monkeypatch.setenv("RANK", rank)
+        faults.append(prepare(folder=pairs, out=out, codec=codec, ambient=AMBIENT, pairs_per_shard=1).faults)
+    assert [len(found) for found in faults] == [2, 2, 2, 2, 2], "each plans the faulty pairs anew"
+    assert not (out / "plan.json").exists()
+
+
 def test_torchs_threads_are_left_as_they_were(
     folder: Path, codec: BundledCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,15 @@ from silent2music.audio import Waveform
 from silent2music.config import AmbientConfig
 from silent2music.data.pairs import MANIFEST, SPLITS, Pair, load_pair, read_pairs, score_of, silent_side
 from silent2music.errors import DataError, S2MError, require, shown
-from silent2music.files import atomic_path, claimed, locked, read_json, remove_leavings, write_text
+from silent2music.files import (
+    atomic_path,
+    claimed,
+    is_claimed,
+    locked,
+    read_json,
+    remove_leavings,
+    write_text,
+)
 from silent2music.processes import Pool, launched, one_thread, share
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
@@ -147,21 +155,22 @@ def prepare(
         faults: list[str] = []
         n_prepared, n_todo = 0, sum(len(shard["ids"]) for shard in own)
         with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
-            results = pool.map(_encode_pair, [items[name] for shard in own for name in shard["ids"]])
-            for shard in own:
-                rows: list[Row] = []
-                for result in islice(results, len(shard["ids"])):
-                    if isinstance(result, str):
-                        faults.append(result)
+            for turn in chain([own], iter(lambda: _left_behind(target, index, count), [])):
+                results = pool.map(_encode_pair, [items[name] for shard in turn for name in shard["ids"]])
+                for shard in turn:
+                    rows: list[Row] = []
+                    for result in islice(results, len(shard["ids"])):
+                        if isinstance(result, str):
+                            faults.append(result)
+                        else:
+                            rows.append(result)
+                            n_prepared += 1
+                        if progress is not None:
+                            progress(n_prepared + len(faults), max(n_todo, n_prepared + len(faults)))
+                    if rows:
+                        write_shard(target, shard["split"], rows, meta, shard["number"])
                     else:
-                        rows.append(result)
-                        n_prepared += 1
-                    if progress is not None:
-                        progress(n_prepared + len(faults), n_todo)
-                if rows:
-                    write_shard(target, shard["split"], rows, meta, shard["number"])
-                else:
-                    _note_done(target, shard)
+                        _note_done(target, shard)
         _note_done(target)
         if faults and not n_prepared and not kept and count == 1:
             raise DataError(
@@ -208,6 +217,27 @@ def _plan(
 def _is_done(target: Path, shard: Mapping[str, Any]) -> bool:
     """Whether a planned shard is written; of one whose pairs are all faulty there is none."""
     return bool(shard["empty"]) or shard_length(shard_path(target, shard["split"], shard["number"])) > 0
+
+
+def _left_behind(target: Path, index: int, count: int) -> list[dict[str, Any]]:
+    """A shard, if there is one, that is not done and whose process is not at work: it has ended or was killed.
+
+    Without this a process that comes when all others have ended, and plans the faulty pairs anew, would leave them
+    to a process that never looks again.
+    """
+    if not target.is_dir():
+        raise _changed(target)
+    with locked(target):
+        if not (target / PLAN).exists():
+            return []
+        plan = read_json(target / PLAN)
+        for place, shard in enumerate(plan["shards"]):
+            owner = shard.get("taken_by", place % count)
+            if owner != index and not _is_done(target, shard) and not is_claimed(target, owner, count):
+                shard["taken_by"] = index
+                write_text(target / PLAN, json.dumps(plan))
+                return [shard]
+    return []
 
 
 def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
