@@ -18,7 +18,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -287,10 +287,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
+def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[Callable[[], None]]:
     """Hold `folder` for as long as a command writes to it: another command on the same folder is refused.
 
-    The folder is made if missing, and removed again if it is left empty. A killed process holds nothing.
+    The folder is made if missing, and removed again if it is left empty. A killed process holds nothing. Yields a
+    function that gives the claim up before the end, as under the folder's lock.
 
     Args:
         index, count: this process is the `index`-th of `count` that share one command's work, and so the folder.
@@ -302,9 +303,10 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
     own = f"{LOCK_NAME}-{index}-of-{count}"
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)
+        claim = stack.enter_context(ExitStack())
         try:
             with locked(folder):  # else who looks whether it is claimed would hold it just then
-                stack.enter_context(_held(folder / own, timeout=0))
+                claim.enter_context(_held(folder / own, timeout=0))
             for other in folder.glob(f"{LOCK_NAME}-*"):
                 if other.name != own and not other.name.endswith(f"-of-{count}"):
                     with _held(other, timeout=0):
@@ -314,7 +316,7 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
                 f"{folder} is being written by another command; wait until that one has ended, or choose another "
                 "folder."
             ) from error
-        yield
+        yield claim.close
 
 
 def is_claimed(folder: Path, index: int, count: int) -> bool:

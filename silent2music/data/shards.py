@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -144,7 +145,7 @@ def prepare(
     if not marked:
         raise DataError(f"{root / MANIFEST} holds no pair; expected at least one line.")
     index, count = launched()
-    with claimed(target, index, count):
+    with claimed(target, index, count) as give_up:
         with locked(target):
             remove_leavings(target, alone=count == 1)
             check_shards(target, meta)
@@ -155,7 +156,7 @@ def prepare(
         faults: list[str] = []
         n_prepared, n_todo = 0, sum(len(shard["ids"]) for shard in own)
         with Pool(workers, _start, (root, codec, meta["n_codebooks"], config)) as pool:
-            for turn in chain([own], iter(lambda: _left_behind(target, index, count), [])):
+            for turn in chain([own], iter(lambda: _left_behind(target, items, index, count, give_up), [])):
                 results = pool.map(_encode_pair, [items[name] for shard in turn for name in shard["ids"]])
                 for shard in turn:
                     rows: list[Row] = []
@@ -170,16 +171,15 @@ def prepare(
                     if rows:
                         write_shard(target, shard["split"], rows, meta, shard["number"])
                     else:
-                        _note_done(target, shard)
-        _note_done(target)
-        if faults and not n_prepared and not kept and count == 1:
-            raise DataError(
-                f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
-            )
-        shards = [shard for split in SPLITS for shard in _shards(target, split)]
-        written = [row["seconds"] for row in _read_rows(shards, "seconds")]
-        if len(written) < len(kept) + n_prepared:
-            raise _changed(target)
+                        _note_empty(target, shard)
+    if faults and not n_prepared and not kept and count == 1:
+        raise DataError(
+            f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
+        )
+    shards = [shard for split in SPLITS for shard in _shards(target, split)]
+    written = [row["seconds"] for row in _read_rows(shards, "seconds")]
+    if len(written) < len(kept) + n_prepared:
+        raise _changed(target)
     return PrepareReport(n_prepared, len(kept), sum(written), tuple(faults))
 
 
@@ -219,42 +219,47 @@ def _is_done(target: Path, shard: Mapping[str, Any]) -> bool:
     return bool(shard["empty"]) or shard_length(shard_path(target, shard["split"], shard["number"])) > 0
 
 
-def _left_behind(target: Path, index: int, count: int) -> list[dict[str, Any]]:
-    """A shard, if there is one, that is not done and whose process is not at work: it has ended or was killed.
-
-    Without this a process that comes when all others have ended, and plans the faulty pairs anew, would leave them
-    to a process that never looks again.
-    """
+@contextmanager
+def _open_plan(target: Path) -> Iterator[dict[str, Any]]:
+    """The plan as it is now, under the folder's lock; without shards if another process had nothing left to do."""
     if not target.is_dir():
         raise _changed(target)
     with locked(target):
-        if not (target / PLAN).exists():
-            return []
-        plan = read_json(target / PLAN)
-        for place, shard in enumerate(plan["shards"]):
+        yield read_json(target / PLAN) if (target / PLAN).exists() else {"shards": []}
+
+
+def _note_empty(target: Path, shard: Mapping[str, Any]) -> None:
+    """Note in the plan that all pairs of a shard are faulty."""
+    with _open_plan(target) as plan:
+        for own in plan["shards"]:
+            if (own["split"], own["number"]) == (shard["split"], shard["number"]):
+                own["empty"] = True
+                write_text(target / PLAN, json.dumps(plan))
+
+
+def _left_behind(
+    target: Path, known: Collection[str], index: int, count: int, give_up: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """A shard of known pairs, if there is one, that is not done and that nobody else at work will do, after the own ones.
+
+    A process may come when another has ended, or nearly, and plan the faulty pairs anew, of which that one does not
+    know. If there is no such shard, the claim is given up before another process can look, and a plan that is done is
+    removed.
+    """
+    with _open_plan(target) as plan:
+        todo = [place for place, shard in enumerate(plan["shards"]) if not _is_done(target, shard)]
+        for place in todo:
+            shard = plan["shards"][place]
             owner = shard.get("taken_by", place % count)
-            if owner != index and not _is_done(target, shard) and not is_claimed(target, owner, count):
+            is_free = owner == index or not is_claimed(target, owner, count)
+            if is_free and all(name in known for name in shard["ids"]):
                 shard["taken_by"] = index
                 write_text(target / PLAN, json.dumps(plan))
                 return [shard]
+        if not todo:
+            (target / PLAN).unlink(missing_ok=True)
+        give_up()
     return []
-
-
-def _note_done(target: Path, shard: Mapping[str, Any] | None = None) -> None:
-    """Note in the plan that all pairs of a shard are faulty, if one is given; when all are done, the plan is removed."""
-    if not target.is_dir():
-        raise _changed(target)
-    with locked(target):
-        if not (target / PLAN).exists():
-            return  # another process had nothing left to do
-        plan = read_json(target / PLAN)
-        for own in plan["shards"]:
-            if shard is not None and (own["split"], own["number"]) == (shard["split"], shard["number"]):
-                own["empty"] = True
-        if all(_is_done(target, own) for own in plan["shards"]):
-            (target / PLAN).unlink()
-        elif shard is not None:
-            write_text(target / PLAN, json.dumps(plan))
 
 
 def _changed(target: Path) -> DataError:
