@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -29,6 +29,8 @@ from silent2music.notation import (
     FIRST_PART,
     HABITS,
     LENGTHS_SECONDS,
+    N_PLACES,
+    N_VELOCITIES,
     NO_PITCH,
     Event,
     Memory,
@@ -65,6 +67,12 @@ notes come again within a second nearly as often as in arranged scores."""
 CLASH = 1.5
 """Nats by which a pitch is less likely that is a semitone, in any octave, from one that sounds: with these as many of the
 intervals that sound together are such as in arranged scores, 2.5 % and not three times that."""
+
+HARDER, SOFTER, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 0.06, 1.0
+"""Steps of velocity, of about 2 dB each, by which notes on an event of a room without a pulse are struck harder, and
+others within a second of one softer. Where events come as they will, nothing else tells which notes answer them."""
+
+NO_EVENTS = (math.inf, math.inf)
 
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
@@ -220,13 +228,13 @@ class Heard:
 
     def __init__(self, n_mels: int, other: Heard | None = None, shares: FloatArray | None = None) -> None:
         self._n_mels, self._other, self._shares = n_mels, other, shares
-        self._frames: deque[tuple[float | None, bool | None]] = deque()
+        self._frames: deque[tuple[float | None, bool | None, tuple[float, float]]] = deque()
         self._n_written = 0
 
     def here(self) -> tuple[float | None, bool | None]:
         """Loudness of the music in the next frame in dB, at most 0, as `traits.following_db` has it, and whether the room
         has nothing in it; None where there is no room."""
-        loudness, is_empty = self._frames[0]
+        loudness, is_empty, _ = self._frames[0]
         if self._other is None or self._shares is None or loudness is None:
             return loudness, is_empty
         (theirs, is_other_empty), share = self._other.here(), float(self._shares[self._n_written])
@@ -248,7 +256,7 @@ class Heard:
     def _note(self, piece: Signals) -> None:
         """Add what a stretch says."""
         if "room_frames" not in piece.along or "room_scalars" not in piece.whole:
-            self._frames += [(None, None)] * piece.n_frames
+            self._frames += [(None, None, NO_EVENTS)] * piece.n_frames
             return
         curves = piece.along["room_frames"][0, :, -len(PROFILE_CURVES) :].double().cpu().numpy()
         scalars = piece.whole["room_scalars"][0, self._n_mels :].double().cpu().numpy()
@@ -261,16 +269,49 @@ class Heard:
         low, mean = (20.0 * known[name] - 60.0 for name in ("noise_floor", "level"))
         gain, _ = following_db(level, low, low + spread, mean)
         loudness = np.where(level > SILENT_DBFS, gain, SILENT_GAIN_DB)
-        self._frames += [(value, is_empty) for value in loudness.tolist()]
+        with np.errstate(divide="ignore"):
+            apart = -np.log(curves[:, [PROFILE_CURVES.index(name) for name in ("since_event", "to_event")]])
+        if known["pulse_confidence"] > 0.0:
+            apart[:] = NO_EVENTS
+        self._frames += [
+            (value, is_empty, (since, until))
+            for value, (since, until) in zip(loudness.tolist(), apart.tolist(), strict=True)
+        ]
 
     def follow(
-        self, frames: Iterable[tuple[tuple[Event, ...], float]], share: float
+        self,
+        frames: Iterable[tuple[tuple[Event, ...], float]],
+        share: float,
+        rate: float,
+        given: Container[int],
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
-        """Composed frames, each of which was heard, their own loudness replaced by the room's by some share."""
-        for events, gain in frames:
-            wanted, _ = self.here()
+        """Composed frames, each of which was heard, as they follow the room.
+
+        By some share their own loudness is replaced by the room's. Notes on events of a room without a pulse are struck
+        harder, and others near them softer, but in frames that are given.
+        """
+        for number, (events, gain) in enumerate(frames):
+            (wanted, _), (since, until) = self.here(), self._near()
             self._go_on()
+            if number not in given and min(since, until) < ACCENT_SECONDS:
+                seconds = [event[1] / (N_PLACES * rate) for event in events]
+                apart = [min(since + t, abs(until - t)) for t in seconds]
+                events = tuple(map(_accented, events, apart))
             yield events, gain if wanted is None else gain + share * (wanted - gain)
+
+    def _near(self) -> tuple[float, float]:
+        """Seconds since the last event and until the next one, at the beginning of the next frame."""
+        if self._other is not None and self._shares is not None and self._shares[self._n_written] >= 0.5:
+            return self._other._near()
+        return self._frames[0][2]
+
+
+def _accented(event: Event, apart: float) -> Event:
+    """A note as it is struck so many seconds from an event of the room."""
+    if event[0] < FIRST_PART or apart >= ACCENT_SECONDS:
+        return event
+    steps = HARDER if apart <= ON_EVENT_SECONDS else -SOFTER
+    return (*event[:4], min(max(event[4] + steps, 0), N_VELOCITIES - 1))
 
 
 class Rests:

@@ -51,6 +51,11 @@ applause, gunshot, drums
 )
 """In plain words, by program."""
 
+STRIKES = np.isin(
+    np.arange(N_PROGRAMS), [*range(16), *range(24, 40), 45, 46, 47, *range(104, 109), *range(112, 120), DRUMS]
+)
+"""`[129]` whether a program's notes begin all at once and fade: struck or plucked. Others are held."""
+
 END, SECTION, BAR, BEAT = range(4)
 FIRST_PART = 4
 N_SYMBOLS = FIRST_PART + len(PART_ROLES) * N_PROGRAMS

@@ -25,6 +25,7 @@ from silent2music.notation import (
     N_PROGRAMS,
     N_SYMBOLS,
     PART_ROLES,
+    STRIKES,
     Event,
     Memory,
 )
@@ -34,11 +35,6 @@ from silent2music.traits import notes_a_second
 
 PROGRAM_OF = (np.arange(N_SYMBOLS) - FIRST_PART) % N_PROGRAMS
 IS_NOTE = np.arange(N_SYMBOLS) >= FIRST_PART
-
-STRIKES = np.isin(
-    np.arange(N_PROGRAMS), [*range(16), *range(24, 40), 45, 46, 47, *range(104, 109), *range(112, 120), DRUMS]
-)
-"""`[129]` whether a program's notes begin all at once, by which a pulse is heard: struck or plucked."""
 
 N_ALIKE = 12
 """An ensemble is drawn from those of so many rooms, the most alike."""

@@ -36,6 +36,7 @@ from silent2music.notation import (
     N_PLACES,
     N_PROGRAMS,
     N_VELOCITIES,
+    STRIKES,
     Event,
     gain_of_frames,
     part_of,
@@ -70,8 +71,10 @@ LEAD_MS = 4
 """A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
 so that attacks reach half their height about 5 ms late. `SketchConfig.leads_ms` has other leads of single programs."""
 
-IN_TIME = np.zeros(N_PROGRAMS)
-"""Seconds by program, for notes that are told when they begin."""
+SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 1.0
+"""A sketch that is played is told that held notes are softer by so much and loud again once in so many seconds, from
+such an age on, as a bow or a breath goes on. The mean that it has learned holds a note quite still, and one partial that
+stands still whistles."""
 
 N_FEATURES = 14
 FREE_DIM = 32
@@ -114,7 +117,7 @@ class SketchNotes:
         starts: Sequence[int],
         n_frames: int,
         frame_rate: float,
-        leads: DoubleArray = IN_TIME,
+        leads: DoubleArray | None = None,
     ) -> SketchNotes:
         """Frames `start` to before `start + n_frames` of each score; what is beyond the end of one is silent.
 
@@ -123,7 +126,8 @@ class SketchNotes:
             starts: in codec frames.
             n_frames: T.
             frame_rate: in Hz.
-            leads: `[129]` seconds by which a program's notes begin earlier within their frames.
+            leads: `[129]` seconds by which a program's notes begin earlier within their frames, for a sketch that is
+                played, whose held notes swell, too; None for notes as they are.
         """
         parts = []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
@@ -198,7 +202,7 @@ def _in_frames(
     gain_db: FloatArray,
     begin: int,
     frame_rate: float,
-    leads: DoubleArray,
+    leads: DoubleArray | None,
     first_row: int = 0,
 ) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
     """Columns of `SketchNotes` for frames from `begin` on, as many as there is loudness automation of.
@@ -217,11 +221,16 @@ def _in_frames(
     index = np.repeat(np.arange(len(notes)), counts)
     frame = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts) + low[index]
     program, pitch, start, end_seconds, velocity = notes[index].T
-    start, middle = start - leads[program.astype(np.int64)], (frame + 0.5) / frame_rate
+    programs, middle = program.astype(np.int64), (frame + 0.5) / frame_rate
+    if leads is not None:
+        start = start - leads[programs]
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)
     begins, is_before, ended = frame == onset[index], frame < onset[index], since > 0.0
     place = start * frame_rate - frame
     gain = gain_db[frame - begin]
+    if leads is not None:
+        turns = np.maximum(age - STEADY_SECONDS, 0.0) / SWELL_SECONDS
+        gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
     loud = np.log(np.maximum(velocity, LEAST_VELOCITY) / 127.0)
     features = np.stack(
         [

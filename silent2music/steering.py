@@ -32,6 +32,7 @@ from silent2music.notation import (
     N_VELOCITIES,
     PART_ROLES,
     SECTION,
+    STRIKES,
     Event,
     Memory,
     moved,
@@ -39,7 +40,7 @@ from silent2music.notation import (
     part_of,
     write_down,
 )
-from silent2music.players import IS_NOTE, PROGRAM_OF, STRIKES
+from silent2music.players import IS_NOTE, PROGRAM_OF
 from silent2music.score import NOTE_COLUMNS, Part, Score
 from silent2music.traits import MODES, TRIADS, chords, melody
 

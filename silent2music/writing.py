@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -232,11 +233,12 @@ def composed(
         composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
     )  # fmt: skip
     following = composer.config.following if composing.following is None else composing.following
-    written = room.follow(written, following)
+    given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
+    # Asked beats have accents of their own.
+    written = room.follow(written, following, rate, range(sys.maxsize) if wished.has_grid else given)
     if redo is not None:
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
     if n_frames:  # live, nothing is known of the next notes
-        given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
         # Aroused music is played short, and nothing rings into another chord.
         most = None if plan is None else np.where(plan.loudness > 0.0, 1e-3, np.maximum(plan.until, 1e-3))
         written = sustained(written, rate, given, most)

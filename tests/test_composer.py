@@ -459,17 +459,38 @@ def test_loudness_follows_the_room_by_the_rule_of_the_training_scores() -> None:
     mean = 10.0 * np.log10(np.mean(10.0 ** (level / 10.0)))
     wanted, relative = following_db(level, float(low), float(high), float(mean))
     assert wanted.max() <= 0.0 and np.ptp(wanted) > 5.0 and relative.min() >= -0.3
-    given = np.array([loudness for loudness, _ in heard._frames])[np.round(np.arange(60) * 2.5).astype(int)]
+    given = np.array([loudness for loudness, *_ in heard._frames])[np.round(np.arange(60) * 2.5).astype(int)]
     assert np.corrcoef(given, wanted)[0, 1] > 0.95
     frames = [((), -1.0)] * len(heard._frames)
-    own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0)]
+    own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0, RATE, ())]
     assert own == [-1.0] * len(frames)
-    assert [gain for _, gain in heard.follow(frames, 1.0)][:10] != own[:10] and not heard._frames
+    assert [gain for _, gain in heard.follow(frames, 1.0, RATE, ())][:10] != own[:10] and not heard._frames
     silent, _ = heard_of(np.zeros(48_000))
-    assert set(silent._frames) == {(SILENT_GAIN_DB, True)}
+    assert {known[:2] for known in silent._frames} == {(SILENT_GAIN_DB, True)}
     nowhere = Heard(AMBIENT.n_mels)
     list(nowhere.hear([make_signals(3)], ("room",)))
-    assert list(nowhere._frames) == [(None, None)] * 3
+    assert [known[:2] for known in nowhere._frames] == [(None, None)] * 3
+
+
+def test_notes_on_events_of_a_room_without_a_pulse_are_struck_harder() -> None:
+    clicks = 1e-4 * np.random.default_rng(0).standard_normal(10 * 24_000)
+    times = [0.9, 1.52, 3.1, 3.56, 5.3, 8.8]
+    for seconds in times:
+        clicks[round(seconds * 24_000) :][:400] += 0.1 * np.exp(-np.arange(400) / 80.0)
+    note = (symbol_of("melody", 0, False), 0, 60, 10, 8)
+    n_frames = len(heard_of(clicks)[0]._frames)
+    frames = [((note,), -1.0)] * n_frames
+    struck = [
+        events[0][4] for events, _ in heard_of(clicks)[0].follow(frames, 0.0, RATE, range(200, n_frames))
+    ]
+    assert [struck[round(seconds * RATE)] for seconds in times[:5]] == [9] * 5
+    assert [struck[round(seconds * RATE)] for seconds in (1.2, 2.5, 2.9)] == [6] * 3
+    assert set(struck[165:190]) == set(struck[200:]) == {8}, "far from all events, or given"
+    marks = [(((BAR, 0, 0, 0, 0),), -1.0)] * n_frames
+    assert list(heard_of(clicks)[0].follow(marks, 0.0, RATE, ())) == marks
+    regular = heard_of(steps_room(6.0)[0])[0]
+    frames = frames[: len(regular._frames)]
+    assert list(regular.follow(frames, 0.0, RATE, ())) == frames, "where there is a pulse, it tells"
 
 
 def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() -> None:

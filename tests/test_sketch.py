@@ -95,6 +95,24 @@ def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
     assert torch.allclose(batch[:, : 40 - sketch.ahead], whole[:, : 40 - sketch.ahead], atol=1e-4)
 
 
+def test_held_notes_swell_where_they_are_played_and_struck_ones_do_not(sketch) -> None:
+    levels = {}
+    for name, program, leads in (
+        ("written", 48, None),
+        ("strings", 48, sketch.leads),
+        ("piano", 0, sketch.leads),
+    ):
+        notes = SketchNotes.of([one_note(60, program, start=0.0, end=7.0)], [0], 150, RATE, leads)
+        levels[name] = 10.0 / np.log(10.0) * notes.features[:, 0].numpy()
+    assert np.ptp(levels["written"]) == np.ptp(levels["piano"]) == 0.0
+    moved = levels["strings"] - levels["written"]
+    assert np.abs(moved[:20]).max() < 0.1, "attacks are as they were"
+    assert -7.1 < moved.min() < -6.5 and np.argmin(moved[:85]) == pytest.approx(2.25 * RATE, abs=2)
+    assert np.abs(moved[[87, 88, 149]]).min() < 0.1
+    for begin in range(75):  # so that no partial stands still for 3 s
+        assert np.ptp(moved[begin : begin + 75]) > 3.0
+
+
 def test_instruments_are_told_earlier_or_later_by_their_names(sketch) -> None:
     config = dataclasses.replace(sketch.config, leads_ms={"marimba": -12.0, "harp": 8.0})
     other = Sketch(config).eval()

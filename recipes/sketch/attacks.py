@@ -26,8 +26,7 @@ import silent2music as s2m
 from silent2music.arrays import DoubleArray
 from silent2music.config import MOST_LEAD_MS, SKETCH_FOLDER
 from silent2music.factory.rendering import play
-from silent2music.notation import DRUMS, INSTRUMENT_NAMES
-from silent2music.players import STRIKES
+from silent2music.notation import DRUMS, INSTRUMENT_NAMES, STRIKES
 from silent2music.score import Part, Score
 
 RATE, N_FFT, HOP = 24_000, 1024, 24
