@@ -68,11 +68,13 @@ CLASH = 1.5
 """Nats by which a pitch is less likely that is a semitone, in any octave, from one that sounds: with these as many of the
 intervals that sound together are such as in arranged scores, 2.5 % and not three times that."""
 
-HARDER, SOFTER, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 0.06, 1.0
-"""Steps of velocity, of about 2 dB each, by which notes on an event of a room without a pulse are struck harder, and
-others within a second of one softer. Where events come as they will, nothing else tells which notes answer them."""
+HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
+"""Steps of velocity, of about 2 dB each in the middle, by which notes on an event of a room without a pulse are struck
+harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
+come as they will, nothing else tells which notes answer them."""
 
 NO_EVENTS = (math.inf, math.inf)
+"""Seconds since and until an event where none is near, or a pulse tells."""
 
 MAX_EVENTS = 64
 """Events of a frame after which it ends, far beyond any in training."""
@@ -283,17 +285,17 @@ class Heard:
         frames: Iterable[tuple[tuple[Event, ...], float]],
         share: float,
         rate: float,
-        given: Container[int],
+        plain: Container[int] | None = None,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Composed frames, each of which was heard, as they follow the room.
 
         By some share their own loudness is replaced by the room's. Notes on events of a room without a pulse are struck
-        harder, and others near them softer, but in frames that are given.
+        harder, and others near them softer, but in frames that are plain; with None all are.
         """
         for number, (events, gain) in enumerate(frames):
             (wanted, _), (since, until) = self.here(), self._near()
             self._go_on()
-            if number not in given and min(since, until) < ACCENT_SECONDS:
+            if plain is not None and number not in plain and min(since, until) < ACCENT_SECONDS:
                 seconds = [event[1] / (N_PLACES * rate) for event in events]
                 apart = [min(since + t, abs(until - t)) for t in seconds]
                 events = tuple(map(_accented, events, apart))
@@ -310,8 +312,10 @@ def _accented(event: Event, apart: float) -> Event:
     """A note as it is struck so many seconds from an event of the room."""
     if event[0] < FIRST_PART or apart >= ACCENT_SECONDS:
         return event
-    steps = HARDER if apart <= ON_EVENT_SECONDS else -SOFTER
-    return (*event[:4], min(max(event[4] + steps, 0), N_VELOCITIES - 1))
+    velocity = event[4]
+    if apart <= ON_EVENT_SECONDS:
+        return (*event[:4], min(velocity + HARDER, N_VELOCITIES - 1))
+    return (*event[:4], max(velocity - SOFTER, min(velocity, SOFTEST)))
 
 
 class Rests:

@@ -19,7 +19,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +291,7 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[Callable[[
     """Hold `folder` for as long as a command writes to it: another command on the same folder is refused.
 
     The folder is made if missing, and removed again if it is left empty. A killed process holds nothing. Yields a
-    function that gives the claim up before the end, as under the folder's lock.
+    function that gives the claim up early: call it under `locked`, so that nobody looks in between.
 
     Args:
         index, count: this process is the `index`-th of `count` that share one command's work, and so the folder.
@@ -305,12 +305,13 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[Callable[[
         stack.callback(_remove_empty, made)
         claim = stack.enter_context(ExitStack())
         try:
-            with locked(folder):  # else who looks whether it is claimed would hold it just then
+            # Who looks for a claim, as `is_claimed` does among several, holds its file for a moment, under this lock.
+            with locked(folder) if count > 1 else nullcontext():
                 claim.enter_context(_held(folder / own, timeout=0))
-            for other in folder.glob(f"{LOCK_NAME}-*"):
-                if other.name != own and not other.name.endswith(f"-of-{count}"):
-                    with _held(other, timeout=0):
-                        pass
+                for other in folder.glob(f"{LOCK_NAME}-*"):
+                    if other.name != own and not other.name.endswith(f"-of-{count}"):
+                        with _held(other, timeout=0):
+                            pass
         except TimeoutError as error:
             raise AudioError(
                 f"{folder} is being written by another command; wait until that one has ended, or choose another "

@@ -72,8 +72,8 @@ LEAD_MS = 4
 so that attacks reach half their height about 5 ms late. `SketchConfig.leads_ms` has other leads of single programs."""
 
 SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 1.0
-"""A sketch that is played is told that held notes are softer by so much and loud again once in so many seconds, from
-such an age on, as a bow or a breath goes on. The mean that it has learned holds a note quite still, and one partial that
+"""Held notes that are played sink by the first and return in the time of the second, over and over, from an age of the
+third on, as a bow or a breath goes on. The mean that a sketch has learned holds them quite still, and a partial that
 stands still whistles."""
 
 N_FEATURES = 14
@@ -229,7 +229,7 @@ def _in_frames(
     place = start * frame_rate - frame
     gain = gain_db[frame - begin]
     if leads is not None:
-        turns = np.maximum(age - STEADY_SECONDS, 0.0) / SWELL_SECONDS
+        turns = np.maximum(np.minimum(middle, end_seconds) - start - STEADY_SECONDS, 0.0) / SWELL_SECONDS
         gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
     loud = np.log(np.maximum(velocity, LEAST_VELOCITY) / 127.0)
     features = np.stack(

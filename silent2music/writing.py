@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -234,8 +233,9 @@ def composed(
     )  # fmt: skip
     following = composer.config.following if composing.following is None else composing.following
     given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
-    # Asked beats have accents of their own.
-    written = room.follow(written, following, rate, range(sys.maxsize) if wished.has_grid else given)
+    # Live events are heard when they are over, asked beats have accents of their own, and dynamics may be unwanted.
+    is_plain = not n_frames or wished.has_grid or wished.dynamics == 0.0
+    written = room.follow(written, following, rate, None if is_plain else given)
     if redo is not None:
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
     if n_frames:  # live, nothing is known of the next notes

@@ -462,9 +462,9 @@ def test_loudness_follows_the_room_by_the_rule_of_the_training_scores() -> None:
     given = np.array([loudness for loudness, *_ in heard._frames])[np.round(np.arange(60) * 2.5).astype(int)]
     assert np.corrcoef(given, wanted)[0, 1] > 0.95
     frames = [((), -1.0)] * len(heard._frames)
-    own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0, RATE, ())]
+    own = [gain for _, gain in heard_of(steps_room(6.0)[0])[0].follow(frames, 0.0, RATE)]
     assert own == [-1.0] * len(frames)
-    assert [gain for _, gain in heard.follow(frames, 1.0, RATE, ())][:10] != own[:10] and not heard._frames
+    assert [gain for _, gain in heard.follow(frames, 1.0, RATE)][:10] != own[:10] and not heard._frames
     silent, _ = heard_of(np.zeros(48_000))
     assert {known[:2] for known in silent._frames} == {(SILENT_GAIN_DB, True)}
     nowhere = Heard(AMBIENT.n_mels)
@@ -488,6 +488,10 @@ def test_notes_on_events_of_a_room_without_a_pulse_are_struck_harder() -> None:
     assert set(struck[165:190]) == set(struck[200:]) == {8}, "far from all events, or given"
     marks = [(((BAR, 0, 0, 0, 0),), -1.0)] * n_frames
     assert list(heard_of(clicks)[0].follow(marks, 0.0, RATE, ())) == marks
+    assert list(heard_of(clicks)[0].follow(frames, 0.0, RATE)) == frames
+    soft = [(((*note[:4], velocity),), -1.0) for velocity in range(7) for _ in range(10)]
+    struck = [events[0][4] for events, _ in heard_of(clicks)[0].follow(soft, 0.0, RATE, ())]
+    assert struck[5::10][:6] == [0, 1, 2, 3, 4, 4], "no note vanishes"
     regular = heard_of(steps_room(6.0)[0])[0]
     frames = frames[: len(regular._frames)]
     assert list(regular.follow(frames, 0.0, RATE, ())) == frames, "where there is a pulse, it tells"

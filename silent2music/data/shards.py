@@ -46,7 +46,7 @@ from silent2music.files import (
     remove_leavings,
     write_text,
 )
-from silent2music.processes import Pool, launched, one_thread, share
+from silent2music.processes import Pool, launched, one_thread
 from silent2music.score import Score, midi_bytes, parse_midi
 from silent2music.signals import CONTROLS, Signals, from_arrays, prepared_controls
 
@@ -123,7 +123,8 @@ def prepare(
     """Encode the pairs of a folder that are not yet prepared.
 
     Run it again while the folder grows: shards that are done are kept, new pairs go into new shards, and
-    shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers.
+    shards of pairs that changed or vanished are rebuilt. A pair's row does not depend on the number of workers. Of the
+    processes that a launcher starts, each has its share, and then what is left by one that has ended or was killed.
 
     Args:
         out: where the shards go; created if needed.
@@ -151,7 +152,9 @@ def prepare(
             check_shards(target, meta)
             kept = _keep_good_shards(target, {pair.id: mark for pair, mark in marked}, meta)
             planned = _plan(target, marked, kept, pairs_per_shard)
-        own = [shard for shard in share(planned) if not _is_done(target, shard)]
+        own = [
+            shard for shard, owner in _owned(planned, count) if owner == index and not _is_done(target, shard)
+        ]
         items = {pair.id: (pair, mark) for pair, mark in marked}
         faults: list[str] = []
         n_prepared, n_todo = 0, sum(len(shard["ids"]) for shard in own)
@@ -176,8 +179,11 @@ def prepare(
         raise DataError(
             f"None of the {len(faults)} pairs in {root} could be prepared; the first: {faults[0]}"
         )
-    shards = [shard for split in SPLITS for shard in _shards(target, split)]
-    written = [row["seconds"] for row in _read_rows(shards, "seconds")]
+    try:
+        shards = [shard for split in SPLITS for shard in _shards(target, split)]
+        written = [row["seconds"] for row in _read_rows(shards, "seconds")]
+    except OSError as error:
+        raise _changed(target) from error
     if len(written) < len(kept) + n_prepared:
         raise _changed(target)
     return PrepareReport(n_prepared, len(kept), sum(written), tuple(faults))
@@ -237,20 +243,23 @@ def _note_empty(target: Path, shard: Mapping[str, Any]) -> None:
                 write_text(target / PLAN, json.dumps(plan))
 
 
+def _owned(planned: Iterable[dict[str, Any]], count: int) -> list[tuple[dict[str, Any], int]]:
+    """Planned shards, and which of `count` processes each is for."""
+    return [(shard, shard.get("taken_by", place % count)) for place, shard in enumerate(planned)]
+
+
 def _left_behind(
     target: Path, known: Collection[str], index: int, count: int, give_up: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """A shard of known pairs, if there is one, that is not done and that nobody else at work will do, after the own ones.
+    """A shard of known pairs, if there is one, that is not done and that nobody else at work will do.
 
-    A process may come when another has ended, or nearly, and plan the faulty pairs anew, of which that one does not
-    know. If there is no such shard, the claim is given up before another process can look, and a plan that is done is
-    removed.
+    Its process has ended or was killed. Or one that started late found the faulty pairs unprepared and planned them
+    again, partly for processes that had looked already. If there is no such shard, the claim is given up before anybody
+    can look for it, and a plan that is done is removed.
     """
     with _open_plan(target) as plan:
-        todo = [place for place, shard in enumerate(plan["shards"]) if not _is_done(target, shard)]
-        for place in todo:
-            shard = plan["shards"][place]
-            owner = shard.get("taken_by", place % count)
+        todo = [own for own in _owned(plan["shards"], count) if not _is_done(target, own[0])]
+        for shard, owner in todo:
             is_free = owner == index or not is_claimed(target, owner, count)
             if is_free and all(name in known for name in shard["ids"]):
                 shard["taken_by"] = index
