@@ -233,15 +233,15 @@ class Heard:
         self._frames: deque[tuple[float | None, bool | None, tuple[float, float]]] = deque()
         self._n_written = 0
 
-    def here(self) -> tuple[float | None, bool | None]:
-        """Loudness of the music in the next frame in dB, at most 0, as `traits.following_db` has it, and whether the room
-        has nothing in it; None where there is no room."""
-        loudness, is_empty, _ = self._frames[0]
+    def here(self) -> tuple[float | None, bool | None, tuple[float, float]]:
+        """Loudness of the music in the next frame in dB, at most 0, as `traits.following_db` has it, whether the room has
+        nothing in it, both None where there is no room, and the seconds since its last event and until its next one."""
+        loudness, is_empty, near = self._frames[0]
         if self._other is None or self._shares is None or loudness is None:
-            return loudness, is_empty
-        (theirs, is_other_empty), share = self._other.here(), float(self._shares[self._n_written])
+            return loudness, is_empty, near
+        (theirs, is_other_empty, other_near), share = self._other.here(), float(self._shares[self._n_written])
         mixed = (1.0 - share) * loudness + share * (loudness if theirs is None else theirs)
-        return mixed, is_empty if share < 0.5 else is_other_empty
+        return (mixed, is_empty, near) if share < 0.5 else (mixed, is_other_empty, other_near)
 
     def _go_on(self) -> None:
         self._frames.popleft()
@@ -293,19 +293,13 @@ class Heard:
         harder, and others near them softer, but in frames that are plain; with None all are.
         """
         for number, (events, gain) in enumerate(frames):
-            (wanted, _), (since, until) = self.here(), self._near()
+            wanted, _, (since, until) = self.here()
             self._go_on()
             if plain is not None and number not in plain and min(since, until) < ACCENT_SECONDS:
                 seconds = [event[1] / (N_PLACES * rate) for event in events]
                 apart = [min(since + t, abs(until - t)) for t in seconds]
                 events = tuple(map(_accented, events, apart))
             yield events, gain if wanted is None else gain + share * (wanted - gain)
-
-    def _near(self) -> tuple[float, float]:
-        """Seconds since the last event and until the next one, at the beginning of the next frame."""
-        if self._other is not None and self._shares is not None and self._shares[self._n_written] >= 0.5:
-            return self._other._near()
-        return self._frames[0][2]
 
 
 def _accented(event: Event, apart: float) -> Event:
@@ -344,7 +338,7 @@ class Rests:
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
         """Forbid notes, or make them the likelier the longer the rest."""
-        loudness, is_empty = self._heard.here()
+        loudness, is_empty, _ = self._heard.here()
         is_empty = is_empty and self._may_be_empty
         if field == "length" and is_empty:
             logits[LENGTHS_SECONDS > EMPTY_NOTE_SECONDS] = -np.inf

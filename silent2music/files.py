@@ -300,16 +300,16 @@ def claimed(folder: Path, index: int = 0, count: int = 1) -> Iterator[Callable[[
         AudioError: if another command holds the folder, or it cannot be written.
     """
     made = _make(folder)
-    own = f"{LOCK_NAME}-{index}-of-{count}"
+    own = _claim_file(folder, index, count)
     with ExitStack() as stack:
         stack.callback(_remove_empty, made)
         claim = stack.enter_context(ExitStack())
         try:
             # Who looks for a claim, as `is_claimed` does among several, holds its file for a moment, under this lock.
             with locked(folder) if count > 1 else nullcontext():
-                claim.enter_context(_held(folder / own, timeout=0))
+                claim.enter_context(_held(own, timeout=0))
                 for other in folder.glob(f"{LOCK_NAME}-*"):
-                    if other.name != own and not other.name.endswith(f"-of-{count}"):
+                    if other != own and not other.name.endswith(f"-of-{count}"):
                         with _held(other, timeout=0):
                             pass
         except TimeoutError as error:
@@ -326,10 +326,14 @@ def is_claimed(folder: Path, index: int, count: int) -> bool:
     The caller holds the folder's lock.
     """
     try:
-        with _held(folder / f"{LOCK_NAME}-{index}-of-{count}", timeout=0):
+        with _held(_claim_file(folder, index, count), timeout=0):
             return False
     except TimeoutError:
         return True
+
+
+def _claim_file(folder: Path, index: int, count: int) -> Path:
+    return folder / f"{LOCK_NAME}-{index}-of-{count}"
 
 
 def _make(folder: Path) -> list[Path]:

@@ -222,15 +222,14 @@ def _in_frames(
     frame = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts) + low[index]
     program, pitch, start, end_seconds, velocity = notes[index].T
     programs, middle = program.astype(np.int64), (frame + 0.5) / frame_rate
+    gain = gain_db[frame - begin]
     if leads is not None:
         start = start - leads[programs]
+        turns = np.maximum(np.minimum(middle, end_seconds) - start - STEADY_SECONDS, 0.0) / SWELL_SECONDS
+        gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)
     begins, is_before, ended = frame == onset[index], frame < onset[index], since > 0.0
     place = start * frame_rate - frame
-    gain = gain_db[frame - begin]
-    if leads is not None:
-        turns = np.maximum(np.minimum(middle, end_seconds) - start - STEADY_SECONDS, 0.0) / SWELL_SECONDS
-        gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
     loud = np.log(np.maximum(velocity, LEAST_VELOCITY) / 127.0)
     features = np.stack(
         [
