@@ -68,6 +68,11 @@ CLASH = 1.5
 """Nats by which a pitch is less likely that is a semitone, in any octave, from one that sounds: with these as many of the
 intervals that sound together are such as in arranged scores, 2.5 % and not three times that."""
 
+RETURN, LOWER, ENOUGH_NOTES = 0.5, 3.6, 4
+"""Nats by which a pitch is less likely an octave from where its part is held, with the square of the distance: so many
+semitones below the mean of what it has played, once that is so many notes. Without, harmony rises by seven semitones in
+half a minute; arranged harmony stays."""
+
 HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
 """Steps of velocity, of about 2 dB each in the middle, by which notes on an event of a room without a pulse are struck
 harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
@@ -217,6 +222,27 @@ class Clash:
 
     def write(self, event: Event | None) -> None:
         """The memory knows what sounds."""
+
+
+class Register:
+    """A part stays about where its notes have been: drawn note by note its register would drift, mostly upwards."""
+
+    def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
+        self._played: dict[int, tuple[int, int]] = {}
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Prefer pitches near the mean of the part's; drums are free."""
+        if field == "pitch" and part_of(before[0])[1] != DRUMS:
+            n_notes, total = self._played.get(before[0], (0, 0))
+            if n_notes >= ENOUGH_NOTES:
+                octaves = (np.arange(N_PITCHES) - total / n_notes + LOWER) / 12.0
+                logits -= (RETURN * octaves**2).astype(logits.dtype)
+
+    def write(self, event: Event | None) -> None:
+        """Count a note."""
+        if event is not None and event[0] >= FIRST_PART:
+            n_notes, total = self._played.get(event[0], (0, 0))
+            self._played[event[0]] = n_notes + 1, total + event[2]
 
 
 class Heard:
@@ -397,6 +423,7 @@ CONSTRAINTS: dict[str, MadeConstraint] = {
     "repeats": Repeats,
     "stale": Stale,
     "clash": Clash,
+    "register": Register,
 }
 """Constraints by name."""
 

@@ -478,7 +478,7 @@ class ComposingConfig:
     transposition: int | None = None
     guidance: float | None = None
     seed: int = 0
-    constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats", "stale", "clash")
+    constraints: tuple[str, ...] = ("order", "known", "polyphony", "repeats", "stale", "clash", "register")
     following: float | None = None
     ensembles: bool = True
     echo: float = 2.0

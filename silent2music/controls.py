@@ -318,6 +318,11 @@ class Controls:
             told["chords"] = np.concatenate([classes, np.eye(13, dtype=np.float32)[roots][:, :12]], axis=1)
         return {name: value for name, value in told.items() if value is not None}
 
+    @property
+    def arousal_turns(self) -> bool:
+        """Whether the mood's arousal changes within the piece."""
+        return len({arousal for _, _, arousal in self.mood}) > 1
+
     @staticmethod
     def curve(points: tuple[tuple[float, ...], ...], n_frames: int, frame_rate: float) -> FloatArray | None:
         """Points `(seconds, ...)` as values `[T, F]`, linear between them; None for none."""

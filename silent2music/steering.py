@@ -55,12 +55,15 @@ PULL, CLEAR = 60.0, 0.35
 that of the key asked for."""
 
 REFERENCE_DB, QUIETER_DB = -6.0, 15.0
-"""Loudness that does not follow the room is this; an arousal of -1 is so much below one of 1 in the same piece."""
+"""Loudness that does not follow the room is this; there, an arousal of -1 is so much below one of 1 in the same piece."""
+
+USUAL_DB, MOST_DB = -10.0, 15.0
+"""Level to which notes are evened out where a mood turns, that of one of velocity 71, and by how much louder at most."""
 
 CLOSE_SECONDS = 1.8
 """A last chord without a grid starts so long before the end."""
 
-AROUSED, SHORTER = 2.5, 0.08
+AROUSED, SHORTER = 2.75, 0.12
 """Nats for each step of velocity and arousal, and how much of it for each step of length."""
 
 PULSE = np.array([-6.0, 1.0, 8.0, 8.0])
@@ -586,7 +589,7 @@ def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rat
     """Composed frames with notes on the nearest places of the grid, as soon as no later note can come to stand in them.
 
     Notes keep their lengths; of two of one part and pitch in one place the first stays. Loudness follows the room as far
-    as is asked for, and the arousal of the mood.
+    as is asked for, and for the rest the arousal of a mood that turns.
     """
     frames = _levelled(frames, controls, seconds, frame_rate)
     if not controls.has_grid:
@@ -616,7 +619,11 @@ def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rat
 def _levelled(
     frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float
 ) -> Iterator[Frame]:
-    """Frames with the loudness that is asked for."""
+    """Frames with the loudness that is asked for.
+
+    Where a mood turns, notes become more and harder, or fewer and softer. As far as loudness is to follow the room, this
+    is evened out: the mood is heard in the notes, the room in how loud they are together.
+    """
     n_frames = max(1, math.ceil(seconds * frame_rate))
     mood, contrast = (
         controls.curve(controls.mood, n_frames, frame_rate),
@@ -625,13 +632,40 @@ def _levelled(
     arousal = np.zeros(n_frames) if mood is None else mood[:, 1].astype(np.float64)
     # Beside the piece's highest: all of it made quieter would be nearly nothing, and would not be turned up.
     quieter = QUIETER_DB * (arousal.max() - arousal) / 2.0
+    sounding: dict[tuple[int, int], tuple[float, float]] = {}
+    level = USUAL_DB
     for frame, (events, gain) in enumerate(frames):
         now = min(frame, n_frames - 1)
         gain += LOUDER_DB * (float(contrast[now]) - 1.0) / 2.0 * bool(controls.cues)
+        if controls.arousal_turns:
+            level = _note_level_db(frame, events, sounding, frame_rate, level)
+            gain += min(USUAL_DB - level, MOST_DB)
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
-        gain -= float(quieter[now])
+            gain -= (1.0 - controls.dynamics) * float(quieter[now])
         yield events, min(gain, 0.0)
+
+
+def _note_level_db(
+    frame: int,
+    events: Iterable[Event],
+    sounding: dict[tuple[int, int], tuple[float, float]],
+    rate: float,
+    last: float,
+) -> float:
+    """Level in dB of the notes that sound from a frame on, in a rest the last one.
+
+    Velocity v counts as 40 log10(v / 127) dB (General MIDI 2, 1999). Of each symbol and pitch that sounds, the frame in
+    which it ends and its power are kept.
+    """
+    for note in [note for note, (end, _) in sounding.items() if end <= frame]:
+        del sounding[note]
+    for symbol, place, pitch, length, velocity in events:
+        if symbol >= FIRST_PART:
+            end = frame + place / N_PLACES + float(LENGTHS_SECONDS[length]) * rate
+            sounding[symbol, pitch] = end, ((velocity + 0.5) / N_VELOCITIES) ** 4
+    power = sum(own for _, own in sounding.values())
+    return 10.0 * math.log10(power) if power else last
 
 
 def _ordered(events: list[Event]) -> tuple[Event, ...]:

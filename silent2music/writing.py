@@ -49,6 +49,9 @@ SCORE = "score"
 SUSTAINED_SECONDS = 2.0
 """Notes last until their part's next ones if these begin so soon."""
 
+TURNED_FOLLOWING = 0.8
+"""Share of the room's loudness where a mood turns, at least."""
+
 Steered = tuple[Conditioning, Conditioning]
 """Conditioning of successive frames, and its null."""
 
@@ -231,7 +234,10 @@ def composed(
         embedded(signals, embed, composer.embedder, brief.blend, others, n_frames),
         composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
     )  # fmt: skip
-    following = composer.config.following if composing.following is None else composing.following
+    following = composing.following
+    if following is None:
+        # A mood that turns takes hold of notes, and would take loudness from the room.
+        following = max(composer.config.following, TURNED_FOLLOWING if wished.arousal_turns else 0.0)
     given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
     # Live events are heard when they are over, asked beats have accents of their own, and dynamics may be unwanted.
     is_plain = not n_frames or wished.has_grid or wished.dynamics == 0.0

@@ -18,7 +18,9 @@ from silent2music.composing import (
     CLASH,
     EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
+    LOWER,
     RESTLESS_SECONDS,
+    RETURN,
     STALE,
     STALE_SECONDS,
     Clash,
@@ -29,6 +31,7 @@ from silent2music.composing import (
     Order,
     PackedComposer,
     Polyphony,
+    Register,
     Repeats,
     Rests,
     Scribe,
@@ -429,6 +432,16 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
         clash.mask("pitch", pitches, (symbol, 0))
         assert {p % 12 for p in np.flatnonzero(pitches).tolist()} == classes
         assert set(pitches.tolist()) <= {0.0, -CLASH}
+    register = Register(composer, memory, 0)
+    for pitch in (60, 64, 62, 66):
+        pitches = np.zeros(128, np.float32)
+        register.mask("pitch", pitches, (melody, 0))
+        assert not pitches.any(), "of so few notes no mean is known"
+        register.write((melody, 0, pitch, 0, 0))
+    for symbol, octaves in ((melody, (np.arange(128) - 63 + LOWER) / 12), (drums, np.zeros(128))):
+        pitches = np.zeros(128, np.float32)
+        register.mask("pitch", pitches, (symbol, 0))
+        assert pitches == pytest.approx(-RETURN * octaves**2, abs=1e-4)
     memory = Memory(RATE)
 
     composer.longest.fill_(3)

@@ -7,6 +7,7 @@ numbers, what is asked and what is found, that are correlated over the pieces.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def _pulses(samples: FloatArray) -> DoubleArray:
     return np.asarray(
         librosa.frames_to_time(np.flatnonzero(librosa.util.localmax(pulse)), sr=RATE, hop_length=HOP)
     )
+
+
+def _multifeature(samples: FloatArray) -> DoubleArray:
+    """Beats on which five onset functions agree most (Zapata et al., "Multi-Feature Beat Tracking", TASLP 2014)."""
+    require("essentia", "trackers").log.infoActive = False  # or it speaks of models that are not used here
+    algorithm = require("essentia.standard", "trackers").BeatTrackerMultiFeature
+    own_rate = 44_100  # the only one that it knows
+    found = algorithm()(Waveform(samples[None], RATE).resampled(own_rate).samples[0])[0]
+    return np.asarray(found, np.float64)
 
 
 def _key_heard(asked: Controls, sound: Waveform) -> float:
@@ -170,7 +180,11 @@ def _chroma(sound: Waveform) -> DoubleArray:
 
 
 HEARD: dict[str, dict[str, tuple[Measure, bool]]] = {
-    "tempo": {"beats": (_tempo_held(_tracked), False), "pulse": (_tempo_held(_pulses), False)},
+    "tempo": {
+        "beats": (_tempo_held(_tracked), False),
+        "multifeature": (_tempo_held(_multifeature), False),
+        "pulse": (_tempo_held(_pulses), False),
+    },
     "key": {"chroma": (_key_heard, False)},
     "cues": {"boundaries": (_boundaries_heard, False)},
     "density": {"onsets": (_onset_rate, True)},
@@ -183,6 +197,8 @@ HEARD: dict[str, dict[str, tuple[Measure, bool]]] = {
 
 
 def measures_of(name: str) -> dict[str, tuple[Measure, bool]]:
-    """The measures of a control's sound that can be taken here: those of transcribed notes where they are transcribed."""
-    own = HEARD.get(name, {})
-    return {label: measure for label, measure in own.items() if label != "notes" or can_transcribe()}
+    """The measures of a control's sound that can be taken here: some need what not every installation has."""
+    can: dict[str, Callable[[], bool]] = {"notes": can_transcribe, "multifeature": lambda: find_spec("essentia") is not None}
+    return {
+        label: measure for label, measure in HEARD.get(name, {}).items() if label not in can or can[label]()
+    }
