@@ -38,6 +38,9 @@ from silent2music.transcription import heard_line
 DEFAULT_BPM = 90.0
 """Tempo by which a chord lasts a bar where none is asked for."""
 
+FULL_TURN = 0.5
+"""By so much arousal a mood turns in full."""
+
 STYLES: dict[str, tuple[str, float | None]] = {
     "chamber": ("violin, viola, cello, double bass, flute, oboe, clarinet, bassoon, French horn", None),
     "orchestral": ("violin, strings, cello, double bass, flute, clarinet, French horn, timpani", None),
@@ -96,7 +99,7 @@ class Controls:
         without: none of these plays.
         style: a name in `STYLES`.
         density: points `(seconds, density)`, see `traits.DENSITY_SCALE`.
-        dynamics: 0 to 1, how far loudness follows the room.
+        dynamics: 0 to 1, how far loudness follows the room; the rest is that of a mood that turns, or none.
         melody: notes `(start, end, pitch, velocity)`, in seconds and as MIDI numbers.
         chords: such as `Am`, `F#m7` or `N` for none; a bar each, again and again, unless `chord_seconds` says when each
             starts.
@@ -318,10 +321,10 @@ class Controls:
             told["chords"] = np.concatenate([classes, np.eye(13, dtype=np.float32)[roots][:, :12]], axis=1)
         return {name: value for name, value in told.items() if value is not None}
 
-    @property
-    def arousal_turns(self) -> bool:
-        """Whether the mood's arousal changes within the piece."""
-        return len({arousal for _, _, arousal in self.mood}) > 1
+    def turning(self, n_frames: int, frame_rate: float) -> float:
+        """How far the mood's arousal turns within a piece, 0 to 1; from `FULL_TURN` on it is 1."""
+        mood = self.curve(self.mood, n_frames, frame_rate)
+        return 0.0 if mood is None or not n_frames else min(1.0, float(np.ptp(mood[:, 1])) / FULL_TURN)
 
     @staticmethod
     def curve(points: tuple[tuple[float, ...], ...], n_frames: int, frame_rate: float) -> FloatArray | None:

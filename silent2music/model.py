@@ -455,8 +455,13 @@ class Silent2Music(nn.Module):
         recorded = _recorded(room, sample_rate)
         frames = self.compose_frames(recorded, composing, seconds, asked=asked, redo=redo, **options)
         written = Manuscript([*frames])
-        score = written.score(seconds or recorded.seconds, self.config.ambient.frame_rate, asked)
-        return score if redo is None else redo.merged(score)
+        rate = self.config.ambient.frame_rate
+        score = written.score(seconds or recorded.seconds, rate, asked)
+        if redo is None:
+            return score
+        return redo.merged(
+            score, asked is not None and asked.turning(round(score.seconds * rate), rate) > 0.0
+        )
 
     def compose_frames(
         self,

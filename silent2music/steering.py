@@ -6,6 +6,7 @@ The composer is told of every wish (`signals.CONTROLS`); what it may still get w
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +42,7 @@ from silent2music.notation import (
     write_down,
 )
 from silent2music.players import IS_NOTE, PROGRAM_OF
-from silent2music.score import NOTE_COLUMNS, Part, Score
+from silent2music.score import ENERGY_RATE_HZ, NOTE_COLUMNS, Part, Score
 from silent2music.traits import MODES, TRIADS, chords, melody
 
 ROLE_OF = (np.arange(N_SYMBOLS) - FIRST_PART) // N_PROGRAMS
@@ -57,7 +58,7 @@ that of the key asked for."""
 REFERENCE_DB, QUIETER_DB = -6.0, 15.0
 """Loudness that does not follow the room is this; there, an arousal of -1 is so much below one of 1 in the same piece."""
 
-USUAL_DB, MOST_DB = -10.0, 15.0
+EVENED_DB, MOST_LOUDER_DB = -10.0, 15.0
 """Level to which notes are evened out where a mood turns, that of one of velocity 71, and by how much louder at most."""
 
 CLOSE_SECONDS = 1.8
@@ -96,7 +97,8 @@ SINGER = -1
 class Redo:
     """A stretch of a score that is composed again, while the rest stands note for note.
 
-    Bars, beats, sections, cues and loudness stand within the stretch, too, so that what follows keeps its place.
+    Bars, beats, sections and cues stand within the stretch, too, so that what follows keeps its place, and so does
+    loudness, but where a mood turns, which makes it that of the new notes.
 
     Attributes:
         score: all of it.
@@ -128,10 +130,11 @@ class Redo:
         """The score with those parts alone that stand throughout."""
         return replace(self.score, parts=tuple(part for part in self.score.parts if part.role in self.roles))
 
-    def merged(self, composed: Score) -> Score:
+    def merged(self, composed: Score, is_evened: bool = False) -> Score:
         """The score with the notes of another one that start in the stretch, in place of its own.
 
-        New notes end with the stretch, and none starts on a key that still sounds from before it.
+        New notes end with the stretch, and none starts on a key that still sounds from before it. Where their loudness
+        is evened out, it is theirs within the stretch, too.
         """
         found: dict[tuple[int, bool, str], list[Part]] = {}
         for part in self.score.parts:
@@ -156,7 +159,11 @@ class Redo:
             new = replace(new, end_seconds=np.minimum(new.end_seconds, self.end))
             own[:] = [_joined(own[0], new), *own[1:]] if own else [new]
         parts = tuple(part for own in found.values() for part in own if len(part.pitches))
-        return replace(self.score, parts=parts)
+        gain_db = self.score.gain_db
+        if is_evened and len(gain_db) == len(composed.gain_db):
+            at = np.arange(len(gain_db)) / ENERGY_RATE_HZ
+            gain_db = np.where((at >= self.begin) & (at < self.end), composed.gain_db, gain_db)
+        return replace(self.score, parts=parts, gain_db=gain_db)
 
 
 def check_stretch(begin: float, end: float, seconds: float) -> None:
@@ -591,10 +598,15 @@ def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rat
     Notes keep their lengths; of two of one part and pitch in one place the first stays. Loudness follows the room as far
     as is asked for, and for the rest the arousal of a mood that turns.
     """
-    frames = _levelled(frames, controls, seconds, frame_rate)
-    if not controls.has_grid:
-        yield from frames
-        return
+    if controls.has_grid:
+        frames = _on_grid(frames, controls, seconds, frame_rate)
+    return _levelled(frames, controls, seconds, frame_rate)
+
+
+def _on_grid(
+    frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float
+) -> Iterator[Frame]:
+    """Frames with notes on the nearest places of the grid."""
     places = controls.grid(seconds)[2]
     unit = frame_rate * N_PLACES
     reach = math.ceil(float(np.diff(places, append=seconds).max()) / 2.0 * frame_rate) + 1
@@ -619,11 +631,7 @@ def heard(frames: Iterable[Frame], controls: Controls, seconds: float, frame_rat
 def _levelled(
     frames: Iterable[Frame], controls: Controls, seconds: float, frame_rate: float
 ) -> Iterator[Frame]:
-    """Frames with the loudness that is asked for.
-
-    Where a mood turns, notes become more and harder, or fewer and softer. As far as loudness is to follow the room, this
-    is evened out: the mood is heard in the notes, the room in how loud they are together.
-    """
+    """Frames with the loudness that is asked for."""
     n_frames = max(1, math.ceil(seconds * frame_rate))
     mood, contrast = (
         controls.curve(controls.mood, n_frames, frame_rate),
@@ -632,40 +640,50 @@ def _levelled(
     arousal = np.zeros(n_frames) if mood is None else mood[:, 1].astype(np.float64)
     # Beside the piece's highest: all of it made quieter would be nearly nothing, and would not be turned up.
     quieter = QUIETER_DB * (arousal.max() - arousal) / 2.0
-    sounding: dict[tuple[int, int], tuple[float, float]] = {}
-    level = USUAL_DB
+    if turning := controls.turning(n_frames, frame_rate):
+        frames = _evened(frames, turning, frame_rate)
     for frame, (events, gain) in enumerate(frames):
         now = min(frame, n_frames - 1)
         gain += LOUDER_DB * (float(contrast[now]) - 1.0) / 2.0 * bool(controls.cues)
-        if controls.arousal_turns:
-            level = _note_level_db(frame, events, sounding, frame_rate, level)
-            gain += min(USUAL_DB - level, MOST_DB)
         if controls.dynamics < 1.0:
             gain = REFERENCE_DB + controls.dynamics * (gain - REFERENCE_DB)
             gain -= (1.0 - controls.dynamics) * float(quieter[now])
         yield events, min(gain, 0.0)
 
 
-def _note_level_db(
-    frame: int,
-    events: Iterable[Event],
-    sounding: dict[tuple[int, int], tuple[float, float]],
-    rate: float,
-    last: float,
-) -> float:
-    """Level in dB of the notes that sound from a frame on, in a rest the last one.
+def _evened(frames: Iterable[Frame], share: float, frame_rate: float) -> Iterator[Frame]:
+    """Frames of which the notes are as loud everywhere, by a share of it in dB.
 
-    Velocity v counts as 40 log10(v / 127) dB (General MIDI 2, 1999). Of each symbol and pitch that sounds, the frame in
-    which it ends and its power are kept.
+    Where a mood turns, notes become more and harder, or fewer and softer: it is heard in them, and the room in how loud
+    they are together. Velocity v counts as 40 log10(v / 127) dB (General MIDI 2, 1999). What is softer is made louder by
+    no more than what comes within a point of a score's loudness, whose attack would be too loud.
     """
-    for note in [note for note, (end, _) in sounding.items() if end <= frame]:
-        del sounding[note]
-    for symbol, place, pitch, length, velocity in events:
-        if symbol >= FIRST_PART:
-            end = frame + place / N_PLACES + float(LENGTHS_SECONDS[length]) * rate
-            sounding[symbol, pitch] = end, ((velocity + 0.5) / N_VELOCITIES) ** 4
-    power = sum(own for _, own in sounding.values())
-    return 10.0 * math.log10(power) if power else last
+    ahead = math.ceil(frame_rate / ENERGY_RATE_HZ)
+    sounding: dict[tuple[int, int], tuple[float, float]] = {}
+    """By symbol and pitch the frame in which a note ends, and its power."""
+    louder = 0.0
+    waiting: deque[tuple[Frame, float]] = deque()
+    for frame, (events, gain) in enumerate(frames):
+        for note in [note for note, (end, _) in sounding.items() if end <= frame]:
+            del sounding[note]
+        for symbol, place, pitch, length, velocity in events:
+            if symbol >= FIRST_PART:
+                end = frame + place / N_PLACES + float(LENGTHS_SECONDS[length]) * frame_rate
+                sounding[symbol, pitch] = end, ((velocity + 0.5) / N_VELOCITIES) ** 4
+        if sounding:  # in a rest it stays
+            level = 10.0 * math.log10(sum(power for _, power in sounding.values()))
+            louder = share * min(EVENED_DB - level, MOST_LOUDER_DB)
+        waiting.append(((events, gain), louder))
+        if len(waiting) > ahead:
+            yield _first_evened(waiting)
+    while waiting:
+        yield _first_evened(waiting)
+
+
+def _first_evened(waiting: deque[tuple[Frame, float]]) -> Frame:
+    least = min(louder for _, louder in waiting)
+    (events, gain), _ = waiting.popleft()
+    return events, gain + least
 
 
 def _ordered(events: list[Event]) -> tuple[Event, ...]:

@@ -50,7 +50,7 @@ SUSTAINED_SECONDS = 2.0
 """Notes last until their part's next ones if these begin so soon."""
 
 TURNED_FOLLOWING = 0.8
-"""Share of the room's loudness where a mood turns, at least."""
+"""Least share of the rule `traits.following_db` in the loudness where a mood turns, see `ComposerConfig.following`."""
 
 Steered = tuple[Conditioning, Conditioning]
 """Conditioning of successive frames, and its null."""
@@ -236,8 +236,8 @@ def composed(
     )  # fmt: skip
     following = composing.following
     if following is None:
-        # A mood that turns takes hold of notes, and would take loudness from the room.
-        following = max(composer.config.following, TURNED_FOLLOWING if wished.arousal_turns else 0.0)
+        # A mood that turns makes notes louder here than there; the room is to say how loud they are all the same.
+        following = max(composer.config.following, TURNED_FOLLOWING * wished.turning(n_frames, rate))
     given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
     # Live events are heard when they are over, asked beats have accents of their own, and dynamics may be unwanted.
     is_plain = not n_frames or wished.has_grid or wished.dynamics == 0.0

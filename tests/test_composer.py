@@ -437,7 +437,8 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
         pitches = np.zeros(128, np.float32)
         register.mask("pitch", pitches, (melody, 0))
         assert not pitches.any(), "of so few notes no mean is known"
-        register.write((melody, 0, pitch, 0, 0))
+        for symbol in (melody, drums):
+            register.write((symbol, 0, pitch, 0, 0))
     for symbol, octaves in ((melody, (np.arange(128) - 63 + LOWER) / 12), (drums, np.zeros(128))):
         pitches = np.zeros(128, np.float32)
         register.mask("pitch", pitches, (symbol, 0))

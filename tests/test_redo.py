@@ -19,7 +19,7 @@ from silent2music.errors import ConfigError
 from silent2music.export import provenance
 from silent2music.model import Silent2Music
 from silent2music.notation import FIRST_PART, symbol_of, write_down
-from silent2music.score import Part, Score, midi_bytes, read_midi
+from silent2music.score import ENERGY_RATE_HZ, Part, Score, midi_bytes, read_midi
 from silent2music.steering import Redo
 
 SECONDS = 2.4
@@ -74,6 +74,15 @@ def test_a_stretch_of_a_score_is_composed_again_and_the_rest_stands(model, score
     for name in ("beat_seconds", "bar_seconds", "boundary_seconds", "gain_db"):
         assert np.array_equal(getattr(new, name), getattr(score, name))
     assert midi_bytes(model.compose(ROOM, SECONDS, seed=2, redo=Redo(score, BEGIN, END))) == midi_bytes(new)
+
+
+def test_where_a_mood_turns_loudness_is_that_of_the_new_notes_in_the_stretch_alone(model, score) -> None:
+    asked = Controls.of({"mood": [[0.0, 0.0, -0.8], [SECONDS, 0.0, 0.8]]})
+    new = model.compose(ROOM, SECONDS, seed=2, redo=Redo(score, BEGIN, END), asked=asked)
+    at = np.arange(len(score.gain_db)) / ENERGY_RATE_HZ
+    inside = (at >= BEGIN) & (at < END)
+    assert np.array_equal(new.gain_db[~inside], score.gain_db[~inside])
+    assert (new.gain_db[inside] != score.gain_db[inside]).all()
 
 
 @pytest.mark.parametrize("kept", [("melody",), ("bass", "harmony")])

@@ -91,6 +91,8 @@ def _pulses(samples: FloatArray) -> DoubleArray:
 
 def _multifeature(samples: FloatArray) -> DoubleArray:
     """Beats on which five onset functions agree most (Zapata et al., "Multi-Feature Beat Tracking", TASLP 2014)."""
+    if not samples.any():
+        return np.zeros(0)  # it would hear beats in silence
     require("essentia", "trackers").log.infoActive = False  # or it speaks of models that are not used here
     algorithm = require("essentia.standard", "trackers").BeatTrackerMultiFeature
     own_rate = 44_100  # the only one that it knows
@@ -198,7 +200,10 @@ HEARD: dict[str, dict[str, tuple[Measure, bool]]] = {
 
 def measures_of(name: str) -> dict[str, tuple[Measure, bool]]:
     """The measures of a control's sound that can be taken here: some need what not every installation has."""
-    can: dict[str, Callable[[], bool]] = {"notes": can_transcribe, "multifeature": lambda: find_spec("essentia") is not None}
+    can: dict[str, Callable[[], bool]] = {
+        "notes": can_transcribe,
+        "multifeature": lambda: find_spec("essentia") is not None,
+    }
     return {
         label: measure for label, measure in HEARD.get(name, {}).items() if label not in can or can[label]()
     }
