@@ -93,8 +93,8 @@ def _multifeature(samples: FloatArray) -> DoubleArray:
     """Beats on which five onset functions agree most (Zapata et al., "Multi-Feature Beat Tracking", TASLP 2014)."""
     if not samples.any():
         return np.zeros(0)  # it would hear beats in silence
-    require("essentia", "trackers").log.infoActive = False  # or it speaks of models that are not used here
-    algorithm = require("essentia.standard", "trackers").BeatTrackerMultiFeature
+    require("essentia").log.infoActive = False  # or it speaks of models that are not used here
+    algorithm = require("essentia.standard").BeatTrackerMultiFeature
     own_rate = 44_100  # the only one that it knows
     found = algorithm()(Waveform(samples[None], RATE).resampled(own_rate).samples[0])[0]
     return np.asarray(found, np.float64)
