@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from silent2music import audio
 from silent2music.cli import app
 from silent2music.config import DataConfig
-from silent2music.evaluation import bench
+from silent2music.evaluation import bench, codec_bench
 from silent2music.evaluation.originality import Melodies
 
 SECONDS = 4.0
@@ -256,7 +256,9 @@ def test_codec_fit_train_and_roundtrip(desk: Desk, pairs: Path, codec: Path) -> 
 
 
 @pytest.mark.slow
-def test_codec_bench(desk: Desk, pairs: Path, codec: Path) -> None:
+def test_codec_bench(desk: Desk, pairs: Path, codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_bench, "SPEED_SECONDS", 0.5)
+    monkeypatch.setattr(codec_bench, "SPEED_ROUNDS", 1)
     printed = desk.drive(
         "codec bench --codec fitted=codec --codec one=codec:1 --pairs pairs --families rooms --real rooms --out bench"
         " --limit 1 --seconds 1"
