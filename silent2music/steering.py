@@ -659,8 +659,8 @@ def _evened(frames: Iterable[Frame], share: float, frame_rate: float) -> Iterato
     no more than what comes within a point of a score's loudness, whose attack would be too loud.
     """
     ahead = math.ceil(frame_rate / ENERGY_RATE_HZ)
+    # By symbol and pitch the frame in which a note ends, and its power.
     sounding: dict[tuple[int, int], tuple[float, float]] = {}
-    """By symbol and pitch the frame in which a note ends, and its power."""
     louder = 0.0
     waiting: deque[tuple[Frame, float]] = deque()
     for frame, (events, gain) in enumerate(frames):
@@ -681,6 +681,7 @@ def _evened(frames: Iterable[Frame], share: float, frame_rate: float) -> Iterato
 
 
 def _first_evened(waiting: deque[tuple[Frame, float]]) -> Frame:
+    """The first of the frames that wait, taken out, as much louder as the least of them is to be."""
     least = min(louder for _, louder in waiting)
     (events, gain), _ = waiting.popleft()
     return events, gain + least
