@@ -259,7 +259,7 @@ def rule_of(
     if ensemble is not None and ensemble.other is not None:
         turns.append(ensemble.other.programs)
         turn = wished.sections(n_frames, frame_rate) % 2
-    who = partial(Players, turns, turn)
+    who = partial(Players, turns, turn, at_once=bool(wished.instruments))
     if curve is not None:
         notes_hz = notes_a_second(curve[:, 0].astype(np.float64))
         return partial(who, notes_hz, None)
@@ -281,6 +281,7 @@ class Players:
         amounts: whose chords, lengths and rests the music has as a whole, and then `wanted_hz` is how often notes begin
             in it, together or alone; without one it is notes from moment to moment that count.
         composer, memory, transposition: as for all constraints.
+        at_once: whether who has not played yet is brought in from the first frame on, as who is asked for is.
     """
 
     def __init__(
@@ -292,6 +293,7 @@ class Players:
         composer: Composer,
         memory: Memory,
         transposition: int,
+        at_once: bool = False,
     ) -> None:
         self._wanted_hz, self._amounts, self._turn = wanted_hz, amounts, turn
         self._seconds = DENSITY_SECONDS if amounts is None else WHOLE_SECONDS
@@ -299,7 +301,7 @@ class Players:
         known = composer.known_symbols.cpu().numpy() & IS_NOTE
         plays = [programs[np.maximum(PROGRAM_OF, 0)] > 0 for programs in turns]
         self._turns = [(known & own, known & ~own, IS_NOTE & ~own) for own in plays]
-        self._last = np.zeros(N_PROGRAMS)
+        self._last = np.full(N_PROGRAMS, -ABSENT_SECONDS[1] * self._rate if at_once else 0.0)
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
         self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)

@@ -156,11 +156,12 @@ def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(comp
     programs = np.zeros(129, np.float32)
     programs[[46, DRUMS]] = 1.0
     amounts = Ensemble(programs, 2.0, 2.0, 2.0, 0.1)
-    rule = Players([programs], np.zeros(1, np.int64), np.array([2.0]), amounts, composer, memory, 0)
+    what = ([programs], np.zeros(1, np.int64), np.array([2.0]), amounts, composer, memory, 0)
+    rule = Players(*what)
     harp, drums = symbol_of("melody", 46, False), symbol_of("percussion", 0, True)
     assert composer.known_symbols[[harp, drums]].all()
 
-    def shares(seconds: float) -> tuple[float, float]:
+    def shares(seconds: float, rule: Players) -> tuple[float, float]:
         memory.advance(round(25.0 * seconds))
         logits = np.full(len(composer.known_symbols), -30.0)
         logits[END], logits[harp], logits[drums] = 0.0, -2.0, -6.0
@@ -168,7 +169,11 @@ def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(comp
         harp_share, drum_share = np.exp(logits[[harp, drums]])
         return drum_share / (harp_share + drum_share), np.log(harp_share + drum_share)
 
-    early, _ = shares(1.0)
+    early, _ = shares(1.0, rule)
+    asked = Players(*what, at_once=True)
+    assert shares(1.0, asked)[0] < 0.05, "neither has played"
+    asked.write((harp, 0, 60, 5, 8))
+    assert shares(1.2, asked)[0] > 0.5
     for played in (harp, drums):
         rule.write((played, 0, 60, 5, 8))
         rule.write(None)
@@ -176,7 +181,7 @@ def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(comp
         memory.advance(round(25.0 * seconds))
         rule.write((harp, 0, 60, 5, 8))
         rule.write(None)
-    late, in_all = shares(11.0)
+    late, in_all = shares(11.0, rule)
     assert early < 0.05 and late > 0.9
     assert in_all == pytest.approx(np.log(np.exp(-2.0) + np.exp(-6.0)), abs=0.01)
 
