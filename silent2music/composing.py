@@ -78,10 +78,6 @@ HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
 harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
 come as they will, nothing else tells which notes answer them."""
 
-ANSWERED, ANSWERED_SECONDS = 0.7, 3.0
-"""Nats by which notes of a room without a pulse are likelier to begin on an event, and less likely away from it, within
-so many seconds. Of the moments in which notes were drawn to begin for real recordings, 0.45 were on events; now 0.53."""
-
 NO_EVENTS = (math.inf, math.inf)
 """Seconds since and until an event where none is near, or a pulse tells."""
 
@@ -415,38 +411,6 @@ class Together:
         """Notice the first note of a frame."""
         if event is not None and event[0] >= FIRST_PART and self._began != self._memory.frame:
             self._began, self._place = self._memory.frame, event[1]
-
-
-class Answering:
-    """Where events come as they will, notes rather begin on them than between them.
-
-    Args:
-        heard: says how far events are.
-        memory: says which frame it is.
-        frame_rate: in Hz.
-        owed: frames in which a chord is asked for, whatever the room.
-    """
-
-    def __init__(
-        self, heard: Heard, memory: Memory, frame_rate: float, owed: frozenset[int] = frozenset()
-    ) -> None:
-        self._heard, self._memory, self._owed = heard, memory, owed
-        self._frame_seconds, self._began = 1.0 / frame_rate, -1
-
-    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
-        """Prefer that a first note begins, or that none does."""
-        frame = self._memory.frame
-        since, until = self._heard.here()[2]
-        if field != "symbol" or frame == self._began or frame in self._owed:
-            return
-        if min(since, until) < ANSWERED_SECONDS:
-            is_on = min(since, until - self._frame_seconds) <= ON_EVENT_SECONDS
-            logits[FIRST_PART:] += ANSWERED if is_on else -ANSWERED
-
-    def write(self, event: Event | None) -> None:
-        """Notice the first note of a frame."""
-        if event is not None and event[0] >= FIRST_PART:
-            self._began = self._memory.frame
 
 
 MadeConstraint = Callable[[Composer, Memory, int], Constraint]

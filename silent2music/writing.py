@@ -20,15 +20,7 @@ import torch
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.composer import Composer
-from silent2music.composing import (
-    Answering,
-    Heard,
-    MadeConstraint,
-    PackedComposer,
-    Rests,
-    Together,
-    write_frames,
-)
+from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, Together, write_frames
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.decoder import Conditioning
@@ -213,8 +205,6 @@ def composed(
     rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty, owed)]
     if not (wished.melody or wished.has_grid):  # which say when notes begin
         rules.append(lambda _, memory, __: Together(memory, rate, owed))
-        if n_frames:  # live events are heard when they are over
-            rules.append(lambda _, memory, __: Answering(room, memory, rate, owed))
     if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
         rules.append(players)
     if plan is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from silent2music.ambient import ambient_features
 from silent2music.audio import Waveform
 from silent2music.composer import Composer, Pages
 from silent2music.composing import (
-    ANSWERED,
-    ANSWERED_SECONDS,
     CLASH,
     EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
@@ -26,7 +23,6 @@ from silent2music.composing import (
     RETURN,
     STALE,
     STALE_SECONDS,
-    Answering,
     Clash,
     Copying,
     Drawing,
@@ -54,7 +50,6 @@ from silent2music.notation import (
     LENGTHS_SECONDS,
     NO_PITCH,
     SECTION,
-    Event,
     Memory,
     home_shift,
     joined,
@@ -581,44 +576,6 @@ def test_notes_begin_together_or_apart() -> None:
     ):
         assert masked(frame)[FIRST_PART:].all() == allowed == masked(frame)[FIRST_PART:].any()
         assert masked(frame)[:FIRST_PART].all()
-
-
-def test_where_events_come_as_they_will_notes_rather_begin_on_them() -> None:
-    clicks = 1e-4 * np.random.default_rng(0).standard_normal(10 * 24_000)
-    times = np.array([0.9, 1.52, 3.1, 3.56])
-    for seconds in times:
-        clicks[round(seconds * 24_000) :][:400] += 0.1 * np.exp(-np.arange(400) / 80.0)
-    memory, melody = Memory(RATE), symbol_of("melody", 0, False)
-
-    def preferred(room: Heard, again: bool = False) -> list[float]:
-        answering, found = Answering(room, memory, RATE, frozenset([40])), list[float]()
-        n_frames = len(room._frames)
-
-        def composed() -> Iterator[tuple[tuple[Event, ...], float]]:
-            for frame in range(n_frames):
-                memory.advance(frame)
-                logits = np.zeros(FIELDS["symbol"], np.float32)
-                if again:
-                    answering.write((melody, 0, 60, 0, 0))
-                answering.mask("symbol", logits, ())
-                assert not logits[:FIRST_PART].any() and len(set(logits[FIRST_PART:].tolist())) == 1
-                found.append(float(logits[FIRST_PART]))
-                yield (), 0.0
-
-        list(room.follow(composed(), 0.0, RATE))
-        return found
-
-    found = np.array(preferred(heard_of(clicks)[0]))
-    middle = (np.arange(len(found)) + 0.5) / RATE
-    apart = np.abs(middle[:, None] - times).min(axis=1)
-    free, far = np.arange(len(found)) == 40, middle > times[-1] + ANSWERED_SECONDS + 0.1
-    assert found[free | far] == pytest.approx(0.0) and far.any()
-    assert found[(apart < 0.06) & ~free] == pytest.approx(ANSWERED)
-    assert found[(apart > 0.12) & ~free & (middle < times[-1] + ANSWERED_SECONDS - 0.1)] == pytest.approx(
-        -ANSWERED
-    )
-    assert not any(preferred(heard_of(clicks)[0], again=True)), "more notes of a chord are as they would be"
-    assert not any(preferred(heard_of(steps_room(6.0)[0])[0])), "where there is a pulse, it tells"
 
 
 def test_drawing_follows_the_probabilities_and_cuts_the_unlikely_among_events_alone() -> None:
