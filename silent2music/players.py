@@ -302,6 +302,7 @@ class Players:
         plays = [programs[np.maximum(PROGRAM_OF, 0)] > 0 for programs in turns]
         self._turns = [(known & own, known & ~own, IS_NOTE & ~own) for own in plays]
         self._last = np.full(N_PROGRAMS, -ABSENT_SECONDS[1] * self._rate if at_once else 0.0)
+        self._brings_in = at_once or amounts is not None
         self._recent: deque[int] = deque()
         self._own_rate, self._n_here = 0.0, 0
         self._chord_size = 2.0 if amounts is None else max(1.0, amounts.notes_hz / amounts.onsets_hz)
@@ -321,7 +322,7 @@ class Players:
         if not self._n_here:
             self._hand_over(logits, playing, silent)
         logits[barred] = -np.inf
-        if self._amounts is not None:
+        if self._brings_in:
             self._bring_in(logits, playing)
         wanted = float(self._wanted_hz[min(frame, len(self._wanted_hz) - 1)])
         if not (np.isfinite(wanted) and np.isfinite(logits[END])):

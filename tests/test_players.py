@@ -170,10 +170,11 @@ def test_who_has_not_played_for_long_comes_in_and_no_more_notes_are_written(comp
         return drum_share / (harp_share + drum_share), np.log(harp_share + drum_share)
 
     early, _ = shares(1.0, rule)
-    asked = Players(*what, at_once=True)
-    assert shares(1.0, asked)[0] < 0.05, "neither has played"
-    asked.write((harp, 0, 60, 5, 8))
-    assert shares(1.2, asked)[0] > 0.5
+    for kept_to in (amounts, None):  # as a whole piece has, or as a density is asked for
+        asked = Players(*what[:3], kept_to, *what[4:], at_once=True)
+        assert shares(1.0, asked)[0] < 0.05, "neither has played"
+        asked.write((harp, 0, 60, 5, 8))
+        assert shares(1.2, asked)[0] > 0.5
     for played in (harp, drums):
         rule.write((played, 0, 60, 5, 8))
         rule.write(None)
