@@ -20,11 +20,9 @@ from silent2music.cli import main
 
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages are compared as text: no colours, and lines that are never wrapped. Nor is the network off because the
-    studio, in another test of the same process, has turned it off for its own."""
+    """Messages are compared as text: no colours, and lines that are never wrapped."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 def reset_accelerate() -> None:

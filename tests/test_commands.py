@@ -505,6 +505,7 @@ def test_studio(desk: Desk, model: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # which the studio sets for its process, and is here put back
     printed = desk.drive("studio --open --folder pieces --port 0 --model run/model").decode()
     assert opened[0].startswith("http://127.0.0.1:")
     assert opened[0] in printed

@@ -80,6 +80,7 @@ def window(tmp_path_factory: pytest.TempPathFactory, sketched_folder: Path) -> I
 
     with pytest.MonkeyPatch.context() as patch, playwright.sync_playwright() as p:
         patch.setattr(uvicorn.Server, "run", run)
+        patch.setenv("HF_HUB_OFFLINE", "1")  # which the studio sets for its process, and is here put back
         serving = threading.Thread(target=server.serve, args=(desk, 0, False, told.append))
         serving.start()
         while not told or not running or not running[0].started:
