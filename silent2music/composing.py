@@ -78,6 +78,11 @@ HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
 harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
 come as they will, nothing else tells which notes answer them."""
 
+EVENED = 0.3
+"""Share that is kept of how much harder or softer a note is struck than its part's notes so far. Drawn note by note these
+deviate by twelve steps of MIDI velocity and not by seven as in arranged scores, and loudness would vary with that and not
+with the room."""
+
 NO_EVENTS = (math.inf, math.inf)
 """Seconds since and until an event where none is near, or a pulse tells."""
 
@@ -311,21 +316,44 @@ class Heard:
         frames: Iterable[tuple[tuple[Event, ...], float]],
         share: float,
         rate: float,
-        plain: Container[int] | None = None,
+        given: Container[int] = (),
+        is_plain: bool = True,
+        touch: Touch | None = None,
     ) -> Iterator[tuple[tuple[Event, ...], float]]:
         """Composed frames, each of which was heard, as they follow the room.
 
         By some share their own loudness is replaced by the room's. Notes on events of a room without a pulse are struck
-        harder, and others near them softer, but in frames that are plain; with None all are.
+        harder, and others near them softer, unless they are to be plain. Before that notes are evened out by a touch, if
+        there is one. Notes of the frames that are given stay as they are.
         """
         for number, (events, gain) in enumerate(frames):
             wanted, _, (since, until) = self.here()
             self._go_on()
-            if plain is not None and number not in plain and min(since, until) < ACCENT_SECONDS:
+            if touch is not None:
+                evened = tuple(map(touch.evened, events))  # given notes count as struck, too
+                events = events if number in given else evened
+            if not is_plain and number not in given and min(since, until) < ACCENT_SECONDS:
                 seconds = [event[1] / (N_PLACES * rate) for event in events]
                 apart = [min(since + t, abs(until - t)) for t in seconds]
                 events = tuple(map(_accented, events, apart))
             yield events, gain if wanted is None else gain + share * (wanted - gain)
+
+
+class Touch:
+    """How hard the parts of a piece have been struck so far, to which their next notes are evened out."""
+
+    def __init__(self) -> None:
+        self._struck: dict[int, tuple[int, int]] = {}
+
+    def evened(self, event: Event) -> Event:
+        """A note as it is struck, next to the others of its part; drums are free."""
+        symbol, velocity = event[0], event[4]
+        if symbol < FIRST_PART or part_of(symbol)[1] == DRUMS:
+            return event
+        n_notes, total = self._struck.get(symbol, (0, 0))
+        self._struck[symbol] = n_notes, total = n_notes + 1, total + velocity
+        mean = total / n_notes
+        return (*event[:4], round(mean + EVENED * (velocity - mean)))
 
 
 def _accented(event: Event, apart: float) -> Event:

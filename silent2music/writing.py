@@ -20,7 +20,7 @@ import torch
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.composer import Composer
-from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, Together, write_frames
+from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, Together, Touch, write_frames
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.decoder import Conditioning
@@ -241,7 +241,9 @@ def composed(
     given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
     # Live events are heard when they are over, asked beats have accents of their own, and dynamics may be unwanted.
     is_plain = not n_frames or wished.has_grid or wished.dynamics == 0.0
-    written = room.follow(written, following, rate, None if is_plain else given)
+    # Moods and beats are told by how hard notes are struck.
+    touch = None if wished.mood or wished.has_grid else Touch()
+    written = room.follow(written, following, rate, given, is_plain, touch)
     if redo is not None:
         written = islice(written, int(np.ceil(redo.end * rate - 1e-6)))
     if n_frames:  # live, nothing is known of the next notes

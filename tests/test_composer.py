@@ -37,6 +37,7 @@ from silent2music.composing import (
     Scribe,
     Stale,
     Together,
+    Touch,
     write_frames,
 )
 from silent2music.config import AmbientConfig, ComposerConfig, ComposingConfig
@@ -495,20 +496,52 @@ def test_notes_on_events_of_a_room_without_a_pulse_are_struck_harder() -> None:
     n_frames = len(heard_of(clicks)[0]._frames)
     frames = [((note,), -1.0)] * n_frames
     struck = [
-        events[0][4] for events, _ in heard_of(clicks)[0].follow(frames, 0.0, RATE, range(200, n_frames))
+        events[0][4]
+        for events, _ in heard_of(clicks)[0].follow(frames, 0.0, RATE, range(200, n_frames), False)
     ]
     assert [struck[round(seconds * RATE)] for seconds in times[:5]] == [9] * 5
     assert [struck[round(seconds * RATE)] for seconds in (1.2, 2.5, 2.9)] == [6] * 3
     assert set(struck[165:190]) == set(struck[200:]) == {8}, "far from all events, or given"
     marks = [(((BAR, 0, 0, 0, 0),), -1.0)] * n_frames
-    assert list(heard_of(clicks)[0].follow(marks, 0.0, RATE, ())) == marks
+    assert list(heard_of(clicks)[0].follow(marks, 0.0, RATE, (), False)) == marks
     assert list(heard_of(clicks)[0].follow(frames, 0.0, RATE)) == frames
     soft = [(((*note[:4], velocity),), -1.0) for velocity in range(7) for _ in range(10)]
-    struck = [events[0][4] for events, _ in heard_of(clicks)[0].follow(soft, 0.0, RATE, ())]
+    struck = [events[0][4] for events, _ in heard_of(clicks)[0].follow(soft, 0.0, RATE, (), False)]
     assert struck[5::10][:6] == [0, 1, 2, 3, 4, 4], "no note vanishes"
     regular = heard_of(steps_room(6.0)[0])[0]
     frames = frames[: len(regular._frames)]
-    assert list(regular.follow(frames, 0.0, RATE, ())) == frames, "where there is a pulse, it tells"
+    assert list(regular.follow(frames, 0.0, RATE, (), False)) == frames, "where there is a pulse, it tells"
+
+
+def test_parts_are_struck_about_as_hard_as_so_far_but_drums_and_given_notes() -> None:
+    rng = np.random.default_rng(0)
+    velocities = rng.integers(0, 16, 200).tolist()
+    line, bass, drum = (
+        symbol_of("melody", 0, False),
+        symbol_of("bass", 32, False),
+        symbol_of("harmony", 0, True),
+    )
+    frames = [
+        (
+            (
+                (BEAT, 0, 0, 0, 0),
+                *((symbol, 0, 60, 10, v) for symbol, v in ((line, velocity), (bass, 3), (drum, velocity))),
+            ),
+            0.0,
+        )
+        for velocity in velocities
+    ]
+    heard = heard_of(np.random.default_rng(1).standard_normal(10 * 24_000) * 1e-3)[0]
+    given = range(20)
+    found = [events for events, _ in heard.follow(frames, 0.0, RATE, given, touch=Touch())]
+    assert [events[0] for events in found] == [frames[0][0][0]] * 200, "marks have no velocity"
+    assert found[:20] == [events for events, _ in frames[:20]]
+    struck = np.array([events[1][4] for events in found[20:]])
+    assert all(events[2][4] == 3 for events in found), "each part has a touch of its own"
+    assert [events[3][4] for events in found] == velocities
+    assert 0.2 < struck.std() / np.std(velocities[20:]) < 0.45
+    assert abs(struck.mean() - np.mean(velocities)) < 0.5, "no softer and no harder as a whole"
+    assert np.corrcoef(struck, velocities[20:])[0, 1] > 0.8, "a hard note is still a hard one"
 
 
 def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() -> None:
