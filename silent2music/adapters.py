@@ -224,7 +224,7 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
         CheckpointError: if an adapter belongs to another model, before anything was changed.
     """
     checksums: dict[str, str] = {}
-    jobs: list[tuple[Tensor, Tensor, str]] = []
+    jobs: dict[tuple[str, str], tuple[Tensor, Tensor, str]] = {}
     tables: dict[str, tuple[Tables, list[tuple[float, Tables]]]] = {}
     for adapter in adapters:
         for part, tuned in adapter.config.parts.items():
@@ -243,7 +243,12 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
             state = dict(module.state_dict())
             changes = _changes(adapter, part, tuned, state)
             rows = {name: change for name, (_, change, kind) in changes.items() if kind == TAKEN}
-            jobs += [change for change in changes.values() if change[2] != TAKEN]
+            for name, (own, change, kind) in changes.items():
+                if kind != TAKEN:
+                    # Summed before the weight is touched: two halves of an adapter are the whole of it, to the bit.
+                    known = jobs[part, name][1] if (part, name) in jobs else None
+                    joined = torch.maximum if kind == LIMIT else torch.add
+                    jobs[part, name] = own, change if known is None else joined(known, change), kind
             if not rows:
                 continue
             if rows.keys() != (names := set(getattr(module, "tables", ()))):
@@ -263,7 +268,7 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
         cast(Any, model).composer.config = replace(config, following=following)
     for base_rows, others in tables.values():
         _take(base_rows, others)
-    for own, change, kind in jobs:
+    for own, change, kind in jobs.values():
         if kind == LIMIT:
             own.copy_(torch.maximum(own, change.to(own)))
         else:

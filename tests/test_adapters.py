@@ -94,6 +94,8 @@ def test_two_add_up_with_their_strengths_and_none_changes_nothing(sketched_folde
         torch.testing.assert_close(both[name], expected, rtol=1e-4, atol=1e-4)
     off = states(s2m_package.load(sketched_folder, adapters=[f"{adapter}=0"]))
     assert all(torch.equal(value, off[name]) for name, value in states(base).items())
+    halves = states(s2m_package.load(sketched_folder, adapters=[f"{adapter}=0.5", f"{adapter}=0.5"]))
+    assert all(torch.equal(value, halves[name]) for name, value in alone[0].items())
 
 
 def test_who_plays_is_shared_out_by_strength(sketched_folder, tmp_path):
