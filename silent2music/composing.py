@@ -73,7 +73,7 @@ RETURN, LOWER, ENOUGH_NOTES = 0.5, 3.6, 4
 semitones below the mean of what it has played, once that is so many notes. Without, harmony rises by seven semitones in
 half a minute; arranged harmony stays."""
 
-HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
+HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 1, 4, 0.06, 1.0
 """Steps of velocity, of about 2 dB each in the middle, by which notes on an event of a room without a pulse are struck
 harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
 come as they will, nothing else tells which notes answer them."""

@@ -403,7 +403,7 @@ class ComposerConfig:
     writer_dim: int = 192
     writer_layers: int = 2
     guidance: float = 1.25
-    following: float = 0.35
+    following: float = 0.8
 
     def __post_init__(self) -> None:
         _check_bounds(self, "composer.")
@@ -465,10 +465,10 @@ class ComposingConfig:
 
     A `temperature` of 0 takes the likeliest choice. `top_p` is by field of an event (`notation.FIELDS`); of the symbol it
     says how the instrument is chosen, not whether there is a note. `transposition` is the key, in semitones from C major
-    or A minor, drawn by the seed where it is None. `guidance` and `following` are the composer's own where they are None
-    (where a mood turns, at least `writing.TURNED_FOLLOWING`); `constraints` are names in `composing.CONSTRAINTS`. With
-    `ensembles`, who plays and how much is drawn from the training scores of rooms that are alike, where nobody asks for
-    anything else. `echo` is a factor on the learned habit that bars come again.
+    or A minor, drawn by the seed where it is None. `guidance` and `following` are the composer's own where they are
+    None; `constraints` are names in `composing.CONSTRAINTS`. With `ensembles`, who plays and how much is drawn from the
+    training scores of rooms that are alike, where nobody asks for anything else. `echo` is a factor on the learned habit
+    that bars come again.
     """
 
     temperature: float = 1.0

@@ -50,9 +50,9 @@ Trait = Callable[[Score, int, float], FloatArray | None]
 SILENT_DBFS, SILENT_GAIN_DB = -100.0, -36.0
 """Short-term levels of a room below the one are digital silence, where the music has the other."""
 
-USUAL_RANGE_DB = 28.0
-"""Range of the loudness of music that follows a room of unknown kind, a little wider than that of any made scene: what is
-composed has more rests and decays of its own than what is arranged."""
+USUAL_RANGE_DB = 22.0
+"""Range of the loudness of music that follows a room of unknown kind. With it the loudness of composed music varies about
+as much as in arranged scores, where each kind of made scene has a range of its own."""
 
 
 def following_db(

@@ -49,9 +49,6 @@ SCORE = "score"
 SUSTAINED_SECONDS = 2.0
 """Notes last until their part's next ones if these begin so soon."""
 
-TURNED_FOLLOWING = 0.8
-"""Least share of the rule `traits.following_db` in the loudness where a mood turns, see `ComposerConfig.following`."""
-
 Steered = tuple[Conditioning, Conditioning]
 """Conditioning of successive frames, and its null."""
 
@@ -234,10 +231,7 @@ def composed(
         embedded(signals, embed, composer.embedder, brief.blend, others, n_frames),
         composing, composing.seed, key, copied, n_copied, rules, **({} if n_frames else {"n_ahead": 1}),
     )  # fmt: skip
-    following = composing.following
-    if following is None:
-        # A mood that turns makes notes louder here than there; the room is to say how loud they are all the same.
-        following = max(composer.config.following, TURNED_FOLLOWING * wished.turning(n_frames, rate))
+    following = composer.config.following if composing.following is None else composing.following
     given = frozenset(range(n_copied)) | (frozenset() if plan is None else plan.given.keys())
     # Live events are heard when they are over, asked beats have accents of their own, and dynamics may be unwanted.
     is_plain = not n_frames or wished.has_grid or wished.dynamics == 0.0

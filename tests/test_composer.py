@@ -500,7 +500,7 @@ def test_notes_on_events_of_a_room_without_a_pulse_are_struck_harder() -> None:
         for events, _ in heard_of(clicks)[0].follow(frames, 0.0, RATE, range(200, n_frames), False)
     ]
     assert [struck[round(seconds * RATE)] for seconds in times[:5]] == [9] * 5
-    assert [struck[round(seconds * RATE)] for seconds in (1.2, 2.5, 2.9)] == [6] * 3
+    assert [struck[round(seconds * RATE)] for seconds in (1.2, 2.5, 2.9)] == [7] * 3
     assert set(struck[165:190]) == set(struck[200:]) == {8}, "far from all events, or given"
     marks = [(((BAR, 0, 0, 0, 0),), -1.0)] * n_frames
     assert list(heard_of(clicks)[0].follow(marks, 0.0, RATE, (), False)) == marks
