@@ -371,12 +371,13 @@ def test_what_sounds_as_the_base_does_is_compared_by_its_notes(sketched_folder, 
 
 
 def test_loudness_follows_by_the_least_share_of_the_rule_that_does(sketched_folder, tmp_path, monkeypatch):
+    shutil.copytree(sketched_folder, base := tmp_path / "base")
+    composer, own = base / "composer" / "config.json", 0.35
+    composer.write_text(json.dumps(json.loads(composer.read_text()) | {"following": own}))
     job = Comparison(
-        base=sketched_folder, adapter=None, tuned=sketched_folder, pairs=tmp_path / "pairs", rooms=None, n=2,
-        n_followed=3, seed=0,
-    )  # fmt: skip
+        base=base, adapter=None, tuned=base, pairs=tmp_path / "pairs", rooms=None, n=2, n_followed=3, seed=0
+    )
     found = followed_as_by_base(job, lambda stage, done, total: None)
-    own = Silent2Music.from_pretrained(sketched_folder).composer.config.following
     assert found["share"] == own, "nothing was tuned"
     assert found["energy"][f"{own:g}"] == pytest.approx(found["base"], abs=1e-6)
 
