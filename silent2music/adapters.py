@@ -245,10 +245,9 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
             rows = {name: change for name, (_, change, kind) in changes.items() if kind == TAKEN}
             for name, (own, change, kind) in changes.items():
                 if kind != TAKEN:
-                    # Summed before the weight is touched: two halves of an adapter are the whole of it, to the bit.
-                    known = jobs[part, name][1] if (part, name) in jobs else None
-                    joined = torch.maximum if kind == LIMIT else torch.add
-                    jobs[part, name] = own, change if known is None else joined(known, change), kind
+                    # Joined before the weight is touched: two halves of an adapter are the whole of it, to the bit.
+                    known = jobs.get((part, name))
+                    jobs[part, name] = own, change if known is None else _joined(known[1], change, kind), kind
             if not rows:
                 continue
             if rows.keys() != (names := set(getattr(module, "tables", ()))):
@@ -269,10 +268,12 @@ def apply_adapters(model: nn.Module, base: Path, adapters: Sequence[Adapter]) ->
     for base_rows, others in tables.values():
         _take(base_rows, others)
     for own, change, kind in jobs.values():
-        if kind == LIMIT:
-            own.copy_(torch.maximum(own, change.to(own)))
-        else:
-            own.add_(change.to(own))
+        own.copy_(_joined(own, change.to(own), kind))
+
+
+def _joined(one: Tensor, other: Tensor, kind: str) -> Tensor:
+    """What two changes, or a weight and a change, come to: of limits the wider, else the sum."""
+    return torch.maximum(one, other) if kind == LIMIT else one + other
 
 
 Tables = Mapping[str, Tensor]
