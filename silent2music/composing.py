@@ -32,6 +32,7 @@ from silent2music.notation import (
     N_PLACES,
     N_VELOCITIES,
     NO_PITCH,
+    PART_ROLES,
     Event,
     Memory,
     Written,
@@ -197,14 +198,20 @@ class Repeats:
 
 
 class Stale:
-    """A part likes a pitch the less, the sooner it comes back to it: drawn note by note it would circle in a few."""
+    """A part likes a pitch the less, the sooner it comes back to it: drawn note by note it would circle in a few.
+
+    Melodies are free: those of arranged scores repeat every third note.
+    """
 
     def __init__(self, composer: Composer, memory: Memory, transposition: int) -> None:
         self._memory = memory
 
     def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
-        """Prefer other pitches; drums are free."""
-        if field == "pitch" and part_of(before[0])[1] != DRUMS:
+        """Prefer other pitches; drums are free, too."""
+        if field != "pitch":
+            return
+        role, program = part_of(before[0])
+        if program != DRUMS and PART_ROLES[role] != "melody":
             for pitch, seconds in self._memory.since(before[0]).items():
                 logits[pitch] -= STALE * math.exp(-seconds / STALE_SECONDS)
 

@@ -403,7 +403,7 @@ class ComposerConfig:
     writer_dim: int = 192
     writer_layers: int = 2
     guidance: float = 1.25
-    following: float = 0.8
+    following: float = 1.0
 
     def __post_init__(self) -> None:
         _check_bounds(self, "composer.")

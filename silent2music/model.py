@@ -33,7 +33,7 @@ from torch.nn import functional
 from silent2music.adapters import apply_adapters, read_adapters
 from silent2music.ambient import FEATURE_SETTINGS
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
-from silent2music.audio import Recorded, Recording, Waveform, open_recording, read
+from silent2music.audio import Compressor, Recorded, Recording, Waveform, open_recording, read
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
@@ -116,7 +116,7 @@ RecordingLike = Recorded | Path | str | FloatArray
 
 @dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
-    """Generated music, with the codes that it was decoded from.
+    """Generated music, with the codes that it was decoded from before it was compressed.
 
     Attributes:
         codes: `[K, T]` int64, one row for each codebook that the model writes.
@@ -352,11 +352,15 @@ class Silent2Music(nn.Module):
             yield piece
 
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """Sound `[C, n]` of codes `[1, K, n]`, cut to `seconds`; with None (live) uncut and soon."""
+        """Sound `[C, n]` of codes `[1, K, n]`, compressed and cut to `seconds`; with None (live) uncut and soon.
+
+        Levels of drawn music vary more than those of music that people made, whatever its score.
+        """
         rate = self.codec.sample_rate
+        compressed = Compressor(rate)
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
-            samples = audio[0, :, :n_left].cpu().numpy()
+            samples = compressed(audio[0].cpu().numpy())[:, :n_left]
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
@@ -642,8 +646,10 @@ class Silent2Music(nn.Module):
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
-            samples = self.decode(codes).slice(0, round(length * self.codec.sample_rate))
-            pieces.append(Piece(samples, self.codec.sample_rate, codes.cpu().numpy()))
+            sound = np.concatenate(
+                [piece.samples for piece in self._play(iter([codes[None]]), length)], axis=1
+            )
+            pieces.append(Piece(sound, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
     def condition(self, signals: Signals, sketched: Sketched | None = None) -> Conditioning:

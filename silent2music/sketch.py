@@ -71,7 +71,7 @@ LEAD_MS = 4
 """A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
 so that attacks reach half their height about 5 ms late. `SketchConfig.leads_ms` has other leads of single programs."""
 
-SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 1.0
+SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 0.5
 """Held notes that are played sink by the first and return in the time of the second, over and over, from an age of the
 third on, as a bow or a breath goes on. The mean that a sketch has learned holds them quite still, and a partial that
 stands still whistles."""

@@ -414,13 +414,13 @@ def test_each_constraint_forbids_what_it_is_for() -> None:
     assert np.flatnonzero(np.isinf(pitches)).tolist() == [60]
 
     memory.advance(25)
-    drums = symbol_of("percussion", 0, True)
-    for symbol, pitch in ((melody, 60), (drums, 36)):
+    drums, harmony = symbol_of("percussion", 0, True), symbol_of("harmony", 0, False)
+    for symbol, pitch in ((harmony, 60), (melody, 60), (drums, 36)):
         memory.write((symbol, 0, pitch, 0, 0))
     memory.advance(50)
-    memory.write((melody, 0, 72, 0, 0))  # in this frame, where it is `Order` that forbids it
-    stale = Stale(composer, memory, 0)
-    for symbol, expected in ((melody, {60: -STALE * np.exp(-1.0 / STALE_SECONDS)}), (drums, {})):
+    memory.write((harmony, 0, 72, 0, 0))  # in this frame, where it is `Order` that forbids it
+    stale, pitch_then = Stale(composer, memory, 0), {60: -STALE * np.exp(-1.0 / STALE_SECONDS)}
+    for symbol, expected in ((harmony, pitch_then), (melody, {}), (drums, {})):
         pitches = np.zeros(128, np.float32)
         stale.mask("pitch", pitches, (symbol, 0))
         assert {p: pitches[p] for p in np.flatnonzero(pitches).tolist()} == pytest.approx(expected)

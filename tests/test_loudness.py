@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from silent2music import audio
-from silent2music.audio import LoudnessMeter, Waveform
+from silent2music.audio import Compressor, LoudnessMeter, Waveform
+from silent2music.audio.loudness import KEPT_DYNAMICS
 
 CASES = [(1, 8_000), (2, 22_050), (1, 24_000), (2, 44_100), (2, 48_000), (5, 48_000), (6, 24_000)]
 
@@ -78,3 +79,36 @@ def test_silence_has_no_loudness() -> None:
     meter = LoudnessMeter(24_000, 1)
     meter.add(np.zeros((1, 24_000), np.float32))
     assert meter.integrated() == float("-inf")
+
+
+def test_a_compressor_leaves_a_share_of_what_is_above_the_usual_level() -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(8 * 24_000) / 24_000)[None].astype(np.float32)
+    steps_db = np.repeat(
+        [-20.0, -32.0] * 20, 24_000 // 5
+    )  # for 0.2 s each, within the time of the usual level
+    loud = (hum * 10.0 ** (steps_db / 20.0)).astype(np.float32)
+    done = Compressor(24_000)(loud)
+
+    def apart(samples: np.ndarray) -> float:
+        steps = samples.reshape(40, -1)[20:, 2400:]  # when it has settled
+        levels = 10.0 * np.log10(np.square(steps).mean(axis=1))
+        return float((levels[::2] - levels[1::2]).mean())
+
+    assert apart(loud) == pytest.approx(12.0, abs=0.1)
+    assert apart(done) == pytest.approx(KEPT_DYNAMICS * 12.0, abs=0.3)
+    assert done.dtype == np.float32
+    # What stays as loud as it is for long is left alone, and so is silence, also before music begins.
+    steady = np.concatenate([np.zeros((1, 24_000), np.float32), 0.1 * hum], axis=1)
+    left = Compressor(24_000)(steady)
+    assert not left[:, :24_000].any()
+    assert np.abs(left[:, 36_000:] / steady[:, 36_000:] - 1.0)[np.abs(steady[:, 36_000:]) > 0.01].max() < 0.02
+
+
+@pytest.mark.parametrize("n_frames", [1, 7])
+def test_a_compressor_does_not_heed_where_blocks_end(n_frames: int) -> None:
+    sound = music(2, 24_000, 2.01).samples
+    whole, part = Compressor(24_000)(sound), Compressor(24_000)
+    size = 240 * n_frames
+    pieces = [part(sound[:, i : i + size]) for i in range(0, sound.shape[1], size)]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+    assert np.abs(whole - sound).max() > 0.0

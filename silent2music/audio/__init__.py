@@ -22,6 +22,7 @@ from silent2music.audio.formats import (
 )
 from silent2music.audio.loudness import (
     HOP_SECONDS,
+    Compressor,
     LoudnessMeter,
     gate,
     gated,
@@ -55,6 +56,7 @@ __all__ = [
     "SUFFIX_SUBTYPES",
     "VIDEO_SUFFIXES",
     "WHOLE_SECONDS",
+    "Compressor",
     "Found",
     "LoudnessMeter",
     "Recorded",
