@@ -106,9 +106,9 @@ def test_held_notes_swell_where_they_are_played_and_struck_ones_do_not(sketch) -
         levels[name] = 10.0 / np.log(10.0) * notes.features[:, 0].numpy()
     assert np.ptp(levels["written"]) == np.ptp(levels["piano"]) == 0.0
     moved = levels["strings"] - levels["written"]
-    assert np.abs(moved[:20]).max() < 0.1, "attacks are as they were"
-    assert -7.1 < moved.min() < -6.5 and np.argmin(moved[:85]) == pytest.approx(2.25 * RATE, abs=2)
-    assert np.abs(moved[[87, 88, 149]]).min() < 0.1
+    assert np.abs(moved[:12]).max() < 0.1, "attacks are as they were"
+    assert -7.1 < moved.min() < -6.5 and np.argmin(moved[:75]) == pytest.approx(1.75 * RATE, abs=2)
+    assert np.abs(moved[[75, 137]]).max() < 0.1
     for begin in range(75):  # so that no partial stands still for 3 s
         assert np.ptp(moved[begin : begin + 75]) > 3.0
 
