@@ -354,7 +354,7 @@ class Silent2Music(nn.Module):
     def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
         """Sound `[C, n]` of codes `[1, K, n]`, compressed and cut to `seconds`; with None (live) uncut and soon.
 
-        Levels of drawn music vary more than those of music that people made, whatever its score.
+        Levels of drawn music vary more within seconds than those of music that people made.
         """
         rate = self.codec.sample_rate
         compressed = Compressor(rate)

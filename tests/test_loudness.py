@@ -104,6 +104,19 @@ def test_a_compressor_leaves_a_share_of_what_is_above_the_usual_level() -> None:
     assert np.abs(left[:, 36_000:] / steady[:, 36_000:] - 1.0)[np.abs(steady[:, 36_000:]) > 0.01].max() < 0.02
 
 
+@pytest.mark.parametrize("rest_dbfs", [-120.0, -60.0])
+def test_a_compressor_forgets_during_rests(rest_dbfs: float) -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(7 * 24_000) / 24_000)[None]
+    levels_db = np.repeat([-10.0, rest_dbfs, -10.0], [48_000, 72_000, 48_000])
+    sound = (hum * 10.0 ** (levels_db / 20.0)).astype(np.float32)
+    done = Compressor(24_000)(sound)
+    usual = np.abs(sound[:, 100_000:119_000]).max()
+    assert np.abs(done[:, 100_000:119_000]).max() == pytest.approx(usual, rel=0.02), "not turned up for good"
+    assert np.abs(done[:, 120_000:]).max() <= 1.02 * np.abs(sound[:, 120_000:]).max(), (
+        "nor is the next attack"
+    )
+
+
 @pytest.mark.parametrize("n_frames", [1, 7])
 def test_a_compressor_does_not_heed_where_blocks_end(n_frames: int) -> None:
     sound = music(2, 24_000, 2.01).samples

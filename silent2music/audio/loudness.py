@@ -30,14 +30,15 @@ FRAME_SECONDS = 0.01
 """Time in which a compressor takes the level as one; its gain goes straight from one end of it to the next."""
 
 SOUNDING_DBFS, SOUNDING_DB = -70.0, 30.0
-"""What is quieter, or so far below the usual level, is no music to a compressor and is turned up no further."""
+"""What is quieter than the first is no music to a compressor and left alone; and nothing is taken as farther than the
+second from the usual level."""
 
 
 class Compressor:
     """A compressor without look-ahead, that keeps its state from block to block.
 
     It turns up what is below the usual level and down what is above it, as feed-forward designs do with logarithms of
-    smoothed power (Giannoulis, Massberg and Reiss, J. Audio Eng. Soc. 60, 2012). Mean levels stay.
+    smoothed power (Giannoulis, Massberg and Reiss, J. Audio Eng. Soc. 60, 2012). Levels that stay are left alone.
 
     Args:
         sample_rate: in Hz.
@@ -45,20 +46,18 @@ class Compressor:
 
     def __init__(self, sample_rate: int) -> None:
         self._n_frame = round(FRAME_SECONDS * sample_rate)
-        self._fast, self._slow = (
-            math.exp(-FRAME_SECONDS / seconds) for seconds in (FAST_SECONDS, SLOW_SECONDS)
-        )
-        self._power = self._weight = self._usual = self._gain_db = 0.0
+        self._fast = math.exp(-FRAME_SECONDS / FAST_SECONDS)
+        self._slow = math.exp(-FRAME_SECONDS / SLOW_SECONDS)
+        self._power = self._usual = self._weight = self._gain_db = 0.0
 
     def __call__(self, samples: FloatArray) -> FloatArray:
-        """The next block `[C, n]`, compressed. All but the last are of whole frames of `FRAME_SECONDS`."""
+        """The next block `[C, n]`, n >= 1, compressed. All but the last are of whole frames of `FRAME_SECONDS`."""
         n_samples = samples.shape[1]
         ends = [*range(self._n_frame, n_samples, self._n_frame), n_samples]
         gains_db = [self._gain_db]
         for begin, end in pairwise([0, *ends]):
-            gains_db.append(
-                self._next_gain_db(float(np.square(samples[:, begin:end], dtype=np.float64).mean()))
-            )
+            power = np.square(samples[:, begin:end], dtype=np.float64).mean()
+            gains_db.append(self._next_gain_db(float(power)))
         self._gain_db = gains_db[-1]
         gain_db = np.interp(np.arange(1, n_samples + 1), [0, *ends], gains_db)
         return np.asarray(samples * 10.0 ** (gain_db / 20.0), np.float32)
@@ -67,13 +66,14 @@ class Compressor:
         """The gain at the end of the next frame, of that mean square."""
         self._power = self._fast * self._power + (1.0 - self._fast) * power
         level = 10.0 * math.log10(self._power + 1e-10)
-        usual = self._usual / self._weight if self._weight else level
-        if level > max(SOUNDING_DBFS, usual - SOUNDING_DB):
-            self._usual = self._slow * self._usual + level
-            self._weight = self._slow * self._weight + 1.0
-            usual = self._usual / self._weight
+        if level < SOUNDING_DBFS:
+            return 0.0
+        usual = self._usual if self._weight else level
         apart = min(max(level - usual, -SOUNDING_DB), SOUNDING_DB)
-        return (KEPT_DYNAMICS - 1.0) * apart
+        self._weight = self._slow * self._weight + 1.0
+        moved = apart / self._weight  # a mean whose weights sink by the age of what it is of
+        self._usual = usual + moved
+        return (KEPT_DYNAMICS - 1.0) * (apart - moved)
 
 
 class LoudnessMeter:
