@@ -248,13 +248,11 @@ class Silent2Music(nn.Module):
         )  # fmt: skip
         manuscript = Manuscript()
         codes = self._write(brief, sampling, manuscript, progress)
-        sound = [piece.samples for piece in self._play(codes, brief.seconds)]
+        sound = self._sound(codes, brief.seconds)
         if score is None and self.composes(without):
             score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
         written = np.frombuffer(manuscript.codes, "<u2").reshape(-1, self.config.decoder.n_codebooks).T
-        return Piece(
-            np.concatenate(sound, axis=1), self.codec.sample_rate, written.astype(np.int64, order="C"), score
-        )
+        return Piece(sound, self.codec.sample_rate, written.astype(np.int64, order="C"), score)
 
     @torch.inference_mode()
     def stream(
@@ -364,6 +362,10 @@ class Silent2Music(nn.Module):
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
+
+    def _sound(self, codes: Iterator[Tensor], seconds: float | None) -> FloatArray:
+        """What `_play` gives, as a whole."""
+        return np.concatenate([piece.samples for piece in self._play(codes, seconds)], axis=1)
 
     @torch.inference_mode()
     def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
@@ -646,9 +648,7 @@ class Silent2Music(nn.Module):
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
-            sound = np.concatenate(
-                [piece.samples for piece in self._play(iter([codes[None]]), length)], axis=1
-            )
+            sound = self._sound(iter([codes[None]]), length)
             pieces.append(Piece(sound, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 

@@ -124,23 +124,26 @@ def test_who_plays_is_shared_out_by_strength(sketched_folder, tmp_path):
 
 
 def test_the_loudness_rule_moves_by_strength(sketched_folder, adapter, tmp_path):
-    own = Silent2Music.from_pretrained(sketched_folder).composer.config.following
-    for name, following in (("loud", 0.9), ("still", 0.1)):
+    shutil.copytree(sketched_folder, base := tmp_path / "base")
+    composer, own = base / "composer" / "config.json", 0.35
+    composer.write_text(json.dumps(json.loads(composer.read_text()) | {"following": own}))
+    for name, following in (("loud", 1.0), ("still", 0.0)):
         shutil.copytree(adapter, tmp_path / name)
         file = tmp_path / name / ADAPTER_CONFIG
         file.write_text(json.dumps({**json.loads(file.read_text()), "following": following}))
     loud, still = tmp_path / "loud", tmp_path / "still"
 
     def found(*texts: str) -> float:
-        return s2m_package.load(sketched_folder, adapters=[*texts]).composer.config.following
+        return s2m_package.load(base, adapters=[*texts]).composer.config.following
 
     assert found(str(adapter)) == found(f"{loud}=0") == own
-    assert found(f"{loud}=0.5") == pytest.approx(0.5 * own + 0.45)
+    assert found(f"{loud}=0.5") == pytest.approx(0.5 * own + 0.5)
     assert found(f"{loud}=0.5", f"{still}=0.5") == found(f"{still}=0.5", f"{loud}=0.5") == pytest.approx(0.5)
+    assert found(f"{loud}=2") == 1.0
     assert found(f"{still}=2") == 0.0
-    model = s2m_package.load(sketched_folder, adapters=[loud])
+    model = s2m_package.load(base, adapters=[loud])
     model.save_pretrained(tmp_path / "merged")
-    assert Silent2Music.from_pretrained(tmp_path / "merged").composer.config.following == 0.9
+    assert Silent2Music.from_pretrained(tmp_path / "merged").composer.config.following == 1.0
 
 
 def test_strengths_are_read_and_bounded():

@@ -83,9 +83,8 @@ def test_silence_has_no_loudness() -> None:
 
 def test_a_compressor_leaves_a_share_of_what_is_above_the_usual_level() -> None:
     hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(8 * 24_000) / 24_000)[None].astype(np.float32)
-    steps_db = np.repeat(
-        [-20.0, -32.0] * 20, 24_000 // 5
-    )  # for 0.2 s each, within the time of the usual level
+    # Each step is shorter than the time of the usual level.
+    steps_db = np.repeat([-20.0, -32.0] * 20, 24_000 // 5)
     loud = (hum * 10.0 ** (steps_db / 20.0)).astype(np.float32)
     done = Compressor(24_000)(loud)
 
