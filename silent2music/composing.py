@@ -74,10 +74,13 @@ RETURN, LOWER, ENOUGH_NOTES = 0.5, 3.6, 4
 semitones below the mean of what it has played, once that is so many notes. Without, harmony rises by seven semitones in
 half a minute; arranged harmony stays."""
 
-HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 1, 4, 0.06, 1.0
+HARDER, SOFTER, SOFTEST, ON_EVENT_SECONDS, ACCENT_SECONDS = 1, 2, 4, 0.06, 1.0
 """Steps of velocity, of about 2 dB each in the middle, by which notes on an event of a room without a pulse are struck
 harder, and others within a second of one softer, but no softer than a step at which they are still heard. Where events
 come as they will, nothing else tells which notes answer them."""
+
+TO_EVENT = 0.5
+"""Nats by which notes on such an event are likelier, and others within a second of one less likely."""
 
 EVENED = 0.3
 """Share that is kept of how much harder or softer a note is struck than its part's notes so far. Drawn note by note these
@@ -416,6 +419,27 @@ class Rests:
         """Notice notes."""
         if event is not None and event[0] >= FIRST_PART:
             self._last, self._has_played = self._memory.frame, True
+
+
+class NearEvents:
+    """Near an event of a room without a pulse notes rather begin on it. Such events answer nothing but the room, and what
+    was learned of made rooms keeps to those of real recordings too loosely.
+
+    Args:
+        heard: says where the events are.
+    """
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+
+    def mask(self, field: str, logits: FloatArray, before: tuple[int, ...]) -> None:
+        """Make notes likelier on an event, less likely beside it."""
+        apart = min(self._heard.here()[2])
+        if field == "symbol" and apart < ACCENT_SECONDS:
+            logits[FIRST_PART:] += TO_EVENT if apart <= ON_EVENT_SECONDS else -TO_EVENT
+
+    def write(self, event: Event | None) -> None:
+        """Nothing to notice."""
 
 
 class Together:

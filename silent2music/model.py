@@ -20,6 +20,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import tee
 from pathlib import Path
@@ -33,7 +34,7 @@ from torch.nn import functional
 from silent2music.adapters import apply_adapters, read_adapters
 from silent2music.ambient import FEATURE_SETTINGS
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
-from silent2music.audio import Compressor, Recorded, Recording, Waveform, open_recording, read
+from silent2music.audio import Leveller, Recorded, Recording, Waveform, open_recording, read
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
@@ -68,7 +69,7 @@ from silent2music.listening import (
 )
 from silent2music.processes import StepProgress, each_on_one_thread, one_thread, run_ahead
 from silent2music.sampling import generate_codes, stream_codes
-from silent2music.score import Score
+from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.signals import ROOM, Embedder, Signals, check_controls, contrasts, from_arrays
 from silent2music.sketch import (
     LIVE_NOTES_AHEAD,
@@ -88,7 +89,18 @@ from silent2music.weights import (
     read_weights,
     write_weights,
 )
-from silent2music.writing import SCORE, Blend, Brief, Frame, Manuscript, Steered, composed, embedded
+from silent2music.writing import (
+    SCORE,
+    Blend,
+    Brief,
+    Frame,
+    Manuscript,
+    Steered,
+    composed,
+    embedded,
+    loudness_of,
+    noted,
+)
 
 CODEC_FOLDER = "codec"
 
@@ -247,8 +259,7 @@ class Silent2Music(nn.Module):
             score=score, composing=composing, asked=asked, blend=blend, without=without, controls=controls,
         )  # fmt: skip
         manuscript = Manuscript()
-        codes = self._write(brief, sampling, manuscript, progress)
-        sound = self._sound(codes, brief.seconds)
+        sound = _joined(self._played(brief, sampling, manuscript, progress))
         if score is None and self.composes(without):
             score = manuscript.score(cast(float, brief.seconds), self.config.ambient.frame_rate, asked)
         written = np.frombuffer(manuscript.codes, "<u2").reshape(-1, self.config.decoder.n_codebooks).T
@@ -294,8 +305,24 @@ class Silent2Music(nn.Module):
             score=score, composing=composing, asked=asked, blend=blend, without=without, measured=measured,
             controls=controls,
         )  # fmt: skip
-        codes = self._write(brief, sampling or SamplingConfig(), manuscript, progress)
-        yield from each_on_one_thread(self._play(codes, brief.seconds))
+        played = self._played(brief, sampling or SamplingConfig(), manuscript, progress)
+        yield from each_on_one_thread(played)
+
+    def _played(
+        self,
+        brief: Brief,
+        sampling: SamplingConfig,
+        manuscript: Manuscript | None,
+        progress: StepProgress | None,
+    ) -> Iterator[Waveform]:
+        """The sound of a brief, written and played; arguments as for `stream`."""
+        gains_db: deque[float] = deque()
+        codes = self._write(brief, sampling, manuscript, progress, gains_db=gains_db)
+        if brief.score is None and self.composes(brief.without):
+            loudness: Iterable[float] = loudness_of(gains_db, self.config.ambient.frame_rate)
+        else:
+            loudness = () if brief.score is None else brief.score.gain_db
+        return self._play(codes, brief.seconds, loudness)
 
     def _write(
         self,
@@ -304,8 +331,11 @@ class Silent2Music(nn.Module):
         manuscript: Manuscript | None = None,
         progress: StepProgress | None = None,
         prefix: Tensor | None = None,
+        gains_db: deque[float] | None = None,
     ) -> Iterator[Tensor]:
         """Codes `[1, K, n]` of successive frames; arguments as for `stream`, `prefix` as for `stream_codes`.
+
+        The loudness of what is composed is added to `gains_db`, each frame before its codes.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
@@ -324,6 +354,7 @@ class Silent2Music(nn.Module):
             brief = dataclasses.replace(brief, composing=composing, without=without)
             events = self._composed(for_composer, brief, n_frames, others[0])
             events = events if manuscript is None else manuscript.kept(events)
+            events = events if gains_db is None else noted(events, gains_db)
             live = {} if n_frames else {"n_frames": 1, "notes_ahead": LIVE_NOTES_AHEAD}
             guide = sketch_stream(self._own_sketch(), events, sketched, **live)
 
@@ -349,29 +380,35 @@ class Silent2Music(nn.Module):
                     progress(done, n_frames)
             yield piece
 
-    def _play(self, codes: Iterator[Tensor], seconds: float | None) -> Iterator[Waveform]:
-        """Sound `[C, n]` of codes `[1, K, n]`, compressed and cut to `seconds`; with None (live) uncut and soon.
+    def _play(
+        self, codes: Iterator[Tensor], seconds: float | None, loudness: Iterable[float] = ()
+    ) -> Iterator[Waveform]:
+        """Sound `[C, n]` of codes `[1, K, n]`, cut to `seconds`; with None (live) uncut and soon.
 
-        Levels of drawn music vary more within seconds than those of music that people made.
+        What is drawn is louder and quieter than its score says, so it is levelled to that.
+
+        Args:
+            loudness: as `Score.gain_db`; none for music without a score, or without automation.
         """
         rate = self.codec.sample_rate
-        compressed = Compressor(rate)
+        levelled = Leveller(rate, loudness, ENERGY_RATE_HZ)
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
         for audio in decode_stream(self.codec, codes, live=seconds is None):
-            samples = compressed(audio[0].cpu().numpy())[:, :n_left]
+            samples = levelled(audio[0].cpu().numpy())[:, :n_left]
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)
 
-    def _sound(self, codes: Iterator[Tensor], seconds: float | None) -> FloatArray:
-        """What `_play` gives, as a whole."""
-        return np.concatenate([piece.samples for piece in self._play(codes, seconds)], axis=1)
-
     @torch.inference_mode()
-    def play_codes(self, codes: IntArray, seconds: float) -> Iterator[Waveform]:
-        """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`."""
+    def play_codes(self, codes: IntArray, seconds: float, score: Score | None = None) -> Iterator[Waveform]:
+        """The sound of codes `[K, T]` piece by piece, as `stream` gives it, cut to `seconds`.
+
+        Args:
+            score: that which they were drawn under, if any.
+        """
         whole = torch.as_tensor(codes, device=self.device)[None]
-        yield from each_on_one_thread(self._play(iter([whole]), seconds))
+        loudness = () if score is None else score.gain_db
+        yield from each_on_one_thread(self._play(iter([whole]), seconds, loudness))
 
     @one_thread()
     @torch.inference_mode()
@@ -648,7 +685,7 @@ class Silent2Music(nn.Module):
         pieces = []
         for row, signals, length in zip(written, heard, lengths, strict=True):
             codes = row[:, : signals.n_frames]
-            sound = self._sound(iter([codes[None]]), length)
+            sound = _joined(self._play(iter([codes[None]]), length))
             pieces.append(Piece(sound, self.codec.sample_rate, codes.cpu().numpy()))
         return pieces
 
@@ -969,6 +1006,10 @@ def read_embedder(folder: Path, embedder: Embedder) -> None:
     part = "embedder."
     own = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
     fill(embedder.state_dict(), own, folder / WEIGHTS_FILE)
+
+
+def _joined(pieces: Iterable[Waveform]) -> FloatArray:
+    return np.concatenate([piece.samples for piece in pieces], axis=1)
 
 
 def _recorded(room: RecordingLike, sample_rate: int | None = None) -> Recorded:

@@ -7,6 +7,7 @@ room may be mixed in, wishes become rules at the draw, and what stands already i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,16 @@ import torch
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Recorded, Recording, Waveform
 from silent2music.composer import Composer
-from silent2music.composing import Heard, MadeConstraint, PackedComposer, Rests, Together, Touch, write_frames
+from silent2music.composing import (
+    Heard,
+    MadeConstraint,
+    NearEvents,
+    PackedComposer,
+    Rests,
+    Together,
+    Touch,
+    write_frames,
+)
 from silent2music.config import ComposingConfig
 from silent2music.controls import Controls
 from silent2music.decoder import Conditioning
@@ -39,7 +49,7 @@ from silent2music.notation import (
     write_down,
 )
 from silent2music.players import Ensemble, choose, rule_of
-from silent2music.score import Score
+from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.signals import Embedder, Signals
 from silent2music.steering import Redo, Steering, heard, plan_of, settled
 
@@ -106,6 +116,31 @@ class Manuscript:
         written = joined(events for events, _ in self.frames)
         score = read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
         return score if asked is None else settled(score, asked)
+
+
+def noted(frames: Iterable[Frame], gains_db: deque[float]) -> Iterator[Frame]:
+    """The same frames; the loudness of each is put at the end of a queue as it passes."""
+    for frame in frames:
+        gains_db.append(frame[1])
+        yield frame
+
+
+def loudness_of(gains_db: deque[float], frame_rate: float) -> Iterator[float]:
+    """Loudness as `Score.gain_db` will have it, of composed frames.
+
+    Each is asked for when the frames around it are composed, or else there is none.
+
+    Args:
+        gains_db: of frames that were composed; those that are no longer needed are taken out.
+    """
+    n_out = 0
+    for index in itertools.count():
+        at = index / ENERGY_RATE_HZ * frame_rate
+        while len(gains_db) > 1 and at >= n_out + 1:
+            gains_db.popleft()
+            n_out += 1
+        around = [gains_db[0], gains_db[min(1, len(gains_db) - 1)]]
+        yield float(np.interp(at, [n_out, n_out + 1], around))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +237,8 @@ def composed(
     rules: list[MadeConstraint] = [lambda _, memory, __: Rests(room, memory, rate, may_be_empty, owed)]
     if not (wished.melody or wished.has_grid):  # which say when notes begin
         rules.append(lambda _, memory, __: Together(memory, rate, owed))
+        if n_frames:  # live events are heard when they are over
+            rules.append(lambda *_: NearEvents(room))
     if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
         rules.append(players)
     if plan is not None:

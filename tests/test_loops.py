@@ -20,7 +20,7 @@ from silent2music.config import AmbienceConfig, SamplingConfig
 from silent2music.errors import AudioError, ConfigError
 from silent2music.export.ambience import loops
 from silent2music.export.ambience.lap import LAYERS, PLAIN, Grid, parse_loop, plan_grid, room_lap, steered
-from silent2music.export.ambience.loops import circular_sound, close_set, write_takes
+from silent2music.export.ambience.loops import circular_sound, close_set, levelled, write_takes
 from silent2music.export.ambience.seam import (
     SHARE_MARGIN,
     measure_seam,
@@ -261,6 +261,30 @@ def test_a_closed_lap_played_three_times_has_no_onset_at_its_seam() -> None:
     closed, bare = onsets
     assert closed == []
     assert len(bare) == 2
+
+
+@pytest.mark.parametrize("lap_seconds", [2.0, 3.44])
+def test_a_levelled_lap_leads_into_itself(lap_seconds: float) -> None:
+    n = round(lap_seconds * RATE)
+    tone = np.sin(2 * np.pi * 440.0 * np.arange(n) / RATE)
+    level_db = np.interp(np.arange(n) / n, [0.0, 0.2, 0.5, 1.0], [-30.0, -10.0, -40.0, -30.0])
+    sound = (tone * 10.0 ** (level_db / 20.0)).astype(np.float32)
+    turns = np.arange(np.ceil(lap_seconds * 10.0)) / (lap_seconds * 10.0)
+    automation = -10.0 + 10.0 * np.sin(2.0 * np.pi * turns)
+    circle = Score(2.0 * lap_seconds, (), gain_db=automation)
+    one, several = levelled(sound, circle, RATE, goes_round=True), levelled(np.tile(sound, 9), circle, RATE)
+    assert one.shape == sound.shape
+    change_db = 20.0 * np.log10((np.abs(one) + 1e-6) / (np.abs(sound) + 1e-6))[np.abs(tone) > 0.1]
+    assert np.ptp(change_db) > 3.0
+    # The same as after many laps, also where it begins.
+    np.testing.assert_allclose(one, several[-n:], rtol=0.012, atol=1e-6)
+    # A lap that begins later in the circle is the same lap, turned.
+    shift = round(0.6 * RATE)
+    later = levelled(np.roll(sound, -shift), circle, RATE, 0.6, goes_round=True)
+    np.testing.assert_allclose(np.roll(later, shift), one, rtol=0.1, atol=1e-4)
+    early = levelled(np.roll(sound, -shift), circle, RATE, 0.0, goes_round=True)
+    assert not np.allclose(np.roll(early, shift), one, rtol=0.3, atol=1e-4)
+    assert levelled(sound, None, RATE) is sound and levelled(sound, Score(4.0, ()), RATE) is sound
 
 
 def test_silence_is_closed_to_silence() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from silent2music import audio
-from silent2music.audio import Compressor, LoudnessMeter, Waveform
-from silent2music.audio.loudness import KEPT_DYNAMICS
+from silent2music.audio import Leveller, LoudnessMeter, Waveform
+from silent2music.audio.loudness import LEFT_APART, MOST_UP_DB
 
 CASES = [(1, 8_000), (2, 22_050), (1, 24_000), (2, 44_100), (2, 48_000), (5, 48_000), (6, 24_000)]
 
@@ -81,45 +81,56 @@ def test_silence_has_no_loudness() -> None:
     assert meter.integrated() == float("-inf")
 
 
-def test_a_compressor_leaves_a_share_of_what_is_above_the_usual_level() -> None:
-    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(8 * 24_000) / 24_000)[None].astype(np.float32)
-    # Each step is shorter than the time of the usual level.
-    steps_db = np.repeat([-20.0, -32.0] * 20, 24_000 // 5)
-    loud = (hum * 10.0 ** (steps_db / 20.0)).astype(np.float32)
-    done = Compressor(24_000)(loud)
+def test_a_leveller_leaves_half_of_what_is_apart_from_what_is_wanted() -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(16 * 24_000) / 24_000)[None].astype(np.float32)
+    steps = np.repeat(
+        [0.0, -12.0] * 20, 4
+    )  # of tenths of a second, each shorter than the time of the usual distance
+    loud = (0.1 * hum * 10.0 ** (np.repeat(steps, 2400) / 20.0)).astype(np.float32)
 
-    def apart(samples: np.ndarray) -> float:
-        steps = samples.reshape(40, -1)[20:, 2400:]  # when it has settled
-        levels = 10.0 * np.log10(np.square(steps).mean(axis=1))
+    def apart(wanted_db: np.ndarray, sound: np.ndarray = loud) -> float:
+        done = Leveller(24_000, wanted_db, 10.0)(sound)
+        parts = done.reshape(40, -1)[20:, 4800:]  # when it has settled
+        levels = 10.0 * np.log10(np.square(parts).mean(axis=1))
         return float((levels[::2] - levels[1::2]).mean())
 
-    assert apart(loud) == pytest.approx(12.0, abs=0.1)
-    assert apart(done) == pytest.approx(KEPT_DYNAMICS * 12.0, abs=0.3)
-    assert done.dtype == np.float32
-    # What stays as loud as it is for long is left alone, and so is silence, also before music begins.
-    steady = np.concatenate([np.zeros((1, 24_000), np.float32), 0.1 * hum], axis=1)
-    left = Compressor(24_000)(steady)
-    assert not left[:, :24_000].any()
-    assert np.abs(left[:, 36_000:] / steady[:, 36_000:] - 1.0)[np.abs(steady[:, 36_000:]) > 0.01].max() < 0.02
-
-
-@pytest.mark.parametrize("rest_dbfs", [-120.0, -60.0])
-def test_a_compressor_forgets_during_rests(rest_dbfs: float) -> None:
-    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(7 * 24_000) / 24_000)[None]
-    levels_db = np.repeat([-10.0, rest_dbfs, -10.0], [48_000, 72_000, 48_000])
-    sound = (hum * 10.0 ** (levels_db / 20.0)).astype(np.float32)
-    done = Compressor(24_000)(sound)
-    usual = np.abs(sound[:, 100_000:119_000]).max()
-    assert np.abs(done[:, 100_000:119_000]).max() == pytest.approx(usual, rel=0.02), "not turned up for good"
-    assert np.abs(done[:, 120_000:]).max() <= 1.02 * np.abs(sound[:, 120_000:]).max(), (
-        "nor is the next attack"
+    assert apart(np.zeros(160)) == pytest.approx(LEFT_APART * 12.0, abs=0.3), "what is steady is wanted"
+    assert apart(steps) == pytest.approx(12.0, abs=0.3), "what is there is wanted"
+    assert apart(steps - 30.0) == pytest.approx(12.0, abs=0.3), "only how it changes counts"
+    assert apart(steps, 0.1 * hum) == pytest.approx((1.0 - LEFT_APART) * 12.0, abs=0.3), (
+        "steady sound is made to change"
     )
 
 
+def test_a_leveller_leaves_alone_what_is_silent_steady_or_of_no_score() -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(4 * 24_000) / 24_000)[None].astype(np.float32)
+    np.testing.assert_array_equal(Leveller(24_000, [], 10.0)(hum), hum)
+    steady = np.concatenate([np.zeros((1, 24_000), np.float32), 0.1 * hum], axis=1)
+    left = Leveller(24_000, [-6.0], 10.0)(steady)
+    assert left.dtype == np.float32
+    assert not left[:, :24_000].any()
+    sounding = np.abs(steady) > 0.01
+    assert np.abs(left[sounding] / steady[sounding] - 1.0).max() < 0.02
+
+
+@pytest.mark.parametrize("rest_dbfs", [-120.0, -60.0])
+def test_attacks_after_rests_are_no_louder(rest_dbfs: float) -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(4 * 24_000) / 24_000)[None]
+    levels_db = np.repeat([-10.0, rest_dbfs, -10.0], [48_000, 24_000, 24_000])
+    sound = (hum * 10.0 ** (levels_db / 20.0)).astype(np.float32)
+    done = Leveller(24_000, [0.0], 10.0)(sound)
+    rest = slice(60_000, 71_000)  # once the level has fallen
+    most = 0.0 if rest_dbfs < -70.0 else MOST_UP_DB
+    assert np.abs(done[:, rest]).max() <= 10.0 ** ((rest_dbfs + most + 0.01) / 20.0)
+    # The gain is down again after one frame.
+    assert np.abs(done[:, 72_240:]).max() <= 1.02 * np.abs(sound).max()
+
+
 @pytest.mark.parametrize("n_frames", [1, 7])
-def test_a_compressor_does_not_heed_where_blocks_end(n_frames: int) -> None:
+def test_a_leveller_does_not_heed_where_blocks_end(n_frames: int) -> None:
     sound = music(2, 24_000, 2.01).samples
-    whole, part = Compressor(24_000)(sound), Compressor(24_000)
+    wanted_db = np.linspace(-20.0, 0.0, 15)
+    whole, part = Leveller(24_000, wanted_db, 10.0)(sound), Leveller(24_000, wanted_db, 10.0)
     size = 240 * n_frames
     pieces = [part(sound[:, i : i + size]) for i in range(0, sound.shape[1], size)]
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)

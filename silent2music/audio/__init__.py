@@ -22,7 +22,7 @@ from silent2music.audio.formats import (
 )
 from silent2music.audio.loudness import (
     HOP_SECONDS,
-    Compressor,
+    Leveller,
     LoudnessMeter,
     gate,
     gated,
@@ -56,8 +56,8 @@ __all__ = [
     "SUFFIX_SUBTYPES",
     "VIDEO_SUFFIXES",
     "WHOLE_SECONDS",
-    "Compressor",
     "Found",
+    "Leveller",
     "LoudnessMeter",
     "Recorded",
     "Recording",

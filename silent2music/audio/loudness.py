@@ -1,8 +1,10 @@
-"""Loudness and true peak (ITU-R BS.1770-4), a limiter that holds the one under the other, and a mild compressor."""
+"""Loudness and true peak (ITU-R BS.1770-4), a limiter that holds the one under the other, and a
+leveller."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -20,38 +22,47 @@ SURROUND_WEIGHT = 1.41
 SPAN, SPANS_AT_ONCE = 256, 64
 """Samples that are oversampled or passed over together, and how many such stretches fit a processor's cache."""
 
-KEPT_DYNAMICS = 0.9
-"""Share of how far, in dB, music is above or below its usual level that a compressor leaves: a ratio of 10 to 9."""
+LEFT_APART = 0.5
+"""Share of how far, in dB, music is from the loudness that is wanted of it that a leveller leaves: a ratio of 2 to 1."""
 
-FAST_SECONDS, SLOW_SECONDS = 0.03, 0.5
-"""Time constants of the level and of the usual level of a compressor."""
+MOST_UP_DB, MOST_DOWN_DB = 6.0, 10.0
+"""By how much a leveller turns music up or down."""
+
+FAST_SECONDS, SLOW_SECONDS = 0.03, 2.0
+"""Time constants of a leveller: of the level as it falls, and of the usual distance from what is wanted."""
 
 FRAME_SECONDS = 0.01
-"""Time in which a compressor takes the level as one; its gain goes straight from one end of it to the next."""
+"""Time in which a leveller takes the level as one; its gain goes straight from one end of it to the next."""
 
-SOUNDING_DBFS, SOUNDING_DB = -70.0, 30.0
-"""What is quieter than the first is no music to a compressor and left alone; and nothing is taken as farther than the
-second from the usual level."""
+SOUNDING_DBFS = -70.0
+"""What is quieter is no music to a leveller, and left alone."""
 
 
-class Compressor:
-    """A compressor without look-ahead, that keeps its state from block to block.
+class Leveller:
+    """Brings music nearer to a course of loudness without look-ahead, and keeps its state from block to block.
 
-    It turns up what is below the usual level and down what is above it, as feed-forward designs do with logarithms of
-    smoothed power (Giannoulis, Massberg and Reiss, J. Audio Eng. Soc. 60, 2012). Levels that stay are left alone.
+    A feed-forward compressor with logarithms of smoothed power (Giannoulis, Massberg and Reiss, J. Audio Eng. Soc. 60,
+    2012), whose threshold is no level but the loudness that is wanted. Only how that changes counts: as loud as music
+    usually is beside it, it stays.
 
     Args:
         sample_rate: in Hz.
+        wanted_db: loudness by and by, in dB, each asked for when the sound comes to it; the last goes on, and without any
+            all sound is left alone.
+        wanted_hz: its rate, of which a period is of whole frames of `FRAME_SECONDS`.
     """
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, wanted_db: Iterable[float], wanted_hz: float) -> None:
         self._n_frame = round(FRAME_SECONDS * sample_rate)
+        n_each = round(1.0 / (FRAME_SECONDS * wanted_hz))
+        self._wanted_db = (float(db) for db in wanted_db for _ in range(n_each))
+        self._now_db = self._smooth_db = math.nan
         self._fast = math.exp(-FRAME_SECONDS / FAST_SECONDS)
         self._slow = math.exp(-FRAME_SECONDS / SLOW_SECONDS)
         self._power = self._usual = self._weight = self._gain_db = 0.0
 
     def __call__(self, samples: FloatArray) -> FloatArray:
-        """The next block `[C, n]`, n >= 1, compressed. All but the last are of whole frames of `FRAME_SECONDS`."""
+        """The next block `[C, n]`, levelled. All but the last are of whole frames of `FRAME_SECONDS`."""
         n_samples = samples.shape[1]
         ends = [*range(self._n_frame, n_samples, self._n_frame), n_samples]
         gains_db = [self._gain_db]
@@ -64,16 +75,23 @@ class Compressor:
 
     def _next_gain_db(self, power: float) -> float:
         """The gain at the end of the next frame, of that mean square."""
-        self._power = self._fast * self._power + (1.0 - self._fast) * power
+        # As smooth as levels that fall, so that the two are of one time; attacks are heard at once.
+        self._now_db = next(self._wanted_db, self._now_db)
+        if math.isnan(self._smooth_db):
+            self._smooth_db = self._now_db
+        self._smooth_db = self._fast * self._smooth_db + (1.0 - self._fast) * self._now_db
+        self._power = max(power, self._fast * self._power + (1.0 - self._fast) * power)
         level = 10.0 * math.log10(self._power + 1e-10)
-        if level < SOUNDING_DBFS:
+        if level < SOUNDING_DBFS or math.isnan(self._now_db):
             return 0.0
-        usual = self._usual if self._weight else level
-        apart = min(max(level - usual, -SOUNDING_DB), SOUNDING_DB)
+        above = level - self._smooth_db
+        usual = self._usual if self._weight else above
+        most_below, most_above = MOST_UP_DB / (1.0 - LEFT_APART), MOST_DOWN_DB / (1.0 - LEFT_APART)
+        apart = min(max(above - usual, -most_below), most_above)
         self._weight = self._slow * self._weight + 1.0
         moved = apart / self._weight  # a mean whose weights sink by the age of what it is of
         self._usual = usual + moved
-        return (KEPT_DYNAMICS - 1.0) * (apart - moved)
+        return (LEFT_APART - 1.0) * (apart - moved)
 
 
 class LoudnessMeter:

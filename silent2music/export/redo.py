@@ -27,7 +27,7 @@ from silent2music.export.space import Placement
 from silent2music.export.stems import on_disk
 from silent2music.files import atomic_paths, read_json
 from silent2music.processes import Progress
-from silent2music.score import midi_bytes, read_midi
+from silent2music.score import Score, midi_bytes, read_midi
 
 if TYPE_CHECKING:
     from silent2music.writing import Blend
@@ -114,8 +114,8 @@ def redo(
     with atomic_paths(out, provenance.sidecar_path(out), *scores, force=force) as (music, sidecar, *midi):
         step = None if progress is None else lambda done, total: progress(room.name, done, total)
         blend = blend_of(again.other, reading)
-        codes, made = _rewritten(record, piece, recorded, model, again, blend, step, midi)
-        output = _write_joined(music, piece, codes, record, model, made["redone"][-1])
+        codes, score, made = _rewritten(record, piece, recorded, model, again, blend, step, midi)
+        output = _write_joined(music, piece, codes, score, record, model, made["redone"][-1])
         if midi:
             made["score"]["file"] = provenance.score_path(out).name
         provenance.write_tags(music, made)
@@ -155,8 +155,8 @@ def _rewritten(
     blend: Blend | None,
     step: Any,
     midi: Sequence[Path],
-) -> tuple[IntArray, dict[str, Any]]:
-    """Codes `[K, T]` of the new music, and its record without output; the score is written to `midi`."""
+) -> tuple[IntArray, Score | None, dict[str, Any]]:
+    """Codes `[K, T]` of the new music, its score, and its record without output; the score is written to `midi`."""
     from silent2music.listening import Measured
     from silent2music.steering import Redo, check_stretch
 
@@ -201,13 +201,14 @@ def _rewritten(
         )
     drawn = provenance.codes_of(record)
     codes = model.model.redraw(room, drawn, again.begin, end, sampling, seconds, score=score, **how)
-    return codes, made
+    return codes, score, made
 
 
 def _write_joined(
     path: Path,
     piece: Path,
     codes: IntArray,
+    score: Score | None,
     record: Mapping[str, Any],
     model: LazyModel,
     stretch: Mapping[str, Any],
@@ -217,7 +218,7 @@ def _write_joined(
     delivery = from_dict(DeliveryConfig, settings["delivery"])
     where = from_dict(Placement, output["space"]) if "space" in output else Placement(0.0, 0.0, 0.0, 0.4)
     codec, rate, n_channels = model.model.codec, output["sample_rate"], output["channels"]
-    pieces = model.model.play_codes(codes, settings["seconds"])
+    pieces = model.model.play_codes(codes, settings["seconds"], score)
     parts = delivered(pieces, codec, delivery, where, settings["seed"], settings["seconds"])
     new = on_disk(parts, path.parent)
     quiet = output["nearly_nothing"]

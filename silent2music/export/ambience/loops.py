@@ -19,6 +19,7 @@ there is a pulse, chosen so that the file's ends meet where nothing stands out e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from silent2music.arrays import DoubleArray, FloatArray
-from silent2music.audio import Waveform
+from silent2music.audio import Leveller, Waveform
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
@@ -47,7 +48,7 @@ from silent2music.listening import listen_whole
 from silent2music.phase import inverse_stft, stft
 from silent2music.processes import one_thread
 from silent2music.sampling import generate_codes
-from silent2music.score import Score
+from silent2music.score import ENERGY_RATE_HZ, Score
 from silent2music.sketch import sketch_score
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ MAX_STARTS = 6
 
 AROUND_SECONDS = 12.0
 """Before and after a lap so much of it is decoded and measured again at most, as it comes round."""
+
+SETTLED_SECONDS = 10.0
+"""For so long a lap is levelled before the lap that is kept: its end then leads to its beginning within 0.1 dB."""
 
 N_PROJECTIONS = 8
 HOPS_PER_FRAME, OVERLAPS = 2, 4
@@ -211,9 +215,11 @@ def write_takes(
         n_frames = 2 * grid.n_frames + grid.frames_of(LIKENESS_SECONDS)
         given, without = together.slice(0, n_frames), null.slice(0, n_frames).expand(len(seeds))
         codes = generate_codes(model.packed_decoder(), given, without, sampling, seeds, progress)
-        sounds = [model.codec.decode(row[None])[0, 0].cpu().numpy() for row in codes]
+        decoded = [model.codec.decode(row[None])[0, 0].cpu().numpy() for row in codes]
     takes = []
     scores: Sequence[Score | None] = circles or [None] * len(seeds)
+    rate = model.codec.sample_rate
+    sounds = [levelled(sound, circle, rate) for sound, circle in zip(decoded, scores, strict=True)]
     for heeded, row, sound, seed, hear, circle in zip(own, codes, sounds, seeds, hears, scores, strict=True):
         heard = next(iter(hear(sound)))
         onsets = prominences(heard, grid.sample_rate)
@@ -251,7 +257,11 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int) -> Loop:
         lap, tails, heads = _write_tails(model, take, fold, n_candidates)
         nll = [round(head, 4) for head in heads.tolist()]
         for i in heads.argsort()[:MAX_TAILS].tolist():
-            samples = circular_sound(model.codec, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
+            closed = circular_sound(model.codec, torch.cat([lap[:, : -tails.shape[2]], tails[i]], dim=1))
+            # It begins where the score has gone on from its own beginning as far as the fold.
+            samples = levelled(
+                closed, take.circle, model.codec.sample_rate, fold / take.grid.frame_rate, goes_round=True
+            )
             # Turned by half a lap, so that the fold is not where a lossy file ends.
             turned = take.hear(np.roll(samples, len(samples) // 2))
             usual = take.is_struck_at(fold), take.figures_at(fold)
@@ -260,6 +270,26 @@ def _closed(model: Silent2Music, take: Take, n_candidates: int) -> Loop:
             if out == 0:
                 return found[-1]
     return min(found, key=lambda loop: loop.stands_out)
+
+
+def levelled(
+    sound: FloatArray, circle: Score | None, sample_rate: int, begin: float = 0.0, goes_round: bool = False
+) -> FloatArray:
+    """Sound `[N]` levelled to the circle that it was drawn under, as all music is.
+
+    Args:
+        begin: of the sound, in seconds of the circle.
+        goes_round: whether the sound is a lap, which comes after itself; else nothing comes before it.
+    """
+    if circle is None or not len(circle.gain_db):
+        return sound
+    n_laps = 1 + math.ceil(SETTLED_SECONDS * sample_rate / len(sound)) * goes_round
+    at = begin + np.arange(math.ceil(n_laps * len(sound) / sample_rate * ENERGY_RATE_HZ)) / ENERGY_RATE_HZ
+    wanted_db = np.interp(
+        at % (circle.seconds / 2.0), np.arange(len(circle.gain_db)) / ENERGY_RATE_HZ, circle.gain_db
+    )
+    whole = Leveller(sample_rate, wanted_db, ENERGY_RATE_HZ)(np.tile(sound, n_laps)[None])
+    return whole[0, -len(sound) :]
 
 
 def _choose_folds(take: Take, codec_rate: int) -> list[int]:
