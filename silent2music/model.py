@@ -128,7 +128,7 @@ RecordingLike = Recorded | Path | str | FloatArray
 
 @dataclasses.dataclass(frozen=True)
 class Piece(Waveform):
-    """Generated music, with the codes that it was decoded from before it was compressed.
+    """Generated music, with the codes that it was decoded from before it was levelled.
 
     Attributes:
         codes: `[K, T]` int64, one row for each codebook that the model writes.

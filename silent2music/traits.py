@@ -51,8 +51,8 @@ SILENT_DBFS, SILENT_GAIN_DB = -100.0, -36.0
 """Short-term levels of a room below the one are digital silence, where the music has the other."""
 
 USUAL_RANGE_DB = 21.0
-"""Range of the loudness of music that follows a room of unknown kind. By one of 22 dB it deviates by 5.9 dB within a piece
-(58 held-out rooms), by one of 28 dB by 7.5; that of arranged scores, each with a range of its kind, by 5.2."""
+"""Range of the loudness of music that follows a room of unknown kind. By one of 22 dB it deviates by 5.9 dB within a
+piece (58 held-out rooms), by one of 28 dB by 7.5; that of arranged scores, each with a range of its kind, by 5.2."""
 
 
 def following_db(

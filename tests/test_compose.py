@@ -137,6 +137,23 @@ def test_frames_as_they_come_are_the_whole_whatever_pieces_the_room_is_heard_in(
     assert [next(early)[0] for _ in range(10)] == [events for events, _ in whole[:10]]
 
 
+def test_in_a_room_without_a_pulse_notes_begin_rather_on_its_events(model, monkeypatch) -> None:
+    clicks = 1e-4 * np.random.default_rng(0).standard_normal(6 * RATE)
+    times = [0.9, 1.52, 3.1, 3.56, 5.3]
+    for seconds in times:
+        clicks[round(seconds * RATE) :][:400] += 0.1 * np.exp(-np.arange(400) / 80.0)
+    room = Waveform(clicks[None].astype(np.float32), RATE)
+
+    def apart(nats: float) -> float:
+        """Mean seconds of notes from the nearest event."""
+        monkeypatch.setattr("silent2music.composing.TO_EVENT", nats)
+        scores = [model.compose(room, seed=seed) for seed in range(4)]
+        starts = np.concatenate([part.start_seconds for score in scores for part in score.parts])
+        return float(np.abs(starts[:, None] - times).min(axis=1).mean())
+
+    assert apart(4.0) < 0.6 * apart(0.0)
+
+
 def test_live_sound_is_composed_for_as_it_comes(model) -> None:
     room = Waveform(steps_room(2.0), RATE)
     step = RATE // 25

@@ -263,28 +263,69 @@ def test_a_closed_lap_played_three_times_has_no_onset_at_its_seam() -> None:
     assert len(bare) == 2
 
 
-@pytest.mark.parametrize("lap_seconds", [2.0, 3.44])
+@pytest.mark.parametrize("lap_seconds", [2.0, 2.04, 5.96])
 def test_a_levelled_lap_leads_into_itself(lap_seconds: float) -> None:
     n = round(lap_seconds * RATE)
-    tone = np.sin(2 * np.pi * 440.0 * np.arange(n) / RATE)
-    level_db = np.interp(np.arange(n) / n, [0.0, 0.2, 0.5, 1.0], [-30.0, -10.0, -40.0, -30.0])
+    tone = np.sin(2.0 * np.pi * 500.0 * np.arange(n) / RATE)
+    level_db = np.interp(np.arange(n) / n, [0.0, 0.2, 0.5, 1.0], [-20.0, -10.0, -30.0, -20.0])
     sound = (tone * 10.0 ** (level_db / 20.0)).astype(np.float32)
-    turns = np.arange(np.ceil(lap_seconds * 10.0)) / (lap_seconds * 10.0)
-    automation = -10.0 + 10.0 * np.sin(2.0 * np.pi * turns)
-    circle = Score(2.0 * lap_seconds, (), gain_db=automation)
-    one, several = levelled(sound, circle, RATE, goes_round=True), levelled(np.tile(sound, 9), circle, RATE)
-    assert one.shape == sound.shape
-    change_db = 20.0 * np.log10((np.abs(one) + 1e-6) / (np.abs(sound) + 1e-6))[np.abs(tone) > 0.1]
-    assert np.ptp(change_db) > 3.0
-    # The same as after many laps, also where it begins.
-    np.testing.assert_allclose(one, several[-n:], rtol=0.012, atol=1e-6)
+    steps = np.random.default_rng(0).choice([-2.0, 2.0], int(np.ceil(lap_seconds * 10.0)))
+    circle = Score(2.0 * lap_seconds, (), gain_db=np.minimum(np.cumsum(steps) - 20.0, 0.0))
+
+    def gains_db(done: FloatArray, of: FloatArray) -> FloatArray:
+        return 10.0 * np.log10(
+            np.square(done.reshape(-1, 240)).mean(1) / np.square(of.reshape(-1, 240)).mean(1)
+        )
+
+    own = gains_db(levelled(sound, circle, RATE, goes_round=True), sound)
+    assert np.ptp(own) > 3.0
+    # As it goes on after many laps, whose first frames come after their last ones.
+    later = gains_db(levelled(np.tile(sound, 12), circle, RATE), np.tile(sound, 12))[-2 * len(own) :]
+    np.testing.assert_allclose(later[: len(own)], own, atol=0.1)
+    np.testing.assert_allclose(later[len(own) :], own, atol=0.1)
+    # The last frame's gain is where the first one's begins: no step that is wider than those within.
+    assert abs(own[0] - own[-1]) <= np.abs(np.diff(own)).max() + 0.1
     # A lap that begins later in the circle is the same lap, turned.
     shift = round(0.6 * RATE)
-    later = levelled(np.roll(sound, -shift), circle, RATE, 0.6, goes_round=True)
-    np.testing.assert_allclose(np.roll(later, shift), one, rtol=0.1, atol=1e-4)
-    early = levelled(np.roll(sound, -shift), circle, RATE, 0.0, goes_round=True)
-    assert not np.allclose(np.roll(early, shift), one, rtol=0.3, atol=1e-4)
+    turned = levelled(np.roll(sound, -shift), circle, RATE, 0.6, goes_round=True)
+    np.testing.assert_allclose(np.roll(gains_db(turned, np.roll(sound, -shift)), shift // 240), own, atol=0.2)
+    wrong = levelled(np.roll(sound, -shift), circle, RATE, 0.0, goes_round=True)
+    assert np.abs(np.roll(gains_db(wrong, np.roll(sound, -shift)), shift // 240) - own).max() > 1.0
     assert levelled(sound, None, RATE) is sound and levelled(sound, Score(4.0, ()), RATE) is sound
+
+
+def test_composed_loops_are_levelled(sketched_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Silent2Music.from_pretrained(sketched_folder)
+    grid, lap = at_codec_rate(steps())
+    steps_db = np.random.default_rng(0).choice([-12.0, 0.0], int(np.ceil(grid.lap_seconds * 10.0)))
+    notes = np.array([0.0, 1.0]), np.array([0.5, 1.5]), np.array([60, 64]), np.array([80, 80])
+    circle = Score(2.0 * grid.lap_seconds, (Part("harp", 46, False, "melody", *notes),), gain_db=steps_db)
+
+    closed: list[FloatArray] = []
+
+    def noted(*given: Any) -> FloatArray:
+        closed.append(circular_sound(*given))
+        return closed[-1]
+
+    monkeypatch.setattr(loops, "circular_sound", noted)
+    monkeypatch.setattr(loops, "MAX_FOLDS", 1)
+    monkeypatch.setattr(loops, "MAX_TAILS", 1)
+
+    def made(score: Score) -> tuple[FloatArray, FloatArray, loops.Loop]:
+        (take,) = write_takes(model, lap, grid, PLAIN, SamplingConfig(), [5], [as_it_is], circles=[score])
+        (loop,) = close_set(model, [take], 2)
+        return take.sound, model.codec.decode(take.codes[None])[0, 0].cpu().numpy(), loop
+
+    sound, decoded, _ = made(dataclasses.replace(circle, gain_db=np.zeros(0)))
+    np.testing.assert_array_equal(sound, decoded)
+    sound, decoded, loop = made(circle)
+    np.testing.assert_array_equal(sound, levelled(decoded, circle, RATE))
+    assert np.abs(sound - decoded).max() > 0.1 * np.abs(decoded).max()
+    # So is the lap that is closed, from its fold on, which is then turned.
+    expected = levelled(closed[-1], circle, RATE, loop.fold_frame / FRAME_RATE, goes_round=True)
+    assert np.abs(expected - closed[-1]).max() > 0.1 * np.abs(expected).max()
+    found = np.roll(loop.samples, round((loop.begin_frame - loop.fold_frame) % grid.n_frames * 960))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_silence_is_closed_to_silence() -> None:

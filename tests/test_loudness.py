@@ -12,7 +12,7 @@ import pytest
 
 from silent2music import audio
 from silent2music.audio import Leveller, LoudnessMeter, Waveform
-from silent2music.audio.loudness import LEFT_APART, MOST_UP_DB
+from silent2music.audio.loudness import LEFT_APART, MOST_DOWN_DB, MOST_UP_DB
 
 CASES = [(1, 8_000), (2, 22_050), (1, 24_000), (2, 44_100), (2, 48_000), (5, 48_000), (6, 24_000)]
 
@@ -113,17 +113,58 @@ def test_a_leveller_leaves_alone_what_is_silent_steady_or_of_no_score() -> None:
     assert np.abs(left[sounding] / steady[sounding] - 1.0).max() < 0.02
 
 
+def test_a_leveller_turns_down_and_up_by_so_much_at_most() -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(3 * 24_000) / 24_000)[None].astype(np.float32)
+    for change_db, most_db in ((-40.0, -MOST_DOWN_DB), (20.0, MOST_UP_DB)):
+        done = Leveller(24_000, [0.0] * 20 + [change_db], 10.0)(0.01 * hum)
+        # 0.3 s after what is wanted has changed, before that is usual.
+        gain_db = 20.0 * np.log10(np.abs(done[:, 55_000:56_000]).max() / 0.01)
+        assert gain_db == pytest.approx(most_db, abs=2.0) and abs(gain_db) <= abs(most_db) + 0.01
+
+
 @pytest.mark.parametrize("rest_dbfs", [-120.0, -60.0])
-def test_attacks_after_rests_are_no_louder(rest_dbfs: float) -> None:
-    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(4 * 24_000) / 24_000)[None]
-    levels_db = np.repeat([-10.0, rest_dbfs, -10.0], [48_000, 24_000, 24_000])
+def test_rests_neither_are_turned_up_nor_change_what_comes_after_them(rest_dbfs: float) -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(7 * 24_000) / 24_000)[None]
+    levels_db = np.repeat([-10.0, rest_dbfs, -10.0], [48_000, 72_000, 48_000])
     sound = (hum * 10.0 ** (levels_db / 20.0)).astype(np.float32)
     done = Leveller(24_000, [0.0], 10.0)(sound)
-    rest = slice(60_000, 71_000)  # once the level has fallen
-    most = 0.0 if rest_dbfs < -70.0 else MOST_UP_DB
-    assert np.abs(done[:, rest]).max() <= 10.0 ** ((rest_dbfs + most + 0.01) / 20.0)
-    # The gain is down again after one frame.
-    assert np.abs(done[:, 72_240:]).max() <= 1.02 * np.abs(sound).max()
+    gains = np.abs(done) / np.maximum(np.abs(sound), 1e-9)
+    heard = np.abs(hum) > 0.1
+    # Until the level has fallen it is a quiet note.
+    assert gains[:, 60_000:119_000][heard[:, 60_000:119_000]].max() <= 1.01
+    # And the first frame of an attack still has the gain of before.
+    after = gains[:, 120_240:][heard[:, 120_240:]]
+    assert after.max() < 1.02 and after.min() > 10.0 ** (-3.0 / 20.0)
+
+
+@pytest.mark.parametrize("foot_dbfs", [-65.0, -50.0])
+def test_what_comes_before_the_first_attack_is_not_the_usual_level(foot_dbfs: float) -> None:
+    hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(2 * 24_000) / 24_000)[None]
+    levels_db = np.repeat([foot_dbfs, -20.0], [2_400, 45_600])
+    sound = (hum * 10.0 ** (levels_db / 20.0)).astype(np.float32)
+    done = Leveller(24_000, [0.0], 10.0)(sound)
+    heard = np.abs(sound) > 0.01
+    assert np.abs(done[heard] / sound[heard] - 1.0).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("sample_rate", "size"), [(24_000, 240), (24_000, 320), (44_100, 1024), (22_050, 882)]
+)
+def test_what_is_wanted_is_asked_for_in_time(sample_rate: int, size: int) -> None:
+    asked = 0
+
+    def wanted():
+        nonlocal asked
+        while True:
+            asked += 1
+            yield 0.0
+
+    levelled = Leveller(sample_rate, wanted(), 10.0)
+    n_samples = 0
+    while n_samples < 10 * sample_rate:
+        levelled(np.full((1, size), 0.1, np.float32))
+        n_samples += size
+        assert asked == pytest.approx(n_samples / sample_rate * 10.0 + 0.5, abs=0.7)
 
 
 @pytest.mark.parametrize("n_frames", [1, 7])

@@ -2,7 +2,9 @@ import json
 import shutil
 import sys
 import types
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from conftest import RATE, steps_room
 
 from silent2music.ambient import AmbientFeatures, n_features, n_scalars
-from silent2music.audio import Waveform, write
+from silent2music.arrays import FloatArray
+from silent2music.audio import Leveller, Waveform, write
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
 from silent2music.listening import repeated
@@ -258,3 +261,28 @@ def test_a_short_room_is_repeated_without_a_gap(seconds):
         return 10 * np.log10((frames**2).mean(axis=1)).min()
 
     assert quietest_db(longer) > quietest_db(one) - 3.0
+
+
+def test_music_is_levelled_to_its_score_however_it_is_played(sketched_folder: Path) -> None:
+    model = Silent2Music.from_pretrained(sketched_folder)
+    room, sampling = Waveform(steps_room(3.0), RATE), SamplingConfig(seed=1)
+    piece = model.generate(room, sampling)
+    assert piece.score is not None and np.ptp(piece.score.gain_db) > 3.0
+    before = model.decode(piece.codes).samples[:, : piece.n_samples]
+    levelled = Leveller(piece.sample_rate, piece.score.gain_db, 10.0)(before)
+    assert np.abs(levelled - before).max() > 0.1 * np.abs(before).max()
+    # Decoding piece by piece rounds otherwise.
+    np.testing.assert_allclose(piece.samples, levelled, atol=1e-5)
+
+    def whole(pieces: Iterable[Waveform]) -> FloatArray:
+        return np.concatenate([sound.samples for sound in pieces], axis=1)
+
+    np.testing.assert_array_equal(whole(model.stream(room, sampling)), piece.samples)
+    np.testing.assert_array_equal(model.generate(room, sampling, score=piece.score).samples, piece.samples)
+    np.testing.assert_array_equal(whole(model.play_codes(piece.codes, 3.0, piece.score)), piece.samples)
+    np.testing.assert_allclose(whole(model.play_codes(piece.codes, 3.0)), before, atol=1e-5)
+    plain = replace(piece.score, gain_db=np.zeros(0))
+    given = model.generate(room, sampling, score=plain)
+    np.testing.assert_allclose(
+        given.samples, model.decode(given.codes).samples[:, : piece.n_samples], atol=1e-5
+    )

@@ -1,5 +1,4 @@
-"""Loudness and true peak (ITU-R BS.1770-4), a limiter that holds the one under the other, and a
-leveller."""
+"""Loudness and true peak (ITU-R BS.1770-4), a limiter that holds the one under the other, and a leveller."""
 
 from __future__ import annotations
 
@@ -34,8 +33,12 @@ FAST_SECONDS, SLOW_SECONDS = 0.03, 2.0
 FRAME_SECONDS = 0.01
 """Time in which a leveller takes the level as one; its gain goes straight from one end of it to the next."""
 
-SOUNDING_DBFS = -70.0
-"""What is quieter is no music to a leveller, and left alone."""
+SOUNDING_DBFS, RESTING_DB = -70.0, 30.0
+"""What is quieter than the first, or by the second than music usually is where it is wanted as loud, is a rest to a
+leveller, and left alone."""
+
+YOUNG_SECONDS, RISE_DB = 0.5, 6.0
+"""If so early in the music the level rises by so much, what came before was but the beginning of an attack."""
 
 
 class Leveller:
@@ -49,24 +52,27 @@ class Leveller:
         sample_rate: in Hz.
         wanted_db: loudness by and by, in dB, each asked for when the sound comes to it; the last goes on, and without any
             all sound is left alone.
-        wanted_hz: its rate, of which a period is of whole frames of `FRAME_SECONDS`.
+        wanted_hz: its rate.
     """
 
     def __init__(self, sample_rate: int, wanted_db: Iterable[float], wanted_hz: float) -> None:
         self._n_frame = round(FRAME_SECONDS * sample_rate)
-        n_each = round(1.0 / (FRAME_SECONDS * wanted_hz))
-        self._wanted_db = (float(db) for db in wanted_db for _ in range(n_each))
+        self._wanted_db, self._n_each, self._n_known = iter(wanted_db), sample_rate / wanted_hz, 0.0
         self._now_db = self._smooth_db = math.nan
         self._fast = math.exp(-FRAME_SECONDS / FAST_SECONDS)
         self._slow = math.exp(-FRAME_SECONDS / SLOW_SECONDS)
         self._power = self._usual = self._weight = self._gain_db = 0.0
 
     def __call__(self, samples: FloatArray) -> FloatArray:
-        """The next block `[C, n]`, levelled. All but the last are of whole frames of `FRAME_SECONDS`."""
+        """The next block `[C, n]`, n >= 1, levelled. All but the last are of whole frames of `FRAME_SECONDS`."""
         n_samples = samples.shape[1]
         ends = [*range(self._n_frame, n_samples, self._n_frame), n_samples]
         gains_db = [self._gain_db]
         for begin, end in pairwise([0, *ends]):
+            while self._n_known < 0.5:  # samples for which what is wanted is known
+                self._now_db = next(self._wanted_db, self._now_db)
+                self._n_known += self._n_each
+            self._n_known -= end - begin
             power = np.square(samples[:, begin:end], dtype=np.float64).mean()
             gains_db.append(self._next_gain_db(float(power)))
         self._gain_db = gains_db[-1]
@@ -76,7 +82,6 @@ class Leveller:
     def _next_gain_db(self, power: float) -> float:
         """The gain at the end of the next frame, of that mean square."""
         # As smooth as levels that fall, so that the two are of one time; attacks are heard at once.
-        self._now_db = next(self._wanted_db, self._now_db)
         if math.isnan(self._smooth_db):
             self._smooth_db = self._now_db
         self._smooth_db = self._fast * self._smooth_db + (1.0 - self._fast) * self._now_db
@@ -85,7 +90,11 @@ class Leveller:
         if level < SOUNDING_DBFS or math.isnan(self._now_db):
             return 0.0
         above = level - self._smooth_db
+        if self._weight * FRAME_SECONDS < YOUNG_SECONDS and above > self._usual + RISE_DB:
+            self._weight = 0.0
         usual = self._usual if self._weight else above
+        if above < usual - RESTING_DB:
+            return 0.0
         most_below, most_above = MOST_UP_DB / (1.0 - LEFT_APART), MOST_DOWN_DB / (1.0 - LEFT_APART)
         apart = min(max(above - usual, -most_below), most_above)
         self._weight = self._slow * self._weight + 1.0

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Leveller, Waveform
+from silent2music.audio.loudness import FRAME_SECONDS
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
@@ -92,7 +93,7 @@ class Take:
         conditioning: periodic, `frames [1, S, D]` with S steps for three laps.
         null: the same for no room.
         codes: `[K, 2 n_frames + margin]`.
-        sound: `[N]`, the codes decoded.
+        sound: `[N]`, the codes decoded, and levelled to the score.
         heard: `[M]`, what is heard of it, at the rate of the files.
         onsets: `[T]`, the prominences of what is heard.
         grid: the lap.
@@ -284,11 +285,11 @@ def levelled(
     if circle is None or not len(circle.gain_db):
         return sound
     n_laps = 1 + math.ceil(SETTLED_SECONDS * sample_rate / len(sound)) * goes_round
-    at = begin + np.arange(math.ceil(n_laps * len(sound) / sample_rate * ENERGY_RATE_HZ)) / ENERGY_RATE_HZ
-    wanted_db = np.interp(
-        at % (circle.seconds / 2.0), np.arange(len(circle.gain_db)) / ENERGY_RATE_HZ, circle.gain_db
-    )
-    whole = Leveller(sample_rate, wanted_db, ENERGY_RATE_HZ)(np.tile(sound, n_laps)[None])
+    # Each frame by itself, since a lap need not be of whole tenths.
+    at = begin + np.arange(math.ceil(n_laps * len(sound) / sample_rate / FRAME_SECONDS)) * FRAME_SECONDS
+    tenths = (at % (circle.seconds / 2.0) * ENERGY_RATE_HZ + 1e-6).astype(np.int64)
+    wanted_db = circle.gain_db[np.minimum(tenths, len(circle.gain_db) - 1)]
+    whole = Leveller(sample_rate, wanted_db, 1.0 / FRAME_SECONDS)(np.tile(sound, n_laps)[None])
     return whole[0, -len(sound) :]
 
 
