@@ -96,9 +96,9 @@ from silent2music.writing import (
     Frame,
     Manuscript,
     Steered,
+    automation_of,
     composed,
     embedded,
-    loudness_of,
     noted,
 )
 
@@ -316,10 +316,10 @@ class Silent2Music(nn.Module):
         progress: StepProgress | None,
     ) -> Iterator[Waveform]:
         """The sound of a brief, written and played; arguments as for `stream`."""
-        gains_db: deque[float] = deque()
-        codes = self._write(brief, sampling, manuscript, progress, gains_db=gains_db)
+        unplayed: deque[Frame] = deque()
+        codes = self._write(brief, sampling, manuscript, progress, unplayed=unplayed)
         if brief.score is None and self.composes(brief.without):
-            loudness: Iterable[float] = loudness_of(gains_db, self.config.ambient.frame_rate)
+            loudness: Iterable[float] = automation_of(unplayed, self.config.ambient.frame_rate)
         else:
             loudness = () if brief.score is None else brief.score.gain_db
         return self._play(codes, brief.seconds, loudness)
@@ -331,11 +331,11 @@ class Silent2Music(nn.Module):
         manuscript: Manuscript | None = None,
         progress: StepProgress | None = None,
         prefix: Tensor | None = None,
-        gains_db: deque[float] | None = None,
+        unplayed: deque[Frame] | None = None,
     ) -> Iterator[Tensor]:
         """Codes `[1, K, n]` of successive frames; arguments as for `stream`, `prefix` as for `stream_codes`.
 
-        The loudness of what is composed is added to `gains_db`, each frame before its codes.
+        What is composed is added to `unplayed`, each frame before its codes.
 
         Each step below is a generator that takes from the one before as soon as it can: signals of some codec frames,
         notes, the sketch of the notes, embeddings with and without room and sketch, the codes drawn under them.
@@ -353,8 +353,8 @@ class Silent2Music(nn.Module):
             composing = dataclasses.replace(brief.composing or ComposingConfig(), seed=sampling.seed)
             brief = dataclasses.replace(brief, composing=composing, without=without)
             events = self._composed(for_composer, brief, n_frames, others[0])
-            events = events if manuscript is None else manuscript.kept(events)
-            events = events if gains_db is None else noted(events, gains_db)
+            events = events if manuscript is None else noted(events, manuscript.frames)
+            events = events if unplayed is None else noted(events, unplayed)
             live = {} if n_frames else {"n_frames": 1, "notes_ahead": LIVE_NOTES_AHEAD}
             guide = sketch_stream(self._own_sketch(), events, sketched, **live)
 

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -105,12 +105,6 @@ class Manuscript:
     frames: list[Frame] = dataclasses.field(default_factory=list)
     codes: bytearray = dataclasses.field(default_factory=bytearray)
 
-    def kept(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The same frames, each noted as it passes."""
-        for frame in frames:
-            self.frames.append(frame)
-            yield frame
-
     def score(self, seconds: float, frame_rate: float, asked: Controls | None) -> Score:
         """All that was noted, as a score of `seconds`, settled as it was asked for."""
         written = joined(events for events, _ in self.frames)
@@ -118,28 +112,28 @@ class Manuscript:
         return score if asked is None else settled(score, asked)
 
 
-def noted(frames: Iterable[Frame], gains_db: deque[float]) -> Iterator[Frame]:
-    """The same frames; the loudness of each is put at the end of a queue as it passes."""
+def noted(frames: Iterable[Frame], place: MutableSequence[Frame]) -> Iterator[Frame]:
+    """The same frames, each put at the end of a list or queue as it passes."""
     for frame in frames:
-        gains_db.append(frame[1])
+        place.append(frame)
         yield frame
 
 
-def loudness_of(gains_db: deque[float], frame_rate: float) -> Iterator[float]:
-    """Loudness as `Score.gain_db` will have it, of composed frames.
+def automation_of(frames: deque[Frame], frame_rate: float) -> Iterator[float]:
+    """Loudness as `Score.gain_db` will have it, of frames that are composed meanwhile.
 
     Each is asked for when the frames around it are composed, or else there is none.
 
     Args:
-        gains_db: of frames that were composed; those that are no longer needed are taken out.
+        frames: those that were composed; those that are no longer needed are taken out.
     """
     n_out = 0
     for index in itertools.count():
         at = index / ENERGY_RATE_HZ * frame_rate
-        while len(gains_db) > 1 and at >= n_out + 1:
-            gains_db.popleft()
+        while len(frames) > 1 and at >= n_out + 1:
+            frames.popleft()
             n_out += 1
-        around = [gains_db[0], gains_db[min(1, len(gains_db) - 1)]]
+        around = [frames[0][1], frames[min(1, len(frames) - 1)][1]]
         yield float(np.interp(at, [n_out, n_out + 1], around))
 
 

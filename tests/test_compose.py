@@ -21,7 +21,7 @@ from silent2music.errors import CheckpointError
 from silent2music.model import Silent2Music
 from silent2music.notation import nearest_lengths, symbol_of, write_down
 from silent2music.score import Part, Score, read_midi, write_midi
-from silent2music.writing import SUSTAINED_SECONDS, Manuscript, loudness_of, noted, sustained
+from silent2music.writing import SUSTAINED_SECONDS, Frame, Manuscript, automation_of, noted, sustained
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2)
 
@@ -264,9 +264,9 @@ def test_the_command_says_what_is_wrong(s2m, room_file, model_folder, composing_
 def test_loudness_is_known_as_music_goes_on_as_its_score_has_it(frame_rate: float) -> None:
     rng = np.random.default_rng(0)
     composed = [((), float(db)) for db in -20.0 * rng.random(round(3.5 * frame_rate))]
-    manuscript, queue = Manuscript(), deque[float]()
-    frames = noted(manuscript.kept(composed), queue)
-    known, found = loudness_of(queue, frame_rate), []
+    manuscript, queue = Manuscript(), deque[Frame]()
+    frames = noted(noted(composed, manuscript.frames), queue)
+    known, found = automation_of(queue, frame_rate), []
     for frame, _ in enumerate(frames):
         while len(found) / 10.0 <= (frame - 1) / frame_rate:
             found.append(next(known))

@@ -83,9 +83,8 @@ def test_silence_has_no_loudness() -> None:
 
 def test_a_leveller_leaves_half_of_what_is_apart_from_what_is_wanted() -> None:
     hum = np.sin(2.0 * np.pi * 1000.0 * np.arange(16 * 24_000) / 24_000)[None].astype(np.float32)
-    steps = np.repeat(
-        [0.0, -12.0] * 20, 4
-    )  # of tenths of a second, each shorter than the time of the usual distance
+    # Of tenths of a second; each step is shorter than the time of the usual distance.
+    steps = np.repeat([0.0, -12.0] * 20, 4)
     loud = (0.1 * hum * 10.0 ** (np.repeat(steps, 2400) / 20.0)).astype(np.float32)
 
     def apart(wanted_db: np.ndarray, sound: np.ndarray = loud) -> float:
