@@ -25,6 +25,7 @@ from silent2music.composing import (
     Heard,
     MadeConstraint,
     NearEvents,
+    Opening,
     PackedComposer,
     Rests,
     Together,
@@ -235,13 +236,18 @@ def composed(
             rules.append(lambda *_: NearEvents(room))
     if (players := rule_of(ensemble, wished, n_frames, rate)) is not None:
         rules.append(players)
+    # But for what a mood brings.
+    density = dataclasses.replace(wished, mood=()).density_points
+    if not (density or wished.melody or wished.has_grid):
+        # After the players, who go by how often notes are likely without.
+        rules.append(lambda *_: Opening(room))
     if plan is not None:
         rules.append(partial(Steering, plan))
     if composing.guidance is None:
         # Where a wish says when notes begin, the room's own count for less.
         guidance = composer.config.guidance
-        # A mood brings a density, too, but is kept to no better so, and meets fewer events.
-        if wished.has_grid or dataclasses.replace(wished, mood=()).density_points:
+        # A mood is kept to no better so, and meets fewer events.
+        if wished.has_grid or density:
             guidance = min(guidance, 1.0)
         composing = dataclasses.replace(composing, guidance=guidance)
     n_copied = 0 if begun is None else n_steps_of(begun.seconds, config)

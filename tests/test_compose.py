@@ -17,6 +17,7 @@ from silent2music import audio
 from silent2music.audio import Waveform
 from silent2music.composer import Composer
 from silent2music.config import AmbientConfig, ComposerConfig, ComposingConfig
+from silent2music.controls import Controls
 from silent2music.errors import CheckpointError
 from silent2music.model import Silent2Music
 from silent2music.notation import nearest_lengths, symbol_of, write_down
@@ -152,6 +153,34 @@ def test_in_a_room_without_a_pulse_notes_begin_rather_on_its_events(model, monke
         return float(np.abs(starts[:, None] - times).min(axis=1).mean())
 
     assert apart(4.0) < 0.6 * apart(0.0)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {},
+        {"mood": ((0.0, -0.4, 0.5),)},
+        {"melody": ((1.0, 1.5, 60, 80),)},
+        {"tempo": 90.0},
+        {"density": ((0.0, 0.3),)},
+    ],
+)
+def test_music_begins_soon_unless_a_wish_says_when(model, monkeypatch, wish) -> None:
+    room = Waveform(steps_room(6.0), RATE)
+    asked = Controls(**wish) if wish else None
+
+    def first(nats: float) -> float:
+        """Mean seconds until the first note."""
+        monkeypatch.setattr("silent2music.composing.OPENING", nats)
+        scores = [model.compose(room, seed=seed, asked=asked) for seed in range(4)]
+        starts = [min((part.start_seconds[0] for part in score.parts), default=6.0) for score in scores]
+        return float(np.mean(starts))
+
+    soon, late = first(20.0), first(-20.0)
+    if set(wish) <= {"mood"}:
+        assert soon < 0.04 and late > 1.0
+    else:
+        assert soon == late
 
 
 def test_live_sound_is_composed_for_as_it_comes(model) -> None:

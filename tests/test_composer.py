@@ -19,6 +19,7 @@ from silent2music.composing import (
     EMPTY_NOTE_SECONDS,
     EMPTY_SECONDS,
     LOWER,
+    OPENING,
     RESTLESS_SECONDS,
     RETURN,
     STALE,
@@ -29,6 +30,7 @@ from silent2music.composing import (
     Heard,
     Known,
     NearEvents,
+    Opening,
     Order,
     PackedComposer,
     Polyphony,
@@ -608,6 +610,39 @@ def test_where_there_is_nothing_notes_are_few_and_elsewhere_rests_are_short() ->
     assert (later[FIRST_PART:] > 5.0).all() and not later[:FIRST_PART].any()
     rests.write((melody, 0, 60, 0, 0))
     assert not masked(rests, RESTLESS_SECONDS + 2.0).any()
+
+
+def test_before_the_first_note_a_frame_hardly_ends_without_one_where_the_room_sounds() -> None:
+    melody = symbol_of("melody", 0, False)
+
+    def lost(opening: Opening, field: str = "symbol") -> float:
+        """By how many nats the end of a frame, or the first value of another field, is less likely; others are not."""
+        logits = np.zeros(FIELDS[field], np.float32)
+        opening.mask(field, logits, (melody,))
+        assert not logits[1:].any(), "a note's marks are as likely beside it as they were"
+        return -float(logits[0])
+
+    assert END == 0
+    opening = Opening(heard_of(steps_room(6.0)[0])[0])
+    assert lost(opening) == OPENING and lost(opening, "pitch") == 0.0
+    for event in ((BAR, 0, 0, 0, 0), None):
+        opening.write(event)
+        assert lost(opening) == OPENING
+    opening.write((melody, 0, 60, 0, 0))
+    opening.write(None)
+    assert lost(opening) == 0.0
+    hiss, silence = 0.001 * np.random.default_rng(0).standard_normal(96_000), np.zeros(96_000)
+    for nothing in (hiss, silence):
+        assert lost(Opening(heard_of(nothing)[0])) == 0.0
+    nowhere = Heard(AMBIENT.n_mels)
+    list(nowhere.hear([make_signals(3)], ("room",)))
+    assert lost(Opening(nowhere)) == 0.0
+    heard = heard_of(np.concatenate([np.zeros(72_000), steps_room(6.0)[0]]))[0]
+    found = []
+    for _ in range(150):
+        found.append(lost(Opening(heard)))
+        heard._go_on()
+    assert not any(found[:70]) and found[-1] == OPENING, "a room that begins with silence is waited for"
 
 
 def test_notes_begin_together_or_apart() -> None:

@@ -134,6 +134,23 @@ def test_pieces_are_one_piece_of_music() -> None:
 
 
 @needs_synthesiser
+def test_notes_that_decay_are_brought_nearer_to_the_loudness_that_is_asked_for() -> None:
+    plucked = part(np.arange(0.0, 8.0, 1.0), length=0.9, program=24)
+
+    def levels(score: Score) -> np.ndarray:
+        """In dB, of tenths of a second."""
+        power = np.square(played(score, seconds=8.0)).mean(axis=0).reshape(-1, RATE // 10).mean(axis=1)
+        return 10.0 * np.log10(power + 1e-12)
+
+    own = levels(Score(8.0, (plucked,)))
+    asked = levels(Score(8.0, (plucked,), gain_db=np.zeros(80)))
+    loud, falling = own > np.median(own) + 3.0, (own < np.median(own) - 3.0) & (own > own.max() - 25.0)
+    assert loud.sum() > 8 and falling.sum() > 8
+    apart, left = (levels[loud].mean() - levels[falling].mean() for levels in (own, asked))
+    assert 0.4 * apart < left < 0.7 * apart
+
+
+@needs_synthesiser
 def test_every_instrument_of_many_and_two_kits_are_heard() -> None:
     """More than a synthesiser has channels: the music is the sum of what each pass plays of it."""
     instruments = [

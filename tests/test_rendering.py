@@ -130,6 +130,35 @@ def test_level_follows_the_automation():
     assert np.corrcoef(level_db, gain_db)[0, 1] > 0.85
 
 
+def test_a_performance_is_levelled_half_of_the_way_but_within_limits_and_not_in_rests():
+    def levelled(level_db: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Levels in dB after what is slow, and the gain that comes further."""
+        power = 10.0 ** (level_db / 10.0)
+        slow_db = rendering._levelling_db(power)
+        return level_db + slow_db, rendering._levelled_further(power, slow_db) - slow_db
+
+    level_db = np.tile([0.0, -4.0, -8.0, -12.0, -26.0], 40)
+    level_db[100:120] = -45.0
+    found, more_db = levelled(level_db)
+    assert not more_db[102:118].any(), "a rest"
+    usual = np.median(found[found > found.max() - 30.0])
+    near = (np.abs(found - usual) < 12.0) & (np.abs(np.arange(200) - 110) > 20)
+    assert near.sum() > 100
+    np.testing.assert_allclose(more_db[near], -0.5 * (found - usual)[near], atol=1e-9)
+    assert more_db.max() == 6.0
+    level_db[50] = 30.0
+    assert levelled(level_db)[1].min() == -10.0
+    assert not levelled(np.full(30, -np.inf))[1].any()
+
+
+@needs_synthesiser
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])
+def test_short_scores_with_automation_are_played(seconds):
+    notes = part([0.0], length=0.3)
+    music = render(arrangement(notes, seconds=seconds, gain_db=-6.0), SOUNDFONT)
+    assert music.seconds == seconds and np.abs(music.samples).max() > 1e-3
+
+
 @needs_synthesiser
 def test_a_room_rings_on_and_keeps_the_onset():
     time = np.arange(2 * RATE) / RATE

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Waveform, db_to_gain, integrated_lufs
+from silent2music.audio.loudness import LEFT_APART, MOST_DOWN_DB, MOST_UP_DB, RESTING_DB
 from silent2music.errors import DataError
 from silent2music.factory.ensembles import INSTRUMENTS
 from silent2music.score import ENERGY_RATE_HZ, Part, Score, give_controls
@@ -99,6 +100,9 @@ def play(
 ) -> Iterator[Waveform]:
     """Play a score of any length piece by piece, at the synthesiser's own level, with loudness automation as `render`.
 
+    With automation it is levelled further than there, by as much as `audio.Leveller` levels what a model plays, but from
+    tenth to tenth of a second and knowing the whole.
+
     Args:
         soundfont: a General MIDI SF2 or SF3 file.
         sample_rate: of the result, in Hz.
@@ -153,7 +157,7 @@ def _heard(
     elif powers.any():
         last = int(np.flatnonzero(powers > powers.max() * DIED_AWAY_POWER)[-1])
         n_heard = min(max(n_heard, (last + 1) * hop), n_samples)
-    return n_heard, _levelling_db(powers)
+    return n_heard, _levelled_further(powers, _levelling_db(powers))
 
 
 def _final_gain(mix: FloatArray, score: Score, sample_rate: int) -> float:
@@ -336,7 +340,7 @@ def _frame_powers(mix: FloatArray, hop: int) -> DoubleArray:
 def _levelling_db(power: DoubleArray) -> DoubleArray:
     """Slow gains in dB `[n]` that even out powers `[n]` of tenths of a second over two seconds, by at most 9 dB.
 
-    What is more than 30 dB below the loudest moment is a rest and is not raised.
+    What is more than 30 dB below the loudest moment counts as so far below it.
     """
     if not power.any():
         return np.zeros(1)
@@ -344,6 +348,20 @@ def _levelling_db(power: DoubleArray) -> DoubleArray:
     slow = np.convolve(power, window, "same") / np.convolve(np.ones(len(power)), window, "same")
     level_db = 10.0 * np.log10(np.maximum(slow, slow.max() * 1e-3))
     return np.asarray(np.clip(np.median(level_db) - level_db, -9.0, 9.0))
+
+
+def _levelled_further(power: DoubleArray, gain_db: DoubleArray) -> DoubleArray:
+    """Gains in dB `[n]` that leave but `LEFT_APART` of how far each tenth is from the usual level after `gain_db`.
+
+    Args:
+        power: `[n]`, of tenths of a second, longer than a window of `_levelling_db`; gain_db: what that makes of it.
+    """
+    if not power.any():
+        return gain_db
+    level_db = 10.0 * np.log10(np.maximum(power, 1e-30)) + gain_db
+    sounds = level_db > level_db.max() - RESTING_DB
+    more_db = (LEFT_APART - 1.0) * (level_db - np.median(level_db[sounds]))
+    return np.asarray(gain_db + np.where(sounds, np.clip(more_db, -MOST_DOWN_DB, MOST_UP_DB), 0.0))
 
 
 def _gain_curve(gain_db: DoubleArray, hop: float, start: int, stop: int) -> FloatArray:
