@@ -84,7 +84,7 @@ TO_EVENT = 0.5
 
 OPENING = 4.0
 """Nats by which a frame is less likely to end before the first note, where the room sounds: with these nearly all music
-begins within a tenth of a second. Without, four pieces of ten begin with more than a fifth of silence."""
+begins within 0.2 s. Without, four pieces of ten begin later."""
 
 EVENED = 0.3
 """Share that is kept of how much harder or softer a note is struck than its part's notes so far. Drawn note by note these

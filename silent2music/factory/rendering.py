@@ -353,6 +353,8 @@ def _levelling_db(power: DoubleArray) -> DoubleArray:
 def _levelled_further(power: DoubleArray, gain_db: DoubleArray) -> DoubleArray:
     """Gains in dB `[n]` that leave but `LEFT_APART` of how far each tenth is from the usual level after `gain_db`.
 
+    They differ from these within `audio.Leveller`'s limits, and not in rests, `RESTING_DB` below the loudest tenth.
+
     Args:
         power: `[n]`, of tenths of a second, longer than a window of `_levelling_db`; gain_db: what that makes of it.
     """
