@@ -419,8 +419,8 @@ class ComposerConfig:
         return _hidden_dim(self.dim, self.ffn_multiple)
 
 
-MOST_LEAD_MS = 20
-"""Half a codec frame. A note keeps its frame, and the sketch never learned of ones that begin far outside of theirs."""
+MOST_LEAD_MS = 40
+"""A codec frame: of later notes the sketch of a stream knows nothing."""
 
 
 @dataclass(frozen=True)

@@ -391,10 +391,17 @@ class Silent2Music(nn.Module):
             loudness: as `Score.gain_db`; none for music without a score, or without automation.
         """
         rate = self.codec.sample_rate
-        levelled = Leveller(rate, loudness, ENERGY_RATE_HZ)
+        ahead = {"n_ahead": 0} if seconds is None else {}
+        levelled = Leveller(rate, loudness, ENERGY_RATE_HZ, **ahead)
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
-        for audio in decode_stream(self.codec, codes, live=seconds is None):
-            samples = levelled(audio[0].cpu().numpy())[:, :n_left]
+
+        def blocks() -> Iterator[FloatArray]:
+            for audio in decode_stream(self.codec, codes, live=seconds is None):
+                yield levelled(audio[0].cpu().numpy())
+            yield levelled.rest()
+
+        for block in blocks():
+            samples = block[:, :n_left]
             n_left -= samples.shape[1]
             if samples.shape[1]:
                 yield Waveform(np.clip(samples, -1.0, 1.0), rate)

@@ -67,9 +67,9 @@ UNKNOWN_SHARE = 0.1
 SUSTAIN, VOLUME, VOLUME_START = 64, 7, 100
 """Controllers of MIDI, and the value of the second where a file says nothing."""
 
-LEAD_MS = 4
-"""A sketch that is played is told that notes begin so much earlier. It is blurred, having been fitted by least squares,
-so that attacks reach half their height about 5 ms late. `SketchConfig.leads_ms` has other leads of single programs."""
+LEAD_MS, HELD_LEAD_MS = 6, 18
+"""A sketch that is played is told that notes which are struck or plucked, and others, begin so much earlier, since they
+are heard so long after. `SketchConfig.leads_ms` has other leads of single programs."""
 
 SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 0.5
 """Held notes that are played sink by the first and return in the time of the second, over and over, from an age of the
@@ -126,8 +126,8 @@ class SketchNotes:
             starts: in codec frames.
             n_frames: T.
             frame_rate: in Hz.
-            leads: `[129]` seconds by which a program's notes begin earlier within their frames, for a sketch that is
-                played, whose held notes swell, too; None for notes as they are.
+            leads: `[129]` seconds by which a program's notes begin earlier, for a sketch that is played, whose held
+                notes swell, too; None for notes as they are.
         """
         parts = []
         for row, (score, start) in enumerate(zip(scores, starts, strict=True)):
@@ -189,7 +189,7 @@ def _level(part: Part, number: int, usual: int) -> DoubleArray:
 
 def _leads(leads_ms: Mapping[str, float]) -> DoubleArray:
     """Seconds `[129]` by which the notes of programs are told earlier, by the names of some of them."""
-    found = np.full(N_PROGRAMS, LEAD_MS / 1000.0)
+    found = np.where(STRIKES, LEAD_MS, HELD_LEAD_MS) / 1000.0
     for name, lead in leads_ms.items():
         if name not in INSTRUMENT_NAMES:
             raise ConfigError(f"sketch.leads_ms names '{name}'; expected instruments of General MIDI.")
@@ -211,6 +211,9 @@ def _in_frames(
     """
     end = begin + len(gain_db)
     ring = round(RING_SECONDS * frame_rate)
+    if leads is not None:
+        notes = notes.copy()
+        notes[:, 2] = np.maximum(notes[:, 2] - leads[notes[:, 0].astype(np.int64)], 0.0)
     # Rounding must not move an onset into the frame before.
     onset = np.floor(notes[:, 2] * frame_rate + 1e-6)
     last = np.maximum(onset + 1, np.ceil(notes[:, 3] * frame_rate - 1e-6)) + ring
@@ -224,7 +227,6 @@ def _in_frames(
     programs, middle = program.astype(np.int64), (frame + 0.5) / frame_rate
     gain = gain_db[frame - begin]
     if leads is not None:
-        start = start - leads[programs]
         turns = np.maximum(np.minimum(middle, end_seconds) - start - STEADY_SECONDS, 0.0) / SWELL_SECONDS
         gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)

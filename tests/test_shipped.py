@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from silent2music import audio
+from silent2music.audio.loudness import AHEAD_FRAMES, FRAME_SECONDS
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import decode_stream, load_codec
 from silent2music.config import default_model
@@ -61,7 +63,8 @@ def test_the_first_sound_waits_for_no_more_columns_than_it_needs(monkeypatch: py
         return push(self, *conditioning)
 
     monkeypatch.setattr(TokenLoop, "push", counted)
-    assert next(model.stream(job.DEMO_ROOM, seconds=5.0)).seconds > 0.1
+    # Three codec frames, of which the leveller keeps what it hears ahead.
+    assert next(model.stream(job.DEMO_ROOM, seconds=5.0)).seconds > 0.1 - AHEAD_FRAMES * FRAME_SECONDS
     # Those that the sound depends on, and as many more as come with them in two steps of the sketch.
     needed = model.codec.lookahead_seconds * model.config.ambient.frame_rate + 3 + 1
     assert needed <= sum(drawn) <= needed + 3
@@ -80,6 +83,15 @@ def test_demo_is_neither_silent_nor_noise(demo: audio.Waveform) -> None:
     assert sum(audio.rms_dbfs(second[None]) < -60 for second in seconds) <= 3
     assert np.mean(spectral_flatness(power_spectrum(demo))) < 0.1
     assert len(music_features(demo).onset_seconds) >= demo.seconds / 2
+
+
+@pytest.mark.parametrize("program", [0, 25, 40, 48, 57, 68, 73, 89])
+def test_notes_are_heard_when_the_score_says_that_they_begin(program: int) -> None:
+    script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sketch" / "attacks.py"))
+    score = script["tune"](program, (55, 76), (0.25, 0.75), (70, 90), 6)
+    late = script["attacks"](script["performed"](load(), score), score)
+    assert abs(np.median(late)) <= 10.0
+    assert np.mean(np.abs(late) <= 10.0) >= 0.5 and np.mean(np.abs(late + 30.0) <= 10.0) < 0.1
 
 
 def test_the_number_of_threads_changes_no_byte_and_is_as_before() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from silent2music.codec import load_codec
-from silent2music.config import AmbientConfig, SketchConfig
+from silent2music.config import MOST_LEAD_MS, AmbientConfig, SketchConfig
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.notation import joined, read_back, symbol_of
 from silent2music.score import Part, Score
@@ -84,9 +84,11 @@ def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
     frames = piece()
     score = read_back(joined(e for e, _ in frames), len(frames) / RATE, RATE, [g for _, g in frames])
     rooms = [room_of(40, 0.3), room_of(len(frames) - 40, -0.2)]
-    for n in (1, 4):
-        streamed = torch.cat(list(sketch_stream(sketch, iter(frames), iter(rooms), n)), dim=1)
-        whole = torch.cat(list(sketch_score(sketch, score, rooms, len(frames), n)), dim=1)
+    told_early = Sketch(dataclasses.replace(sketch.config, leads_ms={"flute": MOST_LEAD_MS, "harp": 27.0}))
+    told_early.load_state_dict(sketch.state_dict())
+    for each, n in itertools.product((told_early.eval(), sketch), (1, 4)):
+        streamed = torch.cat(list(sketch_stream(each, iter(frames), iter(rooms), n)), dim=1)
+        whole = torch.cat(list(sketch_score(each, score, rooms, len(frames), n)), dim=1)
         assert streamed.shape == (1, len(frames), sketch.config.codec.n_components)
         assert torch.equal(streamed, whole)
     with torch.inference_mode():
@@ -114,19 +116,27 @@ def test_held_notes_swell_where_they_are_played_and_struck_ones_do_not(sketch) -
 
 
 def test_instruments_are_told_earlier_or_later_by_their_names(sketch) -> None:
-    config = dataclasses.replace(sketch.config, leads_ms={"marimba": -12.0, "harp": 8.0})
-    other = Sketch(config).eval()
+    leads = {"marimba": -12.0, "harp": 8.0, "flute": 36.0}
+    other = Sketch(dataclasses.replace(sketch.config, leads_ms=leads)).eval()
     other.load_state_dict(sketch.state_dict())
-    features = {}
-    for program in (0, 12, 46):
-        notes = SketchNotes.of([one_note(60, program)], [25], 1, RATE, other.leads)
-        features[program] = float(notes.features[0, 2])  # the place within the frame in which it begins
-    assert features == pytest.approx({0: -0.004 * RATE, 12: 0.012 * RATE, 46: -0.008 * RATE}, abs=1e-6)
+    found = {}
+    for program in (0, 12, 46, 73):
+        notes = SketchNotes.of([one_note(60, program, start=1.02)], [20], 10, RATE, other.leads)
+        (at,) = np.flatnonzero(notes.features[:, 1].numpy())
+        # The frame in which it begins, and its place within that frame.
+        found[program] = (20 + float(notes.rows[at]) + float(notes.features[at, 2])) / RATE
+        assert 0.0 <= float(notes.features[at, 2]) < 1.0, (
+            "a note begins within the frame that it is told to begin in"
+        )
+        assert int(notes.rows[at]) == at + int(notes.rows[0]) and at == 1, "it is known a frame before"
+    assert found == pytest.approx({0: 1.014, 12: 1.032, 46: 1.012, 73: 0.984}, abs=1e-6)
+    at_once = SketchNotes.of([one_note(60, 73, start=0.0)], [0], 10, RATE, other.leads)
+    assert at_once.features[0, 1] == 1.0 and at_once.features[0, 2] == 0.0, "nothing begins before the music"
     drawn = [
         torch.cat(list(sketch_score(s, one_note(60, 12), [room_of(80)], 80)), dim=1) for s in (sketch, other)
     ]
     assert not torch.equal(*drawn)
-    for wrong, what in (({"theremin": 3.0}, "theremin"), ({"harp": 40.0}, "-20 to 20")):
+    for wrong, what in (({"theremin": 3.0}, "theremin"), ({"harp": 50.0}, "-40 to 40")):
         with pytest.raises(ConfigError, match=what):
             Sketch(dataclasses.replace(sketch.config, leads_ms=wrong))
 
@@ -227,20 +237,22 @@ def test_files_are_kept_whole_and_bad_ones_named(sketch, tmp_path) -> None:
         Sketch.from_pretrained(tmp_path / "nothing")
 
 
-def test_attacks_are_measured_where_tones_begin() -> None:
+def test_tones_are_heard_to_begin_10_db_below_their_maximum() -> None:
     script = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sketch" / "attacks.py"))
-    score, rate = script["tune"](0), script["RATE"]
+    score, rate = script["tune"](0, (40, 80), (0.3, 0.5, 0.7), (84,), 8), script["RATE"]
     (part,) = score.parts
     t = np.arange(round(score.seconds * rate)) / rate
-    sound = np.zeros(len(t))
-    for start, pitch in zip(part.start_seconds, part.pitches, strict=True):
-        after = t - start
-        sound += (
-            (after >= 0)
-            * np.exp(-after.clip(0) / 0.2)
-            * np.sin(2 * np.pi * 440.0 * 2.0 ** ((pitch - 69) / 12) * after)
-        )
-    found = script["attacks"](sound, score)
-    assert np.abs(found - 1000 * part.start_seconds).max() < 4.0
-    late = script["attacks"](np.pad(sound, (round(0.03 * rate), 0)), score)
-    assert late - found == pytest.approx(30.0, abs=1.0)
+    for attack, expected in ((0.0, 0.0), (0.05, 15.8), (0.1, 31.6)):  # amplitude rises linearly
+        sound = np.zeros(len(t))
+        for start, pitch in zip(part.start_seconds, part.pitches, strict=True):
+            age = t - start
+            height = np.minimum(age.clip(0) / max(attack, 1e-6), 1.0) * np.exp(
+                -age.clip(0) / 0.2 * (attack == 0.0)
+            )
+            height *= age < script["LASTING_SECONDS"]
+            sound += height * np.sin(2 * np.pi * 440.0 * 2.0 ** ((pitch - 69) / 12) * age)
+        found = script["attacks"](sound, score)
+        assert found == pytest.approx(expected, abs=4.0)
+        late = script["attacks"](np.pad(sound, (round(0.03 * rate), 0)), score)
+        assert late - found == pytest.approx(30.0, abs=1.0)
+    assert np.isnan(script["attacks"](np.full(len(t), 0.1), score)).all()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import islice
 
 import numpy as np
 
@@ -33,6 +34,10 @@ FAST_SECONDS, SLOW_SECONDS = 0.03, 2.0
 FRAME_SECONDS = 0.01
 """Time in which a leveller takes the level as one; its gain goes straight from one end of it to the next."""
 
+AHEAD_FRAMES = 4
+"""So many frames ahead a leveller hears attacks: as early as a codec's windows smear them, so that what it turns down
+does not begin with a foot that it turned up."""
+
 SOUNDING_DBFS, RESTING_DB = -70.0, 30.0
 """What is quieter than the first, or by the second than music usually is where it is wanted as loud, is a rest to a
 leveller, and left alone."""
@@ -42,7 +47,7 @@ YOUNG_SECONDS, RISE_DB = 0.5, 6.0
 
 
 class Leveller:
-    """Brings music nearer to a course of loudness without look-ahead, and keeps its state from block to block.
+    """Brings music nearer to a course of loudness, and keeps its state from block to block.
 
     A feed-forward compressor with logarithms of smoothed power (Giannoulis, Massberg and Reiss, J. Audio Eng. Soc. 60,
     2012), whose threshold is no level but the loudness that is wanted. Only how that changes counts: as loud as music
@@ -53,34 +58,61 @@ class Leveller:
         wanted_db: loudness by and by, in dB, each asked for when the sound comes to it; the last goes on, and without any
             all sound is left alone.
         wanted_hz: its rate.
+        n_ahead: frames of `FRAME_SECONDS` by which attacks are heard ahead, and the sound comes later.
     """
 
-    def __init__(self, sample_rate: int, wanted_db: Iterable[float], wanted_hz: float) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        wanted_db: Iterable[float],
+        wanted_hz: float,
+        n_ahead: int = AHEAD_FRAMES,
+    ) -> None:
+        self._n_ahead = n_ahead
         self._n_frame = round(FRAME_SECONDS * sample_rate)
         self._wanted_db, self._n_each, self._n_known = iter(wanted_db), sample_rate / wanted_hz, 0.0
         self._now_db = self._smooth_db = math.nan
         self._fast = math.exp(-FRAME_SECONDS / FAST_SECONDS)
         self._slow = math.exp(-FRAME_SECONDS / SLOW_SECONDS)
         self._power = self._usual = self._weight = self._gain_db = 0.0
+        # Not levelled so far: samples, and of each of their frames the length and the mean square.
+        self._held = np.zeros((1, 0), np.float32)
+        self._frames: deque[tuple[int, float]] = deque()
 
     def __call__(self, samples: FloatArray) -> FloatArray:
-        """The next block `[C, n]`, n >= 1, levelled. All but the last are of whole frames of `FRAME_SECONDS`."""
-        n_samples = samples.shape[1]
-        ends = [*range(self._n_frame, n_samples, self._n_frame), n_samples]
-        gains_db = [self._gain_db]
-        for begin, end in pairwise([0, *ends]):
+        """Take the next block `[C, n]`, and give what can be levelled by now: all but the last `n_ahead` frames.
+
+        All blocks but the last are of whole frames of `FRAME_SECONDS`.
+        """
+        self._held = np.concatenate([self._held, samples], axis=1) if self._held.size else samples
+        for begin in range(0, samples.shape[1], self._n_frame):
+            frame = samples[:, begin : begin + self._n_frame]
+            self._frames.append((frame.shape[1], float(np.square(frame, dtype=np.float64).mean())))
+        return self._levelled(max(0, len(self._frames) - self._n_ahead))
+
+    def rest(self) -> FloatArray:
+        """What is not levelled so far, `[C, n]`, after the last block."""
+        return self._levelled(len(self._frames))
+
+    def _levelled(self, n_frames: int) -> FloatArray:
+        """The next frames."""
+        ends, gains_db = [0], [self._gain_db]
+        for _ in range(n_frames):
             while self._n_known < 0.5:  # samples for which what is wanted is known
                 self._now_db = next(self._wanted_db, self._now_db)
                 self._n_known += self._n_each
-            self._n_known -= end - begin
-            power = np.square(samples[:, begin:end], dtype=np.float64).mean()
-            gains_db.append(self._next_gain_db(float(power)))
+            heard = max(power for _, power in islice(self._frames, self._n_ahead + 1))
+            n_samples, _ = self._frames.popleft()
+            self._n_known -= n_samples
+            ends.append(ends[-1] + n_samples)
+            gains_db.append(self._next_gain_db(heard))
         self._gain_db = gains_db[-1]
-        gain_db = np.interp(np.arange(1, n_samples + 1), [0, *ends], gains_db)
+        samples, self._held = np.split(self._held, ends[-1:], axis=1)
+        gain_db = np.interp(np.arange(1, ends[-1] + 1), ends, gains_db)
         return np.asarray(samples * 10.0 ** (gain_db / 20.0), np.float32)
 
     def _next_gain_db(self, power: float) -> float:
-        """The gain at the end of the next frame, of that mean square."""
+        """The gain at the end of the next frame, where that mean square is heard."""
         # As smooth as levels that fall, so that the two are of one time; attacks are heard at once.
         if math.isnan(self._smooth_db):
             self._smooth_db = self._now_db

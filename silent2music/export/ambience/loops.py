@@ -289,8 +289,10 @@ def levelled(
     at = begin + np.arange(math.ceil(n_laps * len(sound) / sample_rate / FRAME_SECONDS)) * FRAME_SECONDS
     tenths = (at % (circle.seconds / 2.0) * ENERGY_RATE_HZ + 1e-6).astype(np.int64)
     wanted_db = circle.gain_db[np.minimum(tenths, len(circle.gain_db) - 1)]
-    whole = Leveller(sample_rate, wanted_db, 1.0 / FRAME_SECONDS)(np.tile(sound, n_laps)[None])
-    return whole[0, -len(sound) :]
+    leveller = Leveller(sample_rate, wanted_db, 1.0 / FRAME_SECONDS)
+    # It hears ahead of the end of a lap how the next one begins.
+    whole = leveller(np.tile(sound, n_laps + goes_round)[None]), leveller.rest()
+    return np.concatenate(whole, axis=1)[0, (n_laps - 1) * len(sound) :][: len(sound)]
 
 
 def _choose_folds(take: Take, codec_rate: int) -> list[int]:
