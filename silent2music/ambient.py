@@ -100,7 +100,7 @@ def _log_mel_dbfs(mono: FloatArray, n_frames: int, config: AmbientConfig) -> Flo
     scale = np.float32(2.0 / (np.square(window).sum() * config.n_fft))
     out = np.empty((n_frames, config.n_mels), np.float32)
     views = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)
-    power = np.empty((2048, config.n_fft // 2 + 1), np.float32)
+    power = np.empty((512, config.n_fft // 2 + 1), np.float32)
     for begin in range(0, n_frames, len(power)):
         n_rows = min(len(power), n_frames - begin)
         # Transforms go by fewer rows than the product: in 64 bits they are what takes the most memory here.

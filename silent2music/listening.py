@@ -47,15 +47,16 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
         return Waveform(room.slice(begin, end), room.sample_rate, recorded_channels=room.recorded_channels)
     fade = max(1, int(crossfade_seconds * room.sample_rate))
     lap = room.n_samples - fade
-    index = np.arange(begin, end)
-    place = index % lap
     samples = np.asfortranarray(np.concatenate(list(_looped(room, begin, end, lap)), axis=1))
-    joined = np.flatnonzero((index >= lap) & (place < fade))
-    at = place[joined]
-    ramp = np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
-    limit = max(1.0, float(np.abs(samples).max()))
-    samples[:, joined] = samples[:, joined] * ramp[at] + room.slice(lap, lap + fade)[:, at] * ramp[::-1][at]
-    samples = np.clip(samples, -limit, limit)
+    limit = max(1.0, float(samples.max()), -float(samples.min()))
+    tail, ramp = room.slice(lap, lap + fade), np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
+    for start in range(max(lap, begin // lap * lap), end, lap):
+        first, last = max(start, begin), min(start + fade, end)
+        at = slice(first - start, last - start)
+        if first < last:
+            samples[:, first - begin : last - begin] *= ramp[at]
+            samples[:, first - begin : last - begin] += tail[:, at] * ramp[::-1][at]
+    np.clip(samples, -limit, limit, out=samples)
     return Waveform(samples, room.sample_rate, recorded_channels=room.recorded_channels)
 
 

@@ -27,7 +27,7 @@ SPREAD_FLOOR_DB = 1.0
 VARIANCE_FLOOR_DB2 = 4.0
 MAX_DISTANCE, MAX_STEP_DB = 6.0, 12.0
 DENSITY_THRESHOLD = 12.0
-CHUNK = 2000
+CHUNK = 200
 PIECE_CELLS = 12_000
 """Cells whose evidence is computed at a time (ten minutes)."""
 

@@ -24,6 +24,8 @@ ONSET_SHARE = 0.1
 """Share of the energy at a transient's peak at which it starts."""
 PIECE_FRAMES, PIECE_MARGIN_FRAMES = 12_000, 2_400
 """Frames that are processed at a time (one minute), and the margin on either side of them."""
+BANDS_AT_ONCE = 6
+"""Bands whose rises are computed together: all of them at once take 20 MiB."""
 FINE_WINDOW, FINE_STEP = 96, 24
 """Windows of 4 ms every 1 ms, for the time of an onset."""
 
@@ -65,11 +67,14 @@ def _onset_piece(bands: FloatArray, start: int) -> tuple[DoubleArray, FloatArray
     """`onset [T]`, `rises [T, B]` and `floor [T, B]` of one piece; margins on both sides make them those of the whole."""
     before = min(start, PIECE_MARGIN_FRAMES)
     piece = bands[start - before : start + PIECE_FRAMES + PIECE_MARGIN_FRAMES]
-    log_db = 10.0 * np.log10(piece.astype(np.float64) + 1e-30)
-    floor = running_percentile(log_db, 50, 9, 40)
-    rise = _rise(10.0 * np.log10(1.0 + 10.0 ** ((log_db - floor) / 10.0)))
-    spread = np.maximum(1.4826 * running_percentile(np.abs(rise), 200, 5, 50), 0.5)
-    rises = rise / spread
+    rises, floor = np.empty(piece.shape), np.empty(piece.shape, np.float32)
+    for band in range(0, piece.shape[1], BANDS_AT_ONCE):
+        some = slice(band, band + BANDS_AT_ONCE)
+        log_db = 10.0 * np.log10(piece[:, some].astype(np.float64) + 1e-30)
+        level = running_percentile(log_db, 50, 9, 40)
+        rise = _rise(10.0 * np.log10(1.0 + 10.0 ** ((log_db - level) / 10.0)))
+        spread = np.maximum(1.4826 * running_percentile(np.abs(rise), 200, 5, 50), 0.5)
+        rises[:, some], floor[:, some] = rise / spread, level
     # Bands that fall count against, those that rise more than anything does not more than enough.
     held = np.clip(rises, -2.0, 12.0)
     total = held.sum(axis=1)
@@ -78,7 +83,7 @@ def _onset_piece(bands: FloatArray, start: int) -> tuple[DoubleArray, FloatArray
     narrow = ((held[:, :-2] + held[:, 1:-1] + held[:, 2:]) / np.sqrt(3.0)).max(axis=1)
     onset = np.maximum((total - centre) / deviation, NARROW_WEIGHT * narrow)
     own = slice(before, before + PIECE_FRAMES)
-    return onset[own], rises[own].astype(np.float32), floor[own].astype(np.float32)
+    return onset[own], rises[own].astype(np.float32), floor[own]
 
 
 def _rise(excess: DoubleArray) -> DoubleArray:
