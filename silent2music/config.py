@@ -420,7 +420,7 @@ class ComposerConfig:
 
 
 MOST_LEAD_MS = 40
-"""A codec frame: of later notes the sketch of a stream knows nothing."""
+"""A codec frame of the bundled codec. A sketch of shorter frames tells notes a frame early at most."""
 
 
 @dataclass(frozen=True)

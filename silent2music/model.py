@@ -436,7 +436,8 @@ class Silent2Music(nn.Module):
     ) -> IntArray:
         """Draw the codes of a stretch of music again, under what comes before it; the others stay.
 
-        What follows was drawn after other codes, so the two do not meet smoothly at its beginning.
+        What follows was drawn after other codes, so the two do not meet smoothly at its beginning. Of a note that begins
+        with the stretch, up to 40 ms of the attack would lie before it, and are not drawn.
 
         Args:
             codes: `[K, T]` of the whole music, as `Piece.codes`.

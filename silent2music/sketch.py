@@ -49,11 +49,12 @@ RING_SECONDS = 1.2
 """How long after its end a note is still known by itself; what rings longer, the convolutions remember."""
 
 NOTES_AHEAD = 2
-"""Frames that must be written after one before its notes are known: a note is heard in the frame before its onset, since
-windows overlap, and the loudness automation is a curve of 10 points a second."""
+"""Frames that must be written after one before its notes are known: a note is told up to a frame early and is heard in
+the frame before, since windows overlap; and the loudness automation is a curve of 10 points a second."""
 
 LIVE_NOTES_AHEAD = 1
-"""As `NOTES_AHEAD` for live sound, where the loudness automation is held for the frame that is not waited for."""
+"""As `NOTES_AHEAD` for live sound. The loudness automation is held for the frame that is not waited for, and of a note
+that is told a frame early it is not known in the frame before that it is about to begin."""
 
 STREAM_FRAMES = 16
 """Frames that `sketch_stream` computes at once: weights are read and operations begun once for all of them."""
@@ -214,6 +215,7 @@ def _in_frames(
     if leads is not None:
         notes = notes.copy()
         notes[:, 2] = np.maximum(notes[:, 2] - leads[notes[:, 0].astype(np.int64)], 0.0)
+        notes[:, 3] = np.maximum(notes[:, 3], notes[:, 2])
     # Rounding must not move an onset into the frame before.
     onset = np.floor(notes[:, 2] * frame_rate + 1e-6)
     last = np.maximum(onset + 1, np.ceil(notes[:, 3] * frame_rate - 1e-6)) + ring
@@ -366,7 +368,8 @@ class Sketch(nn.Module):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
         self.behind, self.ahead = config.n_layers * config.behind, config.ahead + NOTES_AHEAD
-        self.leads = _leads(config.leads_ms)
+        # Of a note that begins later a stream knows nothing.
+        self.leads = np.minimum(_leads(config.leads_ms), 1.0 / config.ambient.frame_rate)
         self.register_buffer("bands", mel_hats(config.n_bands, n_bins, codec.sample_rate), persistent=False)
         pitches = 440.0 * 2.0 ** ((torch.arange(128) - 69) / 12)
         places = (
@@ -624,8 +627,8 @@ def sketch_stream(
         signals: of successive stretches, one row; the room's global values of each count for its frames, the last for
             all that follow.
         n_frames: computed at once. With 1 nothing is waited for, as is best for live sound, at several times the cost.
-        notes_ahead: frames that are waited for, at least 1; with fewer than `NOTES_AHEAD` loudness is not quite that of
-            the whole score.
+        notes_ahead: frames that are waited for, at least 1; with fewer than `NOTES_AHEAD` loudness, and what comes before
+            an attack, are not quite those of the whole score.
 
     Yields:
         `[1, n, P]`, joined as many frames as were written.

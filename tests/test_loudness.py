@@ -95,7 +95,9 @@ def test_a_leveller_leaves_half_of_what_is_apart_from_what_is_wanted() -> None:
 
     def apart(wanted_db: np.ndarray, sound: np.ndarray = loud) -> float:
         done = levelled(sound, wanted_db)
-        parts = done.reshape(40, -1)[20:, 4800 : -240 * (AHEAD_FRAMES + 1)]  # when it has settled, before the next
+        parts = done.reshape(40, -1)[
+            20:, 4800 : -240 * (AHEAD_FRAMES + 1)
+        ]  # when it has settled, before the next
         levels = 10.0 * np.log10(np.square(parts).mean(axis=1))
         return float((levels[::2] - levels[1::2]).mean())
 

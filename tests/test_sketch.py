@@ -14,10 +14,17 @@ import torch
 from silent2music.codec import load_codec
 from silent2music.config import MOST_LEAD_MS, AmbientConfig, SketchConfig
 from silent2music.errors import CheckpointError, ConfigError
-from silent2music.notation import joined, read_back, symbol_of
+from silent2music.notation import FIRST_PART, joined, read_back, symbol_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
-from silent2music.sketch import Sketch, SketchNotes, sketch_score, sketch_stream
+from silent2music.sketch import (
+    LIVE_NOTES_AHEAD,
+    NOTES_AHEAD,
+    Sketch,
+    SketchNotes,
+    sketch_score,
+    sketch_stream,
+)
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1)
@@ -97,6 +104,45 @@ def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
     assert torch.allclose(batch[:, : 40 - sketch.ahead], whole[:, : 40 - sketch.ahead], atol=1e-4)
 
 
+@pytest.mark.parametrize("rate", [50.0, 75.0])
+def test_a_stream_of_shorter_frames_knows_its_notes_too(sketch, rate: float) -> None:
+    own = sketch.config
+    config = dataclasses.replace(
+        own,
+        ambient=dataclasses.replace(AMBIENT, frame_rate=rate),
+        codec=dataclasses.replace(
+            own.codec, hop=round(own.codec.sample_rate / rate / own.codec.frames_per_code)
+        ),
+        leads_ms={"flute": MOST_LEAD_MS},
+    )
+    other = Sketch(config).eval()
+    other.load_state_dict(sketch.state_dict())
+    frames = piece(gain=False)  # whose points are farther apart than what is known ahead
+    score = read_back(joined(e for e, _ in frames), len(frames) / rate, rate, [g for _, g in frames])
+    streamed = torch.cat(list(sketch_stream(other, iter(frames), [room_of(len(frames))])), dim=1)
+    assert torch.equal(
+        streamed, torch.cat(list(sketch_score(other, score, [room_of(len(frames))], len(frames))), dim=1)
+    )
+
+
+def test_live_sound_knows_each_note_where_it_begins(sketch, monkeypatch: pytest.MonkeyPatch) -> None:
+    told_early = Sketch(dataclasses.replace(sketch.config, leads_ms={"flute": MOST_LEAD_MS, "harp": 27.0}))
+    told_early.load_state_dict(sketch.state_dict())
+    frames, begun = piece(), dict[int, list[int]]()
+    enter = Sketch.enter_notes
+
+    def entered(self, notes):
+        begun.setdefault(ahead, []).append(int(notes.features[:, 1].sum()))
+        return enter(self, notes)
+
+    monkeypatch.setattr(Sketch, "enter_notes", entered)
+    for ahead in (NOTES_AHEAD, LIVE_NOTES_AHEAD):
+        list(sketch_stream(told_early.eval(), iter(frames), [room_of(len(frames))], 1, ahead))
+    assert begun[LIVE_NOTES_AHEAD] == begun[NOTES_AHEAD] and sum(begun[NOTES_AHEAD]) == sum(
+        symbol >= FIRST_PART for events, _ in frames for symbol, *_ in events
+    )
+
+
 def test_held_notes_swell_where_they_are_played_and_struck_ones_do_not(sketch) -> None:
     levels = {}
     for name, program, leads in (
@@ -129,9 +175,15 @@ def test_instruments_are_told_earlier_or_later_by_their_names(sketch) -> None:
             "a note begins within the frame that it is told to begin in"
         )
         assert int(notes.rows[at]) == at + int(notes.rows[0]) and at == 1, "it is known a frame before"
+        middles = (20.5 + notes.rows.numpy()) / RATE
+        ages = np.maximum(middles - found[program], 0.0)
+        np.testing.assert_allclose(notes.features[:, 6], np.exp(-ages / 0.1), rtol=1e-4)
     assert found == pytest.approx({0: 1.014, 12: 1.032, 46: 1.012, 73: 0.984}, abs=1e-6)
     at_once = SketchNotes.of([one_note(60, 73, start=0.0)], [0], 10, RATE, other.leads)
     assert at_once.features[0, 1] == 1.0 and at_once.features[0, 2] == 0.0, "nothing begins before the music"
+    latest = Sketch(dataclasses.replace(sketch.config, leads_ms={"marimba": -40.0})).leads
+    short = SketchNotes.of([one_note(60, 12, start=1.0, end=1.01)], [20], 10, RATE, latest)
+    assert short.features[0, 3] == 1.0 and short.features[0, 10] == 0.0, "it does not end before it begins"
     drawn = [
         torch.cat(list(sketch_score(s, one_note(60, 12), [room_of(80)], 80)), dim=1) for s in (sketch, other)
     ]

@@ -138,6 +138,8 @@ def test_the_model_performs_stems_at_their_levels_and_rests(s2m, here, sketched_
     score = Score(7.0, (early, late))
     powers = model.sketched_powers(None, score, list(split(score).values()), 7.0)
     assert powers.shape == (2, 175) and not powers[0, 120:].any() and powers[1, 130:140].all()
+    # The cello is told 18 ms early, so that its note is about to begin two frames before the score says.
+    assert powers[1, 123] > 0.0 and not powers[1, :123].any()
 
 
 @needs_synthesiser
