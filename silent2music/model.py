@@ -35,6 +35,7 @@ from silent2music.adapters import apply_adapters, read_adapters
 from silent2music.ambient import FEATURE_SETTINGS
 from silent2music.arrays import DoubleArray, FloatArray, IntArray
 from silent2music.audio import Leveller, Recorded, Recording, Waveform, open_recording, read
+from silent2music.audio.loudness import AHEAD_FRAMES
 from silent2music.bundled_codec import BundledCodec
 from silent2music.codec import Codec, decode_stream, load_codec, save_codec
 from silent2music.composer import Composer
@@ -391,8 +392,8 @@ class Silent2Music(nn.Module):
             loudness: as `Score.gain_db`; none for music without a score, or without automation.
         """
         rate = self.codec.sample_rate
-        ahead = {"n_ahead": 0} if seconds is None else {}
-        levelled = Leveller(rate, loudness, ENERGY_RATE_HZ, **ahead)
+        # Live sound waits for no attack.
+        levelled = Leveller(rate, loudness, ENERGY_RATE_HZ, 0 if seconds is None else AHEAD_FRAMES)
         n_left = sys.maxsize if seconds is None else round(seconds * rate)
 
         def blocks() -> Iterator[FloatArray]:

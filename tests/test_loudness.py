@@ -197,3 +197,8 @@ def test_what_comes_before_an_attack_is_turned_down_as_the_attack_is() -> None:
     foot, attack = gains_db[:, 240:960], gains_db[:, 960:1200]
     assert np.nanmax(np.abs(foot - np.nanmean(attack))) < 0.5
     assert np.nanmean(gains_db[:, 6000:]) > np.nanmean(attack) + 2.0, "decays are turned up"
+    at_once = Leveller(24_000, [0.0], 10.0, n_ahead=0)
+    late = at_once(sound)
+    assert late.shape == sound.shape and not at_once.rest().size, "nothing is waited for"
+    feet = 20.0 * np.log10(np.abs(late).max() / np.abs(sound).max()) - np.nanmean(attack)
+    assert feet > 1.0, "what is heard late is turned down late"

@@ -14,6 +14,7 @@ from conftest import RATE, steps_room
 from silent2music.ambient import AmbientFeatures, n_features, n_scalars
 from silent2music.arrays import FloatArray
 from silent2music.audio import Leveller, Waveform, write
+from silent2music.audio.loudness import AHEAD_FRAMES
 from silent2music.config import SamplingConfig
 from silent2music.errors import AudioError, CheckpointError, ConfigError, S2MError
 from silent2music.listening import repeated
@@ -261,6 +262,22 @@ def test_a_short_room_is_repeated_without_a_gap(seconds):
         return 10 * np.log10((frames**2).mean(axis=1)).min()
 
     assert quietest_db(longer) > quietest_db(one) - 3.0
+
+
+def test_live_music_waits_for_no_attack(sketched_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ahead = Silent2Music.from_pretrained(sketched_folder), list[int]()
+
+    class Noted(Leveller):
+        def __init__(self, rate: int, wanted_db: Iterable[float], wanted_hz: float, n_ahead: int) -> None:
+            ahead.append(n_ahead)
+            super().__init__(rate, wanted_db, wanted_hz, n_ahead)
+
+    monkeypatch.setattr("silent2music.model.Leveller", Noted)
+    heard = Waveform(steps_room(2.0), RATE)
+    live = list(model.stream(Waveform(heard.samples[:, i : i + 960], RATE) for i in range(0, 48_000, 960)))
+    assert sum(sound.n_samples for sound in live) == 48_000
+    model.generate(heard, seconds=1.0)
+    assert ahead == [0, AHEAD_FRAMES]
 
 
 def test_music_is_levelled_to_its_score_however_it_is_played(sketched_folder: Path) -> None:
