@@ -51,7 +51,7 @@ def span(room: Recorded, begin: int, end: int, crossfade_seconds: float = 0.05) 
     limit = max(1.0, float(samples.max()), -float(samples.min()))
     tail, ramp = room.slice(lap, lap + fade), np.sqrt(np.linspace(0.0, 1.0, fade, dtype=np.float32))
     for start in range(max(lap, begin // lap * lap), end, lap):
-        first, last = max(start, begin), min(start + fade, end)
+        first, last = max(start, begin), min(start + min(fade, lap), end)
         at = slice(first - start, last - start)
         if first < last:
             samples[:, first - begin : last - begin] *= ramp[at]

@@ -107,7 +107,8 @@ class Leveller:
             ends.append(ends[-1] + n_samples)
             gains_db.append(self._next_gain_db(heard))
         self._gain_db = gains_db[-1]
-        samples, self._held = np.split(self._held, ends[-1:], axis=1)
+        samples, held = np.split(self._held, ends[-1:], axis=1)
+        self._held = held.copy()  # of a block that may be long, or written over
         gain_db = np.interp(np.arange(1, ends[-1] + 1), ends, gains_db)
         return np.asarray(samples * 10.0 ** (gain_db / 20.0), np.float32)
 
