@@ -30,7 +30,7 @@ from torch import Tensor
 
 from silent2music.arrays import DoubleArray, FloatArray
 from silent2music.audio import Leveller, Waveform
-from silent2music.audio.loudness import FRAME_SECONDS
+from silent2music.audio.loudness import AHEAD_FRAMES, FRAME_SECONDS
 from silent2music.codec import Codec
 from silent2music.config import SamplingConfig
 from silent2music.decoder import Conditioning
@@ -290,8 +290,9 @@ def levelled(
     tenths = (at % (circle.seconds / 2.0) * ENERGY_RATE_HZ + 1e-6).astype(np.int64)
     wanted_db = circle.gain_db[np.minimum(tenths, len(circle.gain_db) - 1)]
     leveller = Leveller(sample_rate, wanted_db, 1.0 / FRAME_SECONDS)
-    # It hears ahead of the end of a lap how the next one begins.
-    whole = leveller(np.tile(sound, n_laps + goes_round)[None]), leveller.rest()
+    # A lap's end hears ahead how the next one begins.
+    n_ahead = round((AHEAD_FRAMES + 1) * FRAME_SECONDS * sample_rate) * goes_round
+    whole = leveller(np.resize(sound, n_laps * len(sound) + n_ahead)[None]), leveller.rest()
     return np.concatenate(whole, axis=1)[0, (n_laps - 1) * len(sound) :][: len(sound)]
 
 
