@@ -354,7 +354,7 @@ class Silent2Music(nn.Module):
             composing = dataclasses.replace(brief.composing or ComposingConfig(), seed=sampling.seed)
             brief = dataclasses.replace(brief, composing=composing, without=without)
             events = self._composed(for_composer, brief, n_frames, others[0])
-            events = events if manuscript is None else noted(events, manuscript.frames)
+            events = events if manuscript is None else noted(events, manuscript)
             events = events if unplayed is None else noted(events, unplayed)
             live = {} if n_frames else {"n_frames": 1, "notes_ahead": LIVE_NOTES_AHEAD}
             guide = sketch_stream(self._own_sketch(), events, sketched, **live)
@@ -506,7 +506,7 @@ class Silent2Music(nn.Module):
             composing = dataclasses.replace(composing, seed=seed)
         recorded = _recorded(room, sample_rate)
         frames = self.compose_frames(recorded, composing, seconds, asked=asked, redo=redo, **options)
-        written = Manuscript([*frames])
+        written = Manuscript.of(frames)
         rate = self.config.ambient.frame_rate
         score = written.score(seconds or recorded.seconds, rate, asked)
         if redo is None:

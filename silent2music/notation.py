@@ -9,7 +9,7 @@ C major or A minor; a score is moved there to be heard, and away from there to a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -476,10 +476,3 @@ def remembered(written: Written, begin: int, end: int, frame_rate: float) -> Rem
             memory.write(events[position])
             position += 1
     return found
-
-
-def joined(frames: Iterable[Sequence[Event]]) -> Written:
-    """The events of successive frames as one."""
-    listed = [(frame, event) for frame, events in enumerate(frames) for event in events]
-    fields = np.array([event for _, event in listed], np.int64).reshape(-1, len(FIELDS))
-    return Written(np.array([frame for frame, _ in listed], np.int64), fields)

@@ -179,6 +179,17 @@ def release_memory() -> None:
         library.malloc_trim(0)
 
 
+def return_large_arrays() -> None:
+    """Let glibc give arrays of 4 MiB or more back to the system whenever they are freed (`M_MMAP_THRESHOLD`, mallopt(3)).
+
+    On its own it takes them from its heap before long, where they lie between what stays, so that ten minutes of music
+    need more memory than one. Smaller arrays are too many: their pages would have to be cleared again and again. For a
+    process that is one's own; other C libraries are left alone.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(-3, 4 << 20)
+
+
 def run_ahead(items: Generator[Item, None, None], n_most: int, n_first: int = 0) -> Iterator[Item]:
     """The items of a generator, which runs in a thread of its own, up to `n_most` items ahead of who takes them.
 

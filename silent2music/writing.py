@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -39,11 +40,12 @@ from silent2music.errors import ConfigError
 from silent2music.listening import Measured, embed_stream, n_steps_of
 from silent2music.notation import (
     DRUMS,
+    FIELDS,
     FIRST_PART,
     N_PLACES,
     Event,
+    Written,
     home_shift,
-    joined,
     nearest_lengths,
     part_of,
     read_back,
@@ -94,27 +96,46 @@ Frame = tuple[tuple[Event, ...], float]
 """What is composed for a codec frame: its events, and the music's loudness there, in dB and at most 0."""
 
 
-@dataclasses.dataclass
 class Manuscript:
-    """What is composed, and what codes are drawn, while music streams.
+    """What is composed, and what codes are drawn, while music streams; an hour of it takes a few MiB.
 
     Attributes:
-        frames: of each codec frame, as `compose_frames` yields them.
         codes: of each codec frame its K codes, as unsigned numbers of two bytes, the lower one first.
     """
 
-    frames: list[Frame] = dataclasses.field(default_factory=list)
-    codes: bytearray = dataclasses.field(default_factory=bytearray)
+    def __init__(self) -> None:
+        self.codes = bytearray()
+        # Of each frame the number of its events and its loudness, and of each event its fields.
+        self._counts, self._fields, self._gains_db = array("H"), array("H"), array("d")
+
+    @classmethod
+    def of(cls, frames: Iterable[Frame]) -> Manuscript:
+        """What is composed for successive codec frames."""
+        manuscript = cls()
+        for frame in frames:
+            manuscript.append(frame)
+        return manuscript
+
+    def append(self, frame: Frame) -> None:
+        """Note the next codec frame."""
+        events, gain_db = frame
+        self._counts.append(len(events))
+        self._fields.extend(chain.from_iterable(events))
+        self._gains_db.append(gain_db)
+
+    def written(self) -> Written:
+        """All events."""
+        fields = np.array(self._fields, np.int64).reshape(-1, len(FIELDS))
+        return Written(np.repeat(np.arange(len(self._counts)), self._counts), fields)
 
     def score(self, seconds: float, frame_rate: float, asked: Controls | None) -> Score:
         """All that was noted, as a score of `seconds`, settled as it was asked for."""
-        written = joined(events for events, _ in self.frames)
-        score = read_back(written, seconds, frame_rate, [gain for _, gain in self.frames])
+        score = read_back(self.written(), seconds, frame_rate, self._gains_db)
         return score if asked is None else settled(score, asked)
 
 
-def noted(frames: Iterable[Frame], place: MutableSequence[Frame]) -> Iterator[Frame]:
-    """The same frames, each put at the end of a list or queue as it passes."""
+def noted(frames: Iterable[Frame], place: Manuscript | deque[Frame]) -> Iterator[Frame]:
+    """The same frames, each put at the end of a manuscript or queue as it passes."""
     for frame in frames:
         place.append(frame)
         yield frame

@@ -294,7 +294,7 @@ def test_loudness_is_known_as_music_goes_on_as_its_score_has_it(frame_rate: floa
     rng = np.random.default_rng(0)
     composed = [((), float(db)) for db in -20.0 * rng.random(round(3.5 * frame_rate))]
     manuscript, queue = Manuscript(), deque[Frame]()
-    frames = noted(noted(composed, manuscript.frames), queue)
+    frames = noted(noted(composed, manuscript), queue)
     known, found = automation_of(queue, frame_rate), []
     for frame, _ in enumerate(frames):
         while len(found) / 10.0 <= (frame - 1) / frame_rate:

@@ -56,7 +56,6 @@ from silent2music.notation import (
     SECTION,
     Memory,
     home_shift,
-    joined,
     moved,
     read_back,
     remembered,
@@ -66,6 +65,7 @@ from silent2music.notation import (
 from silent2music.score import Part, Score
 from silent2music.signals import Signals, from_arrays
 from silent2music.traits import SILENT_GAIN_DB, following_db
+from silent2music.writing import Manuscript
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=8, n_fft=512, n_global_tokens=2)
@@ -379,7 +379,7 @@ def test_constraints_hold_for_what_is_written() -> None:
     composer.set_limits([make_score(seed) for seed in range(3)])
     composer.polyphony.fill_(3)
     frames = written_by(composer, make_signals(200), SETTINGS)
-    written = joined([events for events, _ in frames])
+    written = Manuscript.of(frames).written()
     notes = written.fields[written.fields[:, 0] >= FIRST_PART]
     assert len(notes) > 20
     assert composer.known_symbols[notes[:, 0]].all()
@@ -693,7 +693,7 @@ def test_a_score_that_was_begun_is_gone_on_with() -> None:
         given, null = composer.steer(signals)
     plain = dataclasses.replace(SETTINGS, constraints=())
     frames = [events for events, _ in write_frames(packed, [(given, null)], plain, 0, 3, begun, 50)]
-    first = joined(frames[:50])
+    first = Manuscript.of((events, 0.0) for events in frames[:50]).written()
     assert np.array_equal(first.frames, begun.slice(0, 50).frames)
     notes = first.fields[:, 0] >= FIRST_PART
     assert np.array_equal(first.fields[notes], begun.slice(0, 50).fields[notes])
@@ -726,8 +726,7 @@ def test_scores_are_heard_in_c_major_and_written_in_any_key() -> None:
         conditioning = composer.steer(signals)
     free = dataclasses.replace(SETTINGS, constraints=("order",))
     home, other = (
-        joined([events for events, _ in write_frames(packed, [conditioning], free, 0, shift)])
-        for shift in (0, 2)
+        Manuscript.of(write_frames(packed, [conditioning], free, 0, shift)).written() for shift in (0, 2)
     )
     expected = [moved(tuple(event), 2) for event in home.fields.tolist()]
     assert sorted(expected) == sorted(map(tuple, other.fields.tolist()))

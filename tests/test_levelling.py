@@ -20,12 +20,22 @@ def music(seconds: float, n_channels: int = 1, seed: int = 0) -> np.ndarray:
     n = round(seconds * RATE)
     level = np.interp(np.arange(n) / RATE, np.arange(int(seconds) + 2), rng.uniform(0, 0.1, int(seconds) + 2))
     samples = rng.standard_normal((n_channels, n)) * level
-    samples[:, :: RATE // 3] += 0.6
+    samples[:, :: RATE // 3] += 0.9
     return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def test_mp3_is_read_back_in_blocks_as_it_is_in_one(tmp_path: Path) -> None:
+    tones = sum(np.sin(2 * np.pi * hz * np.arange(6 * RATE) / RATE) for hz in (220, 331, 1234)) / 4
+    audio.write(tmp_path / "tones.mp3", Waveform(tones[None].astype(np.float32), RATE))
+    (whole,) = audio.read_blocks(tmp_path / "tones.mp3", 10 * RATE)
+    blocks = list(audio.read_blocks(tmp_path / "tones.mp3", RATE))
+    assert len(blocks) == 6
+    assert np.array_equal(np.concatenate(blocks, axis=1), whole)
 
 
 def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = [Waveform(part, RATE) for part in np.array_split(music(7.3), 5, axis=1)]
+    monkeypatch.setattr(levelling, "BLOCK_SECONDS", 8)
     whole = levelling.write_music(tmp_path / "whole.wav", pieces)
     monkeypatch.setattr(levelling, "BLOCK_SECONDS", 1)
     blocks = levelling.write_music(tmp_path / "blocks.wav", pieces)

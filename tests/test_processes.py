@@ -95,6 +95,35 @@ def test_memory_that_was_freed_between_what_is_in_use_is_given_back() -> None:
     assert resident_mib() < before - 100
 
 
+LARGE_ARRAYS = """
+import os, pathlib
+from silent2music.processes import return_large_arrays
+
+def left_mib():
+    "What stays of 30 arrays of 6 MB once all but one that lies between them are freed."
+    def resident():
+        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    before = resident()
+    held = [b"x" * 6_000_000 for _ in range(30)]
+    del held[:-1]
+    return resident() - before
+
+left_mib()  # from then on glibc takes such arrays from its heap
+print(left_mib())
+return_large_arrays()
+print(left_mib())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of other C libraries nothing is asked")
+def test_large_arrays_are_given_back_when_they_are_freed() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE_ARRAYS], capture_output=True, text=True, check=True, timeout=60
+    )
+    kept, returned = map(float, run.stdout.split())
+    assert kept > 50.0 and returned < 10.0
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_results_come_in_the_order_of_the_jobs_with_what_workers_share(workers: int) -> None:
     with Pool(workers, list, ((100,),)) as pool:

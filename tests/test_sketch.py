@@ -14,7 +14,7 @@ import torch
 from silent2music.codec import load_codec
 from silent2music.config import MOST_LEAD_MS, AmbientConfig, SketchConfig
 from silent2music.errors import CheckpointError, ConfigError
-from silent2music.notation import FIRST_PART, joined, read_back, symbol_of
+from silent2music.notation import FIRST_PART, symbol_of
 from silent2music.score import Part, Score
 from silent2music.signals import from_arrays
 from silent2music.sketch import (
@@ -25,6 +25,7 @@ from silent2music.sketch import (
     sketch_score,
     sketch_stream,
 )
+from silent2music.writing import Manuscript
 
 RATE = 25.0
 AMBIENT = AmbientConfig(dim=16, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=1)
@@ -89,7 +90,7 @@ def one_note(
 
 def test_a_stream_of_notes_equals_the_whole_score_bit_for_bit(sketch) -> None:
     frames = piece()
-    score = read_back(joined(e for e, _ in frames), len(frames) / RATE, RATE, [g for _, g in frames])
+    score = Manuscript.of(frames).score(len(frames) / RATE, RATE, None)
     rooms = [room_of(40, 0.3), room_of(len(frames) - 40, -0.2)]
     told_early = Sketch(dataclasses.replace(sketch.config, leads_ms={"flute": MOST_LEAD_MS, "harp": 27.0}))
     told_early.load_state_dict(sketch.state_dict())
@@ -118,7 +119,7 @@ def test_a_stream_of_shorter_frames_knows_its_notes_too(sketch, rate: float) -> 
     other = Sketch(config).eval()
     other.load_state_dict(sketch.state_dict())
     frames = piece(gain=False)  # whose points are farther apart than what is known ahead
-    score = read_back(joined(e for e, _ in frames), len(frames) / rate, rate, [g for _, g in frames])
+    score = Manuscript.of(frames).score(len(frames) / rate, rate, None)
     streamed = torch.cat(list(sketch_stream(other, iter(frames), [room_of(len(frames))])), dim=1)
     assert torch.equal(
         streamed, torch.cat(list(sketch_score(other, score, [room_of(len(frames))], len(frames))), dim=1)

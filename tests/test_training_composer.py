@@ -22,11 +22,12 @@ from silent2music.data.pairs import Pair, write_pairs
 from silent2music.data.shards import PairDataset, prepare
 from silent2music.errors import CheckpointError, ConfigError
 from silent2music.model import Silent2Music
-from silent2music.notation import FIRST_PART, joined
+from silent2music.notation import FIRST_PART
 from silent2music.score import Part, Score, write_midi
 from silent2music.training.composer import train_composer
 from silent2music.training.recipe import train_recipe
 from silent2music.weights import as_stored
+from silent2music.writing import Manuscript
 
 AMBIENT = AmbientConfig(dim=32, n_layers=1, n_mels=16, n_fft=512, n_global_tokens=2, dropout=0.0)
 SECONDS = 3.0
@@ -116,7 +117,7 @@ def test_events_met_by_notes_are_learned(shards, tmp_path) -> None:
         with torch.inference_mode():
             conditioning = composer.steer(held_out.crop(index).signals)
         frames = write_frames(packed, [conditioning], ComposingConfig(guidance=1.0), 0)
-        written = joined(events for events, _ in frames)
+        written = Manuscript.of(frames).written()
         onsets = written.frames[written.fields[:, 0] >= FIRST_PART] / 25.0
         for steps, found in ((steps_of(room), hits), (steps_of(9 - room), others)):
             found += [bool(len(onsets)) and np.abs(onsets - step).min() <= 0.06 for step in steps]

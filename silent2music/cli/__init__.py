@@ -30,7 +30,7 @@ from silent2music.cli.picture import score_clip
 from silent2music.cli.studio import studio
 from silent2music.cli.training import merge, run_recipe, train, tune
 from silent2music.errors import S2MError, shown
-from silent2music.processes import Interrupted, interruptible
+from silent2music.processes import Interrupted, interruptible, return_large_arrays
 
 app = typer.Typer(
     name="s2m",
@@ -142,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is None:
         _collect_less()
+        return_large_arrays()
     for stream in (sys.stdout, sys.stderr):
         # A console of few characters, such as Windows' cp1252, gets the others escaped.
         if isinstance(stream, io.TextIOWrapper):

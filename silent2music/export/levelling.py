@@ -25,7 +25,7 @@ DELIVERY = DeliveryConfig()
 NEARLY_NOTHING_LUFS = -50.0
 """Music that the model left quieter than this is meant to be nearly nothing, and is not turned up."""
 
-BLOCK_SECONDS = 10
+BLOCK_SECONDS = 2
 MARGIN_SECONDS = 0.05
 """More than the limiter and the oversampling of true peaks look to either side."""
 
