@@ -73,9 +73,14 @@ LEAD_MS, HELD_LEAD_MS = 6, 18
 are heard so long after. `SketchConfig.leads_ms` has other leads of single programs."""
 
 SWELL_DB, SWELL_SECONDS, STEADY_SECONDS = 7.0, 2.5, 0.5
-"""Held notes that are played sink by the first and return in the time of the second, over and over, from an age of the
-third on, as a bow or a breath goes on. The mean that a sketch has learned holds them quite still, and a partial that
-stands still whistles."""
+"""Held notes that are played sink by the first and return in the time of the second, over and over, as a bow or a breath
+goes on: from an age of the third on, and as deep as that a second later. The mean that a sketch has learned holds them
+quite still, and a partial that stands still whistles."""
+
+SWELL_TURNS = 1.0 / 6.0
+"""So much of a swell a note is ahead of one a semitone below. Of notes that begin together octaves swell together and
+fifths nearly so, since they share partials; thirds swell apart, so that a chord of them is about as loud all the time and
+its swells are not levelled."""
 
 N_FEATURES = 14
 FREE_DIM = 32
@@ -229,8 +234,9 @@ def _in_frames(
     programs, middle = program.astype(np.int64), (frame + 0.5) / frame_rate
     gain = gain_db[frame - begin]
     if leads is not None:
-        turns = np.maximum(np.minimum(middle, end_seconds) - start - STEADY_SECONDS, 0.0) / SWELL_SECONDS
-        gain = gain - np.where(STRIKES[programs], 0.0, SWELL_DB * np.sin(np.pi * turns) ** 2)
+        held = np.minimum(middle, end_seconds) - start
+        depth_db = np.where(STRIKES[programs], 0.0, SWELL_DB * np.clip(held - STEADY_SECONDS, 0.0, 1.0))
+        gain = gain - depth_db * np.sin(np.pi * (held / SWELL_SECONDS + pitch * SWELL_TURNS)) ** 2
     age, since = np.maximum(middle - start, 0.0), np.maximum(middle - end_seconds, 0.0)
     begins, is_before, ended = frame == onset[index], frame < onset[index], since > 0.0
     place = start * frame_rate - frame

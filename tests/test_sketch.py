@@ -145,21 +145,27 @@ def test_live_sound_knows_each_note_where_it_begins(sketch, monkeypatch: pytest.
 
 
 def test_held_notes_swell_where_they_are_played_and_struck_ones_do_not(sketch) -> None:
-    levels = {}
-    for name, program, leads in (
-        ("written", 48, None),
-        ("strings", 48, sketch.leads),
-        ("piano", 0, sketch.leads),
-    ):
-        notes = SketchNotes.of([one_note(60, program, start=0.0, end=7.0)], [0], 150, RATE, leads)
-        levels[name] = 10.0 / np.log(10.0) * notes.features[:, 0].numpy()
-    assert np.ptp(levels["written"]) == np.ptp(levels["piano"]) == 0.0
-    moved = levels["strings"] - levels["written"]
-    assert np.abs(moved[:12]).max() < 0.1, "attacks are as they were"
-    assert -7.1 < moved.min() < -6.5 and np.argmin(moved[:75]) == pytest.approx(1.75 * RATE, abs=2)
-    assert np.abs(moved[[75, 137]]).max() < 0.1
-    for begin in range(75):  # so that no partial stands still for 3 s
-        assert np.ptp(moved[begin : begin + 75]) > 3.0
+    def level_db(pitch: int, program: int, leads, end: float = 8.0) -> np.ndarray:
+        score = one_note(pitch, program, start=0.0, end=end)
+        notes = SketchNotes.of([score], [0], 175, RATE, leads)
+        return 10.0 / np.log(10.0) * notes.features[:, 0].numpy()
+
+    written = level_db(60, 48, None)
+    assert np.ptp(written) == np.ptp(level_db(60, 0, sketch.leads)) == 0.0
+    moved = {pitch: level_db(pitch, 48, sketch.leads) - written for pitch in range(60, 73)}
+    for pitch, gain_db in moved.items():
+        assert np.abs(gain_db[:12]).max() < 0.1, "attacks are as they were"
+        assert -7.1 < gain_db.min() < -6.9 and np.abs(np.diff(gain_db)).max() < 0.5, "by and by"
+        np.testing.assert_allclose(gain_db[38:-63], gain_db[101:], atol=0.2, err_msg="again in 2.5 s")
+        for begin in range(100):  # so that no partial stands still for 3 s
+            assert np.ptp(gain_db[begin : begin + 75]) > 3.0, pitch
+    np.testing.assert_allclose(moved[60], moved[72], atol=1e-3, err_msg="octaves share partials")
+    assert np.abs(moved[60] - moved[67])[38:].max() < 0.55 * 7.0, "fifths share some"
+    for chord in ((60, 64, 67), (60, 63, 67), (62, 65, 69), (60, 64, 67, 71)):
+        power = sum(10.0 ** (moved[pitch][38:] / 10.0) for pitch in chord)
+        assert np.ptp(10.0 * np.log10(power)) < 3.5, "a chord of thirds is nearly as loud all the time"
+    ended = level_db(60, 48, sketch.leads, end=4.0)
+    assert len(ended) > 105 and np.ptp(ended[100:]) < 1e-3, "what rings on does not swell"
 
 
 def test_instruments_are_told_earlier_or_later_by_their_names(sketch) -> None:
