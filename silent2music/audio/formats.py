@@ -267,21 +267,6 @@ def ogg_coded(sound: Waveform) -> Waveform:
     return Waveform(back.T, sound.sample_rate)
 
 
-def _forwards(path: Path) -> Any:
-    """A sound file that is read on and on.
-
-    soundfile seeks to where it is after each block, and a decoder of MP3 then lacks the bits that earlier frames have
-    left for later ones: what follows is misread.
-    """
-    import soundfile
-
-    class Forwards(soundfile.SoundFile):  # type: ignore[misc]
-        def seekable(self) -> bool:
-            return False
-
-    return Forwards(path)
-
-
 def read_blocks(path: Path | str, n_samples: int, dtype: str = "float32") -> Iterator[FloatArray]:
     """Samples `[C, n]` of a file that `write` wrote, in blocks of at most `n_samples`.
 
@@ -303,7 +288,10 @@ def read_blocks(path: Path | str, n_samples: int, dtype: str = "float32") -> Ite
                 n_left -= min(n_left, block.shape[1])
         return
     try:
-        with _forwards(path) as file:
+        with soundfile.SoundFile(path) as file:
+            # Else soundfile seeks to where it is after each block, and a decoder of MP3 then lacks the bits that
+            # earlier frames have left for later ones: what follows is misread.
+            file.seekable = lambda: False
             while len(block := file.read(n_samples, dtype=dtype, always_2d=True)):
                 yield np.ascontiguousarray(block.T)
     except (soundfile.SoundFileError, RuntimeError) as error:
